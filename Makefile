@@ -1,0 +1,99 @@
+# The one door for users and developers. Needs GNU make, git and Python >= 3.10 with venv; everything else goes into $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+
+# Which torch goes into $(VENV):
+#   cpu (default)      the CPU build, about 200 MB
+#   torch              the wheel on PyPI, with CUDA on Linux: GPU owners say `make demo TORCH=torch` once;
+#                      later calls keep what is there
+#   anything else      handed to pip as it is, e.g. TORCH='torch --index-url https://download.pytorch.org/whl/cu130'
+TORCH ?= $(or $(TORCH_HAVE),cpu)
+
+TORCH_HAVE := $(shell cat '$(VENV)/.torch' 2>/dev/null)
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
+# The local label +cpu keeps CUDA's gigabytes out; macOS wheels have no CUDA and no label.
+ifneq ($(TORCH),cpu)
+TORCH_WHEEL = $(TORCH)
+else ifeq ($(shell uname -s),Darwin)
+TORCH_WHEEL = torch==$(TORCH_VERSION)
+else
+TORCH_WHEEL = torch==$(TORCH_VERSION)+cpu --extra-index-url https://download.pytorch.org/whl/cpu
+endif
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+INSTALL := install --progress-bar off -c constraints.txt
+RUN := $(VENV)/.installed-run
+DEV := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo setup fmt check test slow bench speed clean
+
+help: ## show this list
+	@echo "make TARGET [VENV=$(VENV)] [TORCH=$(TORCH)] [PYTHON=$(PYTHON)]"
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  %-8s %s\n' "$$name" "$$text"; done
+
+demo: $(RUN) ## set up what is missing, train on built-in data, print scores and draw a picture (runs/demo)
+	$(PY) examples/demo.py --out runs/demo
+
+setup: $(DEV) ## set up the development environment and nothing more
+	@echo "$(VENV) is ready: try $(VENV)/bin/offline-marl --help"
+
+fmt: $(DEV) ## format, and repair what ruff can repair
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+check: $(DEV) ## formatting, lint, types (mypy --strict) and import floors
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+test: $(DEV) ## set up what is missing, run the fast tests (ARGS='-k name' picks some)
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+
+slow: $(DEV) ## the tests that learn or kill processes
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not network and not gpu and not slurm and not browser" $(ARGS)
+
+bench: $(DEV) ## train and score a preset: make bench PRESET=ma_iql/reacher
+	$(PY) benchmarks/run.py $(PRESET) $(ARGS)
+
+speed: $(DEV) ## time our updates against the bare arithmetic
+	$(PY) benchmarks/speed.py $(ARGS)
+
+clean: ## remove caches and build leftovers; keeps .venv and runs
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find offline_marl tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# --- the environment: each file below says what $(VENV) already holds ---------------------------------------------
+
+# Asking for another torch than the one inside makes its record out of date.
+ifneq ($(strip $(TORCH)),$(strip $(TORCH_HAVE)))
+.PHONY: $(VENV)/.torch
+DROP_TORCH = $(if $(TORCH_HAVE),$(PIP) uninstall -q -y torch)
+endif
+
+# torch comes first and alone (--no-deps), so that nothing else is ever looked for on its index.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+	  { echo "$(PYTHON) is missing or older than Python 3.10: name a newer one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments: install python3-venv (apt-get install python3-venv)." >&2; exit 1; }
+	@$(PIP) --version >/dev/null 2>&1 || { echo "Creating $(VENV)"; $(PYTHON) -m venv '$(VENV)'; }
+	@rm -f '$@'
+	@$(DROP_TORCH)
+	@echo "Installing torch ($(TORCH)) into $(VENV): one large download, about 200 MB for cpu"
+	@$(PIP) $(INSTALL) --no-deps --retries 2 --timeout 15 $(TORCH_WHEEL) || \
+	  { echo "pip could not install torch ($(TORCH)); its reason is above. TORCH=torch takes the wheel on PyPI." >&2; exit 1; }
+	@printf '%s\n' '$(strip $(TORCH))' > '$@'
+
+$(RUN): $(VENV)/.torch pyproject.toml
+	@echo "Installing offline_marl with its simulator and plots into $(VENV): about half a minute"
+	@$(PIP) $(INSTALL) -q -e '.[environments,report]'
+	@touch '$@'
+
+$(DEV): $(VENV)/.torch pyproject.toml
+	@echo "Installing offline_marl with its development tools into $(VENV): about half a minute"
+	@$(PIP) $(INSTALL) -q -e '.[dev]'
+	@touch '$(RUN)' '$@'

@@ -1,0 +1,5 @@
+"""`python -m offline_marl` is the command line."""
+
+from offline_marl.launch.cli import main
+
+main()

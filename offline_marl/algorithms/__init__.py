@@ -1,0 +1,1 @@
+"""One file an algorithm; the file's name is the registry key."""

@@ -1,0 +1,156 @@
+"""What every algorithm shares: its config's common fields, its optimiser, and the registry.
+
+An algorithm eats a Batch and returns Metrics; it knows no data set, no environment and no loop.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from offline_marl.core.axes import PerAgent
+from offline_marl.core.config import Config
+from offline_marl.core.registry import Registry
+from offline_marl.core.types import AvailActions, Batch, History, Metrics, Needs, Obs, Spec
+from offline_marl.networks.actors import Actor
+from offline_marl.networks.distributions import Categorical, TanhNormal
+from offline_marl.networks.memory import AgentInputs
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Width = Annotated[int, Field(ge=1)]
+
+
+class AlgorithmConfig(Config):
+    """Fields that every algorithm has; the published values of the MOMA-PPO code where it has them."""
+
+    gamma: Share = 0.99
+    """Discount of future rewards."""
+    tau: Share = 0.005
+    """Fraction of the way that target networks move to their source at each update."""
+    lr: Annotated[float, Field(gt=0.0)] = 3e-4
+    """Step size of Adam."""
+    batch_size: Width = 256
+    """Rows of data in one update."""
+    hidden: Annotated[tuple[Width, ...], Field(min_length=1)] = (256, 256)
+    """Widths of the hidden layers of every network."""
+    layer_norm: bool = False
+    """Normalise the hidden layers of actors and critics."""
+    grad_clip: Annotated[float, Field(ge=0.0)] = 0.0
+    """Largest gradient norm of each module; 0 leaves gradients alone."""
+    window: Annotated[int, Field(ge=0)] = 0
+    """Past (obs, action) pairs that each agent reads through the history encoder; the published runs use 10."""
+    share_parameters: bool = False
+    """One set of weights for all agents, who then read a one-hot of their index."""
+    standardize_obs: bool = False
+    """Subtract the mean and divide by the standard deviation of the training data's observations."""
+
+
+class Algorithm(nn.Module, ABC):
+    """A learner for a whole team.
+
+    Subclasses set `Config` and `needs`, build networks in `__init__`, name them to `optimize`, and
+    write `update`. Those with `self.inputs` and `self.actor` inherit `act`.
+
+    Args:
+        config: The algorithm's settings.
+        spec: Widths and kinds of what the team sees and does.
+    """
+
+    Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
+    needs: Needs = Needs()
+    generator: torch.Generator
+    actor: Actor
+
+    def __init__(self, config: AlgorithmConfig, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.window = config.window
+        self.batch_size = config.batch_size
+        self.grad_clip = config.grad_clip
+        self.needs = replace(type(self).needs, window=config.window)
+        self.generator = torch.Generator().manual_seed(torch.initial_seed())
+        self.inputs = AgentInputs(spec.obs_dims, spec.act_dims, window=config.window, shared=config.share_parameters)
+        self.shape: dict[str, Any] = {
+            "in_features": self.inputs.width,
+            "hidden": config.hidden,
+            "fan_in": self.inputs.fan_in,
+            "shared": config.share_parameters,
+            "layer_norm": config.layer_norm,
+        }
+
+    @abstractmethod
+    def update(self, batch: Batch) -> Metrics:
+        """Learn from one batch.
+
+        Returns:
+            Detached scalars such as `loss/critic`; nothing is copied to the host here.
+        """
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: Obs,
+        *,
+        history: History | None = None,
+        avail_actions: AvailActions | None = None,
+        explore: bool = False,
+    ) -> Tensor:
+        """Each agent's action from its own obs and history: the mode, or a draw if `explore`.
+
+        Returns:
+            `*lead agent act` in [-1, 1], or int64 `*lead agent`.
+        """
+        choice: TanhNormal | Categorical = self.actor(self.inputs(obs, history), avail_actions)
+        return choice.sample(self.generator) if explore else choice.mode()
+
+    def optimize(self, *modules: str, lr: float) -> None:
+        """One fused Adam over the named modules, each a parameter group; the history encoder joins by itself."""
+        named = [("inputs", self.inputs), *((name, getattr(self, name)) for name in modules)]
+        groups = [{"params": list(module.parameters()), "name": name} for name, module in named]
+        groups = [group for group in groups if group["params"]]
+        self.optimizer = torch.optim.Adam(groups, lr=lr, fused=True)
+
+    def descend(self, loss: Tensor) -> None:
+        """One step of every optimised module down `loss`, each module's gradient clipped by its own norm."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.grad_clip:
+            for group in self.optimizer.param_groups:
+                nn.utils.clip_grad_norm_(group["params"], self.grad_clip, foreach=True)
+        self.optimizer.step()
+
+    def standardize(self, mean: Annotated[Tensor, "agent obs"], std: Annotated[Tensor, "agent obs"]) -> None:
+        """Give every network the statistics of the training data's observations."""
+        for module in self.modules():
+            if isinstance(module, AgentInputs):
+                module.standardize(mean, std)
+
+    def place(self, device: torch.device | str, seed: int) -> None:
+        """Move to a device and seed the generator that exploring draws from."""
+        self.to(device)
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Optimiser and generator: they travel with `state_dict`."""
+        return {"optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_extra_state` gave."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+
+
+def masked_mean(values: PerAgent, mask: PerAgent | None) -> Tensor:
+    """Mean over the entries that count; all of them without a mask."""
+    if mask is None:
+        return values.mean()
+    weights = mask.to(values.dtype)
+    return (values * weights).sum() / weights.sum().clamp(min=1)
+
+
+algorithms: Registry[type[Algorithm]] = Registry("algorithm", "offline_marl.algorithms")

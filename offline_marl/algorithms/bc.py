@@ -1,0 +1,34 @@
+"""Behaviour cloning: each agent's policy maximises the likelihood of the data's actions.
+
+max sum_i log pi_i(a_i | o_i). The floor that every other algorithm must rise above.
+"""
+
+from __future__ import annotations
+
+from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, masked_mean
+from offline_marl.core.types import Batch, Metrics, Needs, Spec
+from offline_marl.networks.actors import Actor
+
+
+class BCConfig(AlgorithmConfig):
+    """Nothing beyond the common fields."""
+
+
+@algorithms.register("bc")
+class BC(Algorithm):
+    """Copies; knows neither rewards nor values."""
+
+    Config = BCConfig
+    needs = Needs()
+
+    def __init__(self, config: BCConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
+        self.optimize("actor", lr=config.lr)
+
+    def update(self, batch: Batch) -> Metrics:
+        """One step up the likelihood of the batch's actions."""
+        policy = self.actor(self.inputs(batch.obs, batch.history), batch.avail_actions)
+        loss = -masked_mean(policy.log_prob(batch.actions), batch.mask)
+        self.descend(loss)
+        return {"loss/actor": loss.detach()}

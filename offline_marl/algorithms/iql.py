@@ -1,0 +1,82 @@
+"""Implicit Q-learning (Kostrikov et al., 2021), one independent learner per agent.
+
+V_i fits an expectile of min Q_i over the data's own actions, Q_i bootstraps from V_i, and the policy
+clones the data weighted by exp(temperature * advantage). (Not independent Q-learning.)
+Departs from the paper: all three losses are taken at the same parameters, so one backward serves;
+the policy is tanh-squashed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, masked_mean
+from offline_marl.core.types import Batch, Metrics, Needs, Spec
+from offline_marl.losses import bellman, policy
+from offline_marl.networks.actors import Actor
+from offline_marl.networks.critics import Critic, Value
+from offline_marl.networks.targets import frozen_copy, polyak
+
+
+class IQLConfig(AlgorithmConfig):
+    """Common fields and those of implicit Q-learning."""
+
+    expectile: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.7
+    """Expectile of Q that the value fits; 0.5 is the mean."""
+    temperature: Annotated[float, Field(ge=0.0)] = 3.0
+    """Multiplies the advantage in the policy's weights (the paper's beta); 0 is behaviour cloning."""
+    max_weight: Annotated[float, Field(gt=0.0)] = 100.0
+    """Largest weight that one action can have."""
+
+
+@algorithms.register("iql")
+class IQL(Algorithm):
+    """Never asks the critic about an action that the data does not hold."""
+
+    Config = IQLConfig
+    needs = Needs()
+
+    def __init__(self, config: IQLConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.config = config
+        self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
+        self.critic = Critic(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
+        self.value = Value(spec.n_agents, **self.shape)
+        self.target_critic = frozen_copy(self.critic)
+        self.target_inputs = frozen_copy(self.inputs)
+        self.optimize("actor", "critic", "value", lr=config.lr)
+
+    def update(self, batch: Batch) -> Metrics:
+        """One step of value, policy and critic, then of the targets."""
+        config = self.config
+        features = self.inputs(batch.obs, batch.history)
+        with torch.no_grad():
+            past = self.target_inputs(batch.obs, batch.history) if self.window else features
+            q = self.target_critic(past, batch.actions).amin(0)
+            next_v = self.value(self.inputs(batch.next_obs, batch.next_history))
+            target = bellman.td_target(batch.rewards, batch.terminations, next_v, config.gamma)
+
+        advantages = q - self.value(features)
+        value_loss = masked_mean(bellman.expectile(advantages, config.expectile), batch.mask)
+
+        weights = policy.advantage_weights(advantages.detach(), config.temperature, config.max_weight)
+        log_probs = self.actor(features, batch.avail_actions).log_prob(batch.actions)
+        actor_loss = masked_mean(policy.weighted_bc(log_probs, weights), batch.mask)
+
+        errors = (self.critic(features, batch.actions) - target).square().sum(0)
+        critic_loss = masked_mean(errors, batch.mask)
+
+        self.descend(value_loss + actor_loss + critic_loss)
+        polyak(self.target_critic, self.critic, config.tau)
+        if self.window:
+            polyak(self.target_inputs, self.inputs, config.tau)
+        return {
+            "loss/value": value_loss.detach(),
+            "loss/actor": actor_loss.detach(),
+            "loss/critic": critic_loss.detach(),
+            "q/mean": q.mean(),
+            "advantage/mean": advantages.detach().mean(),
+        }

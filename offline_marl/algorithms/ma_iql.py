@@ -1,0 +1,104 @@
+"""Multi-agent implicit Q-learning, MAIQL (Barde et al., 2024): implicit Q-learning on mixed team values.
+
+Q_tot = mix_Q(s, a)(Q_1..Q_n), V_tot = mix_V(s)(V_1..V_n), s = all observations side by side. Expectile,
+temporal difference and advantage are taken on the team's values; one team weight multiplies
+sum_i log pi_i, so agents learn from the same joint actions.
+Departs from the published code: all losses are taken at the same parameters, so that one backward
+serves and a history is encoded once; there is no history by default.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from offline_marl.algorithms.base import Algorithm, algorithms
+from offline_marl.algorithms.iql import IQLConfig
+from offline_marl.core.types import Batch, Metrics, Needs, Spec
+from offline_marl.losses import bellman, policy
+from offline_marl.networks.actors import Actor
+from offline_marl.networks.critics import Critic, Value
+from offline_marl.networks.mixers import Mixer, MixerKind
+from offline_marl.networks.targets import frozen_copy, polyak
+
+
+class MAIQLConfig(IQLConfig):
+    """Fields of implicit Q-learning and those of the mixers."""
+
+    grad_clip: float = 1.0
+    """Largest gradient norm of each module; 0 leaves gradients alone."""
+    mixer: MixerKind = "unconstrained"
+    """Weights of any sign as published (they can diverge), `monotonic` (absolute weights) or `vdn` (a sum)."""
+    weighting: Literal["team", "agent"] = "team"
+    """One weight for the team's joint action, or one for each agent from its own unmixed advantage."""
+
+
+@algorithms.register("ma-iql")
+class MAIQL(Algorithm):
+    """Credits each agent through mixers that see the joint state and action during training only."""
+
+    Config = MAIQLConfig
+    needs = Needs()
+
+    def __init__(self, config: MAIQLConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.config = config
+        self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
+        self.critic = Critic(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
+        self.value = Value(spec.n_agents, **self.shape)
+        joint_obs, joint_act = spec.n_agents * spec.obs_dim, spec.n_agents * spec.act_dim
+        self.q_mixer = Mixer(config.mixer, spec.n_agents, joint_obs + joint_act, config.hidden, copies=2)
+        self.v_mixer = Mixer(config.mixer, spec.n_agents, joint_obs, config.hidden)
+        self.target_critic = frozen_copy(self.critic)
+        self.target_q_mixer = frozen_copy(self.q_mixer)
+        self.target_inputs = frozen_copy(self.inputs)
+        self.optimize("actor", "critic", "value", "q_mixer", "v_mixer", lr=config.lr)
+
+    def update(self, batch: Batch) -> Metrics:
+        """One step of value, policy and critic on team values, then of the targets."""
+        config = self.config
+        features = self.inputs(batch.obs, batch.history)
+        state = self.joint(batch.obs)
+        pair = torch.cat([state, self.joint_actions(batch.actions)], dim=-1)
+        with torch.no_grad():
+            past = self.target_inputs(batch.obs, batch.history) if self.window else features
+            target_qs = self.target_critic(past, batch.actions)
+            q = self.target_q_mixer(target_qs, pair).amin(0)
+            next_values = self.value(self.inputs(batch.next_obs, batch.next_history))
+            next_v = self.v_mixer(next_values.unsqueeze(0), self.joint(batch.next_obs))[0]
+            target = bellman.td_target(batch.rewards.mean(-1), batch.terminations.all(-1), next_v, config.gamma)
+
+        values = self.value(features)
+        advantages = q - self.v_mixer(values.unsqueeze(0), state)[0]
+        value_loss = bellman.expectile(advantages, config.expectile).mean()
+
+        log_probs = self.actor(features, batch.avail_actions).log_prob(batch.actions)
+        shares = advantages.unsqueeze(-1) if config.weighting == "team" else target_qs.amin(0) - values
+        weights = policy.advantage_weights(shares.detach(), config.temperature, config.max_weight)
+        actor_loss = policy.weighted_bc(log_probs, weights).sum(-1).mean()
+
+        critic_loss = (self.q_mixer(self.critic(features, batch.actions), pair) - target).square().sum(0).mean()
+
+        self.descend(value_loss + actor_loss + critic_loss)
+        polyak(self.target_critic, self.critic, config.tau)
+        polyak(self.target_q_mixer, self.q_mixer, config.tau)
+        polyak(self.target_inputs, self.inputs, config.tau)
+        return {
+            "loss/value": value_loss.detach(),
+            "loss/actor": actor_loss.detach(),
+            "loss/critic": critic_loss.detach(),
+            "q/mean": q.mean(),
+            "advantage/mean": advantages.detach().mean(),
+        }
+
+    def joint(self, obs: Annotated[Tensor, "batch agent obs"]) -> Annotated[Tensor, "batch state"]:
+        """All agents' observations side by side, standardised where the networks' inputs are."""
+        return ((obs - self.inputs.mean) * self.inputs.scale).flatten(1)
+
+    def joint_actions(self, actions: Tensor) -> Annotated[Tensor, "batch joint"]:
+        """All agents' actions side by side; choices one-hot."""
+        if self.spec.discrete:
+            return torch.nn.functional.one_hot(actions, self.spec.act_dim).flatten(1).to(torch.get_default_dtype())
+        return actions.flatten(1)

@@ -1,0 +1,98 @@
+"""Base of every config: frozen, no unknown fields, each field documented by the string beneath it.
+
+Files (TOML or YAML) and flags come in, JSON goes out. Imports no torch, so that the command line
+answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message is one sentence for the person who gave it."""
+
+
+class Config(BaseModel):
+    """Settings that cannot change after they were made and refuse a misspelt name."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A sentence part that helps after an unknown name: the closest name, else all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    listed = ", ".join(names) or "none"
+    return f"did you mean '{close[0]}'? (there are: {listed})" if close else f"there are: {listed}"
+
+
+def explain(error: ValidationError, known: Iterable[str] = ()) -> str:
+    """One sentence for a pydantic error: which field, what was given, what would be right."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "settings"
+    if first["type"] == "extra_forbidden":
+        return f"Unknown field '{field}': {suggest(field, known)}."
+    if first["type"] == "missing":
+        return f"Field '{field}' is missing."
+    message = first["msg"].removeprefix("Value error, ")
+    return f"Field '{field}' cannot be {first['input']!r}: {message[0].lower()}{message[1:]}."
+
+
+def build(kind: type[Config], settings: dict[str, Any]) -> Any:
+    """Make a config from plain settings.
+
+    Raises:
+        ConfigError: A field is unknown, missing or has a bad value.
+    """
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(explain(error, kind.model_fields)) from None
+
+
+def load_settings(path: Path) -> dict[str, Any]:
+    """Settings from a TOML, YAML or JSON file.
+
+    Raises:
+        ConfigError: The file is missing, has another ending, does not parse or holds no table.
+    """
+    if not path.is_file():
+        raise ConfigError(f"There is no config file {path}.")
+    try:
+        loaded = _parse(path)
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"Config file {path} cannot be read: {reason}.") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"Config file {path} should hold named fields, not a {type(loaded).__name__}.")
+    return loaded
+
+
+def _parse(path: Path) -> Any:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".toml":
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            import tomli as tomllib
+        return tomllib.loads(text)
+    if path.suffix in {".yaml", ".yml"}:
+        import yaml
+
+        try:
+            return yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from None
+    if path.suffix == ".json":
+        return json.loads(text)
+    raise ValueError(f"its ending is '{path.suffix}', should be .toml, .yaml or .json")

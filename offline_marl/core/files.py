@@ -1,0 +1,133 @@
+"""Files that are whole or absent: written beside their place, flushed to the disk, renamed.
+
+Tensors and plain values travel as safetensors with a JSON header and a checksum: nothing that is read
+can execute code, and a damaged file is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+TENSOR = "__tensor__"
+
+
+class DamagedFileError(ValueError):
+    """A file that is truncated, changed or of another kind; the message is one sentence."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside `path`, flush, rename; on any failure the old file stays and nothing is left over."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save_tree(path: Path, tree: Mapping[str, Any], kind: str) -> str:
+    """Save nested dicts and lists of tensors and plain JSON values.
+
+    Dict keys may be strings or ints; they come back as they were.
+
+    Returns:
+        The checksum that is kept in the file.
+    """
+    tensors: dict[str, Tensor] = {}
+    skeleton = json.dumps(_detach(tree, tensors))
+    checksum = _checksum(tensors, skeleton)
+    header = {"kind": kind, "tree": skeleton, "sha256": checksum}
+    write_atomically(path, save(tensors, metadata=header))
+    return checksum
+
+
+def load_tree(path: Path, kind: str) -> tuple[dict[str, Any], str]:
+    """What `save_tree` saved, and its checksum.
+
+    Raises:
+        DamagedFileError: The file is truncated, changed, or not of this kind.
+        FileNotFoundError: There is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            header = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DamagedFileError(f"{path} cannot be read as a {kind}: {error}.") from None
+    if header.get("kind") != kind:
+        raise DamagedFileError(f"{path} is not a {kind} of this library.")
+    if _checksum(tensors, header["tree"]) != header["sha256"]:
+        raise DamagedFileError(f"{path} is damaged: its content does not match its checksum.")
+    return _attach(json.loads(header["tree"]), tensors), header["sha256"]
+
+
+def peek(path: Path) -> dict[str, Any]:
+    """The plain part of a file saved by `save_tree`, without reading or checking its tensors.
+
+    Raises:
+        DamagedFileError: The file's header cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            header = opened.metadata() or {}
+        tree: dict[str, Any] = json.loads(header["tree"])
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DamagedFileError(f"{path} cannot be read: {error}.") from None
+    return tree
+
+
+def _detach(node: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(node, Tensor):
+        name = f"{len(tensors):05d}"
+        tensors[name] = node.detach().cpu().contiguous().clone()
+        return {TENSOR: name}
+    if isinstance(node, Mapping):
+        return {"__dict__": [[key, _detach(value, tensors)] for key, value in node.items()]}
+    if isinstance(node, list | tuple):
+        return [_detach(value, tensors) for value in node]
+    if node is None or isinstance(node, bool | int | float | str):
+        return node
+    raise TypeError(f"Only tensors and plain values can be saved, not {type(node).__name__}.")
+
+
+def _attach(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(node, list):
+        return [_attach(value, tensors) for value in node]
+    if isinstance(node, dict):
+        if TENSOR in node:
+            return tensors[node[TENSOR]]
+        return {key: _attach(value, tensors) for key, value in node["__dict__"]}
+    return node
+
+
+def _checksum(tensors: Mapping[str, Tensor], skeleton: str) -> str:
+    digest = hashlib.sha256(skeleton.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()

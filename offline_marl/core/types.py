@@ -1,0 +1,231 @@
+"""What passes between the rooms: Batch, Episode, Spec, Needs, Metrics and the Policy protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from offline_marl.core.axes import AxisError, PerAgent, check_fields
+
+Metrics = dict[str, Tensor]
+"""Detached scalars by name, such as `loss/critic` or `q/mean`; never read on the host inside an update."""
+
+ActionKind = Literal["continuous", "discrete"]
+View = Literal["transitions", "segments"]
+
+Obs = Annotated[Tensor, "*lead agent obs"]
+
+History = Annotated[Tensor, "*lead agent window step"]
+AvailActions = Annotated[Tensor, "*lead agent choice"]
+
+
+class DataError(ValueError):
+    """Input that cannot be used; the message is one sentence for the person who gave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What one team sees and does; agents of unequal width are zero-padded to the widest."""
+
+    obs_dims: tuple[int, ...]
+    """True observation width of each agent."""
+    act_dims: tuple[int, ...]
+    """True action width of each agent; for discrete actions the number of its choices."""
+    state_dim: int = 0
+    """Width of the global state; 0 where the data holds none."""
+    action_kind: ActionKind = "continuous"
+    """Continuous actions lie in [-1, 1]; discrete ones are indices."""
+    window: int = 0
+    """Past (obs, action) pairs that each agent also sees."""
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Spec:
+        """The spec whose `asdict` went through JSON."""
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()
+        }
+        return cls(**values)
+
+    @property
+    def n_agents(self) -> int:
+        """Number of agents."""
+        return len(self.obs_dims)
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Names of the agents, in the order of the agent axis."""
+        return tuple(f"agent_{i}" for i in range(self.n_agents))
+
+    @property
+    def obs_dim(self) -> int:
+        """Padded width of `obs`."""
+        return max(self.obs_dims)
+
+    @property
+    def act_dim(self) -> int:
+        """Padded width of continuous `actions`, or the padded number of choices."""
+        return max(self.act_dims)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are indices."""
+        return self.action_kind == "discrete"
+
+    @property
+    def step_dim(self) -> int:
+        """Width of one (obs, action) pair in a history; a discrete action rides there one-hot."""
+        return self.obs_dim + self.act_dim
+
+    def present(self, what: Literal["obs", "act"]) -> Annotated[Tensor, "agent width"]:
+        """Bool table that is true on the entries an agent really has and false on its padding."""
+        dims = self.obs_dims if what == "obs" else self.act_dims
+        return torch.arange(max(dims)) < torch.tensor(dims).unsqueeze(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an algorithm eats; compared with the data's Spec before any training."""
+
+    view: View = "transitions"
+    fresh: bool = False
+    """Whether each batch must come from the current policy (on-policy learners)."""
+    actions: frozenset[ActionKind] = frozenset({"continuous", "discrete"})
+    state: bool = False
+    """Whether a global state is required."""
+    window: int = 0
+    """History length; set per instance from its config."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows for one update. `*lead` is [batch], or [batch, time] for segments.
+
+    Continuous actions are padded with zeros; discrete ones have no last axis.
+    """
+
+    obs: Obs
+    """What each agent saw, zero-padded to the widest agent."""
+    actions: Tensor
+    """What each agent did: float in [-1, 1] `*lead agent act`, or int64 `*lead agent`."""
+    rewards: PerAgent
+    """A team reward is repeated for each agent."""
+    next_obs: Obs
+    terminations: PerAgent
+    """Bool; stops the bootstrap."""
+    truncations: PerAgent
+    """Bool; ends the episode without stopping the bootstrap."""
+    state: Annotated[Tensor, "*lead state"] | None = None
+    next_state: Annotated[Tensor, "*lead state"] | None = None
+    history: History | None = None
+    """Last `window` (obs, action) pairs before this step, zeros where there are none."""
+    next_history: History | None = None
+    avail_actions: AvailActions | None = None
+    """Bool, true where a discrete choice is allowed."""
+    next_avail_actions: AvailActions | None = None
+    mask: PerAgent | None = None
+    """Bool, true where the entry counts (absent agents, padded time)."""
+    synthetic: Annotated[Tensor, "*lead"] | None = None
+    """Bool per row: imagined by a world model."""
+
+    def check(self) -> Batch:
+        """Bind axis names across all fields.
+
+        Returns:
+            Itself, so that a border can be written `source.sample(needs).check()`.
+
+        Raises:
+            AxisError: Two fields disagree about an axis.
+        """
+        bound = check_fields(self)
+        lead = (*bound["*lead"], bound["agent"])
+        expected = len(lead) + (1 if self.actions.is_floating_point() else 0)
+        if self.actions.shape[: len(lead)] != lead or self.actions.dim() != expected:
+            raise AxisError(f"actions have shape {tuple(self.actions.shape)}, but obs has leading axes {lead}.")
+        return self
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.obs)
+
+    def map(self, function: Any) -> Batch:
+        """The batch with `function` applied to each tensor it holds."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: function(value) for name, value in held.items() if value is not None})
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on another device."""
+        return self.map(lambda value: value.to(device))
+
+    def flatten(self) -> Batch:
+        """All leading axes merged into one: segments become transitions."""
+        lead = self.rewards.dim() - 1
+        return self.map(lambda value: value.flatten(0, lead - 1)) if lead > 1 else self
+
+    @staticmethod
+    def cat(batches: Sequence[Batch]) -> Batch:
+        """Rows of several batches, one after another.
+
+        Raises:
+            DataError: The batches do not hold the same fields.
+        """
+        held = [{f.name for f in fields(batch) if getattr(batch, f.name) is not None} for batch in batches]
+        if any(names != held[0] for names in held):
+            odd = sorted(held[0].union(*held) - held[0].intersection(*held))
+            raise DataError(f"Batches cannot be joined: only some hold {', '.join(odd)}.")
+        return replace(batches[0], **{name: torch.cat([getattr(b, name) for b in batches]) for name in held[0]})
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One whole episode; what is seen has one row more than what is done."""
+
+    obs: Annotated[Tensor, "time+1 agent obs"]
+    actions: Tensor
+    """`time agent act`, or int64 `time agent`."""
+    rewards: Annotated[Tensor, "time agent"]
+    terminations: Annotated[Tensor, "time agent"]
+    truncations: Annotated[Tensor, "time agent"]
+    state: Annotated[Tensor, "time+1 state"] | None = None
+    avail_actions: Annotated[Tensor, "time+1 agent choice"] | None = None
+
+    def __len__(self) -> int:
+        """Number of steps."""
+        return len(self.actions)
+
+
+class Policy(Protocol):
+    """Whoever can act for the whole team; each agent's action depends on its own inputs alone."""
+
+    window: int
+    """History length that `act` wants."""
+
+    def act(
+        self,
+        obs: Obs,
+        *,
+        history: History | None = None,
+        avail_actions: AvailActions | None = None,
+        explore: bool = False,
+    ) -> Tensor:
+        """Actions `*lead agent act` (or int64 `*lead agent`); deterministic unless `explore`."""
+        ...
+
+
+class Source(Protocol):
+    """Everything upstream of an update: real data, imagined rollouts, mixtures."""
+
+    def sample(self, needs: Needs) -> Batch:
+        """Rows for one update, on the training device."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that influences future samples."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where the saved source stood."""
+        ...

@@ -1,0 +1,278 @@
+"""Recordings of a whole simulator, and the multi-agent data sets that a partition makes of them.
+
+Everything is flat tensors from the first moment: what is seen has one row more per episode than what
+is done, so the row of transition i is i plus the number of its episode, and nothing is stored twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from offline_marl.core.axes import check_fields
+from offline_marl.core.partition import Partition
+from offline_marl.core.seeding import derive
+from offline_marl.core.types import DataError, Episode, Spec
+
+Lengths = Annotated[Tensor, "episode"]
+Flat = TypeVar("Flat", "Recording", "Dataset")
+
+SEEN = frozenset({"obs", "state", "avail_actions"})
+"""Fields with time+1 rows an episode; the others have time."""
+OUTSIDE = 1.0 + 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What one simulator did, before anybody is split into agents."""
+
+    state: Annotated[Tensor, "rows state"]
+    """Float32, time+1 rows for each episode, one episode after another."""
+    actions: Annotated[Tensor, "steps joint_act"]
+    """Float32 in [-1, 1]."""
+    rewards: Annotated[Tensor, "steps"]
+    terminations: Annotated[Tensor, "steps"]
+    truncations: Annotated[Tensor, "steps"]
+    lengths: Lengths
+    """Int64 steps of each episode."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Where it came from: scenario, environment id, versions, seeds, reference scores."""
+
+    def check(self) -> Recording:
+        """Refuse what no learner could use.
+
+        Returns:
+            Itself.
+
+        Raises:
+            DataError: Shapes that disagree, numbers that are not finite, actions outside [-1, 1], or
+                episode borders that contradict the flags; names episode and field.
+        """
+        _check(self)
+        return self
+
+    def split(self, partition: Partition) -> Dataset:
+        """The multi-agent data set of this partition; an index, vectorised over all rows."""
+        obs = _columns(self.state, *partition.padded_obs_index())
+        actions = _columns(self.actions, *partition.padded_act_index())
+        n_agents = len(partition.agents)
+        return Dataset(
+            obs=obs,
+            actions=actions,
+            rewards=_repeat(self.rewards, n_agents),
+            terminations=_repeat(self.terminations, n_agents),
+            truncations=_repeat(self.truncations, n_agents),
+            lengths=self.lengths,
+            spec=Spec(partition.obs_dims, partition.act_dims, state_dim=self.state.shape[1]),
+            state=self.state,
+            metadata={**self.metadata, "conf": partition.conf, "view": partition.view},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Episodes of a team, as flat tensors."""
+
+    obs: Annotated[Tensor, "rows agent obs"]
+    """Float32, time+1 rows for each episode, zero-padded to the widest agent."""
+    actions: Tensor
+    """`steps agent act` float32 in [-1, 1], or int64 `steps agent`."""
+    rewards: Annotated[Tensor, "steps agent"]
+    terminations: Annotated[Tensor, "steps agent"]
+    truncations: Annotated[Tensor, "steps agent"]
+    lengths: Lengths
+    spec: Spec
+    state: Annotated[Tensor, "rows state"] | None = None
+    avail_actions: Annotated[Tensor, "rows agent choice"] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_episodes(
+        cls, episodes: Sequence[Episode], spec: Spec, metadata: Mapping[str, Any] | None = None
+    ) -> Dataset:
+        """A data set of your own episodes, checked.
+
+        Raises:
+            DataError: See `check`.
+        """
+        if not episodes:
+            raise DataError("A data set needs at least one episode.")
+
+        def joined(name: str) -> Any:
+            values = [getattr(episode, name) for episode in episodes]
+            return torch.cat(values) if values[0] is not None else None
+
+        tensors = {item.name: joined(item.name) for item in fields(Episode)}
+        lengths = torch.tensor([len(episode) for episode in episodes])
+        return cls(**tensors, lengths=lengths, spec=spec, metadata=metadata or {}).check()
+
+    def __len__(self) -> int:
+        """Number of transitions."""
+        return len(self.rewards)
+
+    def check(self) -> Dataset:
+        """Refuse what no learner could use.
+
+        Returns:
+            Itself.
+
+        Raises:
+            DataError: See `Recording.check`; also widths that contradict the spec.
+        """
+        _check(self)
+        expected = (self.spec.n_agents, self.spec.obs_dim)
+        if tuple(self.obs.shape[1:]) != expected:
+            raise DataError(f"Observations have axes {tuple(self.obs.shape[1:])}, the spec says {expected}.")
+        discrete = not self.actions.is_floating_point()
+        if discrete != self.spec.discrete:
+            raise DataError(f"The spec says {self.spec.action_kind} actions, the data holds {self.actions.dtype}.")
+        return self
+
+    def episode(self, index: int) -> Episode:
+        """One whole episode."""
+        starts = _starts(self.lengths)
+        first, length = int(starts[index]), int(self.lengths[index])
+        held: dict[str, Any] = {}
+        for item in fields(Episode):
+            value = getattr(self, item.name)
+            if value is not None:
+                begin, rows = (first + index, length + 1) if item.name in SEEN else (first, length)
+                held[item.name] = value[begin : begin + rows]
+        return Episode(**held)
+
+    def returns(self) -> Annotated[Tensor, "episode"]:
+        """Summed reward of each episode, averaged over agents."""
+        return episode_sums(self.rewards.mean(-1), self.lengths)
+
+    def select(self, episodes: Annotated[Tensor, "chosen"]) -> Dataset:
+        """The data set of the chosen episodes, in the order given."""
+        return select(self, episodes)
+
+    def split_episodes(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+        """Training and validation data that share no episode.
+
+        Args:
+            fraction: Share of episodes that go to validation, at least one.
+            seed: Decides which.
+
+        Raises:
+            DataError: There are fewer than two episodes.
+        """
+        count = len(self.lengths)
+        if count < 2:
+            raise DataError("A data set of one episode cannot be split into training and validation.")
+        generator = torch.Generator().manual_seed(derive(seed, "validation"))
+        order = torch.randperm(count, generator=generator)
+        held_out = min(max(1, round(fraction * count)), count - 1)
+        return self.select(order[held_out:].sort().values), self.select(order[:held_out].sort().values)
+
+
+def episode_sums(values: Annotated[Tensor, "steps"], lengths: Lengths) -> Annotated[Tensor, "episode"]:
+    """Sum of each episode's values, in double precision."""
+    sums = torch.zeros(len(lengths), dtype=torch.float64)
+    return sums.index_add_(0, episode_numbers(lengths), values.double())
+
+
+def episode_numbers(lengths: Lengths) -> Annotated[Tensor, "steps"]:
+    """The episode that each transition belongs to."""
+    return torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+
+
+def select(data: Flat, episodes: Annotated[Tensor, "chosen"]) -> Flat:
+    """The chosen episodes of a recording or data set, in the order given; vectorised."""
+    lengths = data.lengths[episodes]
+    starts = _starts(data.lengths)[episodes]
+    steps = _ranges(starts, lengths)
+    rows = _ranges(starts + episodes, lengths + 1)
+    held = {item.name: getattr(data, item.name) for item in fields(data)}
+    tensors: dict[str, Any] = {
+        name: value[rows if name in SEEN else steps]
+        for name, value in held.items()
+        if isinstance(value, Tensor) and name != "lengths"
+    }
+    return replace(data, **tensors, lengths=lengths)
+
+
+def join(recordings: Sequence[Recording], metadata: Mapping[str, Any]) -> Recording:
+    """Several recordings, one after another.
+
+    Raises:
+        DataError: Their states or actions differ in width.
+    """
+    widths = {(r.state.shape[1], r.actions.shape[1]) for r in recordings}
+    if len(widths) > 1:
+        raise DataError(f"Recordings of different widths (state, action) cannot be joined: {sorted(widths)}.")
+    names = [item.name for item in fields(Recording) if item.name != "metadata"]
+    tensors: dict[str, Any] = {name: torch.cat([getattr(r, name) for r in recordings]) for name in names}
+    return Recording(**tensors, metadata=metadata)
+
+
+def _starts(lengths: Lengths) -> Tensor:
+    return torch.cumsum(lengths, 0) - lengths
+
+
+def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
+    # starts[0]..starts[0]+lengths[0]-1, then the next range, without a loop.
+    shifts = torch.repeat_interleave(starts - _starts(lengths), lengths)
+    return torch.arange(len(shifts)) + shifts
+
+
+def _columns(table: Tensor, index: Any, present: Any) -> Tensor:
+    n_agents, width = index.shape
+    taken = table.index_select(1, torch.from_numpy(index).flatten()).view(len(table), n_agents, width)
+    padding = ~torch.from_numpy(present)
+    return taken.masked_fill_(padding, 0.0) if bool(padding.any()) else taken
+
+
+def _repeat(values: Tensor, n_agents: int) -> Tensor:
+    return values.unsqueeze(-1).expand(-1, n_agents).contiguous()
+
+
+def _check(data: Recording | Dataset) -> None:
+    if data.lengths.numel() == 0 or bool((data.lengths < 1).any()):
+        raise DataError("A data set needs at least one episode, and each episode at least one step.")
+    steps, rows = int(data.lengths.sum()), int((data.lengths + 1).sum())
+    try:
+        check_fields(data)
+    except ValueError as error:
+        raise DataError(f"The data's shapes disagree: {error}") from None
+    for item in fields(data):
+        value = getattr(data, item.name)
+        if not isinstance(value, Tensor) or item.name == "lengths":
+            continue
+        expected = rows if item.name in SEEN else steps
+        if len(value) != expected:
+            raise DataError(f"Field '{item.name}' has {len(value)} rows, the episode lengths make {expected}.")
+        if value.is_floating_point() and not bool(torch.isfinite(value.sum())):
+            _refuse_unfinite(item.name, value, data.lengths + (1 if item.name in SEEN else 0))
+    if data.actions.is_floating_point() and bool(data.actions.abs().amax() > OUTSIDE):
+        outside = int((data.actions.abs() > OUTSIDE).sum())
+        raise DataError(f"{outside} actions lie outside [-1, 1]; scale or clip them before training.")
+    _check_borders(data)
+
+
+def _refuse_unfinite(name: str, value: Tensor, lengths: Tensor) -> None:
+    bad = (~torch.isfinite(value.flatten(1) if value.dim() > 1 else value.unsqueeze(-1))).any(-1).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        episode = int(torch.searchsorted(torch.cumsum(lengths, 0), row, right=True))
+        step = row - int(_starts(lengths)[episode])
+        raise DataError(f"Field '{name}' is not finite in episode {episode}, step {step} ({len(bad)} rows in all).")
+
+
+def _check_borders(data: Recording | Dataset) -> None:
+    ended = data.terminations | data.truncations
+    ended = ended.all(-1) if ended.dim() > 1 else ended
+    last = torch.cumsum(data.lengths, 0) - 1
+    if not bool(ended[last].all()):
+        episode = int((~ended[last]).nonzero()[0])
+        raise DataError(f"Episode {episode} ends without termination or truncation.")
+    if int(ended.sum()) != len(last):
+        early = ended.clone()
+        early[last] = False
+        episode = int(episode_numbers(data.lengths)[int(early.nonzero()[0])])
+        raise DataError(f"Episode {episode} goes on after a termination or truncation.")

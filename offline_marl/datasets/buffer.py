@@ -1,0 +1,112 @@
+"""Transitions as tensors on the training device, with the views that learners ask for.
+
+History windows are gathered by arithmetic from episode starts and never cross an episode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from offline_marl.core.types import Batch, DataError, Needs
+from offline_marl.datasets.base import Dataset, episode_numbers
+
+Rows = Annotated[Tensor, "batch"]
+
+
+class TransitionBuffer:
+    """All transitions of a data set.
+
+    Args:
+        data: The episodes.
+        window: Past (obs, action) pairs in each row's history; 0 for none.
+        device: Where the tensors live and batches are made.
+
+    Raises:
+        DataError: The window is longer than the longest episode.
+    """
+
+    def __init__(self, data: Dataset, window: int = 0, device: torch.device | str = "cpu") -> None:
+        longest = int(data.lengths.max())
+        if window > longest:
+            raise DataError(f"A window of {window} is longer than every episode of the data (at most {longest} steps).")
+        self.window = window
+        self.spec = data.spec
+        numbers = episode_numbers(data.lengths)
+        starts = (torch.cumsum(data.lengths, 0) - data.lengths)[numbers]
+        self._episode = numbers.to(device)
+        self._start = starts.to(device)
+        self._end = (starts + data.lengths[numbers]).to(device)
+        self._obs = data.obs.to(device)
+        self._actions = data.actions.to(device)
+        self._rewards = data.rewards.to(device)
+        self._terminations = data.terminations.to(device)
+        self._truncations = data.truncations.to(device)
+        self._state = None if data.state is None else data.state.to(device)
+        self._avail = None if data.avail_actions is None else data.avail_actions.to(device)
+        self._offsets = torch.arange(-window, 1, device=device)
+        self._pairs = self._make_pairs() if window else None
+
+    def __len__(self) -> int:
+        """Number of transitions."""
+        return len(self._rewards)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are made."""
+        return self._obs.device
+
+    def transitions(self, index: Rows) -> Batch:
+        """The transitions at these positions, `[batch, agent, ...]`."""
+        row = index + self._episode[index]
+        history, next_history = self._histories(index) if self.window else (None, None)
+        return Batch(
+            obs=self._obs[row],
+            actions=self._actions[index],
+            rewards=self._rewards[index],
+            next_obs=self._obs[row + 1],
+            terminations=self._terminations[index],
+            truncations=self._truncations[index],
+            state=None if self._state is None else self._state[row],
+            next_state=None if self._state is None else self._state[row + 1],
+            history=history,
+            next_history=next_history,
+            avail_actions=None if self._avail is None else self._avail[row],
+            next_avail_actions=None if self._avail is None else self._avail[row + 1],
+        )
+
+    def segments(self, index: Rows, length: int) -> Batch:
+        """Cuts of `length` steps that begin at these positions, `[batch, time, agent, ...]`.
+
+        A cut that reaches the end of its episode is padded with its last step, and `mask` is false there.
+        """
+        steps = index.unsqueeze(-1) + torch.arange(length, device=index.device)
+        inside = steps < self._end[index].unsqueeze(-1)
+        steps = torch.minimum(steps, self._end[index].unsqueeze(-1) - 1)
+        flat = self.transitions(steps.flatten())
+        mask = inside.unsqueeze(-1).expand(-1, -1, self.spec.n_agents)
+        return replace(flat.map(lambda value: value.unflatten(0, (len(index), length))), mask=mask)
+
+    def view(self, index: Rows, needs: Needs, length: int) -> Batch:
+        """Transitions or segments, as `needs` says."""
+        return self.transitions(index) if needs.view == "transitions" else self.segments(index, length)
+
+    def _histories(self, index: Rows) -> tuple[Tensor, Tensor]:
+        assert self._pairs is not None
+        steps = index.unsqueeze(-1) + self._offsets
+        inside = steps >= self._start[index].unsqueeze(-1)
+        taken = self._pairs[steps.clamp(min=0).flatten()]
+        n_agents, width = taken.shape[1:]
+        windows = taken.view(len(index), self.window + 1, n_agents, width)
+        windows = windows.masked_fill(~inside[..., None, None], 0.0).transpose(1, 2)
+        return windows[:, :, :-1], windows[:, :, 1:]
+
+    def _make_pairs(self) -> Tensor:
+        rows = torch.arange(len(self), device=self.device) + self._episode
+        actions = self._actions
+        if self.spec.discrete:
+            actions = torch.nn.functional.one_hot(actions, self.spec.act_dim).to(self._obs.dtype)
+        return torch.cat([self._obs[rows], actions], dim=-1)

@@ -1,0 +1,47 @@
+"""Our file layout: flat arrays in safetensors, the metadata as JSON in its header, a checksum over both."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from offline_marl.core.files import DamagedFileError, load_tree, save_tree
+from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.base import Dataset, Recording
+
+LAYOUT = 1
+KIND = "data set"
+
+
+def save_data(path: Path, data: Recording | Dataset) -> str:
+    """Write a recording or a data set, whole or not at all.
+
+    Returns:
+        Its checksum.
+    """
+    held = {item.name: getattr(data, item.name) for item in fields(data)}
+    held["metadata"] = dict(data.metadata)
+    if isinstance(data, Dataset):
+        held["spec"] = asdict(data.spec)
+    return save_tree(path, {"layout": LAYOUT, "type": type(data).__name__, **held}, KIND)
+
+
+def load_data(path: Path) -> Recording | Dataset:
+    """Read what `save_data` wrote, its checksum verified and noted as `sha256` in the metadata.
+
+    Raises:
+        DataError: The file is missing, damaged, of another layout, or its content does not pass `check`.
+    """
+    try:
+        tree, checksum = load_tree(path, KIND)
+    except (DamagedFileError, FileNotFoundError) as error:
+        raise DataError(str(error)) from None
+    layout, kind = tree.pop("layout"), tree.pop("type")
+    if layout != LAYOUT:
+        raise DataError(f"{path} has layout {layout}; this version reads layout {LAYOUT}.")
+    if kind == "Dataset":
+        data: Recording | Dataset = Dataset(**{**tree, "spec": Spec.from_plain(tree["spec"])})
+    else:
+        data = Recording(**tree)
+    data.check()
+    return replace(data, metadata={**data.metadata, "sha256": checksum})

@@ -1,0 +1,1 @@
+"""Simulators, many copies side by side, seen and moved by several agents."""

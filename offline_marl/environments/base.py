@@ -1,0 +1,150 @@
+"""What an environment is: one task simulated in many copies, whole (Simulator) or as a team sees it (JointEnv).
+
+Arrays at this border are numpy float32. No simulator is imported before a copy of it is built.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from offline_marl.core.config import suggest
+from offline_marl.core.partition import Partition
+from offline_marl.core.registry import Registry, RegistryError
+from offline_marl.core.types import Spec
+
+Floats = npt.NDArray[np.float32]
+State = Annotated[Floats, "copy state"]
+JointActions = Annotated[Floats, "copy joint_act"]
+PerCopy = Annotated[Floats, "copy"]
+Flags = Annotated[npt.NDArray[np.bool_], "copy"]
+
+
+class MissingSimulatorError(ImportError):
+    """The simulator of an environment is not installed; the message says what to install."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one step of every running copy led to; the arrays belong to the caller."""
+
+    state: State
+    rewards: PerCopy
+    terminations: Flags
+    truncations: Flags
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the teams of all running copies see; the arrays belong to the caller."""
+
+    obs: Annotated[Floats, "copy agent obs"]
+    """Zero-padded to the widest agent."""
+    state: State | None = None
+    avail_actions: Annotated[npt.NDArray[np.bool_], "copy agent choice"] | None = None
+
+
+class Simulator(Protocol):
+    """Many copies of one task, with the joint observation as state and the joint action.
+
+    A finished copy stays as it is: its state repeats, its rewards are 0 and its flags stay set until the next reset.
+    """
+
+    copies: int
+    """How many episodes can run side by side."""
+    max_steps: int
+    """After so many steps an episode is truncated."""
+    state_dim: int
+    action_dim: int
+
+    def reset(self, seeds: Sequence[int]) -> State:
+        """Start one episode per seed; with fewer seeds than copies only the first ones run.
+
+        An episode depends on its seed and its actions alone, never on which copies run beside it.
+        """
+        ...
+
+    def step(self, actions: JointActions) -> Outcome:
+        """Move every running copy that has not finished; actions lie in [-1, 1] and are clipped to it."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """The task's id and the versions of all that its trajectories depend on."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the simulator's memory."""
+        ...
+
+
+class JointEnv(Protocol):
+    """Many copies of one task as a team of agents sees them; finished copies stay as they are."""
+
+    spec: Spec
+    copies: int
+    max_steps: int
+
+    def reset(self, seeds: Sequence[int]) -> Seen:
+        """Start one episode per seed, see `Simulator.reset`."""
+        ...
+
+    def step(self, actions: Annotated[Floats, "copy agent act"]) -> tuple[Seen, Floats, Flags, Flags]:
+        """Let all agents act at once.
+
+        Returns:
+            What they see next, rewards [copy, agent], terminations [copy] and truncations [copy].
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the simulator's memory."""
+        ...
+
+
+class ScriptedExpert(Protocol):
+    """A policy written by hand that reads the whole state; data is made with it."""
+
+    @property
+    def name(self) -> str:
+        """What its environment calls it."""
+        ...
+
+    def act(self, state: State) -> JointActions:
+        """Joint actions in [-1, 1], without noise."""
+        ...
+
+
+class Environment(ABC):
+    """Entry of the registry: builds the copies of one task. Its methods belong to the class."""
+
+    experts: ClassVar[tuple[str, ...]] = ()
+    """Names that `scripted` knows."""
+
+    @classmethod
+    @abstractmethod
+    def simulator(cls, copies: int) -> Simulator:
+        """The whole task in many copies."""
+
+    @classmethod
+    @abstractmethod
+    def make(cls, partition: Partition, copies: int) -> JointEnv:
+        """The task shared among agents as the partition says."""
+
+    @classmethod
+    def scripted(cls, name: str) -> ScriptedExpert:
+        """The scripted expert called `name`.
+
+        Raises:
+            RegistryError: There is none of that name; the answer lists all.
+        """
+        raise RegistryError(f"{cls.__name__} has no scripted expert '{name}': {suggest(name, cls.experts)}.")
+
+
+environments: Registry[type[Environment]] = Registry(
+    "environment", "offline_marl.environments", leaves_out=frozenset({"split"})
+)

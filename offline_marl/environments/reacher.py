@@ -1,0 +1,131 @@
+"""Two-link arm that reaches for a target, one agent per joint; two scripted experts bend its elbow opposite ways.
+
+Both experts reach equally well, but half of one and half of the other do not: the coordination problem of mixed data.
+Gymnasium's Reacher-v5; its state is cos, sin (both joints each), target x, y, joint velocities, tip minus target x, y.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from offline_marl.core.partition import Partition
+from offline_marl.core.types import DataError
+from offline_marl.environments.base import Environment, JointActions, ScriptedExpert, State, environments
+from offline_marl.environments.split import GymnasiumSimulator, SplitEnv, make_env
+
+ENV_ID = "Reacher-v5"
+COSINES, SINES, TARGET, VELOCITIES = slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)
+
+Joints = Annotated[npt.NDArray[np.float64], "copy joint"]
+Points = Annotated[npt.NDArray[np.float64], "copy xy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Geometry of the arm, in metres and radians."""
+
+    upper: float
+    """From the shoulder to the elbow."""
+    lower: float
+    """From the elbow to the fingertip."""
+    elbow_limit: float
+    """The elbow turns no further than this, either way."""
+
+    def distance(self, elbow: float) -> float:
+        """From the shoulder to the fingertip, by the law of cosines."""
+        return float(np.sqrt(self.upper**2 + self.lower**2 + 2 * self.upper * self.lower * np.cos(elbow)))
+
+    def angles(self, points: Points, side: int) -> Joints:
+        """Joint angles that put the fingertip on the points; points out of reach are moved to the nearest reach.
+
+        Args:
+            points: Where the fingertip should be, the shoulder being at the origin.
+            side: Sign of the elbow's angle; each sign gives one of the two solutions.
+        """
+        x, y = points[..., 0], points[..., 1]
+        reach = np.clip(np.hypot(x, y), self.distance(self.elbow_limit), self.distance(0.0))
+        cosine = (reach**2 - self.upper**2 - self.lower**2) / (2 * self.upper * self.lower)
+        elbow = side * np.arccos(np.clip(cosine, -1, 1))
+        aside = np.arctan2(self.lower * np.sin(elbow), self.upper + self.lower * np.cos(elbow))
+        return np.stack([np.arctan2(y, x) - aside, elbow], axis=-1)
+
+
+@lru_cache(maxsize=1)
+def read_arm() -> Arm:
+    """The arm as the simulator's own model describes it."""
+    env = make_env(ENV_ID)
+    model = env.unwrapped.model
+    arm = Arm(
+        upper=float(model.body("body1").pos[0]),
+        lower=float(model.body("fingertip").pos[0]),
+        elbow_limit=float(model.joint("joint1").range[1]),
+    )
+    env.close()
+    return arm
+
+
+@dataclass(frozen=True, slots=True)
+class ElbowExpert:
+    """Inverse kinematics that keep to one side of the elbow, followed by a PD law on the joint errors."""
+
+    name: str
+    arm: Arm
+    side: int
+    """Sign of the elbow's angle in every pose it aims for."""
+    kp: float = 0.1
+    """Torque per radian of error."""
+    kd: float = 0.02
+    """Torque against each radian per second."""
+
+    def act(self, state: State) -> JointActions:
+        """Torques of both joints, in [-1, 1]."""
+        # In float64 and rounded at the end, so that the order of vectorised arithmetic does not show in the data.
+        exact = state.astype(np.float64)
+        angles = np.arctan2(exact[..., SINES], exact[..., COSINES])
+        errors = self.arm.angles(exact[..., TARGET], self.side) - angles
+        # The shoulder turns freely and takes the short way; the elbow must not cross its limit.
+        errors[..., 0] = (errors[..., 0] + np.pi) % (2 * np.pi) - np.pi
+        torques = self.kp * errors - self.kd * exact[..., VELOCITIES]
+        return np.clip(torques, -1, 1).astype(np.float32)
+
+
+SIDES = {"clockwise": -1, "counterclockwise": 1}
+
+
+@environments.register("reacher")
+class Reacher(Environment):
+    """Gymnasium's two-link arm; episodes of 50 steps end by the clock alone."""
+
+    experts: ClassVar[tuple[str, ...]] = tuple(SIDES)
+
+    @classmethod
+    def simulator(cls, copies: int) -> GymnasiumSimulator:
+        """The whole arm in many copies."""
+        return GymnasiumSimulator(ENV_ID, copies)
+
+    @classmethod
+    def make(cls, partition: Partition, copies: int) -> SplitEnv:
+        """The arm shared among agents.
+
+        Raises:
+            DataError: The partition is of another body.
+        """
+        if partition.scenario != "reacher":
+            raise DataError(f"Partition {partition.key} shares out {partition.scenario}, but this is reacher.")
+        return SplitEnv(cls.simulator(copies), partition)
+
+    @classmethod
+    def scripted(cls, name: str) -> ScriptedExpert:
+        """The expert that bends the elbow clockwise (negative angle) or counterclockwise.
+
+        Raises:
+            RegistryError: There is none of that name; the answer lists both.
+        """
+        if name not in SIDES:
+            return super().scripted(name)
+        return ElbowExpert(name, read_arm(), SIDES[name])

@@ -1,0 +1,32 @@
+"""Targets and losses for values."""
+
+from __future__ import annotations
+
+from offline_marl.core.axes import PerTeam
+
+
+def td_target(rewards: PerTeam, terminations: PerTeam, next_v: PerTeam, gamma: float) -> PerTeam:
+    """One-step bootstrapped target, r + gamma (1 - terminated) V(s').
+
+    Truncation does not stop the bootstrap: an episode cut by the clock still had a future.
+
+    Args:
+        rewards: Per agent, or of the team.
+        terminations: Bool, the same axes.
+        next_v: Value of the *next* observation; pass it without gradient.
+        gamma: Discount in [0, 1].
+
+    Returns:
+        The target, in the units of the rewards.
+    """
+    return rewards + gamma * next_v.masked_fill(terminations, 0.0)
+
+
+def expectile(error: PerTeam, level: float) -> PerTeam:
+    """Asymmetric squared error |level - 1(u < 0)| u^2 (Kostrikov et al., 2021, equation 5).
+
+    Args:
+        error: u = target - prediction.
+        level: The expectile in (0, 1); 0.5 is half the squared error.
+    """
+    return (error.lt(0).to(error.dtype) - level).abs() * error.square()

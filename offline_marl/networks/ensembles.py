@@ -1,0 +1,139 @@
+"""Everything that is alike as one batched product: stacked weights `[member, in, out]`.
+
+Agents, twin critics and ensemble members are members of one module, never a Python loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+MemberRows = Annotated[Tensor, "member row feature"]
+
+
+class StackedLinear(nn.Module):
+    """One linear layer per member, applied as one batched product.
+
+    Args:
+        members: Number of independent layers.
+        in_features: Padded input width.
+        out_features: Output width.
+        fan_in: True input width of each member; decides the spread of the initial weights, which is
+            uniform in +-1/sqrt(fan_in) as in `nn.Linear`. Padded inputs are zero, so their weights
+            never matter.
+    """
+
+    def __init__(self, members: int, in_features: int, out_features: int, fan_in: Sequence[int] | None = None) -> None:
+        super().__init__()
+        widths = torch.tensor([in_features] * members if fan_in is None else list(fan_in), dtype=torch.float32)
+        bound = widths.clamp(min=1).rsqrt().view(members, 1, 1)
+        self.weight = nn.Parameter((torch.rand(members, in_features, out_features) * 2 - 1) * bound)
+        self.bias = nn.Parameter((torch.rand(members, 1, out_features) * 2 - 1) * bound)
+
+    def forward(self, x: MemberRows) -> MemberRows:
+        """Map `member row in` to `member row out`."""
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class StackedLayerNorm(nn.Module):
+    """Layer normalisation with a scale and a shift per member (Ba et al., 2016)."""
+
+    def __init__(self, members: int, features: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(members, 1, features))
+        self.shift = nn.Parameter(torch.zeros(members, 1, features))
+
+    def forward(self, x: MemberRows) -> MemberRows:
+        """Normalise over the last axis, then scale and shift."""
+        normal = nn.functional.layer_norm(x, x.shape[-1:])
+        return torch.addcmul(self.shift, normal, self.scale)
+
+
+class StackedMLP(nn.Module):
+    """One ReLU network per member.
+
+    Args:
+        members: Number of independent networks.
+        in_features: Padded input width.
+        hidden: Widths of the hidden layers.
+        out_features: Output width.
+        fan_in: True input width of each member.
+        layer_norm: Normalise each hidden layer before its ReLU.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        in_features: int,
+        hidden: Sequence[int],
+        out_features: int,
+        fan_in: Sequence[int] | None = None,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width, true_width = in_features, fan_in
+        for features in hidden:
+            layers.append(StackedLinear(members, width, features, true_width))
+            if layer_norm:
+                layers.append(StackedLayerNorm(members, features))
+            layers.append(nn.ReLU(inplace=True))
+            width, true_width = features, None
+        layers.append(StackedLinear(members, width, out_features, true_width))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: MemberRows) -> MemberRows:
+        """Map `member row in` to `member row out`."""
+        out: Tensor = self.layers(x)
+        return out
+
+
+class AgentMLP(nn.Module):
+    """A network per agent, or one that all agents share, in several independent copies.
+
+    Args:
+        n_agents: Number of agents.
+        in_features: Padded input width.
+        hidden: Widths of the hidden layers.
+        out_features: Output width.
+        copies: Independent repetitions (2 for twin critics).
+        shared: One set of weights for all agents.
+        fan_in: True input width of each agent.
+        layer_norm: Normalise the hidden layers.
+    """
+
+    def __init__(
+        self,
+        n_agents: int,
+        in_features: int,
+        hidden: Sequence[int],
+        out_features: int,
+        *,
+        copies: int = 1,
+        shared: bool = False,
+        fan_in: Sequence[int] | None = None,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.copies = copies
+        self.shared = shared
+        widths = None if fan_in is None else [max(fan_in)] * copies if shared else list(fan_in) * copies
+        members = copies if shared else copies * n_agents
+        self.stack = StackedMLP(members, in_features, hidden, out_features, widths, layer_norm)
+
+    def forward(self, x: Annotated[Tensor, "*lead agent feature"]) -> Annotated[Tensor, "copy *lead agent out"]:
+        """Map `*lead agent in` to `copy *lead agent out`."""
+        *lead, n_agents, width = x.shape
+        rows = x.reshape(-1, n_agents, width)
+        if self.shared:
+            flat = rows.reshape(1, -1, width).expand(self.copies, -1, -1)
+            same: Tensor = self.stack(flat)
+            return same.view(self.copies, *lead, n_agents, -1)
+        members = rows.transpose(0, 1)
+        if self.copies > 1:
+            members = members.expand(self.copies, -1, -1, -1).reshape(-1, *members.shape[1:])
+        out: Tensor = self.stack(members)
+        return out.view(self.copies, n_agents, len(rows), -1).transpose(1, 2).view(self.copies, *lead, n_agents, -1)

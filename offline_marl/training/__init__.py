@@ -1,0 +1,1 @@
+"""Where the siblings meet: run configs become objects, objects become a run folder."""

@@ -1,0 +1,60 @@
+"""Checkpoints: everything that influences the future of a run, in files that cannot execute code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from offline_marl.core.files import DamagedFileError, load_tree, save_tree
+
+KIND = "checkpoint"
+NAME = re.compile(r"step_(\d{9,})\.safetensors")
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of this step lies."""
+    return folder / f"step_{step:09d}.safetensors"
+
+
+def found(folder: Path) -> list[tuple[int, Path]]:
+    """All checkpoints of a folder as (step, file), newest first; not checked."""
+    matches = ((NAME.fullmatch(path.name), path) for path in folder.glob("step_*.safetensors"))
+    return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
+
+
+def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> None:
+    """Write the checkpoint of this step, then let go of all but the `keep` newest ones.
+
+    The state of torch's own generators is added, for algorithms that draw from them.
+
+    Raises:
+        OSError: It could not be written (a full or read-only disk); the older ones stay.
+    """
+    save_tree(path_of(folder, step), {"step": step, **state, "torch": _torch_generators()}, KIND)
+    for _, old in found(folder)[keep:]:
+        old.unlink(missing_ok=True)
+
+
+def candidates(folder: Path) -> Iterator[tuple[Path, dict[str, Any] | DamagedFileError]]:
+    """Each checkpoint, newest first: its state, or what is wrong with it."""
+    for _, path in found(folder):
+        try:
+            yield path, load_tree(path, KIND)[0]
+        except DamagedFileError as error:
+            yield path, error
+
+
+def restore_torch(state: Mapping[str, Any]) -> None:
+    """Set torch's own generators to a checkpoint's."""
+    torch.set_rng_state(state["torch"]["cpu"])
+    if torch.cuda.is_available() and state["torch"]["cuda"]:
+        torch.cuda.set_rng_state_all(state["torch"]["cuda"])
+
+
+def _torch_generators() -> dict[str, Any]:
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if on_gpu else []}

@@ -1,0 +1,95 @@
+"""From the name of a task to its data set and its environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from offline_marl.core.partition import Partition, partition, split_task
+from offline_marl.core.types import DataError
+from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.catalog import Reference, find, home
+from offline_marl.datasets.files import load_data
+from offline_marl.environments.base import JointEnv, environments
+from offline_marl.training.collect import make_scripted
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set and how to score policies that were trained on it."""
+
+    id: str
+    data: Dataset
+    partition: Partition | None
+    """None for data that no known environment belongs to."""
+    reference: Reference | None
+
+    def make_env(self, copies: int) -> JointEnv | None:
+        """The environment the data came from, or None if none is known."""
+        if self.partition is None:
+            return None
+        return environments.get(self.partition.scenario).make(self.partition, copies)
+
+
+def load_recording(name: str) -> Recording | Dataset:
+    """A catalogue's set, made on first use, or a file of our layout.
+
+    Raises:
+        UnknownDatasetError: The catalogue has no such name.
+        DataError: The file is missing, damaged or unusable.
+    """
+    if name.endswith(SUFFIX):
+        return load_data(Path(name))
+    entry = find(name)
+    path = home() / "datasets" / f"{name}{SUFFIX}"
+    if not path.exists():
+        make_scripted(entry, path)
+    return load_data(path)
+
+
+def open_task(task: str) -> Task:
+    """The data set of a task id such as `reacher-scripted-mix-v0_2x1notip_0` or `mine.safetensors`.
+
+    A file that holds a recording takes a conf and a view behind its name (`mine.safetensors_2x1_full`);
+    one that holds a multi-agent data set takes none.
+
+    Raises:
+        UnknownDatasetError: The catalogue has no such name.
+        ValueError: The conf or the view is unknown, or the id has another form.
+        DataError: The data cannot be used.
+    """
+    if task.endswith(SUFFIX):
+        data = load_recording(task)
+        if isinstance(data, Recording):
+            raise DataError(f"{task} is a recording: name who sees what, such as {task}_2x1_full.")
+        return Task(task, data, _known_partition(data), _reference(data))
+    name, conf, view = split_task(task)
+    if not name.endswith(SUFFIX):
+        shares = partition(find(name).scenario, conf, view)
+        recording = load_recording(name)
+    else:
+        recording = load_recording(name)
+        shares = partition(str(recording.metadata.get("scenario")), conf, view)
+    if isinstance(recording, Dataset):
+        raise DataError(f"{name} is split among agents already: leave _{conf}_{view} away.")
+    data = recording.split(shares)
+    return Task(task, data, shares, _reference(data))
+
+
+def load_dataset(task: str) -> Dataset:
+    """The data set of a task id; see `open_task` for its forms and errors."""
+    return open_task(task).data
+
+
+def _known_partition(data: Dataset) -> Partition | None:
+    about = data.metadata
+    if not {"scenario", "conf", "view"} <= set(about) or about["scenario"] not in environments.names():
+        return None
+    return partition(about["scenario"], about["conf"], about["view"])
+
+
+def _reference(data: Dataset) -> Reference | None:
+    found = data.metadata.get("reference")
+    return Reference(**found) if found else None

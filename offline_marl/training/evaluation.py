@@ -1,0 +1,129 @@
+"""Act in the real environment, many episodes side by side, and say how sure the mean is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from offline_marl.core.seeding import derive
+from offline_marl.core.types import Policy, Spec
+from offline_marl.datasets.catalog import Reference
+from offline_marl.environments.base import JointEnv, Seen
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Score:
+    """Returns of evaluation episodes, and what they add up to."""
+
+    returns: npt.NDArray[np.float64]
+    """One per episode, averaged over agents."""
+    low: float
+    """Lower end of the mean's 95 % bootstrap interval."""
+    high: float
+    reference: Reference | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(self.returns.mean())
+
+    @property
+    def normalized(self) -> tuple[float, float, float] | None:
+        """Mean, low and high on the scale where 0 is random and 100 is expert; None without references."""
+        if self.reference is None:
+            return None
+        return tuple(self.reference.normalized(x) for x in (self.mean, self.low, self.high))  # type: ignore[return-value]
+
+    def row(self) -> dict[str, Any]:
+        """The figures by name, normalised ones None where there are no references."""
+        mean, low, high = self.normalized or (None, None, None)
+        return {
+            "return": self.mean,
+            "return_low": self.low,
+            "return_high": self.high,
+            "normalized_return": mean,
+            "normalized_low": low,
+            "normalized_high": high,
+            "episodes": len(self.returns),
+        }
+
+    def __str__(self) -> str:
+        raw = f"return {self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        if self.normalized is None:
+            return f"{raw}, {len(self.returns)} episodes"
+        mean, low, high = self.normalized
+        return f"normalized return {mean:.1f} [{low:.1f}, {high:.1f}] ({raw}, {len(self.returns)} episodes)"
+
+
+def summarize(returns: npt.NDArray[np.float64], reference: Reference | None = None) -> Score:
+    """Mean and its 95 % percentile-bootstrap interval; the resampling is the same at each call."""
+    draws = np.random.default_rng(0).integers(len(returns), size=(RESAMPLES, len(returns)))
+    low, high = np.percentile(returns[draws].mean(1), [2.5, 97.5])
+    return Score(returns, float(low), float(high), reference)
+
+
+def episode_seeds(seed: int, count: int) -> list[int]:
+    """Distinct seeds for simulators, below 2**31."""
+    seeds: dict[int, None] = {}
+    number = 0
+    while len(seeds) < count:
+        seeds[derive(seed, "evaluation", number) % 2**31] = None
+        number += 1
+    return list(seeds)
+
+
+@torch.no_grad()
+def play(
+    policy: Policy, env: JointEnv, seeds: Sequence[int], device: torch.device | str = "cpu", explore: bool = False
+) -> npt.NDArray[np.float64]:
+    """Return of one episode per seed, averaged over agents; deterministic actions unless `explore`."""
+    returns = []
+    for first in range(0, len(seeds), env.copies):
+        returns.append(_play_together(policy, env, seeds[first : first + env.copies], device, explore))
+    return np.concatenate(returns)
+
+
+def _play_together(
+    policy: Policy, env: JointEnv, seeds: Sequence[int], device: torch.device | str, explore: bool
+) -> npt.NDArray[np.float64]:
+    seen = env.reset(seeds)
+    memory = Memory(env.spec, policy.window, len(seeds), device)
+    totals = np.zeros(len(seeds))
+    running = np.ones(len(seeds), dtype=bool)
+    while running.any():
+        obs, avail = _tensors(seen, device)
+        actions = policy.act(obs, history=memory.history, avail_actions=avail, explore=explore)
+        memory.remember(obs, actions)
+        seen, rewards, terminations, truncations = env.step(actions.cpu().numpy())
+        totals += rewards.mean(1, dtype=np.float64)
+        running &= ~(terminations | truncations)
+    return totals
+
+
+class Memory:
+    """The last `window` (obs, action) pairs of each agent in each copy, zeros before the episode began."""
+
+    def __init__(self, spec: Spec, window: int, copies: int, device: torch.device | str) -> None:
+        self.spec = spec
+        shape = (copies, spec.n_agents, window, spec.step_dim)
+        self.history: Tensor | None = torch.zeros(shape, device=device) if window else None
+
+    def remember(self, obs: Tensor, actions: Tensor) -> None:
+        """Push the newest pair in and the oldest out."""
+        if self.history is not None:
+            done = torch.nn.functional.one_hot(actions, self.spec.act_dim) if self.spec.discrete else actions
+            pair = torch.cat([obs, done.to(obs.dtype)], dim=-1).unsqueeze(2)
+            self.history = torch.cat([self.history[:, :, 1:], pair], dim=2)
+
+
+def _tensors(seen: Seen, device: torch.device | str) -> tuple[Tensor, Tensor | None]:
+    avail = None if seen.avail_actions is None else torch.from_numpy(seen.avail_actions).to(device)
+    return torch.from_numpy(seen.obs).to(device), avail

@@ -1,0 +1,127 @@
+"""The run folder: all there is to a run, held by one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from offline_marl.core.config import ConfigError, build
+from offline_marl.core.files import write_atomically
+from offline_marl.training.config import RunConfig
+
+PACKAGES = ("offline-marl", "torch", "numpy", "gymnasium", "mujoco")
+
+
+class RunFolderError(RuntimeError):
+    """A run folder that cannot be used as asked; the message is one sentence."""
+
+
+class RunFolder:
+    """Paths and small files of one run."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.json"
+        self.versions_file = self.path / "versions.json"
+        self.done_file = self.path / "DONE"
+        self.checkpoints = self.path / "checkpoints"
+
+    @property
+    def done(self) -> bool:
+        """Whether the run reached its last step and its score."""
+        return self.done_file.exists()
+
+    def refuse_strangers(self, config: RunConfig) -> None:
+        """Make sure that a new run may begin here.
+
+        Raises:
+            RunFolderError: The folder holds a run already, or anything else.
+        """
+        if self.config_file.exists():
+            same = self.config() == config
+            state = "finished" if self.done else "unfinished"
+            advice = (
+                f"go on with `offline-marl resume {self.path}`" if same and not self.done else "choose another --out"
+            )
+            raise RunFolderError(f"{self.path} holds {'this very' if same else 'another'} run ({state}): {advice}.")
+        # A run killed before its config was written left nothing but these.
+        strangers = [
+            name
+            for name in os.listdir(self.path)
+            if name not in {"lock", "versions.json", "dataset.safetensors"} and not name.endswith(".part")
+        ]
+        if strangers:
+            raise RunFolderError(f"{self.path} is no run folder and is not empty: choose another --out.")
+
+    def begin(self, config: RunConfig, versions: Mapping[str, Any]) -> None:
+        """Write down what the run is."""
+        write_json(self.versions_file, versions)
+        write_json(self.config_file, config.model_dump(mode="json"))
+
+    def config(self) -> RunConfig:
+        """The run's settings.
+
+        Raises:
+            RunFolderError: The folder holds no run, or its config.json was damaged.
+        """
+        if not self.config_file.is_file():
+            raise RunFolderError(f"{self.path} holds no run (there is no config.json in it).")
+        try:
+            config: RunConfig = build(RunConfig, json.loads(self.config_file.read_text(encoding="utf-8")))
+        except (ValueError, ConfigError) as error:
+            raise RunFolderError(f"{self.config_file} was damaged or edited: {error}") from None
+        return config
+
+    def versions(self) -> dict[str, Any]:
+        """What the run was begun with; empty if that was lost."""
+        try:
+            found: dict[str, Any] = json.loads(self.versions_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the run as done, its score inside the mark."""
+        write_json(self.done_file, summary)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against a second process; the lock goes with the process, however it ends.
+
+        Raises:
+            RunFolderError: Another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderError(f"Another process is working on {self.path}.") from None
+            yield
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a small JSON file, whole or not at all."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def describe_software() -> dict[str, Any]:
+    """Versions of the packages that results depend on, and the commit if this is a checkout."""
+    found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    source = Path(__file__).resolve().parents[2]
+    if (source / ".git").exists():
+        asked = ["git", "-C", str(source), "rev-parse", "HEAD"]
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            found["commit"] = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    return found

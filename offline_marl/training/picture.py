@@ -1,0 +1,57 @@
+"""The picture at the end of a run: its learning curve, and the returns of its last evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offline_marl.training.evaluation import Score
+from offline_marl.training.metrics import read_rows
+
+BLUE, GREY = "#2563a8", "#8a8f98"
+
+
+def draw_run(folder: Path, title: str, score: Score) -> Path | None:
+    """Draw `picture.png` into the run folder.
+
+    Returns:
+        Where it is, or None where matplotlib (extra `report`) is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    curve, spread = figure.subplots(1, 2)
+    unit = "return" if score.reference is None else "normalized return"
+    _draw_curve(curve, [row for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "eval"], unit)
+    _draw_returns(spread, score, unit)
+    figure.suptitle(title)
+    path = folder / "picture.png"
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def _draw_curve(axes: Any, rows: list[dict[str, Any]], unit: str) -> None:
+    prefix = unit.partition(" ")[0]
+    steps = [row["step"] for row in rows]
+    axes.plot(steps, [row[unit.replace(" ", "_")] for row in rows], color=BLUE, marker="o", markersize=3)
+    low, high = ([row[f"{prefix}_{end}"] for row in rows] for end in ("low", "high"))
+    axes.fill_between(steps, low, high, color=BLUE, alpha=0.2, linewidth=0)
+    axes.set(xlabel="updates", ylabel=unit, title="learning curve, 95 % interval")
+    axes.grid(alpha=0.3)
+
+
+def _draw_returns(axes: Any, score: Score, unit: str) -> None:
+    normalized = np.vectorize(score.reference.normalized) if score.reference is not None else np.asarray
+    values = normalized(score.returns)
+    axes.hist(values, bins=min(30, max(5, len(values) // 4)), color=BLUE, alpha=0.8)
+    axes.axvline(float(np.mean(values)), color="black", label=f"mean {np.mean(values):.1f}")
+    if score.reference is not None:
+        axes.axvline(100.0, color=GREY, linestyle="--", label="expert")
+    axes.set(xlabel=unit, ylabel="episodes", title=f"last evaluation, {len(values)} episodes")
+    axes.legend(frameon=False)

@@ -1,0 +1,174 @@
+"""The Python API of a run: train, resume, evaluate, load. From settings to objects happens here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from offline_marl.algorithms.base import Algorithm, algorithms
+from offline_marl.core.config import ConfigError, build, suggest
+from offline_marl.core.seeding import seeded_globally
+from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.base import Dataset
+from offline_marl.datasets.files import save_data
+from offline_marl.training.config import RunConfig
+from offline_marl.training.data import SUFFIX, Task, load_dataset, open_task
+from offline_marl.training.evaluation import Score
+from offline_marl.training.folder import RunFolder, RunFolderError, describe_software
+from offline_marl.training.session import Result, Session, make_scorer, newest_state
+
+__all__ = ["Result", "evaluate", "load", "load_dataset", "prepare", "resume", "train"]
+
+OWN_DATA = f"dataset{SUFFIX}"
+"""Name, inside the run folder, of a data set that was given as an object."""
+
+
+def prepare(algorithm: str, dataset: str, fields: Mapping[str, Any]) -> RunConfig:
+    """The full settings of a run from loose fields, each the run's or the algorithm's own.
+
+    Raises:
+        RegistryError: The algorithm is unknown.
+        ConfigError: A field is neither's, or has a bad value.
+    """
+    kind = algorithms.get(algorithm).Config
+    own = {name: value for name, value in fields.items() if name in kind.model_fields}
+    rest = {name: value for name, value in fields.items() if name not in own}
+    known = (set(RunConfig.model_fields) | set(kind.model_fields)) - {"algorithm", "settings", "dataset"}
+    for name in rest:
+        if name not in known:
+            raise ConfigError(f"Unknown field '{name}' of {algorithm}: {suggest(name, known)}.")
+    settings = build(kind, own).model_dump(mode="json")
+    config: RunConfig = build(RunConfig, {"algorithm": algorithm, "dataset": dataset, "settings": settings, **rest})
+    return config
+
+
+def train(algorithm: str, dataset: str | Dataset, *, out: str | Path | None = None, **fields: Any) -> Result:
+    """Train an algorithm on a data set and score it.
+
+    Args:
+        algorithm: Registry name.
+        dataset: Task id (`reacher-scripted-mix-v0_2x1notip_0`), a file, or a Dataset of your own, which
+            is kept in the run folder.
+        out: The run folder; by default `runs/<algorithm>_<dataset>_seed<seed>`.
+        fields: Any field of the run (`steps`, `seed`, `device` ...) or of the algorithm's config.
+
+    Raises:
+        ConfigError: A setting is unknown or has a bad value.
+        RegistryError: The algorithm is unknown or does not import.
+        UnknownDatasetError: The data set is unknown.
+        DataError: The data cannot be used, or not by this algorithm.
+        RunFolderError: The run folder holds something else or is in use.
+        DivergedError: A loss stopped being finite; the last good checkpoint stays.
+    """
+    named = _absolute(dataset) if isinstance(dataset, str) else OWN_DATA
+    config = prepare(algorithm, named, fields)
+    place = Path(out) if out is not None else Path("runs") / f"{algorithm}_{Path(named).name}_seed{config.seed}"
+    folder = RunFolder(place)
+    own = None if isinstance(dataset, str) else dataset.check()
+    task = open_task(named) if own is None else Task(OWN_DATA, own, None, None)
+    learner = make_algorithm(config, task.data.spec)
+    with folder.locked():
+        folder.refuse_strangers(config)
+        if own is not None:
+            save_data(folder.path / OWN_DATA, own)
+            task = _task_of(folder, config)
+        folder.begin(config, _provenance(task))
+        return Session(folder, config, task, learner).run()
+
+
+def resume(run: str | Path) -> Result:
+    """Go on with a run that was stopped; its end equals that of a run that never stopped, bit for bit.
+
+    Raises:
+        RunFolderError: The folder holds no run, the data changed, or no checkpoint can be read.
+    """
+    folder = RunFolder(run)
+    config = folder.config()
+    with folder.locked():
+        task = _task_of(folder, config)
+        then, now = folder.versions().get("dataset_sha256"), task.data.metadata.get("sha256")
+        if then is not None and then != now:
+            raise RunFolderError(f"{task.id} is not the data this run began with (sha256 is {now}, was {then}).")
+        return Session(folder, config, task, make_algorithm(config, task.data.spec)).run()
+
+
+def load(run: str | Path) -> Algorithm:
+    """The trained algorithm of a run's newest readable checkpoint, on the CPU, ready to `act`.
+
+    Raises:
+        RunFolderError: The folder holds no run or no checkpoint that can be read.
+    """
+    folder = RunFolder(run)
+    config = folder.config()
+    widths = folder.versions().get("spec")
+    if widths is None:
+        raise RunFolderError(f"{folder.versions_file} is missing or damaged.")
+    learner = make_algorithm(config, Spec.from_plain(widths))
+    state = newest_state(folder)
+    if state is None:
+        raise RunFolderError(f"{folder.path} holds no checkpoint yet.")
+    learner.load_state_dict(state["algorithm"])
+    return learner
+
+
+def evaluate(run: str | Path, episodes: int = 100, seed: int = 0) -> Score:
+    """Score a run's newest checkpoint, on the CPU, in the environment its data came from.
+
+    Args:
+        run: The run folder.
+        episodes: How many episodes to play.
+        seed: Decides their starts; runs scored with the same one are scored on the same starts.
+
+    Raises:
+        RunFolderError: The folder holds no run or no readable checkpoint.
+        DataError: No environment belongs to the data.
+    """
+    folder = RunFolder(run)
+    config = folder.config()
+    learner = load(run)
+    torch.set_num_threads(config.threads)
+    score = make_scorer(_task_of(folder, config), seed, episodes, "cpu")
+    if score is None:
+        raise DataError(f"{config.dataset} cannot be scored here: there is nothing to act in.")
+    return score(learner, episodes)
+
+
+def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
+    """The algorithm of a run, its weights drawn from the run's seed.
+
+    Raises:
+        DataError: The algorithm cannot eat data of this spec.
+    """
+    kind = algorithms.get(config.algorithm)
+    needs = kind.needs
+    if spec.action_kind not in needs.actions:
+        wanted = " or ".join(sorted(needs.actions))
+        raise DataError(f"{config.algorithm} needs {wanted} actions; {config.dataset} holds {spec.action_kind} ones.")
+    if needs.state and not spec.state_dim:
+        raise DataError(f"{config.algorithm} needs a global state; {config.dataset} holds none.")
+    if needs.fresh:
+        raise DataError(f"{config.algorithm} learns from its own fresh episodes, not from {config.dataset}.")
+    with seeded_globally(config.seed, "initialisation"):
+        return kind(build(kind.Config, config.settings), spec)
+
+
+def _task_of(folder: RunFolder, config: RunConfig) -> Task:
+    return open_task(str(folder.path / OWN_DATA) if config.dataset == OWN_DATA else config.dataset)
+
+
+def _absolute(dataset: str) -> str:
+    return str(Path(dataset).absolute()) if SUFFIX in dataset else dataset
+
+
+def _provenance(task: Task) -> dict[str, Any]:
+    about = task.data.metadata
+    return {
+        **describe_software(),
+        "dataset_sha256": about.get("sha256"),
+        "dataset_versions": about.get("versions"),
+        "spec": asdict(task.data.spec),
+    }

@@ -1,0 +1,197 @@
+"""One process's work on a run: objects wired from its settings, restored, run to the score."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from offline_marl.algorithms.base import Algorithm
+from offline_marl.core.config import ConfigError
+from offline_marl.core.files import DamagedFileError
+from offline_marl.core.seeding import Generators, derive
+from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.datasets.normalize import obs_statistics
+from offline_marl.environments.base import MissingSimulatorError
+from offline_marl.training import checkpoint
+from offline_marl.training.config import RunConfig
+from offline_marl.training.data import Task
+from offline_marl.training.evaluation import Score, episode_seeds, play, summarize
+from offline_marl.training.folder import RunFolder, RunFolderError
+from offline_marl.training.metrics import FileLogger, Logger, TensorBoardLogger, WandbLogger
+from offline_marl.training.picture import draw_run
+from offline_marl.training.sources import DatasetSource
+from offline_marl.training.trainer import CheckpointHook, EvaluateHook, Hook, LogHook, train
+
+MOST_COPIES = 50
+"""Copies of a simulator that step side by side in an evaluation."""
+
+Scorer = Callable[[Algorithm, int], Score]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run gives back."""
+
+    folder: Path
+    algorithm: Algorithm
+    score: Score | None
+    """None where no environment belongs to the data."""
+    picture: Path | None
+    """None where there is no score or matplotlib is not installed."""
+
+
+class Session:
+    """Everything a run needs, in one process.
+
+    Args:
+        folder: The run folder, held by this process.
+        config: The run's settings.
+        task: Its data and environment.
+        learner: The algorithm, freshly made from the seed.
+    """
+
+    def __init__(self, folder: RunFolder, config: RunConfig, task: Task, learner: Algorithm) -> None:
+        self.folder = folder
+        self.config = config
+        self.task = task
+        self.learner = learner
+        torch.set_num_threads(config.threads)
+        device = pick_device(config.device)
+        learner.place(device, derive(config.seed, "exploration"))
+        if config.settings.get("standardize_obs"):
+            learner.standardize(*obs_statistics(task.data))
+        buffer = TransitionBuffer(task.data, learner.window, device)
+        self.source = DatasetSource(buffer, learner.batch_size, Generators(config.seed, device).get("batches"))
+        self.score = make_scorer(task, config.eval_seed, max(config.eval_episodes, config.final_episodes), device)
+
+    def run(self) -> Result:
+        """Go from the newest checkpoint, or the beginning, to the score."""
+        if self.folder.done:
+            return self._finished()
+        config = self.config
+        start, elapsed, history = self._restore()
+        loggers = self._loggers(start)
+        quiet = 0.5 if sys.stderr.isatty() else 30.0
+        with tqdm(total=config.steps, initial=start, desc=config.algorithm, unit="update", mininterval=quiet) as bar:
+            log = LogHook(loggers, config.log_every, bar, elapsed)
+            score = self.score
+            evaluating = EvaluateHook(
+                (lambda learner: score(learner, config.eval_episodes)) if score else None,
+                config.eval_every,
+                config.steps,
+                log,
+            )
+            evaluating.history.update(history)
+
+            def save(step: int) -> None:
+                state = {
+                    "algorithm": self.learner.state_dict(),
+                    "source": self.source.state_dict(),
+                    "evaluation": evaluating.history,
+                    "elapsed": log.elapsed,
+                }
+                checkpoint.save(self.folder.checkpoints, step, state, config.keep_checkpoints)
+
+            saving = CheckpointHook(save, config.checkpoint_every, config.steps, log)
+            hooks: list[Hook] = [log, evaluating, saving]
+            train(self.learner, self.source, hooks, range(start + 1, config.steps + 1))
+            final = score(self.learner, config.final_episodes) if score else None
+            if final is not None:
+                evaluating.note(config.steps, final)
+        for logger in loggers:
+            logger.close()
+        return self._finish(final, evaluating.history, log.elapsed)
+
+    def _restore(self) -> tuple[int, float, dict[str, Any]]:
+        state = newest_state(self.folder)
+        if state is None:
+            return 0, 0.0, {}
+        self.learner.load_state_dict(state["algorithm"])
+        self.source.load_state_dict(state["source"])
+        checkpoint.restore_torch(state)
+        return state["step"], state["elapsed"], state["evaluation"]
+
+    def _loggers(self, start: int) -> list[Logger]:
+        config, path = self.config, self.folder.path
+        loggers: list[Logger] = [FileLogger(path, start, config.steps)]
+        if config.tensorboard:
+            loggers.append(TensorBoardLogger(path, start))
+        if config.wandb != "off":
+            run_id = f"{derive(config.seed, str(path.resolve())):x}"
+            settings = config.model_dump(mode="json")
+            loggers.append(WandbLogger(path, config.wandb_project, config.wandb, settings, run_id))
+        return loggers
+
+    def _finish(self, score: Score | None, history: Mapping[str, Any], elapsed: float) -> Result:
+        picture = None
+        summary: dict[str, Any] = {"steps": self.config.steps, "wall_s": round(elapsed, 2), "best": history["best"]}
+        if score is not None:
+            title = f"{self.config.algorithm} on {self.task.id}, seed {self.config.seed}"
+            picture = draw_run(self.folder.path, title, score)
+            summary |= {"score": score.row(), "returns": score.returns.tolist()}
+        self.folder.finish(summary)
+        return Result(self.folder.path, self.learner, score, picture)
+
+    def _finished(self) -> Result:
+        self._restore()
+        summary = json.loads(self.folder.done_file.read_text(encoding="utf-8"))
+        score = summarize(np.array(summary["returns"]), self.task.reference) if "returns" in summary else None
+        picture = self.folder.path / "picture.png"
+        return Result(self.folder.path, self.learner, score, picture if picture.exists() else None)
+
+
+def newest_state(folder: RunFolder) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read, or None if there never was one; says which could not.
+
+    Raises:
+        RunFolderError: There are checkpoints and none can be read.
+    """
+    damaged = None
+    for path, state in checkpoint.candidates(folder.checkpoints):
+        if not isinstance(state, DamagedFileError):
+            if damaged is not None:
+                print(f"warning: {damaged} Going on from {path.name}.", file=sys.stderr)
+            return state
+        damaged = state
+    if damaged is not None:
+        raise RunFolderError(f"No checkpoint of {folder.path} can be read: {damaged}")
+    return None
+
+
+def make_scorer(task: Task, seed: int, most: int, device: torch.device | str) -> Scorer | None:
+    """A function that plays episodes in the task's environment; None, with a warning, where there is none."""
+    try:
+        env = task.make_env(min(MOST_COPIES, most))
+    except MissingSimulatorError as error:
+        print(f"warning: no scores: {error}", file=sys.stderr)
+        return None
+    if env is None:
+        print(f"warning: no scores: no environment belongs to {task.id}.", file=sys.stderr)
+        return None
+
+    def score(learner: Algorithm, episodes: int) -> Score:
+        return summarize(play(learner, env, episode_seeds(seed, episodes), device), task.reference)
+
+    return score
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this name; `auto` is a GPU where there is one.
+
+    Raises:
+        ConfigError: A GPU was asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ConfigError(f"There is no {name} here ({torch.cuda.device_count()} GPUs, torch {torch.__version__}).")
+    return device

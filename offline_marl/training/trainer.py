@@ -1,0 +1,168 @@
+"""The loop, and the hooks that watch it: log, evaluate, checkpoint, each with its own period."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from offline_marl.algorithms.base import Algorithm
+from offline_marl.core.types import Metrics, Source
+from offline_marl.training.evaluation import Score
+from offline_marl.training.metrics import Logger
+
+
+class DivergedError(RuntimeError):
+    """A loss is no longer finite; the message says which and when."""
+
+
+class Hook(Protocol):
+    """Called after every update with the number of updates made so far."""
+
+    def __call__(self, step: int, algorithm: Algorithm, metrics: Metrics) -> None:
+        """Do whatever is due at this step."""
+        ...
+
+
+def train(algorithm: Algorithm, source: Source, hooks: Sequence[Hook], steps: range) -> None:
+    """Update once per step; everything else is a hook's."""
+    for step in steps:
+        metrics = algorithm.update(source.sample(algorithm.needs))
+        for hook in hooks:
+            hook(step, algorithm, metrics)
+
+
+class LogHook:
+    """Writes the mean of each metric over a period and shows it on the bar.
+
+    Metrics stay on the device until the period ends, so that no update waits for the host.
+
+    Args:
+        loggers: Where rows go.
+        every: Updates in a period.
+        bar: The progress bar, advanced by the period.
+        elapsed: Seconds that the run had taken before this process.
+    """
+
+    def __init__(self, loggers: Sequence[Logger], every: int, bar: tqdm[Any], elapsed: float = 0.0) -> None:
+        self.loggers = loggers
+        self.every = every
+        self.bar = bar
+        self._began = time.monotonic() - elapsed
+        self._pending: list[Metrics] = []
+        self._shown: dict[str, str] = {}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent on the run, over all its processes."""
+        return time.monotonic() - self._began
+
+    def __call__(self, step: int, algorithm: Algorithm, metrics: Metrics) -> None:
+        """Keep the metrics; flush at the end of a period."""
+        self._pending.append(metrics)
+        if step % self.every == 0:
+            self.flush(step)
+
+    def flush(self, step: int) -> None:
+        """Write what is pending.
+
+        Raises:
+            DivergedError: A metric is not finite; says which, and at which step it first was so.
+        """
+        if not self._pending:
+            return
+        names = list(self._pending[0])
+        table = (
+            torch.stack([torch.stack([metrics[name] for name in names]) for metrics in self._pending]).double().cpu()
+        )
+        count = len(self._pending)
+        self._pending.clear()
+        self._refuse_unfinite(table, names, step - count)
+        row = dict(zip(names, table.mean(0).tolist(), strict=True))
+        for logger in self.loggers:
+            logger.write("train", {"step": step, "wall_s": round(self.elapsed, 2), **row})
+        self.bar.update(count)
+        losses = {name.removeprefix("loss/"): f"{value:.3g}" for name, value in row.items() if name.startswith("loss/")}
+        self.show(losses)
+
+    def show(self, figures: dict[str, str]) -> None:
+        """Put figures on the bar beside those already there."""
+        self._shown |= figures
+        self.bar.set_postfix(self._shown, refresh=False)
+
+    def write(self, kind: str, row: dict[str, Any]) -> None:
+        """Write one row to every logger."""
+        for logger in self.loggers:
+            logger.write(kind, row)
+
+    @staticmethod
+    def _refuse_unfinite(table: Tensor, names: Sequence[str], before: int) -> None:
+        bad = (~torch.isfinite(table)).nonzero()
+        if len(bad):
+            row, column = bad[0].tolist()
+            raise DivergedError(
+                f"{names[column]} became {table[row, column].item()} at step {before + row + 1}; "
+                "the checkpoint before it is kept (try a smaller --lr or a --grad-clip)."
+            )
+
+
+class EvaluateHook:
+    """Scores the policy as it learns, and remembers the best and the last score.
+
+    Args:
+        score: Plays some episodes with the algorithm; None where there is nothing to act in.
+        every: Updates between scores; 0 for never.
+        last: The last step, which is scored apart and with more episodes.
+        log: Takes the rows and shows the score.
+    """
+
+    def __init__(self, score: Callable[[Algorithm], Score] | None, every: int, last: int, log: LogHook) -> None:
+        self.score = score
+        self.every = every
+        self.last = last
+        self.log = log
+        self.history: dict[str, Any] = {"best": None, "last": None}
+
+    def __call__(self, step: int, algorithm: Algorithm, metrics: Metrics) -> None:
+        """Evaluate if it is time."""
+        if self.score is not None and self.every and step % self.every == 0 and step != self.last:
+            self.log.flush(step)
+            self.note(step, self.score(algorithm))
+
+    def note(self, step: int, score: Score) -> None:
+        """Keep and show one score."""
+        row = {"step": step, **score.row()}
+        self.log.write("eval", row)
+        shown = score.mean if score.normalized is None else score.normalized[0]
+        best = self.history["best"]
+        self.history["last"] = row
+        if best is None or row["return"] > best["return"]:
+            self.history["best"] = row
+        self.log.show({"score": f"{shown:.1f}"})
+
+
+class CheckpointHook:
+    """Saves the run so that it can go on as if it had never stopped.
+
+    Args:
+        save: Writes a checkpoint of this step.
+        every: Updates between checkpoints; 0 for only the last.
+        last: The last step, which is always saved.
+        log: Flushed first, so that no diverged state is ever saved.
+    """
+
+    def __init__(self, save: Callable[[int], None], every: int, last: int, log: LogHook) -> None:
+        self.save = save
+        self.every = every
+        self.last = last
+        self.log = log
+
+    def __call__(self, step: int, algorithm: Algorithm, metrics: Metrics) -> None:
+        """Save if it is time."""
+        if step == self.last or (self.every and step % self.every == 0):
+            self.log.flush(step)
+            self.save(step)

@@ -1,0 +1,36 @@
+"""What every test stands on: one torch thread, and one cache folder a session for data made on first use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before torch is imported, here and in the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    try:
+        import torch
+    except ImportError:  # tests that need no torch still run
+        return
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Points OFFLINE_MARL_HOME away from the user's cache; built-in data is made once and shared by all tests.
+
+    Session-wide, so that session fixtures see it too. A test that wants an empty cache sets its own with `monkeypatch`.
+    """
+    home = tmp_path_factory.mktemp("offline_marl_home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OFFLINE_MARL_HOME", str(home))
+        yield home
+
+
+# --- axes ---------------------------------------------------------------------------------------------------------
+# Every function of offline_marl.losses is wrapped in the axes checker here.

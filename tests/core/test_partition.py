@@ -1,0 +1,302 @@
+"""Every table of partition.py against the MuJoCo model it speaks of, and a few by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from offline_marl.core.partition import SCENARIOS, Partition, confs, partition, scenario_of, split_task, views
+
+ALL = [(s, c, v) for s in SCENARIOS for c in confs(s) for v in views(s, c)]
+OBS_DIM = {"reacher": 10, "ant": 27, "halfcheetah": 17, "hopper": 11, "walker2d": 17}
+ACT_DIM = {"reacher": 2, "ant": 8, "halfcheetah": 6, "hopper": 3, "walker2d": 6}
+
+# Joint names of the models, written out again here so that a slip in the tables cannot hide behind itself.
+BACK, FRONT = ["bthigh", "bshin", "bfoot"], ["fthigh", "fshin", "ffoot"]
+RIGHT, LEFT = ["thigh_joint", "leg_joint", "foot_joint"], ["thigh_left_joint", "leg_left_joint", "foot_left_joint"]
+FRONT_LEFT, FRONT_RIGHT = ["hip_1", "ankle_1"], ["hip_2", "ankle_2"]
+BACK_LEFT, BACK_RIGHT = ["hip_3", "ankle_3"], ["hip_4", "ankle_4"]
+OWN = {
+    ("reacher", "2x1"): [["joint0"], ["joint1"]],
+    ("reacher", "2x1notip"): [["joint0"], ["joint1"]],
+    ("reacher", "2x1first"): [["joint0"], ["joint1"]],
+    ("reacher", "2x1second"): [["joint0"], ["joint1"]],
+    ("ant", "4x2"): [FRONT_LEFT, FRONT_RIGHT, BACK_LEFT, BACK_RIGHT],
+    ("ant", "t4x2"): [FRONT_LEFT, FRONT_RIGHT, BACK_LEFT, BACK_RIGHT],
+    ("ant", "2x4"): [FRONT_LEFT + FRONT_RIGHT, BACK_LEFT + BACK_RIGHT],
+    ("ant", "2x4d"): [FRONT_LEFT + BACK_RIGHT, FRONT_RIGHT + BACK_LEFT],
+    ("halfcheetah", "2x3"): [BACK, FRONT],
+    ("halfcheetah", "6x1"): [[joint] for joint in BACK + FRONT],
+    ("hopper", "3x1"): [[joint] for joint in RIGHT],
+    ("walker2d", "2x3"): [RIGHT, LEFT],
+    ("walker2d", "6x1"): [[joint] for joint in RIGHT + LEFT],
+}
+TORSO_PARTS = {
+    "0": "",
+    "0t": "still vx vy vz",
+    "0tv": "vx vy vz",
+    "0txv": "vx",
+    "0tyv": "vy",
+    "0txyv": "vx vy",
+    "0tnv": "still",
+}
+
+
+class Probe:
+    """Moves one coordinate of the simulator at a time and reports which observation columns follow."""
+
+    def __init__(self, scenario: str) -> None:
+        gymnasium = pytest.importorskip("gymnasium")
+        self.mujoco = pytest.importorskip("mujoco")
+        name = {"halfcheetah": "HalfCheetah", "walker2d": "Walker2d"}.get(scenario, scenario.capitalize())
+        options: dict[str, Any] = {"include_cfrc_ext_in_observation": False} if scenario == "ant" else {}
+        self.env = gymnasium.make(f"{name}-v5", **options).unwrapped
+        self.env.reset(seed=0)
+        self.model, self.data = self.env.model, self.env.data
+
+    def observe(self) -> np.ndarray:
+        self.mujoco.mj_kinematics(self.model, self.data)
+        self.mujoco.mj_comPos(self.model, self.data)
+        return np.array(self.env._get_obs())
+
+    def followers(self, coordinates: np.ndarray, i: int) -> set[int]:
+        kept = coordinates.copy()
+        before = self.observe()
+        coordinates[i] += 0.37
+        after = self.observe()
+        coordinates[:] = kept
+        return set(np.flatnonzero(~np.isclose(before, after)).tolist())
+
+    def joint_id(self, joint: str) -> int:
+        return int(self.mujoco.mj_name2id(self.model, self.mujoco.mjtObj.mjOBJ_JOINT, joint))
+
+    def angle(self, joint: str) -> set[int]:
+        return self.followers(self.data.qpos, self.model.jnt_qposadr[self.joint_id(joint)])
+
+    def velocity(self, joint: str) -> set[int]:
+        return self.followers(self.data.qvel, self.model.jnt_dofadr[self.joint_id(joint)])
+
+    def action(self, joint: str) -> int:
+        (actuator,) = np.flatnonzero(self.model.actuator_trnid[:, 0] == self.joint_id(joint))
+        return int(actuator)
+
+    def torso(self, scenario: str) -> dict[str, set[int]]:
+        """Columns of the torso's parts: a free joint on ant, three named joints on the planar bodies."""
+        if scenario == "ant":
+            parts = {f"v{axis}": self.followers(self.data.qvel, i) for i, axis in enumerate("xyz")}
+            moved = [self.followers(self.data.qpos, i) for i in range(7)]
+            assert moved[:2] == [set(), set()], "x and y are not observed"
+            parts["still"] = set().union(*moved, *(self.followers(self.data.qvel, i) for i in range(3, 6)))
+            return parts
+        assert self.angle("rootx") == set(), "x is not observed"
+        still = self.angle("rootz") | self.angle("rooty") | self.velocity("rooty")
+        return {"vx": self.velocity("rootx"), "vz": self.velocity("rootz"), "vy": set(), "still": still}
+
+
+@pytest.fixture
+def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Probe]:
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log where it stands.
+    return Probe
+
+
+@pytest.mark.mujoco
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_widths_are_the_simulators(scenario: str, probe: Callable[[str], Probe]) -> None:
+    env = probe(scenario).env
+    assert env.observation_space.shape == (OBS_DIM[scenario],)
+    assert env.action_space.shape == (ACT_DIM[scenario],)
+
+
+@pytest.mark.mujoco
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_each_agent_moves_the_actuators_of_its_joints(scenario: str, probe: Callable[[str], Probe]) -> None:
+    simulator = probe(scenario)
+    for conf in confs(scenario):
+        expected = [sorted(map(simulator.action, own)) for own in OWN[scenario, conf]]
+        assert [list(row) for row in partition(scenario, conf, "0").act_index] == expected
+
+
+@pytest.mark.mujoco
+@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s != "reacher"])
+def test_each_agent_sees_its_joints_and_the_torso_parts_of_the_view(
+    scenario: str, probe: Callable[[str], Probe]
+) -> None:
+    simulator = probe(scenario)
+    torso = simulator.torso(scenario)
+    seen = {
+        joint: simulator.angle(joint) | simulator.velocity(joint) for joint in chain(*OWN[scenario, confs(scenario)[0]])
+    }
+    assert all(len(columns) == 2 for columns in seen.values())
+    for conf in confs(scenario):
+        for view in views(scenario, conf)[1:]:
+            shown = set().union(*(torso[part] for part in TORSO_PARTS[view].split()))
+            expected = [sorted(shown.union(*(seen[joint] for joint in own))) for own in OWN[scenario, conf]]
+            if conf == "t4x2":
+                expected[0] = sorted(set(expected[0]).union(*torso.values()))
+            assert [list(row) for row in partition(scenario, conf, view).obs_index] == expected, (conf, view)
+
+
+@pytest.mark.mujoco
+def test_reacher_columns_follow_the_joint_they_are_given_to(probe: Callable[[str], Probe]) -> None:
+    simulator = probe("reacher")
+    tip = {8, 9}
+    for agent, joint in enumerate(["joint0", "joint1"]):
+        own = (simulator.angle(joint) - tip) | simulator.velocity(joint)
+        target = (simulator.angle("target_x") | simulator.angle("target_y")) - tip
+        assert simulator.angle(joint) >= tip
+        assert simulator.angle("target_x") | simulator.angle("target_y") == target | tip
+        assert simulator.velocity("target_x") | simulator.velocity("target_y") == set()
+        assert set(partition("reacher", "2x1notip", "0").obs_index[agent]) == own | target
+        assert set(partition("reacher", "2x1", "0").obs_index[agent]) == own | target | tip
+        leader, follower = partition("reacher", "2x1first", "0").obs_index
+        assert set(leader) - set(follower) == target
+
+
+@pytest.mark.mujoco
+def test_reacher_columns_hold_cosine_sine_target_velocity_and_tip(probe: Callable[[str], Probe]) -> None:
+    simulator = probe("reacher")
+    simulator.data.qpos[:] = 0.3, -0.8, 0.11, -0.05
+    simulator.data.qvel[:] = 1.5, -2.5, 0, 0
+    tip = np.array([0.1 * np.cos(0.3) + 0.11 * np.cos(-0.5), 0.1 * np.sin(0.3) + 0.11 * np.sin(-0.5)])
+    angles = [np.cos(0.3), np.cos(-0.8), np.sin(0.3), np.sin(-0.8)]
+    expected = [*angles, 0.11, -0.05, 1.5, -2.5, *(tip - [0.11, -0.05])]
+    np.testing.assert_allclose(simulator.observe(), expected, atol=1e-9)
+
+
+def test_reacher_by_hand() -> None:
+    assert partition("reacher", "2x1notip", "0") == Partition(
+        scenario="reacher",
+        conf="2x1notip",
+        view="0",
+        agents=("agent_0", "agent_1"),
+        obs_index=((0, 2, 4, 5, 6), (1, 3, 4, 5, 7)),
+        act_index=((0,), (1,)),
+    )
+    assert partition("reacher", "2x1first", "0").obs_index == ((0, 1, 2, 3, 4, 5, 6, 7), (0, 1, 2, 3, 6, 7))
+    assert partition("reacher", "2x1second", "0").obs_index == ((0, 1, 2, 3, 6, 7), (0, 1, 2, 3, 4, 5, 6, 7))
+    assert partition("reacher", "2x1", "0").obs_index == ((0, 2, 4, 5, 6, 8, 9), (1, 3, 4, 5, 7, 8, 9))
+    assert partition("reacher", "2x1", "full").obs_index == (tuple(range(10)),) * 2
+
+
+def test_only_agent_0_of_t4x2_sees_the_torso() -> None:
+    ant = partition("ant", "t4x2", "0")
+    assert ant.key == "t4x2_0"
+    assert ant.agents == ("agent_0", "agent_1", "agent_2", "agent_3")
+    assert ant.obs_index == (
+        (0, 1, 2, 3, 4, 5, 6, 13, 14, 15, 16, 17, 18, 19, 20),
+        (7, 8, 21, 22),
+        (9, 10, 23, 24),
+        (11, 12, 25, 26),
+    )
+    assert ant.act_index == ((2, 3), (4, 5), (6, 7), (0, 1))
+    assert ant.obs_dims == (15, 4, 4, 4)
+    assert ant.act_dims == (2, 2, 2, 2)
+
+
+def test_planar_bodies_by_hand() -> None:
+    assert partition("hopper", "3x1", "0txv").obs_index == ((2, 5, 8), (3, 5, 9), (4, 5, 10))
+    walker = partition("walker2d", "2x3", "0tnv")
+    assert walker.obs_index == ((0, 1, 2, 3, 4, 10, 11, 12, 13), (0, 1, 5, 6, 7, 10, 14, 15, 16))
+    assert partition("halfcheetah", "6x1", "0tv").obs_index[5] == (7, 8, 9, 16)
+
+
+@pytest.mark.parametrize(("scenario", "conf", "view"), ALL)
+def test_every_action_column_has_one_mover(scenario: str, conf: str, view: str) -> None:
+    moved = chain(*partition(scenario, conf, view).act_index)
+    assert sorted(moved) == list(range(ACT_DIM[scenario]))
+
+
+@pytest.mark.parametrize(("scenario", "conf", "view"), ALL)
+def test_columns_ascend_and_exist(scenario: str, conf: str, view: str) -> None:
+    part = partition(scenario, conf, view)
+    for row in part.obs_index + part.act_index:
+        assert list(row) == sorted(set(row))
+    assert all(0 <= column < OBS_DIM[scenario] for column in chain(*part.obs_index))
+    if view == "full":
+        assert part.obs_dims == (OBS_DIM[scenario],) * len(part.agents)
+
+
+@pytest.mark.parametrize(("scenario", "conf", "view"), ALL)
+def test_splitting_shows_own_columns_and_pads_with_zeros(scenario: str, conf: str, view: str) -> None:
+    part = partition(scenario, conf, view)
+    obs = np.random.default_rng(0).normal(size=(3, 5, OBS_DIM[scenario])).astype(np.float32)
+    split = part.split_obs(obs)
+    assert split.shape == (3, 5, len(part.agents), max(part.obs_dims))
+    assert split.dtype == np.float32
+    for agent, row in enumerate(part.obs_index):
+        np.testing.assert_array_equal(split[..., agent, : len(row)], obs[..., list(row)])
+        assert not split[..., agent, len(row) :].any()
+    index, present = part.padded_obs_index()
+    assert index.dtype == np.int64 and present.dtype == np.bool_
+    np.testing.assert_array_equal(split, obs[..., index] * present)
+
+
+@pytest.mark.parametrize(("scenario", "conf", "view"), ALL)
+def test_joining_undoes_splitting(scenario: str, conf: str, view: str) -> None:
+    part = partition(scenario, conf, view)
+    joint = np.random.default_rng(0).normal(size=(4, ACT_DIM[scenario]))
+    split = part.split_actions(joint)
+    assert split.shape == (4, len(part.agents), max(part.act_dims))
+    np.testing.assert_array_equal(part.join_actions(split), joint)
+    agent, position = part.join_index()
+    assert agent.dtype == position.dtype == np.int64
+    np.testing.assert_array_equal(split[..., agent, position], joint)
+    np.testing.assert_array_equal(part.join_actions(part.split_actions(joint[0])), joint[0])
+
+
+def test_uneven_agents_are_padded_and_joined() -> None:
+    part = Partition("toy", "a", "b", ("agent_0", "agent_1"), ((0,), (1, 2)), ((2, 0), (1,)))
+    np.testing.assert_array_equal(part.split_actions(np.array([10, 11, 12])), [[12, 10], [11, 0]])
+    np.testing.assert_array_equal(part.split_obs(np.array([np.nan, 1.0, 2.0])), [[np.nan, 0], [1, 2]])
+    np.testing.assert_array_equal(part.join_actions(np.array([[12, 10], [11, 99]])), [10, 11, 12])
+
+
+@pytest.mark.parametrize("act_index", [((0,), (0,)), ((0,), (2,))])
+def test_a_column_moved_twice_or_never_is_refused(act_index: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(ValueError, match="moved by one agent"):
+        Partition("toy", "a", "b", ("agent_0", "agent_1"), ((0,), (1,)), act_index)
+
+
+def test_confs_and_views_are_listed() -> None:
+    assert SCENARIOS == ("reacher", "ant", "halfcheetah", "hopper", "walker2d")
+    assert {(s, c) for s, c, _ in ALL} == set(OWN)
+    assert views("reacher", "2x1first") == ("full", "0")
+    assert set(views("ant", "2x4d")) == {"full", *TORSO_PARTS}
+    assert set(views("hopper", "3x1")) == {"full", "0", "0t", "0tv", "0txv", "0tnv"}
+
+
+def test_a_task_id_is_read_from_the_right() -> None:
+    assert split_task("reacher-scripted-mix-v0_2x1notip_0") == ("reacher-scripted-mix-v0", "2x1notip", "0")
+    assert split_task("my_own_data_2x1_full") == ("my_own_data", "2x1", "full")
+    assert scenario_of("ant-full-replay-v2") == "ant"
+    assert scenario_of("hopper") == "hopper"
+
+
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (lambda: partition("anti", "4x2", "0"), "unknown scenario 'anti'; there is reacher, ant, halfcheetah"),
+        (lambda: confs("anti"), "unknown scenario 'anti'; there is reacher, ant"),
+        (lambda: partition("ant", "2x3", "0"), "unknown ant conf '2x3'; there is 4x2, t4x2, 2x4, 2x4d."),
+        (lambda: views("hopper", "2x3"), "unknown hopper conf '2x3'; there is 3x1."),
+        (
+            lambda: partition("hopper", "3x1", "0tyv"),
+            "unknown hopper view '0tyv'; there is full, 0, 0t, 0tv, 0txv, 0tnv.",
+        ),
+        (lambda: partition("reacher", "2x1", "0t"), "unknown reacher view '0t'; there is full, 0."),
+        (lambda: scenario_of("humanoid-v2"), "unknown scenario of data 'humanoid-v2': 'humanoid'; there is reacher"),
+        (lambda: split_task("reacher-v0_2x1"), "'reacher-v0_2x1' is not a task <data>_<conf>_<view>"),
+        (lambda: split_task("_2x1_0"), "'_2x1_0' is not a task <data>_<conf>_<view>"),
+        (lambda: split_task(""), "'' is not a task <data>_<conf>_<view>"),
+    ],
+)
+def test_wrong_names_are_answered_in_one_sentence(ask: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(ValueError) as error:
+        ask()
+    assert str(error.value).startswith(sentence)
+    assert str(error.value).count("\n") == 0
