@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from offline_marl.core.types import Policy as Policy
     from offline_marl.core.types import Spec as Spec
     from offline_marl.datasets.base import Dataset as Dataset
-    from offline_marl.training.config import RunConfig as RunConfig
+    from offline_marl.training.run import Result as Result
     from offline_marl.training.run import evaluate as evaluate
     from offline_marl.training.run import load as load
     from offline_marl.training.run import load_dataset as load_dataset
+    from offline_marl.training.run import resume as resume
     from offline_marl.training.run import train as train
 
 _HOMES = {
@@ -34,19 +35,21 @@ _HOMES = {
     "Policy": "core.types",
     "Spec": "core.types",
     "Dataset": "datasets.base",
-    "RunConfig": "training.config",
+    "Result": "training.run",
     "evaluate": "training.run",
     "load": "training.run",
     "load_dataset": "training.run",
+    "resume": "training.run",
     "train": "training.run",
 }
 
 __all__ = [  # noqa: RUF022 - grouped by what one does with them
     "train",
+    "resume",
     "evaluate",
     "load",
     "load_dataset",
-    "RunConfig",
+    "Result",
     "Dataset",
     "Batch",
     "Spec",

@@ -46,8 +46,8 @@ class AlgorithmConfig(Config):
     """Past (obs, action) pairs that each agent reads through the history encoder; the published runs use 10."""
     share_parameters: bool = False
     """One set of weights for all agents, who then read a one-hot of their index."""
-    standardize_obs: bool = False
-    """Subtract the mean and divide by the standard deviation of the training data's observations."""
+    standardize_obs: bool = True
+    """Standardise observations by the training data's mean and deviation; the published code does not."""
 
 
 class Algorithm(nn.Module, ABC):

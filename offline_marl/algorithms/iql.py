@@ -71,8 +71,7 @@ class IQL(Algorithm):
 
         self.descend(value_loss + actor_loss + critic_loss)
         polyak(self.target_critic, self.critic, config.tau)
-        if self.window:
-            polyak(self.target_inputs, self.inputs, config.tau)
+        polyak(self.target_inputs, self.inputs, config.tau)
         return {
             "loss/value": value_loss.detach(),
             "loss/actor": actor_loss.detach(),

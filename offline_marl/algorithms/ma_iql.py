@@ -75,7 +75,8 @@ class MAIQL(Algorithm):
         value_loss = bellman.expectile(advantages, config.expectile).mean()
 
         log_probs = self.actor(features, batch.avail_actions).log_prob(batch.actions)
-        shares = advantages.unsqueeze(-1) if config.weighting == "team" else target_qs.amin(0) - values
+        team = advantages.unsqueeze(-1).expand_as(values)
+        shares = team if config.weighting == "team" else target_qs.amin(0) - values
         weights = policy.advantage_weights(shares.detach(), config.temperature, config.max_weight)
         actor_loss = policy.weighted_bc(log_probs, weights).sum(-1).mean()
 

@@ -80,7 +80,7 @@ def load_tree(path: Path, kind: str) -> tuple[dict[str, Any], str]:
         raise DamagedFileError(f"{path} cannot be read as a {kind}: {error}.") from None
     if header.get("kind") != kind:
         raise DamagedFileError(f"{path} is not a {kind} of this library.")
-    if _checksum(tensors, header["tree"]) != header["sha256"]:
+    if _checksum(tensors, header.get("tree", "")) != header.get("sha256"):
         raise DamagedFileError(f"{path} is damaged: its content does not match its checksum.")
     return _attach(json.loads(header["tree"]), tensors), header["sha256"]
 

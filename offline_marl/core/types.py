@@ -98,6 +98,8 @@ class Needs:
     """Whether a global state is required."""
     window: int = 0
     """History length; set per instance from its config."""
+    length: int = 1
+    """Steps of a segment."""
 
 
 @dataclass(frozen=True, slots=True)

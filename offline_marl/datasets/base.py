@@ -23,6 +23,11 @@ Flat = TypeVar("Flat", "Recording", "Dataset")
 
 SEEN = frozenset({"obs", "state", "avail_actions"})
 """Fields with time+1 rows an episode; the others have time."""
+DTYPES = {
+    **dict.fromkeys(("obs", "state", "rewards"), (torch.float32,)),
+    **dict.fromkeys(("terminations", "truncations", "avail_actions"), (torch.bool,)),
+    "actions": (torch.float32, torch.int64),
+}
 OUTSIDE = 1.0 + 1e-6
 
 
@@ -56,7 +61,17 @@ class Recording:
         return self
 
     def split(self, partition: Partition) -> Dataset:
-        """The multi-agent data set of this partition; an index, vectorised over all rows."""
+        """The multi-agent data set of this partition; an index, vectorised over all rows.
+
+        Raises:
+            DataError: The partition is of another body: it names columns that are not there.
+        """
+        sees, moves = max(map(max, partition.obs_index)) + 1, sum(partition.act_dims)
+        if sees > self.state.shape[1] or moves != self.actions.shape[1]:
+            raise DataError(
+                f"{partition.scenario} {partition.key} sees {sees} columns and moves {moves}, "
+                f"the recording holds {self.state.shape[1]} and {self.actions.shape[1]}."
+            )
         obs = _columns(self.state, *partition.padded_obs_index())
         actions = _columns(self.actions, *partition.padded_act_index())
         n_agents = len(partition.agents)
@@ -104,7 +119,12 @@ class Dataset:
 
         def joined(name: str) -> Any:
             values = [getattr(episode, name) for episode in episodes]
-            return torch.cat(values) if values[0] is not None else None
+            given = [value for value in values if value is not None]
+            if given and len(given) < len(values):
+                raise DataError(f"Only some of the episodes hold '{name}'.")
+            if len({value.shape[1:] for value in given}) > 1:
+                raise DataError(f"Episodes differ in the width of '{name}'.")
+            return torch.cat(given) if given else None
 
         tensors = {item.name: joined(item.name) for item in fields(Episode)}
         lengths = torch.tensor([len(episode) for episode in episodes])
@@ -130,6 +150,13 @@ class Dataset:
         discrete = not self.actions.is_floating_point()
         if discrete != self.spec.discrete:
             raise DataError(f"The spec says {self.spec.action_kind} actions, the data holds {self.actions.dtype}.")
+        wide = (self.spec.n_agents,) if discrete else (self.spec.n_agents, self.spec.act_dim)
+        if tuple(self.actions.shape[1:]) != wide:
+            raise DataError(f"Actions have axes {tuple(self.actions.shape[1:])}, the spec says {wide}.")
+        if discrete:
+            unknown = int(((self.actions < 0) | (self.actions >= torch.tensor(self.spec.act_dims))).sum())
+            if unknown:
+                raise DataError(f"{unknown} actions are choices that their agent does not have.")
         return self
 
     def episode(self, index: int) -> Episode:
@@ -244,6 +271,9 @@ def _check(data: Recording | Dataset) -> None:
         value = getattr(data, item.name)
         if not isinstance(value, Tensor) or item.name == "lengths":
             continue
+        if value.dtype not in DTYPES[item.name]:
+            wanted = " or ".join(str(dtype) for dtype in DTYPES[item.name])
+            raise DataError(f"Field '{item.name}' holds {value.dtype}, it should hold {wanted}.")
         expected = rows if item.name in SEEN else steps
         if len(value) != expected:
             raise DataError(f"Field '{item.name}' has {len(value)} rows, the episode lengths make {expected}.")

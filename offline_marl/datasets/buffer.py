@@ -24,12 +24,13 @@ class TransitionBuffer:
         data: The episodes.
         window: Past (obs, action) pairs in each row's history; 0 for none.
         device: Where the tensors live and batches are made.
+        state: Whether batches carry the global state, if the data has one.
 
     Raises:
         DataError: The window is longer than the longest episode.
     """
 
-    def __init__(self, data: Dataset, window: int = 0, device: torch.device | str = "cpu") -> None:
+    def __init__(self, data: Dataset, window: int = 0, device: torch.device | str = "cpu", state: bool = True) -> None:
         longest = int(data.lengths.max())
         if window > longest:
             raise DataError(f"A window of {window} is longer than every episode of the data (at most {longest} steps).")
@@ -45,10 +46,9 @@ class TransitionBuffer:
         self._rewards = data.rewards.to(device)
         self._terminations = data.terminations.to(device)
         self._truncations = data.truncations.to(device)
-        self._state = None if data.state is None else data.state.to(device)
+        self._state = data.state.to(device) if state and data.state is not None else None
         self._avail = None if data.avail_actions is None else data.avail_actions.to(device)
         self._offsets = torch.arange(-window, 1, device=device)
-        self._pairs = self._make_pairs() if window else None
 
     def __len__(self) -> int:
         """Number of transitions."""
@@ -90,23 +90,18 @@ class TransitionBuffer:
         mask = inside.unsqueeze(-1).expand(-1, -1, self.spec.n_agents)
         return replace(flat.map(lambda value: value.unflatten(0, (len(index), length))), mask=mask)
 
-    def view(self, index: Rows, needs: Needs, length: int) -> Batch:
+    def view(self, index: Rows, needs: Needs) -> Batch:
         """Transitions or segments, as `needs` says."""
-        return self.transitions(index) if needs.view == "transitions" else self.segments(index, length)
+        return self.transitions(index) if needs.view == "transitions" else self.segments(index, needs.length)
 
     def _histories(self, index: Rows) -> tuple[Tensor, Tensor]:
-        assert self._pairs is not None
         steps = index.unsqueeze(-1) + self._offsets
         inside = steps >= self._start[index].unsqueeze(-1)
-        taken = self._pairs[steps.clamp(min=0).flatten()]
-        n_agents, width = taken.shape[1:]
-        windows = taken.view(len(index), self.window + 1, n_agents, width)
-        windows = windows.masked_fill(~inside[..., None, None], 0.0).transpose(1, 2)
-        return windows[:, :, :-1], windows[:, :, 1:]
-
-    def _make_pairs(self) -> Tensor:
-        rows = torch.arange(len(self), device=self.device) + self._episode
-        actions = self._actions
+        # Steps before the episode are taken from anywhere and blanked.
+        taken = steps.clamp(min=0).flatten()
+        done = self._actions.index_select(0, taken)
         if self.spec.discrete:
-            actions = torch.nn.functional.one_hot(actions, self.spec.act_dim).to(self._obs.dtype)
-        return torch.cat([self._obs[rows], actions], dim=-1)
+            done = torch.nn.functional.one_hot(done, self.spec.act_dim).to(self._obs.dtype)
+        pairs = torch.cat([self._obs.index_select(0, taken + self._episode[taken]), done], dim=-1)
+        windows = pairs.view(*steps.shape, *pairs.shape[1:]).masked_fill_(~inside[..., None, None], 0.0).transpose(1, 2)
+        return windows[:, :, :-1], windows[:, :, 1:]

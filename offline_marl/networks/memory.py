@@ -74,10 +74,15 @@ class HistoryEncoder(nn.Module):
         heard = torch.bmm(weights, pairs).view_as(flat)
         mixed = torch.bmm(torch.cat([flat, heard], dim=-1), torch.cat([basis, value], dim=1))
         normal = nn.functional.layer_norm(mixed, (self.width,))
-        hidden = torch.addcmul(self.shift, normal, self.scale)
-        scores = torch.bmm(torch.tanh(self.score(hidden)), self.seeker).view(members * rows, 1, window)
-        summed = torch.bmm(torch.softmax(scores, dim=-1), hidden.view(members * rows, window, self.width))
-        return summed.view(members, rows, self.width)
+        scores = torch.bmm(torch.tanh(self._score(normal)), self.seeker).view(members * rows, 1, window)
+        summed = torch.bmm(torch.softmax(scores, dim=-1), normal.view(members * rows, window, self.width))
+        # The weights sum to 1, so scaling and shifting the sum is scaling and shifting each h_t.
+        return torch.addcmul(self.shift, summed.view(members, rows, self.width), self.scale)
+
+    def _score(self, normal: Tensor) -> Tensor:
+        """W (scale * normal + shift) + b, the scale and shift taken on the weights."""
+        weight, bias = self.score.weight, self.score.bias
+        return torch.baddbmm(torch.baddbmm(bias, self.shift, weight), normal, self.scale.transpose(1, 2) * weight)
 
     def _folded(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Maps from a frame beside its one-hot time to x and to its query, key and value."""

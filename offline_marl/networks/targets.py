@@ -21,4 +21,5 @@ def polyak(target: nn.Module, source: nn.Module, tau: float) -> None:
     """Move every parameter of `target` the fraction `tau` of the way to `source`, in one fused call."""
     ours = [p.data for p in target.parameters()]
     theirs = [p.data for p in source.parameters()]
-    torch._foreach_lerp_(ours, theirs, tau)
+    if ours:
+        torch._foreach_lerp_(ours, theirs, tau)

@@ -68,7 +68,7 @@ class Session:
         learner.place(device, derive(config.seed, "exploration"))
         if config.settings.get("standardize_obs"):
             learner.standardize(*obs_statistics(task.data))
-        buffer = TransitionBuffer(task.data, learner.window, device)
+        buffer = TransitionBuffer(task.data, learner.window, device, state=learner.needs.state)
         self.source = DatasetSource(buffer, learner.batch_size, Generators(config.seed, device).get("batches"))
         self.score = make_scorer(task, config.eval_seed, max(config.eval_episodes, config.final_episodes), device)
 

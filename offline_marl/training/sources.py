@@ -17,19 +17,17 @@ class DatasetSource:
         buffer: The transitions, on the training device.
         batch_size: Rows of a batch; segments of a batch if segments are asked for.
         generator: Draws the rows; on the buffer's device.
-        length: Steps of a segment.
     """
 
-    def __init__(self, buffer: TransitionBuffer, batch_size: int, generator: torch.Generator, length: int = 1) -> None:
+    def __init__(self, buffer: TransitionBuffer, batch_size: int, generator: torch.Generator) -> None:
         self.buffer = buffer
         self.batch_size = batch_size
         self.generator = generator
-        self.length = length
 
     def sample(self, needs: Needs) -> Batch:
         """The next batch."""
         index = torch.randint(len(self.buffer), (self.batch_size,), generator=self.generator, device=self.buffer.device)
-        return self.buffer.view(index, needs, self.length)
+        return self.buffer.view(index, needs)
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state is the whole cursor."""

@@ -1,0 +1,99 @@
+"""Train presets over seeds and write one row per run: `python benchmarks/run.py [PRESET ...] [--seeds 0 1 2]`.
+
+PRESET is a file below benchmarks/presets, named with or without that folder and its ending; without any,
+all presets of the embedded Reacher sets run. Finished runs are not run again and stopped ones are resumed,
+so the command can be repeated until the table is whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+FIELDS = (
+    "algo dataset seed step return return_low return_high normalized_return normalized_low normalized_high "
+    "episodes commit wall_s"
+).split()
+
+
+def find_presets(names: list[str]) -> list[Path]:
+    if not names:
+        return sorted((HERE / "presets").glob("*/reacher-scripted-*.toml"))
+    found = []
+    for name in names:
+        options = [Path(name), HERE / "presets" / name, HERE / "presets" / f"{name}.toml"]
+        path = next((option for option in options if option.is_file()), None)
+        if path is None:
+            sys.exit(f"error: There is no preset {name} (looked for {', '.join(map(str, options))}).")
+        found.append(path)
+    return found
+
+
+def train(preset: Path, seed: int, folder: Path) -> None:
+    """One run in a process of its own, on one thread."""
+    program = [sys.executable, "-m", "offline_marl"]
+    if (folder / "config.json").exists():
+        command = [*program, "resume", str(folder)]
+    else:
+        algorithm = preset.parent.name.replace("_", "-")
+        command = [*program, "train", algorithm, "--config", str(preset), "--seed", str(seed), "--out", str(folder)]
+    log = folder.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as stream:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False)
+    print(f"{'done' if done.returncode == 0 else 'FAILED'}  {folder}", file=sys.stderr)
+
+
+def collect(folder: Path) -> dict[str, object] | None:
+    if not (folder / "DONE").exists():
+        return None
+    done, config, versions = (json.loads((folder / name).read_text()) for name in ("DONE", "config.json", "versions.json"))
+    return {
+        "algo": config["algorithm"],
+        "dataset": config["dataset"],
+        "seed": config["seed"],
+        "step": done["steps"],
+        **{key: round(value, 4) for key, value in done["score"].items()},
+        "commit": versions.get("commit", "")[:10],
+        "wall_s": done["wall_s"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("presets", nargs="*", metavar="PRESET")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, one thread each")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of the runs")
+    parser.add_argument("--results", type=Path, default=HERE / "results" / "reacher_scripted.csv")
+    options = parser.parse_args()
+    presets = find_presets(options.presets)
+    places = {
+        (preset, seed): options.out / preset.parent.name / f"{preset.stem}_seed{seed}"
+        for seed in options.seeds
+        for preset in presets
+    }
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda key: train(*key, places[key]), places))
+    rows = [row for row in map(collect, places.values()) if row is not None]
+    rows.sort(key=lambda row: (str(row["dataset"]), str(row["algo"]), int(str(row["seed"]))))
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    with options.results.open("w", newline="") as stream:
+        table = csv.DictWriter(stream, FIELDS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    print(f"{len(rows)} of {len(places)} runs finished; rows in {options.results}")
+    if len(rows) < len(places):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""The command line: finds the command, runs it, and turns every expected failure into one sentence and an exit code.
+
+What answers at once imports no torch; flags are read by `flags.py`, lists made by `listing.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offline_marl.core.config import ConfigError, build, suggest
+
+if TYPE_CHECKING:
+    from offline_marl.training.session import Result
+
+PROGRAM = "offline-marl"
+BAD_INPUT, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
+
+# By name, because importing their modules would import torch; the tests hold the names to the classes.
+EXIT_CODES = {
+    "offline_marl.core.axes.AxisError": BAD_INPUT,
+    "offline_marl.core.config.ConfigError": BAD_INPUT,
+    "offline_marl.core.files.DamagedFileError": BAD_INPUT,
+    "offline_marl.core.registry.RegistryError": BAD_INPUT,
+    "offline_marl.core.types.DataError": BAD_INPUT,
+    "offline_marl.datasets.catalog.UnknownDatasetError": BAD_INPUT,
+    "offline_marl.environments.base.MissingSimulatorError": BAD_INPUT,
+    "offline_marl.training.folder.RunFolderError": BAD_INPUT,
+    "offline_marl.training.metrics.MissingLoggerError": BAD_INPUT,
+    "offline_marl.training.trainer.DivergedError": FAILED,
+    "builtins.OSError": FAILED,
+}
+
+
+class Stopped(Exception):
+    """A run that ended early, for a reason that is no fault of the program."""
+
+    def __init__(self, code: int, line: str) -> None:
+        super().__init__(line)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word of the command line and what it does with the words behind it."""
+
+    usage: str
+    summary: str
+    run: Callable[[Sequence[str]], None]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Raises:
+        SystemExit: Always; its code is 0, 1 (failed at work), 2 (bad input) or 130 (interrupted).
+    """
+    try:
+        _choose("", COMMANDS, sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        code = 0
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing is left to say, also not when Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = PIPE_CLOSED
+    except KeyboardInterrupt:
+        code = _complain("interrupted.", INTERRUPTED)
+    except Stopped as stop:
+        code = _complain(str(stop), stop.code)
+    except Exception as error:
+        known = _exit_code(error)
+        if known is None:
+            raise
+        code = _complain(f"error: {_sentence(error)}", known)
+    raise SystemExit(code)
+
+
+def _complain(line: str, code: int) -> int:
+    print(" ".join(line.split()), file=sys.stderr)
+    return code
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The code of an expected failure; None for a bug, which should show its traceback."""
+    for kind in type(error).__mro__:
+        code = EXIT_CODES.get(f"{kind.__module__}.{kind.__qualname__}")
+        if code is not None:
+            return code
+    # The partition's sentences come as bare ValueErrors; any other ValueError is a bug.
+    frames = list(traceback.walk_tb(error.__traceback__))
+    told = frames[-1][0].f_globals.get("__name__") == "offline_marl.core.partition"
+    return BAD_INPUT if type(error) is ValueError and told else None
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}." if error.filename else f"{error.strerror}."
+    text = str(error) or type(error).__name__
+    return text if text.endswith((".", "!", "?", "`")) else f"{text}."
+
+
+def _choose(group: str, commands: Mapping[str, Command], args: Sequence[str]) -> None:
+    if not args or args[0] in {"-h", "--help"}:
+        _overview(group, commands)
+    elif args[0] == "--version" and not group:
+        print(f"{PROGRAM} {_version()}")
+    elif args[0] in commands:
+        commands[args[0]].run(args[1:])
+    else:
+        kind = "flag" if args[0].startswith("-") else "command"
+        raise ConfigError(f"Unknown {kind} '{group}{args[0]}': {suggest(args[0], commands)}.")
+
+
+def _overview(group: str, commands: Mapping[str, Command]) -> None:
+    from offline_marl.launch.listing import print_lines, table
+
+    if not group:
+        print(f"{PROGRAM} {_version()}: learn to act together from recorded data alone\n")
+    print(f"usage: {PROGRAM} {group}COMMAND ...\n")
+    print_lines(table([(f"{group}{name} {each.usage}".rstrip(), each.summary) for name, each in commands.items()]))
+    print(f"\n`{PROGRAM} {group}COMMAND --help` says more{'' if group else ', --version which version this is'}.")
+
+
+def _version() -> str:
+    try:
+        return metadata.version("offline-marl")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+def _list(args: Sequence[str]) -> None:
+    from offline_marl.launch.listing import algorithm_rows, dataset_rows, environment_rows, print_lines, table
+
+    shelves = {"algorithms": algorithm_rows, "environments": environment_rows, "datasets": dataset_rows}
+    wanted = _words(
+        "list", args, f"[{'|'.join(shelves)}]", "What there is: names, where they come from, what they are."
+    )
+    if wanted is None:
+        return
+    if wanted and wanted[0] not in shelves:
+        raise ConfigError(f"Unknown list '{wanted[0]}': {suggest(wanted[0], shelves)}.")
+    for name in wanted or shelves:
+        print(name)
+        print_lines(table(shelves[name]()) or ["  none"])
+
+
+def _data_list(args: Sequence[str]) -> None:
+    from offline_marl.launch.listing import dataset_rows, partition_lines, print_lines, table
+
+    wanted = _words("data list", args, "", "Data sets of the catalogue.", most=0)
+    if wanted is None:
+        return
+    print_lines(table(dataset_rows()))
+    print("\nTrain on NAME_CONF_VIEW, who moves what and who sees what:")
+    print_lines(f"  {line}" for line in partition_lines())
+    print("or on a file of this library's layout: FILE.safetensors, with _CONF_VIEW if it is not split among agents.")
+
+
+def _words(command: str, args: Sequence[str], usage: str, about: str, most: int = 1) -> Sequence[str] | None:
+    """The plain words behind a command that has no flags; None after `--help`."""
+    if any(arg in {"-h", "--help"} for arg in args):
+        print(f"usage: {PROGRAM} {command} {usage}".rstrip() + f"\n\n{about}")
+        return None
+    for arg in args:
+        if arg.startswith("-"):
+            raise ConfigError(f"Unknown flag '{arg}' of {command}: it has none but --help.")
+    if len(args) > most:
+        raise ConfigError(f"'{args[most]}' is one word too many for {command}; see `{PROGRAM} {command} --help`.")
+    return args
+
+
+def _train(args: Sequence[str]) -> None:
+    if not args or args[0] in {"-h", "--help"}:
+        return _train_overview()
+    name = args[0]
+    if name.startswith("-"):
+        raise ConfigError(f"train needs the ALGORITHM first, before {name}: `{PROGRAM} list algorithms` shows them.")
+    from offline_marl.algorithms.base import algorithms
+    from offline_marl.launch.flags import read_training
+
+    kind = algorithms.get(name)
+    summary = next(entry.summary for entry in algorithms.listings() if entry.name == name)
+    fields, out = read_training(name, kind.Config, summary, args[1:])
+    dataset = fields.pop("dataset")
+
+    from offline_marl.training import run
+    from offline_marl.training.session import pick_device
+
+    config = run.prepare(name, dataset, fields)
+    folder = out or Path("runs") / f"{name}_{Path(dataset).name}_seed{config.seed}"
+    device = pick_device(config.device)
+    print(f"{name} on {dataset}: {config.steps:,} updates on {device}, into {folder}", file=sys.stderr)
+    with _going(folder):
+        _report(run.train(name, dataset, out=folder, **fields))
+
+
+def _train_overview() -> None:
+    from offline_marl.launch.listing import algorithm_rows, print_lines, table
+
+    print(f"usage: {PROGRAM} train ALGORITHM --dataset ID [--config FILE] [--out DIR] [--FIELD VALUE ...]\n")
+    print_lines(table(algorithm_rows()))
+    print(
+        f"\n`{PROGRAM} train ALGORITHM --help` shows all fields of the run and of the algorithm, with their defaults;"
+    )
+    print(f"`{PROGRAM} data list` shows what ID can be.")
+
+
+def _resume(args: Sequence[str]) -> None:
+    from offline_marl.launch.flags import ResumeFlags, read
+
+    about = "Goes on with a run that was stopped, and ends exactly where it would have ended."
+    flags: ResumeFlags = build(ResumeFlags, read(ResumeFlags, "resume", "RUN", about, args))
+
+    from offline_marl.training import run
+
+    with _going(flags.run):
+        _report(run.resume(flags.run))
+
+
+def _evaluate(args: Sequence[str]) -> None:
+    from offline_marl.launch.flags import EvaluateFlags, read
+
+    about = "Scores a run's newest checkpoint in the environment that its data came from."
+    usage = "RUN [--episodes N] [--seed N]"
+    flags: EvaluateFlags = build(EvaluateFlags, read(EvaluateFlags, "evaluate", usage, about, args))
+
+    from offline_marl.training import run
+
+    print(run.evaluate(flags.run, flags.episodes, flags.seed))
+
+
+def _data_info(args: Sequence[str]) -> None:
+    from offline_marl.launch.flags import InfoFlags, read
+
+    about = "What is in a data set, or in a task on it; a set of the catalogue is made first if need be."
+    flags: InfoFlags = build(InfoFlags, read(InfoFlags, "data info", "ID [--json]", about, args))
+
+    from offline_marl.launch.describe import as_json, as_lines, describe
+
+    said = describe(flags.id)
+    print(as_json(said) if flags.as_json else "\n".join(as_lines(said)))
+
+
+@contextlib.contextmanager
+def _going(folder: Path) -> Iterator[None]:
+    """While a run is going: an interruption or a failing disk says what is kept and how to go on."""
+    resume = f"go on with `{PROGRAM} resume {shlex.quote(str(folder))}`"
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        begun = (folder / "config.json").exists()
+        raise Stopped(INTERRUPTED, f"interrupted: {resume}" if begun else "interrupted before the run began.") from None
+    except OSError as error:
+        place = error.filename or f"a file of {folder}"
+        kept = f"; the last good checkpoint is kept, {resume}" if any((folder / "checkpoints").glob("step_*")) else ""
+        raise Stopped(FAILED, f"error: {error.strerror or error}: {place}{kept}.") from None
+
+
+def _report(result: Result) -> None:
+    run = shlex.quote(str(result.folder))
+    print(result.score if result.score is not None else "no score: there is nothing to act in")
+    rows: list[tuple[str, Any]] = [("run folder", result.folder), ("picture", result.picture)]
+    rows += [("evaluate", f"{PROGRAM} evaluate {run} --episodes 1000" if result.score is not None else None)]
+    rows += [("see again", f"{PROGRAM} resume {run}")]
+    for name, value in rows:
+        if value is not None:
+            print(f"{name:<12}{value}")
+
+
+def _data(args: Sequence[str]) -> None:
+    _choose("data ", DATA_COMMANDS, args)
+
+
+DATA_COMMANDS = {
+    "list": Command("", "data sets of the catalogue, and how to name tasks on them", _data_list),
+    "info": Command("ID [--json]", "what is in a data set or task, and where it came from", _data_info),
+}
+COMMANDS = {
+    "list": Command("[algorithms|environments|datasets]", "what there is", _list),
+    "train": Command("ALGORITHM --dataset ID ...", "train on recorded data, score, draw", _train),
+    "resume": Command("RUN", "go on with a run that was stopped", _resume),
+    "evaluate": Command("RUN [--episodes N]", "score a run in the simulator", _evaluate),
+    "data": Command("list|info ...", "look at data", _data),
+}

@@ -1,0 +1,114 @@
+"""What `data info` says of a data set or task: sizes, widths, returns, and where it came from. Loads the data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offline_marl.core.partition import split_task
+from offline_marl.datasets.base import Dataset, Recording, episode_sums
+from offline_marl.datasets.catalog import CATALOG, Reference, find, home
+from offline_marl.training.data import SUFFIX, load_recording, open_task
+
+
+def describe(name: str) -> dict[str, Any]:
+    """All there is to say of a data set, a task or a file, as plain values.
+
+    Raises:
+        UnknownDatasetError: The catalogue has no such name.
+        ValueError: The conf or the view is unknown.
+        DataError: The file is missing, damaged or unusable.
+    """
+    if name.endswith(SUFFIX) or name in CATALOG or name.count("_") < 2:
+        data, path = load_recording(name), _path(name)
+    else:
+        data, path = open_task(name).data, _path(split_task(name)[0])
+    about = dict(data.metadata)
+    reference = Reference(**about["reference"]) if about.get("reference") else None
+    return {
+        "id": name,
+        "file": str(path),
+        "sha256": about.get("sha256"),
+        "episodes": len(data.lengths),
+        "transitions": int(data.lengths.sum()),
+        "episode_length": _figures(data.lengths),
+        **(_team(data) if isinstance(data, Dataset) else _body(data)),
+        "action_range": [float(data.actions.min()), float(data.actions.max())],
+        "returns": _figures(returns := _returns(data)),
+        "normalized_returns": None if reference is None else _figures(returns.apply_(reference.normalized)),
+        "reference": about.get("reference"),
+        "action_noise": about.get("action_noise"),
+        "scenario": about.get("scenario"),
+        "how": about.get("how"),
+        "seed": about.get("seed"),
+        "versions": about.get("versions"),
+        "licence": about.get("licence"),
+    }
+
+
+def as_json(said: Mapping[str, Any]) -> str:
+    """The description for machines."""
+    return json.dumps(said, indent=2)
+
+
+def as_lines(said: Mapping[str, Any]) -> list[str]:
+    """The description for people: one line a property, those that are unknown left out."""
+    lines = []
+    for name, value in said.items():
+        if value is None:
+            continue
+        if name == "reference":
+            lines.append(("reference", f"random {value['random']}, expert {value['expert']}"))
+            value, name = value.get("note"), "reference_note"
+        lines.append((name, _shown(value)))
+    width = max(len(name) for name, _ in lines) + 2
+    return [f"{name.replace('_', ' '):{width}}{text}" for name, text in lines if text]
+
+
+def _path(name: str) -> Path:
+    return Path(name) if name.endswith(SUFFIX) else home() / "datasets" / f"{find(name).name}{SUFFIX}"
+
+
+def _team(data: Dataset) -> dict[str, Any]:
+    spec = data.spec
+    return {
+        "agents": spec.n_agents,
+        "obs_widths": list(spec.obs_dims),
+        "action_widths": list(spec.act_dims),
+        "state_width": spec.state_dim,
+        "action_kind": spec.action_kind,
+    }
+
+
+def _body(data: Recording) -> dict[str, Any]:
+    return {"state_width": data.state.shape[1], "action_width": data.actions.shape[1], "action_kind": "continuous"}
+
+
+def _returns(data: Recording | Dataset) -> Tensor:
+    return data.returns() if isinstance(data, Dataset) else episode_sums(data.rewards, data.lengths)
+
+
+def _figures(values: Tensor) -> dict[str, float]:
+    exact = values.to(torch.float64)
+    return {
+        "mean": float(exact.mean()),
+        "sd": float(exact.std(correction=0)),
+        "min": float(exact.min()),
+        "max": float(exact.max()),
+    }
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        joint = " " if "sd" in value else " = "
+        return ", ".join(f"{name}{joint}{_shown(item)}" for name, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_shown(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and value >= 100_000 else str(value or "")

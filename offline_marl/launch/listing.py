@@ -1,0 +1,66 @@
+"""What there is: algorithms, environments, data sets. It answers at once: nothing listed is imported, nor is torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from offline_marl.core.registry import Registry
+from offline_marl.datasets.catalog import CATALOG, home
+
+# The registries of the rooms live beside code that imports torch; these two only list, which imports nothing.
+ALGORITHMS: Registry[Any] = Registry("algorithm", "offline_marl.algorithms")
+ENVIRONMENTS: Registry[Any] = Registry("environment", "offline_marl.environments", leaves_out=frozenset({"split"}))
+
+
+def algorithm_rows() -> list[tuple[str, ...]]:
+    """Name, origin and first docstring line of each algorithm."""
+    return _rows(ALGORITHMS)
+
+
+def environment_rows() -> list[tuple[str, ...]]:
+    """Name, origin and first docstring line of each environment."""
+    return _rows(ENVIRONMENTS)
+
+
+def dataset_rows() -> list[tuple[str, ...]]:
+    """Name, size, whether it is here already, and summary of each data set of the catalogue."""
+    folder = home() / "datasets"
+    return [
+        (
+            entry.name,
+            f"{entry.recipe.episodes:,} episodes",
+            "on disk" if (folder / f"{entry.name}.safetensors").exists() else "made on first use",
+            entry.summary,
+        )
+        for entry in CATALOG.values()
+    ]
+
+
+def partition_lines() -> list[str]:
+    """How to name a task on the catalogue's data sets: the confs and views of each body that they come from."""
+    from offline_marl.core.partition import confs, views
+
+    scenarios = dict.fromkeys(entry.scenario for entry in CATALOG.values())
+    lines = []
+    for scenario in scenarios:
+        shown = views(scenario, confs(scenario)[0])
+        lines.append(f"{scenario}: CONF is {' | '.join(confs(scenario))}; VIEW is {' | '.join(shown)}")
+    return lines
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """The rows in columns, indented; the last column is as wide as it likes."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths[-1:] = [0]
+    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _rows(registry: Registry[Any]) -> list[tuple[str, ...]]:
+    return [(entry.name, entry.origin, entry.summary) for entry in registry.listings()]
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print each."""
+    for line in lines:
+        print(line)
