@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,4 +36,19 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 # --- axes ---------------------------------------------------------------------------------------------------------
-# Every function of offline_marl.losses is wrapped in the axes checker here.
+@pytest.fixture(scope="session", autouse=True)
+def checked_losses() -> Iterator[None]:
+    """Every public function of every module of offline_marl.losses checks its axes, for algorithms that call it too."""
+    try:
+        from offline_marl import losses
+        from offline_marl.core.axes import checked
+    except ImportError:  # tests that need no torch still run
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        for found in pkgutil.iter_modules(losses.__path__):
+            module = importlib.import_module(f"{losses.__name__}.{found.name}")
+            for name, function in inspect.getmembers(module, inspect.isfunction):
+                if function.__module__ == module.__name__ and not name.startswith("_"):
+                    patch.setattr(module, name, checked(function))
+        yield

@@ -106,6 +106,9 @@ def _detach(node: Any, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = node.detach().cpu().contiguous().clone()
         return {TENSOR: name}
     if isinstance(node, Mapping):
+        odd = next((key for key in node if not isinstance(key, str | int)), None)
+        if odd is not None:
+            raise TypeError(f"Only strings and ints can be keys, not {type(odd).__name__}.")
         return {"__dict__": [[key, _detach(value, tensors)] for key, value in node.items()]}
     if isinstance(node, list | tuple):
         return [_detach(value, tensors) for value in node]

@@ -66,7 +66,8 @@ class Recording:
         Raises:
             DataError: The partition is of another body: it names columns that are not there.
         """
-        sees, moves = max(map(max, partition.obs_index)) + 1, sum(partition.act_dims)
+        sees = 1 + max(column for row in partition.obs_index for column in row)
+        moves = sum(partition.act_dims)
         if sees > self.state.shape[1] or moves != self.actions.shape[1]:
             raise DataError(
                 f"{partition.scenario} {partition.key} sees {sees} columns and moves {moves}, "

@@ -61,7 +61,10 @@ class Entry:
 REACHER = Reference(
     random=-11.144625,
     expert=-4.2370844,
-    note="Published for the older Reacher (MOMA-PPO's code, mujoco-py), not measured on Reacher-v5.",
+    note=(
+        "Published for the older Reacher (MOMA-PPO's code, mujoco-py), not measured on Reacher-v5; there, over 500 "
+        "episodes, the scripted expert without noise returns -4.77, zero torques -11.8 and uniform torques -43.2."
+    ),
 )
 
 

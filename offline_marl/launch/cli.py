@@ -1,51 +1,26 @@
-"""The command line: finds the command, runs it, and turns every expected failure into one sentence and an exit code.
+"""The command line: finds the command and runs it; an expected failure becomes one sentence and an exit code.
 
-What answers at once imports no torch; flags are read by `flags.py`, lists made by `listing.py`.
+What answers at once imports no torch; what a command needs is imported when it runs.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offline_marl.core.config import ConfigError, build, suggest
+from offline_marl.launch.failures import INTERRUPTED, PIPE_CLOSED, Stopped, exit_code, going, sentence
 
 if TYPE_CHECKING:
     from offline_marl.training.session import Result
 
 PROGRAM = "offline-marl"
-BAD_INPUT, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
-
-# By name, because importing their modules would import torch; the tests hold the names to the classes.
-EXIT_CODES = {
-    "offline_marl.core.axes.AxisError": BAD_INPUT,
-    "offline_marl.core.config.ConfigError": BAD_INPUT,
-    "offline_marl.core.files.DamagedFileError": BAD_INPUT,
-    "offline_marl.core.registry.RegistryError": BAD_INPUT,
-    "offline_marl.core.types.DataError": BAD_INPUT,
-    "offline_marl.datasets.catalog.UnknownDatasetError": BAD_INPUT,
-    "offline_marl.environments.base.MissingSimulatorError": BAD_INPUT,
-    "offline_marl.training.folder.RunFolderError": BAD_INPUT,
-    "offline_marl.training.metrics.MissingLoggerError": BAD_INPUT,
-    "offline_marl.training.trainer.DivergedError": FAILED,
-    "builtins.OSError": FAILED,
-}
-
-
-class Stopped(Exception):
-    """A run that ended early, for a reason that is no fault of the program."""
-
-    def __init__(self, code: int, line: str) -> None:
-        super().__init__(line)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -64,9 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: Always; its code is 0, 1 (failed at work), 2 (bad input) or 130 (interrupted).
     """
     try:
-        _choose("", COMMANDS, sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
-        code = 0
+        code = _run(sys.argv[1:] if argv is None else argv)
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say, also not when Python flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,35 +49,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Stopped as stop:
         code = _complain(str(stop), stop.code)
     except Exception as error:
-        known = _exit_code(error)
+        known = exit_code(error)
         if known is None:
             raise
-        code = _complain(f"error: {_sentence(error)}", known)
+        code = _complain(f"error: {sentence(error)}", known)
     raise SystemExit(code)
+
+
+def _run(args: Sequence[str]) -> int:
+    try:
+        _choose("", COMMANDS, args)
+    except SystemExit as end:  # so argparse ends its help
+        if end.code:
+            raise
+    sys.stdout.flush()
+    return 0
 
 
 def _complain(line: str, code: int) -> int:
     print(" ".join(line.split()), file=sys.stderr)
     return code
-
-
-def _exit_code(error: Exception) -> int | None:
-    """The code of an expected failure; None for a bug, which should show its traceback."""
-    for kind in type(error).__mro__:
-        code = EXIT_CODES.get(f"{kind.__module__}.{kind.__qualname__}")
-        if code is not None:
-            return code
-    # The partition's sentences come as bare ValueErrors; any other ValueError is a bug.
-    frames = list(traceback.walk_tb(error.__traceback__))
-    told = frames[-1][0].f_globals.get("__name__") == "offline_marl.core.partition"
-    return BAD_INPUT if type(error) is ValueError and told else None
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}." if error.filename else f"{error.strerror}."
-    text = str(error) or type(error).__name__
-    return text if text.endswith((".", "!", "?", "`")) else f"{text}."
 
 
 def _choose(group: str, commands: Mapping[str, Command], args: Sequence[str]) -> None:
@@ -116,7 +80,7 @@ def _choose(group: str, commands: Mapping[str, Command], args: Sequence[str]) ->
         commands[args[0]].run(args[1:])
     else:
         kind = "flag" if args[0].startswith("-") else "command"
-        raise ConfigError(f"Unknown {kind} '{group}{args[0]}': {suggest(args[0], commands)}.")
+        raise ConfigError(f"Unknown {kind} '{group}{args[0]}': {suggest(args[0], [*commands, '--help'])}.")
 
 
 def _overview(group: str, commands: Mapping[str, Command]) -> None:
@@ -198,7 +162,7 @@ def _train(args: Sequence[str]) -> None:
     folder = out or Path("runs") / f"{name}_{Path(dataset).name}_seed{config.seed}"
     device = pick_device(config.device)
     print(f"{name} on {dataset}: {config.steps:,} updates on {device}, into {folder}", file=sys.stderr)
-    with _going(folder):
+    with going(folder):
         _report(run.train(name, dataset, out=folder, **fields))
 
 
@@ -221,7 +185,7 @@ def _resume(args: Sequence[str]) -> None:
 
     from offline_marl.training import run
 
-    with _going(flags.run):
+    with going(flags.run):
         _report(run.resume(flags.run))
 
 
@@ -247,23 +211,6 @@ def _data_info(args: Sequence[str]) -> None:
 
     said = describe(flags.id)
     print(as_json(said) if flags.as_json else "\n".join(as_lines(said)))
-
-
-@contextlib.contextmanager
-def _going(folder: Path) -> Iterator[None]:
-    """While a run is going: an interruption or a failing disk says what is kept and how to go on."""
-    resume = f"go on with `{PROGRAM} resume {shlex.quote(str(folder))}`"
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except KeyboardInterrupt:
-        begun = (folder / "config.json").exists()
-        raise Stopped(INTERRUPTED, f"interrupted: {resume}" if begun else "interrupted before the run began.") from None
-    except OSError as error:
-        place = error.filename or f"a file of {folder}"
-        kept = f"; the last good checkpoint is kept, {resume}" if any((folder / "checkpoints").glob("step_*")) else ""
-        raise Stopped(FAILED, f"error: {error.strerror or error}: {place}{kept}.") from None
 
 
 def _report(result: Result) -> None:

@@ -29,7 +29,9 @@ def describe(name: str) -> dict[str, Any]:
     else:
         data, path = open_task(name).data, _path(split_task(name)[0])
     about = dict(data.metadata)
-    reference = Reference(**about["reference"]) if about.get("reference") else None
+    returns, normalized = _returns(data), None
+    if about.get("reference"):
+        normalized = _figures(returns.clone().apply_(Reference(**about["reference"]).normalized))
     return {
         "id": name,
         "file": str(path),
@@ -39,8 +41,8 @@ def describe(name: str) -> dict[str, Any]:
         "episode_length": _figures(data.lengths),
         **(_team(data) if isinstance(data, Dataset) else _body(data)),
         "action_range": [float(data.actions.min()), float(data.actions.max())],
-        "returns": _figures(returns := _returns(data)),
-        "normalized_returns": None if reference is None else _figures(returns.apply_(reference.normalized)),
+        "returns": _figures(returns),
+        "normalized_returns": normalized,
         "reference": about.get("reference"),
         "action_noise": about.get("action_noise"),
         "scenario": about.get("scenario"),

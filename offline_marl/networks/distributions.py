@@ -79,4 +79,5 @@ class Categorical:
             self.log_probs.shape, generator=generator, device=self.log_probs.device, dtype=self.log_probs.dtype
         )
         tiny = torch.finfo(uniform.dtype).tiny
-        return (self.log_probs - torch.log(-torch.log(uniform.clamp(min=tiny)).clamp(min=tiny))).argmax(-1)
+        waits = -torch.log(uniform.clamp(min=tiny))
+        return (self.log_probs - torch.log(waits.clamp(min=tiny))).argmax(-1)

@@ -72,7 +72,7 @@ def make_scripted(entry: Entry, path: Path) -> None:
     described = {
         "name": entry.name,
         "scenario": entry.scenario,
-        "how": f"scripted experts {', '.join(recipe.experts)}: {share} episodes each, one after the other",
+        "how": f"{share} episodes of each scripted expert in turn: {', '.join(recipe.experts)}",
         "action_noise": list(recipe.noise),
         "seed": recipe.seed,
         "versions": {**versions, "offline-marl": metadata.version("offline-marl")},

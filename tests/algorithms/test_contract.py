@@ -1,0 +1,348 @@
+"""What every registered algorithm promises, plugins included: being registered is all it takes to be tested."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import pytest
+import torch
+from worlds import SPECS, random_batch_index, world
+
+from offline_marl.algorithms.base import Algorithm, algorithms
+from offline_marl.core.config import ConfigError, build
+from offline_marl.core.files import load_tree, save_tree
+from offline_marl.core.seeding import seeded_globally
+from offline_marl.core.types import Batch, Needs
+from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.datasets.normalize import obs_statistics
+from offline_marl.networks.ensembles import AgentMLP
+from offline_marl.networks.memory import AgentInputs
+from offline_marl.training.sources import DatasetSource
+
+ROWS = 24
+DATA = {kind: world(kind) for kind in SPECS}
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    kind: str
+    window: int
+    shared: bool
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.kind}-window{self.window}{'-shared' if self.shared else ''}"
+
+    @property
+    def spec(self):
+        return SPECS[self.kind]
+
+    def learner(self, seed: int = 0, **settings) -> Algorithm:
+        small = {"hidden": [16, 16], "batch_size": ROWS, "window": self.window, "share_parameters": self.shared}
+        kind = algorithms.get(self.name)
+        with seeded_globally(seed, "initialisation"):
+            made = kind(build(kind.Config, {**small, **settings}), self.spec)
+        made.place("cpu", seed)
+        return made
+
+    def batch(self, needs: Needs, seed: int = 0) -> Batch:
+        buffer = TransitionBuffer(DATA[self.kind], self.window, state=needs.state)
+        return buffer.view(random_batch_index(DATA[self.kind], ROWS, seed), needs).check()
+
+    def pair(self, **settings) -> tuple[Algorithm, Batch]:
+        made = self.learner(**settings)
+        return made, self.batch(made.needs)
+
+
+CASES = [
+    Case(name, kind, window, shared)
+    for name in algorithms.names()
+    for kind in sorted(algorithms.get(name).needs.actions)
+    for window in (0, 3)
+    for shared in (False, True)
+]
+
+
+@pytest.fixture(params=CASES, ids=str)
+def case(request) -> Case:
+    return request.param
+
+
+def seen(batch: Batch) -> dict:
+    return {"obs": batch.obs, "history": batch.history, "avail_actions": batch.avail_actions}
+
+
+def parameters(learner: Algorithm) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in learner.named_parameters()}
+
+
+def is_target(name: str) -> bool:
+    return any(part.startswith("target_") for part in name.split("."))
+
+
+def same(one, other) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def after_one(case: Case, batch: Batch) -> dict[str, torch.Tensor]:
+    learner = case.learner()
+    learner.update(batch)
+    return parameters(learner)
+
+
+def test_metrics_are_finite_detached_scalars_with_the_same_names_at_each_step(case):
+    learner = case.learner()
+    names = None
+    for seed in range(3):
+        metrics = learner.update(case.batch(learner.needs, seed))
+        assert metrics and (names is None or list(metrics) == names)
+        names = list(metrics)
+        for name, value in metrics.items():
+            assert isinstance(value, torch.Tensor) and value.dim() == 0 and value.is_floating_point(), name
+            assert not value.requires_grad and bool(torch.isfinite(value)), name
+    assert any(name.startswith("loss/") for name in names)
+
+
+def test_every_trainable_parameter_moves_and_no_target_takes_a_gradient(case):
+    learner = case.learner()
+    before = parameters(learner)
+    for seed in range(4):
+        learner.update(case.batch(learner.needs, seed))
+    for name, parameter in learner.named_parameters():
+        if is_target(name):
+            assert not parameter.requires_grad and parameter.grad is None, name
+        else:
+            assert parameter.requires_grad and not torch.equal(parameter, before[name]), f"{name} never moved"
+            assert bool(torch.isfinite(parameter).all()), name
+    optimised = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for name, p in learner.named_parameters() if not is_target(name)}
+
+
+def test_targets_follow_their_source(case):
+    learner = case.learner(tau=0.5, lr=1e-2)
+    before = parameters(learner)
+    for seed in range(6):
+        learner.update(case.batch(learner.needs, seed))
+    now = parameters(learner)
+    for name in filter(is_target, now):
+        source = now[name.replace("target_", "", 1)]
+        assert not torch.equal(now[name], before[name]), f"{name} stands still"
+        assert not torch.equal(now[name], source), f"{name} does not lag"
+        assert (now[name] - source).norm() < (before[name] - source).norm(), f"{name} does not follow"
+
+
+def test_an_update_leaves_its_batch_alone(case):
+    learner, batch = case.pair()
+    kept = batch.map(torch.clone)
+    learner.update(batch)
+    assert all(same(getattr(batch, f.name), getattr(kept, f.name)) for f in fields(Batch))
+
+
+def test_actions_are_in_bounds_and_allowed(case):
+    learner, batch = case.pair()
+    learner.update(batch)
+    loud = seen(batch) | {"obs": batch.obs * 100}
+    for explore in (False, True):
+        actions = learner.act(**loud, explore=explore)
+        assert not actions.requires_grad
+        if case.kind == "discrete":
+            assert actions.dtype == torch.int64 and actions.shape == batch.rewards.shape
+            assert bool(batch.avail_actions.gather(-1, actions.unsqueeze(-1)).all())
+            free = learner.act(**(loud | {"avail_actions": None}), explore=explore)
+            assert bool(((free >= 0) & (free < torch.tensor(case.spec.act_dims))).all())
+        else:
+            assert actions.dtype == torch.float32 and actions.shape == batch.actions.shape
+            assert bool((actions.abs() <= 1).all())
+            assert bool((actions[:, ~case.spec.present("act")] == 0).all()), "padding should stay zero"
+
+
+def test_acting_without_exploring_is_deterministic_and_changes_nothing(case):
+    learner, batch = case.pair()
+    learner.update(batch)
+    kept = learner.state_dict()
+    kept = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in kept.items()}
+    first = learner.act(**seen(batch))
+    learner.act(**seen(batch), explore=False)
+    assert torch.equal(first, learner.act(**seen(batch)))
+    assert same(kept, learner.state_dict())
+
+
+def test_exploring_draws_from_the_learners_own_generator_alone(case):
+    learner, batch = case.pair()
+    everywhere = torch.get_rng_state()
+    learner.place("cpu", 5)
+    first = [learner.act(**seen(batch), explore=True) for _ in range(3)]
+    learner.place("cpu", 5)
+    again = [learner.act(**seen(batch), explore=True) for _ in range(3)]
+    assert same(first, again)
+    assert not same(first[0], first[1])
+    assert torch.equal(everywhere, torch.get_rng_state())
+
+
+def test_an_agent_acts_on_nothing_but_what_it_sees_itself(case):
+    learner, batch = case.pair()
+    learner.update(batch)
+    noise = torch.Generator().manual_seed(1)
+    for explore in (False, True):
+        learner.place("cpu", 5)
+        plain = learner.act(**seen(batch), explore=explore)
+        for j in range(case.spec.n_agents):
+            others = [i for i in range(case.spec.n_agents) if i != j]
+            inputs = {key: value.clone() for key, value in seen(batch).items() if value is not None}
+            for key in ("obs", "history"):
+                if key in inputs:
+                    inputs[key][:, j] += torch.randn(inputs[key][:, j].shape, generator=noise)
+            if "avail_actions" in inputs:
+                inputs["avail_actions"][:, j] = case.spec.present("act")[j]
+            learner.place("cpu", 5)
+            shaken = learner.act(**inputs, explore=explore)
+            assert torch.equal(shaken[:, others], plain[:, others]), f"agent {j} was heard by the others"
+            if case.kind == "continuous":
+                assert not torch.equal(shaken[:, j], plain[:, j]), f"agent {j} does not listen to itself"
+
+
+def test_acting_takes_any_leading_axes(case):
+    learner, batch = case.pair()
+    flat = {key: value[:6] for key, value in seen(batch).items() if value is not None}
+    folded = {key: value.unflatten(0, (2, 3)) for key, value in flat.items()}
+    single = {key: value[0] for key, value in flat.items()}
+    actions = learner.act(**flat)
+    torch.testing.assert_close(learner.act(**folded).flatten(0, 1), actions)
+    torch.testing.assert_close(learner.act(**single), actions[0])
+
+
+def test_truncations_change_nothing(case):
+    batch = case.batch(case.learner().needs)
+    none, every = (replace(batch, truncations=torch.full_like(batch.truncations, flag)) for flag in (False, True))
+    assert same(after_one(case, none), after_one(case, every))
+
+
+def test_termination_cuts_the_bootstrap_and_nothing_else_does(case):
+    learner, batch = case.pair()
+    if "loss/critic" not in learner.update(batch):
+        pytest.skip("learns no critic")
+    other = replace(batch, next_obs=batch.next_obs + 1)
+    ended, going = (
+        [replace(rows, terminations=torch.full_like(rows.terminations, flag)) for rows in (batch, other)]
+        for flag in (True, False)
+    )
+    assert same(after_one(case, ended[0]), after_one(case, ended[1])), "what follows a termination has no value"
+    assert not same(after_one(case, going[0]), after_one(case, going[1])), "what follows any other step has"
+    assert not same(after_one(case, ended[0]), after_one(case, going[0]))
+
+
+def test_the_order_of_rows_changes_nothing(case):
+    def doubled(batch: Batch) -> Batch:
+        return batch.map(lambda value: value.double() if value.is_floating_point() else value)
+
+    batch = doubled(case.batch(case.learner().needs))
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(2))
+    ends = []
+    for rows in (batch, batch.map(lambda value: value[order])):
+        learner = case.learner().double()
+        metrics = [learner.update(rows) for _ in range(2)]
+        ends.append((parameters(learner), metrics[-1]))
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-7, atol=1e-9)
+
+
+def test_padding_carries_no_gradient(case):
+    """Weights that read an agent's padded inputs, or make its padded outputs, have a gradient of exactly zero."""
+    learner, batch = case.pair(standardize_obs=True)
+    learner.standardize(*obs_statistics(DATA[case.kind]))
+    if case.shared:
+        pytest.skip("one agent's padding is another's input where weights are shared")
+    obs, act = case.spec.present("obs"), case.spec.present("act")
+    learner.update(batch)
+    checked = 0
+    for name, module in learner.named_modules():
+        if is_target(name):
+            continue
+        if isinstance(module, AgentInputs) and module.encoder is not None:
+            checked += refuse_padding(name, module.encoder.embed.weight.grad, torch.cat([obs, act], dim=-1))
+        if isinstance(module, AgentMLP):
+            first, last = module.stack.layers[0].weight.grad, module.stack.layers[-1].weight.grad
+            embedding = torch.ones(case.spec.n_agents, learner.inputs.width - case.spec.obs_dim, dtype=torch.bool)
+            readers = {
+                learner.inputs.width: torch.cat([embedding, obs], dim=-1),
+                learner.inputs.width + case.spec.act_dim: torch.cat([embedding, obs, act], dim=-1),
+            }
+            checked += refuse_padding(name, first, readers[first.shape[1]].repeat(module.copies, 1))
+            if last.shape[-1] % case.spec.act_dim == 0:
+                makers = act.repeat(module.copies, last.shape[-1] // case.spec.act_dim)
+                checked += refuse_padding(name, last.transpose(1, 2), makers)
+    assert checked
+
+
+def refuse_padding(name: str, gradient: torch.Tensor, present: torch.Tensor) -> int:
+    assert bool((gradient[~present] == 0).all()), f"padding reaches {name}"
+    assert bool((gradient[present] != 0).any()), f"nothing reaches {name}"
+    return 1
+
+
+def test_the_config_survives_json(case):
+    kind = algorithms.get(case.name).Config
+    config = build(kind, {"hidden": [16, 16], "window": case.window, "share_parameters": case.shared, "lr": 1e-3})
+    assert kind.model_validate_json(config.model_dump_json()) == config
+    assert build(kind, config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_the_config_refuses_a_misspelt_field_and_names_the_right_one(name):
+    with pytest.raises(ConfigError, match=r"Unknown field 'gama'.*did you mean 'gamma'"):
+        build(algorithms.get(name).Config, {"gama": 0.9})
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"gamma": 1.5},
+        {"tau": -0.1},
+        {"lr": 0.0},
+        {"batch_size": 0},
+        {"hidden": []},
+        {"hidden": [0]},
+        {"window": -1},
+        {"grad_clip": -1.0},
+        {"lr": float("nan")},
+    ],
+    ids=str,
+)
+def test_the_common_fields_keep_their_bounds(name, bad):
+    with pytest.raises(ConfigError):
+        build(algorithms.get(name).Config, bad)
+
+
+def test_saved_at_five_and_run_to_ten_equals_run_to_ten(case, tmp_path):
+    def fresh(seed: int) -> tuple[Algorithm, DatasetSource]:
+        learner = case.learner(seed, grad_clip=0.5)
+        buffer = TransitionBuffer(DATA[case.kind], case.window, state=learner.needs.state)
+        return learner, DatasetSource(buffer, ROWS, torch.Generator().manual_seed(seed))
+
+    def run(learner: Algorithm, source: DatasetSource, steps: int) -> None:
+        for _ in range(steps):
+            batch = source.sample(learner.needs)
+            learner.update(batch)
+            learner.act(**seen(batch), explore=True)
+
+    straight, source = fresh(0)
+    run(straight, source, 5)
+    save_tree(tmp_path / "five", {"learner": straight.state_dict(), "source": source.state_dict()}, "test")
+    run(straight, source, 5)
+
+    tree, _ = load_tree(tmp_path / "five", "test")
+    taken_up, its_source = fresh(1)
+    taken_up.load_state_dict(tree["learner"])
+    its_source.load_state_dict(tree["source"])
+    run(taken_up, its_source, 5)
+
+    assert same(straight.state_dict(), taken_up.state_dict())
+    assert same(source.state_dict(), its_source.state_dict())
+    batch = case.batch(straight.needs)
+    assert torch.equal(straight.act(**seen(batch), explore=True), taken_up.act(**seen(batch), explore=True))
