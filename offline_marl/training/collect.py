@@ -16,6 +16,7 @@ from offline_marl.datasets.base import Recording, join
 from offline_marl.datasets.catalog import Entry
 from offline_marl.datasets.files import save_data
 from offline_marl.environments.base import ScriptedExpert, Simulator, environments
+from offline_marl.training.progress import progress_bar
 
 COPIES = 100
 
@@ -55,7 +56,8 @@ def make_scripted(entry: Entry, path: Path) -> None:
     simulator = environment.simulator(COPIES)
     share = recipe.episodes // len(recipe.experts)
     try:
-        with tqdm(total=share * len(recipe.experts), desc=f"making {entry.name}", unit="episode", leave=False) as bar:
+        total = share * len(recipe.experts)
+        with progress_bar(total, f"making {entry.name}", "episode", leave=False) as bar:
             halves = [
                 record(
                     simulator,

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from offline_marl.algorithms.base import Algorithm
 from offline_marl.core.config import ConfigError
@@ -27,6 +26,7 @@ from offline_marl.training.evaluation import Score, episode_seeds, play, summari
 from offline_marl.training.folder import RunFolder, RunFolderError
 from offline_marl.training.metrics import FileLogger, Logger, TensorBoardLogger, WandbLogger
 from offline_marl.training.picture import draw_run
+from offline_marl.training.progress import progress_bar
 from offline_marl.training.sources import DatasetSource
 from offline_marl.training.trainer import CheckpointHook, EvaluateHook, Hook, LogHook, train
 
@@ -79,8 +79,7 @@ class Session:
         config = self.config
         start, elapsed, history = self._restore()
         loggers = self._loggers(start)
-        quiet = 0.5 if sys.stderr.isatty() else 30.0
-        with tqdm(total=config.steps, initial=start, desc=config.algorithm, unit="update", mininterval=quiet) as bar:
+        with progress_bar(config.steps, config.algorithm, "update", initial=start) as bar:
             log = LogHook(loggers, config.log_every, bar, elapsed)
             score = self.score
             evaluating = EvaluateHook(
