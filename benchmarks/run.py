@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-FIELDS = (
-    "algo dataset seed step return return_low return_high normalized_return normalized_low normalized_high "
-    "episodes commit wall_s"
-).split()
+FIELDS = [
+    *("algo", "dataset", "seed", "step", "return", "return_low", "return_high"),
+    *("normalized_return", "normalized_low", "normalized_high", "episodes", "commit", "wall_s"),
+]
 
 
 def find_presets(names: list[str]) -> list[Path]:
@@ -55,7 +55,9 @@ def train(preset: Path, seed: int, folder: Path) -> None:
 def collect(folder: Path) -> dict[str, object] | None:
     if not (folder / "DONE").exists():
         return None
-    done, config, versions = (json.loads((folder / name).read_text()) for name in ("DONE", "config.json", "versions.json"))
+    done, config, versions = (
+        json.loads((folder / name).read_text()) for name in ("DONE", "config.json", "versions.json")
+    )
     return {
         "algo": config["algorithm"],
         "dataset": config["dataset"],

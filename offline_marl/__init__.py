@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from offline_marl import algorithms as algorithms
     from offline_marl.algorithms.base import Algorithm as Algorithm
     from offline_marl.algorithms.base import AlgorithmConfig as AlgorithmConfig
-    from offline_marl.algorithms.base import algorithms as algorithms
     from offline_marl.core.types import Batch as Batch
     from offline_marl.core.types import Metrics as Metrics
     from offline_marl.core.types import Needs as Needs
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _HOMES = {
     "Algorithm": "algorithms.base",
     "AlgorithmConfig": "algorithms.base",
-    "algorithms": "algorithms.base",
     "Batch": "core.types",
     "Metrics": "core.types",
     "Needs": "core.types",
@@ -68,6 +67,8 @@ except PackageNotFoundError:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "algorithms":
+        return import_module("offline_marl.algorithms")
     if name in _HOMES:
         return getattr(import_module(f"offline_marl.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'offline_marl' has no attribute '{name}'")

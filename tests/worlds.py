@@ -26,7 +26,9 @@ def world(kind: str, episodes: int = 10, seed: int = 0) -> Dataset:
     """A data set of either action kind; discrete ones say which choices were available."""
     spec = SPECS[kind]
     generator = torch.Generator().manual_seed(seed)
-    return Dataset.from_episodes([_episode(spec, 4 + number % 5, number, generator) for number in range(episodes)], spec)
+    return Dataset.from_episodes(
+        [_episode(spec, 4 + number % 5, number, generator) for number in range(episodes)], spec
+    )
 
 
 def _episode(spec: Spec, length: int, number: int, generator: torch.Generator) -> Episode:

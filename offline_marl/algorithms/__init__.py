@@ -1,14 +1,8 @@
-"""One file an algorithm; the file's name is the registry key.
+"""One file an algorithm; the file's name is the registry key. The package itself is the public registry."""
 
-Importing any of them makes Python bind this package to the name `offline_marl.algorithms`, which is also the public
-name of the registry: so the package answers as the registry does.
-"""
-
-from importlib import import_module
 from typing import Any
 
+from offline_marl.core.registry import Registry
 
-def __getattr__(name: str) -> Any:
-    if name in {"register", "get", "names", "listings"}:
-        return getattr(import_module("offline_marl.algorithms.base").algorithms, name)
-    raise AttributeError(f"module 'offline_marl.algorithms' has no attribute '{name}'")
+registry: Registry[Any] = Registry("algorithm", __name__)
+register, get, names, listings = registry.register, registry.get, registry.names, registry.listings

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from offline_marl.algorithms import registry
 from offline_marl.core.axes import PerAgent
 from offline_marl.core.config import Config
 from offline_marl.core.registry import Registry
@@ -142,7 +143,9 @@ class Algorithm(nn.Module, ABC):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` gave."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
+        # The CPU cannot take up a GPU's generator: a policy loaded elsewhere explores from a seed of its own.
+        if state["generator"].shape == self.generator.get_state().shape:
+            self.generator.set_state(state["generator"].cpu())
 
 
 def masked_mean(values: PerAgent, mask: PerAgent | None) -> Tensor:
@@ -153,4 +156,4 @@ def masked_mean(values: PerAgent, mask: PerAgent | None) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp(min=1)
 
 
-algorithms: Registry[type[Algorithm]] = Registry("algorithm", "offline_marl.algorithms")
+algorithms: Registry[type[Algorithm]] = registry

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from offline_marl.algorithms.base import Algorithm, algorithms
@@ -27,7 +28,7 @@ from offline_marl.networks.targets import frozen_copy, polyak
 class MAIQLConfig(IQLConfig):
     """Fields of implicit Q-learning and those of the mixers."""
 
-    grad_clip: float = 1.0
+    grad_clip: Annotated[float, Field(ge=0.0)] = 1.0
     """Largest gradient norm of each module; 0 leaves gradients alone."""
     mixer: MixerKind = "unconstrained"
     """Weights of any sign as published (they can diverge), `monotonic` (absolute weights) or `vdn` (a sum)."""

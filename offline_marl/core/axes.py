@@ -13,6 +13,8 @@ from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin, get
 
 from torch import Tensor
 
+from offline_marl.core.errors import BadInputError
+
 PerAgent = Annotated[Tensor, "*lead agent"]
 PerTeam = Annotated[Tensor, "*lead"]
 Features = Annotated[Tensor, "*lead agent feature"]
@@ -21,7 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class AxisError(ValueError):
+class AxisError(BadInputError, ValueError):
     """A tensor whose shape contradicts the names of its axes."""
 
 

@@ -15,8 +15,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from offline_marl.core.errors import BadInputError
 
-class ConfigError(ValueError):
+
+class ConfigError(BadInputError, ValueError):
     """A setting that cannot be used; the message is one sentence for the person who gave it."""
 
 

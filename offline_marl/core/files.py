@@ -19,10 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from offline_marl.core.errors import BadInputError
+
 TENSOR = "__tensor__"
+HEADER = "offline_marl"
 
 
-class DamagedFileError(ValueError):
+class DamagedFileError(BadInputError, ValueError):
     """A file that is truncated, changed or of another kind; the message is one sentence."""
 
 
@@ -37,8 +40,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -58,8 +63,9 @@ def save_tree(path: Path, tree: Mapping[str, Any], kind: str) -> str:
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_detach(tree, tensors))
     checksum = _checksum(tensors, skeleton)
-    header = {"kind": kind, "tree": skeleton, "sha256": checksum}
-    write_atomically(path, save(tensors, metadata=header))
+    # One entry, because safetensors does not keep the order of several: equal content makes equal files.
+    header = json.dumps({"kind": kind, "tree": skeleton, "sha256": checksum})
+    write_atomically(path, save(tensors, metadata={HEADER: header}))
     return checksum
 
 
@@ -74,7 +80,7 @@ def load_tree(path: Path, kind: str) -> tuple[dict[str, Any], str]:
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         with safe_open(path, framework="pt") as opened:
-            header = opened.metadata() or {}
+            header = json.loads((opened.metadata() or {}).get(HEADER, "{}"))
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError) as error:
         raise DamagedFileError(f"{path} cannot be read as a {kind}: {error}.") from None
@@ -83,21 +89,6 @@ def load_tree(path: Path, kind: str) -> tuple[dict[str, Any], str]:
     if _checksum(tensors, header.get("tree", "")) != header.get("sha256"):
         raise DamagedFileError(f"{path} is damaged: its content does not match its checksum.")
     return _attach(json.loads(header["tree"]), tensors), header["sha256"]
-
-
-def peek(path: Path) -> dict[str, Any]:
-    """The plain part of a file saved by `save_tree`, without reading or checking its tensors.
-
-    Raises:
-        DamagedFileError: The file's header cannot be read.
-    """
-    try:
-        with safe_open(path, framework="pt") as opened:
-            header = opened.metadata() or {}
-        tree: dict[str, Any] = json.loads(header["tree"])
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise DamagedFileError(f"{path} cannot be read: {error}.") from None
-    return tree
 
 
 def _detach(node: Any, tensors: dict[str, Tensor]) -> Any:

@@ -13,11 +13,18 @@ from typing import Annotated, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from offline_marl.core.config import suggest
+from offline_marl.core.errors import BadInputError
+
 Scalar = TypeVar("Scalar", bound=np.generic)
 Entry = TypeVar("Entry")
 IndexTable = Annotated[npt.NDArray[np.int64], "agent width"]
 PresentTable = Annotated[npt.NDArray[np.bool_], "agent width"]
 JointIndex = Annotated[npt.NDArray[np.int64], "joint_act"]
+
+
+class PartitionError(BadInputError, ValueError):
+    """A body, conf or view that is unknown, or a task id of another form; the message is one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,7 @@ class Partition:
         # Joining relies on this, so a partition made by hand must hold to it too.
         moved = sorted(column for row in self.act_index for column in row)
         if moved != list(range(len(moved))):
-            raise ValueError(
+            raise PartitionError(
                 f"{self.scenario} {self.key} moves action columns {moved}: each from 0 up must be moved by one agent."
             )
 
@@ -245,7 +252,7 @@ def partition(scenario: str, conf: str, view: str) -> Partition:
     """Columns that each agent sees and moves.
 
     Raises:
-        ValueError: If the scenario, the conf or the view does not exist; the sentence lists those that do.
+        PartitionError: If the scenario, the conf or the view does not exist; the sentence lists those that do.
     """
     body = _known("scenario", scenario, _BODIES)
     moves, sees = _known(f"{scenario} conf", conf, body.confs)
@@ -272,18 +279,14 @@ def split_task(task_id: str) -> tuple[str, str, str]:
     """
     pieces = task_id.rsplit("_", 2)
     if len(pieces) != 3 or not all(pieces):
-        raise ValueError(f"{task_id!r} is not a task <data>_<conf>_<view>, such as ant-full-replay-v2_t4x2_0.")
+        raise PartitionError(
+            f"'{task_id}' does not say who sees what: a task is <data>_<conf>_<view>, such as "
+            "reacher-scripted-mix-v0_2x1notip_0."
+        )
     return pieces[0], pieces[1], pieces[2]
-
-
-def scenario_of(data_name: str) -> str:
-    """The body that a data set was recorded on: the text before the first "-"."""
-    scenario = data_name.split("-", 1)[0]
-    _known(f"scenario of data {data_name!r}:", scenario, _BODIES)
-    return scenario
 
 
 def _known(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
     if name not in table:
-        raise ValueError(f"unknown {kind} {name!r}; there is {', '.join(table)}.")
+        raise PartitionError(f"Unknown {kind} '{name}': {suggest(name, table)}.")
     return table[name]

@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from offline_marl.core.config import suggest
+from offline_marl.core.errors import BadInputError
 
 T = TypeVar("T")
 GROUND = frozenset({"__init__", "base"})
 
 
-class RegistryError(LookupError):
+class RegistryError(BadInputError, LookupError):
     """A name that is unknown, taken twice, or whose plugin does not load."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.axes import AxisError, PerAgent, check_fields
+from offline_marl.core.errors import BadInputError
 
 Metrics = dict[str, Tensor]
 """Detached scalars by name, such as `loss/critic` or `q/mean`; never read on the host inside an update."""
@@ -23,7 +24,7 @@ History = Annotated[Tensor, "*lead agent window step"]
 AvailActions = Annotated[Tensor, "*lead agent choice"]
 
 
-class DataError(ValueError):
+class DataError(BadInputError, ValueError):
     """Input that cannot be used; the message is one sentence for the person who gave it."""
 
 

@@ -264,22 +264,21 @@ def _check(data: Recording | Dataset) -> None:
     if data.lengths.numel() == 0 or bool((data.lengths < 1).any()):
         raise DataError("A data set needs at least one episode, and each episode at least one step.")
     steps, rows = int(data.lengths.sum()), int((data.lengths + 1).sum())
+    held = {name: getattr(data, name) for name in DTYPES if getattr(data, name, None) is not None}
+    for name, value in held.items():
+        found, expected = (value.shape[0] if value.dim() else 0), (rows if name in SEEN else steps)
+        if found != expected:
+            raise DataError(f"Field '{name}' has {found} rows, the episode lengths make {expected}.")
+        if value.dtype not in DTYPES[name]:
+            wanted = " or ".join(str(dtype) for dtype in DTYPES[name])
+            raise DataError(f"Field '{name}' holds {value.dtype}, it should hold {wanted}.")
     try:
         check_fields(data)
     except ValueError as error:
         raise DataError(f"The data's shapes disagree: {error}") from None
-    for item in fields(data):
-        value = getattr(data, item.name)
-        if not isinstance(value, Tensor) or item.name == "lengths":
-            continue
-        if value.dtype not in DTYPES[item.name]:
-            wanted = " or ".join(str(dtype) for dtype in DTYPES[item.name])
-            raise DataError(f"Field '{item.name}' holds {value.dtype}, it should hold {wanted}.")
-        expected = rows if item.name in SEEN else steps
-        if len(value) != expected:
-            raise DataError(f"Field '{item.name}' has {len(value)} rows, the episode lengths make {expected}.")
+    for name, value in held.items():
         if value.is_floating_point() and not bool(torch.isfinite(value.sum())):
-            _refuse_unfinite(item.name, value, data.lengths + (1 if item.name in SEEN else 0))
+            _refuse_unfinite(name, value, data.lengths + (1 if name in SEEN else 0))
     if data.actions.is_floating_point() and bool(data.actions.abs().amax() > OUTSIDE):
         outside = int((data.actions.abs() > OUTSIDE).sum())
         raise DataError(f"{outside} actions lie outside [-1, 1]; scale or clip them before training.")

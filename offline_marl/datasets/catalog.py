@@ -13,13 +13,14 @@ from pathlib import Path
 import platformdirs
 
 from offline_marl.core.config import suggest
+from offline_marl.core.errors import BadInputError
+
+SUFFIX = ".safetensors"
+"""Ending of files in this library's layout."""
 
 
-class UnknownDatasetError(LookupError):
+class UnknownDatasetError(BadInputError, LookupError):
     """A name that the catalogue does not hold; the message lists those it does."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 @dataclass(frozen=True)
@@ -98,3 +99,8 @@ def home() -> Path:
     """Folder of data made or fetched on first use: `OFFLINE_MARL_HOME`, else the platform's cache folder."""
     chosen = os.environ.get("OFFLINE_MARL_HOME")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("offline_marl", appauthor=False))
+
+
+def path_of(name: str) -> Path:
+    """Where the set of this name is kept."""
+    return home() / "datasets" / f"{name}{SUFFIX}"

@@ -36,12 +36,12 @@ def load_data(path: Path) -> Recording | Dataset:
         tree, checksum = load_tree(path, KIND)
     except (DamagedFileError, FileNotFoundError) as error:
         raise DataError(str(error)) from None
-    layout, kind = tree.pop("layout"), tree.pop("type")
+    layout, kind = tree.pop("layout", None), tree.pop("type", None)
     if layout != LAYOUT:
         raise DataError(f"{path} has layout {layout}; this version reads layout {LAYOUT}.")
-    if kind == "Dataset":
-        data: Recording | Dataset = Dataset(**{**tree, "spec": Spec.from_plain(tree["spec"])})
-    else:
-        data = Recording(**tree)
+    try:
+        data = Dataset(**{**tree, "spec": Spec.from_plain(tree["spec"])}) if kind == "Dataset" else Recording(**tree)
+    except (TypeError, KeyError) as error:
+        raise DataError(f"{path} lacks a field or holds one too many: {error}.") from None
     data.check()
     return replace(data, metadata={**data.metadata, "sha256": checksum})

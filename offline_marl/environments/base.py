@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from offline_marl.core.config import suggest
+from offline_marl.core.errors import BadInputError
 from offline_marl.core.partition import Partition
 from offline_marl.core.registry import Registry, RegistryError
 from offline_marl.core.types import Spec
+from offline_marl.environments import registry
 
 Floats = npt.NDArray[np.float32]
 State = Annotated[Floats, "copy state"]
@@ -25,7 +27,7 @@ PerCopy = Annotated[Floats, "copy"]
 Flags = Annotated[npt.NDArray[np.bool_], "copy"]
 
 
-class MissingSimulatorError(ImportError):
+class MissingSimulatorError(BadInputError, ImportError):
     """The simulator of an environment is not installed; the message says what to install."""
 
 
@@ -145,6 +147,4 @@ class Environment(ABC):
         raise RegistryError(f"{cls.__name__} has no scripted expert '{name}': {suggest(name, cls.experts)}.")
 
 
-environments: Registry[type[Environment]] = Registry(
-    "environment", "offline_marl.environments", leaves_out=frozenset({"split"})
-)
+environments: Registry[type[Environment]] = registry

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offline_marl.core.config import ConfigError, build, suggest
@@ -156,12 +155,8 @@ def _train(args: Sequence[str]) -> None:
     dataset = fields.pop("dataset")
 
     from offline_marl.training import run
-    from offline_marl.training.session import pick_device
 
-    config = run.prepare(name, dataset, fields)
-    folder = out or Path("runs") / f"{name}_{Path(dataset).name}_seed{config.seed}"
-    device = pick_device(config.device)
-    print(f"{name} on {dataset}: {config.steps:,} updates on {device}, into {folder}", file=sys.stderr)
+    folder = out or run.default_folder(run.prepare(name, dataset, fields))
     with going(folder):
         _report(run.train(name, dataset, out=folder, **fields))
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from offline_marl.core.partition import split_task
 from offline_marl.datasets.base import Dataset, Recording, episode_sums
-from offline_marl.datasets.catalog import CATALOG, Reference, find, home
-from offline_marl.training.data import SUFFIX, load_recording, open_task
+from offline_marl.datasets.catalog import CATALOG, SUFFIX, Reference, find, path_of
+from offline_marl.training.data import load_recording, open_task
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def describe(name: str) -> dict[str, Any]:
 
     Raises:
         UnknownDatasetError: The catalogue has no such name.
-        ValueError: The conf or the view is unknown.
+        PartitionError: The conf or the view is unknown.
         DataError: The file is missing, damaged or unusable.
     """
     if name.endswith(SUFFIX) or name in CATALOG or name.count("_") < 2:
@@ -73,7 +73,7 @@ def as_lines(said: Mapping[str, Any]) -> list[str]:
 
 
 def _path(name: str) -> Path:
-    return Path(name) if name.endswith(SUFFIX) else home() / "datasets" / f"{find(name).name}{SUFFIX}"
+    return Path(name) if name.endswith(SUFFIX) else path_of(find(name).name)
 
 
 def _team(data: Dataset) -> dict[str, Any]:

@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-BAD_INPUT, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
+from offline_marl.core.errors import BadInputError, WorkError
 
-# By name, because importing their modules would import torch; the tests hold the names to the classes.
-EXIT_CODES = {
-    "offline_marl.core.axes.AxisError": BAD_INPUT,
-    "offline_marl.core.config.ConfigError": BAD_INPUT,
-    "offline_marl.core.files.DamagedFileError": BAD_INPUT,
-    "offline_marl.core.registry.RegistryError": BAD_INPUT,
-    "offline_marl.core.types.DataError": BAD_INPUT,
-    "offline_marl.datasets.catalog.UnknownDatasetError": BAD_INPUT,
-    "offline_marl.environments.base.MissingSimulatorError": BAD_INPUT,
-    "offline_marl.training.folder.RunFolderError": BAD_INPUT,
-    "offline_marl.training.metrics.MissingLoggerError": BAD_INPUT,
-    "offline_marl.training.trainer.DivergedError": FAILED,
-    "builtins.OSError": FAILED,
-}
+BAD_INPUT, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 
 
 class Stopped(Exception):
@@ -36,17 +22,13 @@ class Stopped(Exception):
 
 def exit_code(error: Exception) -> int | None:
     """The code of an expected failure; None for a bug, which should show its traceback."""
-    for kind in type(error).__mro__:
-        code = EXIT_CODES.get(f"{kind.__module__}.{kind.__qualname__}")
-        if code is not None:
-            return code
-    # The partition's sentences come as bare ValueErrors; any other ValueError is a bug.
-    frames = list(traceback.walk_tb(error.__traceback__))
-    told = frames[-1][0].f_globals.get("__name__") == "offline_marl.core.partition"
-    return BAD_INPUT if type(error) is ValueError and told else None
+    if isinstance(error, BadInputError):
+        return BAD_INPUT
+    return FAILED if isinstance(error, WorkError | OSError) else None
 
 
 def sentence(error: Exception) -> str:
+    """What to tell the person whose input or disk it was."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}." if error.filename else f"{error.strerror}."
     text = str(error) or type(error).__name__

@@ -114,10 +114,7 @@ def read(
     Raises:
         ConfigError: A flag is unknown, lacks its value, or the value cannot be read.
     """
-    parser = _Parser(
-        prog=f"{PROGRAM} {command}", usage=f"{PROGRAM} {command} {usage}", description=about, formatter_class=_Formatter
-    )
-    parser.command = command
+    parser = _Parser(command, usage, about)
     adder = _Adder(parser, kind.model_fields, groups or {})
     try:
         source: Any = CliSettingsSource(
@@ -137,10 +134,12 @@ def read(
 class _Parser(argparse.ArgumentParser):
     """Raises what argparse would print as usage and error."""
 
-    command = ""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, **settings)
+    def __init__(self, command: str, usage: str, about: str) -> None:
+        prog = f"{PROGRAM} {command}"
+        super().__init__(
+            prog, usage=f"{prog} {usage}", description=about, formatter_class=_Formatter, allow_abbrev=False
+        )
+        self.command = command
 
     def parse(self, args: Sequence[str]) -> argparse.Namespace:
         found, extra = self.parse_known_args(args)

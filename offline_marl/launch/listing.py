@@ -5,32 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from offline_marl import algorithms, environments
 from offline_marl.core.registry import Registry
-from offline_marl.datasets.catalog import CATALOG, home
-
-# The registries of the rooms live beside code that imports torch; these two only list, which imports nothing.
-ALGORITHMS: Registry[Any] = Registry("algorithm", "offline_marl.algorithms")
-ENVIRONMENTS: Registry[Any] = Registry("environment", "offline_marl.environments", leaves_out=frozenset({"split"}))
+from offline_marl.datasets.catalog import CATALOG, path_of
 
 
 def algorithm_rows() -> list[tuple[str, ...]]:
     """Name, origin and first docstring line of each algorithm."""
-    return _rows(ALGORITHMS)
+    return _rows(algorithms.registry)
 
 
 def environment_rows() -> list[tuple[str, ...]]:
     """Name, origin and first docstring line of each environment."""
-    return _rows(ENVIRONMENTS)
+    return _rows(environments.registry)
 
 
 def dataset_rows() -> list[tuple[str, ...]]:
     """Name, size, whether it is here already, and summary of each data set of the catalogue."""
-    folder = home() / "datasets"
     return [
         (
             entry.name,
             f"{entry.recipe.episodes:,} episodes",
-            "on disk" if (folder / f"{entry.name}.safetensors").exists() else "made on first use",
+            "on disk" if path_of(entry.name).exists() else "made on first use",
             entry.summary,
         )
         for entry in CATALOG.values()

@@ -44,6 +44,8 @@ def candidates(folder: Path) -> Iterator[tuple[Path, dict[str, Any] | DamagedFil
     for _, path in found(folder):
         try:
             yield path, load_tree(path, KIND)[0]
+        except FileNotFoundError:
+            continue  # let go of by the process that trains, while we looked
         except DamagedFileError as error:
             yield path, error
 

@@ -8,12 +8,10 @@ from pathlib import Path
 from offline_marl.core.partition import Partition, partition, split_task
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.catalog import Reference, find, home
+from offline_marl.datasets.catalog import SUFFIX, Reference, find, path_of
 from offline_marl.datasets.files import load_data
 from offline_marl.environments.base import JointEnv, environments
 from offline_marl.training.collect import make_scripted
-
-SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def load_recording(name: str) -> Recording | Dataset:
     if name.endswith(SUFFIX):
         return load_data(Path(name))
     entry = find(name)
-    path = home() / "datasets" / f"{name}{SUFFIX}"
+    path = path_of(name)
     if not path.exists():
         make_scripted(entry, path)
     return load_data(path)
@@ -57,7 +55,7 @@ def open_task(task: str) -> Task:
 
     Raises:
         UnknownDatasetError: The catalogue has no such name.
-        ValueError: The conf or the view is unknown, or the id has another form.
+        PartitionError: The conf or the view is unknown, or the id has another form.
         DataError: The data cannot be used.
     """
     if task.endswith(SUFFIX):
@@ -67,13 +65,13 @@ def open_task(task: str) -> Task:
         return Task(task, data, _known_partition(data), _reference(data))
     name, conf, view = split_task(task)
     if not name.endswith(SUFFIX):
-        shares = partition(find(name).scenario, conf, view)
-        recording = load_recording(name)
-    else:
-        recording = load_recording(name)
-        shares = partition(str(recording.metadata.get("scenario")), conf, view)
+        partition(find(name).scenario, conf, view)  # refuses before anything is made
+    recording = load_recording(name)
     if isinstance(recording, Dataset):
         raise DataError(f"{name} is split among agents already: leave _{conf}_{view} away.")
+    if "scenario" not in recording.metadata:
+        raise DataError(f"{name} does not say which scenario it was recorded in, so it cannot be split among agents.")
+    shares = partition(str(recording.metadata["scenario"]), conf, view)
     data = recording.split(shares)
     return Task(task, data, shares, _reference(data))
 

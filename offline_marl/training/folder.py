@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from offline_marl.core.config import ConfigError, build
+from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
 from offline_marl.training.config import RunConfig
 
 PACKAGES = ("offline-marl", "torch", "numpy", "gymnasium", "mujoco")
 
 
-class RunFolderError(RuntimeError):
+class RunFolderError(BadInputError, RuntimeError):
     """A run folder that cannot be used as asked; the message is one sentence."""
 
 
@@ -87,6 +88,12 @@ class RunFolder:
         except (OSError, ValueError):
             return {}
         return found
+
+    def sweep(self) -> None:
+        """Remove what a killed process had half written; only for who holds the folder."""
+        for folder in (self.path, self.checkpoints):
+            for part in folder.glob(".*.part"):
+                part.unlink(missing_ok=True)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as done, its score inside the mark."""

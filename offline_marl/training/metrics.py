@@ -6,15 +6,17 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
 
 Row = Mapping[str, float | int | None]
 
 
-class MissingLoggerError(ImportError):
+class MissingLoggerError(BadInputError, ImportError):
     """A logger was asked for whose package is not installed; the message says what to install."""
 
 
@@ -69,10 +71,8 @@ class TensorBoardLogger:
     """TensorBoard events in the run folder; those after `step` are purged when a run is taken up."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise MissingLoggerError("TensorBoard is not installed: pip install 'offline-marl[log]'.") from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, row: Row) -> None:
@@ -90,10 +90,8 @@ class WandbLogger:
     """A W&B run; a resumed run goes on under the same id, which is the run folder's name and seed."""
 
     def __init__(self, folder: Path, project: str, mode: str, config: Mapping[str, Any], run_id: str) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise MissingLoggerError("W&B is not installed: pip install 'offline-marl[log]'.") from None
+        import wandb
+
         self._run = wandb.init(
             project=project,
             mode=mode,
@@ -112,6 +110,17 @@ class WandbLogger:
     def close(self) -> None:
         """Finish the W&B run."""
         self._run.finish()
+
+
+def refuse_missing(tensorboard: bool, wandb: bool) -> None:
+    """Make sure, before a run begins, that the loggers asked for can be used.
+
+    Raises:
+        MissingLoggerError: A package is not installed.
+    """
+    for asked, package, name in ((tensorboard, "tensorboard", "TensorBoard"), (wandb, "wandb", "W&B")):
+        if asked and find_spec(package) is None:
+            raise MissingLoggerError(f"{name} is not installed: pip install 'offline-marl[log]'.")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

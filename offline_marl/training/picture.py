@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from offline_marl.core.files import write_atomically
 from offline_marl.training.evaluation import Score
 from offline_marl.training.metrics import read_rows
 
@@ -31,8 +33,9 @@ def draw_run(folder: Path, title: str, score: Score) -> Path | None:
     _draw_curve(curve, [row for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "eval"], unit)
     _draw_returns(spread, score, unit)
     figure.suptitle(title)
-    path = folder / "picture.png"
-    figure.savefig(path, dpi=130)
+    path, image = folder / "picture.png", io.BytesIO()
+    figure.savefig(image, dpi=130, format="png")
+    write_atomically(path, image.getvalue())
     return path
 
 

@@ -14,12 +14,13 @@ from offline_marl.core.config import ConfigError, build, suggest
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.base import Dataset
+from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.files import save_data
 from offline_marl.training.config import RunConfig
-from offline_marl.training.data import SUFFIX, Task, load_dataset, open_task
+from offline_marl.training.data import Task, load_dataset, open_task
 from offline_marl.training.evaluation import Score
 from offline_marl.training.folder import RunFolder, RunFolderError, describe_software
-from offline_marl.training.session import Result, Session, make_scorer, newest_state
+from offline_marl.training.session import Result, Session, make_scorer, newest_state, pick_device
 
 __all__ = ["Result", "evaluate", "load", "load_dataset", "prepare", "resume", "train"]
 
@@ -66,18 +67,27 @@ def train(algorithm: str, dataset: str | Dataset, *, out: str | Path | None = No
     """
     named = _absolute(dataset) if isinstance(dataset, str) else OWN_DATA
     config = prepare(algorithm, named, fields)
-    place = Path(out) if out is not None else Path("runs") / f"{algorithm}_{Path(named).name}_seed{config.seed}"
-    folder = RunFolder(place)
+    # Written down as what it is here: a generator's state cannot move between kinds of device.
+    config = config.model_copy(update={"device": str(pick_device(config.device))})
+    folder = RunFolder(out if out is not None else default_folder(config))
     own = None if isinstance(dataset, str) else dataset.check()
     task = open_task(named) if own is None else Task(OWN_DATA, own, None, None)
     learner = make_algorithm(config, task.data.spec)
     with folder.locked():
         folder.refuse_strangers(config)
+        folder.sweep()
         if own is not None:
             save_data(folder.path / OWN_DATA, own)
             task = _task_of(folder, config)
+        # Made first: settings that it refuses should not leave the folder taken.
+        session = Session(folder, config, task, learner)
         folder.begin(config, _provenance(task))
-        return Session(folder, config, task, learner).run()
+        return session.run()
+
+
+def default_folder(config: RunConfig) -> Path:
+    """Where a run goes that names no folder."""
+    return Path("runs") / f"{config.algorithm}_{Path(config.dataset).name}_seed{config.seed}"
 
 
 def resume(run: str | Path) -> Result:
@@ -89,6 +99,7 @@ def resume(run: str | Path) -> Result:
     folder = RunFolder(run)
     config = folder.config()
     with folder.locked():
+        folder.sweep()
         task = _task_of(folder, config)
         then, now = folder.versions().get("dataset_sha256"), task.data.metadata.get("sha256")
         if then is not None and then != now:

@@ -15,7 +15,7 @@ import torch
 from offline_marl.algorithms.base import Algorithm
 from offline_marl.core.config import ConfigError
 from offline_marl.core.files import DamagedFileError
-from offline_marl.core.seeding import Generators, derive
+from offline_marl.core.seeding import Generators, derive, seeded_globally
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.environments.base import MissingSimulatorError
@@ -24,7 +24,7 @@ from offline_marl.training.config import RunConfig
 from offline_marl.training.data import Task
 from offline_marl.training.evaluation import Score, episode_seeds, play, summarize
 from offline_marl.training.folder import RunFolder, RunFolderError
-from offline_marl.training.metrics import FileLogger, Logger, TensorBoardLogger, WandbLogger
+from offline_marl.training.metrics import FileLogger, Logger, TensorBoardLogger, WandbLogger, refuse_missing
 from offline_marl.training.picture import draw_run
 from offline_marl.training.progress import progress_bar
 from offline_marl.training.sources import DatasetSource
@@ -63,6 +63,7 @@ class Session:
         self.config = config
         self.task = task
         self.learner = learner
+        refuse_missing(config.tensorboard, config.wandb != "off")
         torch.set_num_threads(config.threads)
         device = pick_device(config.device)
         learner.place(device, derive(config.seed, "exploration"))
@@ -74,10 +75,17 @@ class Session:
 
     def run(self) -> Result:
         """Go from the newest checkpoint, or the beginning, to the score."""
-        if self.folder.done:
-            return self._finished()
+        # Seeded for algorithms that draw from torch's own generator, which the caller gets back as it was.
+        with seeded_globally(self.config.seed, "run"):
+            return self._finished() if self.folder.done else self._go_on()
+
+    def _go_on(self) -> Result:
         config = self.config
         start, elapsed, history = self._restore()
+        left = f"{config.steps - start:,} of {config.steps:,} updates"
+        print(
+            f"{config.algorithm} on {self.task.id}: {left} on {config.device}, in {self.folder.path}", file=sys.stderr
+        )
         loggers = self._loggers(start)
         with progress_bar(config.steps, config.algorithm, "update", initial=start) as bar:
             log = LogHook(loggers, config.log_every, bar, elapsed)

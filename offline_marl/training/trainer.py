@@ -11,12 +11,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from offline_marl.algorithms.base import Algorithm
+from offline_marl.core.errors import WorkError
 from offline_marl.core.types import Metrics, Source
 from offline_marl.training.evaluation import Score
 from offline_marl.training.metrics import Logger
 
 
-class DivergedError(RuntimeError):
+class DivergedError(WorkError, RuntimeError):
     """A loss is no longer finite; the message says which and when."""
 
 
@@ -31,7 +32,7 @@ class Hook(Protocol):
 def train(algorithm: Algorithm, source: Source, hooks: Sequence[Hook], steps: range) -> None:
     """Update once per step; everything else is a hook's."""
     for step in steps:
-        metrics = algorithm.update(source.sample(algorithm.needs))
+        metrics = algorithm.update(source.sample(algorithm.needs).check())
         for hook in hooks:
             hook(step, algorithm, metrics)
 
@@ -165,4 +166,19 @@ class CheckpointHook:
         """Save if it is time."""
         if step == self.last or (self.every and step % self.every == 0):
             self.log.flush(step)
+            refuse_unfinite(algorithm, step)
             self.save(step)
+
+
+def refuse_unfinite(algorithm: Algorithm, step: int) -> None:
+    """Refuse a state from which nothing can go on: a gradient may overflow at a loss that is still finite.
+
+    Raises:
+        DivergedError: A parameter is not finite; says which.
+    """
+    for name, parameter in algorithm.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise DivergedError(
+                f"{name} is no longer finite at step {step}; the checkpoint before it is kept "
+                "(try a smaller --lr or a --grad-clip)."
+            )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from offline_marl.core.files import DamagedFileError, load_tree, peek, save_tree, write_atomically
+from offline_marl.core.files import DamagedFileError, load_tree, save_tree, write_atomically
 
 
 def same(left: Any, right: Any) -> bool:
@@ -74,7 +74,12 @@ TREES: dict[str, dict[str, Any]] = {
             torch.float64,
         )
     },
-    "scalars and empties": {"s": torch.tensor(3.5), "b": torch.tensor(True), "e": torch.zeros(0), "w": torch.ones(0, 4)},
+    "scalars and empties": {
+        "s": torch.tensor(3.5),
+        "b": torch.tensor(True),
+        "e": torch.zeros(0),
+        "w": torch.ones(0, 4),
+    },
     "odd numbers": {"x": torch.tensor([float("nan"), float("inf"), -0.0, 1e-45])},
     "not contiguous": {"x": torch.arange(12).view(3, 4).t()[1:], "y": torch.ones(1).expand(5)},
     "one tensor twice": {"x": torch.arange(3), "y": torch.arange(3)},
@@ -168,10 +173,9 @@ def test_every_truncation_is_noticed(tmp_path: Path) -> None:
 )
 def test_files_of_other_kinds_are_refused_in_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
-    for read in (lambda path: load_tree(path, "checkpoint"), peek):
-        with pytest.raises(DamagedFileError, match="cannot be read") as caught:
-            read(tmp_path / "x")
-        assert "\n" not in str(caught.value)
+    with pytest.raises(DamagedFileError, match="cannot be read") as caught:
+        load_tree(tmp_path / "x", "checkpoint")
+    assert "\n" not in str(caught.value)
 
 
 def test_safetensors_of_somebody_else_are_refused(tmp_path: Path) -> None:
@@ -191,12 +195,6 @@ def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(FileNotFoundError, match="There is no file"):
             load_tree(path, "checkpoint")
-
-
-def test_peek_reads_the_plain_part(tmp_path: Path) -> None:
-    small(tmp_path / "x")
-    found = dict(peek(tmp_path / "x")["__dict__"])
-    assert found["step"] == 7 and found["lr"] == 0.1
 
 
 def test_loaded_tensors_do_not_follow_the_file(tmp_path: Path) -> None:

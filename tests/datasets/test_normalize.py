@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from offline_marl.core.types import Spec
+from offline_marl.datasets.base import Dataset
+from offline_marl.datasets.normalize import LEAST_STD, obs_statistics
+from offline_marl.networks.memory import AgentInputs
+
+
+def make_data(obs: torch.Tensor, dims: tuple[int, ...]) -> Dataset:
+    """Two episodes around the observations given."""
+    steps, agents = len(obs) - 2, obs.shape[1]
+    ends = torch.zeros(steps, agents, dtype=torch.bool)
+    ends[[2, -1]] = True
+    zeros = torch.zeros(steps, agents)
+    lengths, spec = torch.tensor([3, steps - 3]), Spec(dims, (1,) * agents)
+    return Dataset(obs, zeros.unsqueeze(-1), zeros, torch.zeros_like(ends), ends, lengths, spec).check()
+
+
+def test_statistics_are_those_of_numpy_in_double_precision() -> None:
+    draw = torch.Generator().manual_seed(0)
+    scales, shifts = torch.tensor([1.0, 50.0, 0.01]), torch.tensor([0.0, 300.0, -2.0])
+    obs = torch.randn(5_000, 2, 3, generator=draw) * scales + shifts
+    mean, std = obs_statistics(make_data(obs, (3, 3)))
+    exact = obs.numpy().astype(np.float64)
+    np.testing.assert_allclose(mean.numpy(), exact.mean(0), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(std.numpy(), exact.std(0), rtol=1e-5)
+    assert mean.dtype == std.dtype == torch.float32 and mean.shape == (2, 3)
+
+
+def test_a_small_spread_far_from_zero_is_not_lost() -> None:
+    obs = 1000.0 + torch.arange(4.0).repeat(1000).view(-1, 1, 1)
+    mean, std = obs_statistics(make_data(obs, (1,)))
+    # 0, 1, 2, 3 have mean 1.5 and variance 1.25.
+    np.testing.assert_allclose([mean.item(), std.item()], [1001.5, 1.25**0.5], rtol=1e-6)
+
+
+def test_padding_and_columns_that_never_move_stay_finite() -> None:
+    obs = torch.randn(50, 2, 3, generator=torch.Generator().manual_seed(0))
+    obs[:, 1, 2] = 0.0
+    obs[:, 0, 1] = 0.7
+    data = make_data(obs, (3, 2))
+    mean, std = obs_statistics(data)
+    assert std[0, 1] == std[1, 2] == torch.tensor(LEAST_STD) and mean[1, 2] == 0.0
+    inputs = AgentInputs((3, 2), (1, 1))
+    inputs.standardize(mean, std)
+    standardized = inputs(data.obs)
+    assert bool(standardized[:, 1, 2].eq(0).all()) and standardized[:, 0, 1].abs().max().item() < 1e-3
+    real = standardized[:, 0, [0, 2]]
+    torch.testing.assert_close(real.mean(0), torch.zeros(2), atol=1e-5, rtol=0.0)
+    torch.testing.assert_close(real.std(0, correction=0), torch.ones(2), atol=1e-4, rtol=0.0)

@@ -1,0 +1,92 @@
+"""Kills one run again and again: `python killing.py OUT DATA KILLS SEED STEPS`, then prints what it did as JSON.
+
+torch is imported once, here; every attempt at the run is a forked process of its own, ended by a real SIGKILL. Half of
+the kills come at any moment of the process's life, its first milliseconds included; the others come after it wrote a
+checkpoint, so that the run gets on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from runs import checkpoints, leftovers, score_in_point_env, small_run
+
+from offline_marl.training.run import resume
+
+FIELDS = {"algorithm": "ma-iql", "window": 2, "checkpoint_every": 20, "eval_every": 50, "seed": 7}
+
+
+def attempt(out: Path, data: str, steps: int) -> None:
+    """Begin the run, or go on with it."""
+    if (out / "config.json").exists():
+        resume(out)
+    else:
+        small_run(out, data, steps=steps, **FIELDS)
+
+
+def fork(out: Path, data: str, steps: int) -> int:
+    """A process that works on the run; its id."""
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        os.dup2(os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        attempt(out, data, steps)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def newest(out: Path) -> int:
+    """Step of the newest checkpoint."""
+    return next(iter(checkpoints(out)), 0)
+
+
+def wait_for_progress(process: int, out: Path, step: int) -> bool:
+    """Wait for a checkpoint after this step; False if the process ended first."""
+    while newest(out) <= step:
+        if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def main() -> None:
+    out, data, kills, seed, steps = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
+    torch.set_num_threads(1)
+    score_in_point_env(pytest.MonkeyPatch())
+    chance = random.Random(seed)
+    stood: list[int] = []
+    halves = 0
+    while len(stood) < kills:
+        before = newest(out)
+        process = fork(out, data, steps)
+        if len(stood) % 2 and not wait_for_progress(process, out, before):
+            break
+        time.sleep(chance.uniform(0, 0.12))
+        os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        if not os.WIFSIGNALED(status):
+            break
+        stood.append(newest(out))
+        halves += len(leftovers(out)) > 0
+    if not (out / "DONE").exists():
+        _, status = os.waitpid(fork(out, data, steps), 0)
+        assert status == 0, out.with_suffix(".log").read_text()
+    print(json.dumps({"stood": stood, "halves": halves}))
+
+
+if __name__ == "__main__":
+    main()

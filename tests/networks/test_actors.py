@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from offline_marl.networks.actors import LOG_STD, Actor
+from offline_marl.networks.distributions import Categorical, TanhNormal
+
+
+def last_bias(actor: Actor) -> nn.Parameter:
+    return actor.net.stack.layers[-1].bias  # type: ignore[union-attr, return-value]
+
+
+def zeroed(actor: Actor) -> Actor:
+    with torch.no_grad():
+        for parameter in actor.parameters():
+            parameter.zero_()
+    return actor
+
+
+def test_mean_and_log_std_are_the_two_halves_of_the_output() -> None:
+    actor = zeroed(Actor(3, [4], [2, 1], discrete=False))
+    with torch.no_grad():
+        last_bias(actor).copy_(torch.tensor([[[0.1, 0.2, -1.0, -2.0]], [[0.3, 9.0, -3.0, 9.0]]]))
+    policy = actor(torch.randn(5, 2, 3))
+    assert isinstance(policy, TanhNormal)
+    torch.testing.assert_close(policy.mean[0], torch.tensor([[0.1, 0.2], [0.3, 9.0]]))
+    torch.testing.assert_close(policy.log_std[0], torch.tensor([[-1.0, -2.0], [-3.0, 0.0]]))
+    torch.testing.assert_close(policy.mode()[0], torch.tensor([[0.1, 0.2], [0.3, 0.0]]).tanh())
+
+
+def test_log_std_depends_on_the_input_and_stays_within_its_bounds() -> None:
+    torch.manual_seed(0)
+    actor = Actor(3, [16], [2, 2], discrete=False)
+    policy = actor(torch.randn(500, 2, 3) * 100)
+    assert isinstance(policy, TanhNormal)
+    assert LOG_STD == (-6.0, 0.0)
+    assert policy.log_std.min().item() == -6.0 and policy.log_std.max().item() == 0.0
+    assert len(policy.log_std.unique()) > 100
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("lead", [(5,), (5, 4), ()])
+def test_actions_have_the_shape_of_the_lead(discrete: bool, lead: tuple[int, ...]) -> None:
+    actor = Actor(3, [4], [2, 1], discrete=discrete)
+    policy = actor(torch.randn(*lead, 2, 3))
+    expected = (*lead, 2) if discrete else (*lead, 2, 2)
+    assert policy.mode().shape == policy.sample().shape == expected
+    assert policy.log_prob(policy.mode()).shape == (*lead, 2)
+
+
+def test_an_agent_never_picks_a_choice_that_it_does_not_have() -> None:
+    torch.manual_seed(0)
+    actor = zeroed(Actor(3, [4], [4, 2], discrete=True))
+    with torch.no_grad():
+        last_bias(actor)[..., 2:] = 50.0
+    policy = actor(torch.randn(500, 2, 3))
+    assert isinstance(policy, Categorical)
+    assert policy.sample()[:, 1].max().item() == 1 and policy.mode()[:, 1].max().item() <= 1
+    torch.testing.assert_close(policy.log_probs[:, 1, :2].exp(), torch.full((500, 2), 0.5))
+
+
+def test_available_actions_are_heeded_on_top_of_the_padding() -> None:
+    actor = zeroed(Actor(3, [4], [4, 2], discrete=True))
+    avail = torch.ones(50, 2, 4, dtype=torch.bool)
+    avail[:, 0, 1:3] = False
+    avail[:, 1, 0] = False
+    policy = actor(torch.randn(50, 2, 3), avail)
+    assert isinstance(policy, Categorical)
+    torch.testing.assert_close(policy.log_probs[0].exp(), torch.tensor([[0.5, 0.0, 0.0, 0.5], [0.0, 1.0, 0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_weights_of_padded_outputs_get_no_gradient(discrete: bool) -> None:
+    torch.manual_seed(0)
+    actor = Actor(3, [4], [3, 1], discrete=discrete)
+    actions = torch.zeros(20, 2, dtype=torch.int64) if discrete else torch.zeros(20, 2, 3)
+    actor(torch.randn(20, 2, 3)).log_prob(actions).sum().backward()
+    grad = last_bias(actor).grad
+    assert grad is not None
+    padded = [1, 2] if discrete else [1, 2, 4, 5]
+    assert bool(grad[1, 0, padded].eq(0).all()) and bool(grad[0, 0].ne(0).all())
+
+
+def test_shared_actors_treat_equal_features_alike_and_others_do_not() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(5, 1, 3).expand(-1, 2, -1)
+    shared = Actor(3, [4], [2, 2], discrete=False, shared=True)(features).mode()
+    apart = Actor(3, [4], [2, 2], discrete=False)(features).mode()
+    torch.testing.assert_close(shared[:, 0], shared[:, 1])
+    assert not torch.allclose(apart[:, 0], apart[:, 1])
+
+
+def test_the_table_of_real_actions_is_no_saved_state() -> None:
+    assert all("present" not in name for name in Actor(3, [4], [2, 1], discrete=False).state_dict())

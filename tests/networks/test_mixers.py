@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from offline_marl.networks.ensembles import StackedLinear
+from offline_marl.networks.mixers import Mixer, MixerKind
+
+
+def linear_mixer(kind: MixerKind) -> Mixer:
+    """Two agents, x of width 2, no hidden layer: w_0 = 2 x_0, w_1 = -x_1, b = x_0 + .5."""
+    mixer = Mixer(kind, 2, 2, [])
+    assert mixer.net is not None
+    layer = mixer.net.layers[0]
+    assert isinstance(layer, StackedLinear)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[[2.0, 0.0, 1.0], [0.0, -1.0, 0.0]]]))
+        layer.bias.copy_(torch.tensor([[[0.0, 0.0, 0.5]]]))
+    return mixer
+
+
+VALUES = torch.tensor([[[10.0, 4.0], [1.0, 2.0]]])
+X = torch.tensor([[3.0, 5.0], [-1.0, 2.0]])
+
+
+def test_unconstrained_by_hand() -> None:
+    # 6 * 10 - 5 * 4 + 3.5 = 43.5; -2 * 1 - 2 * 2 - .5 = -6.5
+    assert linear_mixer("unconstrained")(VALUES, X).tolist() == [[43.5, -6.5]]
+
+
+def test_monotonic_by_hand() -> None:
+    # 6 * 10 + 5 * 4 + 3.5 = 83.5; 2 * 1 + 2 * 2 - .5 = 5.5
+    assert linear_mixer("monotonic")(VALUES, X).tolist() == [[83.5, 5.5]]
+
+
+def test_vdn_sums_and_has_no_parameters() -> None:
+    mixer = Mixer("vdn", 2, 2, [8], copies=2)
+    assert mixer(VALUES, X).tolist() == [[14.0, 3.0]]
+    assert list(mixer.parameters()) == []
+
+
+def slopes(kind: MixerKind) -> torch.Tensor:
+    torch.manual_seed(0)
+    mixer = Mixer(kind, 3, 4, [16, 16], copies=2)
+    values = torch.randn(2, 200, 3, requires_grad=True)
+    (slope,) = torch.autograd.grad(mixer(values, torch.randn(200, 4) * 3).sum(), values)
+    return slope
+
+
+def test_monotonic_never_lowers_the_team_when_an_agent_rises_and_unconstrained_may() -> None:
+    assert bool((slopes("monotonic") >= 0).all()) and bool((slopes("monotonic") > 0).any())
+    assert bool((slopes("unconstrained") < 0).any())
+    assert bool((slopes("vdn") == 1).all())
+
+
+@pytest.mark.parametrize("kind", ["unconstrained", "monotonic"])
+def test_weights_and_bias_learn(kind: MixerKind) -> None:
+    torch.manual_seed(0)
+    mixer = Mixer(kind, 3, 4, [8], copies=2)
+    mixer(torch.randn(2, 10, 3), torch.randn(10, 4)).square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.ne(0).any()) for p in mixer.parameters())
+
+
+def test_copies_mix_apart() -> None:
+    torch.manual_seed(0)
+    mixer = Mixer("unconstrained", 3, 4, [8], copies=2)
+    values, x = torch.randn(2, 5, 3, requires_grad=True), torch.randn(5, 4)
+    total = mixer(values, x)
+    assert total.shape == (2, 5)
+    (slope,) = torch.autograd.grad(total[0].sum(), values)
+    assert bool(slope[0].ne(0).any()) and bool(slope[1].eq(0).all())
+    same = mixer(values[:1].expand(2, -1, -1), x)
+    assert not torch.allclose(same[0], same[1])

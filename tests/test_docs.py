@@ -1,0 +1,54 @@
+"""What the documents promise: their commands parse, their links lead somewhere, their tables are the committed ones."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def commands() -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{document.name} points to {target}"
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("offline-marl train")])
+def test_flags_in_the_readme_exist(command: str) -> None:
+    _, _, algorithm, *rest = command.split()
+    page = subprocess.run(
+        [sys.executable, "-m", "offline_marl", "train", algorithm, "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for flag in (word for word in rest if word.startswith("--")):
+        assert flag in page, f"{flag} of `{command}`"
+
+
+def test_make_targets_in_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    wanted = set(re.findall(r"`?make ([a-z]+)", (ROOT / "README.md").read_text()))
+    assert {"demo", "test"} <= wanted
+    for target in wanted:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_readme_shows_the_committed_results() -> None:
+    printed = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "table.py")], capture_output=True, text=True, check=True
+    ).stdout
+    shown = re.search(r"<!-- table -->\n(.*?)<!-- /table -->", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert shown is not None
+    assert shown[1].strip() == printed.strip()

@@ -1,0 +1,23 @@
+"""The examples run as they are given."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from worlds import reacher_recording, saved
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.mujoco
+def test_train_api_trains_scores_loads_and_acts(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    data = saved(tmp_path, reacher_recording())
+    script = [sys.executable, str(ROOT / "examples" / "train_api.py")]
+    options = ["--dataset", f"{data}_2x1notip_0", "--steps", "10", "--episodes", "2", "--out", str(tmp_path / "run")]
+    done = subprocess.run([*script, *options], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "normalized return" in done.stdout
+    assert "team does" in done.stdout

@@ -1,0 +1,93 @@
+"""The big promise: a run killed at any moment, any number of times, ends as a run that was never disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import killing
+import pytest
+from runs import checkpoints, ending, leftovers, refuse_difference, score_in_point_env, small_run
+from worlds import saved, world
+
+KILLS = 24
+STEPS = 700
+
+
+def test_a_run_killed_two_dozen_times_ends_as_if_it_had_never_been_disturbed(tmp_path, monkeypatch):
+    data = saved(tmp_path, world("continuous"))
+    arguments = [str(tmp_path / "killed"), data, str(KILLS), "20231", str(STEPS)]
+    done = subprocess.run(
+        [sys.executable, killing.__file__, *arguments],
+        env={**os.environ, "PYTHONPATH": str(Path(killing.__file__).parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr + (tmp_path / "killed.log").read_text()
+    stood = json.loads(done.stdout)["stood"]
+    assert len(stood) == KILLS, f"the run ended after {len(stood)} kills: give it more steps"
+    assert stood == sorted(stood) and len(set(stood)) > KILLS // 3, "it should have got on between kills"
+
+    score_in_point_env(monkeypatch)
+    small_run(tmp_path / "straight", data, steps=STEPS, **killing.FIELDS)
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "killed"))
+    assert not leftovers(tmp_path / "killed")
+
+
+def test_the_command_line_goes_on_after_kills_as_if_they_had_not_been(tmp_path):
+    data = saved(tmp_path, world("continuous"))
+    fields = {"steps": 3000, "checkpoint_every": 100, "log_every": 70, "hidden": "16,16", "batch_size": 32}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in fields.items()]
+    chance = random.Random(3)
+
+    def start(out: Path, *arguments: str) -> subprocess.Popen:
+        with out.with_suffix(".log").open("ab") as log:
+            return subprocess.Popen([sys.executable, "-m", "offline_marl", *arguments], stdout=log, stderr=log)
+
+    def train(out: Path) -> subprocess.Popen:
+        return start(out, "train", "iql", "--dataset", data, "--out", str(out), "--device=cpu", *flags)
+
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    undisturbed = train(straight)
+    process = train(killed)
+    for _ in range(2):
+        stood = checkpoints(killed)[:1]
+        while checkpoints(killed)[:1] == stood:
+            assert process.poll() is None, killed.with_suffix(".log").read_text()
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(30) == -signal.SIGKILL, "it ended before it could be killed: give it more steps"
+        process = start(killed, "resume", str(killed))
+    assert process.wait(120) == 0, killed.with_suffix(".log").read_text()
+    assert undisturbed.wait(120) == 0, straight.with_suffix(".log").read_text()
+    refuse_difference(ending(straight), ending(killed))
+
+
+@pytest.mark.parametrize("name", ["config.json", "versions.json"])
+def test_a_run_killed_while_it_wrote_down_what_it_is_can_be_begun_again(tmp_path, monkeypatch, name):
+    from offline_marl.training import folder
+
+    class Killed(BaseException):
+        pass
+
+    def dying(path, content):
+        if path.name == name:
+            path.with_name(f".{name}.x.part").write_text("{")
+            raise Killed
+        write(path, content)
+
+    write = folder.write_json
+    data = saved(tmp_path, world("continuous"))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(folder, "write_json", dying)
+        small_run(tmp_path / "run", data)
+    small_run(tmp_path / "run", data)
+    assert not leftovers(tmp_path / "run")
