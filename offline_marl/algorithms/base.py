@@ -5,6 +5,7 @@ An algorithm eats a Batch and returns Metrics; it knows no data set, no environm
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
@@ -39,6 +40,8 @@ class AlgorithmConfig(Config):
     """Rows of data in one update."""
     hidden: Annotated[tuple[Width, ...], Field(min_length=1)] = (256, 256)
     """Widths of the hidden layers of every network."""
+    cosine_steps: Annotated[int, Field(ge=0)] = 0
+    """Updates over which the step size falls to 0 along half a cosine; 0 keeps it constant."""
     layer_norm: bool = False
     """Normalise the hidden layers of actors and critics."""
     grad_clip: Annotated[float, Field(ge=0.0)] = 0.0
@@ -74,6 +77,8 @@ class Algorithm(nn.Module, ABC):
         self.batch_size = config.batch_size
         self.grad_clip = config.grad_clip
         self.needs = replace(type(self).needs, window=config.window)
+        self.updates = 0
+        self.lr, self.cosine_steps = config.lr, config.cosine_steps
         self.generator = torch.Generator().manual_seed(torch.initial_seed())
         self.inputs = AgentInputs(spec.obs_dims, spec.act_dims, window=config.window, shared=config.share_parameters)
         self.shape: dict[str, Any] = {
@@ -118,6 +123,11 @@ class Algorithm(nn.Module, ABC):
 
     def descend(self, loss: Tensor) -> None:
         """One step of every optimised module down `loss`, each module's gradient clipped by its own norm."""
+        if self.cosine_steps:
+            share = min(self.updates / self.cosine_steps, 1.0)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr * 0.5 * (1.0 + math.cos(math.pi * share))
+        self.updates += 1
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.grad_clip:
@@ -137,8 +147,12 @@ class Algorithm(nn.Module, ABC):
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Optimiser and generator: they travel with `state_dict`."""
-        return {"optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
+        """Optimiser, generator and count of updates: they travel with `state_dict`."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "updates": self.updates,
+        }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` gave."""
@@ -146,6 +160,7 @@ class Algorithm(nn.Module, ABC):
         # The CPU cannot take up a GPU's generator: a policy loaded elsewhere explores from a seed of its own.
         if state["generator"].shape == self.generator.get_state().shape:
             self.generator.set_state(state["generator"].cpu())
+        self.updates = state["updates"]
 
 
 def masked_mean(values: PerAgent, mask: PerAgent | None) -> Tensor:

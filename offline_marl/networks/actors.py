@@ -64,3 +64,41 @@ class Actor(nn.Module):
             return Categorical(out, allowed)
         mean, log_std = out.chunk(2, dim=-1)
         return TanhNormal(mean, log_std.clamp(*LOG_STD), self.present)
+
+
+class DeterministicActor(nn.Module):
+    """Each agent's action given its own features: tanh of a network's output.
+
+    Args:
+        in_features: Padded width of the features.
+        hidden: Widths of the hidden layers.
+        act_dims: True action width of each agent.
+        fan_in: True feature width of each agent.
+        shared: One set of weights for all agents.
+        layer_norm: Normalise the hidden layers.
+    """
+
+    present: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        act_dims: Sequence[int],
+        *,
+        fan_in: Sequence[int] | None = None,
+        shared: bool = False,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        width = max(act_dims)
+        self.net = AgentMLP(
+            len(act_dims), in_features, hidden, width, shared=shared, fan_in=fan_in, layer_norm=layer_norm
+        )
+        present = torch.arange(width) < torch.tensor(list(act_dims)).unsqueeze(-1)
+        self.register_buffer("present", present, persistent=False)
+
+    def forward(self, features: Features) -> Annotated[Tensor, "*lead agent act"]:
+        """Actions in (-1, 1); zero on padding."""
+        out: Tensor = self.net(features)
+        return torch.tanh(out[0]) * self.present

@@ -15,7 +15,9 @@ from offline_marl.networks.ensembles import AgentMLP
 class Critic(nn.Module):
     """Q of each agent, in independent copies.
 
-    Continuous actions enter the network beside the features; discrete ones pick from its outputs.
+    Continuous actions enter the network beside the features; of discrete ones the agent's own picks from
+    the outputs. A centralised critic of agent i reads the features and actions of agents i, i+1, ... in
+    turn, its own first, so that one set of weights can serve all agents.
 
     Args:
         in_features: Padded width of the features.
@@ -23,10 +25,13 @@ class Critic(nn.Module):
         act_dims: True action width, or number of choices, of each agent.
         discrete: Whether actions are indices.
         copies: Independent networks; two for the twin rule.
+        centralised: Whether each agent's critic reads all agents.
         fan_in: True feature width of each agent.
         shared: One set of weights for all agents.
         layer_norm: Normalise the hidden layers.
     """
+
+    turns: Tensor
 
     def __init__(
         self,
@@ -36,34 +41,72 @@ class Critic(nn.Module):
         *,
         discrete: bool,
         copies: int = 2,
+        centralised: bool = False,
         fan_in: Sequence[int] | None = None,
         shared: bool = False,
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.discrete = discrete
-        width = max(act_dims)
-        widths = list(fan_in) if fan_in is not None else [in_features] * len(act_dims)
-        if not discrete:
-            widths = [features + act for features, act in zip(widths, act_dims, strict=True)]
+        self.discrete, self.centralised, self.choices = discrete, centralised, max(act_dims)
+        n_agents = len(act_dims)
+        agents = torch.arange(n_agents)
+        self.register_buffer("turns", (agents.unsqueeze(-1) + agents) % n_agents, persistent=False)
+        features = list(fan_in) if fan_in is not None else [in_features] * n_agents
+        entered = [0] * n_agents if discrete else list(act_dims)
+        if centralised:
+            others = [sum(act_dims) - act for act in act_dims] if discrete else [sum(act_dims)] * n_agents
+            true_widths = [sum(features) + act for act in others]
+            width = n_agents * in_features + (n_agents - discrete) * self.choices
+        else:
+            true_widths = [feature + act for feature, act in zip(features, entered, strict=True)]
+            width = in_features + (0 if discrete else self.choices)
         self.net = AgentMLP(
-            len(act_dims),
-            in_features if discrete else in_features + width,
+            n_agents,
+            width,
             hidden,
-            width if discrete else 1,
+            self.choices if discrete else 1,
             copies=copies,
             shared=shared,
-            fan_in=widths,
+            fan_in=true_widths,
             layer_norm=layer_norm,
         )
 
-    def forward(self, features: Features, actions: Tensor) -> Annotated[Tensor, "copy *lead agent"]:
-        """Q of the actions given, one row of values per copy."""
+    def forward(
+        self, features: Features, actions: Tensor, own: Tensor | None = None
+    ) -> Annotated[Tensor, "copy *lead agent"]:
+        """Q of the actions given.
+
+        Args:
+            features: `*lead agent feature`.
+            actions: What all agents do, `*lead agent act` or int64 `*lead agent`.
+            own: What each agent does instead, its critic still reading the others' `actions`; may have
+                further axes in front, as may `actions`.
+        """
+        mine = actions if own is None else own
         if not self.discrete:
-            values: Tensor = self.net(torch.cat([features, actions], dim=-1))
+            values: Tensor = self.net(self._beside(features, actions, mine))
             return values.squeeze(-1)
+        q = self.each_choice(features, actions)
+        return q.gather(-1, mine.expand(len(q), *mine.shape).unsqueeze(-1)).squeeze(-1)
+
+    def each_choice(self, features: Features, actions: Tensor) -> Annotated[Tensor, "copy *lead agent choice"]:
+        """Q of every choice of each agent, the others doing `actions`; for discrete actions."""
+        if self.centralised:
+            others = nn.functional.one_hot(actions, self.choices).to(features.dtype)[..., self.turns[:, 1:], :]
+            features = torch.cat([self._all_features(features), others.flatten(-2)], dim=-1)
         q: Tensor = self.net(features)
-        return q.gather(-1, actions.expand(len(q), *actions.shape).unsqueeze(-1)).squeeze(-1)
+        return q
+
+    def _all_features(self, features: Tensor) -> Tensor:
+        return features[..., self.turns, :].flatten(-2)
+
+    def _beside(self, features: Tensor, actions: Tensor, own: Tensor) -> Tensor:
+        if self.centralised:
+            others = actions[..., self.turns[:, 1:], :].flatten(-2)
+            others = others.expand(*own.shape[:-1], others.shape[-1])
+            own = torch.cat([own, others], dim=-1)
+            features = self._all_features(features)
+        return torch.cat([features.expand(*own.shape[:-1], features.shape[-1]), own], dim=-1)
 
 
 class Value(nn.Module):

@@ -1,0 +1,142 @@
+"""Conservative Q-learning (Kumar et al., 2020), in the form OMAR gives it: TD3 with a restrained critic.
+
+Continuous: the critic's loss gains alpha (T log int exp(Q(o, a) / T) da - Q(o, a_data)), the integral from
+draws that are uniform and around the policy's actions here and in the next step, each divided by its
+*density*; the policy is TD3+BC's. Discrete: double Q-learning with the same gap over the available
+choices, acting greedily.
+`cql_actions = own` changes one agent's action at a time, `joint` all at once: two algorithms that papers
+call MA-CQL. `counterfactual` is `own` with a weight per agent, the weights summing to 1 (CFCQL, Shao et al., 2023).
+Departs from CFCQL: the weights are softmax(-sharpness d_i), d_i the squared distance of the policy's
+action from the data's in units of the sampling noise (for choices, of Q's soft policy from the data's
+choice), standing in for the divergence from the behaviour policy.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from offline_marl.algorithms.base import Algorithm, algorithms, masked_mean
+from offline_marl.algorithms.td3_bc import TD3BC, NotNegative, Positive, TD3BCConfig
+from offline_marl.core.axes import Features, PerAgent
+from offline_marl.core.types import AvailActions, Batch, History, Metrics, Needs, Obs, Spec
+from offline_marl.losses import bellman, conservative
+from offline_marl.networks.critics import Critic
+from offline_marl.networks.targets import frozen_copy, polyak
+
+Draws = tuple[Annotated[Tensor, "sample batch agent act"], Annotated[Tensor, "sample batch agent"]]
+
+
+class CQLConfig(TD3BCConfig):
+    """Fields of TD3+BC and those of the conservative gap."""
+
+    cql_alpha: NotNegative = 1.0
+    """Weight of the gap in the critic's loss."""
+    cql_temperature: Positive = 1.0
+    """T of the soft maximum."""
+    cql_samples: Annotated[int, Field(ge=1)] = 10
+    """Draws of each kind: uniform, around the policy here, around the policy at the next step."""
+    cql_noise: Positive = 0.2
+    """Deviation of the draws around the policy."""
+    cql_actions: Literal["own", "joint", "counterfactual"] = "own"
+    """Draw one agent's action at a time, the joint action, or one at a time with weights that sum to 1."""
+    sharpness: NotNegative = 1.0
+    """How strongly counterfactual weights prefer agents that stay near the data; 0 weighs all alike."""
+
+    @model_validator(mode="after")
+    def _gap_fits_critic(self) -> CQLConfig:
+        if self.cql_actions != "own" and self.critic == "independent":
+            raise ValueError(f"cql_actions = {self.cql_actions} needs critic = centralised")
+        return self
+
+
+@algorithms.register("cql")
+class CQL(TD3BC):
+    """Learns values that are low wherever the data does not speak for an action."""
+
+    Config = CQLConfig
+    needs = Needs()
+    config: CQLConfig
+
+    def __init__(self, config: CQLConfig, spec: Spec) -> None:
+        if not spec.discrete:
+            super().__init__(config, spec)
+            return
+        Algorithm.__init__(self, config, spec)
+        self.config = config
+        self.critic = Critic(
+            act_dims=spec.act_dims, discrete=True, centralised=config.critic == "centralised", **self.shape
+        )
+        self.target_critic, self.target_inputs = frozen_copy(self.critic), frozen_copy(self.inputs)
+        self.register_buffer("present", spec.present("act"), persistent=False)
+        self.optimize("critic", lr=config.lr)
+
+    def restrain(self, batch: Batch, features: Features, q: Tensor, metrics: Metrics) -> Tensor | float:
+        """The gap between the soft maximum of Q and Q of the data's action."""
+        level = self.discrete_level if self.spec.discrete else self.continuous_level
+        gaps = (level(batch, features) - q).sum(0)
+        if self.config.cql_actions == "counterfactual":
+            gaps = gaps * self.weights(batch, features.detach())
+        gap = masked_mean(gaps, batch.mask)
+        metrics["loss/gap"] = gap.detach()
+        return self.config.cql_alpha * gap
+
+    def continuous_level(self, batch: Batch, features: Features) -> Annotated[Tensor, "copy batch agent"]:
+        """Soft maximum of Q over all actions, from draws."""
+        actions, log_density = self.draw(batch, features.detach())
+        if self.config.cql_actions == "joint":
+            q = self.critic(features, actions)
+            log_density = log_density.sum(-1, keepdim=True).expand_as(log_density)
+        else:
+            q = self.critic(features, batch.actions, actions)
+        temperature = self.config.cql_temperature
+        return conservative.importance_soft_maximum(q.transpose(0, 1), log_density.unsqueeze(1), temperature)
+
+    def discrete_level(self, batch: Batch, features: Features) -> Annotated[Tensor, "copy batch agent"]:
+        """Soft maximum of Q over the available choices."""
+        q = self.allowed(self.critic.each_choice(features, batch.actions), batch.avail_actions)
+        return conservative.soft_maximum(q.movedim(-1, 0), self.config.cql_temperature)
+
+    @torch.no_grad()
+    def draw(self, batch: Batch, features: Features) -> Draws:
+        """Uniform actions and noisy ones around the policy's, with the log density of each agent's action."""
+        count, noise, present = self.config.cql_samples, self.config.cql_noise, self.policy.present
+        here = self.policy(features)
+        there = self.policy(self.inputs(batch.next_obs, batch.next_history))
+        shape = (count, *here.shape)
+        uniform = torch.empty(shape, device=here.device).uniform_(-1, 1, generator=self.generator) * present
+        shaken = torch.empty((2, *shape), device=here.device).normal_(generator=self.generator) * present
+        around = torch.stack([here, there]).unsqueeze(1) + noise * shaken
+        width = present.sum(-1)
+        flat = (-math.log(2.0) * width).expand(count, *here.shape[:-1])
+        bell = -0.5 * shaken.square().sum(-1) - (math.log(noise) + 0.5 * math.log(2 * math.pi)) * width
+        return torch.cat([uniform, around.flatten(0, 1).clamp(-1, 1)]), torch.cat([flat, bell.flatten(0, 1)])
+
+    @torch.no_grad()
+    def weights(self, batch: Batch, features: Features) -> PerAgent:
+        """Each agent's share in the counterfactual gap; the shares sum to the number of agents."""
+        if self.spec.discrete:
+            q = self.allowed(self.critic.each_choice(features, batch.actions)[0], batch.avail_actions)
+            liked = torch.softmax(q / self.config.cql_temperature, -1).gather(-1, batch.actions.unsqueeze(-1))
+            distance = 1.0 - liked.squeeze(-1)
+        else:
+            distance = self.distance(self.policy(features), batch.actions) / self.config.cql_noise**2
+        return torch.softmax(-self.config.sharpness * distance, dim=-1) * self.spec.n_agents
+
+    @torch.no_grad()
+    def target(self, batch: Batch) -> PerAgent:
+        """TD3's target; for choices that of double Q-learning (van Hasselt et al., 2016)."""
+        if not self.spec.discrete:
+            return super().target(batch)
+        greedy = self.greedy(self.inputs(batch.next_obs, batch.next_history), batch.next_avail_actions)
+        features = self.target_inputs(batch.next_obs, batch.next_history)
+        next_q = self.target_critic(features, greedy).amin(0)
+        return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma)
+
+    def improve(self, batch: Batch, features: Features, metrics: Metrics) -> Tensor | float:
+        """TD3+BC's policy loss; a greedy policy needs none."""
+        return 0.0 if self.spec.discrete else super().improve(batch, features, metrics)

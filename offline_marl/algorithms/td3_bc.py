@@ -1,0 +1,138 @@
+"""TD3+BC (Fujimoto and Gu, 2021): TD3 on recorded data, its policy held near the data's actions.
+
+Critic: r + gamma min_k Q'_k(o', a~), a~ = pi'(o') + clipped noise (TD3, Fujimoto et al., 2018).
+Policy, every second update: max lambda Q_1(o, pi(o)) - |pi(o) - a|^2, lambda = alpha / mean |Q_1(o, pi(o))|,
+each agent's own; the distance is the mean over its action entries, as in the published code.
+`critic = independent`: one learner per agent. `critic = centralised` (MA-TD3+BC): each agent's critic
+reads all observations and actions, the others' as recorded in the policy's term (MADDPG, Lowe et al., 2017).
+Departs from the paper: critic and policy step at the same parameters, so that one backward serves.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, masked_mean
+from offline_marl.core.axes import Features, PerAgent
+from offline_marl.core.types import AvailActions, Batch, History, Metrics, Needs, Obs, Spec
+from offline_marl.losses import bellman
+from offline_marl.networks.actors import DeterministicActor
+from offline_marl.networks.critics import Critic
+from offline_marl.networks.targets import frozen_copy, polyak
+
+Acts = Annotated[Tensor, "*lead agent act"]
+Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+
+
+class TD3BCConfig(AlgorithmConfig):
+    """Common fields and those of TD3+BC."""
+
+    critic: Literal["independent", "centralised"] = "independent"
+    """Each agent's critic reads its own observation and action, or everybody's."""
+    alpha: NotNegative = 2.5
+    """Weight of the value beside the cloning term, in units of its own mean size."""
+    policy_every: Annotated[int, Field(ge=1)] = 2
+    """Updates of the critic for each of the policy and the targets."""
+    target_noise: NotNegative = 0.2
+    """Deviation of the noise on the target policy's actions."""
+    noise_clip: NotNegative = 0.5
+    """Largest size of that noise."""
+    explore_noise: NotNegative = 0.1
+    """Deviation of the noise on actions when exploring."""
+
+
+@algorithms.register("td3-bc")
+class TD3BC(Algorithm):
+    """Climbs its critic, on a leash to the data."""
+
+    Config = TD3BCConfig
+    needs = Needs(actions=frozenset({"continuous"}))
+
+    def __init__(self, config: TD3BCConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.config = config
+        self.policy = DeterministicActor(act_dims=spec.act_dims, **self.shape)
+        self.critic = Critic(
+            act_dims=spec.act_dims, discrete=False, centralised=config.critic == "centralised", **self.shape
+        )
+        self.target_policy, self.target_critic = frozen_copy(self.policy), frozen_copy(self.critic)
+        self.target_inputs = frozen_copy(self.inputs)
+        self.optimize("policy", "critic", lr=config.lr)
+
+    def update(self, batch: Batch) -> Metrics:
+        """One step of the critic, and at every `policy_every`-th of the policy and the targets."""
+        features = self.inputs(batch.obs, batch.history)
+        q = self.critic(features, batch.actions)
+        critic_loss = masked_mean((q - self.target(batch)).square().sum(0), batch.mask)
+        metrics = {"loss/critic": critic_loss.detach(), "q/mean": q.detach().mean()}
+        loss = critic_loss + self.restrain(batch, features, q, metrics)
+        turn = self.updates % self.config.policy_every == 0
+        if turn:
+            loss = loss + self.improve(batch, features, metrics)
+        self.descend(loss)
+        if turn:
+            polyak(self.target_policy, self.policy, self.config.tau)
+            polyak(self.target_critic, self.critic, self.config.tau)
+            polyak(self.target_inputs, self.inputs, self.config.tau)
+        return metrics
+
+    @torch.no_grad()
+    def target(self, batch: Batch) -> PerAgent:
+        """The critic's target, with clipped double Q and a smoothed target policy."""
+        features = self.target_inputs(batch.next_obs, batch.next_history)
+        actions = self.target_policy(features)
+        noise = torch.empty_like(actions).normal_(std=self.config.target_noise, generator=self.generator)
+        noise = noise.clamp(-self.config.noise_clip, self.config.noise_clip) * self.policy.present
+        next_q = self.target_critic(features, (actions + noise).clamp(-1, 1)).amin(0)
+        return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma)
+
+    def restrain(self, batch: Batch, features: Features, q: Tensor, metrics: Metrics) -> Tensor | float:
+        """What is added to the critic's loss: nothing here."""
+        return 0.0
+
+    def improve(self, batch: Batch, features: Features, metrics: Metrics) -> Tensor:
+        """The policy's loss."""
+        actions = self.policy(features)
+        q, slope = self.slope(features, batch.actions, actions)
+        weight = self.config.alpha / q.abs().mean(0).clamp(min=1e-8)
+        climb = -weight * (slope * actions).sum(-1)
+        loss = masked_mean(climb + self.distance(actions, batch.actions), batch.mask)
+        metrics["loss/actor"] = masked_mean(-weight * q + self.distance(actions, batch.actions), batch.mask).detach()
+        return loss
+
+    def slope(self, features: Features, actions: Acts, own: Acts) -> tuple[PerAgent, Acts]:
+        """Q_1 of each agent's `own` action among the others' `actions`, and its gradient by `own`.
+
+        Taken apart from the graph, so that climbing the critic leaves the critic alone and computes no
+        gradient of its weights.
+        """
+        leaf = own.detach().requires_grad_()
+        q = self.critic(features.detach(), actions, leaf)[0]
+        (gradient,) = torch.autograd.grad(q.sum(), leaf)
+        return q.detach(), gradient
+
+    def distance(self, actions: Acts, others: Acts) -> PerAgent:
+        """Mean squared difference over each agent's true action entries."""
+        present = self.policy.present
+        return ((actions - others).square() * present).sum(-1) / present.sum(-1)
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: Obs,
+        *,
+        history: History | None = None,
+        avail_actions: AvailActions | None = None,
+        explore: bool = False,
+    ) -> Tensor:
+        """Each agent's action, with Gaussian noise if `explore`."""
+        actions: Tensor = self.policy(self.inputs(obs, history))
+        if explore:
+            noise = torch.empty_like(actions).normal_(std=self.config.explore_noise, generator=self.generator)
+            actions = (actions + noise * self.policy.present).clamp(-1, 1)
+        return actions
