@@ -79,6 +79,8 @@ class MAIQL(Algorithm):
         team = advantages.unsqueeze(-1).expand_as(values)
         shares = team if config.weighting == "team" else target_qs.amin(0) - values
         weights = policy.advantage_weights(shares.detach(), config.temperature, config.max_weight)
+        if batch.mask is not None:
+            weights = weights * batch.mask
         actor_loss = policy.weighted_bc(log_probs, weights).sum(-1).mean()
 
         critic_loss = (self.q_mixer(self.critic(features, batch.actions), pair) - target).square().sum(0).mean()

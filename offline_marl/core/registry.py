@@ -105,6 +105,8 @@ class Registry(Generic[T]):
         for name in self.names():
             if name in files:
                 found.append(Listing(name, _first_line(files[name].read_text(encoding="utf-8")), "built-in"))
+                refused = sorted(_origin(point) for point in plugins.get(name, []))
+                found += [Listing(name, f"refused: the name is that of a built-in {self.kind}", by) for by in refused]
             elif name in plugins:
                 origins = ", ".join(sorted(_origin(point) for point in plugins[name]))
                 found.append(Listing(name, f"plugin of {origins}", origins))

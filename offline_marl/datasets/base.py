@@ -13,22 +13,13 @@ from typing import Annotated, Any, TypeVar
 import torch
 from torch import Tensor
 
-from offline_marl.core.axes import check_fields
 from offline_marl.core.partition import Partition
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError, Episode, Spec
+from offline_marl.datasets.flat import Lengths, episode_sums, ranges, starts
+from offline_marl.datasets.validate import SEEN, check_flat, check_team
 
-Lengths = Annotated[Tensor, "episode"]
 Flat = TypeVar("Flat", "Recording", "Dataset")
-
-SEEN = frozenset({"obs", "state", "avail_actions"})
-"""Fields with time+1 rows an episode; the others have time."""
-DTYPES = {
-    **dict.fromkeys(("obs", "state", "rewards"), (torch.float32,)),
-    **dict.fromkeys(("terminations", "truncations", "avail_actions"), (torch.bool,)),
-    "actions": (torch.float32, torch.int64),
-}
-OUTSIDE = 1.0 + 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +48,7 @@ class Recording:
             DataError: Shapes that disagree, numbers that are not finite, actions outside [-1, 1], or
                 episode borders that contradict the flags; names episode and field.
         """
-        _check(self)
+        check_flat(self)
         return self
 
     def split(self, partition: Partition) -> Dataset:
@@ -110,7 +101,7 @@ class Dataset:
     def from_episodes(
         cls, episodes: Sequence[Episode], spec: Spec, metadata: Mapping[str, Any] | None = None
     ) -> Dataset:
-        """A data set of your own episodes, checked.
+        """A data set of your own episodes, checked; numpy arrays will do for their tensors.
 
         Raises:
             DataError: See `check`.
@@ -120,7 +111,7 @@ class Dataset:
 
         def joined(name: str) -> Any:
             values = [getattr(episode, name) for episode in episodes]
-            given = [value for value in values if value is not None]
+            given = [torch.as_tensor(value) for value in values if value is not None]
             if given and len(given) < len(values):
                 raise DataError(f"Only some of the episodes hold '{name}'.")
             if len({value.shape[1:] for value in given}) > 1:
@@ -144,26 +135,13 @@ class Dataset:
         Raises:
             DataError: See `Recording.check`; also widths that contradict the spec.
         """
-        _check(self)
-        expected = (self.spec.n_agents, self.spec.obs_dim)
-        if tuple(self.obs.shape[1:]) != expected:
-            raise DataError(f"Observations have axes {tuple(self.obs.shape[1:])}, the spec says {expected}.")
-        discrete = not self.actions.is_floating_point()
-        if discrete != self.spec.discrete:
-            raise DataError(f"The spec says {self.spec.action_kind} actions, the data holds {self.actions.dtype}.")
-        wide = (self.spec.n_agents,) if discrete else (self.spec.n_agents, self.spec.act_dim)
-        if tuple(self.actions.shape[1:]) != wide:
-            raise DataError(f"Actions have axes {tuple(self.actions.shape[1:])}, the spec says {wide}.")
-        if discrete:
-            unknown = int(((self.actions < 0) | (self.actions >= torch.tensor(self.spec.act_dims))).sum())
-            if unknown:
-                raise DataError(f"{unknown} actions are choices that their agent does not have.")
+        check_flat(self)
+        check_team(self)
         return self
 
     def episode(self, index: int) -> Episode:
         """One whole episode."""
-        starts = _starts(self.lengths)
-        first, length = int(starts[index]), int(self.lengths[index])
+        first, length = int(starts(self.lengths)[index]), int(self.lengths[index])
         held: dict[str, Any] = {}
         for item in fields(Episode):
             value = getattr(self, item.name)
@@ -199,23 +177,11 @@ class Dataset:
         return self.select(order[held_out:].sort().values), self.select(order[:held_out].sort().values)
 
 
-def episode_sums(values: Annotated[Tensor, "steps"], lengths: Lengths) -> Annotated[Tensor, "episode"]:
-    """Sum of each episode's values, in double precision."""
-    sums = torch.zeros(len(lengths), dtype=torch.float64)
-    return sums.index_add_(0, episode_numbers(lengths), values.double())
-
-
-def episode_numbers(lengths: Lengths) -> Annotated[Tensor, "steps"]:
-    """The episode that each transition belongs to."""
-    return torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-
-
 def select(data: Flat, episodes: Annotated[Tensor, "chosen"]) -> Flat:
     """The chosen episodes of a recording or data set, in the order given; vectorised."""
     lengths = data.lengths[episodes]
-    starts = _starts(data.lengths)[episodes]
-    steps = _ranges(starts, lengths)
-    rows = _ranges(starts + episodes, lengths + 1)
+    first = starts(data.lengths)[episodes]
+    steps, rows = ranges(first, lengths), ranges(first + episodes, lengths + 1)
     held = {item.name: getattr(data, item.name) for item in fields(data)}
     tensors: dict[str, Any] = {
         name: value[rows if name in SEEN else steps]
@@ -239,16 +205,6 @@ def join(recordings: Sequence[Recording], metadata: Mapping[str, Any]) -> Record
     return Recording(**tensors, metadata=metadata)
 
 
-def _starts(lengths: Lengths) -> Tensor:
-    return torch.cumsum(lengths, 0) - lengths
-
-
-def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
-    # starts[0]..starts[0]+lengths[0]-1, then the next range, without a loop.
-    shifts = torch.repeat_interleave(starts - _starts(lengths), lengths)
-    return torch.arange(len(shifts)) + shifts
-
-
 def _columns(table: Tensor, index: Any, present: Any) -> Tensor:
     n_agents, width = index.shape
     taken = table.index_select(1, torch.from_numpy(index).flatten()).view(len(table), n_agents, width)
@@ -258,51 +214,3 @@ def _columns(table: Tensor, index: Any, present: Any) -> Tensor:
 
 def _repeat(values: Tensor, n_agents: int) -> Tensor:
     return values.unsqueeze(-1).expand(-1, n_agents).contiguous()
-
-
-def _check(data: Recording | Dataset) -> None:
-    if data.lengths.numel() == 0 or bool((data.lengths < 1).any()):
-        raise DataError("A data set needs at least one episode, and each episode at least one step.")
-    steps, rows = int(data.lengths.sum()), int((data.lengths + 1).sum())
-    held = {name: getattr(data, name) for name in DTYPES if getattr(data, name, None) is not None}
-    for name, value in held.items():
-        found, expected = (value.shape[0] if value.dim() else 0), (rows if name in SEEN else steps)
-        if found != expected:
-            raise DataError(f"Field '{name}' has {found} rows, the episode lengths make {expected}.")
-        if value.dtype not in DTYPES[name]:
-            wanted = " or ".join(str(dtype) for dtype in DTYPES[name])
-            raise DataError(f"Field '{name}' holds {value.dtype}, it should hold {wanted}.")
-    try:
-        check_fields(data)
-    except ValueError as error:
-        raise DataError(f"The data's shapes disagree: {error}") from None
-    for name, value in held.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value.sum())):
-            _refuse_unfinite(name, value, data.lengths + (1 if name in SEEN else 0))
-    if data.actions.is_floating_point() and bool(data.actions.abs().amax() > OUTSIDE):
-        outside = int((data.actions.abs() > OUTSIDE).sum())
-        raise DataError(f"{outside} actions lie outside [-1, 1]; scale or clip them before training.")
-    _check_borders(data)
-
-
-def _refuse_unfinite(name: str, value: Tensor, lengths: Tensor) -> None:
-    bad = (~torch.isfinite(value.flatten(1) if value.dim() > 1 else value.unsqueeze(-1))).any(-1).nonzero()
-    if len(bad):
-        row = int(bad[0])
-        episode = int(torch.searchsorted(torch.cumsum(lengths, 0), row, right=True))
-        step = row - int(_starts(lengths)[episode])
-        raise DataError(f"Field '{name}' is not finite in episode {episode}, step {step} ({len(bad)} rows in all).")
-
-
-def _check_borders(data: Recording | Dataset) -> None:
-    ended = data.terminations | data.truncations
-    ended = ended.all(-1) if ended.dim() > 1 else ended
-    last = torch.cumsum(data.lengths, 0) - 1
-    if not bool(ended[last].all()):
-        episode = int((~ended[last]).nonzero()[0])
-        raise DataError(f"Episode {episode} ends without termination or truncation.")
-    if int(ended.sum()) != len(last):
-        early = ended.clone()
-        early[last] = False
-        episode = int(episode_numbers(data.lengths)[int(early.nonzero()[0])])
-        raise DataError(f"Episode {episode} goes on after a termination or truncation.")

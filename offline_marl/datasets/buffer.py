@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.types import Batch, DataError, Needs
-from offline_marl.datasets.base import Dataset, episode_numbers
+from offline_marl.datasets.base import Dataset
+from offline_marl.datasets.flat import episode_numbers, starts
 
 Rows = Annotated[Tensor, "batch"]
 
@@ -37,10 +38,10 @@ class TransitionBuffer:
         self.window = window
         self.spec = data.spec
         numbers = episode_numbers(data.lengths)
-        starts = (torch.cumsum(data.lengths, 0) - data.lengths)[numbers]
+        first = starts(data.lengths)[numbers]
         self._episode = numbers.to(device)
-        self._start = starts.to(device)
-        self._end = (starts + data.lengths[numbers]).to(device)
+        self._start = first.to(device)
+        self._end = (first + data.lengths[numbers]).to(device)
         self._obs = data.obs.to(device)
         self._actions = data.actions.to(device)
         self._rewards = data.rewards.to(device)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.partition import split_task
-from offline_marl.datasets.base import Dataset, Recording, episode_sums
+from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import CATALOG, SUFFIX, Reference, find, path_of
+from offline_marl.datasets.flat import episode_sums
 from offline_marl.training.data import load_recording, open_task
 
 

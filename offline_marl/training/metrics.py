@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
@@ -89,7 +89,9 @@ class TensorBoardLogger:
 class WandbLogger:
     """A W&B run; a resumed run goes on under the same id, which is the run folder's name and seed."""
 
-    def __init__(self, folder: Path, project: str, mode: str, config: Mapping[str, Any], run_id: str) -> None:
+    def __init__(
+        self, folder: Path, project: str, mode: Literal["offline", "online"], config: Mapping[str, Any], run_id: str
+    ) -> None:
         import wandb
 
         self._run = wandb.init(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
 from worlds import SPECS, random_batch_index, world
 
-from offline_marl.algorithms.base import Algorithm, algorithms
+from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.files import load_tree, save_tree
+from offline_marl.core.registry import RegistryError
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import Batch, Needs
 from offline_marl.datasets.buffer import TransitionBuffer
@@ -54,9 +56,20 @@ class Case:
         return made, self.batch(made.needs)
 
 
+def importable() -> list[str]:
+    """Registered names; a plugin that does not import fails one test of its own and no other."""
+    found = []
+    for name in algorithms.names():
+        with contextlib.suppress(RegistryError):
+            algorithms.get(name)
+            found.append(name)
+    return found
+
+
+NAMES = importable()
 CASES = [
     Case(name, kind, window, shared)
-    for name in algorithms.names()
+    for name in NAMES
     for kind in sorted(algorithms.get(name).needs.actions)
     for window in (0, 3)
     for shared in (False, True)
@@ -94,6 +107,13 @@ def after_one(case: Case, batch: Batch) -> dict[str, torch.Tensor]:
     learner = case.learner()
     learner.update(batch)
     return parameters(learner)
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_every_registered_name_imports_with_a_config_and_needs_of_its_own(name):
+    kind = algorithms.get(name)
+    assert issubclass(kind, Algorithm) and issubclass(kind.Config, AlgorithmConfig)
+    assert isinstance(kind.needs, Needs) and kind.needs.actions
 
 
 def test_metrics_are_finite_detached_scalars_with_the_same_names_at_each_step(case):
@@ -292,13 +312,13 @@ def test_the_config_survives_json(case):
     assert build(kind, config.model_dump(mode="json")) == config
 
 
-@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_the_config_refuses_a_misspelt_field_and_names_the_right_one(name):
     with pytest.raises(ConfigError, match=r"Unknown field 'gama'.*did you mean 'gamma'"):
         build(algorithms.get(name).Config, {"gama": 0.9})
 
 
-@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "bad",
     [

@@ -10,7 +10,8 @@ import torch
 
 from offline_marl.core.partition import Partition, partition
 from offline_marl.core.types import DataError, Episode, Spec
-from offline_marl.datasets.base import Dataset, Recording, episode_numbers, episode_sums, join
+from offline_marl.datasets.base import Dataset, Recording, join
+from offline_marl.datasets.flat import episode_numbers, episode_sums
 
 SPEC = Spec(obs_dims=(3, 2), act_dims=(2, 1), state_dim=4)
 
@@ -328,3 +329,25 @@ def test_arrays_of_numpy_become_data_in_place() -> None:
     obs, actions, rewards = map(torch.from_numpy, arrays)
     episode = Episode(obs, actions, rewards, torch.from_numpy(np.zeros_like(flags)), torch.from_numpy(flags))
     assert Dataset.from_episodes([episode], Spec((3, 2), (2, 1))).returns().tolist() == [4.0]
+
+
+def test_choices_that_were_not_available_are_refused() -> None:
+    episode = make_episode(4, 0, discrete=True)
+    avail = episode.avail_actions
+    assert avail is not None
+    avail[2].scatter_(-1, episode.actions[2].unsqueeze(-1), False)
+    with pytest.raises(DataError, match="2 actions are choices that avail_actions forbids"):
+        Dataset.from_episodes([episode], Spec((3, 3), (2, 2), action_kind="discrete"))
+
+
+def test_episodes_of_numpy_arrays_will_do() -> None:
+    spec = Spec((2,), (1,))
+    flags = np.array([[False], [True]])
+    episode = Episode(
+        obs=np.zeros((3, 1, 2), np.float32),
+        actions=np.zeros((2, 1, 1), np.float32),
+        rewards=np.ones((2, 1), np.float32),
+        terminations=flags,
+        truncations=~flags & flags,
+    )
+    assert Dataset.from_episodes([episode], spec).returns().tolist() == [2.0]

@@ -16,11 +16,14 @@ def random_episode(draw: torch.Generator, length: int, spec: Spec, *, terminated
     agents = spec.n_agents
     ended = torch.zeros(length, agents, dtype=torch.bool)
     ended[-1] = True
-    avail = torch.rand(length + 1, agents, spec.act_dim, generator=draw) < 0.7 if spec.discrete else None
-    choices = [torch.randint(dim, (length,), generator=draw) for dim in spec.act_dims]
+    choices = torch.stack([torch.randint(dim, (length,), generator=draw) for dim in spec.act_dims], -1)
+    avail = None
+    if spec.discrete:
+        avail = torch.rand(length + 1, agents, spec.act_dim, generator=draw) < 0.7
+        avail[:-1].scatter_(-1, choices.unsqueeze(-1), True)
     return Episode(
         obs=torch.randn(length + 1, agents, spec.obs_dim, generator=draw) * spec.present("obs"),
-        actions=torch.stack(choices, -1)
+        actions=choices
         if spec.discrete
         else (torch.rand(length, agents, spec.act_dim, generator=draw) * 2 - 1) * spec.present("act"),
         rewards=torch.randn(length, agents, generator=draw),

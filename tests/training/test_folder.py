@@ -61,20 +61,20 @@ def test_a_folder_of_anything_else_is_refused_and_left_alone(folder):
 
 
 def test_a_second_process_is_refused_while_the_first_lives(folder):
+    folder.path.mkdir()
     code = (
-        "import sys; from offline_marl.training.folder import RunFolder, RunFolderError\n"
-        "try:\n    with RunFolder(sys.argv[1]).locked(): print('mine')\n"
-        "except RunFolderError as error: print(error)"
+        "import fcntl, sys, time; s = open(sys.argv[1], 'w'); fcntl.flock(s, fcntl.LOCK_EX); print('held', flush=True)"
     )
-
-    def ask() -> str:
-        return subprocess.run(
-            [sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    with folder.locked():
-        assert ask() == f"Another process is working on {folder.path}."
-    assert ask() == "mine"
+    command = [sys.executable, "-c", f"{code}; time.sleep(60)", str(folder.path / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(RunFolderError, match=rf"^Another process is working on {folder.path}\.$"), folder.locked():
+            pass
+        first.kill()
+        first.wait()
+        second = pytest.raises(RunFolderError, match="Another process")
+        with folder.locked(), second, RunFolder(folder.path).locked():
+            pass
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"algorithm": "bc"}', '{"algoritm": 3}', "[1]", "\xff\xfe"])

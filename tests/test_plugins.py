@@ -1,0 +1,148 @@
+"""A third-party package, really installed, adds an algorithm through its entry point; a broken one harms nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from worlds import saved, world
+
+MODULE = '''
+"""Clones, and tells how often it was updated."""
+
+from offline_marl import AlgorithmConfig, Batch, Metrics, Needs, Spec, algorithms
+from offline_marl.algorithms.bc import BC
+
+
+class MyAlgoConfig(AlgorithmConfig):
+    """Common fields and one of its own."""
+
+    my_field: int = 1
+    """Multiplies the loss."""
+
+
+@algorithms.register("my-algo")
+class MyAlgo(BC):
+    """Behaviour cloning by another name."""
+
+    Config = MyAlgoConfig
+    needs = Needs(actions=frozenset({"continuous"}))
+
+    def __init__(self, config: MyAlgoConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.my_field = config.my_field
+
+    def update(self, batch: Batch) -> Metrics:
+        return {**super().update(batch), "my/field": batch.rewards.new_tensor(float(self.my_field))}
+'''
+
+PROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "{name}"
+version = "1.0"
+
+[project.entry-points."offline_marl.algorithms"]
+{key} = "{module}:{owner}"
+
+[tool.setuptools]
+py-modules = ["{module}"]
+"""
+
+
+def write_package(folder: Path, name: str, key: str, owner: str, source: str) -> str:
+    module = name.replace("-", "_")
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(PROJECT.format(name=name, key=key, module=module, owner=owner))
+    (folder / f"{module}.py").write_text(source)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory) -> Path:
+    """A folder with two installed packages: one that works and one whose module does not import."""
+    place = tmp_path_factory.mktemp("plugins")
+    packages = [
+        write_package(place / "good", "my-package", "my-algo", "MyAlgo", MODULE),
+        write_package(place / "bad", "bad-package", "bad-algo", "BadAlgo", "import no_such_package_anywhere\n"),
+    ]
+    offline = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "-q"]
+    command = [sys.executable, "-m", "pip", "install", *offline, "--target", str(place / "site"), *packages]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return place / "site"
+
+
+def python(plugins: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
+    """Run Python where the plugins are installed; its standard output and error."""
+    paths = [str(plugins), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_plugins_are_listed_beside_the_built_in_ones_without_being_imported(plugins):
+    code = (
+        "import json, sys, offline_marl\n"
+        "algorithms = offline_marl.algorithms\n"
+        "print(json.dumps([algorithms.names(), [[l.name, l.origin] for l in algorithms.listings()],"
+        " 'my_package' in sys.modules]))"
+    )
+    names, origins, imported = json.loads(python(plugins, "-c", code)[0])
+    assert {"bc", "iql", "ma-iql", "my-algo", "bad-algo"} <= set(names) and not imported
+    assert dict(origins)["my-algo"] == "my-package" and dict(origins)["bad-algo"] == "bad-package"
+
+
+def test_a_plugin_that_does_not_import_is_named_and_harms_nobody_else(plugins):
+    code = (
+        "from offline_marl.algorithms.base import algorithms\n"
+        "print(algorithms.get('my-algo').__name__, algorithms.get('bc').__name__)\n"
+        "try: algorithms.get('bad-algo')\n"
+        "except LookupError as error: print(error)"
+    )
+    good, said = python(plugins, "-c", code)[0].splitlines()
+    assert good == "MyAlgo BC"
+    assert "'bad-algo'" in said and "bad-package" in said and "no_such_package_anywhere" in said
+
+
+def test_the_command_line_trains_a_plugin_with_its_own_flags(plugins, tmp_path):
+    data = saved(tmp_path, world("continuous"))
+    flags = ["--steps=20", "--log-every=10", "--hidden=16", "--batch-size=8", "--device=cpu", "--my-field=3"]
+    train = ["-m", "offline_marl", "train", "my-algo", "--dataset", data, "--out", str(tmp_path / "run"), *flags]
+    python(plugins, *train)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["settings"]["my_field"] == 3
+    assert "my/field" in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert ",3.0" in (tmp_path / "run" / "metrics.csv").read_text()
+
+
+def test_the_command_line_shows_a_plugins_flags_and_says_which_plugin_is_broken(plugins, tmp_path):
+    shown = python(plugins, "-m", "offline_marl", "train", "my-algo", "--help")[0]
+    assert "--my-field" in shown and "Multiplies the loss" in shown
+    listed = python(plugins, "-m", "offline_marl", "list", "algorithms")[0]
+    assert "my-algo" in listed and "bad-algo" in listed
+    data = saved(tmp_path, world("continuous"))
+    refused = python(plugins, "-m", "offline_marl", "train", "bad-algo", "--dataset", data, code=2)[1].strip()
+    assert "bad-package" in refused and "Traceback" not in refused and len(refused.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_contract_finds_the_plugin(plugins):
+    """Being installed is all it takes to be held to the contract; the broken one fails one test, by its name."""
+    contract = str(Path(__file__).parent / "algorithms" / "test_contract.py")
+    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", contract, "-k"]
+    said = python(plugins, *arguments, "bad-algo or (my-algo and window0 and not shared)", code=1)[0]
+    assert re.search(r"^1 failed, 1[0-9] passed", said, re.MULTILINE), said
+    assert "no_such_package_anywhere" in said
