@@ -22,6 +22,7 @@ from offline_marl.core.types import AvailActions, Batch, History, Metrics, Needs
 from offline_marl.networks.actors import Actor
 from offline_marl.networks.distributions import Categorical, TanhNormal
 from offline_marl.networks.memory import AgentInputs
+from offline_marl.networks.targets import polyak
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Width = Annotated[int, Field(ge=1)]
@@ -134,6 +135,12 @@ class Algorithm(nn.Module, ABC):
             for group in self.optimizer.param_groups:
                 nn.utils.clip_grad_norm_(group["params"], self.grad_clip, foreach=True)
         self.optimizer.step()
+
+    def follow(self, tau: float) -> None:
+        """Move every `target_<name>` the fraction `tau` of the way to `<name>`."""
+        for name, target in self.named_children():
+            if name.startswith("target_"):
+                polyak(target, getattr(self, name.removeprefix("target_")), tau)
 
     def standardize(self, mean: Annotated[Tensor, "agent obs"], std: Annotated[Tensor, "agent obs"]) -> None:
         """Give every network the statistics of the training data's observations."""

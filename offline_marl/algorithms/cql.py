@@ -7,8 +7,7 @@ choices, acting greedily.
 `cql_actions = own` changes one agent's action at a time, `joint` all at once: two algorithms that papers
 call MA-CQL. `counterfactual` is `own` with a weight per agent, the weights summing to 1 (CFCQL, Shao et al., 2023).
 Departs from CFCQL: the weights are softmax(-sharpness d_i), d_i the squared distance of the policy's
-action from the data's in units of the sampling noise (for choices, of Q's soft policy from the data's
-choice), standing in for the divergence from the behaviour policy.
+action from the data's in units of the sampling noise, standing in for the divergence from behaviour.
 """
 
 from __future__ import annotations
@@ -23,10 +22,11 @@ from torch import Tensor
 from offline_marl.algorithms.base import Algorithm, algorithms, masked_mean
 from offline_marl.algorithms.td3_bc import TD3BC, NotNegative, Positive, TD3BCConfig
 from offline_marl.core.axes import Features, PerAgent
-from offline_marl.core.types import AvailActions, Batch, History, Metrics, Needs, Obs, Spec
+from offline_marl.core.types import AvailActions, Batch, DataError, History, Metrics, Needs, Obs, Spec
 from offline_marl.losses import bellman, conservative
 from offline_marl.networks.critics import Critic
-from offline_marl.networks.targets import frozen_copy, polyak
+from offline_marl.networks.distributions import Categorical
+from offline_marl.networks.targets import frozen_copy
 
 Draws = tuple[Annotated[Tensor, "sample batch agent act"], Annotated[Tensor, "sample batch agent"]]
 
@@ -61,6 +61,7 @@ class CQL(TD3BC):
     Config = CQLConfig
     needs = Needs()
     config: CQLConfig
+    present: Tensor
 
     def __init__(self, config: CQLConfig, spec: Spec) -> None:
         if not spec.discrete:
@@ -68,10 +69,14 @@ class CQL(TD3BC):
             return
         Algorithm.__init__(self, config, spec)
         self.config = config
-        self.critic = Critic(
-            act_dims=spec.act_dims, discrete=True, centralised=config.critic == "centralised", **self.shape
-        )
+        if config.critic == "centralised":
+            raise DataError(
+                "cql on discrete actions acts greedily on its critic, which must not read other agents: "
+                "critic = independent is the one that serves."
+            )
+        self.critic = Critic(act_dims=spec.act_dims, discrete=True, **self.shape)
         self.target_critic, self.target_inputs = frozen_copy(self.critic), frozen_copy(self.inputs)
+        self.register_buffer("actor_loss", torch.zeros(()))
         self.register_buffer("present", spec.present("act"), persistent=False)
         self.optimize("critic", lr=config.lr)
 
@@ -93,13 +98,14 @@ class CQL(TD3BC):
             log_density = log_density.sum(-1, keepdim=True).expand_as(log_density)
         else:
             q = self.critic(features, batch.actions, actions)
-        temperature = self.config.cql_temperature
-        return conservative.importance_soft_maximum(q.transpose(0, 1), log_density.unsqueeze(1), temperature)
+        q = q.movedim(1, -1)
+        log_density = log_density.movedim(0, -1).expand_as(q)
+        return conservative.sampled_soft_maximum(q, log_density, self.config.cql_temperature)
 
     def discrete_level(self, batch: Batch, features: Features) -> Annotated[Tensor, "copy batch agent"]:
         """Soft maximum of Q over the available choices."""
-        q = self.allowed(self.critic.each_choice(features, batch.actions), batch.avail_actions)
-        return conservative.soft_maximum(q.movedim(-1, 0), self.config.cql_temperature)
+        q = self.allowed(self.critic.each_choice(features), batch.avail_actions)
+        return conservative.soft_maximum(q, self.config.cql_temperature)
 
     @torch.no_grad()
     def draw(self, batch: Batch, features: Features) -> Draws:
@@ -119,12 +125,7 @@ class CQL(TD3BC):
     @torch.no_grad()
     def weights(self, batch: Batch, features: Features) -> PerAgent:
         """Each agent's share in the counterfactual gap; the shares sum to the number of agents."""
-        if self.spec.discrete:
-            q = self.allowed(self.critic.each_choice(features, batch.actions)[0], batch.avail_actions)
-            liked = torch.softmax(q / self.config.cql_temperature, -1).gather(-1, batch.actions.unsqueeze(-1))
-            distance = 1.0 - liked.squeeze(-1)
-        else:
-            distance = self.distance(self.policy(features), batch.actions) / self.config.cql_noise**2
+        distance = self.distance(self.policy(features), batch.actions) / self.config.cql_noise**2
         return torch.softmax(-self.config.sharpness * distance, dim=-1) * self.spec.n_agents
 
     @torch.no_grad()
@@ -132,11 +133,33 @@ class CQL(TD3BC):
         """TD3's target; for choices that of double Q-learning (van Hasselt et al., 2016)."""
         if not self.spec.discrete:
             return super().target(batch)
-        greedy = self.greedy(self.inputs(batch.next_obs, batch.next_history), batch.next_avail_actions)
+        greedy = self.act(batch.next_obs, history=batch.next_history, avail_actions=batch.next_avail_actions)
         features = self.target_inputs(batch.next_obs, batch.next_history)
         next_q = self.target_critic(features, greedy).amin(0)
         return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma)
 
-    def improve(self, batch: Batch, features: Features, metrics: Metrics) -> Tensor | float:
+    def improve(self, batch: Batch, features: Features) -> Tensor:
         """TD3+BC's policy loss; a greedy policy needs none."""
-        return 0.0 if self.spec.discrete else super().improve(batch, features, metrics)
+        return features.new_zeros(()) if self.spec.discrete else super().improve(batch, features)
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: Obs,
+        *,
+        history: History | None = None,
+        avail_actions: AvailActions | None = None,
+        explore: bool = False,
+    ) -> Tensor:
+        """The policy's actions; for choices the greedy ones, or drawn from softmax(Q / T) if `explore`."""
+        if not self.spec.discrete:
+            return super().act(obs, history=history, explore=explore)
+        q = self.critic.each_choice(self.inputs(obs, history))[0]
+        allowed = self.present.expand_as(q) if avail_actions is None else avail_actions & self.present
+        choice = Categorical(q / self.config.cql_temperature, allowed)
+        return choice.sample(self.generator) if explore else choice.mode()
+
+    def allowed(self, q: Tensor, avail_actions: AvailActions | None) -> Tensor:
+        """Q with choices that cannot be made at minus infinity."""
+        can = self.present if avail_actions is None else avail_actions & self.present
+        return q.masked_fill(~can, -torch.inf)

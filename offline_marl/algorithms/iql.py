@@ -18,7 +18,7 @@ from offline_marl.core.types import Batch, Metrics, Needs, Spec
 from offline_marl.losses import bellman, policy
 from offline_marl.networks.actors import Actor
 from offline_marl.networks.critics import Critic, Value
-from offline_marl.networks.targets import frozen_copy, polyak
+from offline_marl.networks.targets import frozen_copy
 
 
 class IQLConfig(AlgorithmConfig):
@@ -70,8 +70,7 @@ class IQL(Algorithm):
         critic_loss = masked_mean(errors, batch.mask)
 
         self.descend(value_loss + actor_loss + critic_loss)
-        polyak(self.target_critic, self.critic, config.tau)
-        polyak(self.target_inputs, self.inputs, config.tau)
+        self.follow(config.tau)
         return {
             "loss/value": value_loss.detach(),
             "loss/actor": actor_loss.detach(),

@@ -22,7 +22,7 @@ from offline_marl.losses import bellman, policy
 from offline_marl.networks.actors import Actor
 from offline_marl.networks.critics import Critic, Value
 from offline_marl.networks.mixers import Mixer, MixerKind
-from offline_marl.networks.targets import frozen_copy, polyak
+from offline_marl.networks.targets import frozen_copy
 
 
 class MAIQLConfig(IQLConfig):
@@ -86,9 +86,7 @@ class MAIQL(Algorithm):
         critic_loss = (self.q_mixer(self.critic(features, batch.actions), pair) - target).square().sum(0).mean()
 
         self.descend(value_loss + actor_loss + critic_loss)
-        polyak(self.target_critic, self.critic, config.tau)
-        polyak(self.target_q_mixer, self.q_mixer, config.tau)
-        polyak(self.target_inputs, self.inputs, config.tau)
+        self.follow(config.tau)
         return {
             "loss/value": value_loss.detach(),
             "loss/actor": actor_loss.detach(),

@@ -22,7 +22,7 @@ from offline_marl.core.types import AvailActions, Batch, History, Metrics, Needs
 from offline_marl.losses import bellman
 from offline_marl.networks.actors import DeterministicActor
 from offline_marl.networks.critics import Critic
-from offline_marl.networks.targets import frozen_copy, polyak
+from offline_marl.networks.targets import frozen_copy
 
 Acts = Annotated[Tensor, "*lead agent act"]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -52,6 +52,7 @@ class TD3BC(Algorithm):
 
     Config = TD3BCConfig
     needs = Needs(actions=frozenset({"continuous"}))
+    actor_loss: Tensor
 
     def __init__(self, config: TD3BCConfig, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -62,6 +63,8 @@ class TD3BC(Algorithm):
         )
         self.target_policy, self.target_critic = frozen_copy(self.policy), frozen_copy(self.critic)
         self.target_inputs = frozen_copy(self.inputs)
+        # Of the policy's last step, so that each update reports it.
+        self.register_buffer("actor_loss", torch.zeros(()))
         self.optimize("policy", "critic", lr=config.lr)
 
     def update(self, batch: Batch) -> Metrics:
@@ -73,13 +76,11 @@ class TD3BC(Algorithm):
         loss = critic_loss + self.restrain(batch, features, q, metrics)
         turn = self.updates % self.config.policy_every == 0
         if turn:
-            loss = loss + self.improve(batch, features, metrics)
+            loss = loss + self.improve(batch, features)
         self.descend(loss)
         if turn:
-            polyak(self.target_policy, self.policy, self.config.tau)
-            polyak(self.target_critic, self.critic, self.config.tau)
-            polyak(self.target_inputs, self.inputs, self.config.tau)
-        return metrics
+            self.follow(self.config.tau)
+        return {**metrics, "loss/actor": self.actor_loss.clone()}
 
     @torch.no_grad()
     def target(self, batch: Batch) -> PerAgent:
@@ -95,15 +96,14 @@ class TD3BC(Algorithm):
         """What is added to the critic's loss: nothing here."""
         return 0.0
 
-    def improve(self, batch: Batch, features: Features, metrics: Metrics) -> Tensor:
-        """The policy's loss."""
+    def improve(self, batch: Batch, features: Features) -> Tensor:
+        """What climbs the policy's objective; its value is kept as `actor_loss`."""
         actions = self.policy(features)
         q, slope = self.slope(features, batch.actions, actions)
         weight = self.config.alpha / q.abs().mean(0).clamp(min=1e-8)
-        climb = -weight * (slope * actions).sum(-1)
-        loss = masked_mean(climb + self.distance(actions, batch.actions), batch.mask)
-        metrics["loss/actor"] = masked_mean(-weight * q + self.distance(actions, batch.actions), batch.mask).detach()
-        return loss
+        distance = self.distance(actions, batch.actions)
+        self.actor_loss = masked_mean(distance - weight * q, batch.mask).detach()
+        return masked_mean(distance - weight * (slope * actions).sum(-1), batch.mask)
 
     def slope(self, features: Features, actions: Acts, own: Acts) -> tuple[PerAgent, Acts]:
         """Q_1 of each agent's `own` action among the others' `actions`, and its gradient by `own`.

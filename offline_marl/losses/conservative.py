@@ -1,4 +1,4 @@
-"""What keeps a critic low where the data is not: CQL's gap, and OMAR's search for good actions near by."""
+"""What keeps a critic low where the data is not: CQL's soft maximum; and OMAR's search for good actions."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from torch import Tensor
 
 from offline_marl.core.axes import PerTeam
 
-Samples = Annotated[Tensor, "sample *lead"]
+Samples = Annotated[Tensor, "*lead sample"]
 
 
-def soft_maximum(q: Annotated[Tensor, "choice *lead"], temperature: float) -> PerTeam:
-    """T logsumexp(Q / T) over the first axis: the largest value as the temperature goes to 0."""
-    return temperature * torch.logsumexp(q / temperature, dim=0)
+def soft_maximum(q: Annotated[Tensor, "*lead choice"], temperature: float) -> PerTeam:
+    """T logsumexp(Q / T) over the choices: their largest value as the temperature goes to 0.
+
+    Args:
+        q: Q of each choice, minus infinity where it cannot be made.
+        temperature: T > 0.
+    """
+    return temperature * torch.logsumexp(q / temperature, dim=-1)
 
 
-def importance_soft_maximum(q: Samples, log_density: Samples, temperature: float) -> PerTeam:
-    """T log of the integral of exp(Q / T), estimated from draws a ~ mu (Kumar et al., 2020, appendix F).
+def sampled_soft_maximum(q: Samples, log_density: Samples, temperature: float) -> PerTeam:
+    """T log of the integral of exp(Q(a) / T) over actions, from draws a ~ mu (Kumar et al., 2020, appendix F).
 
-    Each draw counts 1 / mu(a): its log *density* is subtracted, and the mean over draws is taken.
+    Each draw counts 1 / mu(a): the log of its *density* is subtracted, and the mean over draws is taken.
 
     Args:
         q: Q of each draw.
@@ -29,13 +34,13 @@ def importance_soft_maximum(q: Samples, log_density: Samples, temperature: float
         temperature: T > 0.
     """
     weighted = q / temperature - log_density
-    return temperature * (torch.logsumexp(weighted, dim=0) - math.log(len(q)))
+    return temperature * (torch.logsumexp(weighted, dim=-1) - math.log(q.shape[-1]))
 
 
-def elite_moments(
-    samples: Annotated[Tensor, "sample *lead act"], q: Annotated[Tensor, "sample *lead"], count: int
-) -> tuple[Annotated[Tensor, "elite *lead act"], Annotated[Tensor, "*lead act"], Annotated[Tensor, "*lead act"]]:
-    """The `count` samples of highest Q of each row, their mean and their deviation: one step of a cross-entropy search."""
-    best = q.topk(count, dim=0).indices.unsqueeze(-1).expand(count, *samples.shape[1:])
-    elites = samples.gather(0, best)
-    return elites, elites.mean(0), elites.std(0, correction=0)
+def elites(
+    samples: Annotated[Tensor, "*lead sample act"], q: Samples, count: int
+) -> tuple[Annotated[Tensor, "*lead elite act"], Annotated[Tensor, "*lead elite"]]:
+    """The `count` samples of highest Q of each row, best first, and their Q: one step of a cross-entropy search."""
+    best = q.topk(count, dim=-1)
+    index = best.indices.unsqueeze(-1).expand(*best.indices.shape, samples.shape[-1])
+    return samples.gather(-2, index), best.values

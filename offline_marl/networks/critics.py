@@ -15,9 +15,9 @@ from offline_marl.networks.ensembles import AgentMLP
 class Critic(nn.Module):
     """Q of each agent, in independent copies.
 
-    Continuous actions enter the network beside the features; of discrete ones the agent's own picks from
-    the outputs. A centralised critic of agent i reads the features and actions of agents i, i+1, ... in
-    turn, its own first, so that one set of weights can serve all agents.
+    Continuous actions enter the network beside the features; discrete ones pick from its outputs. A
+    centralised critic (continuous only) of agent i reads the features and actions of agents i, i+1, ...
+    in turn, its own first, so that one set of weights can serve all agents.
 
     Args:
         in_features: Padded width of the features.
@@ -47,19 +47,15 @@ class Critic(nn.Module):
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.discrete, self.centralised, self.choices = discrete, centralised, max(act_dims)
+        self.discrete, self.centralised, self.choices = discrete, centralised and not discrete, max(act_dims)
         n_agents = len(act_dims)
         agents = torch.arange(n_agents)
         self.register_buffer("turns", (agents.unsqueeze(-1) + agents) % n_agents, persistent=False)
         features = list(fan_in) if fan_in is not None else [in_features] * n_agents
-        entered = [0] * n_agents if discrete else list(act_dims)
+        width = in_features + (0 if discrete else self.choices)
+        true_widths = [feature + (0 if discrete else act) for feature, act in zip(features, act_dims, strict=True)]
         if centralised:
-            others = [sum(act_dims) - act for act in act_dims] if discrete else [sum(act_dims)] * n_agents
-            true_widths = [sum(features) + act for act in others]
-            width = n_agents * in_features + (n_agents - discrete) * self.choices
-        else:
-            true_widths = [feature + act for feature, act in zip(features, entered, strict=True)]
-            width = in_features + (0 if discrete else self.choices)
+            width, true_widths = n_agents * width, [sum(true_widths)] * n_agents
         self.net = AgentMLP(
             n_agents,
             width,
@@ -86,26 +82,20 @@ class Critic(nn.Module):
         if not self.discrete:
             values: Tensor = self.net(self._beside(features, actions, mine))
             return values.squeeze(-1)
-        q = self.each_choice(features, actions)
+        q = self.each_choice(features)
         return q.gather(-1, mine.expand(len(q), *mine.shape).unsqueeze(-1)).squeeze(-1)
 
-    def each_choice(self, features: Features, actions: Tensor) -> Annotated[Tensor, "copy *lead agent choice"]:
-        """Q of every choice of each agent, the others doing `actions`; for discrete actions."""
-        if self.centralised:
-            others = nn.functional.one_hot(actions, self.choices).to(features.dtype)[..., self.turns[:, 1:], :]
-            features = torch.cat([self._all_features(features), others.flatten(-2)], dim=-1)
+    def each_choice(self, features: Features) -> Annotated[Tensor, "copy *lead agent choice"]:
+        """Q of every choice of each agent; for discrete actions."""
         q: Tensor = self.net(features)
         return q
-
-    def _all_features(self, features: Tensor) -> Tensor:
-        return features[..., self.turns, :].flatten(-2)
 
     def _beside(self, features: Tensor, actions: Tensor, own: Tensor) -> Tensor:
         if self.centralised:
             others = actions[..., self.turns[:, 1:], :].flatten(-2)
             others = others.expand(*own.shape[:-1], others.shape[-1])
             own = torch.cat([own, others], dim=-1)
-            features = self._all_features(features)
+            features = features[..., self.turns, :].flatten(-2)
         return torch.cat([features.expand(*own.shape[:-1], features.shape[-1]), own], dim=-1)
 
 

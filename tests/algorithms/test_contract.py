@@ -104,7 +104,10 @@ def same(one, other) -> bool:
 
 
 def after_one(case: Case, batch: Batch) -> dict[str, torch.Tensor]:
-    learner = case.learner()
+    # The conservative gap asks the next step's policy for actions, which has nothing to do with bootstrapping.
+    learner = case.learner(
+        **({"cql_alpha": 0.0} if "cql_alpha" in algorithms.get(case.name).Config.model_fields else {})
+    )
     learner.update(batch)
     return parameters(learner)
 
@@ -266,7 +269,10 @@ def test_the_order_of_rows_changes_nothing(case):
     ends = []
     for rows in (batch, batch.map(lambda value: value[order])):
         learner = case.learner().double()
+        before = learner.generator.get_state()
         metrics = [learner.update(rows) for _ in range(2)]
+        if not torch.equal(before, learner.generator.get_state()):
+            pytest.skip("its update draws noise, one number per row")
         ends.append((parameters(learner), metrics[-1]))
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-7, atol=1e-9)
 

@@ -1,0 +1,77 @@
+"""OMAR (Pan et al., 2022): conservative Q-learning whose policies also chase the best action that a search finds.
+
+Policy: min (1 - w) (-Q_1(o, pi(o))) + w |pi(o) - a*|^2 + 0.001 mean pi(o)^2, a* the better by Q_1 of pi(o)
+and the winner of a cross-entropy search: draws from a normal, clipped to the box, refitted to the elites.
+The distance is the mean over an agent's action entries.
+Departs from the published code: it runs on any device, and batched over rows, agents and draws; the
+conservative gap corrects by log densities, not densities.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from offline_marl.algorithms.base import algorithms, masked_mean
+from offline_marl.algorithms.cql import CQL, CQLConfig
+from offline_marl.algorithms.td3_bc import Acts, NotNegative, Positive
+from offline_marl.core.axes import Features
+from offline_marl.core.types import Batch, Needs
+from offline_marl.losses import conservative
+
+
+class OMARConfig(CQLConfig):
+    """Fields of conservative Q-learning and those of the search."""
+
+    search_weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.9
+    """Share of the found action in the policy's loss (the paper's tau); the rest climbs the critic."""
+    search_iterations: Annotated[int, Field(ge=1)] = 2
+    """Rounds of draws."""
+    search_samples: Annotated[int, Field(ge=2)] = 20
+    """Draws a round."""
+    search_elites: Annotated[int, Field(ge=1)] = 5
+    """Best draws kept, to refit the normal and into the next round."""
+    search_mean: float = 0.0
+    """Mean of the first round's normal."""
+    search_std: Positive = 2.0
+    """Deviation of the first round's normal."""
+    regularization: NotNegative = 1e-3
+    """Weight of the policy's mean squared action."""
+
+
+@algorithms.register("omar")
+class OMAR(CQL):
+    """Leaves the bad hills that a gradient alone would climb."""
+
+    Config = OMARConfig
+    needs = Needs(actions=frozenset({"continuous"}))
+    config: OMARConfig
+
+    def improve(self, batch: Batch, features: Features) -> torch.Tensor:
+        """What climbs the policy's objective; its value is kept as `actor_loss`."""
+        weight = self.config.search_weight
+        actions = self.policy(features)
+        q, slope = self.slope(features, batch.actions, actions)
+        found = self.search(features.detach(), batch.actions, actions.detach(), q)
+        chase = weight * self.distance(actions, found) + self.config.regularization * self.distance(actions, 0 * found)
+        self.actor_loss = masked_mean(chase - (1 - weight) * q, batch.mask).detach()
+        return masked_mean(chase - (1 - weight) * (slope * actions).sum(-1), batch.mask)
+
+    @torch.no_grad()
+    def search(self, features: Features, others: Acts, own: Acts, q: torch.Tensor) -> Acts:
+        """The best action by Q_1 among each agent's `own` and all that the search drew."""
+        config, present = self.config, self.policy.present
+        mean = torch.full_like(own, config.search_mean)
+        std = torch.full_like(own, config.search_std)
+        kept, kept_q = own.unsqueeze(-2), q.unsqueeze(-1)
+        for _ in range(config.search_iterations):
+            noise = torch.empty((config.search_samples, *own.shape), device=own.device)
+            drawn = (mean + std * noise.normal_(generator=self.generator)).clamp(-1, 1) * present
+            drawn_q = self.critic(features, others, drawn)[0]
+            pool = torch.cat([drawn.movedim(0, -2), kept], dim=-2)
+            pool_q = torch.cat([drawn_q.movedim(0, -1), kept_q], dim=-1)
+            kept, kept_q = conservative.elites(pool, pool_q, min(config.search_elites, pool.shape[-2]))
+            mean, std = kept.mean(-2), kept.std(-2, correction=0)
+        return kept[..., 0, :]
