@@ -1,8 +1,8 @@
 """Train presets over seeds and write one row per run: `python benchmarks/run.py [PRESET ...] [--seeds 0 1 2]`.
 
-PRESET is a file below benchmarks/presets, named with or without that folder and its ending; without any,
-all presets of the embedded Reacher sets run. Finished runs are not run again and stopped ones are resumed,
-so the command can be repeated until the table is whole.
+PRESET is `<algorithm>/<name>`, a file below offline_marl/presets, or the path of a file in a folder of its
+algorithm's name; without any, all presets of the embedded Reacher sets run. Finished runs are not run again
+and stopped ones are resumed, so the command can be repeated until the table is whole.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
+PRESETS = HERE.parent / "offline_marl" / "presets"
 FIELDS = [
     *("algo", "dataset", "seed", "step", "return", "return_low", "return_high"),
     *("normalized_return", "normalized_low", "normalized_high", "episodes", "commit", "wall_s"),
@@ -25,10 +27,10 @@ FIELDS = [
 
 def find_presets(names: list[str]) -> list[Path]:
     if not names:
-        return sorted((HERE / "presets").glob("*/reacher-scripted-*.toml"))
+        return sorted(PRESETS.glob("*/*reacher-scripted-*.toml"))
     found = []
     for name in names:
-        options = [Path(name), HERE / "presets" / name, HERE / "presets" / f"{name}.toml"]
+        options = [Path(name), PRESETS / name, PRESETS / f"{name}.toml"]
         path = next((option for option in options if option.is_file()), None)
         if path is None:
             sys.exit(f"error: There is no preset {name} (looked for {', '.join(map(str, options))}).")
@@ -52,6 +54,14 @@ def train(preset: Path, seed: int, folder: Path) -> None:
     print(f"{'done' if done.returncode == 0 else 'FAILED'}  {folder}", file=sys.stderr)
 
 
+def learner(config: dict[str, Any]) -> str:
+    """The algorithm, and what of its settings makes it another one in the literature."""
+    settings = config["settings"]
+    variant = [settings["critic"]] if settings.get("critic") == "centralised" else []
+    variant += [settings["cql_actions"]] if settings.get("cql_actions", "own") != "own" else []
+    return " ".join([config["algorithm"], *variant])
+
+
 def collect(folder: Path) -> dict[str, object] | None:
     if not (folder / "DONE").exists():
         return None
@@ -59,7 +69,7 @@ def collect(folder: Path) -> dict[str, object] | None:
         json.loads((folder / name).read_text()) for name in ("DONE", "config.json", "versions.json")
     )
     return {
-        "algo": config["algorithm"],
+        "algo": learner(config),
         "dataset": config["dataset"],
         "seed": config["seed"],
         "step": done["steps"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from offline_marl.algorithms.base import Algorithm, algorithms
@@ -31,6 +33,20 @@ def rewarded_point(rows: int = 2000, seed: int = 0) -> tuple[Dataset, torch.Tens
     return _one_step(actions, rewards, Spec((1, 1), (1, 1))), best
 
 
+def own_rewards(earn: Callable[[torch.Tensor], torch.Tensor], low: float = -1.0, high: float = 1.0) -> Dataset:
+    """2000 uniformly random actions in [low, high]; each of two agents earns `earn(actions)`, `row agent`, alone."""
+    generator = torch.Generator().manual_seed(0)
+    actions = torch.rand(2000, 2, 1, generator=generator) * (high - low) + low
+    return _one_step(actions, earn(actions[..., 0]), Spec((1, 1), (1, 1)))
+
+
+def judge(learner: Algorithm, data: Dataset, actions: torch.Tensor) -> torch.Tensor:
+    """Smaller of the two Q of both agents doing each of `actions`, `choice agent`."""
+    both = actions.view(-1, 1, 1).expand(-1, 2, 1)
+    with torch.no_grad():
+        return learner.critic(learner.inputs(data.obs[:1].expand(len(both), -1, -1)), both).amin(0)
+
+
 def _one_step(actions: torch.Tensor, rewards: torch.Tensor, spec: Spec) -> Dataset:
     rows = len(rewards)
     ended = torch.ones(rows, 2, dtype=torch.bool)
@@ -50,6 +66,11 @@ def train_on(name: str, data: Dataset, steps: int, **settings) -> Algorithm:
     kind = algorithms.get(name)
     with seeded_globally(0, "initialisation"):
         learner = kind(build(kind.Config, {"hidden": [32], "lr": 3e-3, "batch_size": 128, **settings}), data.spec)
+    return train_more(learner, data, steps)
+
+
+def train_more(learner: Algorithm, data: Dataset, steps: int) -> Algorithm:
+    """The same learner after so many further updates."""
     source = DatasetSource(TransitionBuffer(data), 128, torch.Generator().manual_seed(0))
     for _ in range(steps):
         learner.update(source.sample(learner.needs))

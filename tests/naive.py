@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -44,20 +45,32 @@ def mlp(stack, member: int, x: Tensor) -> Tensor:
     return x
 
 
-def q_values(critic, spec, obs: Tensor, actions: Tensor) -> list[list[Tensor]]:
-    """Q[copy][agent] of each row."""
+def q_values(critic, spec, features: Tensor, actions: Tensor, own: Tensor | None = None) -> list[list[Tensor]]:
+    """Q[copy][agent] of each row; `own` is what each agent does instead in its own critic's eyes."""
+    mine = actions if own is None else own
     found = []
     for copy_ in range(2):
         found.append([])
         for i in range(spec.n_agents):
-            member = copy_ * spec.n_agents + i
+            member = copy_ if critic.net.shared else copy_ * spec.n_agents + i
             if spec.discrete:
-                table = mlp(critic.net.stack, member, obs[:, i])
-                q = torch.stack([table[row, actions[row, i]] for row in range(len(table))])
+                table = mlp(critic.net.stack, member, features[:, i])
+                q = torch.stack([table[row, mine[row, i]] for row in range(len(table))])
             else:
-                q = mlp(critic.net.stack, member, torch.cat([obs[:, i], actions[:, i]], dim=1))[:, 0]
+                others = [(i + k) % spec.n_agents for k in range(1, spec.n_agents)] if critic.centralised else []
+                read = [features[:, j] for j in [i, *others]] + [mine[:, i]] + [actions[:, j] for j in others]
+                q = mlp(critic.net.stack, member, torch.cat(read, dim=1))[:, 0]
             found[-1].append(q)
     return found
+
+
+def tanh_actions(policy, spec, features: Tensor) -> Tensor:
+    """What a deterministic policy does, `row agent act`; zero on padding."""
+    found = []
+    for i, width in enumerate(spec.act_dims):
+        out = mlp(policy.net.stack, 0 if policy.net.shared else i, features[:, i])
+        found.append(torch.stack([out[:, c].tanh() if c < width else 0 * out[:, c] for c in range(spec.act_dim)], 1))
+    return torch.stack(found, dim=1)
 
 
 def values(value, spec, obs: Tensor) -> list[Tensor]:
@@ -92,6 +105,95 @@ def log_probs(actor, spec, batch: Batch) -> list[Tensor]:
 def expectile(error: Tensor, level: float) -> Tensor:
     """|level - 1(error < 0)| error^2, row by row."""
     return torch.stack([(1 - level if e < 0 else level) * e**2 for e in error])
+
+
+def mean(terms: list[list[Tensor]], mask: Tensor | None = None) -> Tensor:
+    """Mean of terms[row][agent] over the entries that count."""
+    counted = [
+        term for row, agents in enumerate(terms) for i, term in enumerate(agents) if mask is None or mask[row, i]
+    ]
+    return sum(counted) / len(counted)
+
+
+def soft_maximum(numbers: list[Tensor], temperature: float) -> Tensor:
+    """T log sum exp(number / T), of plain sums of exponentials."""
+    return temperature * sum((number / temperature).exp() for number in numbers).log()
+
+
+def frozen(module):
+    """A copy whose weights take no gradient."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+def same_draws(learner: Algorithm) -> torch.Generator:
+    """A generator that draws what the learner is about to draw."""
+    generator = torch.Generator()
+    generator.set_state(learner.generator.get_state())
+    return generator
+
+
+def masked(batch: Batch, seed: int = 0) -> Batch:
+    """The batch with some entries that do not count."""
+    return replace(batch, mask=torch.rand(batch.rewards.shape, generator=torch.Generator().manual_seed(seed)) < 0.7)
+
+
+def td3_target(before, batch: Batch, generator: torch.Generator) -> Tensor:
+    """r + gamma min_k Q'_k(o', clip(pi'(o') + clip(noise))), entry by entry."""
+    config, spec = before.config, before.spec
+    with torch.no_grad():
+        features = before.target_inputs(batch.next_obs, batch.next_history)
+        actions = tanh_actions(before.target_policy, spec, features)
+        # Draws fill memory in order, so the layout of the network's own output is part of what is drawn.
+        alike = torch.empty_like(before.target_policy(features))
+        noise = alike.normal_(std=config.target_noise, generator=generator)
+        for row in range(len(batch)):
+            for i, width in enumerate(spec.act_dims):
+                for c in range(width):
+                    shift = max(-config.noise_clip, min(config.noise_clip, float(noise[row, i, c])))
+                    actions[row, i, c] = max(-1.0, min(1.0, float(actions[row, i, c]) + shift))
+        first, second = q_values(before.target_critic, spec, features, actions)
+        target = torch.empty(len(batch), spec.n_agents)
+        for row in range(len(batch)):
+            for i in range(spec.n_agents):
+                future = 0.0 if batch.terminations[row, i] else min(float(first[i][row]), float(second[i][row]))
+                target[row, i] = min(float(batch.rewards[row, i]) + config.gamma * future, float(before.best[i]))
+    return target
+
+
+def td_loss(before, batch: Batch, features: Tensor, target: Tensor) -> Tensor:
+    """Squared errors of both copies, summed."""
+    q = q_values(before.critic, before.spec, features, batch.actions)
+    rows, agents = range(len(batch)), range(before.spec.n_agents)
+    errors = [[sum((q[k][i][row] - target[row, i]) ** 2 for k in range(2)) for i in agents] for row in rows]
+    return mean(errors, batch.mask)
+
+
+def distances(before, actions: Tensor, others: Tensor) -> list[list[Tensor]]:
+    """[row][agent] mean over true entries of (a - a')^2."""
+    widths = list(enumerate(before.spec.act_dims))
+    return [
+        [sum((actions[row, i, c] - others[row, i, c]) ** 2 for c in range(width)) / width for i, width in widths]
+        for row in range(len(actions))
+    ]
+
+
+def td3_bc_loss(before, batch: Batch, features: Tensor) -> Tensor:
+    """Differentiable by the policy through the critic itself, whose weights and inputs take no gradient."""
+    config, spec = before.config, before.spec
+    actions = tanh_actions(before.policy, spec, features)
+    q = q_values(frozen(before.critic), spec, features.detach(), batch.actions, actions)[0]
+    terms = distances(before, actions, batch.actions)
+    for i in range(spec.n_agents):
+        counted = [row for row in range(len(batch)) if batch.mask is None or batch.mask[row, i]]
+        size = sum(abs(float(q[i][row].detach())) for row in counted) / len(counted)
+        for row in range(len(batch)):
+            terms[row][i] = terms[row][i] - config.alpha / size * q[i][row]
+    return mean(terms, batch.mask)
+
+
+def modules(learner: Algorithm) -> list[str]:
+    """Names of what a deterministic learner trains."""
+    return [name for name in ("inputs", "policy", "critic") if list(getattr(learner, name).parameters())]
 
 
 def gradients(loss: Tensor, module) -> list[Tensor]:

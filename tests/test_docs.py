@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 
 
 def commands() -> list[str]:
@@ -52,3 +53,24 @@ def test_readme_shows_the_committed_results() -> None:
     shown = re.search(r"<!-- table -->\n(.*?)<!-- /table -->", (ROOT / "README.md").read_text(), re.DOTALL)
     assert shown is not None
     assert shown[1].strip() == printed.strip()
+
+
+def built_pages() -> dict[str, str]:
+    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    pages: dict[str, str] = module.pages()
+    return pages
+
+
+def test_algorithm_pages_are_what_the_docstrings_and_configs_say() -> None:
+    folder = ROOT / "docs" / "algorithms"
+    committed = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+    assert committed == built_pages(), "docs/algorithms is out of date: `make docs` writes it anew"
+
+
+def test_the_readme_links_to_every_algorithms_page() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in built_pages():
+        assert f"(docs/algorithms/{name})" in text, name

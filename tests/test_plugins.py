@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from worlds import saved, world
 
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--steps=20", "--log-every=10", "--hidden=16", "--batch-size=8", "--device=cpu"]
 MODULE = '''
 """Clones, and tells how often it was updated."""
 
@@ -68,9 +71,14 @@ def write_package(folder: Path, name: str, key: str, owner: str, source: str) ->
 
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory) -> Path:
-    """A folder with two installed packages: one that works and one whose module does not import."""
+    """A folder with installed packages: the example and another that work, one that does not import, two rivals."""
     place = tmp_path_factory.mktemp("plugins")
+    example = place / "example"  # a copy: building leaves things behind
+    shutil.copytree(ROOT / "examples" / "plugin", example, ignore=shutil.ignore_patterns("build", "*.egg-info"))
     packages = [
+        str(example),
+        write_package(place / "one", "one-package", "rival", "MyAlgo", MODULE.replace("my-algo", "rival")),
+        write_package(place / "two", "two-package", "rival", "MyAlgo", MODULE.replace("my-algo", "rival")),
         write_package(place / "good", "my-package", "my-algo", "MyAlgo", MODULE),
         write_package(place / "bad", "bad-package", "bad-algo", "BadAlgo", "import no_such_package_anywhere\n"),
     ]
@@ -120,9 +128,8 @@ def test_a_plugin_that_does_not_import_is_named_and_harms_nobody_else(plugins):
 
 def test_the_command_line_trains_a_plugin_with_its_own_flags(plugins, tmp_path):
     data = saved(tmp_path, world("continuous"))
-    flags = ["--steps=20", "--log-every=10", "--hidden=16", "--batch-size=8", "--device=cpu", "--my-field=3"]
-    train = ["-m", "offline_marl", "train", "my-algo", "--dataset", data, "--out", str(tmp_path / "run"), *flags]
-    python(plugins, *train)
+    train = ["-m", "offline_marl", "train", "my-algo", "--dataset", data, "--out", str(tmp_path / "run"), *TINY]
+    python(plugins, *train, "--my-field=3")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["settings"]["my_field"] == 3
     assert "my/field" in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
     assert ",3.0" in (tmp_path / "run" / "metrics.csv").read_text()
@@ -138,6 +145,56 @@ def test_the_command_line_shows_a_plugins_flags_and_says_which_plugin_is_broken(
     assert "bad-package" in refused and "Traceback" not in refused and len(refused.splitlines()) == 1
 
 
+def test_list_plugins_says_which_work_and_why_others_do_not(plugins):
+    rows = {line.split()[0]: line for line in python(plugins, "-m", "offline_marl", "list", "plugins")[0].splitlines()}
+    assert rows["top-cloning"].split() == ["top-cloning", "marl-top-cloning", "works"]
+    assert rows["my-algo"].endswith("works")
+    assert "bad-package" in rows["bad-algo"] and "no_such_package_anywhere" in rows["bad-algo"]
+    assert "one-package" in rows["rival"] and "two-package" in rows["rival"] and "uninstall one" in rows["rival"]
+
+
+def test_two_packages_that_claim_one_name_are_refused_and_both_named(plugins, tmp_path):
+    listed = python(plugins, "-m", "offline_marl", "list", "algorithms")[0]
+    assert re.search(r"rival +one-package, two-package +refused: claimed by one-package and two-package", listed)
+    refused = python(plugins, "-m", "offline_marl", "train", "rival", "--dataset", "x", code=2)[1].strip()
+    assert "one-package" in refused and "two-package" in refused and len(refused.splitlines()) == 1
+
+
+def settings_of(run: Path) -> dict:
+    config = json.loads((run / "config.json").read_text())
+    return {**config, **config["settings"]}
+
+
+def test_the_example_plugin_trains_with_its_own_flag_and_its_own_preset(plugins, tmp_path):
+    data = saved(tmp_path, world("continuous"))
+    train = ["-m", "offline_marl", "train", "top-cloning", "--dataset", data, *TINY]
+    python(plugins, *train, "--share=0.4", "--out", str(tmp_path / "flag"))
+    assert settings_of(tmp_path / "flag")["share"] == 0.4
+    assert "kept/share" in (tmp_path / "flag" / "metrics.csv").read_text().splitlines()[0]
+    preset = "reacher-scripted-mix-v0_2x1notip_0"
+    python(plugins, *train, "--preset", preset, "--out", str(tmp_path / "preset"))
+    settings = settings_of(tmp_path / "preset")
+    assert (settings["share"], settings["eval_every"]) == (0.3, 2500)
+    assert (settings["steps"], settings["dataset"]) == (20, data), "flags win over the preset"
+    assert preset in python(plugins, "-m", "offline_marl", "train", "top-cloning", "--help")[0]
+
+
+def test_a_plugins_presets_are_listed_without_importing_it(plugins):
+    code = (
+        "import sys\nfrom offline_marl.launch.cli import main\n"
+        "try: main(['list', 'presets'])\nexcept SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'marl_top_cloning', 'bad_package'} & set(sys.modules)"
+    )
+    assert re.search(r"top-cloning +reacher-scripted-mix-v0_2x1notip_0 .*share = 0.3", python(plugins, "-c", code)[0])
+
+
+def test_the_example_plugins_own_tests_pass(plugins, tmp_path):
+    shutil.copytree(ROOT / "examples" / "plugin" / "tests", tmp_path / "tests")
+    settings = ["-c", str(ROOT / "examples" / "plugin" / "pyproject.toml"), "--rootdir", str(tmp_path)]
+    said = python(plugins, "-m", "pytest", "-q", "-p", "no:cacheprovider", *settings, str(tmp_path / "tests"))[0]
+    assert re.search(r"\d passed", said) and "failed" not in said
+
+
 @pytest.mark.slow
 def test_the_contract_finds_the_plugin(plugins):
     """Being installed is all it takes to be held to the contract; the broken one fails one test, by its name."""
@@ -146,3 +203,10 @@ def test_the_contract_finds_the_plugin(plugins):
     said = python(plugins, *arguments, "bad-algo or (my-algo and window0 and not shared)", code=1)[0]
     assert re.search(r"^1 failed, 1[0-9] passed", said, re.MULTILINE), said
     assert "no_such_package_anywhere" in said
+
+
+@pytest.mark.slow
+def test_the_example_plugin_keeps_the_contract(plugins):
+    contract = str(Path(__file__).parent / "algorithms" / "test_contract.py")
+    said = python(plugins, "-m", "pytest", "-q", "-p", "no:cacheprovider", contract, "-k", "top-cloning")[0]
+    assert "failed" not in said and re.search(r"^\d\d+ passed", said, re.MULTILINE), said

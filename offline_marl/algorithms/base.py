@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -51,6 +51,10 @@ class AlgorithmConfig(Config):
     """Past (obs, action) pairs that each agent reads through the history encoder; the published runs use 10."""
     share_parameters: bool = False
     """One set of weights for all agents, who then read a one-hot of their index."""
+    clip_target: bool = False
+    """Let no critic's target exceed the best discounted return-to-go in the data (B3C, 2026)."""
+    reward_scale: Annotated[float, Field(gt=0.0)] | Literal["range"] = 1.0
+    """Multiplies the rewards that are learnt from; `range` is 1000 / (best return - worst return)."""
     standardize_obs: bool = True
     """Standardise observations by the training data's mean and deviation; the published code does not."""
 
@@ -69,11 +73,14 @@ class Algorithm(nn.Module, ABC):
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
     needs: Needs = Needs()
     generator: torch.Generator
+    best: Tensor
+    best_team: Tensor
     actor: Actor
 
     def __init__(self, config: AlgorithmConfig, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
+        self.common = config
         self.window = config.window
         self.batch_size = config.batch_size
         self.grad_clip = config.grad_clip
@@ -81,6 +88,8 @@ class Algorithm(nn.Module, ABC):
         self.updates = 0
         self.lr, self.cosine_steps = config.lr, config.cosine_steps
         self.generator = torch.Generator().manual_seed(torch.initial_seed())
+        self.register_buffer("best", torch.full((spec.n_agents,), torch.inf))
+        self.register_buffer("best_team", torch.tensor(torch.inf))
         self.inputs = AgentInputs(spec.obs_dims, spec.act_dims, window=config.window, shared=config.share_parameters)
         self.shape: dict[str, Any] = {
             "in_features": self.inputs.width,
@@ -148,6 +157,11 @@ class Algorithm(nn.Module, ABC):
             if isinstance(module, AgentInputs):
                 module.standardize(mean, std)
 
+    def bound(self, best: Annotated[Tensor, "agent"], best_team: Tensor) -> None:
+        """Let no critic's target exceed these values: each agent's, and the team's mean over agents."""
+        self.best.copy_(best)
+        self.best_team.copy_(best_team)
+
     def place(self, device: torch.device | str, seed: int) -> None:
         """Move to a device and seed the generator that exploring draws from."""
         self.to(device)
@@ -170,12 +184,12 @@ class Algorithm(nn.Module, ABC):
         self.updates = state["updates"]
 
 
-def masked_mean(values: PerAgent, mask: PerAgent | None) -> Tensor:
-    """Mean over the entries that count; all of them without a mask."""
+def masked_mean(values: PerAgent, mask: PerAgent | None, dim: int | None = None) -> Tensor:
+    """Mean over the entries that count, of all axes or one; over all of them without a mask."""
     if mask is None:
-        return values.mean()
+        return values.mean(dim)
     weights = mask.to(values.dtype)
-    return (values * weights).sum() / weights.sum().clamp(min=1)
+    return (values * weights).sum(dim) / weights.sum(dim).clamp(min=1)
 
 
 algorithms: Registry[type[Algorithm]] = registry

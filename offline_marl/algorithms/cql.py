@@ -8,6 +8,7 @@ choices, acting greedily.
 call MA-CQL. `counterfactual` is `own` with a weight per agent, the weights summing to 1 (CFCQL, Shao et al., 2023).
 Departs from CFCQL: the weights are softmax(-sharpness d_i), d_i the squared distance of the policy's
 action from the data's in units of the sampling noise, standing in for the divergence from behaviour.
+Papers: arXiv 2006.04779 (CQL), arXiv 2309.12696 (CFCQL).
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class CQL(TD3BC):
         greedy = self.act(batch.next_obs, history=batch.next_history, avail_actions=batch.next_avail_actions)
         features = self.target_inputs(batch.next_obs, batch.next_history)
         next_q = self.target_critic(features, greedy).amin(0)
-        return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma)
+        return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma).clamp(max=self.best)
 
     def improve(self, batch: Batch, features: Features) -> Tensor:
         """TD3+BC's policy loss; a greedy policy needs none."""

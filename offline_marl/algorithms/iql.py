@@ -4,6 +4,7 @@ V_i fits an expectile of min Q_i over the data's own actions, Q_i bootstraps fro
 clones the data weighted by exp(temperature * advantage). (Not independent Q-learning.)
 Departs from the paper: all three losses are taken at the same parameters, so one backward serves;
 the policy is tanh-squashed.
+Paper: arXiv 2110.06169.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class IQL(Algorithm):
             past = self.target_inputs(batch.obs, batch.history) if self.window else features
             q = self.target_critic(past, batch.actions).amin(0)
             next_v = self.value(self.inputs(batch.next_obs, batch.next_history))
-            target = bellman.td_target(batch.rewards, batch.terminations, next_v, config.gamma)
+            target = bellman.td_target(batch.rewards, batch.terminations, next_v, config.gamma).clamp(max=self.best)
 
         advantages = q - self.value(features)
         value_loss = masked_mean(bellman.expectile(advantages, config.expectile), batch.mask)

@@ -5,6 +5,7 @@ temporal difference and advantage are taken on the team's values; one team weigh
 sum_i log pi_i, so agents learn from the same joint actions.
 Departs from the published code: all losses are taken at the same parameters, so that one backward
 serves and a history is encoded once; there is no history by default.
+Paper: arXiv 2305.17198.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class MAIQLConfig(IQLConfig):
     """Largest gradient norm of each module; 0 leaves gradients alone."""
     mixer: MixerKind = "unconstrained"
     """Weights of any sign as published (they can diverge), `monotonic` (absolute weights) or `vdn` (a sum)."""
+    normalize_values: bool = False
+    """Divide errors of mixed values by the values' mean deviation (SVN), the cure for mixers that diverge."""
     weighting: Literal["team", "agent"] = "team"
     """One weight for the team's joint action, or one for each agent from its own unmixed advantage."""
 
@@ -69,11 +72,14 @@ class MAIQL(Algorithm):
             q = self.target_q_mixer(target_qs, pair).amin(0)
             next_values = self.value(self.inputs(batch.next_obs, batch.next_history))
             next_v = self.v_mixer(next_values.unsqueeze(0), self.joint(batch.next_obs))[0]
-            target = bellman.td_target(batch.rewards.mean(-1), batch.terminations.all(-1), next_v, config.gamma)
+            target = bellman.td_target(batch.rewards.mean(-1), batch.terminations.all(-1), next_v, config.gamma).clamp(
+                max=self.best_team
+            )
 
         values = self.value(features)
         advantages = q - self.v_mixer(values.unsqueeze(0), state)[0]
-        value_loss = bellman.expectile(advantages, config.expectile).mean()
+        scale = bellman.mean_deviation(q) if config.normalize_values else 1.0
+        value_loss = bellman.expectile(advantages / scale, config.expectile).mean()
 
         log_probs = self.actor(features, batch.avail_actions).log_prob(batch.actions)
         team = advantages.unsqueeze(-1).expand_as(values)
@@ -83,7 +89,9 @@ class MAIQL(Algorithm):
             weights = weights * batch.mask
         actor_loss = policy.weighted_bc(log_probs, weights).sum(-1).mean()
 
-        critic_loss = (self.q_mixer(self.critic(features, batch.actions), pair) - target).square().sum(0).mean()
+        qs = self.q_mixer(self.critic(features, batch.actions), pair)
+        scale = bellman.mean_deviation(qs) if config.normalize_values else 1.0
+        critic_loss = ((qs - target) / scale).square().sum(0).mean()
 
         self.descend(value_loss + actor_loss + critic_loss)
         self.follow(config.tau)

@@ -5,6 +5,7 @@ and the winner of a cross-entropy search: draws from a normal, clipped to the bo
 The distance is the mean over an agent's action entries.
 Departs from the published code: it runs on any device, and batched over rows, agents and draws; the
 conservative gap corrects by log densities, not densities.
+Paper: arXiv 2111.11188.
 """
 
 from __future__ import annotations

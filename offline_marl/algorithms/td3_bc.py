@@ -6,6 +6,7 @@ each agent's own; the distance is the mean over its action entries, as in the pu
 `critic = independent`: one learner per agent. `critic = centralised` (MA-TD3+BC): each agent's critic
 reads all observations and actions, the others' as recorded in the policy's term (MADDPG, Lowe et al., 2017).
 Departs from the paper: critic and policy step at the same parameters, so that one backward serves.
+Papers: arXiv 2106.06860 (TD3+BC), arXiv 1802.09477 (TD3), arXiv 1706.02275 (MADDPG).
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class TD3BC(Algorithm):
         noise = torch.empty_like(actions).normal_(std=self.config.target_noise, generator=self.generator)
         noise = noise.clamp(-self.config.noise_clip, self.config.noise_clip) * self.policy.present
         next_q = self.target_critic(features, (actions + noise).clamp(-1, 1)).amin(0)
-        return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma)
+        return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma).clamp(max=self.best)
 
     def restrain(self, batch: Batch, features: Features, q: Tensor, metrics: Metrics) -> Tensor | float:
         """What is added to the critic's loss: nothing here."""
@@ -100,7 +101,7 @@ class TD3BC(Algorithm):
         """What climbs the policy's objective; its value is kept as `actor_loss`."""
         actions = self.policy(features)
         q, slope = self.slope(features, batch.actions, actions)
-        weight = self.config.alpha / q.abs().mean(0).clamp(min=1e-8)
+        weight = self.config.alpha / masked_mean(q.abs(), batch.mask, dim=0).clamp(min=1e-8)
         distance = self.distance(actions, batch.actions)
         self.actor_loss = masked_mean(distance - weight * q, batch.mask).detach()
         return masked_mean(distance - weight * (slope * actions).sum(-1), batch.mask)

@@ -47,6 +47,8 @@ def explain(error: ValidationError, known: Iterable[str] = ()) -> str:
     if first["type"] == "missing":
         return f"Field '{field}' is missing."
     message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # two fields that do not go together: the message names them
+        return f"{message}."
     return f"Field '{field}' cannot be {first['input']!r}: {message[0].lower()}{message[1:]}."
 
 

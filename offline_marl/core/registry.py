@@ -98,6 +98,13 @@ class Registry(Generic[T]):
             raise RegistryError(f"Importing the {self.kind} '{name}' did not register it; its decorator names another.")
         return self._loaded[name]
 
+    def module_of(self, name: str) -> str | None:
+        """The module that a built-in or a plugin's name lives in; None if nobody, or more than one, claims it."""
+        if name in self._files():
+            return self._module(name)
+        points = self._plugins().get(name, [])
+        return points[0].module if len(points) == 1 else None
+
     def listings(self) -> list[Listing]:
         """One line about each name; imports nothing."""
         files, plugins = self._files(), self._plugins()
@@ -105,11 +112,13 @@ class Registry(Generic[T]):
         for name in self.names():
             if name in files:
                 found.append(Listing(name, _first_line(files[name].read_text(encoding="utf-8")), "built-in"))
-                refused = sorted(_origin(point) for point in plugins.get(name, []))
-                found += [Listing(name, f"refused: the name is that of a built-in {self.kind}", by) for by in refused]
+                losers = sorted(_origin(point) for point in plugins.get(name, []))
+                found += [Listing(name, f"refused: the name is that of a built-in {self.kind}", by) for by in losers]
             elif name in plugins:
-                origins = ", ".join(sorted(_origin(point) for point in plugins[name]))
-                found.append(Listing(name, f"plugin of {origins}", origins))
+                origins = sorted(_origin(point) for point in plugins[name])
+                refused = f"refused: claimed by {' and '.join(origins)}; uninstall one"
+                summary = f"plugin of {origins[0]}" if len(origins) == 1 else refused
+                found.append(Listing(name, summary, ", ".join(origins)))
             else:
                 thing = self._loaded[name]
                 found.append(Listing(name, (getattr(thing, "__doc__", None) or "").partition("\n")[0], "here"))

@@ -191,18 +191,21 @@ def select(data: Flat, episodes: Annotated[Tensor, "chosen"]) -> Flat:
     return replace(data, **tensors, lengths=lengths)
 
 
-def join(recordings: Sequence[Recording], metadata: Mapping[str, Any]) -> Recording:
-    """Several recordings, one after another.
+def join(parts: Sequence[Flat], metadata: Mapping[str, Any]) -> Flat:
+    """Several recordings, or several data sets of one team, one after another.
 
     Raises:
-        DataError: Their states or actions differ in width.
+        DataError: They hold different fields, or one field in different widths.
     """
-    widths = {(r.state.shape[1], r.actions.shape[1]) for r in recordings}
-    if len(widths) > 1:
-        raise DataError(f"Recordings of different widths (state, action) cannot be joined: {sorted(widths)}.")
-    names = [item.name for item in fields(Recording) if item.name != "metadata"]
-    tensors: dict[str, Any] = {name: torch.cat([getattr(r, name) for r in recordings]) for name in names}
-    return Recording(**tensors, metadata=metadata)
+    names = [item.name for item in fields(parts[0]) if item.name not in {"metadata", "spec"}]
+    held = [{name: getattr(part, name) for name in names if getattr(part, name) is not None} for part in parts]
+    for tensors in held[1:]:
+        for name in names:
+            one, other = (tuple(each[name].shape[1:]) if name in each else None for each in (held[0], tensors))
+            if one != other:
+                raise DataError(f"Data of different widths cannot be joined: '{name}' is {one} and {other}.")
+    joined: dict[str, Any] = {name: torch.cat([tensors[name] for tensors in held]) for name in held[0]}
+    return replace(parts[0], **joined, metadata=metadata)
 
 
 def _columns(table: Tensor, index: Any, present: Any) -> Tensor:

@@ -43,7 +43,8 @@ class Recipe:
     experts: tuple[str, ...]
     episodes: int
     noise: tuple[float, ...]
-    """Each episode draws one of these standard deviations for the noise on its actions."""
+    """Each episode draws one of these: the standard deviation of the noise on its actions or, where actions are
+    choices, the chance that an agent makes any choice instead."""
     seed: int
 
 
@@ -74,12 +75,45 @@ def _reacher(kind: str, experts: tuple[str, ...], summary: str) -> Entry:
     return Entry(f"reacher-scripted-{kind}-v0", "reacher", summary, REACHER, recipe)
 
 
+COORDINATION = Reference(
+    random=2 / 3,
+    expert=6.0,
+    note=(
+        "Exact: random is the expected return of uniform choices, 6 steps x 3 conventions x (1/3)^3; expert is the "
+        "optimum, agreement at each of the 6 steps."
+    ),
+)
+RENDEZVOUS = Reference(
+    random=-0.15916911,
+    expert=6.385,
+    note=(
+        "Exact: random is the expected return of uniform actions (sums of uniform steps have the Irwin-Hall "
+        "distribution); expert is the optimum, in closed form, averaged over starts: the scripted experts, who walk at "
+        "full speed to the middle of their post, return 6.305 without noise."
+    ),
+)
+
+
+def _coordination(kind: str, experts: tuple[str, ...], summary: str) -> Entry:
+    recipe = Recipe(experts, episodes=2_000, noise=(0.1, 0.3), seed=20_231)
+    return Entry(f"coordination-{kind}-v0", "coordination", summary, COORDINATION, recipe)
+
+
+def _rendezvous(kind: str, experts: tuple[str, ...], summary: str) -> Entry:
+    recipe = Recipe(experts, episodes=2_000, noise=(0.1, 0.3), seed=20_231)
+    return Entry(f"rendezvous-{kind}-v0", "rendezvous", summary, RENDEZVOUS, recipe)
+
+
 CATALOG: Mapping[str, Entry] = {
     entry.name: entry
     for entry in (
         _reacher("clockwise", ("clockwise",), "one convention: the elbow always bends clockwise"),
         _reacher("counterclockwise", ("counterclockwise",), "the other convention"),
         _reacher("mix", ("clockwise", "counterclockwise"), "half of each: two conventions that do not mix"),
+        _coordination("single", ("blue",), "three agents always choose blue of three colours, with slips"),
+        _coordination("mix", ("red", "blue"), "half of the episodes all red, half all blue: who differs earns nothing"),
+        _rendezvous("left", ("left",), "two agents on a line meet at the left post"),
+        _rendezvous("mix", ("left", "right"), "half of each post: who goes to the other one meets nobody"),
     )
 }
 

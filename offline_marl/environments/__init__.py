@@ -4,4 +4,4 @@ from typing import Any
 
 from offline_marl.core.registry import Registry
 
-registry: Registry[Any] = Registry("environment", __name__, leaves_out=frozenset({"split"}))
+registry: Registry[Any] = Registry("environment", __name__, leaves_out=frozenset({"split", "clocked"}))

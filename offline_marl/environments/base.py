@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,15 @@ from offline_marl.core.config import suggest
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.partition import Partition
 from offline_marl.core.registry import Registry, RegistryError
-from offline_marl.core.types import Spec
+from offline_marl.core.types import DataError, Spec
 from offline_marl.environments import registry
 
 Floats = npt.NDArray[np.float32]
 State = Annotated[Floats, "copy state"]
 JointActions = Annotated[Floats, "copy joint_act"]
 PerCopy = Annotated[Floats, "copy"]
+TeamActions = npt.NDArray[Any]
+"""Float32 [copy, agent, act] in [-1, 1], or int64 choices [copy, agent]."""
 Flags = Annotated[npt.NDArray[np.bool_], "copy"]
 
 
@@ -95,7 +97,7 @@ class JointEnv(Protocol):
         """Start one episode per seed, see `Simulator.reset`."""
         ...
 
-    def step(self, actions: Annotated[Floats, "copy agent act"]) -> tuple[Seen, Floats, Flags, Flags]:
+    def step(self, actions: TeamActions) -> tuple[Seen, Floats, Flags, Flags]:
         """Let all agents act at once.
 
         Returns:
@@ -109,33 +111,40 @@ class JointEnv(Protocol):
 
 
 class ScriptedExpert(Protocol):
-    """A policy written by hand that reads the whole state; data is made with it."""
+    """A policy written by hand; data is made with it."""
 
     @property
     def name(self) -> str:
         """What its environment calls it."""
         ...
 
-    def act(self, state: State) -> JointActions:
-        """Joint actions in [-1, 1], without noise."""
+    def act(self, seen: Floats, /) -> npt.NDArray[Any]:
+        """Joint actions in [-1, 1] from whole states, without noise; where a task is made for a team, from its obs."""
         ...
 
 
 class Environment(ABC):
-    """Entry of the registry: builds the copies of one task. Its methods belong to the class."""
+    """Entry of the registry: builds the copies of one task. Its methods belong to the class.
+
+    A task is either one body, which a partition shares among agents, or made for a team.
+    """
 
     experts: ClassVar[tuple[str, ...]] = ()
     """Names that `scripted` knows."""
 
     @classmethod
-    @abstractmethod
     def simulator(cls, copies: int) -> Simulator:
-        """The whole task in many copies."""
+        """The whole body in many copies.
+
+        Raises:
+            DataError: The task is made for a team.
+        """
+        raise DataError(f"{cls.__name__} is made for a team: there is no whole body to move.")
 
     @classmethod
     @abstractmethod
-    def make(cls, partition: Partition, copies: int) -> JointEnv:
-        """The task shared among agents as the partition says."""
+    def make(cls, partition: Partition | None, copies: int) -> JointEnv:
+        """The body shared among agents as the partition says; with None, the task that is made for a team."""
 
     @classmethod
     def scripted(cls, name: str) -> ScriptedExpert:

@@ -109,12 +109,14 @@ class Reacher(Environment):
         return GymnasiumSimulator(ENV_ID, copies)
 
     @classmethod
-    def make(cls, partition: Partition, copies: int) -> SplitEnv:
+    def make(cls, partition: Partition | None, copies: int) -> SplitEnv:
         """The arm shared among agents.
 
         Raises:
-            DataError: The partition is of another body.
+            DataError: The partition is of another body, or there is none.
         """
+        if partition is None:
+            raise DataError("reacher is one body: name the partition that shares it among agents.")
         if partition.scenario != "reacher":
             raise DataError(f"Partition {partition.key} shares out {partition.scenario}, but this is reacher.")
         return SplitEnv(cls.simulator(copies), partition)

@@ -100,19 +100,29 @@ def _version() -> str:
 
 
 def _list(args: Sequence[str]) -> None:
-    from offline_marl.launch.listing import algorithm_rows, dataset_rows, environment_rows, print_lines, table
+    from offline_marl.launch import listing
+    from offline_marl.launch.presets import preset_rows
 
-    shelves = {"algorithms": algorithm_rows, "environments": environment_rows, "datasets": dataset_rows}
-    wanted = _words(
-        "list", args, f"[{'|'.join(shelves)}]", "What there is: names, where they come from, what they are."
+    shelves = {
+        "algorithms": listing.algorithm_rows,
+        "environments": listing.environment_rows,
+        "datasets": listing.dataset_rows,
+    }
+    # Long, or slow because it imports what it lists: shown when asked for.
+    asked = {"presets": preset_rows, "plugins": listing.plugin_rows}
+    about = (
+        "What there is: names, where they come from, what they are. Presets and plugins are listed when named;\n"
+        "`plugins` imports those that bring algorithms and says which of them work."
     )
+    wanted = _words("list", args, f"[{'|'.join([*shelves, *asked])}]", about)
     if wanted is None:
         return
-    if wanted and wanted[0] not in shelves:
-        raise ConfigError(f"Unknown list '{wanted[0]}': {suggest(wanted[0], shelves)}.")
+    every = {**shelves, **asked}
+    if wanted and wanted[0] not in every:
+        raise ConfigError(f"Unknown list '{wanted[0]}': {suggest(wanted[0], every)}.")
     for name in wanted or shelves:
         print(name)
-        print_lines(table(shelves[name]()) or ["  none"])
+        listing.print_lines(listing.table(every[name]()) or ["  none"])
 
 
 def _data_list(args: Sequence[str]) -> None:
@@ -164,12 +174,12 @@ def _train(args: Sequence[str]) -> None:
 def _train_overview() -> None:
     from offline_marl.launch.listing import algorithm_rows, print_lines, table
 
-    print(f"usage: {PROGRAM} train ALGORITHM --dataset ID [--config FILE] [--out DIR] [--FIELD VALUE ...]\n")
+    print(f"usage: {PROGRAM} train ALGORITHM --dataset ID [--preset NAME] [--config FILE] [--FIELD VALUE ...]\n")
     print_lines(table(algorithm_rows()))
     print(
         f"\n`{PROGRAM} train ALGORITHM --help` shows all fields of the run and of the algorithm, with their defaults;"
     )
-    print(f"`{PROGRAM} data list` shows what ID can be.")
+    print(f"`{PROGRAM} data list` shows what ID can be, `{PROGRAM} list presets` what NAME.")
 
 
 def _resume(args: Sequence[str]) -> None:
@@ -228,7 +238,7 @@ DATA_COMMANDS = {
     "info": Command("ID [--json]", "what is in a data set or task, and where it came from", _data_info),
 }
 COMMANDS = {
-    "list": Command("[algorithms|environments|datasets]", "what there is", _list),
+    "list": Command("[algorithms|environments|datasets|presets|plugins]", "what there is", _list),
     "train": Command("ALGORITHM --dataset ID ...", "train on recorded data, score, draw", _train),
     "resume": Command("RUN", "go on with a run that was stopped", _resume),
     "evaluate": Command("RUN [--episodes N]", "score a run in the simulator", _evaluate),

@@ -17,16 +17,19 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import CliPositionalArg, CliSettingsSource, SettingsError
 
 from offline_marl.core.config import Config, ConfigError, load_settings, suggest
+from offline_marl.launch.presets import preset_names, read_preset
 from offline_marl.training.config import RunFlags
 
 PROGRAM = "offline-marl"
-METAVARS = {"dataset": "ID", "config": "FILE", "out": "DIR"}
+METAVARS = {"dataset": "ID", "preset": "NAME", "config": "FILE", "out": "DIR"}
 TYPE_NAMES = {"str": "TEXT", "Path": "PATH"}
 
 
 class TrainFlags(RunFlags):
     """Flags of `train` that are no algorithm's."""
 
+    preset: str | None = None
+    """Settings of a name; file and flags win over them."""
     config: Path | None = None
     """TOML, YAML or JSON file of any fields on this page, named as here; flags win over it."""
     out: Path | None = None
@@ -64,7 +67,7 @@ class InfoFlags(Config):
 def read_training(
     algorithm: str, kind: type[Config], about: str, args: Sequence[str]
 ) -> tuple[dict[str, Any], Path | None]:
-    """What flags and file say of a run to train, flags over file.
+    """What flags, file and preset say of a run to train: flags over file over preset.
 
     Args:
         algorithm: Registry name.
@@ -76,15 +79,23 @@ def read_training(
         Fields of the run and of the algorithm, `dataset` among them, and the run folder if one was named.
 
     Raises:
-        ConfigError: A flag or a field of the file is unknown or unreadable, or there is no data set.
+        ConfigError: A flag, a preset or a field of the file is unknown or unreadable, or there is no data set.
     """
+    presets = ", ".join(preset_names(algorithm)) or "none"
     # Never instantiated: it tells pydantic-settings which flags there are. The algorithm's win, as in `prepare`.
-    everything = create_model("Training", __base__=(kind, TrainFlags))
+    preset_flag: tuple[Any, Any] = (
+        str | None,
+        Field(None, description=f"Settings of a name, under those of file and flags: {presets}."),
+    )
+    everything = create_model("Training", __base__=(kind, TrainFlags), preset=preset_flag)
     groups = {**dict.fromkeys(TrainFlags.model_fields, "the run"), **dict.fromkeys(kind.model_fields, algorithm)}
     given = read(everything, f"train {algorithm}", "--dataset ID [--FIELD VALUE ...]", about, args, groups)
-    file = given.pop("config", None)
+    file, preset = given.pop("config", None), given.pop("preset", None)
+    known = set(everything.model_fields) - {"config", "preset"}
     if file is not None:
-        given = {**_read_file(Path(file), set(everything.model_fields) - {"config"}), **given}
+        given = {**_known(load_settings(Path(file)), known, str(file)), **given}
+    if preset is not None:
+        given = {**_known(read_preset(algorithm, preset), known, f"the preset '{preset}'"), **given}
     if "dataset" not in given:
         raise ConfigError(f"train {algorithm} needs --dataset ID: `{PROGRAM} data list` shows what there is.")
     out = given.pop("out", None)
@@ -232,11 +243,11 @@ class _Adder:
         return self._made[title]
 
 
-def _read_file(path: Path, known: set[str]) -> dict[str, Any]:
-    fields = {str(name).replace("-", "_"): value for name, value in load_settings(path).items()}
+def _known(settings: Mapping[str, Any], known: set[str], place: str) -> dict[str, Any]:
+    fields = {str(name).replace("-", "_"): value for name, value in settings.items()}
     for name in fields:
         if name not in known:
-            raise ConfigError(f"Unknown field '{name}' in {path}: {suggest(name, known)}.")
+            raise ConfigError(f"Unknown field '{name}' in {place}: {suggest(name, known)}.")
     return fields
 
 

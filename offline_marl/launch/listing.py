@@ -6,13 +6,27 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from offline_marl import algorithms, environments
-from offline_marl.core.registry import Registry
+from offline_marl.core.registry import Listing, Registry, RegistryError
 from offline_marl.datasets.catalog import CATALOG, path_of
 
 
 def algorithm_rows() -> list[tuple[str, ...]]:
     """Name, origin and first docstring line of each algorithm."""
     return _rows(algorithms.registry)
+
+
+def plugin_rows() -> list[tuple[str, ...]]:
+    """Name, package and fate of each algorithm that another package brings. Imports them, unlike all else here."""
+    entries = [entry for entry in algorithms.listings() if entry.origin not in {"built-in", "here"}]
+    return [(entry.name, entry.origin, _fate(entry)) for entry in entries]
+
+
+def _fate(entry: Listing) -> str:
+    try:
+        algorithms.get(entry.name)
+    except RegistryError as error:
+        return str(error)
+    return entry.summary if entry.summary.startswith("refused") else "works"
 
 
 def environment_rows() -> list[tuple[str, ...]]:
@@ -34,12 +48,15 @@ def dataset_rows() -> list[tuple[str, ...]]:
 
 
 def partition_lines() -> list[str]:
-    """How to name a task on the catalogue's data sets: the confs and views of each body that they come from."""
-    from offline_marl.core.partition import confs, views
+    """How to name a task on the catalogue's data sets: the confs and views of each body, and what has none."""
+    from offline_marl.core.partition import SCENARIOS, confs, views
 
     scenarios = dict.fromkeys(entry.scenario for entry in CATALOG.values())
     lines = []
     for scenario in scenarios:
+        if scenario not in SCENARIOS:
+            lines.append(f"{scenario}: NAME alone, it is made for a team")
+            continue
         shown = views(scenario, confs(scenario)[0])
         lines.append(f"{scenario}: CONF is {' | '.join(confs(scenario))}; VIEW is {' | '.join(shown)}")
     return lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from offline_marl.core.axes import PerTeam
 
 
@@ -20,6 +22,16 @@ def td_target(rewards: PerTeam, terminations: PerTeam, next_v: PerTeam, gamma: f
         The target, in the units of the rewards.
     """
     return rewards + gamma * next_v.masked_fill(terminations, 0.0)
+
+
+def mean_deviation(values: PerTeam) -> Tensor:
+    """Mean absolute deviation from the mean over the last axis, kept as an axis of one; no gradient.
+
+    Errors of mixed values are divided by it in scale-invariant value normalisation (SVN, Lee et al., 2026),
+    so that growing values do not grow the loss; the fixed point stays where it is.
+    """
+    values = values.detach()
+    return (values - values.mean(-1, keepdim=True)).abs().mean(-1, keepdim=True).clamp(min=1e-6)
 
 
 def expectile(error: PerTeam, level: float) -> PerTeam:

@@ -54,7 +54,7 @@ class Critic(nn.Module):
         features = list(fan_in) if fan_in is not None else [in_features] * n_agents
         width = in_features + (0 if discrete else self.choices)
         true_widths = [feature + (0 if discrete else act) for feature, act in zip(features, act_dims, strict=True)]
-        if centralised:
+        if self.centralised:
             width, true_widths = n_agents * width, [sum(true_widths)] * n_agents
         self.net = AgentMLP(
             n_agents,

@@ -16,7 +16,7 @@ class RunFlags(Config):
     """What every training run has, whatever it trains."""
 
     dataset: str
-    """Catalogue name with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of this library's layout."""
+    """Catalogue name, a body's with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
     steps: Count = 100_000
     """Updates; the published runs take 1,000,000."""
     seed: Annotated[int, Field(ge=0)] = 0

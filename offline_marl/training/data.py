@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_marl.core.partition import Partition, partition, split_task
+from offline_marl.core.partition import SCENARIOS, Partition, partition, split_task
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import SUFFIX, Reference, find, path_of
@@ -21,14 +21,24 @@ class Task:
     id: str
     data: Dataset
     partition: Partition | None
-    """None for data that no known environment belongs to."""
+    """None for data of a task made for a team, and for data that no known environment belongs to."""
     reference: Reference | None
 
     def make_env(self, copies: int) -> JointEnv | None:
-        """The environment the data came from, or None if none is known."""
-        if self.partition is None:
+        """The environment the data came from, or None if none is known.
+
+        Raises:
+            DataError: The data was recorded in a task of another size.
+        """
+        if self.partition is not None:
+            return environments.get(self.partition.scenario).make(self.partition, copies)
+        scenario = self.data.metadata.get("scenario")
+        if scenario in SCENARIOS or scenario not in environments.names():
             return None
-        return environments.get(self.partition.scenario).make(self.partition, copies)
+        env = environments.get(scenario).make(None, copies)
+        if (env.spec.obs_dims, env.spec.act_dims) != (self.data.spec.obs_dims, self.data.spec.act_dims):
+            raise DataError(f"{self.id} says that it was recorded in {scenario}, but its team is of another size.")
+        return env
 
 
 def load_recording(name: str) -> Recording | Dataset:
@@ -48,26 +58,27 @@ def load_recording(name: str) -> Recording | Dataset:
 
 
 def open_task(task: str) -> Task:
-    """The data set of a task id such as `reacher-scripted-mix-v0_2x1notip_0` or `mine.safetensors`.
+    """The data set of a task id: `reacher-scripted-mix-v0_2x1notip_0`, `coordination-mix-v0`, `mine.safetensors`.
 
-    A file that holds a recording takes a conf and a view behind its name (`mine.safetensors_2x1_full`);
-    one that holds a multi-agent data set takes none.
+    What one body did takes a conf and a view behind its name, also in a file (`mine.safetensors_2x1_full`);
+    what a team did takes none.
 
     Raises:
         UnknownDatasetError: The catalogue has no such name.
         PartitionError: The conf or the view is unknown, or the id has another form.
         DataError: The data cannot be used.
     """
-    if task.endswith(SUFFIX):
+    if task.endswith(SUFFIX) or ("_" not in task and find(task).scenario not in SCENARIOS):
         data = load_recording(task)
         if isinstance(data, Recording):
             raise DataError(f"{task} is a recording: name who sees what, such as {task}_2x1_full.")
         return Task(task, data, _known_partition(data), _reference(data))
     name, conf, view = split_task(task)
-    if not name.endswith(SUFFIX):
-        partition(find(name).scenario, conf, view)  # refuses before anything is made
-    recording = load_recording(name)
-    if isinstance(recording, Dataset):
+    named = None if name.endswith(SUFFIX) else find(name).scenario
+    if named in SCENARIOS:
+        partition(named, conf, view)  # refuses before anything is made
+    recording = load_recording(name) if named is None or named in SCENARIOS else None
+    if not isinstance(recording, Recording):
         raise DataError(f"{name} is split among agents already: leave _{conf}_{view} away.")
     if "scenario" not in recording.metadata:
         raise DataError(f"{name} does not say which scenario it was recorded in, so it cannot be split among agents.")

@@ -17,7 +17,7 @@ from offline_marl.core.config import ConfigError
 from offline_marl.core.files import DamagedFileError
 from offline_marl.core.seeding import Generators, derive, seeded_globally
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.datasets.normalize import obs_statistics
+from offline_marl.datasets.normalize import best_values, obs_statistics, scale_rewards
 from offline_marl.environments.base import MissingSimulatorError
 from offline_marl.training import checkpoint
 from offline_marl.training.config import RunConfig
@@ -67,9 +67,13 @@ class Session:
         torch.set_num_threads(config.threads)
         device = pick_device(config.device)
         learner.place(device, derive(config.seed, "exploration"))
-        if config.settings.get("standardize_obs"):
-            learner.standardize(*obs_statistics(task.data))
-        buffer = TransitionBuffer(task.data, learner.window, device, state=learner.needs.state)
+        settings = learner.common
+        data = scale_rewards(task.data, settings.reward_scale)
+        if settings.standardize_obs:
+            learner.standardize(*obs_statistics(data))
+        if settings.clip_target:
+            learner.bound(*best_values(data, settings.gamma))
+        buffer = TransitionBuffer(data, learner.window, device, state=learner.needs.state)
         self.source = DatasetSource(buffer, learner.batch_size, Generators(config.seed, device).get("batches"))
         self.score = make_scorer(task, config.eval_seed, max(config.eval_episodes, config.final_episodes), device)
 

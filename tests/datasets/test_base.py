@@ -170,6 +170,15 @@ def test_recordings_of_other_widths_do_not_join() -> None:
         join([make_recording(3), make_recording(3, state_dim=11)], {})
 
 
+def test_data_sets_of_one_team_join_and_others_do_not() -> None:
+    data = make_dataset(2, 1)
+    twice = join([data, data], {"name": "twice"}).check()
+    assert twice.lengths.tolist() == [2, 1, 2, 1] and twice.spec == data.spec and twice.metadata == {"name": "twice"}
+    assert torch.equal(twice.select(torch.tensor([2, 3])).obs, data.obs)
+    with pytest.raises(DataError, match="different widths cannot be joined: 'state' is .* and None"):
+        join([data, replace(data, state=None)], {})
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 

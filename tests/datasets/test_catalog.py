@@ -8,6 +8,7 @@ import pytest
 
 from offline_marl.core.partition import SCENARIOS
 from offline_marl.datasets.catalog import CATALOG, Reference, UnknownDatasetError, find, home, path_of
+from offline_marl.environments import registry
 
 
 def test_normalised_returns_are_zero_at_random_and_a_hundred_at_expert() -> None:
@@ -18,9 +19,9 @@ def test_normalised_returns_are_zero_at_random_and_a_hundred_at_expert() -> None
     assert reference.normalized(-7.6908547) == pytest.approx(50.0, abs=1e-5)
 
 
-def test_every_entry_is_under_its_own_name_and_of_a_known_body() -> None:
+def test_every_entry_is_under_its_own_name_and_of_a_known_body_or_environment() -> None:
     for name, entry in CATALOG.items():
-        assert entry.name == name and entry.scenario in SCENARIOS
+        assert entry.name == name and entry.scenario in {*SCENARIOS, *registry.names()}
         assert entry.summary and entry.reference.expert > entry.reference.random
 
 

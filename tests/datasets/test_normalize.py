@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from offline_marl.core.types import Spec
+from offline_marl.core.types import DataError, Episode, Spec
 from offline_marl.datasets.base import Dataset
-from offline_marl.datasets.normalize import LEAST_STD, obs_statistics
+from offline_marl.datasets.normalize import LEAST_STD, best_values, obs_statistics, scale_rewards
 from offline_marl.networks.memory import AgentInputs
 
 
@@ -51,3 +52,41 @@ def test_padding_and_columns_that_never_move_stay_finite() -> None:
     real = standardized[:, 0, [0, 2]]
     torch.testing.assert_close(real.mean(0), torch.zeros(2), atol=1e-5, rtol=0.0)
     torch.testing.assert_close(real.std(0, correction=0), torch.ones(2), atol=1e-4, rtol=0.0)
+
+
+def two_episodes() -> Dataset:
+    def episode(*rewards: float) -> Episode:
+        length = len(rewards)
+        ended = torch.zeros(length, 1, dtype=torch.bool)
+        ended[-1] = True
+        return Episode(
+            obs=torch.zeros(length + 1, 1, 1),
+            actions=torch.zeros(length, 1, 1),
+            rewards=torch.tensor(rewards).unsqueeze(-1),
+            terminations=ended,
+            truncations=torch.zeros_like(ended),
+        )
+
+    return Dataset.from_episodes([episode(1.0, 2.0, 4.0), episode(-8.0, 10.0)], Spec((1,), (1,)))
+
+
+def test_range_scales_rewards_so_that_returns_span_a_thousand() -> None:
+    data = two_episodes()  # returns 7 and 2: 1000 / 5 = 200
+    assert scale_rewards(data, "range").rewards.flatten().tolist() == [200.0, 400.0, 800.0, -1600.0, 2000.0]
+    assert scale_rewards(data, 0.5).rewards.flatten().tolist() == [0.5, 1.0, 2.0, -4.0, 5.0]
+    assert scale_rewards(data, 1.0) is data
+
+
+def test_episodes_that_all_return_the_same_have_no_range() -> None:
+    with pytest.raises(DataError, match="different returns"):
+        scale_rewards(two_episodes().select(torch.tensor([0])), "range")
+
+
+def test_the_best_value_is_the_largest_discounted_return_to_go() -> None:
+    # gamma 0.5: 1 + 0.5 (2 + 0.5 * 4) = 3, 2 + 2 = 4, 4; and -8 + 5 = -3, 10. Undiscounted: 7, 6, 4; 2, 10.
+    best, team = best_values(two_episodes(), 0.5)
+    assert best.tolist() == [10.0] and team.item() == 10.0
+    best, _ = best_values(two_episodes().select(torch.tensor([0])), 0.5)
+    assert best.tolist() == [4.0]
+    best, _ = best_values(two_episodes().select(torch.tensor([0])), 1.0)
+    assert best.tolist() == [7.0]

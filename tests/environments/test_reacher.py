@@ -104,6 +104,8 @@ def test_experts_that_do_not_exist_are_answered_with_the_list():
 def test_a_partition_of_another_body_is_refused():
     with pytest.raises(DataError, match="shares out hopper, but this is reacher"):
         Reacher.make(partition("hopper", "3x1", "0"), 1)
+    with pytest.raises(DataError, match="reacher is one body: name the partition"):
+        Reacher.make(None, 1)
 
 
 @pytest.mark.mujoco

@@ -72,3 +72,11 @@ def test_segments_pass_as_transitions_do() -> None:
     shape = (3, 5, 2)
     target = bellman.td_target(torch.zeros(shape), torch.zeros(shape, dtype=torch.bool), torch.ones(shape), 0.5)
     assert target.shape == shape and bool((target == 0.5).all())
+
+
+def test_mean_deviation_is_scale_equivariant_and_worked_by_hand() -> None:
+    # mean 2.5, deviations 1.5, 0.5, 0.5, 1.5: their mean is 1
+    values = torch.tensor([[1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]], requires_grad=True)
+    found = bellman.mean_deviation(values)
+    assert found.tolist() == [[1.0], [10.0]] and not found.requires_grad
+    assert bellman.mean_deviation(torch.zeros(3)).tolist() == pytest.approx([1e-6])

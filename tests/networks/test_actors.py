@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from offline_marl.networks.actors import LOG_STD, Actor
+from offline_marl.networks.actors import LOG_STD, Actor, DeterministicActor
 from offline_marl.networks.distributions import Categorical, TanhNormal
 
 
@@ -94,3 +94,47 @@ def test_shared_actors_treat_equal_features_alike_and_others_do_not() -> None:
 
 def test_the_table_of_real_actions_is_no_saved_state() -> None:
     assert all("present" not in name for name in Actor(3, [4], [2, 1], discrete=False).state_dict())
+
+
+# --- deterministic ----------------------------------------------------------------------------------------------------
+def test_a_deterministic_action_is_the_tanh_of_the_output_by_hand() -> None:
+    actor = DeterministicActor(2, [], [2, 1])
+    layer = actor.net.stack.layers[0]
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[-1.0, 9.0], [0.5, 9.0]]]))
+        layer.bias.copy_(torch.tensor([[[0.0, 0.1]], [[0.2, 9.0]]]))
+    features = torch.tensor([[[0.3, -0.4], [1.0, 2.0]]])
+    # agent 0: .3 and -.8 + .1 = -.7; agent 1: -1 + 1 + .2 = .2, and nothing on its padding
+    expected = torch.tensor([[[0.3, -0.7], [0.2, 0.0]]]).tanh()
+    torch.testing.assert_close(actor(features), expected)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("lead", [(5,), (5, 4), ()])
+def test_deterministic_actions_stay_in_the_box_and_off_the_padding(lead: tuple[int, ...], shared: bool) -> None:
+    torch.manual_seed(0)
+    actor = DeterministicActor(3, [16], [2, 1, 3], shared=shared)
+    actions = actor(torch.randn(*lead, 3, 3) * 100)
+    assert actions.shape == (*lead, 3, 3)
+    assert actions.abs().max().item() <= 1.0 and actions.abs().max().item() > 0.9
+    assert bool(actions[..., 0, 2].eq(0).all()) and bool(actions[..., 1, 1:].eq(0).all())
+    assert bool(actions[..., 2, :].ne(0).all())
+
+
+def test_weights_of_a_deterministic_actors_padding_get_no_gradient() -> None:
+    torch.manual_seed(0)
+    actor = DeterministicActor(3, [4], [3, 1])
+    actor(torch.randn(20, 2, 3)).sum().backward()
+    grad = actor.net.stack.layers[-1].bias.grad
+    assert grad is not None
+    assert bool(grad[1, 0, 1:].eq(0).all()) and bool(grad[1, 0, 0].ne(0)) and bool(grad[0, 0].ne(0).all())
+
+
+def test_each_deterministic_action_depends_on_its_agents_features_alone() -> None:
+    torch.manual_seed(0)
+    actor = DeterministicActor(3, [8], [2, 2])
+    features = torch.randn(6, 2, 3)
+    other = torch.stack([features[:, 0], torch.randn(6, 3)], dim=1)
+    torch.testing.assert_close(actor(features)[:, 0], actor(other)[:, 0])
+    assert not torch.allclose(actor(features)[:, 1], actor(other)[:, 1])
+    assert all("present" not in name for name in actor.state_dict())

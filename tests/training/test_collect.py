@@ -5,15 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from worlds import SPECS, PointEnv
 
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.datasets import catalog
 from offline_marl.datasets.catalog import CATALOG
 from offline_marl.datasets.files import load_data
-from offline_marl.environments.base import Outcome, environments
+from offline_marl.datasets.flat import starts
+from offline_marl.environments.base import Outcome, Seen, environments
 from offline_marl.training import collect
-from offline_marl.training.collect import make_scripted, record
+from offline_marl.training.collect import make_scripted, record, record_team
 
 NOISE = (0.05, 0.15, 0.4)
 
@@ -117,6 +119,63 @@ def test_a_set_whose_making_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(DataError):
         make_scripted(CATALOG["reacher-scripted-mix-v0"], tmp_path / "datasets" / "x.safetensors")
     assert not list(tmp_path.rglob("*.*"))
+
+
+class Turns:
+    """A team of worlds.PointEnv's, whose agents may make only some choices at each step."""
+
+    def __init__(self, copies):
+        self.inner = PointEnv(SPECS["discrete"], copies)
+        self.spec, self.copies, self.max_steps = self.inner.spec, copies, 4
+
+    def reset(self, seeds):
+        return self.limited(self.inner.reset(seeds))
+
+    def step(self, actions):
+        seen, *rest = self.inner.step(actions)
+        return self.limited(seen), *rest
+
+    def limited(self, seen):
+        can = seen.avail_actions & (np.arange(4) != self.inner._step % 3)
+        return Seen(seen.obs, None, can)
+
+
+class First:
+    name = "first"
+
+    def act(self, obs):
+        return np.where(obs[..., 1] > 0, 1, 0)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_a_teams_episodes_of_any_length_do_not_depend_on_how_many_copies_run(kind):
+    class Ahead:
+        def act(self, obs):
+            return np.zeros((*obs.shape[:2], 2), np.float32)
+
+    expert = First() if kind == "discrete" else Ahead()
+    seeds = [9, 4, 7, 2, 11, 30, 5]
+    alone = record_team(PointEnv(SPECS[kind], 1), expert, seeds, NOISE).check()
+    assert alone.lengths.tolist() == [2 + seed % 3 for seed in seeds] and alone.state is None
+    for copies in (2, 3, 50):
+        other = record_team(PointEnv(SPECS[kind], copies), expert, seeds, NOISE)
+        held = ("obs", "actions", "rewards", "terminations", "truncations", "lengths")
+        assert all(torch.equal(getattr(other, name), getattr(alone, name)) for name in held)
+    if kind == "continuous":
+        assert not alone.actions[~alone.spec.present("act").expand_as(alone.actions)].any(), "padding stays zero"
+
+
+def test_slips_are_choices_that_can_be_made_all_of_them_alike():
+    class Wrong:
+        def act(self, obs):
+            return np.full(obs.shape[:2], 9)
+
+    data = record_team(Turns(600), Wrong(), range(600), (1.0,)).check()  # refuses choices that could not be made
+    assert data.spec.act_dims == (3, 2, 4)
+    first = data.actions[starts(data.lengths)]  # at the first step choice 0 is barred
+    assert torch.bincount(first[:, 0], minlength=3)[1:].tolist() == pytest.approx([300, 300], abs=50)
+    assert first[:, 1].unique().tolist() == [1]
+    assert torch.bincount(first[:, 2], minlength=4)[1:].tolist() == pytest.approx([200] * 3, abs=50)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from runs import small_run
 from worlds import reacher_recording, saved, world
 
 from offline_marl.core.partition import partition
@@ -37,6 +38,34 @@ def test_a_split_data_set_remembers_where_it_can_be_scored(tmp_path):
     assert task.partition == partition("reacher", "2x1first", "0") and task.reference.random == -11.0
 
 
+@pytest.mark.parametrize(
+    ("name", "scenario", "n_agents"),
+    [("coordination-mix-v0", "coordination", 3), ("rendezvous-left-v0", "rendezvous", 2)],
+)
+def test_data_of_a_team_is_named_alone_and_scored_where_it_was_recorded(name, scenario, n_agents):
+    task = open_task(name)
+    assert task.partition is None and task.data.metadata["scenario"] == scenario
+    env = task.make_env(4)
+    assert env.spec == task.data.spec and env.spec.n_agents == n_agents and env.copies == 4
+    assert (task.reference.random, task.reference.expert) == (
+        catalog.find(name).reference.random,
+        catalog.find(name).reference.expert,
+    )
+
+
+@pytest.mark.parametrize("name", ["coordination-single-v0", "rendezvous-mix-v0"])
+def test_a_run_on_data_of_a_team_is_scored_also_from_an_object(tmp_path, name):
+    named = small_run(tmp_path / "named", name, steps=3)
+    given = small_run(tmp_path / "given", load_dataset(name), steps=3)
+    assert named.score.normalized is not None and named.score.returns.tolist() == given.score.returns.tolist()
+
+
+def test_a_team_of_another_size_than_its_environment_is_refused(tmp_path):
+    data = replace(world("discrete"), metadata={"scenario": "coordination"})
+    with pytest.raises(DataError, match="recorded in coordination, but its team is of another size"):
+        open_task(saved(tmp_path, data)).make_env(2)
+
+
 def test_a_split_data_set_is_not_split_again(tmp_path):
     path = saved(tmp_path, world("continuous"))
     with pytest.raises(DataError, match=r"split among agents already: leave _2x1_full away"):
@@ -50,6 +79,8 @@ def test_a_split_data_set_is_not_split_again(tmp_path):
         ("reacher-scripted-mix-v0_3x3_full", ValueError, r"reacher conf '3x3': there are: .*2x1"),
         ("reacher-scripted-mix-v0_2x1_far", ValueError, r"reacher view 'far': there are: .*full"),
         ("reacher-scripted-mix-v0", ValueError, "does not say who sees what"),
+        ("coordination-mix-v0_2x1_0", DataError, "split among agents already: leave _2x1_0 away"),
+        ("coordination-mixx-v0", UnknownDatasetError, "did you mean 'coordination-mix-v0'"),
         ("nowhere.safetensors", DataError, "There is no file nowhere.safetensors"),
         ("nowhere.safetensors_2x1_full", DataError, "There is no file nowhere.safetensors"),
     ],
