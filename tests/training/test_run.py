@@ -181,3 +181,11 @@ def test_a_recording_needs_to_be_told_who_sees_what(tmp_path):
     with pytest.raises(ValueError, match="9x9"):
         small_run(tmp_path / "run", recording + "_9x9_full")
     assert not (tmp_path / "run").exists()
+
+
+def test_resuming_with_other_software_warns(tmp_path, capsys):
+    small_run(tmp_path / "run", saved(tmp_path, world("continuous")))
+    versions = tmp_path / "run" / "versions.json"
+    versions.write_text(versions.read_text().replace(f'"{torch.__version__}"', '"1.0"'))
+    run.resume(tmp_path / "run")
+    assert f"began with torch 1.0, now {torch.__version__}" in capsys.readouterr().err
