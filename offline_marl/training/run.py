@@ -37,6 +37,9 @@ def prepare(algorithm: str, dataset: str, fields: Mapping[str, Any]) -> RunConfi
         ConfigError: A field is neither's, or has a bad value.
     """
     kind = algorithms.get(algorithm).Config
+    both = sorted(set(kind.model_fields) & set(RunConfig.model_fields))
+    if both:
+        raise ConfigError(f"The config of {algorithm} names a field of the run again ({', '.join(both)}): rename it.")
     own = {name: value for name, value in fields.items() if name in kind.model_fields}
     rest = {name: value for name, value in fields.items() if name not in own}
     known = (set(RunConfig.model_fields) | set(kind.model_fields)) - {"algorithm", "settings", "dataset"}
