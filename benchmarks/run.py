@@ -1,8 +1,9 @@
 """Train presets over seeds and write one row per run: `python benchmarks/run.py [PRESET ...] [--seeds 0 1 2]`.
 
 PRESET is `<algorithm>/<name>`, a file below offline_marl/presets, or the path of a file in a folder of its
-algorithm's name; without any, all presets of the embedded Reacher sets run. Finished runs are not run again
-and stopped ones are resumed, so the command can be repeated until the table is whole.
+algorithm's name, or a pattern such as 'bc/*_2x1notip_0'; without any, all presets of the embedded Reacher
+sets run. Finished runs are not run again and stopped ones are resumed, so the command can be repeated until
+the table is whole.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ def find_presets(names: list[str]) -> list[Path]:
         return sorted(PRESETS.glob("*/*reacher-scripted-*.toml"))
     found = []
     for name in names:
+        matching = sorted(PRESETS.glob(f"{name}.toml")) if "*" in name else []
+        if matching:
+            found += matching
+            continue
         options = [Path(name), PRESETS / name, PRESETS / f"{name}.toml"]
         path = next((option for option in options if option.is_file()), None)
         if path is None:

@@ -16,7 +16,7 @@ import offline_marl
 from offline_marl.training.metrics import read_rows
 
 DATASET = "reacher-scripted-mix-v0_2x1notip_0"
-STEPS = {"bc": 5_000, "ma-iql": 4_000}
+STEPS = {"bc": 4_000, "ma-iql": 3_000}
 
 
 def draw(out: Path, results: dict[str, offline_marl.Result]) -> Path:

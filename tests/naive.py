@@ -144,7 +144,7 @@ def td3_target(before, batch: Batch, generator: torch.Generator) -> Tensor:
         features = before.target_inputs(batch.next_obs, batch.next_history)
         actions = tanh_actions(before.target_policy, spec, features)
         # Draws fill memory in order, so the layout of the network's own output is part of what is drawn.
-        alike = torch.empty_like(before.target_policy(features))
+        alike = torch.empty(before.target_policy(features).shape)
         noise = alike.normal_(std=config.target_noise, generator=generator)
         for row in range(len(batch)):
             for i, width in enumerate(spec.act_dims):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from offline_marl.launch.cli import main
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 
@@ -29,11 +31,12 @@ def test_links_lead_to_files(document: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("offline-marl train")])
-def test_flags_in_the_readme_exist(command: str) -> None:
+def test_flags_in_the_readme_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, _, algorithm, *rest = command.split()
-    page = subprocess.run(
-        [sys.executable, "-m", "offline_marl", "train", algorithm, "--help"], capture_output=True, text=True, check=True
-    ).stdout
+    with pytest.raises(SystemExit) as end:
+        main(["train", algorithm, "--help"])
+    assert end.value.code == 0
+    page = capsys.readouterr().out
     for flag in (word for word in rest if word.startswith("--")):
         assert flag in page, f"{flag} of `{command}`"
 

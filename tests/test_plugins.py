@@ -126,6 +126,7 @@ def test_a_plugin_that_does_not_import_is_named_and_harms_nobody_else(plugins):
     assert "'bad-algo'" in said and "bad-package" in said and "no_such_package_anywhere" in said
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_a_plugin_with_its_own_flags(plugins, tmp_path):
     data = saved(tmp_path, world("continuous"))
     train = ["-m", "offline_marl", "train", "my-algo", "--dataset", data, "--out", str(tmp_path / "run"), *TINY]
@@ -188,6 +189,7 @@ def test_a_plugins_presets_are_listed_without_importing_it(plugins):
     assert re.search(r"top-cloning +reacher-scripted-mix-v0_2x1notip_0 .*share = 0.3", python(plugins, "-c", code)[0])
 
 
+@pytest.mark.slow
 def test_the_example_plugins_own_tests_pass(plugins, tmp_path):
     shutil.copytree(ROOT / "examples" / "plugin" / "tests", tmp_path / "tests")
     settings = ["-c", str(ROOT / "examples" / "plugin" / "pyproject.toml"), "--rootdir", str(tmp_path)]

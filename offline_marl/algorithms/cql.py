@@ -5,9 +5,12 @@ draws that are uniform and around the policy's actions here and in the next step
 *density*; the policy is TD3+BC's. Discrete: double Q-learning with the same gap over the available
 choices, acting greedily.
 `cql_actions = own` changes one agent's action at a time, `joint` all at once: two algorithms that papers
-call MA-CQL. `counterfactual` is `own` with a weight per agent, the weights summing to 1 (CFCQL, Shao et al., 2023).
-Departs from CFCQL: the weights are softmax(-sharpness d_i), d_i the squared distance of the policy's
-action from the data's in units of the sampling noise, standing in for the divergence from behaviour.
+call MA-CQL. `counterfactual` is `own` with a weight per agent (after CFCQL, Shao et al., 2023).
+Departs from published code: T divides Q alone, not the log density with it (equal at T = 1). As there,
+draws around the policy are clipped to the box but keep their unclipped density, which is low at its edge.
+Departs from CFCQL: each agent has a critic of its own, penalised along its own action n w_i times, instead
+of one critic penalised by the weighted sum; w = softmax(-sharpness d), d_i the mean squared distance of
+the policy's action entries from the data's in units of the sampling noise, for the divergence from behaviour.
 Papers: arXiv 2006.04779 (CQL), arXiv 2309.12696 (CFCQL).
 """
 

@@ -4,7 +4,8 @@ Policy: min (1 - w) (-Q_1(o, pi(o))) + w |pi(o) - a*|^2 + 0.001 mean pi(o)^2, a*
 and the winner of a cross-entropy search: draws from a normal, clipped to the box, refitted to the elites.
 The distance is the mean over an agent's action entries.
 Departs from the published code: it runs on any device, and batched over rows, agents and draws; the
-conservative gap corrects by log densities, not densities.
+conservative gap corrects by log densities, not densities; pi(o) joins the first round's draws, so it can
+be an elite too; the elites' deviation is that of the population.
 Paper: arXiv 2111.11188.
 """
 

@@ -88,7 +88,9 @@ class TD3BC(Algorithm):
         """The critic's target, with clipped double Q and a smoothed target policy."""
         features = self.target_inputs(batch.next_obs, batch.next_history)
         actions = self.target_policy(features)
-        noise = torch.empty_like(actions).normal_(std=self.config.target_noise, generator=self.generator)
+        noise = torch.empty(actions.shape, device=actions.device).normal_(
+            std=self.config.target_noise, generator=self.generator
+        )
         noise = noise.clamp(-self.config.noise_clip, self.config.noise_clip) * self.policy.present
         next_q = self.target_critic(features, (actions + noise).clamp(-1, 1)).amin(0)
         return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma).clamp(max=self.best)
@@ -134,6 +136,8 @@ class TD3BC(Algorithm):
         """Each agent's action, with Gaussian noise if `explore`."""
         actions: Tensor = self.policy(self.inputs(obs, history))
         if explore:
-            noise = torch.empty_like(actions).normal_(std=self.config.explore_noise, generator=self.generator)
+            noise = torch.empty(actions.shape, device=actions.device).normal_(
+                std=self.config.explore_noise, generator=self.generator
+            )
             actions = (actions + noise * self.policy.present).clamp(-1, 1)
         return actions

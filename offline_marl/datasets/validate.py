@@ -89,6 +89,10 @@ def check_team(data: Any) -> None:
     wide = (data.spec.n_agents,) if discrete else (data.spec.n_agents, data.spec.act_dim)
     if tuple(data.actions.shape[1:]) != wide:
         raise DataError(f"Actions have axes {tuple(data.actions.shape[1:])}, the spec says {wide}.")
+    for name, what in (("obs", "obs"), ("actions", "act")):
+        value = getattr(data, name)
+        if value.is_floating_point() and bool(value.masked_fill(data.spec.present(what), 0.0).any()):
+            raise DataError(f"Field '{name}' is not zero where the spec says an agent's row is padded.")
     if discrete:
         unknown = int(((data.actions < 0) | (data.actions >= torch.tensor(data.spec.act_dims))).sum())
         if unknown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +37,9 @@ def prepare(algorithm: str, dataset: str, fields: Mapping[str, Any]) -> RunConfi
         ConfigError: A field is neither's, or has a bad value.
     """
     kind = algorithms.get(algorithm).Config
+    both = sorted(set(kind.model_fields) & set(RunConfig.model_fields))
+    if both:
+        raise ConfigError(f"The config of {algorithm} names a field of the run again ({', '.join(both)}): rename it.")
     own = {name: value for name, value in fields.items() if name in kind.model_fields}
     rest = {name: value for name, value in fields.items() if name not in own}
     known = (set(RunConfig.model_fields) | set(kind.model_fields)) - {"algorithm", "settings", "dataset"}
@@ -99,6 +103,7 @@ def resume(run: str | Path) -> Result:
     folder = RunFolder(run)
     config = folder.config()
     with folder.locked():
+        _warn_of_other_software(folder.versions())
         folder.sweep()
         task = _task_of(folder, config)
         then, now = folder.versions().get("dataset_sha256"), task.data.metadata.get("sha256")
@@ -165,6 +170,13 @@ def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
         raise DataError(f"{config.algorithm} learns from its own fresh episodes, not from {config.dataset}.")
     with seeded_globally(config.seed, "initialisation"):
         return kind(build(kind.Config, config.settings), spec)
+
+
+def _warn_of_other_software(then: Mapping[str, Any]) -> None:
+    now = describe_software()
+    changed = [f"{name} {then[name]}, now {now[name]}" for name in now if then.get(name, now[name]) != now[name]]
+    if changed:
+        print(f"warning: the run began with {'; '.join(changed)}: its end may differ.", file=sys.stderr)
 
 
 def _task_of(folder: RunFolder, config: RunConfig) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -91,7 +92,10 @@ class Session:
             f"{config.algorithm} on {self.task.id}: {left} on {config.device}, in {self.folder.path}", file=sys.stderr
         )
         loggers = self._loggers(start)
-        with progress_bar(config.steps, config.algorithm, "update", initial=start) as bar:
+        with contextlib.ExitStack() as stack:
+            for logger in loggers:
+                stack.callback(logger.close)
+            bar = stack.enter_context(progress_bar(config.steps, config.algorithm, "update", initial=start))
             log = LogHook(loggers, config.log_every, bar, elapsed)
             score = self.score
             evaluating = EvaluateHook(
@@ -117,8 +121,6 @@ class Session:
             final = score(self.learner, config.final_episodes) if score else None
             if final is not None:
                 evaluating.note(config.steps, final)
-        for logger in loggers:
-            logger.close()
         return self._finish(final, evaluating.history, log.elapsed)
 
     def _restore(self) -> tuple[int, float, dict[str, Any]]:

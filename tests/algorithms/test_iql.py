@@ -71,7 +71,7 @@ def test_the_target_critic_moves_by_tau():
 @pytest.mark.slow
 def test_values_on_a_one_step_game_are_the_exact_mean_and_expectile():
     data = one_convention()
-    learner = train_on("iql", data, steps=3000, expectile=0.8, tau=0.05)
+    learner = train_on("iql", data, steps=2400, expectile=0.8, tau=0.05)
     spec, obs = data.spec, data.obs[:1]
     for i in range(spec.n_agents):
         mine = data.actions[:, i]
@@ -101,7 +101,7 @@ def test_one_convention_in_the_data_is_followed(name):
 @pytest.mark.parametrize("name", ["iql", "ma-iql"])
 def test_the_best_continuous_action_is_found_among_random_ones(name):
     data, best = rewarded_point()
-    learner = train_on(name, data, steps=3000, temperature=10.0)
+    learner = train_on(name, data, steps=2400, temperature=10.0)
     torch.testing.assert_close(learner.act(data.obs[:1])[0, :, 0], best, rtol=0, atol=0.15)
     cloned = train_on("bc", data, steps=500)
     assert (cloned.act(data.obs[:1])[0, :, 0] - best).abs().max() > 0.3, "cloning should not find it"

@@ -97,7 +97,7 @@ def test_a_team_step_is_over_only_where_it_is_over_for_all_agents():
 def test_with_a_plain_sum_the_team_values_of_the_coordination_game_are_the_best_additive_fit():
     """VDN can only add: Q_tot(a) of the game must be the least-squares additive fit to the reward table."""
     data = one_convention()
-    learner = train_on("ma-iql", data, steps=3000, mixer="vdn", tau=0.05)
+    learner = train_on("ma-iql", data, steps=2400, mixer="vdn", tau=0.05)
     one_hot = torch.nn.functional.one_hot(data.actions, 3).flatten(1).double()
     fitted = torch.linalg.lstsq(one_hot, data.rewards[:, :1].double(), driver="gelsd").solution
     joint = torch.cartesian_prod(torch.arange(3), torch.arange(3))
@@ -110,7 +110,7 @@ def test_with_a_plain_sum_the_team_values_of_the_coordination_game_are_the_best_
 @pytest.mark.slow
 def test_mixers_learn_the_exact_joint_values_that_a_sum_cannot():
     data = one_convention()
-    learner = train_on("ma-iql", data, steps=3000, mixer="unconstrained", tau=0.05)
+    learner = train_on("ma-iql", data, steps=2400, mixer="unconstrained", tau=0.05)
     joint = torch.cartesian_prod(torch.arange(3), torch.arange(3))
     obs = data.obs[:1].expand(9, -1, -1)
     pair = torch.cat([learner.joint(obs), learner.joint_actions(joint)], dim=-1)

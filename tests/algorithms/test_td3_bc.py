@@ -139,7 +139,7 @@ def test_exploring_adds_noise_inside_the_box_and_off_the_padding():
     learner, batch = naive.learner_and_batch("td3-bc", "continuous", explore_noise=0.5)
     generator = naive.same_draws(learner)
     calm, bold = learner.act(batch.obs), learner.act(batch.obs, explore=True)
-    noise = torch.empty_like(calm).normal_(std=0.5, generator=generator) * CONTINUOUS.present("act")
+    noise = torch.empty(calm.shape).normal_(std=0.5, generator=generator) * CONTINUOUS.present("act")
     torch.testing.assert_close(bold, (calm + noise).clamp(-1, 1))
     assert bool(bold[:, ~CONTINUOUS.present("act")].eq(0).all())
 

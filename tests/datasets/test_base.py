@@ -360,3 +360,10 @@ def test_episodes_of_numpy_arrays_will_do() -> None:
         truncations=~flags & flags,
     )
     assert Dataset.from_episodes([episode], spec).returns().tolist() == [2.0]
+
+
+def test_padding_that_is_not_zero_is_refused() -> None:
+    episode = make_episode(4, 0)
+    episode.obs[2, 1, 2] = 1.0
+    with pytest.raises(DataError, match="Field 'obs' is not zero where the spec says an agent's row is padded"):
+        Dataset.from_episodes([episode], SPEC)

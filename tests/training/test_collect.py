@@ -198,6 +198,8 @@ def test_scripted_sets_are_the_same_at_each_making_and_the_mix_is_half_of_each(t
     one = make("clockwise", "a")
     collect.COPIES = 5
     assert make("clockwise", "b").metadata["sha256"] == one.metadata["sha256"]
+    first, second = ((tmp_path / folder / "clockwise.safetensors").read_bytes() for folder in "ab")
+    assert first == second
     mix, other = make("mix", "a"), make("counterclockwise", "a")
     steps, seen = 3 * 50, 3 * 51
     assert torch.equal(mix.actions[:steps], one.actions[:steps]) and torch.equal(mix.state[:seen], one.state[:seen])

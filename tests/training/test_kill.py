@@ -16,11 +16,11 @@ import pytest
 from runs import checkpoints, ending, leftovers, refuse_difference, score_in_point_env, small_run
 from worlds import saved, world
 
-KILLS = 24
+KILLS = 21
 STEPS = 600
 
 
-def test_a_run_killed_two_dozen_times_ends_as_if_it_had_never_been_disturbed(tmp_path, monkeypatch):
+def test_a_run_killed_more_than_twenty_times_ends_as_if_it_had_never_been_disturbed(tmp_path, monkeypatch):
     data = saved(tmp_path, world("continuous"))
     arguments = [str(tmp_path / "killed"), data, str(KILLS), "20231", str(STEPS)]
     paths = [str(Path(killing.__file__).parent), os.environ.get("PYTHONPATH", "")]

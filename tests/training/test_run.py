@@ -181,3 +181,20 @@ def test_a_recording_needs_to_be_told_who_sees_what(tmp_path):
     with pytest.raises(ValueError, match="9x9"):
         small_run(tmp_path / "run", recording + "_9x9_full")
     assert not (tmp_path / "run").exists()
+
+
+def test_resuming_with_other_software_warns(tmp_path, capsys):
+    small_run(tmp_path / "run", saved(tmp_path, world("continuous")))
+    versions = tmp_path / "run" / "versions.json"
+    versions.write_text(versions.read_text().replace(f'"{torch.__version__}"', '"1.0"'))
+    run.resume(tmp_path / "run")
+    assert f"began with torch 1.0, now {torch.__version__}" in capsys.readouterr().err
+
+
+def test_a_config_that_names_a_field_of_the_run_again_is_refused(monkeypatch):
+    class Twice(algorithms.get("bc").Config):
+        seed: int = 3
+
+    monkeypatch.setattr(algorithms.get("bc"), "Config", Twice)
+    with pytest.raises(ConfigError, match=r"The config of bc names a field of the run again \(seed\)"):
+        run.prepare("bc", "anything", {})

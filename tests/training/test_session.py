@@ -62,7 +62,7 @@ def test_a_run_that_died_after_any_step_ends_as_if_it_had_not(tmp_path, data, mo
     score_in_point_env(monkeypatch)
     fields = {"algorithm": algorithm, "steps": 30, "checkpoint_every": 10, "eval_every": 5}
     small_run(tmp_path / "straight", data, **fields)
-    for step in (1, 9, 10, 11, 16, 20, 29):
+    for step in (1, 10, 16, 29):
         start_and_kill(tmp_path / str(step), data, step, **fields)
         run.resume(tmp_path / str(step))
         refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / str(step)))
