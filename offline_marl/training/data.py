@@ -54,7 +54,10 @@ def load_recording(name: str) -> Recording | Dataset:
     path = path_of(name)
     if not path.exists():
         make_scripted(entry, path)
-    return load_data(path)
+    try:
+        return load_data(path)
+    except DataError as error:
+        raise DataError(f"{error} Delete it, and it is made again.") from None
 
 
 def open_task(task: str) -> Task:

@@ -126,3 +126,13 @@ def test_a_catalogue_set_is_made_on_first_use_and_then_read(tmp_path, monkeypatc
         assert isinstance(load_dataset(f"reacher-scripted-mix-v0_{conf}_{view}"), Dataset)
     assert made == ["reacher-scripted-mix-v0"]
     assert load_data(catalog.home() / "datasets" / "reacher-scripted-mix-v0.safetensors").metadata["sha256"]
+
+
+def test_a_damaged_set_of_the_catalogue_says_that_it_can_be_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("OFFLINE_MARL_HOME", str(tmp_path))
+    path = catalog.path_of("reacher-scripted-mix-v0")
+    path.parent.mkdir()
+    path.write_bytes(b"half a fi")
+    with pytest.raises(DataError, match=r"cannot be read .* Delete it, and it is made again\.$"):
+        open_task("reacher-scripted-mix-v0_2x1notip_0")
+    assert path.read_bytes() == b"half a fi", "it may be somebody's, so it is not touched"
