@@ -62,7 +62,7 @@ def _one_step(actions: torch.Tensor, rewards: torch.Tensor, spec: Spec) -> Datas
 
 
 def train_on(name: str, data: Dataset, steps: int, **settings) -> Algorithm:
-    """A small learner after so many updates, the last third in steps of a tenth so that noise dies down."""
+    """A small learner after so many updates."""
     kind = algorithms.get(name)
     with seeded_globally(0, "initialisation"):
         learner = kind(build(kind.Config, {"hidden": [32], "lr": 3e-3, "batch_size": 128, **settings}), data.spec)
@@ -70,12 +70,11 @@ def train_on(name: str, data: Dataset, steps: int, **settings) -> Algorithm:
 
 
 def train_more(learner: Algorithm, data: Dataset, steps: int) -> Algorithm:
-    """The same learner after so many further updates."""
+    """The same learner after so many further updates, the last third in steps of a tenth so that noise dies down."""
     source = DatasetSource(TransitionBuffer(data), 128, torch.Generator().manual_seed(0))
     for step in range(steps):
-        if step == steps * 2 // 3:
-            for group in learner.optimizer.param_groups:
-                group["lr"] /= 10
+        for group in learner.optimizer.param_groups:
+            group["lr"] = learner.lr if step < steps * 2 // 3 else learner.lr / 10
         learner.update(source.sample(learner.needs))
     return learner
 
