@@ -58,7 +58,7 @@ def q_values(critic, spec, features: Tensor, actions: Tensor, own: Tensor | None
                 q = torch.stack([table[row, mine[row, i]] for row in range(len(table))])
             else:
                 others = [(i + k) % spec.n_agents for k in range(1, spec.n_agents)] if critic.centralised else []
-                read = [features[:, j] for j in [i, *others]] + [mine[:, i]] + [actions[:, j] for j in others]
+                read = [features[:, j] for j in [i, *others]] + [actions[:, j] for j in others] + [mine[:, i]]
                 q = mlp(critic.net.stack, member, torch.cat(read, dim=1))[:, 0]
             found[-1].append(q)
     return found

@@ -71,7 +71,7 @@ class OMAR(CQL):
         for _ in range(config.search_iterations):
             noise = torch.empty((config.search_samples, *own.shape), device=own.device)
             drawn = (mean + std * noise.normal_(generator=self.generator)).clamp(-1, 1) * present
-            drawn_q = self.critic(features, others, drawn)[0]
+            drawn_q = self.critic(features, others, drawn, copies=1)[0]
             pool = torch.cat([drawn.movedim(0, -2), kept], dim=-2)
             pool_q = torch.cat([drawn_q.movedim(0, -1), kept_q], dim=-1)
             kept, kept_q = conservative.elites(pool, pool_q, min(config.search_elites, pool.shape[-2]))

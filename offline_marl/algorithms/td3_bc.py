@@ -115,7 +115,7 @@ class TD3BC(Algorithm):
         gradient of its weights.
         """
         leaf = own.detach().requires_grad_()
-        q = self.critic(features.detach(), actions, leaf)[0]
+        q = self.critic(features.detach(), actions, leaf, copies=1)[0]
         (gradient,) = torch.autograd.grad(q.sum(), leaf)
         return q.detach(), gradient
 

@@ -99,9 +99,19 @@ class Dataset:
 
     @classmethod
     def from_episodes(
-        cls, episodes: Sequence[Episode], spec: Spec, metadata: Mapping[str, Any] | None = None
+        cls,
+        episodes: Sequence[Episode],
+        spec: Spec,
+        metadata: Mapping[str, Any] | None = None,
+        clip_actions: bool = False,
     ) -> Dataset:
         """A data set of your own episodes, checked; numpy arrays will do for their tensors.
+
+        Args:
+            episodes: Any number of them, at least one.
+            spec: Widths and kinds.
+            metadata: Where they came from.
+            clip_actions: Clip actions that lie outside [-1, 1] instead of refusing them.
 
         Raises:
             DataError: See `check`.
@@ -120,7 +130,8 @@ class Dataset:
 
         tensors = {item.name: joined(item.name) for item in fields(Episode)}
         lengths = torch.tensor([len(episode) for episode in episodes])
-        return cls(**tensors, lengths=lengths, spec=spec, metadata=metadata or {}).check()
+        data = cls(**tensors, lengths=lengths, spec=spec, metadata=metadata or {})
+        return (clipped(data) if clip_actions else data).check()
 
     def __len__(self) -> int:
         """Number of transitions."""
@@ -175,6 +186,16 @@ class Dataset:
         order = torch.randperm(count, generator=generator)
         held_out = min(max(1, round(fraction * count)), count - 1)
         return self.select(order[held_out:].sort().values), self.select(order[:held_out].sort().values)
+
+
+def clipped(data: Flat) -> Flat:
+    """The data with actions clipped to [-1, 1]; `clipped_actions` in the metadata counts the entries that were not."""
+    outside = int((data.actions.abs() > 1).sum()) if data.actions.is_floating_point() else 0
+    if not outside:
+        return data
+    # Infinite ones stay, to be refused.
+    actions = torch.where(data.actions.isfinite(), data.actions.clamp(-1, 1), data.actions)
+    return replace(data, actions=actions, metadata={**data.metadata, "clipped_actions": outside})
 
 
 def select(data: Flat, episodes: Annotated[Tensor, "chosen"]) -> Flat:

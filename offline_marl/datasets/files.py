@@ -7,7 +7,7 @@ from pathlib import Path
 
 from offline_marl.core.files import DamagedFileError, load_tree, save_tree
 from offline_marl.core.types import DataError, Spec
-from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.base import Dataset, Flat, Recording, clipped
 
 LAYOUT = 1
 KIND = "data set"
@@ -26,8 +26,12 @@ def save_data(path: Path, data: Recording | Dataset) -> str:
     return save_tree(path, {"layout": LAYOUT, "type": type(data).__name__, **held}, KIND)
 
 
-def load_data(path: Path) -> Recording | Dataset:
+def load_data(path: Path, clip_actions: bool = False) -> Recording | Dataset:
     """Read what `save_data` wrote, its checksum verified and noted as `sha256` in the metadata.
+
+    Args:
+        path: The file.
+        clip_actions: Clip actions that lie outside [-1, 1] instead of refusing them.
 
     Raises:
         DataError: The file is missing, damaged, of another layout, or its content does not pass `check`.
@@ -43,5 +47,12 @@ def load_data(path: Path) -> Recording | Dataset:
         data = Dataset(**{**tree, "spec": Spec.from_plain(tree["spec"])}) if kind == "Dataset" else Recording(**tree)
     except (TypeError, KeyError) as error:
         raise DataError(f"{path} lacks a field or holds one too many: {error}.") from None
+    if isinstance(data, Recording):
+        return _accept(data, checksum, clip_actions)
+    return _accept(data, checksum, clip_actions)
+
+
+def _accept(data: Flat, checksum: str, clip_actions: bool) -> Flat:
+    data = clipped(data) if clip_actions else data
     data.check()
     return replace(data, metadata={**data.metadata, "sha256": checksum})

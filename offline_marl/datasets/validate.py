@@ -47,7 +47,10 @@ def check_flat(data: Any) -> None:
             _refuse_unfinite(name, value, data.lengths + (1 if name in SEEN else 0))
     if data.actions.is_floating_point() and bool(data.actions.abs().amax() > OUTSIDE):
         outside = int((data.actions.abs() > OUTSIDE).sum())
-        raise DataError(f"{outside} actions lie outside [-1, 1]; scale or clip them before training.")
+        raise DataError(
+            f"{outside:,} of {data.actions.numel():,} action entries lie outside [-1, 1]: "
+            "scale them, or clip them by clip_actions = true."
+        )
     _check_borders(data)
 
 

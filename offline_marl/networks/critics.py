@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from offline_marl.core.axes import Features, PerAgent
 from offline_marl.networks.ensembles import AgentMLP
 
+WIDE = 128
+"""Columns that many actions share from which on their product is taken once; fewer are cheaper to repeat."""
+
 
 class Critic(nn.Module):
     """Q of each agent, in independent copies.
 
     Continuous actions enter the network beside the features; discrete ones pick from its outputs. A
-    centralised critic (continuous only) of agent i reads the features and actions of agents i, i+1, ...
-    in turn, its own first, so that one set of weights can serve all agents.
+    centralised critic (continuous only) of agent i reads the features of agents i, i+1, ... in
+    turn, then the others' actions in that order and its own, so that one set of weights can serve all agents.
 
     Args:
         in_features: Padded width of the features.
@@ -68,7 +71,7 @@ class Critic(nn.Module):
         )
 
     def forward(
-        self, features: Features, actions: Tensor, own: Tensor | None = None
+        self, features: Features, actions: Tensor, own: Tensor | None = None, copies: int | None = None
     ) -> Annotated[Tensor, "copy *lead agent"]:
         """Q of the actions given.
 
@@ -77,26 +80,32 @@ class Critic(nn.Module):
             actions: What all agents do, `*lead agent act` or int64 `*lead agent`.
             own: What each agent does instead, its critic still reading the others' `actions`; may have
                 further axes in front, as may `actions`.
+            copies: Only the first so many copies.
         """
         mine = actions if own is None else own
-        if not self.discrete:
-            values: Tensor = self.net(self._beside(features, actions, mine))
-            return values.squeeze(-1)
-        q = self.each_choice(features)
-        return q.gather(-1, mine.expand(len(q), *mine.shape).unsqueeze(-1)).squeeze(-1)
+        if self.discrete:
+            q = self.each_choice(features)[:copies]
+            return q.gather(-1, mine.expand(len(q), *mine.shape).unsqueeze(-1)).squeeze(-1)
+        same, varied = [features], [mine]
+        if self.centralised:
+            same = [features[..., self.turns, :].flatten(-2)]
+            others = actions[..., self.turns[:, 1:], :].flatten(-2)
+            if others.dim() == features.dim():
+                same.append(others)
+            else:
+                varied.insert(0, others)
+        if mine.dim() > features.dim() and sum(part.shape[-1] for part in same) >= WIDE:
+            values: Tensor = self.net(torch.cat(same, dim=-1), torch.cat(varied, dim=-1), copies)
+        else:
+            lead = mine.shape[:-1]
+            columns = [part.expand(*lead, part.shape[-1]) for part in (*same, *varied)]
+            values = self.net(torch.cat(columns, dim=-1), copies=copies)
+        return values.squeeze(-1)
 
     def each_choice(self, features: Features) -> Annotated[Tensor, "copy *lead agent choice"]:
         """Q of every choice of each agent; for discrete actions."""
         q: Tensor = self.net(features)
         return q
-
-    def _beside(self, features: Tensor, actions: Tensor, own: Tensor) -> Tensor:
-        if self.centralised:
-            others = actions[..., self.turns[:, 1:], :].flatten(-2)
-            others = others.expand(*own.shape[:-1], others.shape[-1])
-            own = torch.cat([own, others], dim=-1)
-            features = features[..., self.turns, :].flatten(-2)
-        return torch.cat([features.expand(*own.shape[:-1], features.shape[-1]), own], dim=-1)
 
 
 class Value(nn.Module):

@@ -34,8 +34,16 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter((torch.rand(members, 1, out_features) * 2 - 1) * bound)
 
     def forward(self, x: MemberRows) -> MemberRows:
-        """Map `member row in` to `member row out`."""
-        return torch.baddbmm(self.bias, x, self.weight)
+        """Map `member row in` to `member row out`; of fewer rows of members, the first members serve."""
+        count = len(x)
+        return torch.baddbmm(self.bias[:count], x, self.weight[:count])
+
+    def beside(self, x: MemberRows, extra: Annotated[Tensor, "member more*row extra"]) -> MemberRows:
+        """As if each of several blocks of `extra` columns stood beside `x`, whose product is taken only once."""
+        count, rows, width = x.shape
+        same = torch.baddbmm(self.bias[:count], x, self.weight[:count, :width])
+        varied = torch.bmm(extra, self.weight[:count, width:])
+        return varied.view(count, -1, rows, varied.shape[-1]).add_(same.unsqueeze(1)).view_as(varied)
 
 
 class StackedLayerNorm(nn.Module):
@@ -49,7 +57,8 @@ class StackedLayerNorm(nn.Module):
     def forward(self, x: MemberRows) -> MemberRows:
         """Normalise over the last axis, then scale and shift."""
         normal = nn.functional.layer_norm(x, x.shape[-1:])
-        return torch.addcmul(self.shift, normal, self.scale)
+        count = len(x)
+        return torch.addcmul(self.shift[:count], normal, self.scale[:count])
 
 
 class StackedMLP(nn.Module):
@@ -85,9 +94,18 @@ class StackedMLP(nn.Module):
         layers.append(StackedLinear(members, width, out_features, true_width))
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x: MemberRows) -> MemberRows:
-        """Map `member row in` to `member row out`."""
-        out: Tensor = self.layers(x)
+    def forward(self, x: MemberRows, extra: Annotated[Tensor, "member more*row extra"] | None = None) -> MemberRows:
+        """Map `member row in` to `member row out`.
+
+        Args:
+            x: The input of the first members, all of them or fewer.
+            extra: Its last columns, if they come in several blocks for the same rows of `x`.
+        """
+        first, *others = self.layers
+        assert isinstance(first, StackedLinear)
+        out: Tensor = first(x) if extra is None else first.beside(x, extra)
+        for layer in others:
+            out = layer(out)
         return out
 
 
@@ -124,16 +142,32 @@ class AgentMLP(nn.Module):
         members = copies if shared else copies * n_agents
         self.stack = StackedMLP(members, in_features, hidden, out_features, widths, layer_norm)
 
-    def forward(self, x: Annotated[Tensor, "*lead agent feature"]) -> Annotated[Tensor, "copy *lead agent out"]:
-        """Map `*lead agent in` to `copy *lead agent out`."""
-        *lead, n_agents, width = x.shape
-        rows = x.reshape(-1, n_agents, width)
+    def forward(
+        self,
+        x: Annotated[Tensor, "*lead agent feature"],
+        extra: Annotated[Tensor, "*more *lead agent extra"] | None = None,
+        copies: int | None = None,
+    ) -> Annotated[Tensor, "copy *more *lead agent out"]:
+        """Map `*lead agent in` to `copy *lead agent out`.
+
+        Args:
+            x: The input, or its first columns.
+            extra: Its last columns, with further axes in front: what `x` adds to the first layer is
+                computed once for all of them.
+            copies: Only the first so many copies.
+        """
+        count = self.copies if copies is None else copies
+        lead = x.shape[:-2] if extra is None else extra.shape[:-2]
+        out: Tensor = self.stack(self._members(x, count), None if extra is None else self._members(extra, count))
         if self.shared:
-            flat = rows.reshape(1, -1, width).expand(self.copies, -1, -1)
-            same: Tensor = self.stack(flat)
-            return same.view(self.copies, *lead, n_agents, -1)
-        members = rows.transpose(0, 1)
-        if self.copies > 1:
-            members = members.expand(self.copies, -1, -1, -1).reshape(-1, *members.shape[1:])
-        out: Tensor = self.stack(members)
-        return out.view(self.copies, n_agents, len(rows), -1).transpose(1, 2).view(self.copies, *lead, n_agents, -1)
+            return out.view(count, *lead, x.shape[-2], -1)
+        n_agents = x.shape[-2]
+        return out.view(count, n_agents, -1, out.shape[-1]).transpose(1, 2).view(count, *lead, n_agents, -1)
+
+    def _members(self, x: Annotated[Tensor, "*lead agent feature"], copies: int) -> MemberRows:
+        if self.shared:
+            return x.reshape(1, -1, x.shape[-1]).expand(copies, -1, -1)
+        members = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)
+        if copies > 1:
+            members = members.expand(copies, -1, -1, -1).reshape(-1, *members.shape[1:])
+        return members

@@ -17,6 +17,8 @@ class RunFlags(Config):
 
     dataset: str
     """Catalogue name, a body's with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
+    clip_actions: bool = False
+    """Clip actions of the data that lie outside [-1, 1], and say how many, instead of refusing the data."""
     steps: Count = 100_000
     """Updates; the published runs take 1,000,000."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -41,7 +41,7 @@ class Task:
         return env
 
 
-def load_recording(name: str) -> Recording | Dataset:
+def load_recording(name: str, clip_actions: bool = False) -> Recording | Dataset:
     """A catalogue's set, made on first use, or a file of our layout.
 
     Raises:
@@ -49,7 +49,7 @@ def load_recording(name: str) -> Recording | Dataset:
         DataError: The file is missing, damaged or unusable.
     """
     if name.endswith(SUFFIX):
-        return load_data(Path(name))
+        return load_data(Path(name), clip_actions)
     entry = find(name)
     path = path_of(name)
     if not path.exists():
@@ -60,11 +60,11 @@ def load_recording(name: str) -> Recording | Dataset:
         raise DataError(f"{error} Delete it, and it is made again.") from None
 
 
-def open_task(task: str) -> Task:
+def open_task(task: str, clip_actions: bool = False) -> Task:
     """The data set of a task id: `reacher-scripted-mix-v0_2x1notip_0`, `coordination-mix-v0`, `mine.safetensors`.
 
     What one body did takes a conf and a view behind its name, also in a file (`mine.safetensors_2x1_full`);
-    what a team did takes none.
+    what a team did takes none. `clip_actions` clips actions outside [-1, 1] instead of refusing them.
 
     Raises:
         UnknownDatasetError: The catalogue has no such name.
@@ -72,7 +72,7 @@ def open_task(task: str) -> Task:
         DataError: The data cannot be used.
     """
     if task.endswith(SUFFIX) or ("_" not in task and find(task).scenario not in SCENARIOS):
-        data = load_recording(task)
+        data = load_recording(task, clip_actions)
         if isinstance(data, Recording):
             raise DataError(f"{task} is a recording: name who sees what, such as {task}_2x1_full.")
         return Task(task, data, _known_partition(data), _reference(data))
@@ -80,7 +80,7 @@ def open_task(task: str) -> Task:
     named = None if name.endswith(SUFFIX) else find(name).scenario
     if named in SCENARIOS:
         partition(named, conf, view)  # refuses before anything is made
-    recording = load_recording(name) if named is None or named in SCENARIOS else None
+    recording = load_recording(name, clip_actions) if named is None or named in SCENARIOS else None
     if not isinstance(recording, Recording):
         raise DataError(f"{name} is split among agents already: leave _{conf}_{view} away.")
     if "scenario" not in recording.metadata:
@@ -90,9 +90,9 @@ def open_task(task: str) -> Task:
     return Task(task, data, shares, _reference(data))
 
 
-def load_dataset(task: str) -> Dataset:
+def load_dataset(task: str, clip_actions: bool = False) -> Dataset:
     """The data set of a task id; see `open_task` for its forms and errors."""
-    return open_task(task).data
+    return open_task(task, clip_actions).data
 
 
 def _known_partition(data: Dataset) -> Partition | None:

@@ -14,7 +14,7 @@ from offline_marl.algorithms.base import Algorithm, algorithms
 from offline_marl.core.config import ConfigError, build, suggest
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import DataError, Spec
-from offline_marl.datasets.base import Dataset
+from offline_marl.datasets.base import Dataset, clipped
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.files import save_data
 from offline_marl.training.config import RunConfig
@@ -74,8 +74,8 @@ def train(algorithm: str, dataset: str | Dataset, *, out: str | Path | None = No
     # Written down as what it is here: a generator's state cannot move between kinds of device.
     config = config.model_copy(update={"device": str(pick_device(config.device))})
     folder = RunFolder(out if out is not None else default_folder(config))
-    own = None if isinstance(dataset, str) else dataset.check()
-    task = open_task(named) if own is None else Task(OWN_DATA, own, None, None)
+    own = None if isinstance(dataset, str) else (clipped(dataset) if config.clip_actions else dataset).check()
+    task = open_task(named, config.clip_actions) if own is None else Task(OWN_DATA, own, None, None)
     learner = make_algorithm(config, task.data.spec)
     with folder.locked():
         folder.refuse_strangers(config)
@@ -180,7 +180,8 @@ def _warn_of_other_software(then: Mapping[str, Any]) -> None:
 
 
 def _task_of(folder: RunFolder, config: RunConfig) -> Task:
-    return open_task(str(folder.path / OWN_DATA) if config.dataset == OWN_DATA else config.dataset)
+    name = str(folder.path / OWN_DATA) if config.dataset == OWN_DATA else config.dataset
+    return open_task(name, config.clip_actions)
 
 
 def _absolute(dataset: str) -> str:

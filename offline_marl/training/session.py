@@ -91,6 +91,9 @@ class Session:
         print(
             f"{config.algorithm} on {self.task.id}: {left} on {config.device}, in {self.folder.path}", file=sys.stderr
         )
+        if outside := self.task.data.metadata.get("clipped_actions"):
+            total = self.task.data.actions.numel()
+            print(f"warning: {outside:,} of {total:,} action entries lay outside [-1, 1]: clipped.", file=sys.stderr)
         loggers = self._loggers(start)
         with contextlib.ExitStack() as stack:
             for logger in loggers:

@@ -155,6 +155,28 @@ def test_data_that_is_not_finite_is_refused_with_its_place(cli: Cli, team: Path)
     assert "Field 'rewards' is not finite in episode 1, step 2" in failed.error
 
 
+def test_actions_outside_the_box_are_counted_and_refused_or_clipped_by_choice(cli: Cli, team: Path) -> None:
+    data = load_data(team)
+    actions = data.actions.clone()
+    actions[3, 0, 0], actions[4, 1, 0], actions[5, 0, 0] = 1.5, -2.0, 1.0
+    save_data(team, replace(data, actions=actions))
+    failed = cli("train", "bc", "--dataset", team, *TINY)
+    assert failed.code == 2
+    assert f"2 of {actions.numel():,} action entries lie outside [-1, 1]" in failed.error
+    assert "clip_actions = true" in failed.error
+    trained = cli("train", "bc", "--dataset", team, "--clip-actions", *TINY, "--out", "run")
+    assert trained.code == 0
+    assert f"2 of {actions.numel():,} action entries lay outside [-1, 1]: clipped." in trained.err
+    assert load_data(team, clip_actions=True).actions.abs().max() == 1.0
+    Path("run/DONE").unlink()
+    assert cli("resume", "run").code == 0
+    actions[6, 0, 0] = float("inf")
+    save_data(team, replace(data, actions=actions))
+    failed = cli("train", "bc", "--dataset", team, "--clip-actions", *TINY)
+    assert failed.code == 2
+    assert "Field 'actions' is not finite" in failed.error
+
+
 @pytest.mark.parametrize("how", ["truncated", "changed", "empty"])
 def test_damaged_checkpoints(cli: Cli, team: Path, how: str) -> None:
     assert cli("train", "bc", "--dataset", team, *TINY, "--checkpoint-every", 2, "--out", "run").code == 0

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from offline_marl.networks import critics
 from offline_marl.networks.critics import Critic, Value
 from offline_marl.networks.ensembles import StackedLinear
 
@@ -123,16 +124,17 @@ def plain(critic: Critic, copy: int, agent: int, columns: list[int]) -> nn.Modul
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_centralised_critic_is_a_plain_network_on_everybody_starting_with_its_own(shared: bool) -> None:
+def test_a_centralised_critic_is_a_plain_network_on_everybody_and_its_own_action_last(shared: bool) -> None:
     """Built on true entries alone, so that it also shows the padding to be inert."""
     critic = unequal(shared=shared)
     features, actions = padded_inputs()
     q = critic(features, actions)
     for agent in range(3):
         order = [agent, (agent + 1) % 3, (agent + 2) % 3]
-        read = [features[:, j, : FEATURES[j]] for j in order] + [actions[:, j, : ACTS[j]] for j in order]
+        last = [*order[1:], agent]
+        read = [features[:, j, : FEATURES[j]] for j in order] + [actions[:, j, : ACTS[j]] for j in last]
         columns = [4 * place + c for place, j in enumerate(order) for c in range(FEATURES[j])]
-        columns += [12 + 3 * place + c for place, j in enumerate(order) for c in range(ACTS[j])]
+        columns += [12 + 3 * place + c for place, j in enumerate(last) for c in range(ACTS[j])]
         for copy in range(2):
             expected = plain(critic, copy, agent, columns)(torch.cat(read, dim=1))[:, 0]
             torch.testing.assert_close(q[copy, :, agent], expected)
@@ -146,7 +148,8 @@ def test_padding_of_a_centralised_critic_carries_no_gradient() -> None:
     for copy in range(2):
         for agent in range(3):
             order = [agent, (agent + 1) % 3, (agent + 2) % 3]
-            true = torch.cat([PRESENT[tuple(FEATURES)][order].flatten(), PRESENT[tuple(ACTS)][order].flatten()])
+            acts = PRESENT[tuple(ACTS)][[*order[1:], agent]]
+            true = torch.cat([PRESENT[tuple(FEATURES)][order].flatten(), acts.flatten()])
             grad = first.weight.grad[copy * 3 + agent].abs().sum(-1)
             assert grad.ne(0).tolist() == true.tolist()
 
@@ -170,10 +173,15 @@ def test_own_replaces_an_agents_own_action_and_nobody_elses(centralised: bool, s
     assert bool(leaf.grad[:, [0, 2]].eq(0).all()), "another agent's own action has no part in Q"
 
 
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("centralised", [False, True])
-def test_draws_in_front_are_judged_one_by_one(centralised: bool) -> None:
+def test_draws_in_front_are_judged_one_by_one(
+    centralised: bool, shared: bool, wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(critics, "WIDE", 0 if wide else 1000)
     torch.manual_seed(0)
-    critic = Critic(4, [8], ACTS, discrete=False, centralised=centralised, fan_in=FEATURES)
+    critic = Critic(4, [8], ACTS, discrete=False, centralised=centralised, fan_in=FEATURES, shared=shared)
     features, actions = padded_inputs()
     draws = torch.stack([padded_inputs(rows=6 + n)[1][n:] for n in range(5)])
     own, joint = critic(features, actions, draws), critic(features, draws)
@@ -181,6 +189,13 @@ def test_draws_in_front_are_judged_one_by_one(centralised: bool) -> None:
     for n, draw in enumerate(draws):
         torch.testing.assert_close(own[:, n], critic(features, actions, draw))
         torch.testing.assert_close(joint[:, n], critic(features, draw))
+    torch.testing.assert_close(critic(features, actions, draws, copies=1), own[:1])
+    joint.square().sum().backward()
+    inside = [parameter.grad for parameter in critic.parameters()]
+    critic.zero_grad()
+    sum(critic(features, draw).square().sum() for draw in draws).backward()
+    for gradient, parameter in zip(inside, critic.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad)
 
 
 def test_a_shared_centralised_critic_turns_with_the_team() -> None:
