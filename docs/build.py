@@ -74,10 +74,17 @@ def split_docstring(text: str) -> tuple[str, str, str, str]:
     return head, body.strip(), (departs + departures).strip(), f"Paper{papers.strip()}" if papers else ""
 
 
+ORIGINS = {
+    "data": "",
+    "environment": ", made by the current policy in the environment",
+    "model": ", made by the current policy in a world model",
+}
+
+
 def needs(kind: type[Algorithm]) -> Iterator[str]:
     wanted = kind.needs
     yield f"- actions: {' or '.join(sorted(wanted.actions))}"
-    yield f"- data as {wanted.view}" + (", from the current policy" if wanted.fresh else "")
+    yield f"- data as {wanted.view}" + ORIGINS[wanted.origin]
     yield f"- global state: {'required' if wanted.state else 'not needed'}"
     yield "- history: optional, `window` past steps of each agent"
 

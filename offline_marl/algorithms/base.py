@@ -5,22 +5,21 @@ An algorithm eats a Batch and returns Metrics; it knows no data set, no environm
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from offline_marl.algorithms import registry
 from offline_marl.core.axes import PerAgent
 from offline_marl.core.config import Config
 from offline_marl.core.registry import Registry
-from offline_marl.core.types import AvailActions, Batch, History, Metrics, Needs, Obs, Spec
+from offline_marl.core.types import AvailActions, History, Obs, Spec
 from offline_marl.networks.actors import Actor
 from offline_marl.networks.distributions import Categorical, TanhNormal
+from offline_marl.networks.learner import Learner
 from offline_marl.networks.memory import AgentInputs
 from offline_marl.networks.targets import polyak
 
@@ -59,7 +58,7 @@ class AlgorithmConfig(Config):
     """Standardise observations by the training data's mean and deviation; the published code does not."""
 
 
-class Algorithm(nn.Module, ABC):
+class Algorithm(Learner):
     """A learner for a whole team.
 
     Subclasses set `Config` and `needs`, build networks in `__init__`, name them to `optimize`, and
@@ -71,23 +70,17 @@ class Algorithm(nn.Module, ABC):
     """
 
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
-    needs: Needs = Needs()
-    generator: torch.Generator
     best: Tensor
     best_team: Tensor
     actor: Actor
 
     def __init__(self, config: AlgorithmConfig, spec: Spec) -> None:
-        super().__init__()
+        super().__init__(config.lr, config.cosine_steps, config.grad_clip)
         self.spec = spec
         self.common = config
         self.window = config.window
         self.batch_size = config.batch_size
-        self.grad_clip = config.grad_clip
         self.needs = replace(type(self).needs, window=config.window)
-        self.updates = 0
-        self.lr, self.cosine_steps = config.lr, config.cosine_steps
-        self.generator = torch.Generator().manual_seed(torch.initial_seed())
         self.register_buffer("best", torch.full((spec.n_agents,), torch.inf))
         self.register_buffer("best_team", torch.tensor(torch.inf))
         self.inputs = AgentInputs(spec.obs_dims, spec.act_dims, window=config.window, shared=config.share_parameters)
@@ -98,14 +91,6 @@ class Algorithm(nn.Module, ABC):
             "shared": config.share_parameters,
             "layer_norm": config.layer_norm,
         }
-
-    @abstractmethod
-    def update(self, batch: Batch) -> Metrics:
-        """Learn from one batch.
-
-        Returns:
-            Detached scalars such as `loss/critic`; nothing is copied to the host here.
-        """
 
     @torch.no_grad()
     def act(
@@ -126,24 +111,7 @@ class Algorithm(nn.Module, ABC):
 
     def optimize(self, *modules: str, lr: float) -> None:
         """One fused Adam over the named modules, each a parameter group; the history encoder joins by itself."""
-        named = [("inputs", self.inputs), *((name, getattr(self, name)) for name in modules)]
-        groups = [{"params": list(module.parameters()), "name": name} for name, module in named]
-        groups = [group for group in groups if group["params"]]
-        self.optimizer = torch.optim.Adam(groups, lr=lr, fused=True)
-
-    def descend(self, loss: Tensor) -> None:
-        """One step of every optimised module down `loss`, each module's gradient clipped by its own norm."""
-        if self.cosine_steps:
-            share = min(self.updates / self.cosine_steps, 1.0)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.lr * 0.5 * (1.0 + math.cos(math.pi * share))
-        self.updates += 1
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.grad_clip:
-            for group in self.optimizer.param_groups:
-                nn.utils.clip_grad_norm_(group["params"], self.grad_clip, foreach=True)
-        self.optimizer.step()
+        super().optimize("inputs", *modules, lr=lr)
 
     def follow(self, tau: float) -> None:
         """Move every `target_<name>` the fraction `tau` of the way to `<name>`."""
@@ -161,27 +129,6 @@ class Algorithm(nn.Module, ABC):
         """Let no critic's target exceed these values: each agent's, and the team's mean over agents."""
         self.best.copy_(best)
         self.best_team.copy_(best_team)
-
-    def place(self, device: torch.device | str, seed: int) -> None:
-        """Move to a device and seed the generator that exploring draws from."""
-        self.to(device)
-        self.generator = torch.Generator(device).manual_seed(seed)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Optimiser, generator and count of updates: they travel with `state_dict`."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "updates": self.updates,
-        }
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` gave."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        # The CPU cannot take up a GPU's generator: a policy loaded elsewhere explores from a seed of its own.
-        if state["generator"].shape == self.generator.get_state().shape:
-            self.generator.set_state(state["generator"].cpu())
-        self.updates = state["updates"]
 
 
 def masked_mean(values: PerAgent, mask: PerAgent | None, dim: int | None = None) -> Tensor:

@@ -17,6 +17,7 @@ Metrics = dict[str, Tensor]
 
 ActionKind = Literal["continuous", "discrete"]
 View = Literal["transitions", "segments"]
+Origin = Literal["data", "environment", "model"]
 
 Obs = Annotated[Tensor, "*lead agent obs"]
 
@@ -92,8 +93,8 @@ class Needs:
     """What an algorithm eats; compared with the data's Spec before any training."""
 
     view: View = "transitions"
-    fresh: bool = False
-    """Whether each batch must come from the current policy (on-policy learners)."""
+    origin: Origin = "data"
+    """Rows of recorded data, or made by the current policy in the environment or in a world model."""
     actions: frozenset[ActionKind] = frozenset({"continuous", "discrete"})
     state: bool = False
     """Whether a global state is required."""

@@ -166,7 +166,7 @@ def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
         raise DataError(f"{config.algorithm} needs {wanted} actions; {config.dataset} holds {spec.action_kind} ones.")
     if needs.state and not spec.state_dim:
         raise DataError(f"{config.algorithm} needs a global state; {config.dataset} holds none.")
-    if needs.fresh:
+    if needs.origin != "data":
         raise DataError(f"{config.algorithm} learns from its own fresh episodes, not from {config.dataset}.")
     with seeded_globally(config.seed, "initialisation"):
         return kind(build(kind.Config, config.settings), spec)

@@ -102,7 +102,7 @@ class Session:
             log = LogHook(loggers, config.log_every, bar, elapsed)
             score = self.score
             evaluating = EvaluateHook(
-                (lambda learner: score(learner, config.eval_episodes)) if score else None,
+                (lambda: score(self.learner, config.eval_episodes)) if score else None,
                 config.eval_every,
                 config.steps,
                 log,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from offline_marl.algorithms.base import Algorithm
 from offline_marl.core.errors import WorkError
 from offline_marl.core.types import Metrics, Source
+from offline_marl.networks.learner import Learner
 from offline_marl.training.evaluation import Score
 from offline_marl.training.metrics import Logger
 
@@ -24,17 +24,17 @@ class DivergedError(WorkError, RuntimeError):
 class Hook(Protocol):
     """Called after every update with the number of updates made so far."""
 
-    def __call__(self, step: int, algorithm: Algorithm, metrics: Metrics) -> None:
+    def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
         """Do whatever is due at this step."""
         ...
 
 
-def train(algorithm: Algorithm, source: Source, hooks: Sequence[Hook], steps: range) -> None:
+def train(learner: Learner, source: Source, hooks: Sequence[Hook], steps: range) -> None:
     """Update once per step; everything else is a hook's."""
     for step in steps:
-        metrics = algorithm.update(source.sample(algorithm.needs).check())
+        metrics = learner.update(source.sample(learner.needs).check())
         for hook in hooks:
-            hook(step, algorithm, metrics)
+            hook(step, learner, metrics)
 
 
 class LogHook:
@@ -62,7 +62,7 @@ class LogHook:
         """Seconds spent on the run, over all its processes."""
         return time.monotonic() - self._began
 
-    def __call__(self, step: int, algorithm: Algorithm, metrics: Metrics) -> None:
+    def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
         """Keep the metrics; flush at the end of a period."""
         self._pending.append(metrics)
         if step % self.every == 0:
@@ -115,24 +115,24 @@ class EvaluateHook:
     """Scores the policy as it learns, and remembers the best and the last score.
 
     Args:
-        score: Plays some episodes with the algorithm; None where there is nothing to act in.
+        score: Plays some episodes with the learner; None where there is nothing to act in.
         every: Updates between scores; 0 for never.
         last: The last step, which is scored apart and with more episodes.
         log: Takes the rows and shows the score.
     """
 
-    def __init__(self, score: Callable[[Algorithm], Score] | None, every: int, last: int, log: LogHook) -> None:
+    def __init__(self, score: Callable[[], Score] | None, every: int, last: int, log: LogHook) -> None:
         self.score = score
         self.every = every
         self.last = last
         self.log = log
         self.history: dict[str, Any] = {"best": None, "last": None}
 
-    def __call__(self, step: int, algorithm: Algorithm, metrics: Metrics) -> None:
+    def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
         """Evaluate if it is time."""
         if self.score is not None and self.every and step % self.every == 0 and step != self.last:
             self.log.flush(step)
-            self.note(step, self.score(algorithm))
+            self.note(step, self.score())
 
     def note(self, step: int, score: Score) -> None:
         """Keep and show one score."""
@@ -162,21 +162,21 @@ class CheckpointHook:
         self.last = last
         self.log = log
 
-    def __call__(self, step: int, algorithm: Algorithm, metrics: Metrics) -> None:
+    def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
         """Save if it is time."""
         if step == self.last or (self.every and step % self.every == 0):
             self.log.flush(step)
-            refuse_unfinite(algorithm, step)
+            refuse_unfinite(learner, step)
             self.save(step)
 
 
-def refuse_unfinite(algorithm: Algorithm, step: int) -> None:
+def refuse_unfinite(learner: Learner, step: int) -> None:
     """Refuse a state from which nothing can go on: a gradient may overflow at a loss that is still finite.
 
     Raises:
         DivergedError: A parameter is not finite; says which.
     """
-    for name, parameter in algorithm.named_parameters():
+    for name, parameter in learner.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise DivergedError(
                 f"{name} is no longer finite at step {step}; the checkpoint before it is kept "

@@ -34,7 +34,7 @@ def registered(kind: str) -> list[str]:
             needs = algorithms.get(name).needs
         except RegistryError:
             continue
-        if kind in needs.actions and not needs.fresh:
+        if kind in needs.actions and needs.origin == "data":
             found.append(name)
     return found
 

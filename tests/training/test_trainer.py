@@ -142,7 +142,7 @@ def test_what_is_pending_is_written_before_a_checkpoint(keeper, bar):
 def test_evaluations_come_at_their_period_but_the_last_step_is_scored_apart(keeper, bar):
     returns = iter([1.0, 5.0, 3.0])
     log = LogHook([keeper], 100, bar)
-    hook = EvaluateHook(lambda learner: summarize(np.array([next(returns)])), 5, 20, log)
+    hook = EvaluateHook(lambda: summarize(np.array([next(returns)])), 5, 20, log)
     train(Counter(), Source(), [log, hook], range(1, 21))
     scored = [row for kind, row in keeper.rows if kind == "eval"]
     assert [row["step"] for row in scored] == [5, 10, 15]
