@@ -1,11 +1,13 @@
-"""Speed as ratios inside one run: `python benchmarks/speed.py [--rounds N]`.
+"""Speed as ratios inside one run: `python benchmarks/speed.py [--only cql] [--size ant] [--window 10]`.
 
-1. Our update over the bare matrix products it makes: every product of one real update, forward and
-   backward, is recorded with its shapes and strides and replayed alone.
-2. The same mathematics as a loop over agents (loop_baseline.py) over our update.
+1. Every learner's update over the bare matrix products it makes: every product of two real updates in a
+   row, forward and backward, is recorded with its shapes and strides and replayed alone. Two, because some
+   learners improve their policy at every second update; times are of one.
+2. The same mathematics as a loop over agents (loop_baselines) over our update.
 3. Seconds per million transitions to load, split among agents, and window.
 
-The rounds of all contestants alternate, and medians are printed, so a noisy machine shifts all alike.
+The rounds of all contestants alternate, and medians of processor time are printed (of wall time with more
+than one thread), so a noisy machine shifts all alike.
 """
 
 from __future__ import annotations
@@ -14,23 +16,37 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from loop_baseline import LoopMAIQL
+from loop_baselines import LOOPS, Setup
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from offline_marl.algorithms.base import algorithms
+from offline_marl.core.config import build
 from offline_marl.core.partition import partition
 from offline_marl.core.types import Batch, Spec
 from offline_marl.datasets.base import Recording
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.files import load_data, save_data
 
+LEARNERS: dict[str, tuple[str, dict[str, str]]] = {
+    "bc": ("bc", {}),
+    "iql": ("iql", {}),
+    "ma-iql": ("ma-iql", {}),
+    "td3-bc": ("td3-bc", {}),
+    "td3-bc-centralised": ("td3-bc", {"critic": "centralised"}),
+    "cql": ("cql", {}),
+    "cql-centralised": ("cql", {"critic": "centralised"}),
+    "omar": ("omar", {}),
+    "omar-centralised": ("omar", {"critic": "centralised"}),
+}
+UPDATES = 2
 SIZES = {"reacher": Spec((8, 8), (1, 1)), "ant": Spec((27,) * 4, (2,) * 4)}
+DATA = {"reacher": ("reacher", "2x1notip", "0"), "ant": ("ant", "t4x2", "0")}
 PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm}
 
 
@@ -51,7 +67,7 @@ class ProductRecorder(TorchDispatchMode):
 def look_alike(tensor: Tensor) -> Tensor:
     """Noise of the same shape and strides, overlaps included."""
     reach = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return torch.randn(reach).mul_(0.1).as_strided(tensor.shape, tensor.stride())
+    return torch.empty(reach).uniform_(-0.2, 0.2).as_strided(tensor.shape, tensor.stride())
 
 
 def make_batch(spec: Spec, rows: int, window: int) -> Batch:
@@ -75,37 +91,54 @@ def make_batch(spec: Spec, rows: int, window: int) -> Batch:
     )
 
 
-def medians(contestants: dict[str, Callable[[], object]], rounds: int, repeats: int) -> dict[str, float]:
-    """Median seconds of one call of each, the contestants taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(rounds + 1):
+def medians(contestants: dict[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, float]:
+    """Median seconds of one call of each, the contestants taking turns; fewer calls where they are slow."""
+    # One thread's own time does not count what other programs take from it.
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+    def time_round(calls: int) -> dict[str, float]:
+        found = {}
         for name, call in contestants.items():
-            began = time.perf_counter()
-            for _ in range(repeats):
+            began = clock()
+            for _ in range(calls):
                 call()
-            if number:  # the first round warms up
-                times[name].append((time.perf_counter() - began) / repeats)
-    return {name: statistics.median(values) for name, values in times.items()}
+            found[name] = (clock() - began) / calls
+        return found
+
+    warm_up = sum(time_round(1).values())
+    repeats = min(max(int(seconds / warm_up / rounds), 1), 20)
+    times = [time_round(repeats) for _ in range(min(max(int(seconds / warm_up / repeats), 3), rounds))]
+    return {name: statistics.median(found[name] for found in times) for name in contestants}
 
 
-def compare(size: str, window: int, rounds: int) -> None:
+def compare(learner: str, size: str, window: int, rounds: int, seconds: float) -> None:
     spec = SIZES[size]
     batch = make_batch(spec, 256, window)
-    kind = algorithms.get("ma-iql")
-    ours = kind(kind.Config(window=window), spec)
-    loop = LoopMAIQL(spec, window)
+    name, settings = LEARNERS[learner]
+    kind = algorithms.get(name)
+    ours = kind(build(kind.Config, {"window": window, **settings}), spec)
+    loop = LOOPS[name](Setup(spec, window, centralised=settings.get("critic") == "centralised"))
     with ProductRecorder() as recorder:
-        ours.update(batch)
+        for _ in range(UPDATES):
+            ours.update(batch)
+
+    def repeated(update: Callable[[Batch], object]) -> Callable[[], None]:
+        def call() -> None:
+            for _ in range(UPDATES):
+                update(batch)
+
+        return call
 
     @torch.no_grad()
     def bare() -> None:
         for func, tensors in recorder.calls:
             func(*tensors)
 
-    found = medians({"ours": lambda: ours.update(batch), "bare": bare, "loop": lambda: loop.update(batch)}, rounds, 5)
+    found = medians({"ours": repeated(ours.update), "bare": bare, "loop": repeated(loop.update)}, rounds, seconds)
     print(
-        f"ma-iql  {size:8} history {window:2}   ours {found['ours'] * 1e3:6.1f} ms   "
-        f"over bare products {found['ours'] / found['bare']:.2f}   loop over ours {found['loop'] / found['ours']:.2f}"
+        f"{learner:18}  {size:8} history {window:2}   ours {found['ours'] / UPDATES * 1e3:6.1f} ms   "
+        f"over bare products {found['ours'] / found['bare']:.2f}   loop over ours {found['loop'] / found['ours']:.2f}",
+        flush=True,
     )
 
 
@@ -147,18 +180,24 @@ def time_data(size: str, scenario: str, conf: str, view: str) -> None:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9, help="counted rounds of each comparison")
+    parser.add_argument("--only", nargs="+", choices=LEARNERS, default=[*LEARNERS], help="learners to time")
+    parser.add_argument("--size", nargs="+", choices=SIZES, default=[*SIZES], help="sizes of team to time")
+    parser.add_argument("--window", nargs="+", type=int, default=[0, 10], help="lengths of history to time")
+    parser.add_argument("--rounds", type=int, default=9, help="counted rounds of each comparison, at most")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each comparison, about")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.threads} thread(s), batch 256, hidden 2 x 256, float32, CPU")
-    for size in SIZES:
-        for window in (0, 10):
-            compare(size, window, options.rounds)
-    time_data("reacher", "reacher", "2x1notip", "0")
-    time_data("ant", "ant", "t4x2", "0")
+    for learner in options.only:
+        for size in options.size:
+            for window in options.window:
+                compare(learner, size, window, options.rounds, options.seconds)
+    if options.only == [*LEARNERS]:
+        for size in options.size:
+            time_data(size, *DATA[size])
 
 
 if __name__ == "__main__":
