@@ -1,4 +1,4 @@
-"""Print a results CSV as a Markdown table: `python benchmarks/table.py [CSV]`.
+"""Print a results CSV as a Markdown table: `python benchmarks/table.py [CSV] [--wide DATA]`.
 
 Normalized return (0 random, 100 expert) of the last checkpoint: mean over seeds, interquartile mean, and a
 95 % bootstrap interval of the mean over seeds (percentile; few seeds make it coarse).
@@ -16,26 +16,48 @@ from scipy import stats
 HERE = Path(__file__).resolve().parent
 
 
-def describe(values: np.ndarray) -> str:
+def interval(values: np.ndarray) -> str:
     if len(values) < 2:
-        return f"{values.mean():.1f} | {values.mean():.1f} | (one seed)"
+        return "(one seed)"
     draws = np.random.default_rng(0).integers(len(values), size=(10_000, len(values)))
     low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
-    return f"{values.mean():.1f} | {stats.trim_mean(values, 0.25):.1f} | [{low:.1f}, {high:.1f}]"
+    return f"[{low:.1f}, {high:.1f}]"
+
+
+def long_table(groups: dict[tuple[str, str], np.ndarray]) -> None:
+    """A row for each data set and algorithm."""
+    print("| data set | algorithm | mean | IQM | 95 % interval | seeds |")
+    print("|---|---|---|---|---|---|")
+    for (dataset, algo), values in sorted(groups.items()):
+        middle = stats.trim_mean(values, 0.25)
+        print(f"| `{dataset}` | `{algo}` | {values.mean():.1f} | {middle:.1f} | {interval(values)} | {len(values)} |")
+
+
+def wide_table(groups: dict[tuple[str, str], np.ndarray], data: str) -> None:
+    """A row for each algorithm and a column for each conf and view of one data set."""
+    tasks = sorted({task for task, _ in groups if task.startswith(f"{data}_")})
+    print(f"| `{data}` |" + "".join(f" `{task.removeprefix(data + '_')}` |" for task in tasks))
+    print("|---|" + "---|" * len(tasks))
+    for algo in sorted({algo for _, algo in groups}):
+        cells = [groups.get((task, algo)) for task in tasks]
+        shown = ["" if values is None else f"{values.mean():.1f} {interval(values)}" for values in cells]
+        print(f"| `{algo}` |" + "".join(f" {cell} |" for cell in shown))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("results", nargs="?", type=Path, default=HERE / "results" / "reacher_scripted.csv")
-    with parser.parse_args().results.open() as stream:
-        rows = list(csv.DictReader(stream))
-    groups: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        groups.setdefault((row["dataset"], row["algo"]), []).append(float(row["normalized_return"]))
-    print("| data set | algorithm | mean | IQM | 95 % interval | seeds |")
-    print("|---|---|---|---|---|---|")
-    for (dataset, algo), values in sorted(groups.items()):
-        print(f"| `{dataset}` | `{algo}` | {describe(np.array(values))} | {len(values)} |")
+    parser.add_argument("--wide", metavar="DATA", help="only this data set, a column for each conf and view")
+    options = parser.parse_args()
+    found: dict[tuple[str, str], list[float]] = {}
+    with options.results.open() as stream:
+        for row in csv.DictReader(stream):
+            found.setdefault((row["dataset"], row["algo"]), []).append(float(row["normalized_return"]))
+    groups = {key: np.array(values) for key, values in found.items()}
+    if options.wide is None:
+        long_table(groups)
+    else:
+        wide_table(groups, options.wide)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from offline_marl.launch.cli import main
+from offline_marl.launch.presets import read_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -50,12 +52,21 @@ def test_make_targets_in_the_readme_exist() -> None:
 
 
 def test_readme_shows_the_committed_results() -> None:
-    printed = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "table.py")], capture_output=True, text=True, check=True
-    ).stdout
-    shown = re.search(r"<!-- table -->\n(.*?)<!-- /table -->", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert shown is not None
-    assert shown[1].strip() == printed.strip()
+    shown = re.findall(r"<!-- table (\S+) -->\n(.*?)<!-- /table -->", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(shown) == 2
+    for data, table in shown:
+        command = [sys.executable, str(ROOT / "benchmarks" / "table.py"), "--wide", data]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert table.strip() == printed.strip()
+
+
+def test_every_row_of_the_results_is_a_presets() -> None:
+    with (ROOT / "benchmarks" / "results" / "reacher_scripted.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    presets = list((ROOT / "offline_marl" / "presets").glob("*/*reacher-scripted-*.toml"))
+    assert len(rows) == 3 * len(presets) == len({(row["algo"], row["dataset"], row["seed"]) for row in rows})
+    steps = {int(read_preset(path.parent.name.replace("_", "-"), path.stem)["steps"]) for path in presets}
+    assert {int(row["step"]) for row in rows} == steps and {row["episodes"] for row in rows} == {"100"}
 
 
 def built_pages() -> dict[str, str]:

@@ -91,8 +91,8 @@ def act(policy: nn.Module, features: Tensor) -> Tensor:
 
 
 def q_values(critic: Twins, i: int, features: PerAgent, actions: PerAgent) -> list[Tensor]:
-    """By agent i's critics, who read its whole team, itself first."""
+    """By agent i's critics, who read its whole team: all features, itself first, and all actions, its own last."""
     team = list(features)
     turns = team[team.index(i) :] + team[: team.index(i)]
-    x = torch.cat([features[j] for j in turns] + [actions[j] for j in turns], -1)
+    x = torch.cat([features[j] for j in turns] + [actions[j] for j in [*turns[1:], i]], -1)
     return [twin[i](x)[:, 0] for twin in critic]
