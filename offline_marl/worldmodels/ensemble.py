@@ -132,8 +132,10 @@ class Ensemble(WorldModel):
         joint = facts.join(obs)
         out, logit = self._ask(self._elite_nets(), facts, joint, actions, history)
         expected, std = self.head.moments(out)
-        shift, scale = self._units(facts, joint)
-        expected = torch.addcmul(shift, expected.view(-1, *lead, self.head.numbers), scale)
+        zero, scale = self._units(facts)
+        expected = torch.addcmul(zero, expected.view(-1, *lead, self.head.numbers), scale)
+        if self.config.predict == "change":
+            expected[..., : facts.coordinates] += joint
         next_obs, rewards = torch.split(expected, self.head.parts, dim=-1)
         next_obs_std, rewards_std = None, None
         if std is not None:
@@ -199,7 +201,7 @@ class Ensemble(WorldModel):
             actions = (actions.unsqueeze(-1) == self.choices).to(joint.dtype)
         else:
             actions = actions.clamp(-1.0, 1.0)
-        x = torch.cat([(joint - facts.obs_mean) / facts.obs_std, self._joint_actions(actions)], dim=-1)
+        x = torch.cat([(joint - facts.obs_mean).div_(facts.obs_std), self._joint_actions(actions)], dim=-1)
         if not self.window or history is None:
             return x, None
         seen, done = torch.split(history.transpose(-3, -2), [self.spec.obs_dim, self.spec.act_dim], dim=-1)
@@ -211,16 +213,20 @@ class Ensemble(WorldModel):
         flat = actions.flatten(-2)
         return flat if len(self.act_columns) == flat.shape[-1] else flat.index_select(-1, self.act_columns)
 
-    def _units(self, facts: Facts, joint: Joint) -> tuple[Annotated[Tensor, "*lead number"], Tensor]:
-        """Where the members' zero lies and how much their one is, for coordinates and then rewards."""
-        change = self.config.predict == "change"
-        zero = joint + facts.change_mean if change else facts.obs_mean.expand_as(joint)
-        shift = torch.cat([zero, facts.reward_mean.expand(*joint.shape[:-1], -1)], dim=-1)
-        return shift, torch.cat([facts.change_std if change else facts.obs_std, facts.reward_std])
+    def _units(self, facts: Facts) -> tuple[Annotated[Tensor, "number"], Annotated[Tensor, "number"]]:
+        """What the members' zero and one stand for: in changes or coordinates, and then in rewards."""
+        if self.config.predict == "change":
+            zero, one = facts.change_mean, facts.change_std
+        else:
+            zero, one = facts.obs_mean, facts.obs_std
+        return torch.cat([zero, facts.reward_mean]), torch.cat([one, facts.reward_std])
 
     def _targets(self, facts: Facts, joint: Joint, batch: Batch) -> Annotated[Tensor, "*lead number"]:
-        shift, scale = self._units(facts, joint)
-        return (torch.cat([facts.join(batch.next_obs), batch.rewards], dim=-1) - shift) / scale
+        after = facts.join(batch.next_obs)
+        if self.config.predict == "change":
+            after = after - joint
+        zero, one = self._units(facts)
+        return torch.cat([after, batch.rewards], dim=-1).sub_(zero).div_(one)
 
     def _clip(self, *_: Any) -> None:
         """Scale each member's gradient down to the largest norm allowed, just before a step."""
@@ -228,7 +234,7 @@ class Ensemble(WorldModel):
             return
         grads = [parameter.grad for parameter in self.nets.parameters() if parameter.grad is not None]
         norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads])
-        shares = (self.config.grad_clip / torch.linalg.vector_norm(norms, dim=0).clamp(min=1e-6)).clamp(max=1.0)
+        shares = (self.config.grad_clip / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(grads, [shares.view(-1, *[1] * (grad.dim() - 1)) for grad in grads])
 
 

@@ -66,14 +66,20 @@ class Facts:
 
     def join(self, obs: Obs) -> Joint:
         """The joint coordinates of what the agents see."""
-        return obs.flatten(-2).index_select(-1, self.pick)
+        flat = obs.flatten(-2)
+        return flat if self._plain else flat.index_select(-1, self.pick)
 
     def spread_out(self, joint: Joint) -> Obs:
         """What each agent sees of the joint coordinates; zero on padding."""
-        columns = joint.index_select(-1, self.place.clamp(min=0))
+        columns = joint if self._plain else joint.index_select(-1, self.place.clamp(min=0))
         if len(set(self.spec.obs_dims)) > 1:
             columns = columns.masked_fill(self.place < 0, 0.0)
         return torch.unflatten(columns, -1, (self.spec.n_agents, self.spec.obs_dim))
+
+    @property
+    def _plain(self) -> bool:
+        """Whether every column is a coordinate of its own, in the same order."""
+        return len(self.pick) == len(self.place)
 
 
 TENSORS = tuple(item.name for item in fields(Facts) if item.name not in {"spec", "terminates"})

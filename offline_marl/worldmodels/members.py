@@ -151,7 +151,7 @@ class Members(nn.Module):
         self.recogniser = (
             StackedMLP(members, width + head.numbers, hidden, 2 * latent, activation=activation) if latent else None
         )
-        for number, layer in enumerate(self._hidden() if spectral_norm else ()):
+        for number, layer in enumerate(self.hidden_layers() if spectral_norm else ()):
             direction = nn.functional.normalize(torch.randn(members, 1, layer.weight.shape[1]), dim=-1)
             self.register_buffer(f"direction_{number}", direction)
 
@@ -186,7 +186,7 @@ class Members(nn.Module):
 
         The projection of Gouk et al. (2021); one step of power iteration a call, from the last call's direction.
         """
-        for number, layer in enumerate(self._hidden() if self.spectral_norm else ()):
+        for number, layer in enumerate(self.hidden_layers() if self.spectral_norm else ()):
             direction = getattr(self, f"direction_{number}")
             image = nn.functional.normalize(torch.bmm(direction, layer.weight), dim=-1)
             back = torch.bmm(image, layer.weight.transpose(1, 2))
@@ -205,6 +205,10 @@ class Members(nn.Module):
             setattr(part.get_submodule(owner), last, chosen)
         return part
 
+    def hidden_layers(self) -> list[StackedLinear]:
+        """The layers before the last."""
+        return [layer for layer in self.net.layers if isinstance(layer, StackedLinear)][:-1]
+
     def _features(self, x: MemberRows, frames: Frames | None) -> MemberRows:
         if self.encoder is None:
             return x
@@ -216,7 +220,5 @@ class Members(nn.Module):
         out: Tensor = self.net(features)
         if not self.terminates:
             return out, None
-        return out[..., :-1], out[..., -1]
-
-    def _hidden(self) -> list[StackedLinear]:
-        return [layer for layer in self.net.layers if isinstance(layer, StackedLinear)][:-1]
+        numbers, logit = torch.split(out, [self.head.width, 1], dim=-1)
+        return numbers, logit.squeeze(-1)

@@ -224,10 +224,10 @@ def test_weight_decay_pulls_towards_zero() -> None:
 def test_spectral_norm_keeps_hidden_layers_from_stretching() -> None:
     model = fit(make(spectral_norm=True, lr=1e-2), TRAIN, 40)
     free = fit(make(lr=1e-2), TRAIN, 40)
-    for layer, other in zip(model.nets._hidden(), free.nets._hidden(), strict=True):
+    for layer, other in zip(model.nets.hidden_layers(), free.nets.hidden_layers(), strict=True):
         assert torch.linalg.matrix_norm(layer.weight, ord=2).max().item() < 1.1
         assert torch.linalg.matrix_norm(other.weight, ord=2).min().item() > 1.2
-    assert len(model.nets._hidden()) == 2
+    assert len(model.nets.hidden_layers()) == 2
 
 
 # --- history ------------------------------------------------------------------------------------------------------
@@ -293,6 +293,7 @@ def test_every_kind_predicts_better_than_nothing_changes(kind: str) -> None:
     assert bool((errors < 1.3 * floor()).all())
 
 
+@pytest.mark.slow
 def test_absolute_predictions_and_the_other_activations_learn_too() -> None:
     rows = linear_world.rows(1_000, seed=1)
     for settings in ({"predict": "absolute"}, {"activation": "relu"}, {"activation": "tanh"}):
@@ -300,7 +301,7 @@ def test_absolute_predictions_and_the_other_activations_learn_too() -> None:
         assert bool((errors < 0.6 * still(rows)).all()), settings
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "mixture"])
+@pytest.mark.parametrize("kind", ["gaussian", pytest.param("mixture", marks=pytest.mark.slow)])
 def test_deviations_are_those_of_the_noise_and_endings_are_foreseen(kind: str) -> None:
     rows = linear_world.rows(1_000, seed=1)
     model = fit(make(kind=kind, lr=3e-3), TRAIN, 600)
