@@ -287,7 +287,7 @@ def floor() -> float:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_predicts_better_than_nothing_changes(kind: str) -> None:
     rows = linear_world.rows(1_000, seed=1)
-    model = fit(make(kind=kind, lr=3e-3), TRAIN, 300)
+    model = fit(make(kind=kind, lr=5e-3), TRAIN, 200)
     errors = model.errors(rows)
     assert bool((errors < 0.5 * still(rows)).all())
     assert bool((errors < 1.3 * floor()).all())
@@ -304,7 +304,7 @@ def test_absolute_predictions_and_the_other_activations_learn_too() -> None:
 @pytest.mark.parametrize("kind", ["gaussian", pytest.param("mixture", marks=pytest.mark.slow)])
 def test_deviations_are_those_of_the_noise_and_endings_are_foreseen(kind: str) -> None:
     rows = linear_world.rows(1_000, seed=1)
-    model = fit(make(kind=kind, lr=3e-3), TRAIN, 600)
+    model = fit(make(kind=kind, lr=5e-3), TRAIN, 400)
     found = ask(model, rows)
     noise = found.spread.next_obs_std.mean((0, 1))
     assert bool(((noise / linear_world.NOISE - 1).abs() < 0.2).all()), noise
