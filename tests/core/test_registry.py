@@ -170,6 +170,11 @@ def test_names_are_kebab_case(gadgets: Registry[type[object]], name: str) -> Non
         gadgets.register(name)
 
 
+def test_a_kind_of_two_words_suggests_a_name_that_would_do() -> None:
+    with pytest.raises(RegistryError, match="The world model name 'Loud' .* such as 'my-world-model'"):
+        Registry("world model", ROOM).register("Loud")
+
+
 def test_two_things_of_one_name_are_refused_naming_both(gadgets: Registry[type[object]]) -> None:
     gadgets.register("mine")(Here)
     gadgets.register("mine")(Here)  # a module that is reloaded
