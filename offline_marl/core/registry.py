@@ -59,7 +59,9 @@ class Registry(Generic[T]):
             RegistryError: The name is not kebab-case, or something else holds it already.
         """
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-            raise RegistryError(f"The {self.kind} name '{name}' should be kebab-case, such as 'my-{self.kind}'.")
+            raise RegistryError(
+                f"The {self.kind} name '{name}' should be kebab-case, such as 'my-{self.kind.replace(' ', '-')}'."
+            )
 
         def enter(thing: T) -> T:
             held = self._loaded.get(name)

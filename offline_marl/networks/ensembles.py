@@ -6,12 +6,13 @@ Agents, twin critics and ensemble members are members of one module, never a Pyt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 MemberRows = Annotated[Tensor, "member row feature"]
+Activation = Literal["relu", "silu", "tanh"]
 
 
 class StackedLinear(nn.Module):
@@ -61,8 +62,13 @@ class StackedLayerNorm(nn.Module):
         return torch.addcmul(self.shift[:count], normal, self.scale[:count])
 
 
+def activate(activation: Activation) -> nn.Module:
+    """The layer of that name; only ReLU needs nothing of its input to go backward, and overwrites it."""
+    return {"relu": nn.ReLU(inplace=True), "silu": nn.SiLU(), "tanh": nn.Tanh()}[activation]
+
+
 class StackedMLP(nn.Module):
-    """One ReLU network per member.
+    """One network per member.
 
     Args:
         members: Number of independent networks.
@@ -70,7 +76,8 @@ class StackedMLP(nn.Module):
         hidden: Widths of the hidden layers.
         out_features: Output width.
         fan_in: True input width of each member.
-        layer_norm: Normalise each hidden layer before its ReLU.
+        layer_norm: Normalise each hidden layer before its activation.
+        activation: What follows each hidden layer.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class StackedMLP(nn.Module):
         out_features: int,
         fan_in: Sequence[int] | None = None,
         layer_norm: bool = False,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -89,7 +97,7 @@ class StackedMLP(nn.Module):
             layers.append(StackedLinear(members, width, features, true_width))
             if layer_norm:
                 layers.append(StackedLayerNorm(members, features))
-            layers.append(nn.ReLU(inplace=True))
+            layers.append(activate(activation))
             width, true_width = features, None
         layers.append(StackedLinear(members, width, out_features, true_width))
         self.layers = nn.Sequential(*layers)

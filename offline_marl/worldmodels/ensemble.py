@@ -1,0 +1,241 @@
+"""An ensemble of probabilistic networks (Chua et al., 2018; Janner et al., 2019) over the whole team's world.
+
+K networks, each from (joint observation, joint action) to normals of every coordinate's change and every agent's
+reward, and to the odds that the episode terminates; the few of least held-out error, the elites, speak.
+Departs from MOMA-PPO's code (Barde et al., 2024): one network with all heads per member instead of three;
+standardised inputs and targets; the change is predicted instead of the next observation; the likelihood is a mean
+over numbers, coordinates and rewards alike; log-stds are bounded softly; the gradient is clipped by member, so that
+members stay independent; one termination for the team; the majority of elites decides it.
+Paper: arXiv 2305.17198.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import model_validator
+from torch import Tensor
+
+from offline_marl.core.axes import PerAgent
+from offline_marl.core.types import Batch, History, Metrics, Obs
+from offline_marl.losses import dynamics
+from offline_marl.networks.ensembles import Activation
+from offline_marl.worldmodels.base import (
+    PerMember,
+    Prediction,
+    Spread,
+    Width,
+    WorldModel,
+    WorldModelConfig,
+    worldmodels,
+)
+from offline_marl.worldmodels.facts import Facts, Joint
+from offline_marl.worldmodels.members import Kind, MemberRow, Members, Out, head_of
+
+
+class EnsembleConfig(WorldModelConfig):
+    """Fields of the common base and those of the ensemble."""
+
+    members: Width = 7
+    """Independent networks, each trained on its own rows."""
+    elites: Width = 5
+    """Members of least held-out error, which alone are asked afterwards."""
+    kind: Kind = "gaussian"
+    """What a member tells: a normal per number, a mixture of normals, a bare number, or a variational autoencoder."""
+    activation: Activation = "silu"
+    """What follows each hidden layer."""
+    predict: Literal["change", "absolute"] = "change"
+    """Predict how far each coordinate moves, or, as published, where it goes."""
+    components: Width = 5
+    """Normals in a mixture."""
+    latent: Width = 16
+    """Width of an autoencoder's latent; the published 256 is far wider than what narrow tasks leave open."""
+    spectral_norm: bool = False
+    """Keep every hidden layer's largest singular value at most 1, so that members extrapolate gently."""
+
+    @model_validator(mode="after")
+    def _no_more_elites_than_members(self) -> EnsembleConfig:
+        if self.elites > self.members:
+            raise ValueError(f"There cannot be more elites ({self.elites}) than members ({self.members})")
+        return self
+
+
+@worldmodels.register("ensemble")
+class Ensemble(WorldModel):
+    """Members that learn apart, and disagree where the data told them little."""
+
+    Config: ClassVar[type[WorldModelConfig]] = EnsembleConfig
+    elites: Tensor
+    act_columns: Tensor
+    choices: Tensor
+
+    def __init__(self, config: EnsembleConfig, facts: Facts) -> None:
+        super().__init__(config, facts)
+        self.config = config
+        self.members = config.members
+        self.grad_clip = 0.0  # one norm over all members would let one's rows reach another: see `_clip`
+        self.register_buffer("elites", torch.arange(config.elites))
+        self.register_buffer("act_columns", facts.spec.present("act").flatten().nonzero().squeeze(-1), persistent=False)
+        self.register_buffer("choices", torch.arange(facts.spec.act_dim), persistent=False)
+        self.head = head_of(config.kind, facts.coordinates, facts.spec.n_agents, config.components)
+        self.nets = Members(
+            config.members,
+            facts.coordinates + len(self.act_columns),
+            self.head,
+            terminates=facts.terminates,
+            hidden=config.hidden,
+            activation=config.activation,
+            latent=config.latent if config.kind == "vae" else 0,
+            window=config.window,
+            spectral_norm=config.spectral_norm,
+        )
+        self.remember("nets")
+        self.optimize("nets", lr=config.lr)
+        self.optimizer.register_step_pre_hook(self._clip)
+        # In a tuple, where torch does not take them for a part of this module.
+        self._speakers: tuple[Members, ...] = ()
+
+    def update(self, batch: Batch) -> Metrics:
+        """One step of every member up the likelihood of its own rows; lead axes [member, batch]."""
+        facts = self.facts
+        joint = facts.join(batch.obs)
+        target = self._targets(facts, joint, batch)
+        x, frames = self._inputs(facts, joint, batch.actions, batch.history)
+        out, logit, divergence = self.nets.learn(x, frames, target, self.generator)
+        mean = functools.partial(counted_mean, mask=batch.mask)
+        by_obs, by_rewards = (mean(loss) for loss in self.head.losses(out, target))
+        parts = {"loss/next_obs": by_obs / self.head.parts[0], "loss/rewards": by_rewards / self.head.parts[1]}
+        ended = torch.zeros_like(by_obs)
+        if logit is not None:
+            ended = mean(dynamics.termination_nll(logit, batch.terminations.all(-1)))
+        parts["loss/terminations"] = ended
+        loss = (by_obs + by_rewards) / self.head.numbers + ended
+        if divergence is not None:
+            parts["loss/latent"] = mean(divergence) / self.head.numbers
+            loss = loss + parts["loss/latent"]
+        self.descend(loss.sum())
+        self.nets.contract()
+        self._speakers = ()
+        return {name: value.detach().mean() for name, value in {"loss/model": loss, **parts}.items()}
+
+    @torch.no_grad()
+    def step(
+        self,
+        obs: Obs,
+        actions: Tensor,
+        history: History | None = None,
+        state: Annotated[Tensor, "*lead state"] | None = None,
+    ) -> Prediction:
+        """What one elite, drawn for each row, expects on average; an episode ends where most elites say so."""
+        facts, lead = self.facts, obs.shape[:-2]
+        joint = facts.join(obs)
+        out, logit = self._ask(self._elite_nets(), facts, joint, actions, history)
+        expected, std = self.head.moments(out)
+        shift, scale = self._units(facts, joint)
+        expected = torch.addcmul(shift, expected.view(-1, *lead, self.head.numbers), scale)
+        next_obs, rewards = torch.split(expected, self.head.parts, dim=-1)
+        next_obs_std, rewards_std = None, None
+        if std is not None:
+            next_obs_std, rewards_std = torch.split(std.view_as(expected) * scale, self.head.parts, dim=-1)
+        spread = Spread(next_obs, rewards, next_obs_std, rewards_std, facts.change_std, facts.reward_std)
+        speaker = torch.randint(len(expected), (1, *lead, 1), generator=self.generator, device=obs.device)
+        said = expected.gather(0, speaker.expand(1, *lead, self.head.numbers))[0]
+        next_obs, rewards = torch.split(said, self.head.parts, dim=-1)
+        if logit is None:
+            ended = torch.zeros(lead, dtype=torch.bool, device=obs.device)
+        else:
+            ended = 2 * logit.gt(0).sum(0).view(lead) > len(logit)
+        return Prediction(facts.spread_out(next_obs), rewards, ended.unsqueeze(-1).expand_as(rewards), spread)
+
+    @torch.no_grad()
+    def errors(self, batch: Batch) -> PerMember:
+        facts = self.facts
+        joint = facts.join(batch.obs)
+        out, _ = self._ask(self.nets, facts, joint, batch.actions, batch.history)
+        error = self.head.moments(out)[0] - self._targets(facts, joint, batch)
+        if self.config.predict == "absolute":
+            error[..., : facts.coordinates] *= facts.obs_std / facts.change_std
+        return counted_mean(error.square().mean(-1), batch.mask).sqrt()
+
+    def choose(self, errors: PerMember) -> None:
+        self.elites.copy_(errors.argsort(stable=True)[: len(self.elites)])
+        self._speakers = ()
+
+    def restore_best(self) -> None:
+        super().restore_best()
+        self._speakers = ()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        super().set_extra_state(state)
+        self._speakers = ()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._speakers = ()
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _elite_nets(self) -> Members:
+        if not self._speakers:
+            self._speakers = (self.nets.only(self.elites),)
+        return self._speakers[0]
+
+    def _ask(
+        self, nets: Members, facts: Facts, joint: Joint, actions: Tensor, history: History | None
+    ) -> tuple[Out, MemberRow | None]:
+        """What each of some members says of the same rows, all leading axes merged into one."""
+        x, frames = self._inputs(facts, joint, actions, history)
+        rows = x.reshape(-1, x.shape[-1])
+        count = nets.members
+        if frames is not None:
+            frames = frames.reshape(-1, *frames.shape[-2:]).expand(count, -1, -1, -1)
+        said: tuple[Out, MemberRow | None] = nets(rows.expand(count, -1, -1), frames)
+        return said
+
+    def _inputs(
+        self, facts: Facts, joint: Joint, actions: Tensor, history: History | None
+    ) -> tuple[Annotated[Tensor, "*lead feature"], Annotated[Tensor, "*lead window frame"] | None]:
+        """Standardised joint observation beside the joint action: of now, and of each step of the past."""
+        if self.spec.discrete:
+            actions = (actions.unsqueeze(-1) == self.choices).to(joint.dtype)
+        else:
+            actions = actions.clamp(-1.0, 1.0)
+        x = torch.cat([(joint - facts.obs_mean) / facts.obs_std, self._joint_actions(actions)], dim=-1)
+        if not self.window or history is None:
+            return x, None
+        seen, done = torch.split(history.transpose(-3, -2), [self.spec.obs_dim, self.spec.act_dim], dim=-1)
+        past = torch.cat([(facts.join(seen) - facts.obs_mean) / facts.obs_std, self._joint_actions(done)], dim=-1)
+        happened = history.ne(0).any(-1).any(-2).unsqueeze(-1)
+        return x, past * happened
+
+    def _joint_actions(self, actions: Annotated[Tensor, "*lead agent act"]) -> Annotated[Tensor, "*lead act"]:
+        flat = actions.flatten(-2)
+        return flat if len(self.act_columns) == flat.shape[-1] else flat.index_select(-1, self.act_columns)
+
+    def _units(self, facts: Facts, joint: Joint) -> tuple[Annotated[Tensor, "*lead number"], Tensor]:
+        """Where the members' zero lies and how much their one is, for coordinates and then rewards."""
+        change = self.config.predict == "change"
+        zero = joint + facts.change_mean if change else facts.obs_mean.expand_as(joint)
+        shift = torch.cat([zero, facts.reward_mean.expand(*joint.shape[:-1], -1)], dim=-1)
+        return shift, torch.cat([facts.change_std if change else facts.obs_std, facts.reward_std])
+
+    def _targets(self, facts: Facts, joint: Joint, batch: Batch) -> Annotated[Tensor, "*lead number"]:
+        shift, scale = self._units(facts, joint)
+        return (torch.cat([facts.join(batch.next_obs), batch.rewards], dim=-1) - shift) / scale
+
+    def _clip(self, *_: Any) -> None:
+        """Scale each member's gradient down to the largest norm allowed, just before a step."""
+        if not self.config.grad_clip:
+            return
+        grads = [parameter.grad for parameter in self.nets.parameters() if parameter.grad is not None]
+        norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads])
+        shares = (self.config.grad_clip / torch.linalg.vector_norm(norms, dim=0).clamp(min=1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(grads, [shares.view(-1, *[1] * (grad.dim() - 1)) for grad in grads])
+
+
+def counted_mean(values: Annotated[Tensor, "member row"], mask: PerAgent | None) -> PerMember:
+    """Mean over the rows in which some agent counts; over all of them without a mask."""
+    if mask is None:
+        return values.mean(-1)
+    weights = mask.any(-1).to(values.dtype)
+    return (values * weights).sum(-1) / weights.sum(-1).clamp(min=1)

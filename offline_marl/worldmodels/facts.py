@@ -1,0 +1,159 @@
+"""What a world model must know of the data before it learns: its joint coordinates, their statistics and borders.
+
+Agents often see the same thing. Columns of their observations that are equal in every row of the data
+are one joint coordinate, modelled once; padding is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from offline_marl.core.axes import PerAgent
+from offline_marl.core.types import Obs, Spec
+
+LEAST_STD = 1e-3
+"""Numbers that hardly move are divided by no less than this, as policies' inputs are."""
+ROWS_AT_ONCE = 65_536
+COLUMNS_AT_ONCE = 16
+
+Joint = Annotated[Tensor, "*lead coordinate"]
+"""The joint observation: every agent's numbers side by side, each thing once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Joint coordinates of a data set, with statistics in raw units; all of it is saved with the model."""
+
+    spec: Spec
+    pick: Annotated[Tensor, "coordinate"]
+    """Int64: the column of `obs.flatten(-2)` that a coordinate is read from."""
+    place: Annotated[Tensor, "column"]
+    """Int64: the coordinate that stands in a column of `obs.flatten(-2)`; -1 on padding."""
+    obs_mean: Annotated[Tensor, "coordinate"]
+    obs_std: Annotated[Tensor, "coordinate"]
+    change_mean: Annotated[Tensor, "coordinate"]
+    """Mean of next_obs - obs; not zero where something drifts, such as a clock."""
+    change_std: Annotated[Tensor, "coordinate"]
+    """Deviation of next_obs - obs about its mean."""
+    reward_mean: Annotated[Tensor, "agent"]
+    reward_std: Annotated[Tensor, "agent"]
+    low: Annotated[Tensor, "coordinate"]
+    """Least value in the data, of obs and next_obs."""
+    high: Annotated[Tensor, "coordinate"]
+    reward_low: Annotated[Tensor, "agent"]
+    reward_high: Annotated[Tensor, "agent"]
+    terminates: bool
+    """Whether any step of the data terminates."""
+
+    @classmethod
+    def from_tensors(cls, spec: Spec, tensors: Mapping[str, Tensor]) -> Facts:
+        """The facts that `tensors` told, of the same spec."""
+        return cls(spec=spec, terminates=bool(tensors["terminates"]), **{name: tensors[name] for name in TENSORS})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every field but the spec, by name."""
+        return {name: getattr(self, name) for name in TENSORS} | {"terminates": torch.tensor(self.terminates)}
+
+    @property
+    def coordinates(self) -> int:
+        """Number of joint coordinates."""
+        return len(self.pick)
+
+    def join(self, obs: Obs) -> Joint:
+        """The joint coordinates of what the agents see."""
+        return obs.flatten(-2).index_select(-1, self.pick)
+
+    def spread_out(self, joint: Joint) -> Obs:
+        """What each agent sees of the joint coordinates; zero on padding."""
+        columns = joint.index_select(-1, self.place.clamp(min=0))
+        if len(set(self.spec.obs_dims)) > 1:
+            columns = columns.masked_fill(self.place < 0, 0.0)
+        return torch.unflatten(columns, -1, (self.spec.n_agents, self.spec.obs_dim))
+
+
+TENSORS = tuple(item.name for item in fields(Facts) if item.name not in {"spec", "terminates"})
+
+
+def measure(spec: Spec, obs: Obs, next_obs: Obs, rewards: PerAgent, terminations: PerAgent) -> Facts:
+    """The facts of a data set.
+
+    Statistics are float32 from double-precision sums; deviations are at least 1e-3.
+
+    Args:
+        spec: Widths and kinds.
+        obs: All transitions' observations, `rows agent obs`.
+        next_obs: Their successors, in the same order.
+        rewards: `rows agent`.
+        terminations: Bool, `rows agent`.
+    """
+    now, after = obs.flatten(1), next_obs.flatten(1)
+    present = spec.present("obs").flatten().to(now.device)
+    original = _originals(now, after, present)
+    pick = present.logical_and(original == torch.arange(len(original), device=now.device)).nonzero().squeeze(-1)
+    place = torch.searchsorted(pick, original).masked_fill(~present, -1)
+    # In blocks of columns, so that a million rows of many agents are not held three times over.
+    blocks = [_column_facts(now[:, block], after[:, block]) for block in torch.split(pick, COLUMNS_AT_ONCE)]
+    obs_mean, obs_std, change_mean, change_std, low, high = (torch.cat(column) for column in zip(*blocks, strict=True))
+    reward_mean, reward_std = _moments(rewards)
+    return Facts(
+        spec=spec,
+        pick=pick,
+        place=place,
+        obs_mean=obs_mean,
+        obs_std=obs_std,
+        change_mean=change_mean,
+        change_std=change_std,
+        reward_mean=reward_mean,
+        reward_std=reward_std,
+        low=low,
+        high=high,
+        reward_low=rewards.amin(0),
+        reward_high=rewards.amax(0),
+        terminates=bool(terminations.any()),
+    )
+
+
+def _column_facts(now: Tensor, after: Tensor) -> tuple[Tensor, ...]:
+    low, high = torch.minimum(now.amin(0), after.amin(0)), torch.maximum(now.amax(0), after.amax(0))
+    return (*_moments(now), *_moments(after - now), low, high)
+
+
+def _moments(values: Annotated[Tensor, "row column"]) -> tuple[Tensor, Tensor]:
+    mean = values.mean(0, dtype=torch.float64)
+    variance = (values - mean.to(values.dtype)).square().mean(0, dtype=torch.float64)
+    return mean.to(values.dtype), variance.sqrt().clamp(min=LEAST_STD).to(values.dtype)
+
+
+def _originals(now: Tensor, after: Tensor, present: Annotated[Tensor, "column"]) -> Annotated[Tensor, "column"]:
+    """The first column that equals each one in every row of both tables; itself for padding."""
+    hashes = _hash(now, 1) + _hash(after, 2)
+    original = torch.arange(len(present), device=now.device)
+    left = present.nonzero().squeeze(-1)
+    while len(left):
+        # The first of those left with the same hash; equal hashes are then verified, so a collision costs a round.
+        alike = hashes[left].unsqueeze(0) == hashes[left].unsqueeze(1)
+        first = left[alike.int().argmax(-1)]
+        equal = torch.ones_like(left, dtype=torch.bool)
+        for table in (now, after):
+            for rows in torch.split(table, ROWS_AT_ONCE):
+                equal &= (rows[:, left] == rows[:, first]).all(0)
+        equal |= left == first  # a column of NaN, too, is itself
+        original[left[equal]] = first[equal]
+        left = left[~equal]
+    return original
+
+
+def _hash(table: Annotated[Tensor, "row column"], seed: int) -> Annotated[Tensor, "column"]:
+    """Sum over rows of each number's bits times a random integer, modulo 2^64: exact in any order of summing."""
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros(table.shape[1], dtype=torch.int64, device=table.device)
+    for rows in torch.split(table, ROWS_AT_ONCE):
+        weights = torch.randint(-(2**62), 2**62, (len(rows), 1), generator=generator).to(table.device)
+        # + 0.0 makes one of the two zeros, which are equal but differ in their bits.
+        total += ((rows.double() + 0.0).view(torch.int64) * weights).sum(0)
+    return total

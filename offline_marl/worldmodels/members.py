@@ -1,0 +1,221 @@
+"""The networks of an ensemble: all members as one batched network, in standardised units.
+
+What a member says of the next observation and the rewards, and its likelihood, is the business of its head:
+one normal per number, a mixture of such, or a bare number.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from offline_marl.losses import dynamics
+from offline_marl.networks.ensembles import Activation, MemberRows, StackedLinear, StackedMLP
+from offline_marl.networks.memory import HistoryEncoder
+
+Kind = Literal["gaussian", "mixture", "deterministic", "vae"]
+LOG_STD = (-5.0, 2.0)
+"""Soft borders of every log-std, in standardised units."""
+EMBEDDING = 128
+"""Width of an embedded history."""
+
+MemberRow = Annotated[Tensor, "member row"]
+Out = Annotated[Tensor, "member row out"]
+Frames = Annotated[Tensor, "member row window frame"]
+
+
+class Head(ABC):
+    """Reads predictions of `numbers` numbers, coordinates first and then rewards, from `width` outputs."""
+
+    width: int
+
+    def __init__(self, coordinates: int, rewards: int) -> None:
+        self.parts = [coordinates, rewards]
+        self.numbers = coordinates + rewards
+
+    @abstractmethod
+    def moments(self, out: Out) -> tuple[MemberRows, MemberRows | None]:
+        """Mean and standard deviation of each number; None for a head that tells no deviation."""
+
+    @abstractmethod
+    def losses(self, out: Out, target: MemberRows) -> tuple[MemberRow, MemberRow]:
+        """Loss of the coordinates and of the rewards, each summed over its numbers."""
+
+
+class GaussianHead(Head):
+    """A normal for each number."""
+
+    def __init__(self, coordinates: int, rewards: int) -> None:
+        super().__init__(coordinates, rewards)
+        self.width = 2 * self.numbers
+
+    def moments(self, out: Out) -> tuple[MemberRows, MemberRows | None]:
+        mean, raw = out.chunk(2, dim=-1)
+        return mean, dynamics.soft_bound(raw, *LOG_STD).exp()
+
+    def losses(self, out: Out, target: MemberRows) -> tuple[MemberRow, MemberRow]:
+        mean, raw = out.chunk(2, dim=-1)
+        nll = dynamics.gaussian_nll(mean, dynamics.soft_bound(raw, *LOG_STD), target)
+        coordinates, rewards = torch.split(nll, self.parts, dim=-1)
+        return coordinates.sum(-1), rewards.sum(-1)
+
+
+class DeterministicHead(Head):
+    """A number, by least squares."""
+
+    def __init__(self, coordinates: int, rewards: int) -> None:
+        super().__init__(coordinates, rewards)
+        self.width = self.numbers
+
+    def moments(self, out: Out) -> tuple[MemberRows, MemberRows | None]:
+        return out, None
+
+    def losses(self, out: Out, target: MemberRows) -> tuple[MemberRow, MemberRow]:
+        coordinates, rewards = torch.split(dynamics.squared_error(out, target), self.parts, dim=-1)
+        return coordinates.sum(-1), rewards.sum(-1)
+
+
+class MixtureHead(Head):
+    """Several normals over all coordinates at once, and as many over all rewards, with the same weights."""
+
+    def __init__(self, coordinates: int, rewards: int, components: int) -> None:
+        super().__init__(coordinates, rewards)
+        self.components = components
+        self.width = components * (2 * self.numbers + 1)
+
+    def moments(self, out: Out) -> tuple[MemberRows, MemberRows | None]:
+        log_weights, mean, log_std = self._components(out)
+        return dynamics.mixture_moments(log_weights.exp(), mean, log_std.exp())
+
+    def losses(self, out: Out, target: MemberRows) -> tuple[MemberRow, MemberRow]:
+        log_weights, mean, log_std = self._components(out)
+        parts = (torch.split(tensor, self.parts, dim=-1) for tensor in (mean, log_std, target))
+        first, second = (dynamics.mixture_nll(log_weights, *part) for part in zip(*parts, strict=True))
+        return first, second
+
+    def _components(self, out: Out) -> tuple[Tensor, Tensor, Tensor]:
+        logits, numbers = torch.split(out, [self.components, 2 * self.components * self.numbers], dim=-1)
+        mean, raw = torch.unflatten(numbers, -1, (self.components, -1)).chunk(2, dim=-1)
+        return torch.log_softmax(logits, dim=-1), mean, dynamics.soft_bound(raw, *LOG_STD)
+
+
+def head_of(kind: Kind, coordinates: int, rewards: int, components: int) -> Head:
+    """The head of this kind of member; a variational one decodes to normals."""
+    if kind == "mixture":
+        return MixtureHead(coordinates, rewards, components)
+    return (DeterministicHead if kind == "deterministic" else GaussianHead)(coordinates, rewards)
+
+
+class Members(nn.Module):
+    """K independent networks from (joint observation, joint action, history) to the outputs of a head.
+
+    Every parameter and saved buffer has the member axis first.
+
+    Args:
+        members: How many.
+        in_features: Width of the joint observation and action side by side.
+        head: Whose outputs are made; one more, the termination's logit, follows them where episodes terminate.
+        terminates: Whether episodes terminate.
+        hidden: Widths of the hidden layers.
+        activation: What follows each of them.
+        latent: Width of the latent of a conditional variational autoencoder; 0 for any other kind.
+        window: Past pairs that are read; 0 for none.
+        spectral_norm: Keep the largest singular value of each hidden layer at most 1, see `contract`.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        in_features: int,
+        head: Head,
+        *,
+        terminates: bool,
+        hidden: Sequence[int],
+        activation: Activation = "relu",
+        latent: int = 0,
+        window: int = 0,
+        spectral_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.members, self.head, self.terminates = members, head, terminates
+        self.latent, self.spectral_norm = latent, spectral_norm
+        width = in_features + (EMBEDDING if window else 0)
+        self.encoder = HistoryEncoder(members, in_features, window, EMBEDDING) if window else None
+        self.net = StackedMLP(members, width + latent, hidden, head.width + terminates, activation=activation)
+        self.recogniser = (
+            StackedMLP(members, width + head.numbers, hidden, 2 * latent, activation=activation) if latent else None
+        )
+        for number, layer in enumerate(self._hidden() if spectral_norm else ()):
+            direction = nn.functional.normalize(torch.randn(members, 1, layer.weight.shape[1]), dim=-1)
+            self.register_buffer(f"direction_{number}", direction)
+
+    def forward(self, x: MemberRows, frames: Frames | None = None) -> tuple[Out, MemberRow | None]:
+        """The head's outputs and the termination's logit; of an autoencoder, at the prior's mean of the latent."""
+        features = self._features(x, frames)
+        if self.latent:
+            features = nn.functional.pad(features, (0, self.latent))
+        return self._parted(features)
+
+    def learn(
+        self, x: MemberRows, frames: Frames | None, target: MemberRows, generator: torch.Generator
+    ) -> tuple[Out, MemberRow | None, MemberRow | None]:
+        """As `forward`, but an autoencoder draws its latent knowing the target.
+
+        Returns:
+            Outputs, logit, and the latent's divergence from its prior N(0, 1) (None for other kinds).
+        """
+        if self.recogniser is None:
+            return (*self(x, frames), None)
+        features = self._features(x, frames)
+        mean, raw = self.recogniser(torch.cat([features, target], dim=-1)).chunk(2, dim=-1)
+        log_std = dynamics.soft_bound(raw, *LOG_STD)
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        latent = torch.addcmul(mean, log_std.exp(), noise)
+        out, logit = self._parted(torch.cat([features, latent], dim=-1))
+        return out, logit, dynamics.kl_normal(mean, log_std)
+
+    @torch.no_grad()
+    def contract(self) -> None:
+        """Divide each hidden layer's weights by their largest singular value where that is above 1.
+
+        The projection of Gouk et al. (2021); one step of power iteration a call, from the last call's direction.
+        """
+        for number, layer in enumerate(self._hidden() if self.spectral_norm else ()):
+            direction = getattr(self, f"direction_{number}")
+            image = nn.functional.normalize(torch.bmm(direction, layer.weight), dim=-1)
+            back = torch.bmm(image, layer.weight.transpose(1, 2))
+            largest = torch.linalg.vector_norm(back, dim=-1, keepdim=True)
+            direction.copy_(back / largest.clamp(min=1e-12))
+            layer.weight.div_(largest.clamp(min=1.0))
+
+    @torch.no_grad()
+    def only(self, members: Annotated[Tensor, "chosen"]) -> Members:
+        """A copy of the chosen members alone, in that order."""
+        part = copy.deepcopy(self)
+        part.members = len(members)
+        for name, parameter in self.named_parameters():
+            owner, _, last = name.rpartition(".")
+            chosen = nn.Parameter(parameter.index_select(0, members), requires_grad=False)
+            setattr(part.get_submodule(owner), last, chosen)
+        return part
+
+    def _features(self, x: MemberRows, frames: Frames | None) -> MemberRows:
+        if self.encoder is None:
+            return x
+        if frames is None:
+            raise ValueError("This world model reads a history, and none was given.")
+        return torch.cat([self.encoder(frames), x], dim=-1)
+
+    def _parted(self, features: MemberRows) -> tuple[Out, MemberRow | None]:
+        out: Tensor = self.net(features)
+        if not self.terminates:
+            return out, None
+        return out[..., :-1], out[..., -1]
+
+    def _hidden(self) -> list[StackedLinear]:
+        return [layer for layer in self.net.layers if isinstance(layer, StackedLinear)][:-1]

@@ -1,0 +1,104 @@
+"""How far an imagined step can be trusted: what elites disagree about, as one number a row.
+
+A measurement does two jobs, in this order: a rollout is cut where it `exceeds` a cut-off, and a `penalty`, which
+may have a ceiling, is taken from the rewards. MOMA-PPO's code clamps the measurement to the cut-off first, so that
+nothing ever exceeds it and no rollout is cut. Here a measurement is a type of its own and a penalty is none, so that
+the wrong order does not pass the type checker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal, NewType
+
+import torch
+from torch import Tensor
+
+from offline_marl.core.axes import PerTeam
+from offline_marl.worldmodels.base import Spread
+
+Measured = NewType("Measured", Tensor)
+"""An unclamped measurement, `*lead`."""
+Uncertainty = Literal[
+    "covariance_norm", "standardized_variance", "reward_variance", "max_aleatoric", "pairwise_difference"
+]
+
+
+def covariance_norm(spread: Spread) -> Measured:
+    """Frobenius norm of the covariance over elites of next obs and rewards side by side, in raw units.
+
+    MOMA-PPO's measure (Barde et al., 2024). The sample covariance: sums are divided by the elites less one. With X the
+    centred `elite number` table, |X' X| = |X X'|, and the latter has no more entries than there are pairs of elites.
+    """
+    centred = torch.cat([_centred(spread.next_obs), _centred(spread.rewards)], dim=-1).movedim(0, -2)
+    products = centred @ centred.transpose(-2, -1)
+    return Measured(torch.linalg.vector_norm(products, dim=(-2, -1)) / _freedom(spread))
+
+
+def standardized_variance(spread: Spread) -> Measured:
+    """Sample variance over elites, summed over coordinates in units of their change and rewards in units of theirs."""
+    total = _variance(spread.next_obs / spread.scale).sum(-1) + _variance(spread.rewards / spread.reward_scale).sum(-1)
+    return Measured(total)
+
+
+def reward_variance(spread: Spread) -> Measured:
+    """Sample variance over elites of the team's mean reward, in raw units; MOMA-PPO's second penalty."""
+    return Measured(_variance(spread.rewards.mean(-1)))
+
+
+def max_aleatoric(spread: Spread) -> Measured:
+    """Largest norm of an elite's own deviations of next obs and rewards, in raw units: MOPO's (Yu et al., 2020).
+
+    Raises:
+        ValueError: The kind of model tells no deviation.
+    """
+    if spread.next_obs_std is None or spread.rewards_std is None:
+        raise ValueError(
+            "max_aleatoric needs members that tell a deviation of their own: kind gaussian, mixture or vae."
+        )
+    own = torch.cat([spread.next_obs_std, spread.rewards_std], dim=-1)
+    return Measured(torch.linalg.vector_norm(own, dim=-1).amax(0))
+
+
+def pairwise_difference(spread: Spread) -> Measured:
+    """Largest distance between two elites' next obs in units of the change: MOReL's (Kidambi et al., 2020)."""
+    points = (spread.next_obs / spread.scale).movedim(0, -2)
+    distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+    return Measured(distances.amax((-2, -1)))
+
+
+def exceeds(value: Measured, cutoff: float) -> PerTeam:
+    """Whether a rollout must be cut here.
+
+    Args:
+        value: A measurement; never a penalty.
+        cutoff: Largest value that is still trusted.
+    """
+    return value > cutoff
+
+
+def penalty(value: Measured, ceiling: float | None = None) -> Annotated[Tensor, "*lead"]:
+    """What a measurement takes from the rewards, before its weight: the measurement, at most `ceiling`."""
+    return value if ceiling is None else value.clamp(max=ceiling)
+
+
+UNCERTAINTIES: Mapping[Uncertainty, Callable[[Spread], Measured]] = {
+    "covariance_norm": covariance_norm,
+    "standardized_variance": standardized_variance,
+    "reward_variance": reward_variance,
+    "max_aleatoric": max_aleatoric,
+    "pairwise_difference": pairwise_difference,
+}
+
+
+def _freedom(spread: Spread) -> int:
+    return max(len(spread.rewards) - 1, 1)
+
+
+def _centred(values: Annotated[Tensor, "elite *rest"]) -> Annotated[Tensor, "elite *rest"]:
+    return values - values.mean(0, keepdim=True)
+
+
+def _variance(values: Annotated[Tensor, "elite *rest"]) -> Tensor:
+    # A single elite disagrees with nobody.
+    return values.var(0, correction=min(1, len(values) - 1))
