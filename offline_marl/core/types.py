@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, Protocol
 
@@ -170,17 +170,30 @@ class Batch:
         return self.map(lambda value: value.flatten(0, lead - 1)) if lead > 1 else self
 
     @staticmethod
+    def stack(batches: Sequence[Batch], dim: int) -> Batch:
+        """Batches of one shape along a new axis, such as the steps of segments along time.
+
+        Raises:
+            DataError: The batches do not hold the same fields.
+        """
+        return Batch._join(batches, lambda tensors: torch.stack(tensors, dim))
+
+    @staticmethod
     def cat(batches: Sequence[Batch]) -> Batch:
         """Rows of several batches, one after another.
 
         Raises:
             DataError: The batches do not hold the same fields.
         """
+        return Batch._join(batches, torch.cat)
+
+    @staticmethod
+    def _join(batches: Sequence[Batch], join: Callable[[list[Tensor]], Tensor]) -> Batch:
         held = [{f.name for f in fields(batch) if getattr(batch, f.name) is not None} for batch in batches]
         if any(names != held[0] for names in held):
             odd = sorted(held[0].union(*held) - held[0].intersection(*held))
             raise DataError(f"Batches cannot be joined: only some hold {', '.join(odd)}.")
-        return replace(batches[0], **{name: torch.cat([getattr(b, name) for b in batches]) for name in held[0]})
+        return replace(batches[0], **{name: join([getattr(b, name) for b in batches]) for name in held[0]})
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,17 @@ from offline_marl.datasets.flat import episode_numbers, starts
 Rows = Annotated[Tensor, "batch"]
 
 
+def refuse_long_window(data: Dataset, window: int) -> None:
+    """No history is longer than the longest episode.
+
+    Raises:
+        DataError: This one would be.
+    """
+    longest = int(data.lengths.max())
+    if window > longest:
+        raise DataError(f"A window of {window} is longer than every episode of the data (at most {longest} steps).")
+
+
 class TransitionBuffer:
     """All transitions of a data set.
 
@@ -32,15 +43,14 @@ class TransitionBuffer:
     """
 
     def __init__(self, data: Dataset, window: int = 0, device: torch.device | str = "cpu", state: bool = True) -> None:
-        longest = int(data.lengths.max())
-        if window > longest:
-            raise DataError(f"A window of {window} is longer than every episode of the data (at most {longest} steps).")
+        refuse_long_window(data, window)
         self.window = window
         self.spec = data.spec
         numbers = episode_numbers(data.lengths)
         first = starts(data.lengths)[numbers]
         self._episode = numbers.to(device)
         self._start = first.to(device)
+        self._first = starts(data.lengths).to(device)
         self._end = (first + data.lengths[numbers]).to(device)
         self._obs = data.obs.to(device)
         self._actions = data.actions.to(device)
@@ -59,6 +69,14 @@ class TransitionBuffer:
     def device(self) -> torch.device:
         """Where batches are made."""
         return self._obs.device
+
+    def draw(self, count: int, generator: torch.Generator) -> Rows:
+        """Positions drawn uniformly with replacement."""
+        return torch.randint(len(self), (count,), generator=generator, device=self.device)
+
+    def draw_first(self, count: int, generator: torch.Generator) -> Rows:
+        """Positions of first steps of episodes, the episodes drawn uniformly with replacement."""
+        return self._first[torch.randint(len(self._first), (count,), generator=generator, device=self.device)]
 
     def transitions(self, index: Rows) -> Batch:
         """The transitions at these positions, `[batch, agent, ...]`."""

@@ -29,7 +29,13 @@ def obs_statistics(data: Dataset) -> tuple[PerAgentObs, PerAgentObs]:
 
 
 def scale_rewards(data: Dataset, scale: float | str) -> Dataset:
-    """The data with rewards multiplied by `scale`; `range` is 1000 / (best return - worst return).
+    """The data with rewards multiplied by `reward_factor`."""
+    factor = reward_factor(data, scale)
+    return data if factor == 1.0 else replace(data, rewards=data.rewards * factor)
+
+
+def reward_factor(data: Dataset, scale: float | str) -> float:
+    """What `scale` says that rewards are multiplied by; `range` is 1000 / (best return - worst return).
 
     The latter is the rule of MOMA-PPO's code for ant, halfcheetah and walker2d.
 
@@ -41,8 +47,8 @@ def scale_rewards(data: Dataset, scale: float | str) -> Dataset:
         spread = float(returns.max() - returns.min())
         if spread <= 0:
             raise DataError("reward_scale = range needs episodes of different returns; here all return the same.")
-        scale = 1000.0 / spread
-    return data if scale == 1.0 else replace(data, rewards=data.rewards * float(scale))
+        return 1000.0 / spread
+    return float(scale)
 
 
 def best_values(data: Dataset, gamma: float) -> tuple[Annotated[Tensor, "agent"], Tensor]:

@@ -97,6 +97,13 @@ class ElbowExpert:
 SIDES = {"clockwise": -1, "counterclockwise": 1}
 
 
+def to_physics(state: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Positions and velocities of the joints and of the target, which lies still, from one state."""
+    exact = state.astype(np.float64)
+    angles = np.arctan2(exact[SINES], exact[COSINES])
+    return np.concatenate([angles, exact[TARGET]]), np.concatenate([exact[VELOCITIES], np.zeros(2)])
+
+
 @environments.register("reacher")
 class Reacher(Environment):
     """Gymnasium's two-link arm; episodes of 50 steps end by the clock alone."""
@@ -106,7 +113,7 @@ class Reacher(Environment):
     @classmethod
     def simulator(cls, copies: int) -> GymnasiumSimulator:
         """The whole arm in many copies."""
-        return GymnasiumSimulator(ENV_ID, copies)
+        return GymnasiumSimulator(ENV_ID, copies, to_physics)
 
     @classmethod
     def make(cls, partition: Partition | None, copies: int) -> SplitEnv:

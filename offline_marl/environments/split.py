@@ -6,12 +6,13 @@ copies in one call. Owns the import of gymnasium and, through it, of mujoco.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from importlib import metadata
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from offline_marl.core.partition import Partition
 from offline_marl.core.types import DataError, Spec
@@ -52,6 +53,9 @@ def _missing(env_id: str, error: Exception) -> MissingSimulatorError:
     )
 
 
+ToPhysics = Callable[[npt.NDArray[np.float32]], tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
+
+
 class GymnasiumSimulator:
     """Many copies of a Gymnasium task whose observations and actions are flat boxes.
 
@@ -61,17 +65,19 @@ class GymnasiumSimulator:
     Args:
         env_id: Name in Gymnasium's registry, such as "Reacher-v5".
         copies: How many episodes can run side by side.
+        to_physics: Positions and velocities (MuJoCo's qpos and qvel) of a state; with it, copies can be restored.
         kwargs: Passed on to `gymnasium.make`.
 
     Raises:
         DataError: The task has no time limit, or its spaces are not flat, bounded boxes.
     """
 
-    def __init__(self, env_id: str, copies: int, **kwargs: Any) -> None:
+    def __init__(self, env_id: str, copies: int, to_physics: ToPhysics | None = None, **kwargs: Any) -> None:
         if copies < 1:
             raise DataError(f"{env_id} needs at least 1 copy, but {copies} were asked for.")
         self.env_id = env_id
         self.copies = copies
+        self._to_physics = to_physics
         self._kwargs = kwargs
         self._envs = [make_env(env_id, **kwargs)]
         first = self._envs[0]
@@ -95,12 +101,36 @@ class GymnasiumSimulator:
         if len(set(seeds)) < running:
             twice = next(seed for i, seed in enumerate(seeds) if seed in seeds[:i])
             raise DataError(f"Each copy of {self.env_id} needs its own seed, but {twice} is given twice.")
-        while len(self._envs) < running:
-            self._envs.append(make_env(self.env_id, **self._kwargs))
+        self._build(running)
         self._start(running)
         for i, seed in enumerate(seeds):
             self._state[i] = self._envs[i].reset(seed=int(seed))[0]
         return np.array(self._state)
+
+    def restore(self, state: State) -> State:
+        """Start one episode from each of these states, in the first copies; its clock begins anew.
+
+        Raises:
+            DataError: A state of this task does not tell positions and velocities, or there are too many.
+        """
+        if self._to_physics is None:
+            raise DataError(f"The states of {self.env_id} do not tell all positions and velocities.")
+        if not 1 <= len(state) <= self.copies:
+            raise DataError(f"{self.env_id} has {self.copies} copies, but was given {len(state)} states.")
+        self._build(len(state))
+        self._start(len(state))
+        for env, row in zip(self._envs, state, strict=False):
+            env.unwrapped.set_state(*self._to_physics(row))
+            clocked = env
+            while not hasattr(clocked, "_max_episode_steps"):
+                clocked = clocked.env
+            clocked._elapsed_steps = 0
+        self._state[:] = state
+        return np.array(self._state)
+
+    def _build(self, running: int) -> None:
+        while len(self._envs) < running:
+            self._envs.append(make_env(self.env_id, **self._kwargs))
 
     def step(self, actions: JointActions) -> Outcome:
         """Move every running copy that has not finished.
@@ -193,6 +223,17 @@ class SplitEnv:
     def reset(self, seeds: Sequence[int]) -> Seen:
         """Start one episode per seed, see `Simulator.reset`."""
         return self._see(self.simulator.reset(seeds))
+
+    def restore(self, state: State) -> Seen:
+        """Start one episode from each of these states.
+
+        Raises:
+            DataError: The simulator cannot be put into a state.
+        """
+        if not hasattr(self.simulator, "restore"):
+            raise DataError(f"{self.partition.scenario} cannot be put into recorded states.")
+        restored: State = self.simulator.restore(state)
+        return self._see(restored)
 
     def step(self, actions: Floats) -> tuple[Seen, Floats, Flags, Flags]:
         """Let all agents act at once; what stands in the padding of `actions` is ignored.

@@ -17,6 +17,7 @@ from offline_marl.core.config import ConfigError, build, suggest
 from offline_marl.launch.failures import INTERRUPTED, PIPE_CLOSED, Stopped, exit_code, going, sentence
 
 if TYPE_CHECKING:
+    from offline_marl.training.fitting import Fit
     from offline_marl.training.session import Result
 
 PROGRAM = "offline-marl"
@@ -105,6 +106,7 @@ def _list(args: Sequence[str]) -> None:
 
     shelves = {
         "algorithms": listing.algorithm_rows,
+        "worldmodels": listing.model_rows,
         "environments": listing.environment_rows,
         "datasets": listing.dataset_rows,
     }
@@ -185,13 +187,45 @@ def _train_overview() -> None:
 def _resume(args: Sequence[str]) -> None:
     from offline_marl.launch.flags import ResumeFlags, read
 
-    about = "Goes on with a run that was stopped, and ends exactly where it would have ended."
+    about = "Goes on with a run, or with the fit of a world model, and ends exactly where it would have ended."
     flags: ResumeFlags = build(ResumeFlags, read(ResumeFlags, "resume", "RUN", about, args))
 
-    from offline_marl.training import run
+    from offline_marl.training import fitting, run
 
     with going(flags.run):
-        _report(run.resume(flags.run))
+        if fitting.holds_model(flags.run):
+            _report_fit(fitting.resume_fit(flags.run))
+        else:
+            _report(run.resume(flags.run))
+
+
+def _fit_model(args: Sequence[str]) -> None:
+    if not args or args[0] in {"-h", "--help"}:
+        return _fit_overview()
+    name = args[0]
+    if name.startswith("-"):
+        raise ConfigError(f"fit-model needs the KIND first, before {name}: `{PROGRAM} list worldmodels` shows them.")
+    from offline_marl.launch.flags import read_fit
+    from offline_marl.worldmodels.base import worldmodels
+
+    kind = worldmodels.get(name)
+    summary = next(entry.summary for entry in worldmodels.listings() if entry.name == name)
+    fields, out = read_fit(name, kind.Config, summary, args[1:])
+    dataset = fields.pop("dataset")
+
+    from offline_marl.training import fitting
+
+    folder = out or fitting.default_model_folder(fitting.prepare_fit(name, dataset, fields))
+    with going(folder):
+        _report_fit(fitting.fit_model(name, dataset, out=folder, **fields))
+
+
+def _fit_overview() -> None:
+    from offline_marl.launch.listing import model_rows, print_lines, table
+
+    print(f"usage: {PROGRAM} fit-model KIND --dataset ID [--config FILE] [--FIELD VALUE ...]\n")
+    print_lines(table(model_rows()))
+    print(f"\n`{PROGRAM} fit-model KIND --help` shows all fields of the fit and of the model, with their defaults.")
 
 
 def _evaluate(args: Sequence[str]) -> None:
@@ -229,6 +263,13 @@ def _report(result: Result) -> None:
             print(f"{name:<12}{value}")
 
 
+def _report_fit(fit: Fit) -> None:
+    error = sum(fit.errors) / len(fit.errors)
+    print(f"held-out error {error:.3f} of the data's own deviation, {len(fit.errors)} members, {fit.steps:,} updates")
+    print(f"{'model':<12}{fit.folder}")
+    print(f"{'use it':<12}{PROGRAM} train ALGORITHM --dataset ID --world-model {shlex.quote(str(fit.folder))}")
+
+
 def _data(args: Sequence[str]) -> None:
     _choose("data ", DATA_COMMANDS, args)
 
@@ -238,9 +279,10 @@ DATA_COMMANDS = {
     "info": Command("ID [--json]", "what is in a data set or task, and where it came from", _data_info),
 }
 COMMANDS = {
-    "list": Command("[algorithms|environments|datasets|presets|plugins]", "what there is", _list),
+    "list": Command("[algorithms|worldmodels|environments|datasets|presets|plugins]", "what there is", _list),
     "train": Command("ALGORITHM --dataset ID ...", "train on recorded data, score, draw", _train),
-    "resume": Command("RUN", "go on with a run that was stopped", _resume),
+    "fit-model": Command("KIND --dataset ID ...", "fit a world model, and say how far it can be trusted", _fit_model),
+    "resume": Command("RUN", "go on with a run, or a fit, that was stopped", _resume),
     "evaluate": Command("RUN [--episodes N]", "score a run in the simulator", _evaluate),
     "data": Command("list|info ...", "look at data", _data),
 }

@@ -18,7 +18,7 @@ from pydantic_settings import CliPositionalArg, CliSettingsSource, SettingsError
 
 from offline_marl.core.config import Config, ConfigError, load_settings, suggest
 from offline_marl.launch.presets import preset_names, read_preset
-from offline_marl.training.config import RunFlags
+from offline_marl.training.config import FitFlags, RunFlags
 
 PROGRAM = "offline-marl"
 METAVARS = {"dataset": "ID", "preset": "NAME", "config": "FILE", "out": "DIR"}
@@ -34,6 +34,15 @@ class TrainFlags(RunFlags):
     """TOML, YAML or JSON file of any fields on this page, named as here; flags win over it."""
     out: Path | None = None
     """Run folder; without it runs/<algorithm>_<dataset>_seed<seed>."""
+
+
+class FitModelFlags(FitFlags):
+    """Flags of `fit-model` that are no model's."""
+
+    config: Path | None = None
+    """TOML, YAML or JSON file of any fields on this page, named as here; flags win over it."""
+    out: Path | None = None
+    """Folder of the model; without it models/<kind>_<dataset>_seed<seed>."""
 
 
 class ResumeFlags(Config):
@@ -89,15 +98,33 @@ def read_training(
     )
     everything = create_model("Training", __base__=(kind, TrainFlags), preset=preset_flag)
     groups = {**dict.fromkeys(TrainFlags.model_fields, "the run"), **dict.fromkeys(kind.model_fields, algorithm)}
-    given = read(everything, f"train {algorithm}", "--dataset ID [--FIELD VALUE ...]", about, args, groups)
-    file, preset = given.pop("config", None), given.pop("preset", None)
+    command = f"train {algorithm}"
+    given = read(everything, command, "--dataset ID [--FIELD VALUE ...]", about, args, groups)
     known = set(everything.model_fields) - {"config", "preset"}
-    if file is not None:
-        given = {**_known(load_settings(Path(file)), known, str(file)), **given}
+    preset = given.pop("preset", None)
+    given = _with_file(given, known)
     if preset is not None:
         given = {**_known(read_preset(algorithm, preset), known, f"the preset '{preset}'"), **given}
+    return _with_folder(given, command)
+
+
+def read_fit(model: str, kind: type[Config], about: str, args: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
+    """What flags and file say of a world model to fit: flags over file; see `read_training`."""
+    everything = create_model("Fitting", __base__=(kind, FitModelFlags))
+    groups = {**dict.fromkeys(FitModelFlags.model_fields, "the fit"), **dict.fromkeys(kind.model_fields, model)}
+    command = f"fit-model {model}"
+    given = read(everything, command, "--dataset ID [--FIELD VALUE ...]", about, args, groups)
+    return _with_folder(_with_file(given, set(everything.model_fields) - {"config"}), command)
+
+
+def _with_file(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    file = given.pop("config", None)
+    return given if file is None else {**_known(load_settings(Path(file)), known, str(file)), **given}
+
+
+def _with_folder(given: dict[str, Any], command: str) -> tuple[dict[str, Any], Path | None]:
     if "dataset" not in given:
-        raise ConfigError(f"train {algorithm} needs --dataset ID: `{PROGRAM} data list` shows what there is.")
+        raise ConfigError(f"{command} needs --dataset ID: `{PROGRAM} data list` shows what there is.")
     out = given.pop("out", None)
     if out is not None and not isinstance(out, str):
         raise ConfigError(f"Field 'out' cannot be {out!r}: it should be the path of a folder.")

@@ -1,11 +1,11 @@
-"""What there is: algorithms, environments, data sets. It answers at once: nothing listed is imported, nor is torch."""
+"""What there is: algorithms, world models, environments, data sets. It answers at once: nothing listed is imported, nor is torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from offline_marl import algorithms, environments
+from offline_marl import algorithms, environments, worldmodels
 from offline_marl.core.registry import Listing, Registry, RegistryError
 from offline_marl.datasets.catalog import CATALOG, path_of
 
@@ -27,6 +27,11 @@ def _fate(entry: Listing) -> str:
     except RegistryError as error:
         return str(error)
     return entry.summary if entry.summary.startswith("refused") else "works"
+
+
+def model_rows() -> list[tuple[str, ...]]:
+    """Name, origin and first docstring line of each kind of world model."""
+    return _rows(worldmodels.registry)
 
 
 def environment_rows() -> list[tuple[str, ...]]:

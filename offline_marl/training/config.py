@@ -12,29 +12,26 @@ Count = Annotated[int, Field(ge=1)]
 Period = Annotated[int, Field(ge=0)]
 
 
-class RunFlags(Config):
-    """What every training run has, whatever it trains."""
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+SpreadName = Literal[
+    "covariance_norm", "standardized_variance", "reward_variance", "max_aleatoric", "pairwise_difference"
+]
+
+
+class LearnFlags(Config):
+    """What every run has, whether it trains agents or fits a world model."""
 
     dataset: str
     """Catalogue name, a body's with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
     clip_actions: bool = False
     """Clip actions of the data that lie outside [-1, 1], and say how many, instead of refusing the data."""
-    steps: Count = 100_000
-    """Updates; the published runs take 1,000,000."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides initial weights and the order of batches."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""
     threads: Count = 1
     """Torch threads; results are equal bit for bit only for the same number."""
-    eval_every: Period = 5_000
-    """Updates between evaluations in the environment; 0 evaluates only at the end."""
-    eval_episodes: Count = 20
-    """Episodes of each evaluation on the way."""
-    final_episodes: Count = 100
-    """Episodes of the evaluation at the end, which is the score."""
-    eval_seed: Annotated[int, Field(ge=0)] = 0
-    """Decides the starts of the evaluation episodes; runs with the same one are scored on the same starts."""
     log_every: Count = 100
     """Updates between rows of metrics.csv; each row is the mean over them."""
     checkpoint_every: Period = 5_000
@@ -49,6 +46,51 @@ class RunFlags(Config):
     """Project of the W&B run."""
 
 
+class RunFlags(LearnFlags):
+    """What every training run has, whatever it trains."""
+
+    steps: Count = 100_000
+    """Updates; the published runs take 1,000,000."""
+    eval_every: Period = 5_000
+    """Updates between evaluations in the environment; 0 evaluates only at the end."""
+    eval_episodes: Count = 20
+    """Episodes of each evaluation on the way."""
+    final_episodes: Count = 100
+    """Episodes of the evaluation at the end, which is the score."""
+    eval_seed: Annotated[int, Field(ge=0)] = 0
+    """Decides the starts of the evaluation episodes; runs with the same one are scored on the same starts."""
+    init: str | None = None
+    """Run folder whose networks of the same name and shape are taken over before training, such as a bc run's."""
+    world_model: str | None = None
+    """Folder of a fitted world model, or a kind (ensemble, oracle); what is missing is fitted first, and kept."""
+    real_fraction: Share | Literal["auto"] | None = None
+    """Share of recorded rows in a batch beside imagined ones (.05 unless said); auto weighs all rows alike."""
+    real_fraction_end: Share | None = None
+    """Share at the last update, reached in equal steps; without it the share stays."""
+    horizon: Count = 10
+    """Steps of an imagined episode."""
+    rollouts: Count = 256
+    """Imagined episodes of one refill; on-policy learners make as many as their batch_size asks for."""
+    refill_every: Count = 10
+    """Updates between refills."""
+    retain: Count = 1_000
+    """Newest imagined rows kept to draw from."""
+    start_share: Share = 0.0
+    """Share of imagined episodes that begin where a recorded one begins; the others begin anywhere in the data."""
+    spread: SpreadName = "covariance_norm"
+    """What measures how much the world model's members disagree."""
+    spread_weight: Weight = 0.1
+    """Taken from the reward per unit of spread."""
+    reward_spread_weight: Weight = 0.05
+    """Taken from the reward per unit of the variance of predicted rewards."""
+    cutoff: Weight = 2.0
+    """Spread that ends an imagined episode; 0 for never."""
+    cutoff_quantile: Share | None = None
+    """The cutoff as a quantile of the spread on recorded transitions, which means the same in every task."""
+    clip_imagined: bool = True
+    """Keep imagined observations and rewards inside the range of the data."""
+
+
 class RunConfig(RunFlags):
     """All that decides a run: its flags, the algorithm's name and the algorithm's own settings."""
 
@@ -56,3 +98,23 @@ class RunConfig(RunFlags):
     """Registry name."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Fields of the algorithm's config, all of them once the run has begun."""
+
+
+class FitFlags(LearnFlags):
+    """What every fit of a world model has."""
+
+    steps: Count = 10_000
+    """Updates at most; the fit ends early when held-out episodes are foreseen no better."""
+    eval_every: Count = 500
+    """Updates between looks at held-out episodes."""
+    checkpoint_every: Period = 1_000
+    """Updates between checkpoints; 0 saves only at the end."""
+
+
+class FitConfig(FitFlags):
+    """All that decides the fit of a world model."""
+
+    model: str
+    """Registry name of its kind."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the kind's config, all of them once the fit has begun."""

@@ -99,7 +99,7 @@ def _play_together(
     totals = np.zeros(len(seeds))
     running = np.ones(len(seeds), dtype=bool)
     while running.any():
-        obs, avail = _tensors(seen, device)
+        obs, avail = seen_tensors(seen, device)
         actions = policy.act(obs, history=memory.history, avail_actions=avail, explore=explore)
         memory.remember(obs, actions)
         seen, rewards, terminations, truncations = env.step(actions.cpu().numpy())
@@ -124,6 +124,7 @@ class Memory:
             self.history = torch.cat([self.history[:, :, 1:], pair], dim=2)
 
 
-def _tensors(seen: Seen, device: torch.device | str) -> tuple[Tensor, Tensor | None]:
+def seen_tensors(seen: Seen, device: torch.device | str) -> tuple[Tensor, Tensor | None]:
+    """Observations and available actions as tensors."""
     avail = None if seen.avail_actions is None else torch.from_numpy(seen.avail_actions).to(device)
     return torch.from_numpy(seen.obs).to(device), avail

@@ -8,15 +8,17 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.errors import BadInputError
-from offline_marl.core.files import write_atomically
-from offline_marl.training.config import RunConfig
+from offline_marl.core.files import DamagedFileError, write_atomically
+from offline_marl.training import checkpoint
+from offline_marl.training.config import FitConfig, LearnFlags, RunConfig
 
 PACKAGES = ("offline-marl", "torch", "numpy", "gymnasium", "mujoco")
 
@@ -25,11 +27,20 @@ class RunFolderError(BadInputError, RuntimeError):
     """A run folder that cannot be used as asked; the message is one sentence."""
 
 
-class RunFolder:
-    """Paths and small files of one run."""
+Settings = TypeVar("Settings", bound=LearnFlags)
 
-    def __init__(self, path: Path | str) -> None:
+
+class Folder(Generic[Settings]):
+    """Paths and small files of one run.
+
+    Args:
+        path: The folder.
+        kind: What its config.json holds.
+    """
+
+    def __init__(self, path: Path | str, kind: type[Settings]) -> None:
         self.path = Path(path)
+        self.kind = kind
         self.config_file = self.path / "config.json"
         self.versions_file = self.path / "versions.json"
         self.done_file = self.path / "DONE"
@@ -40,7 +51,7 @@ class RunFolder:
         """Whether the run reached its last step and its score."""
         return self.done_file.exists()
 
-    def refuse_strangers(self, config: RunConfig) -> None:
+    def refuse_strangers(self, config: Settings) -> None:
         """Make sure that a new run may begin here.
 
         Raises:
@@ -62,12 +73,12 @@ class RunFolder:
         if strangers:
             raise RunFolderError(f"{self.path} is no run folder and is not empty: choose another --out.")
 
-    def begin(self, config: RunConfig, versions: Mapping[str, Any]) -> None:
+    def begin(self, config: Settings, versions: Mapping[str, Any]) -> None:
         """Write down what the run is."""
         write_json(self.versions_file, versions)
         write_json(self.config_file, config.model_dump(mode="json"))
 
-    def config(self) -> RunConfig:
+    def config(self) -> Settings:
         """The run's settings.
 
         Raises:
@@ -76,7 +87,7 @@ class RunFolder:
         if not self.config_file.is_file():
             raise RunFolderError(f"{self.path} holds no run (there is no config.json in it).")
         try:
-            config: RunConfig = build(RunConfig, json.loads(self.config_file.read_text(encoding="utf-8")))
+            config: Settings = build(self.kind, json.loads(self.config_file.read_text(encoding="utf-8")))
         except (ValueError, ConfigError) as error:
             raise RunFolderError(f"{self.config_file} was damaged or edited: {error}") from None
         return config
@@ -113,6 +124,38 @@ class RunFolder:
             except BlockingIOError:
                 raise RunFolderError(f"Another process is working on {self.path}.") from None
             yield
+
+
+class RunFolder(Folder[RunConfig]):
+    """The folder of a training run."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path, RunConfig)
+
+
+class ModelFolder(Folder[FitConfig]):
+    """The folder of a world model: the run that fitted it."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path, FitConfig)
+
+
+def newest_state(folder: Folder[Any]) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read, or None if there never was one; says which could not.
+
+    Raises:
+        RunFolderError: There are checkpoints and none can be read.
+    """
+    damaged = None
+    for path, state in checkpoint.candidates(folder.checkpoints):
+        if not isinstance(state, DamagedFileError):
+            if damaged is not None:
+                print(f"warning: {damaged} Going on from {path.name}.", file=sys.stderr)
+            return state
+        damaged = state
+    if damaged is not None:
+        raise RunFolderError(f"No checkpoint of {folder.path} can be read: {damaged}")
+    return None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

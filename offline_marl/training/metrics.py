@@ -12,12 +12,26 @@ from typing import Any, Literal, Protocol
 
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
+from offline_marl.core.seeding import derive
+from offline_marl.training.config import LearnFlags
 
 Row = Mapping[str, float | int | None]
 
 
 class MissingLoggerError(BadInputError, ImportError):
     """A logger was asked for whose package is not installed; the message says what to install."""
+
+
+def loggers_of(config: LearnFlags, folder: Path, start: int, last: int) -> list[Logger]:
+    """Every logger that a run asks for; rows after step `start` are dropped from what is there."""
+    loggers: list[Logger] = [FileLogger(folder, start, last)]
+    if config.tensorboard:
+        loggers.append(TensorBoardLogger(folder, start))
+    if config.wandb != "off":
+        run_id = f"{derive(config.seed, str(folder.resolve())):x}"
+        settings = config.model_dump(mode="json")
+        loggers.append(WandbLogger(folder, config.wandb_project, config.wandb, settings, run_id))
+    return loggers
 
 
 class Logger(Protocol):

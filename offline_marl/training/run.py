@@ -19,9 +19,11 @@ from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.files import save_data
 from offline_marl.training.config import RunConfig
 from offline_marl.training.data import Task, load_dataset, open_task
+from offline_marl.training.devices import pick_device
 from offline_marl.training.evaluation import Score
-from offline_marl.training.folder import RunFolder, RunFolderError, describe_software
-from offline_marl.training.session import Result, Session, make_scorer, newest_state, pick_device
+from offline_marl.training.folder import RunFolder, RunFolderError, describe_software, newest_state
+from offline_marl.training.session import Result, Session, make_scorer
+from offline_marl.training.wiring import refuse_mixtures
 
 __all__ = ["Result", "evaluate", "load", "load_dataset", "prepare", "resume", "train"]
 
@@ -166,8 +168,7 @@ def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
         raise DataError(f"{config.algorithm} needs {wanted} actions; {config.dataset} holds {spec.action_kind} ones.")
     if needs.state and not spec.state_dim:
         raise DataError(f"{config.algorithm} needs a global state; {config.dataset} holds none.")
-    if needs.origin != "data":
-        raise DataError(f"{config.algorithm} learns from its own fresh episodes, not from {config.dataset}.")
+    refuse_mixtures(config, needs)
     with seeded_globally(config.seed, "initialisation"):
         return kind(build(kind.Config, config.settings), spec)
 

@@ -14,22 +14,21 @@ import numpy as np
 import torch
 
 from offline_marl.algorithms.base import Algorithm
-from offline_marl.core.config import ConfigError
-from offline_marl.core.files import DamagedFileError
-from offline_marl.core.seeding import Generators, derive, seeded_globally
-from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.core.seeding import derive, seeded_globally
+from offline_marl.datasets.buffer import refuse_long_window
 from offline_marl.datasets.normalize import best_values, obs_statistics, scale_rewards
 from offline_marl.environments.base import MissingSimulatorError
 from offline_marl.training import checkpoint
 from offline_marl.training.config import RunConfig
 from offline_marl.training.data import Task
+from offline_marl.training.devices import pick_device
 from offline_marl.training.evaluation import Score, episode_seeds, play, summarize
-from offline_marl.training.folder import RunFolder, RunFolderError
-from offline_marl.training.metrics import FileLogger, Logger, TensorBoardLogger, WandbLogger, refuse_missing
+from offline_marl.training.folder import RunFolder, RunFolderError, newest_state
+from offline_marl.training.metrics import loggers_of, refuse_missing
 from offline_marl.training.picture import draw_run
 from offline_marl.training.progress import progress_bar
-from offline_marl.training.sources import DatasetSource
 from offline_marl.training.trainer import CheckpointHook, EvaluateHook, Hook, LogHook, train
+from offline_marl.training.wiring import make_source
 
 MOST_COPIES = 50
 """Copies of a simulator that step side by side in an evaluation."""
@@ -74,8 +73,8 @@ class Session:
             learner.standardize(*obs_statistics(data))
         if settings.clip_target:
             learner.bound(*best_values(data, settings.gamma))
-        buffer = TransitionBuffer(data, learner.window, device, state=learner.needs.state)
-        self.source = DatasetSource(buffer, learner.batch_size, Generators(config.seed, device).get("batches"))
+        refuse_long_window(data, learner.window)
+        self.data = data
         self.score = make_scorer(task, config.eval_seed, max(config.eval_episodes, config.final_episodes), device)
 
     def run(self) -> Result:
@@ -84,9 +83,21 @@ class Session:
         with seeded_globally(self.config.seed, "run"):
             return self._finished() if self.folder.done else self._go_on()
 
+    def _take_up(self) -> tuple[int, float, dict[str, Any]]:
+        """The source made and everything restored: step, seconds so far, scores so far."""
+        self.source = make_source(self.config, self.folder, self.task, self.data, self.learner)
+        state = self._restore()
+        if state is None:
+            if self.config.init is not None:
+                take_over(self.learner, RunFolder(self.config.init))
+            return 0, 0.0, {}
+        self.source.load_state_dict(state["source"])
+        checkpoint.restore_torch(state)
+        return state["step"], state["elapsed"], state["evaluation"]
+
     def _go_on(self) -> Result:
         config = self.config
-        start, elapsed, history = self._restore()
+        start, elapsed, history = self._take_up()
         left = f"{config.steps - start:,} of {config.steps:,} updates"
         print(
             f"{config.algorithm} on {self.task.id}: {left} on {config.device}, in {self.folder.path}", file=sys.stderr
@@ -94,7 +105,7 @@ class Session:
         if outside := self.task.data.metadata.get("clipped_actions"):
             total = self.task.data.actions.numel()
             print(f"warning: {outside:,} of {total:,} action entries lay outside [-1, 1]: clipped.", file=sys.stderr)
-        loggers = self._loggers(start)
+        loggers = loggers_of(config, self.folder.path, start, config.steps)
         with contextlib.ExitStack() as stack:
             for logger in loggers:
                 stack.callback(logger.close)
@@ -126,25 +137,11 @@ class Session:
                 evaluating.note(config.steps, final)
         return self._finish(final, evaluating.history, log.elapsed)
 
-    def _restore(self) -> tuple[int, float, dict[str, Any]]:
+    def _restore(self) -> dict[str, Any] | None:
         state = newest_state(self.folder)
-        if state is None:
-            return 0, 0.0, {}
-        self.learner.load_state_dict(state["algorithm"])
-        self.source.load_state_dict(state["source"])
-        checkpoint.restore_torch(state)
-        return state["step"], state["elapsed"], state["evaluation"]
-
-    def _loggers(self, start: int) -> list[Logger]:
-        config, path = self.config, self.folder.path
-        loggers: list[Logger] = [FileLogger(path, start, config.steps)]
-        if config.tensorboard:
-            loggers.append(TensorBoardLogger(path, start))
-        if config.wandb != "off":
-            run_id = f"{derive(config.seed, str(path.resolve())):x}"
-            settings = config.model_dump(mode="json")
-            loggers.append(WandbLogger(path, config.wandb_project, config.wandb, settings, run_id))
-        return loggers
+        if state is not None:
+            self.learner.load_state_dict(state["algorithm"])
+        return state
 
     def _finish(self, score: Score | None, history: Mapping[str, Any], elapsed: float) -> Result:
         picture = None
@@ -164,22 +161,36 @@ class Session:
         return Result(self.folder.path, self.learner, score, picture if picture.exists() else None)
 
 
-def newest_state(folder: RunFolder) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, or None if there never was one; says which could not.
+def take_over(learner: Algorithm, folder: RunFolder) -> None:
+    """Begin with another run's networks of the same name.
 
     Raises:
-        RunFolderError: There are checkpoints and none can be read.
+        RunFolderError: It holds no checkpoint, or no network of the same name and shape.
     """
-    damaged = None
-    for path, state in checkpoint.candidates(folder.checkpoints):
-        if not isinstance(state, DamagedFileError):
-            if damaged is not None:
-                print(f"warning: {damaged} Going on from {path.name}.", file=sys.stderr)
-            return state
-        damaged = state
-    if damaged is not None:
-        raise RunFolderError(f"No checkpoint of {folder.path} can be read: {damaged}")
-    return None
+    folder.config()
+    state = newest_state(folder)
+    if state is None:
+        raise RunFolderError(f"{folder.path} holds no checkpoint yet.")
+    own = {name: module.state_dict() for name, module in learner.named_children() if not name.startswith("target_")}
+    found = {
+        name: {
+            key.removeprefix(f"{name}."): value
+            for key, value in state["algorithm"].items()
+            if key.startswith(f"{name}.")
+        }
+        for name in own
+    }
+    taken = [name for name in own if own[name] and found[name]]
+    for name in taken:
+        shapes, theirs = ({key: tuple(value.shape) for key, value in each[name].items()} for each in (own, found))
+        if shapes != theirs:
+            raise RunFolderError(
+                f"The {name} of {folder.path} has another shape: give both runs the same hidden, window ..."
+            )
+        getattr(learner, name).load_state_dict(found[name])
+    if not taken:
+        raise RunFolderError(f"{folder.path} holds no network that this algorithm has too ({', '.join(own)}).")
+    print(f"begins with {', '.join(taken)} of {folder.path}", file=sys.stderr)
 
 
 def make_scorer(task: Task, seed: int, most: int, device: torch.device | str) -> Scorer | None:
@@ -197,17 +208,3 @@ def make_scorer(task: Task, seed: int, most: int, device: torch.device | str) ->
         return summarize(play(learner, env, episode_seeds(seed, episodes), device), task.reference)
 
     return score
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of this name; `auto` is a GPU where there is one.
-
-    Raises:
-        ConfigError: A GPU was asked for and there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise ConfigError(f"There is no {name} here ({torch.cuda.device_count()} GPUs, torch {torch.__version__}).")
-    return device

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from offline_marl.core.types import Batch, Needs
+from offline_marl.core.types import Batch, Needs, Policy
 from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.environments.base import JointEnv
+from offline_marl.training.evaluation import Memory, seen_tensors
 
 
 class DatasetSource:
@@ -26,8 +29,133 @@ class DatasetSource:
 
     def sample(self, needs: Needs) -> Batch:
         """The next batch."""
-        index = torch.randint(len(self.buffer), (self.batch_size,), generator=self.generator, device=self.buffer.device)
-        return self.buffer.view(index, needs)
+        return self.draw(self.batch_size, needs)
+
+    def draw(self, rows: int, needs: Needs) -> Batch:
+        """So many rows."""
+        return self.buffer.view(self.buffer.draw(rows, self.generator), needs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state is the whole cursor."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where the saved source stood."""
+        self.generator.set_state(state["generator"].cpu())
+
+
+class MemberSource:
+    """Rows for the members of an ensemble, `[member, batch]`: each its own.
+
+    Args:
+        buffer: The transitions, on the training device.
+        members: Members of the ensemble.
+        batch_size: Rows of each member.
+        generator: Draws the rows; on the buffer's device.
+        sampling: `shuffle`: every member may see every row, each in its own order. `bootstrap`: every member
+            sees only a fixed resample of the rows, as many as there are, drawn with replacement.
+    """
+
+    def __init__(
+        self,
+        buffer: TransitionBuffer,
+        members: int,
+        batch_size: int,
+        generator: torch.Generator,
+        sampling: Literal["shuffle", "bootstrap"] = "shuffle",
+    ) -> None:
+        self.buffer, self.members, self.batch_size = buffer, members, batch_size
+        self.generator = generator
+        shape = (members, len(buffer))
+        self._resample = (
+            torch.randint(len(buffer), shape, generator=generator, device=buffer.device)
+            if sampling == "bootstrap"
+            else None
+        )
+
+    def sample(self, needs: Needs) -> Batch:
+        """The next batch."""
+        index = self.buffer.draw(self.members * self.batch_size, self.generator)
+        if self._resample is not None:
+            index = self._resample.gather(1, index.view(self.members, -1)).flatten()
+        rows = self.buffer.transitions(index)
+        return rows.map(lambda value: value.unflatten(0, (self.members, self.batch_size)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state is the whole cursor: a resample is drawn again from the same seed."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where the saved source stood."""
+        self.generator.set_state(state["generator"].cpu())
+
+
+class EnvironmentSource:
+    """Whole episodes that the current policy plays in the environment, as many as an update eats.
+
+    Every batch begins with fresh episodes, so that nothing of a simulator needs to be saved.
+
+    Args:
+        policy: Acts, with exploration.
+        env: Its copies play side by side.
+        rows: Transitions wanted of each batch; rounds of episodes are played until there are so many.
+        generator: Draws the seeds of episodes; on the CPU.
+        device: Where batches go.
+    """
+
+    def __init__(
+        self, policy: Policy, env: JointEnv, rows: int, generator: torch.Generator, device: torch.device | str
+    ) -> None:
+        self.policy, self.env, self.rows, self.device = policy, env, rows, device
+        self.generator = generator
+
+    def sample(self, needs: Needs) -> Batch:
+        """Segments [episode, time]; `mask` is false after an episode's end."""
+        rounds: list[Batch] = []
+        played = 0
+        while played < self.rows:
+            rounds.append(self._play(min(self.env.copies, -(-(self.rows - played) // self.env.max_steps))))
+            played += int(rounds[-1].mask[..., 0].sum())  # type: ignore[index]
+        return Batch.cat(rounds).to(self.device)
+
+    def _play(self, copies: int) -> Batch:
+        seeds: dict[int, None] = {}
+        while len(seeds) < copies:
+            seeds[int(torch.randint(2**31, (), generator=self.generator))] = None
+        seen = self.env.reset(list(seeds))
+        memory = Memory(self.env.spec, self.policy.window, copies, "cpu")
+        running = torch.ones(copies, dtype=torch.bool)
+        steps: list[Batch] = []
+        for _ in range(self.env.max_steps):
+            now, read = seen, memory.history
+            obs, avail = seen_tensors(now, "cpu")
+            actions = self._act(obs, read, avail)
+            memory.remember(obs, actions)
+            seen, rewards, terminations, truncations = self.env.step(actions.numpy())
+            next_obs, next_avail = seen_tensors(seen, "cpu")
+            over, cut = torch.from_numpy(terminations) & running, torch.from_numpy(truncations) & running
+            whole = obs.shape[:2]
+            steps.append(
+                Batch(
+                    obs=obs,
+                    actions=actions,
+                    rewards=torch.from_numpy(rewards),
+                    next_obs=next_obs,
+                    terminations=over.unsqueeze(-1).expand(whole),
+                    truncations=(cut & ~over).unsqueeze(-1).expand(whole),
+                    history=read,
+                    next_history=memory.history,
+                    avail_actions=avail,
+                    next_avail_actions=next_avail,
+                    mask=running.unsqueeze(-1).expand(whole),
+                )
+            )
+            running = running & ~(over | cut)
+        return Batch.stack(steps, dim=1)
+
+    def _act(self, obs: Tensor, history: Tensor | None, avail: Tensor | None) -> Tensor:
+        held = [None if value is None else value.to(self.device) for value in (history, avail)]
+        return self.policy.act(obs.to(self.device), history=held[0], avail_actions=held[1], explore=True).cpu()
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state is the whole cursor."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -29,12 +30,17 @@ class Hook(Protocol):
         ...
 
 
+class Enough(Exception):
+    """Raised by a hook when nothing is gained by going on: training ends as if at its last step."""
+
+
 def train(learner: Learner, source: Source, hooks: Sequence[Hook], steps: range) -> None:
     """Update once per step; everything else is a hook's."""
-    for step in steps:
-        metrics = learner.update(source.sample(learner.needs).check())
-        for hook in hooks:
-            hook(step, learner, metrics)
+    with contextlib.suppress(Enough):
+        for step in steps:
+            metrics = learner.update(source.sample(learner.needs).check())
+            for hook in hooks:
+                hook(step, learner, metrics)
 
 
 class LogHook:

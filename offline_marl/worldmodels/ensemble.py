@@ -207,7 +207,7 @@ class Ensemble(WorldModel):
         seen, done = torch.split(history.transpose(-3, -2), [self.spec.obs_dim, self.spec.act_dim], dim=-1)
         past = torch.cat([(facts.join(seen) - facts.obs_mean) / facts.obs_std, self._joint_actions(done)], dim=-1)
         happened = history.ne(0).any(-1).any(-2).unsqueeze(-1)
-        return x, past
+        return x, past * happened
 
     def _joint_actions(self, actions: Annotated[Tensor, "*lead agent act"]) -> Annotated[Tensor, "*lead act"]:
         flat = actions.flatten(-2)

@@ -1,0 +1,165 @@
+"""Imagined episodes: a policy acts in a world model from many starts, all rows as one batch.
+
+A row ends where the model foresees a termination, where its members disagree too much, or at the horizon;
+only the first stops the bootstrap. What comes after is masked, never removed row by row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+import torch
+from torch import Tensor
+
+from offline_marl.core.axes import PerAgent, PerTeam
+from offline_marl.core.types import Batch, History, Obs, Policy, Spec
+from offline_marl.worldmodels.base import Prediction, Spread
+from offline_marl.worldmodels.facts import Facts
+from offline_marl.worldmodels.uncertainty import (
+    UNCERTAINTIES,
+    Measured,
+    Uncertainty,
+    exceeds,
+    penalty,
+    reward_variance,
+)
+
+Rows = Annotated[Tensor, "row"]
+
+
+class Steps(Protocol):
+    """The part of a world model that a rollout needs."""
+
+    spec: Spec
+    window: int
+
+    @property
+    def facts(self) -> Facts:
+        """The bounding box of the data, among others."""
+        ...
+
+    def step(
+        self, obs: Obs, actions: Tensor, history: History | None = None, state: Tensor | None = None
+    ) -> Prediction:
+        """What follows when the team acts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """How much disagreement costs, and where it ends a row; of the published code unless said."""
+
+    spread: Uncertainty = "covariance_norm"
+    """What measures disagreement."""
+    weight: float = 0.1
+    """Taken from every agent's reward per unit of it."""
+    reward_weight: float = 0.05
+    """Taken from every agent's reward per unit of the variance of the predicted team reward."""
+    cutoff: float = 2.0
+    """A row ends with the step whose disagreement exceeds this; infinite for never."""
+    clip: bool = True
+    """Keep imagined observations and rewards inside the bounding box of the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Imagined rows and what is to be known about them."""
+
+    batch: Batch
+    """Lead axes [row, time]; `mask` is false after a row's end, `synthetic` true throughout."""
+    spread: Annotated[Tensor, "row time"]
+    """Disagreement at each step before anything was clamped; 0 where the model has none."""
+    cut: Rows
+    """Bool: ended by disagreement."""
+    broken: Rows
+    """Bool: dropped from where a prediction was not finite."""
+
+
+@torch.no_grad()
+def rollout(model: Steps, policy: Policy, starts: Batch, horizon: int, caution: Caution) -> Rollout:
+    """Let `policy` act in `model` for up to `horizon` steps from every row of `starts`.
+
+    Args:
+        model: Answers with the next step; reads the last `model.window` pairs of the history.
+        policy: Acts with `explore`; reads the last `policy.window` pairs.
+        starts: Rows [row]; their `obs`, and `history` and `state` where model or policy need them.
+        horizon: Steps after which a row is truncated.
+        caution: Penalties and the cut-off.
+    """
+    obs, history, state = starts.obs, starts.history, starts.state
+    alive = torch.ones(len(obs), dtype=torch.bool, device=obs.device)
+    steps: list[Batch] = []
+    spreads, cut, broken = [], torch.zeros_like(alive), torch.zeros_like(alive)
+    for time in range(horizon):
+        read = _last(history, policy.window)
+        actions = policy.act(obs, history=read, explore=True)
+        said = model.step(obs, actions, _last(history, model.window), state)
+        next_obs, rewards, value, whole = _tidy(model, said, obs, caution)
+        broken = broken | (alive & ~whole)
+        alive = alive & whole
+        doubted = exceeds(value, caution.cutoff)
+        cut = cut | (alive & doubted)
+        next_history = _push(history, obs, actions, model.spec)
+        terminations = said.terminations & alive.unsqueeze(-1)
+        over = terminations.all(-1)
+        last = (doubted | (time == horizon - 1)) & ~over & alive
+        steps.append(
+            Batch(
+                obs=obs,
+                actions=actions,
+                rewards=rewards,
+                next_obs=next_obs,
+                terminations=terminations,
+                truncations=last.unsqueeze(-1).expand_as(terminations),
+                state=state,
+                next_state=said.next_state,
+                history=read,
+                next_history=_last(next_history, policy.window),
+                mask=alive.unsqueeze(-1).expand_as(terminations),
+                synthetic=torch.ones_like(alive),
+            )
+        )
+        spreads.append(value)
+        alive = alive & ~over & ~last
+        obs, history, state = next_obs, next_history, said.next_state
+    joined = Batch.stack(steps, dim=1)
+    return Rollout(joined, torch.stack(spreads, dim=1), cut, broken)
+
+
+def _tidy(model: Steps, said: Prediction, obs: Obs, caution: Caution) -> tuple[Obs, PerAgent, Measured, Rows]:
+    """Next obs and penalised rewards that are finite and in the box, disagreement, and which rows were finite."""
+    value, lost = _price(said.spread, said.rewards, caution)
+    finite = said.next_obs.flatten(1).isfinite().all(1) & said.rewards.isfinite().all(1) & lost.isfinite()
+    next_obs = torch.where(finite[:, None, None], said.next_obs, obs)
+    rewards = torch.where(finite[:, None], said.rewards, torch.zeros_like(said.rewards))
+    if caution.clip:
+        facts = model.facts
+        next_obs = next_obs.clamp(facts.spread_out(facts.low), facts.spread_out(facts.high))
+        rewards = rewards.clamp(facts.reward_low, facts.reward_high)
+    rewards = rewards - torch.where(finite, lost, 0.0).unsqueeze(-1)
+    return next_obs, rewards, Measured(torch.where(finite, value, 0.0)), finite
+
+
+def _price(spread: Spread | None, rewards: PerAgent, caution: Caution) -> tuple[Measured, PerTeam]:
+    """Disagreement, and what it takes from the reward: no more than it does at the cut-off."""
+    if spread is None:
+        nothing = rewards.new_zeros(len(rewards))
+        return Measured(nothing), nothing
+    value = UNCERTAINTIES[caution.spread](spread)
+    lost = caution.weight * penalty(value, caution.cutoff)
+    if caution.reward_weight:
+        lost = lost + caution.reward_weight * reward_variance(spread)
+    return value, lost
+
+
+def _last(history: History | None, window: int) -> History | None:
+    return None if history is None or not window else history[..., -window:, :]
+
+
+def _push(history: History | None, obs: Obs, actions: Tensor, spec: Spec) -> History | None:
+    if history is None:
+        return None
+    done = torch.nn.functional.one_hot(actions, spec.act_dim) if spec.discrete else actions
+    pair = torch.cat([obs, done.to(obs.dtype)], dim=-1).unsqueeze(-2)
+    return torch.cat([history[..., 1:, :], pair], dim=-2)
