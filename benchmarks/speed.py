@@ -75,16 +75,21 @@ def make_batch(spec: Spec, rows: int, window: int) -> Batch:
     )
 
 
-def medians(contestants: dict[str, Callable[[], object]], rounds: int, repeats: int) -> dict[str, float]:
+def medians(
+    contestants: dict[str, Callable[[], object]],
+    rounds: int,
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Median seconds of one call of each, the contestants taking turns."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, call in contestants.items():
-            began = time.perf_counter()
+            began = clock()
             for _ in range(repeats):
                 call()
             if number:  # the first round warms up
-                times[name].append((time.perf_counter() - began) / repeats)
+                times[name].append((clock() - began) / repeats)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

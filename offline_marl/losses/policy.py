@@ -1,10 +1,13 @@
-"""Losses for policies."""
+"""Losses for policies, and the one for values that keeps them as near as PPO keeps its policy."""
 
 from __future__ import annotations
 
 import torch
 
 from offline_marl.core.axes import PerTeam
+
+LARGEST_EXPONENT = 10.0
+"""Log-ratios above it count as it, so that no ratio overflows."""
 
 
 def advantage_weights(advantages: PerTeam, temperature: float, ceiling: float) -> PerTeam:
@@ -21,3 +24,30 @@ def advantage_weights(advantages: PerTeam, temperature: float, ceiling: float) -
 def weighted_bc(log_probs: PerTeam, weights: PerTeam) -> PerTeam:
     """Negative log-likelihood of the data's actions, each counted `weights` times."""
     return -weights * log_probs
+
+
+def ppo_clip(log_ratios: PerTeam, advantages: PerTeam, clip: float) -> PerTeam:
+    """-min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) (Schulman et al., 2017, equation 7).
+
+    Args:
+        log_ratios: Log-probability of what was done under the policy now, less that under the one that did it.
+        advantages: Pass them without gradient.
+        clip: How far from 1 a ratio may still be worth moving.
+    """
+    ratios = torch.exp(log_ratios.clamp(max=LARGEST_EXPONENT))
+    return -torch.minimum(ratios * advantages, ratios.clamp(1 - clip, 1 + clip) * advantages)
+
+
+def clipped_value(v: PerTeam, old_v: PerTeam, target: PerTeam, clip: float) -> PerTeam:
+    """Squared error of V, or of V held within `clip` of what it was, whichever is larger; 0 for `clip` is no clipping.
+
+    Args:
+        v: Value now.
+        old_v: Value before the first step of the update, without gradient.
+        target: What V should be, without gradient.
+        clip: Largest change that is rewarded, in the units of the rewards.
+    """
+    error = (v - target).square()
+    if not clip:
+        return error
+    return torch.maximum(error, (old_v + (v - old_v).clamp(-clip, clip) - target).square())

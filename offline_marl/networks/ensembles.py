@@ -6,12 +6,14 @@ Agents, twin critics and ensemble members are members of one module, never a Pyt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 MemberRows = Annotated[Tensor, "member row feature"]
+SMOOTH: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "tanh": nn.Tanh}
+"""Activations that cannot work in place."""
 
 
 class StackedLinear(nn.Module):
@@ -35,8 +37,9 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: MemberRows) -> MemberRows:
         """Map `member row in` to `member row out`; of fewer rows of members, the first members serve."""
-        count = len(x)
-        return torch.baddbmm(self.bias[:count], x, self.weight[:count])
+        if len(x) == len(self.weight):  # a slice costs a copy of all gradients
+            return torch.baddbmm(self.bias, x, self.weight)
+        return torch.baddbmm(self.bias[: len(x)], x, self.weight[: len(x)])
 
     def beside(self, x: MemberRows, extra: Annotated[Tensor, "member more*row extra"]) -> MemberRows:
         """As if each of several blocks of `extra` columns stood beside `x`, whose product is taken only once."""
@@ -62,7 +65,7 @@ class StackedLayerNorm(nn.Module):
 
 
 class StackedMLP(nn.Module):
-    """One ReLU network per member.
+    """One network per member.
 
     Args:
         members: Number of independent networks.
@@ -70,7 +73,8 @@ class StackedMLP(nn.Module):
         hidden: Widths of the hidden layers.
         out_features: Output width.
         fan_in: True input width of each member.
-        layer_norm: Normalise each hidden layer before its ReLU.
+        layer_norm: Normalise each hidden layer before its activation.
+        activation: What follows each hidden layer.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class StackedMLP(nn.Module):
         out_features: int,
         fan_in: Sequence[int] | None = None,
         layer_norm: bool = False,
+        activation: Literal["relu", "silu", "tanh"] = "relu",
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -89,7 +94,7 @@ class StackedMLP(nn.Module):
             layers.append(StackedLinear(members, width, features, true_width))
             if layer_norm:
                 layers.append(StackedLayerNorm(members, features))
-            layers.append(nn.ReLU(inplace=True))
+            layers.append(nn.ReLU(inplace=True) if activation == "relu" else SMOOTH[activation]())
             width, true_width = features, None
         layers.append(StackedLinear(members, width, out_features, true_width))
         self.layers = nn.Sequential(*layers)
@@ -121,6 +126,7 @@ class AgentMLP(nn.Module):
         shared: One set of weights for all agents.
         fan_in: True input width of each agent.
         layer_norm: Normalise the hidden layers.
+        activation: What follows each hidden layer.
     """
 
     def __init__(
@@ -134,13 +140,14 @@ class AgentMLP(nn.Module):
         shared: bool = False,
         fan_in: Sequence[int] | None = None,
         layer_norm: bool = False,
+        activation: Literal["relu", "silu", "tanh"] = "relu",
     ) -> None:
         super().__init__()
         self.copies = copies
         self.shared = shared
         widths = None if fan_in is None else [max(fan_in)] * copies if shared else list(fan_in) * copies
         members = copies if shared else copies * n_agents
-        self.stack = StackedMLP(members, in_features, hidden, out_features, widths, layer_norm)
+        self.stack = StackedMLP(members, in_features, hidden, out_features, widths, layer_norm, activation)
 
     def forward(
         self,
