@@ -12,6 +12,7 @@ Papers: arXiv 2305.17198 (MOMA-PPO), arXiv 1707.06347 (PPO), arXiv 1506.02438 (a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
@@ -21,12 +22,13 @@ from pydantic import Field
 from torch import Tensor
 
 from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, Share, Width, algorithms, masked_mean
-from offline_marl.core.axes import Features, PerTeam
+from offline_marl.core.axes import Features, PerAgent
 from offline_marl.core.types import Batch, Metrics, Needs, Spec
 from offline_marl.losses import advantages, policy
 from offline_marl.networks.actors import Actor, GaussianActor
 from offline_marl.networks.critics import Value
 from offline_marl.networks.distributions import ClippedNormal
+from offline_marl.networks.gradients import clip_each
 from offline_marl.networks.mixers import Mixer, MixerKind
 
 NotNegative = Annotated[float, Field(ge=0.0)]
@@ -81,16 +83,16 @@ class Entries:
     obs: Annotated[Tensor, "entry agent obs"]
     actions: Tensor
     state: Annotated[Tensor, "entry state"]
-    counted: Annotated[Tensor, "entry agent"]
-    """1, or 0 for agents that are absent."""
-    weights: PerEntry
-    """0 on padding, else such that their mean is 1."""
     log_probs: PerEntry
     """Of the joint action, under the policy that chose it."""
     v: PerEntry
     """The team's value before the update."""
     advantages: PerEntry
     target: PerEntry
+    counted: Annotated[Tensor, "entry agent"] | None = None
+    """1, or 0 for agents that are absent."""
+    weights: PerEntry | None = None
+    """0 on padding, else such that their mean is 1."""
     history: Annotated[Tensor, "entry agent window step"] | None = None
     avail_actions: Annotated[Tensor, "entry agent choice"] | None = None
 
@@ -128,83 +130,117 @@ class MAPPO(Algorithm):
     def update(self, batch: Batch) -> Metrics:
         """Several rounds of minibatches over the segments that the current policy has just made."""
         entries, metrics = self.prepare(batch)
+        self.set_step_size()
+        kept, weights = [], []
+        for part in self.minibatches(entries):
+            kept.append(self.improve(part))
+            weights.append(part.weights)
+        self.updates += 1
+        return {**self.report(torch.cat(kept, dim=1), joined(weights)), **metrics}
+
+    def minibatches(self, entries: Entries) -> Iterator[Entries]:
+        """All entries once an epoch, in an order of its own; what fits into one minibatch needs none."""
         count, size = len(entries.v), self.config.minibatch_size
-        kept = []
         for _ in range(self.config.epochs):
             order = torch.randperm(count, generator=self.generator, device=entries.v.device) if count > size else None
-            kept += [self.improve(part) for part in entries.parts(order, size)]
-        self.updates += 1
-        return {**self.report(kept), **metrics}
+            yield from entries.parts(order, size)
 
     @torch.no_grad()
     def prepare(self, batch: Batch) -> tuple[Entries, Metrics]:
         """The steps with all that minibatches compare with, taken before anything moves."""
-        flat, lead = batch.flatten(), batch.rewards.shape[:2]
-        rewards, terminations, truncations, mask = team_steps(batch)
-        counted = (torch.ones_like(flat.terminations) if flat.mask is None else flat.mask).to(rewards.dtype)
+        flat = batch.flatten()
+        counted, weights = weigh(flat.mask, flat.rewards.dtype)
         features, state = self.inputs(flat.obs, flat.history), self.joint(flat.obs)
+        log_probs = self.actor(features, flat.avail_actions).log_prob(flat.actions)
         v = self.team_value(features, state)
         next_v = self.team_value(self.inputs(flat.next_obs, flat.next_history), self.joint(flat.next_obs))
-        config = self.config
-        gained = advantages.gae(
-            rewards, terminations, truncations, v.view(lead), next_v.view(lead), config.gamma, config.gae_lambda, mask
-        ).flatten()
-        weights = mask.flatten().to(rewards.dtype)
-        weights = weights / weights.mean().clamp(min=1 / len(weights))
-        centred = gained - (weights * gained).mean()
-        deviation = (weights * centred.square()).mean().sqrt()
+        gained = self.advantages(batch, v, next_v)
+        centred = gained - mean(gained, weights)
+        deviation = mean(centred.square(), weights).sqrt()
         entries = Entries(
             obs=flat.obs,
             actions=flat.actions,
             state=state,
-            counted=counted,
-            weights=weights,
-            log_probs=(self.actor(features, flat.avail_actions).log_prob(flat.actions) * counted).sum(-1),
+            log_probs=total(log_probs, counted),
             v=v,
             advantages=centred / (deviation + 1e-3),
             target=(gained + v).clamp(max=self.best_team),
+            counted=counted,
+            weights=weights,
             history=flat.history,
             avail_actions=flat.avail_actions,
         )
-        return entries, {"advantage/std": deviation, "v/mean": (weights * v).mean()}
+        return entries, {"advantage/std": deviation, "v/mean": mean(v, weights)}
+
+    def advantages(self, batch: Batch, v: PerEntry, next_v: PerEntry) -> PerEntry:
+        """Advantages of the team, on which absent agents have no say.
+
+        Its episode is over once every agent's is, and has a future unless every agent's was terminated.
+        """
+        mask = torch.ones_like(batch.terminations) if batch.mask is None else batch.mask
+        config, lead = self.config, batch.rewards.shape[:2]
+        return advantages.gae(
+            masked_mean(batch.rewards, batch.mask, -1),
+            (batch.terminations | ~mask).all(-1),
+            (batch.terminations | batch.truncations | ~mask).all(-1),
+            v.view(lead),
+            next_v.view(lead),
+            config.gamma,
+            config.gae_lambda,
+            mask.any(-1),
+        ).flatten()
 
     def improve(self, part: Entries) -> Kept:
         """One descent on a minibatch."""
         config = self.config
         features = self.inputs(part.obs, part.history)
         choice = self.actor(features, part.avail_actions)
-        log_ratios = (choice.log_prob(part.actions) * part.counted).sum(-1) - part.log_probs
-        entropies = (choice.entropy() * part.counted).sum(-1)
+        log_ratios = total(choice.log_prob(part.actions), part.counted) - part.log_probs
+        entropies = total(choice.entropy(), part.counted)
         actor_losses = policy.ppo_clip(log_ratios, part.advantages, config.clip)
         v = self.team_value(features, part.state)
         critic_losses = policy.clipped_value(v, part.v, part.target, config.value_clip)
-        losses = actor_losses + config.critic_weight * critic_losses - self.entropy_weight * entropies
+        losses = torch.add(actor_losses, critic_losses, alpha=config.critic_weight)
+        losses = torch.addcmul(losses, self.entropy_weight, entropies, value=-1.0)
         if isinstance(choice, ClippedNormal):
-            losses = losses + config.bound_weight * (choice.excess() * part.counted).sum(-1)
-        self.descend((part.weights * losses).mean())
-        if config.entropy_step:
-            lacking = (part.weights * (config.entropy_target - entropies.detach())).mean()
-            self.entropy_weight.add_(lacking, alpha=config.entropy_step).clamp_(min=0)
-        return torch.stack([x.detach() for x in (part.weights, actor_losses, critic_losses, entropies, log_ratios)])
+            losses = torch.add(losses, total(choice.excess(), part.counted), alpha=config.bound_weight)
+        self.descend(mean(losses, part.weights))
+        with torch.no_grad():
+            if config.entropy_step:
+                lacking = mean(config.entropy_target - entropies, part.weights)
+                self.entropy_weight.add_(lacking, alpha=config.entropy_step).clamp_(min=0)
+            return torch.stack([actor_losses, critic_losses, entropies, log_ratios])
 
     def descend(self, loss: Tensor) -> None:
-        """One step; `updates`, which the cosine schedule follows, counts calls of `update` instead."""
-        updates = self.updates
-        super().descend(loss)
-        self.updates = updates
+        """One minibatch's step; `updates` and the step size stay what they are until the update ends."""
+        modules = [group["params"] for group in self.optimizer.param_groups]
+        for parameters in modules:
+            for parameter in parameters:
+                parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.grad_clip:
+            clip_each([[parameter.grad for parameter in parameters] for parameters in modules], self.grad_clip)
+        self.optimizer.step()
 
-    def report(self, kept: list[Kept]) -> Metrics:
-        """Means over all steps of all minibatches, at the parameters each minibatch met."""
-        weights, actor_losses, critic_losses, entropies, log_ratios = torch.cat(kept, dim=1)
+    def set_step_size(self) -> None:
+        """Of the cosine schedule, which counts updates and not their minibatches."""
+        if self.cosine_steps:
+            share = min(self.updates / self.cosine_steps, 1.0)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr * 0.5 * (1.0 + math.cos(math.pi * share))
+
+    def report(self, kept: Kept, weights: PerEntry | None) -> Metrics:
+        """Means over the steps of all minibatches, at the parameters that each minibatch met."""
+        actor_losses, critic_losses, entropies, log_ratios = kept
         ratios = torch.exp(log_ratios.clamp(max=policy.LARGEST_EXPONENT))
         found = {
             "loss/actor": actor_losses,
             "loss/critic": critic_losses,
             "entropy": entropies,
             "kl": ratios - 1 - log_ratios,  # unbiased for KL(old, new), and never negative (Schulman, 2020)
-            "clip/fraction": ((ratios - 1).abs() > self.config.clip).to(weights.dtype),
+            "clip/fraction": ((ratios - 1).abs() > self.config.clip).to(ratios.dtype),
         }
-        means = {name: (weights * values).mean() for name, values in found.items()}
+        means = {name: mean(values, weights) for name, values in found.items()}
         return {**means, "entropy/weight": self.entropy_weight.clone()}
 
     def team_value(self, features: Features, state: Annotated[Tensor, "entry state"]) -> PerEntry:
@@ -213,12 +249,26 @@ class MAPPO(Algorithm):
         return v
 
 
-def team_steps(batch: Batch) -> tuple[PerTeam, PerTeam, PerTeam, PerTeam]:
-    """Rewards, terminations, truncations and mask of the team, on which absent agents have no say.
+def weigh(mask: PerAgent | None, dtype: torch.dtype) -> tuple[Tensor | None, PerEntry | None]:
+    """1 for agents that are there, else 0; and for each step a weight, 0 on padding, whose mean is 1."""
+    if mask is None:
+        return None, None
+    counted = mask.to(dtype)
+    there = counted.amax(-1)
+    return counted, there / there.mean().clamp(min=1 / len(there))
 
-    The team's episode is over once every agent's is; it was truncated unless every agent's was terminated.
-    """
-    mask = torch.ones_like(batch.terminations) if batch.mask is None else batch.mask
-    terminated = (batch.terminations | ~mask).all(-1)
-    over = (batch.terminations | batch.truncations | ~mask).all(-1)
-    return masked_mean(batch.rewards, mask, -1), terminated, over & ~terminated, mask.any(-1)
+
+def total(values: PerAgent, counted: PerAgent | None) -> PerEntry:
+    """Sum over the agents that are there."""
+    return (values if counted is None else values * counted).sum(-1)
+
+
+def mean(values: PerEntry, weights: PerEntry | None) -> Tensor:
+    """Mean over the steps that count; of a minibatch, its share in the mean of all."""
+    return (values if weights is None else values * weights).mean()
+
+
+def joined(parts: list[Tensor | None]) -> Tensor | None:
+    """Weights of all minibatches, or None if they have none."""
+    held = [part for part in parts if part is not None]
+    return torch.cat(held) if held else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from offline_marl.core.axes import PerTeam
@@ -32,10 +34,13 @@ def ppo_clip(log_ratios: PerTeam, advantages: PerTeam, clip: float) -> PerTeam:
     Args:
         log_ratios: Log-probability of what was done under the policy now, less that under the one that did it.
         advantages: Pass them without gradient.
-        clip: How far from 1 a ratio may still be worth moving.
+        clip: How far from 1 a ratio may still be worth moving, below 1.
     """
-    ratios = torch.exp(log_ratios.clamp(max=LARGEST_EXPONENT))
-    return -torch.minimum(ratios * advantages, ratios.clamp(1 - clip, 1 + clip) * advantages)
+    # The minimum clips on the side where A gains from moving on, so one clamp of the exponent is all of it.
+    gains = advantages > 0
+    low = torch.where(gains, -torch.inf, math.log1p(-clip))
+    high = torch.where(gains, math.log1p(clip), LARGEST_EXPONENT)
+    return -advantages * torch.exp(log_ratios.clamp(low, high))
 
 
 def clipped_value(v: PerTeam, old_v: PerTeam, target: PerTeam, clip: float) -> PerTeam:
@@ -47,7 +52,9 @@ def clipped_value(v: PerTeam, old_v: PerTeam, target: PerTeam, clip: float) -> P
         target: What V should be, without gradient.
         clip: Largest change that is rewarded, in the units of the rewards.
     """
-    error = (v - target).square()
+    errors = (v - target).square()
     if not clip:
-        return error
-    return torch.maximum(error, (old_v + (v - old_v).clamp(-clip, clip) - target).square())
+        return errors
+    # Where the held one is larger, V has left the range, and nothing moves it; elsewhere in the range they are equal.
+    held = (old_v + (v.detach() - old_v).clamp(-clip, clip) - target).square()
+    return torch.where(held > errors, held, errors)

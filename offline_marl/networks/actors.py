@@ -57,6 +57,8 @@ class AgentPolicy(nn.Module):
         )
         present = torch.arange(width) < torch.tensor(list(act_dims)).unsqueeze(-1)
         self.register_buffer("present", present, persistent=False)
+        self.full = len(set(act_dims)) == 1
+        """Whether no entry is padding."""
 
 
 class Actor(AgentPolicy):
@@ -129,7 +131,7 @@ class GaussianActor(AgentPolicy):
         """The distribution of each agent's action; `avail_actions` has nothing to say here."""
         out = self.net(features)[0]
         mean, log_std = out.chunk(2, dim=-1) if self.log_std is None else (out, self.log_std.expand_as(out))
-        return ClippedNormal(mean, bound(log_std), self.present)
+        return ClippedNormal(mean, bound(log_std), None if self.full else self.present)
 
 
 class DeterministicActor(AgentPolicy):
@@ -150,12 +152,12 @@ def bound(log_std: Tensor) -> Tensor:
 class _Bound(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_std: Tensor) -> Tensor:
-        ctx.save_for_backward(log_std)
-        return log_std.clamp(*LOG_STD)
+        bounded = log_std.clamp(*LOG_STD)
+        ctx.save_for_backward(log_std - bounded)
+        return bounded
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (log_std,) = ctx.saved_tensors
-        # A step goes down the slope: one below 0 raises the value.
-        outwards = ((log_std > LOG_STD[1]) & (grad < 0)) | ((log_std < LOG_STD[0]) & (grad > 0))
-        return grad.masked_fill(outwards, 0.0)
+        (excess,) = ctx.saved_tensors
+        # A step goes down the slope, so one of the excess's own sign leads back in.
+        return grad.masked_fill(excess * grad < 0, 0.0)

@@ -69,20 +69,21 @@ class TanhNormal:
 class ClippedNormal:
     """A diagonal normal whose draws are clipped to [-1, 1], so that each border holds the mass beyond it.
 
-    The likelihood of what was really done, not of the draw before the clipping, has the same mean gradient and less
-    variance (Fujita and Maeda, 2018), and is all that can be said of recorded actions.
+    The likelihood of what was really done, not of the draw before the clipping, has the same mean policy gradient
+    and less variance (Fujita and Maeda, 2018), and is all that can be said of recorded actions.
 
     Args:
         mean: Mean before the clipping.
         log_std: Log standard deviation before the clipping.
-        present: False on padded action entries; they add nothing to a log-probability and are zero.
+        present: False on padded action entries, which add nothing to a log-probability and are zero; None where all
+            agents have all entries.
     """
 
     def __init__(
         self,
         mean: Annotated[Tensor, "*lead agent act"],
         log_std: Annotated[Tensor, "*lead agent act"],
-        present: Annotated[Tensor, "agent act"],
+        present: Annotated[Tensor, "agent act"] | None = None,
     ) -> None:
         self.mean = mean
         self.log_std = log_std
@@ -90,28 +91,33 @@ class ClippedNormal:
 
     def log_prob(self, actions: Annotated[Tensor, "*lead agent act"]) -> PerAgent:
         """Log density of each agent's action inside, log of the mass beyond where it lies on the border."""
-        distances = (actions - self.mean) * torch.exp(-self.log_std)
-        density = -0.5 * distances.square() - self.log_std - 0.5 * math.log(2 * math.pi)
-        # Finite on both sides of the choice, value and slope, so that the one not taken adds no NaN to a gradient.
-        beyond = torch.special.log_ndtr(-torch.sign(actions) * distances)
-        return (torch.where(actions.abs() < 1, density, beyond) * self.present).sum(-1)
+        log_precision = -self.log_std
+        distances = (actions - self.mean) * torch.exp(log_precision)
+        density = torch.addcmul(log_precision - 0.5 * math.log(2 * math.pi), distances, distances, value=-0.5)
+        # On a border, action * distance is how far outwards it lies. Both sides of the choice are finite everywhere,
+        # value and slope, so that the one not taken adds no NaN to a gradient.
+        beyond = torch.special.log_ndtr(-actions * distances)
+        return self._present(torch.where(actions.abs() < 1, density, beyond)).sum(-1)
 
     def mode(self) -> Annotated[Tensor, "*lead agent act"]:
         """The clipped mean."""
-        return self.mean.clamp(-1, 1) * self.present
+        return self._present(self.mean.clamp(-1, 1))
 
     def sample(self, generator: torch.Generator | None = None) -> Annotated[Tensor, "*lead agent act"]:
         """A draw."""
         noise = torch.empty_like(self.mean).normal_(generator=generator)
-        return (self.mean + torch.exp(self.log_std) * noise).clamp(-1, 1) * self.present
+        return self._present((self.mean + torch.exp(self.log_std) * noise).clamp(-1, 1))
 
     def entropy(self) -> PerAgent:
         """Differential entropy of each agent's draw before the clipping."""
-        return ((self.log_std + NORMAL_ENTROPY) * self.present).sum(-1)
+        return self._present(self.log_std + NORMAL_ENTROPY).sum(-1)
 
     def excess(self) -> PerAgent:
         """Sum of squares of how far each agent's means lie outside [-1, 1]."""
-        return ((self.mean - self.mean.clamp(-1, 1)).square() * self.present).sum(-1)
+        return self._present(torch.nn.functional.softshrink(self.mean, 1.0).square()).sum(-1)
+
+    def _present(self, entries: Tensor) -> Tensor:
+        return entries if self.present is None else entries * self.present
 
 
 class Categorical:
