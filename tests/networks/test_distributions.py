@@ -199,6 +199,10 @@ def test_clipped_tails_keep_their_digits() -> None:
     # log of the mass beyond 40 deviations, ln Q(40) = -804.6084420138; exp of it underflows.
     policy = ClippedNormal(torch.full((1, 1, 1), -3.0), torch.full((1, 1, 1), math.log(0.1)))
     assert policy.log_prob(torch.ones(1, 1, 1)).item() == pytest.approx(-804.6084420138, rel=1e-6)
+    # Its slope by the mean is 1 / deviation times x + 1 / x - 2 / x^3, for the x = 1000 deviations that it is away.
+    mean = torch.full((1, 1, 1), -9.0, requires_grad=True)
+    ClippedNormal(mean, torch.full((1, 1, 1), math.log(0.01))).log_prob(torch.ones(1, 1, 1)).sum().backward()
+    assert mean.grad is not None and mean.grad.item() == pytest.approx(100 * 1000.001, rel=1e-5)
 
 
 def test_clipped_gradients_are_those_of_finite_differences() -> None:
