@@ -17,8 +17,8 @@ from offline_marl.core.axes import PerAgent
 from offline_marl.core.config import Config
 from offline_marl.core.registry import Registry
 from offline_marl.core.types import AvailActions, History, Obs, Spec
-from offline_marl.networks.actors import Actor
-from offline_marl.networks.distributions import Categorical, TanhNormal
+from offline_marl.networks.actors import AgentPolicy
+from offline_marl.networks.distributions import Categorical, ClippedNormal, TanhNormal
 from offline_marl.networks.learner import Learner
 from offline_marl.networks.memory import AgentInputs
 from offline_marl.networks.targets import polyak
@@ -72,7 +72,7 @@ class Algorithm(Learner):
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
     best: Tensor
     best_team: Tensor
-    actor: Actor
+    actor: AgentPolicy
 
     def __init__(self, config: AlgorithmConfig, spec: Spec) -> None:
         super().__init__(config.lr, config.cosine_steps, config.grad_clip)
@@ -106,8 +106,12 @@ class Algorithm(Learner):
         Returns:
             `*lead agent act` in [-1, 1], or int64 `*lead agent`.
         """
-        choice: TanhNormal | Categorical = self.actor(self.inputs(obs, history), avail_actions)
+        choice: TanhNormal | ClippedNormal | Categorical = self.actor(self.inputs(obs, history), avail_actions)
         return choice.sample(self.generator) if explore else choice.mode()
+
+    def joint(self, obs: Annotated[Tensor, "batch agent obs"]) -> Annotated[Tensor, "batch state"]:
+        """All agents' observations side by side, standardised where the networks' inputs are."""
+        return ((obs - self.inputs.mean) * self.inputs.scale).flatten(1)
 
     def optimize(self, *modules: str, lr: float) -> None:
         """One fused Adam over the named modules, each a parameter group; the history encoder joins by itself."""

@@ -103,10 +103,6 @@ class MAIQL(Algorithm):
             "advantage/mean": advantages.detach().mean(),
         }
 
-    def joint(self, obs: Annotated[Tensor, "batch agent obs"]) -> Annotated[Tensor, "batch state"]:
-        """All agents' observations side by side, standardised where the networks' inputs are."""
-        return ((obs - self.inputs.mean) * self.inputs.scale).flatten(1)
-
     def joint_actions(self, actions: Tensor) -> Annotated[Tensor, "batch joint"]:
         """All agents' actions side by side; choices one-hot."""
         if self.spec.discrete:

@@ -1,10 +1,15 @@
-"""Losses for policies."""
+"""Losses for policies, and the one for values that keeps them as near as PPO keeps its policy."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
 from offline_marl.core.axes import PerTeam
+
+LARGEST_EXPONENT = 10.0
+"""Log-ratios above it count as it, so that no ratio overflows."""
 
 
 def advantage_weights(advantages: PerTeam, temperature: float, ceiling: float) -> PerTeam:
@@ -21,3 +26,35 @@ def advantage_weights(advantages: PerTeam, temperature: float, ceiling: float) -
 def weighted_bc(log_probs: PerTeam, weights: PerTeam) -> PerTeam:
     """Negative log-likelihood of the data's actions, each counted `weights` times."""
     return -weights * log_probs
+
+
+def ppo_clip(log_ratios: PerTeam, advantages: PerTeam, clip: float) -> PerTeam:
+    """-min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) (Schulman et al., 2017, equation 7).
+
+    Args:
+        log_ratios: Log-probability of what was done under the policy now, less that under the one that did it.
+        advantages: Pass them without gradient.
+        clip: How far from 1 a ratio may still be worth moving, below 1.
+    """
+    # The minimum clips on the side where A gains from moving on, so one clamp of the exponent is all of it.
+    gains = advantages > 0
+    low = torch.where(gains, -torch.inf, math.log1p(-clip))
+    high = torch.where(gains, math.log1p(clip), LARGEST_EXPONENT)
+    return -advantages * torch.exp(log_ratios.clamp(low, high))
+
+
+def clipped_value(v: PerTeam, old_v: PerTeam, target: PerTeam, clip: float) -> PerTeam:
+    """Squared error of V, or of V held within `clip` of what it was, whichever is larger; 0 for `clip` is no clipping.
+
+    Args:
+        v: Value now.
+        old_v: Value before the first step of the update, without gradient.
+        target: What V should be, without gradient.
+        clip: Largest change that is rewarded, in the units of the rewards.
+    """
+    errors = (v - target).square()
+    if not clip:
+        return errors
+    # Where the held one is larger, V has left the range, and nothing moves it; elsewhere in the range they are equal.
+    held = (old_v + (v.detach() - old_v).clamp(-clip, clip) - target).square()
+    return torch.where(held > errors, held, errors)

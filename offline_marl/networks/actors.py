@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from offline_marl.core.axes import Features
-from offline_marl.networks.distributions import Categorical, TanhNormal
-from offline_marl.networks.ensembles import AgentMLP
+from offline_marl.networks.distributions import Categorical, ClippedNormal, TanhNormal
+from offline_marl.networks.ensembles import AgentMLP, StackedLinear
 
 LOG_STD = (-6.0, 0.0)
 
 
-class Actor(nn.Module):
-    """Each agent's action distribution given its own features.
-
-    Continuous: tanh-squashed normal whose log-std depends on the input and is clamped to [-6, 0].
-    Discrete: categorical over the allowed choices.
+class AgentPolicy(nn.Module):
+    """What all policies are made of: a network per agent, and a table of the action entries an agent really has.
 
     Args:
         in_features: Padded width of the features.
         hidden: Widths of the hidden layers.
         act_dims: True action width, or number of choices, of each agent.
-        discrete: Whether actions are indices.
+        outputs: Numbers that the network makes for each action entry.
         fan_in: True feature width of each agent.
         shared: One set of weights for all agents.
         layer_norm: Normalise the hidden layers.
+        activation: What follows each hidden layer.
     """
 
     present: Tensor
@@ -39,20 +37,49 @@ class Actor(nn.Module):
         hidden: Sequence[int],
         act_dims: Sequence[int],
         *,
-        discrete: bool,
+        outputs: int = 1,
         fan_in: Sequence[int] | None = None,
         shared: bool = False,
         layer_norm: bool = False,
+        activation: Literal["relu", "silu", "tanh"] = "relu",
     ) -> None:
         super().__init__()
-        self.discrete = discrete
         width = max(act_dims)
-        outputs = width if discrete else 2 * width
         self.net = AgentMLP(
-            len(act_dims), in_features, hidden, outputs, shared=shared, fan_in=fan_in, layer_norm=layer_norm
+            len(act_dims),
+            in_features,
+            hidden,
+            outputs * width,
+            shared=shared,
+            fan_in=fan_in,
+            layer_norm=layer_norm,
+            activation=activation,
         )
         present = torch.arange(width) < torch.tensor(list(act_dims)).unsqueeze(-1)
         self.register_buffer("present", present, persistent=False)
+        self.full = len(set(act_dims)) == 1
+        """Whether no entry is padding."""
+
+
+class Actor(AgentPolicy):
+    """Each agent's action distribution given its own features.
+
+    Continuous: tanh-squashed normal whose log-std depends on the input and is clamped to [-6, 0].
+    Discrete: categorical over the allowed choices.
+
+    Args:
+        in_features: Padded width of the features.
+        hidden: Widths of the hidden layers.
+        act_dims: True action width, or number of choices, of each agent.
+        discrete: Whether actions are indices.
+        shape: The rest of `AgentPolicy`'s arguments.
+    """
+
+    def __init__(
+        self, in_features: int, hidden: Sequence[int], act_dims: Sequence[int], *, discrete: bool, **shape: Any
+    ) -> None:
+        super().__init__(in_features, hidden, act_dims, outputs=1 if discrete else 2, **shape)
+        self.discrete = discrete
 
     def forward(
         self, features: Features, avail_actions: Annotated[Tensor, "*lead agent choice"] | None = None
@@ -66,19 +93,19 @@ class Actor(nn.Module):
         return TanhNormal(mean, log_std.clamp(*LOG_STD), self.present)
 
 
-class DeterministicActor(nn.Module):
-    """Each agent's action given its own features: tanh of a network's output.
+class GaussianActor(AgentPolicy):
+    """Each agent's action as a normal, clipped to [-1, 1], given its own features.
+
+    It begins with means near 0 whatever it reads: the last layer's weights are drawn ten times smaller, its biases
+    are 0. Log-std is held in [-6, 0].
 
     Args:
         in_features: Padded width of the features.
         hidden: Widths of the hidden layers.
         act_dims: True action width of each agent.
-        fan_in: True feature width of each agent.
-        shared: One set of weights for all agents.
-        layer_norm: Normalise the hidden layers.
+        state_std: Whether log-std depends on the input; otherwise it is one number per action entry.
+        shape: The rest of `AgentPolicy`'s arguments.
     """
-
-    present: Tensor
 
     def __init__(
         self,
@@ -86,19 +113,51 @@ class DeterministicActor(nn.Module):
         hidden: Sequence[int],
         act_dims: Sequence[int],
         *,
-        fan_in: Sequence[int] | None = None,
-        shared: bool = False,
-        layer_norm: bool = False,
+        state_std: bool = True,
+        **shape: Any,
     ) -> None:
-        super().__init__()
-        width = max(act_dims)
-        self.net = AgentMLP(
-            len(act_dims), in_features, hidden, width, shared=shared, fan_in=fan_in, layer_norm=layer_norm
-        )
-        present = torch.arange(width) < torch.tensor(list(act_dims)).unsqueeze(-1)
-        self.register_buffer("present", present, persistent=False)
+        super().__init__(in_features, hidden, act_dims, outputs=2 if state_std else 1, **shape)
+        last = self.net.stack.layers[-1]
+        assert isinstance(last, StackedLinear)
+        with torch.no_grad():
+            last.weight.mul_(0.1)
+            last.bias.zero_()
+        members = 1 if self.net.shared else len(act_dims)
+        self.log_std = None if state_std else nn.Parameter(torch.full((members, max(act_dims)), -0.5))
+
+    def forward(
+        self, features: Features, avail_actions: Annotated[Tensor, "*lead agent choice"] | None = None
+    ) -> ClippedNormal:
+        """The distribution of each agent's action; `avail_actions` has nothing to say here."""
+        out = self.net(features)[0]
+        mean, log_std = out.chunk(2, dim=-1) if self.log_std is None else (out, self.log_std.expand_as(out))
+        return ClippedNormal(mean, bound(log_std), None if self.full else self.present)
+
+
+class DeterministicActor(AgentPolicy):
+    """Each agent's action given its own features: tanh of a network's output."""
 
     def forward(self, features: Features) -> Annotated[Tensor, "*lead agent act"]:
         """Actions in (-1, 1); zero on padding."""
         out: Tensor = self.net(features)
         return torch.tanh(out[0]) * self.present
+
+
+def bound(log_std: Tensor) -> Tensor:
+    """Clamped to `LOG_STD`; a slope that would bring a value outside back in still passes."""
+    bounded: Tensor = _Bound.apply(log_std)  # type: ignore[no-untyped-call]
+    return bounded
+
+
+class _Bound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, log_std: Tensor) -> Tensor:
+        bounded = log_std.clamp(*LOG_STD)
+        ctx.save_for_backward(log_std - bounded)
+        return bounded
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (excess,) = ctx.saved_tensors
+        # A step goes down the slope, so one of the excess's own sign leads back in.
+        return grad.masked_fill(excess * grad < 0, 0.0)

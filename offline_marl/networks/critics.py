@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +118,7 @@ class Value(nn.Module):
         fan_in: True feature width of each agent.
         shared: One set of weights for all agents.
         layer_norm: Normalise the hidden layers.
+        activation: What follows each hidden layer.
     """
 
     def __init__(
@@ -129,9 +130,19 @@ class Value(nn.Module):
         fan_in: Sequence[int] | None = None,
         shared: bool = False,
         layer_norm: bool = False,
+        activation: Literal["relu", "silu", "tanh"] = "relu",
     ) -> None:
         super().__init__()
-        self.net = AgentMLP(n_agents, in_features, hidden, 1, shared=shared, fan_in=fan_in, layer_norm=layer_norm)
+        self.net = AgentMLP(
+            n_agents,
+            in_features,
+            hidden,
+            1,
+            shared=shared,
+            fan_in=fan_in,
+            layer_norm=layer_norm,
+            activation=activation,
+        )
 
     def forward(self, features: Features) -> PerAgent:
         """V of each agent's features."""

@@ -26,15 +26,24 @@ class Mixer(nn.Module):
         in_features: Width of x.
         hidden: Widths of the hidden layers.
         copies: Independent mixers, one for each copy of the values.
+        activation: What follows each hidden layer.
     """
 
     def __init__(
-        self, kind: MixerKind, n_agents: int, in_features: int, hidden: Sequence[int], copies: int = 1
+        self,
+        kind: MixerKind,
+        n_agents: int,
+        in_features: int,
+        hidden: Sequence[int],
+        copies: int = 1,
+        activation: Literal["relu", "silu", "tanh"] = "relu",
     ) -> None:
         super().__init__()
         self.kind = kind
         self.n_agents = n_agents
-        self.net = None if kind == "vdn" else StackedMLP(copies, in_features, hidden, n_agents + 1)
+        self.net = (
+            None if kind == "vdn" else StackedMLP(copies, in_features, hidden, n_agents + 1, activation=activation)
+        )
 
     def forward(
         self, values: Annotated[Tensor, "copy batch agent"], x: Annotated[Tensor, "batch feature"]

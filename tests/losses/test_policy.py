@@ -41,3 +41,64 @@ def test_weighted_bc_climbs_the_likelihood_in_proportion_to_the_weight() -> None
 def test_one_weight_for_a_team_must_be_spread_over_its_agents_by_the_caller() -> None:
     with pytest.raises(AxisError, match="weighted_bc"):
         policy.weighted_bc(torch.zeros(4, 2), torch.zeros(4, 1))
+
+
+# --- PPO ------------------------------------------------------------------------------------------------------------
+
+
+def test_ppo_clip_by_hand() -> None:
+    log_ratios = torch.tensor([1.5, 1.1, 0.5, 1.5, 0.9, 0.5]).log()
+    advantages = torch.tensor([2.0, 2.0, 2.0, -2.0, -2.0, -2.0])
+    # Of a good action min(1.5 * 2, 1.2 * 2) = 2.4, min(1.1 * 2, 1.1 * 2) = 2.2, min(.5 * 2, .8 * 2) = 1; of a bad one
+    # min(-3, -2.4) = -3, min(-1.8, -1.8) = -1.8, min(-1, -1.6) = -1.6.
+    expected = -torch.tensor([2.4, 2.2, 1.0, -3.0, -1.8, -1.6])
+    torch.testing.assert_close(policy.ppo_clip(log_ratios, advantages, 0.2), expected)
+
+
+def test_ppo_clip_is_the_minimum_of_equation_7_and_moves_as_it_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    log_ratios = torch.randn(500, generator=generator).requires_grad_()
+    advantages = torch.randn(500, generator=generator)
+    plainly = -torch.minimum(log_ratios.exp() * advantages, log_ratios.exp().clamp(0.7, 1.3) * advantages)
+    found = policy.ppo_clip(log_ratios, advantages, 0.3)
+    torch.testing.assert_close(found, plainly)
+    slopes = [torch.autograd.grad(loss.sum(), log_ratios)[0] for loss in (found, plainly)]
+    torch.testing.assert_close(*slopes)
+    assert bool((slopes[0] == 0).any())
+
+
+def test_a_ratio_beyond_all_bounds_overflows_nothing() -> None:
+    log_ratios = torch.tensor([200.0, 200.0, -200.0, -200.0], requires_grad=True)
+    found = policy.ppo_clip(log_ratios, torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2)
+    torch.testing.assert_close(found, torch.tensor([-1.2, math.exp(10.0), 0.0, 0.8]))
+    found.sum().backward()
+    assert log_ratios.grad is not None and bool(torch.isfinite(log_ratios.grad).all())
+
+
+def test_clipped_value_by_hand() -> None:
+    v = torch.tensor([1.1, 2.0, 2.0, 0.0], requires_grad=True)
+    old_v, target = torch.ones(4), torch.tensor([2.0, 2.5, 0.0, 0.5])
+    # 1.1 is within .2 of 1: .9^2. 2 is held at 1.2: max(.5^2, 1.3^2). 2 has moved away from 0: max(2^2, 1.2^2).
+    # 0 is held at .8: max(.5^2, .3^2).
+    found = policy.clipped_value(v, old_v, target, 0.2)
+    torch.testing.assert_close(found, torch.tensor([0.81, 1.69, 4.0, 0.25]))
+    found.sum().backward()
+    # Only the second has been rewarded enough; the others move by 2 (v - target).
+    assert v.grad is not None
+    torch.testing.assert_close(v.grad, torch.tensor([-1.8, 0.0, 4.0, -1.0]))
+
+
+def test_clipped_value_is_the_larger_of_both_errors_and_moves_as_it_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    v, old_v, target = (torch.randn(500, generator=generator) for _ in range(3))
+    v.requires_grad_()
+    held = old_v + (v - old_v).clamp(-0.2, 0.2)
+    plainly = torch.maximum((v - target).square(), (held - target).square())
+    found = policy.clipped_value(v, old_v, target, 0.2)
+    torch.testing.assert_close(found, plainly)
+    torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), v)[0] for loss in (found, plainly)))
+
+
+def test_without_a_clip_the_value_is_only_squared() -> None:
+    found = policy.clipped_value(torch.tensor([3.0]), torch.tensor([0.0]), torch.tensor([1.0]), 0.0)
+    assert found.tolist() == [4.0]

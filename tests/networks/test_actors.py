@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from offline_marl.networks.actors import LOG_STD, Actor, DeterministicActor
-from offline_marl.networks.distributions import Categorical, TanhNormal
+from offline_marl.networks.actors import LOG_STD, Actor, DeterministicActor, GaussianActor, bound
+from offline_marl.networks.distributions import Categorical, ClippedNormal, TanhNormal
 
 
 def last_bias(actor: Actor) -> nn.Parameter:
@@ -138,3 +138,58 @@ def test_each_deterministic_action_depends_on_its_agents_features_alone() -> Non
     torch.testing.assert_close(actor(features)[:, 0], actor(other)[:, 0])
     assert not torch.allclose(actor(features)[:, 1], actor(other)[:, 1])
     assert all("present" not in name for name in actor.state_dict())
+
+
+# --- gaussian ---------------------------------------------------------------------------------------------------------
+def test_a_gaussian_actors_mean_and_log_std_are_the_two_halves_of_the_output() -> None:
+    actor = zeroed(GaussianActor(3, [4], [2, 1]))  # type: ignore[arg-type]
+    with torch.no_grad():
+        last_bias(actor).copy_(torch.tensor([[[0.1, -2.0, -1.0, -7.0]], [[0.3, 9.0, 0.5, 9.0]]]))
+    policy = actor(torch.randn(5, 2, 3))
+    assert isinstance(policy, ClippedNormal)
+    torch.testing.assert_close(policy.mean[0], torch.tensor([[0.1, -2.0], [0.3, 9.0]]))
+    torch.testing.assert_close(policy.log_std[0], torch.tensor([[-1.0, -6.0], [0.0, 0.0]]))
+    torch.testing.assert_close(policy.mode()[0], torch.tensor([[0.1, -1.0], [0.3, 0.0]]))
+
+
+def test_a_gaussian_actor_begins_near_zero_whatever_it_reads() -> None:
+    torch.manual_seed(0)
+    actor = GaussianActor(3, [64], [2, 2])
+    torch.manual_seed(0)
+    plain = Actor(3, [64], [2, 2], discrete=False)
+    weights = [net.net.stack.layers[-1].weight for net in (actor, plain)]
+    torch.testing.assert_close(weights[0], weights[1] * 0.1)
+    assert bool(last_bias(actor).eq(0).all())  # type: ignore[arg-type]
+    assert actor(torch.randn(50, 2, 3)).mean.abs().max().item() < 0.2
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_deviation_without_a_state_is_one_number_per_action_entry(shared: bool) -> None:
+    actor = GaussianActor(3, [4], [2, 1], state_std=False, shared=shared)
+    assert actor.log_std is not None and actor.log_std.shape == (1 if shared else 2, 2)
+    policy = actor(torch.randn(50, 2, 3))
+    assert policy.mean.shape == policy.log_std.shape == (50, 2, 2)
+    assert policy.log_std.unique().tolist() == [-0.5]
+    policy.log_prob(torch.zeros(50, 2, 2)).sum().backward()
+    grad = actor.log_std.grad
+    assert grad is not None and (shared or (grad[1, 1] == 0 and bool(grad[0].ne(0).all())))
+
+
+@pytest.mark.parametrize("state_std", [False, True])
+@pytest.mark.parametrize("lead", [(5,), (5, 4), ()])
+def test_gaussian_actions_stay_in_the_box_and_off_the_padding(lead: tuple[int, ...], state_std: bool) -> None:
+    torch.manual_seed(0)
+    policy = GaussianActor(3, [16], [2, 1, 3], state_std=state_std)(torch.randn(*lead, 3, 3) * 100)
+    for actions in (policy.mode(), policy.sample()):
+        assert actions.shape == (*lead, 3, 3) and actions.abs().max().item() <= 1.0
+        assert bool(actions[..., 0, 2].eq(0).all()) and bool(actions[..., 1, 1:].eq(0).all())
+        assert policy.log_prob(actions).shape == policy.entropy().shape == (*lead, 3)
+
+
+def test_log_std_outside_its_bounds_can_come_back_and_go_no_further() -> None:
+    log_std = torch.tensor([-7.0, -7.0, -3.0, -3.0, 0.5, 0.5], requires_grad=True)
+    bounded = bound(log_std)
+    assert bounded.tolist() == [-6.0, -6.0, -3.0, -3.0, 0.0, 0.0]
+    bounded.backward(torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0]))
+    # A step goes down the slope: from below up along -1, from above down along 1.
+    assert log_std.grad is not None and log_std.grad.tolist() == [0.0, -1.0, 1.0, -1.0, 1.0, 0.0]

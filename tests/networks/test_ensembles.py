@@ -21,7 +21,7 @@ def unstacked(stack: StackedMLP, member: int) -> nn.Sequential:
             plain = nn.LayerNorm(layer.scale.shape[-1])
             pairs = (layer.scale[member, 0], layer.shift[member, 0])
         else:
-            layers.append(nn.ReLU())
+            layers.append(type(layer)())
             continue
         with torch.no_grad():
             for parameter, value in zip(plain.parameters(), pairs, strict=True):
@@ -56,11 +56,12 @@ def test_a_batched_layer_equals_a_loop_over_members() -> None:
     torch.testing.assert_close(stacked(x), looped)
 
 
+@pytest.mark.parametrize("activation", ["relu", "silu", "tanh"])
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("hidden", [[], [6], [6, 9]])
-def test_a_batched_network_equals_a_loop_forward_and_backward(hidden: list[int], layer_norm: bool) -> None:
+def test_a_batched_network_equals_a_loop_forward_and_backward(hidden, layer_norm, activation) -> None:
     torch.manual_seed(0)
-    stack = StackedMLP(3, 5, hidden, 2, layer_norm=layer_norm)
+    stack = StackedMLP(3, 5, hidden, 2, layer_norm=layer_norm, activation=activation)
     shake(stack)
     members = [unstacked(stack, member) for member in range(3)]
     x, weight = torch.randn(3, 7, 5), torch.randn(3, 7, 2)
@@ -166,3 +167,18 @@ def test_shared_weights_are_spread_for_the_widest_agent() -> None:
 def test_members_begin_different() -> None:
     layer = StackedLinear(3, 5, 4)
     assert not torch.equal(layer.weight[0], layer.weight[1]) and not torch.equal(layer.weight[1], layer.weight[2])
+
+
+def test_the_activation_is_the_one_that_was_named() -> None:
+    torch.manual_seed(0)
+    for name, function in (("relu", torch.relu), ("silu", nn.functional.silu), ("tanh", torch.tanh)):
+        net = AgentMLP(2, 3, [4], 1, activation=name)  # type: ignore[arg-type]
+        first, _, last = net.stack.layers
+        x = torch.randn(5, 2, 3)
+        torch.testing.assert_close(net(x)[0], last(function(first(x.transpose(0, 1)))).transpose(0, 1))
+
+
+def test_fewer_rows_of_members_are_served_by_the_first_ones() -> None:
+    torch.manual_seed(0)
+    layer, x = StackedLinear(3, 5, 4), torch.randn(3, 7, 5)
+    torch.testing.assert_close(layer(x[:2]), layer(x)[:2])

@@ -1,0 +1,58 @@
+"""How much better than expected: advantages along the steps of a segment."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from offline_marl.core.axes import PerTeam
+
+Steps = Annotated[Tensor, "row time"]
+
+
+def gae(
+    rewards: Steps,
+    terminations: Steps,
+    truncations: Steps,
+    v: Steps,
+    next_v: Steps,
+    gamma: float,
+    gae_lambda: float,
+    mask: Steps | None = None,
+) -> Steps:
+    """Generalised advantage estimates (Schulman et al., 2016, equation 16), by a scan in log2(time) steps.
+
+    delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t) and A_t = delta_t + gamma lambda A_{t+1}. Both ends of
+    an episode stop the sum, wherever in a row they are; only a termination stops the bootstrap in delta.
+
+    Args:
+        rewards: Of the team.
+        terminations: Bool.
+        truncations: Bool.
+        v: Value of each step's observation; pass both values without gradient.
+        next_v: Value of each step's true successor, which need not be the row's next entry.
+        gamma: Discount in [0, 1].
+        gae_lambda: 0 keeps the one-step error, 1 sums all rewards.
+        mask: Bool, false on padding: it has advantage 0 and adds nothing to what comes before.
+
+    Returns:
+        The advantages, in the units of the rewards.
+    """
+    over = terminations | truncations
+    advantages = rewards + gamma * next_v.masked_fill(terminations, 0.0) - v
+    if mask is not None:
+        over, advantages = over | ~mask, advantages.masked_fill(~mask, 0.0)
+    return _sum_backwards(advantages, (gamma * gae_lambda) * (~over).to(v.dtype))
+
+
+def _sum_backwards(terms: PerTeam, shares: PerTeam) -> PerTeam:
+    """S_t = terms_t + shares_t S_{t+1}: each pass joins every stretch with the next one of the same length."""
+    length, reach = terms.shape[-1], 1
+    while reach < length:
+        later = torch.nn.functional.pad(terms[..., reach:], (0, reach))
+        further = torch.nn.functional.pad(shares[..., reach:], (0, reach))
+        terms, shares = torch.addcmul(terms, shares, later), shares * further
+        reach *= 2
+    return terms
