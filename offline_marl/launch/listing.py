@@ -1,4 +1,4 @@
-"""What there is: algorithms, world models, environments, data sets. It answers at once: nothing listed is imported, nor is torch."""
+"""What there is: algorithms, world models, environments, data. Nothing listed is imported, nor is torch."""
 
 from __future__ import annotations
 

@@ -40,6 +40,22 @@ def gaussian_nll(mean: Numbers, log_std: Numbers, target: Numbers) -> Numbers:
     return 0.5 * ((target - mean) * torch.exp(-log_std)).square() + (log_std + HALF_LOG_TAU)
 
 
+def weighted_nll(mean: Numbers, log_std: Numbers, target: Numbers, beta: float) -> Numbers:
+    """The likelihood of `gaussian_nll` with each number weighed by std^(2 beta), held fixed (Seitzer et al., 2022).
+
+    Plain likelihood (beta 0) divides the slope of a mean by the variance, so that numbers once deemed noisy are
+    never learnt; beta 1 gives every mean the slope of least squares, while the deviation is still learnt.
+
+    Args:
+        mean: Predicted mean.
+        log_std: Log of the standard deviation.
+        target: What happened.
+        beta: In [0, 1].
+    """
+    nll = gaussian_nll(mean, log_std, target)
+    return nll if beta == 0.0 else nll * torch.exp(2 * beta * log_std.detach())
+
+
 def mixture_nll(
     log_weights: Weights, mean: Components, log_std: Components, target: Numbers
 ) -> Annotated[Tensor, "*lead"]:

@@ -1,4 +1,4 @@
-"""Which source a learner drinks from: recorded rows, a mixture with imagined ones, the environment, or a world model."""
+"""Which source a learner drinks from: recorded rows, those with imagined ones, an environment, or a world model."""
 
 from __future__ import annotations
 

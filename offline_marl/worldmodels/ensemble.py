@@ -15,7 +15,7 @@ import functools
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from offline_marl.core.axes import PerAgent
@@ -47,6 +47,8 @@ class EnsembleConfig(WorldModelConfig):
     """What follows each hidden layer."""
     predict: Literal["change", "absolute"] = "change"
     """Predict how far each coordinate moves, or, as published, where it goes."""
+    beta: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """Weight std^(2 beta) of the likelihoods of kind gaussian and vae; 0 is the plain one, as published."""
     components: Width = 5
     """Normals in a mixture."""
     latent: Width = 16
@@ -78,7 +80,7 @@ class Ensemble(WorldModel):
         self.register_buffer("elites", torch.arange(config.elites))
         self.register_buffer("act_columns", facts.spec.present("act").flatten().nonzero().squeeze(-1), persistent=False)
         self.register_buffer("choices", torch.arange(facts.spec.act_dim), persistent=False)
-        self.head = head_of(config.kind, facts.coordinates, facts.spec.n_agents, config.components)
+        self.head = head_of(config.kind, facts.coordinates, facts.spec.n_agents, config.components, config.beta)
         self.nets = Members(
             config.members,
             facts.coordinates + len(self.act_columns),

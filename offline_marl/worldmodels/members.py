@@ -49,10 +49,11 @@ class Head(ABC):
 
 
 class GaussianHead(Head):
-    """A normal for each number."""
+    """A normal for each number; `beta` weighs its likelihood, see `dynamics.weighted_nll`."""
 
-    def __init__(self, coordinates: int, rewards: int) -> None:
+    def __init__(self, coordinates: int, rewards: int, beta: float) -> None:
         super().__init__(coordinates, rewards)
+        self.beta = beta
         self.width = 2 * self.numbers
 
     def moments(self, out: Out) -> tuple[MemberRows, MemberRows | None]:
@@ -61,7 +62,7 @@ class GaussianHead(Head):
 
     def losses(self, out: Out, target: MemberRows) -> tuple[MemberRow, MemberRow]:
         mean, raw = out.chunk(2, dim=-1)
-        nll = dynamics.gaussian_nll(mean, dynamics.soft_bound(raw, *LOG_STD), target)
+        nll = dynamics.weighted_nll(mean, dynamics.soft_bound(raw, *LOG_STD), target, self.beta)
         coordinates, rewards = torch.split(nll, self.parts, dim=-1)
         return coordinates.sum(-1), rewards.sum(-1)
 
@@ -105,11 +106,13 @@ class MixtureHead(Head):
         return torch.log_softmax(logits, dim=-1), mean, dynamics.soft_bound(raw, *LOG_STD)
 
 
-def head_of(kind: Kind, coordinates: int, rewards: int, components: int) -> Head:
+def head_of(kind: Kind, coordinates: int, rewards: int, components: int, beta: float) -> Head:
     """The head of this kind of member; a variational one decodes to normals."""
     if kind == "mixture":
         return MixtureHead(coordinates, rewards, components)
-    return (DeterministicHead if kind == "deterministic" else GaussianHead)(coordinates, rewards)
+    if kind == "deterministic":
+        return DeterministicHead(coordinates, rewards)
+    return GaussianHead(coordinates, rewards, beta)
 
 
 class Members(nn.Module):
