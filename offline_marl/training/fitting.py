@@ -293,7 +293,7 @@ class HeldOutHook:
 def held_out_errors(model: WorldModel, buffer: TransitionBuffer) -> Tensor:
     """Root-mean-square error of each member over all rows of a buffer."""
     total, rows = torch.zeros(model.members, device=buffer.device), 0
-    for index in torch.arange(len(buffer), device=buffer.device).split(ROWS_AT_ONCE):
+    for index in torch.split(torch.arange(len(buffer), device=buffer.device), ROWS_AT_ONCE):
         total += model.errors(buffer.view(index, Needs())).square() * len(index)
         rows += len(index)
     return (total / rows).sqrt()

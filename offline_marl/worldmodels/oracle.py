@@ -5,7 +5,7 @@ It is the `perfect_wm` of MOMA-PPO's code. It never disagrees with itself, so no
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from offline_marl.worldmodels.base import Prediction, WorldModel, WorldModelConf
 from offline_marl.worldmodels.facts import Facts
 
 
+@runtime_checkable
 class Restorable(Protocol):
     """An environment of many copies that can be put into recorded states."""
 
@@ -45,13 +46,13 @@ class Oracle(WorldModel):
         super().__init__(config, facts)
         self.env: Restorable | None = None
 
-    def attach(self, env: Restorable) -> None:
+    def attach(self, env: object) -> None:
         """Use these copies.
 
         Raises:
             DataError: The environment cannot be put into a recorded state.
         """
-        if not hasattr(env, "restore"):
+        if not isinstance(env, Restorable):
             raise DataError("This environment cannot be put into recorded states, so that it has no oracle.")
         self.env = env
 

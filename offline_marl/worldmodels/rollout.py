@@ -90,7 +90,8 @@ def rollout(model: Steps, policy: Policy, starts: Batch, horizon: int, caution: 
     obs, history, state = starts.obs, starts.history, starts.state
     alive = torch.ones(len(obs), dtype=torch.bool, device=obs.device)
     steps: list[Batch] = []
-    spreads, cut, broken = [], torch.zeros_like(alive), torch.zeros_like(alive)
+    spreads: list[Tensor] = []
+    cut, broken = torch.zeros_like(alive), torch.zeros_like(alive)
     for time in range(horizon):
         read = _last(history, policy.window)
         actions = policy.act(obs, history=read, explore=True)
