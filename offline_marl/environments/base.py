@@ -6,7 +6,7 @@ Arrays at this border are numpy float32. No simulator is imported before a copy 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol
 
@@ -27,6 +27,10 @@ PerCopy = Annotated[Floats, "copy"]
 TeamActions = npt.NDArray[Any]
 """Float32 [copy, agent, act] in [-1, 1], or int64 choices [copy, agent]."""
 Flags = Annotated[npt.NDArray[np.bool_], "copy"]
+
+
+NOTHING = -1
+"""The label of an agent that follows none of the conventions."""
 
 
 class MissingSimulatorError(BadInputError, ImportError):
@@ -84,6 +88,41 @@ class Simulator(Protocol):
     def close(self) -> None:
         """Let go of the simulator's memory."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Conventions:
+    """What each agent had settled on when its episode ended, where equally good ways exclude each other."""
+
+    names: tuple[str, ...]
+    followed: Annotated[npt.NDArray[np.int64], "episode agent"]
+    """Position in `names`, or `NOTHING`."""
+    targets: Annotated[npt.NDArray[np.float64], "episode xy"] | None = None
+    """Where the episode was to lead, for pictures."""
+
+    @property
+    def agreed(self) -> Annotated[npt.NDArray[np.bool_], "episode"]:
+        """Whether all agents followed the same convention."""
+        first = self.followed[:, :1]
+        same: npt.NDArray[np.bool_] = ((self.followed == first) & (first != NOTHING)).all(axis=1)
+        return same
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        targets = None if self.targets is None else self.targets.tolist()
+        return {"names": list(self.names), "followed": self.followed.tolist(), "targets": targets}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Conventions:
+        """From what `plain` returned."""
+        targets = None if plain["targets"] is None else np.array(plain["targets"])
+        return cls(tuple(plain["names"]), np.array(plain["followed"]), targets)
+
+    def counts(self) -> dict[str, int]:
+        """Episodes in which all followed each convention, and in which they did not agree (`apart`)."""
+        agreed, choice = self.agreed, self.followed[:, 0]
+        found = {name: int((agreed & (choice == number)).sum()) for number, name in enumerate(self.names)}
+        return {**found, "apart": int((~agreed).sum())}
 
 
 class JointEnv(Protocol):
@@ -154,6 +193,11 @@ class Environment(ABC):
             RegistryError: There is none of that name; the answer lists all.
         """
         raise RegistryError(f"{cls.__name__} has no scripted expert '{name}': {suggest(name, cls.experts)}.")
+
+    @classmethod
+    def conventions(cls, ends: State, partition: Partition | None) -> Conventions | None:
+        """Which convention each agent followed, from the last states of episodes; None where there are none."""
+        return None
 
 
 environments: Registry[type[Environment]] = registry

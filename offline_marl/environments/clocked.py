@@ -1,4 +1,4 @@
-"""What tasks made for a team have in common: copies that start together, end together after a fixed number of steps.
+"""What tasks made for a team have in common: copies that step together, and end after a fixed number of steps.
 
 All copies move as one array. The last step terminates: the clock is part of what agents see, so nothing comes after.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 
 from offline_marl.core.partition import Partition
 from offline_marl.core.types import DataError, Spec
-from offline_marl.environments.base import Flags, Floats, PerCopy, Seen, TeamActions
+from offline_marl.environments.base import Flags, Floats, PerCopy, Seen, State, TeamActions
 
 
 class ClockedTeam(ABC):
@@ -32,7 +34,8 @@ class ClockedTeam(ABC):
         if min(copies, max_steps) < 1:
             raise DataError(f"{name} needs at least 1 copy and 1 step, but was given {copies} and {max_steps}.")
         self.name, self.spec, self.copies, self.max_steps = name, spec, copies, max_steps
-        self.clock = 0
+        self.clock: Annotated[npt.NDArray[np.int64], "copy"] = np.zeros(0, np.int64)
+        """Steps done in each running copy."""
         self._running = 0
 
     @abstractmethod
@@ -40,12 +43,16 @@ class ClockedTeam(ABC):
         """Set up one episode per seed."""
 
     @abstractmethod
-    def move(self, actions: TeamActions) -> PerCopy:
-        """Let all agents act in all copies; the clock stands at the number of steps done before. Returns rewards."""
+    def place(self, state: State) -> Annotated[npt.NDArray[np.int64], "copy"]:
+        """Set up one episode per state; returns the steps done in each."""
+
+    @abstractmethod
+    def move(self, actions: TeamActions, going: Flags) -> PerCopy:
+        """Let all agents act in the copies that are going; clocks stand at the steps done before. Returns rewards."""
 
     @abstractmethod
     def see(self) -> Seen:
-        """What the teams see at this clock, in arrays of their own."""
+        """What the teams see at these clocks, in arrays of their own."""
 
     def reset(self, seeds: Sequence[int]) -> Seen:
         """Start one episode per seed, in the first copies; the others rest.
@@ -58,8 +65,23 @@ class ClockedTeam(ABC):
             raise DataError(f"{self.name} has {self.copies} copies, but was reset with {running} seeds.")
         if len(set(seeds)) < running:
             raise DataError(f"Each copy of {self.name} needs its own seed, but one is given twice.")
-        self._running, self.clock = running, 0
+        self._running, self.clock = running, np.zeros(running, np.int64)
         self.begin(seeds)
+        return self.see()
+
+    def restore(self, state: State) -> Seen:
+        """Go on from each of these recorded states, clocks included, in the first copies.
+
+        Raises:
+            DataError: There are none, or more than copies, or they are of another width.
+        """
+        if not 1 <= len(state) <= self.copies or state.shape[1] != self.spec.state_dim:
+            raise DataError(
+                f"{self.name} has {self.copies} copies with {self.spec.state_dim} numbers of state, "
+                f"but was given {len(state)} states of {state.shape[1]}."
+            )
+        self._running = len(state)
+        self.clock = self.place(state)
         return self.see()
 
     def step(self, actions: TeamActions) -> tuple[Seen, Floats, Flags, Flags]:
@@ -73,11 +95,10 @@ class ClockedTeam(ABC):
                 one is not finite, or is no choice.
         """
         self._refuse(actions)
-        rewards = np.zeros(self._running, np.float32)
-        if self.clock < self.max_steps:
-            rewards = self.move(actions)
-            self.clock += 1
-        over = np.full(self._running, self.clock == self.max_steps)
+        going = self.clock < self.max_steps
+        rewards = np.where(going, self.move(actions, going), np.float32(0))
+        self.clock = self.clock + going
+        over = self.clock == self.max_steps
         return self.see(), np.repeat(rewards[:, None], self.spec.n_agents, axis=1), over, np.zeros_like(over)
 
     def close(self) -> None:

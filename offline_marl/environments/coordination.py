@@ -17,12 +17,15 @@ import numpy.typing as npt
 from offline_marl.core.partition import Partition
 from offline_marl.core.types import Spec
 from offline_marl.environments.base import (
+    NOTHING,
+    Conventions,
     Environment,
     Flags,
     Floats,
     PerCopy,
     ScriptedExpert,
     Seen,
+    State,
     TeamActions,
     environments,
 )
@@ -61,9 +64,16 @@ class CoordinationGame(ClockedTeam):
         """Nobody has chosen yet."""
         self._last = np.zeros((len(seeds), *self._last.shape[1:]), np.float32)
 
-    def move(self, actions: TeamActions) -> PerCopy:
+    def place(self, state: State) -> Annotated[npt.NDArray[np.int64], "copy"]:
+        """Last choices and clock are the state."""
+        last = self._last.shape[1:]
+        self._last = state[:, : last[0] * last[1]].reshape(len(state), *last).astype(np.float32)
+        clocks = state[:, last[0] * last[1] :]
+        return np.where(clocks.any(axis=1), clocks.argmax(axis=1), self.max_steps)
+
+    def move(self, actions: TeamActions, going: Flags) -> PerCopy:
         """1 where all agree."""
-        self._last = self._one_hot[actions]
+        self._last = np.where(going[:, None, None], self._one_hot[actions], self._last)
         agree: Flags = (actions == actions[:, :1]).all(axis=1)
         return agree.astype(np.float32)
 
@@ -71,7 +81,7 @@ class CoordinationGame(ClockedTeam):
         """Own last choices and the clock; all choices can be made. The state is what everybody did."""
         copies, agents, choices = self._last.shape
         obs = np.empty((copies, agents, self.spec.obs_dim), np.float32)
-        obs[..., :choices], obs[..., choices:] = self._last, self._clocks[self.clock]
+        obs[..., :choices], obs[..., choices:] = self._last, self._clocks[self.clock][:, None]
         state = np.empty((copies, self.spec.state_dim), np.float32)
         state[:, : agents * choices] = self._last.reshape(copies, -1)
         state[:, agents * choices :] = self._clocks[self.clock]
@@ -116,3 +126,9 @@ class Coordination(Environment):
         if name not in CONVENTIONS:
             return super().scripted(name)
         return Keeper(name, CONVENTIONS.index(name))
+
+    @classmethod
+    def conventions(cls, ends: State, partition: Partition | None) -> Conventions:
+        """Each agent's last choice."""
+        last = ends[:, : AGENTS * len(CONVENTIONS)].reshape(len(ends), AGENTS, len(CONVENTIONS))
+        return Conventions(CONVENTIONS, np.where(last.any(axis=2), last.argmax(axis=2), NOTHING))

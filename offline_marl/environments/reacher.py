@@ -15,7 +15,15 @@ import numpy.typing as npt
 
 from offline_marl.core.partition import Partition
 from offline_marl.core.types import DataError
-from offline_marl.environments.base import Environment, JointActions, ScriptedExpert, State, environments
+from offline_marl.environments.base import (
+    NOTHING,
+    Conventions,
+    Environment,
+    JointActions,
+    ScriptedExpert,
+    State,
+    environments,
+)
 from offline_marl.environments.split import GymnasiumSimulator, SplitEnv, make_env
 
 ENV_ID = "Reacher-v5"
@@ -69,6 +77,12 @@ def read_arm() -> Arm:
     return arm
 
 
+def wrap(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The same directions, in [-pi, pi)."""
+    wrapped: npt.NDArray[np.float64] = (angles + np.pi) % (2 * np.pi) - np.pi
+    return wrapped
+
+
 @dataclass(frozen=True, slots=True)
 class ElbowExpert:
     """Inverse kinematics that keep to one side of the elbow, followed by a PD law on the joint errors."""
@@ -89,7 +103,7 @@ class ElbowExpert:
         angles = np.arctan2(exact[..., SINES], exact[..., COSINES])
         errors = self.arm.angles(exact[..., TARGET], self.side) - angles
         # The shoulder turns freely and takes the short way; the elbow must not cross its limit.
-        errors[..., 0] = (errors[..., 0] + np.pi) % (2 * np.pi) - np.pi
+        errors[..., 0] = wrap(errors[..., 0])
         torques = self.kp * errors - self.kd * exact[..., VELOCITIES]
         return np.clip(torques, -1, 1).astype(np.float32)
 
@@ -102,6 +116,21 @@ def to_physics(state: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64],
     exact = state.astype(np.float64)
     angles = np.arctan2(exact[SINES], exact[COSINES])
     return np.concatenate([angles, exact[TARGET]]), np.concatenate([exact[VELOCITIES], np.zeros(2)])
+
+
+def sides_of(states: State, arm: Arm) -> Annotated[npt.NDArray[np.int64], "copy joint"]:
+    """Which expert's pose each joint is in: the position of its name in `SIDES`, or `NOTHING`.
+
+    A joint is in a pose if it is off by less than a third of what lies between its two poses for the target.
+    """
+    exact = states.astype(np.float64)
+    angles = np.arctan2(exact[:, SINES], exact[:, COSINES])
+    poses = np.stack([arm.angles(exact[:, TARGET], side) for side in SIDES.values()])
+    off, apart = angles - poses, poses[0] - poses[1]
+    # The shoulder turns freely; the elbow cannot reach one pose from the other across its limit.
+    off[..., 0], apart[..., 0] = wrap(off[..., 0]), wrap(apart[..., 0])
+    nearest = np.abs(off).argmin(axis=0)
+    return np.where(np.abs(off).min(axis=0) < np.abs(apart) / 3, nearest, NOTHING)
 
 
 @environments.register("reacher")
@@ -138,3 +167,13 @@ class Reacher(Environment):
         if name not in SIDES:
             return super().scripted(name)
         return ElbowExpert(name, read_arm(), SIDES[name])
+
+    @classmethod
+    def conventions(cls, ends: State, partition: Partition | None) -> Conventions:
+        """The expert whose pose each agent's joints are all in."""
+        sides = sides_of(ends, read_arm())
+        if partition is None:
+            raise DataError("reacher is one body: name the partition that shares it among agents.")
+        own = [sides[:, list(joints)] for joints in partition.act_index]
+        followed = [np.where((each == each[:, :1]).all(axis=1), each[:, 0], NOTHING) for each in own]
+        return Conventions(tuple(SIDES), np.stack(followed, axis=1), ends[:, TARGET].astype(np.float64))

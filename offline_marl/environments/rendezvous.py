@@ -14,10 +14,23 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from offline_marl.core.partition import Partition
 from offline_marl.core.types import Spec
-from offline_marl.environments.base import Environment, Floats, PerCopy, ScriptedExpert, Seen, TeamActions, environments
+from offline_marl.environments.base import (
+    NOTHING,
+    Conventions,
+    Environment,
+    Flags,
+    Floats,
+    PerCopy,
+    ScriptedExpert,
+    Seen,
+    State,
+    TeamActions,
+    environments,
+)
 from offline_marl.environments.clocked import ClockedTeam, refuse_partition
 
 POSTS = {"left": -1.0, "right": 1.0}
@@ -50,9 +63,14 @@ class RendezvousGame(ClockedTeam):
         starts = [np.random.default_rng(seed).uniform(-START, START) for seed in seeds]
         self._places = np.array([(start, -start) for start in starts], np.float32)
 
-    def move(self, actions: TeamActions) -> PerCopy:
+    def place(self, state: State) -> Annotated[npt.NDArray[np.int64], "copy"]:
+        """Positions and the share of the episode that has passed are the state."""
+        self._places = state[:, :2].astype(np.float32)
+        return np.rint(state[:, 2] * self.max_steps).astype(np.int64)
+
+    def move(self, actions: TeamActions, going: Flags) -> PerCopy:
         """1 where both are at one post, less the cost of motion; actions are clipped to [-1, 1]."""
-        speeds = np.clip(actions[..., 0], -1, 1).astype(np.float32, copy=False)
+        speeds = np.clip(actions[..., 0], -1, 1).astype(np.float32, copy=False) * going[:, None]
         self._places = self._places + np.float32(SPEED) * speeds
         at = np.abs(self._places[..., None] - self._posts) <= RADIUS + SLACK
         together: PerCopy = at.all(axis=1).any(axis=1).astype(np.float32)
@@ -61,7 +79,7 @@ class RendezvousGame(ClockedTeam):
 
     def see(self) -> Seen:
         """Own position and clock; the state is both positions and the clock."""
-        passed = np.full((len(self._places), 1), self.clock / self.max_steps, np.float32)
+        passed = (self.clock[:, None] / self.max_steps).astype(np.float32)
         obs = np.stack([self._places, passed.repeat(2, axis=1)], axis=-1)
         return Seen(obs, np.concatenate([self._places, passed], axis=1))
 
@@ -105,3 +123,9 @@ class Rendezvous(Environment):
         if name not in POSTS:
             return super().scripted(name)
         return Walker(name, POSTS[name])
+
+    @classmethod
+    def conventions(cls, ends: State, partition: Partition | None) -> Conventions:
+        """The post that each agent is at."""
+        at = np.abs(ends[:, :2, None] - np.array(list(POSTS.values()))) <= RADIUS + SLACK
+        return Conventions(tuple(POSTS), np.where(at.any(axis=2), at.argmax(axis=2), NOTHING))

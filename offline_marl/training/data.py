@@ -10,7 +10,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import SUFFIX, Reference, find, path_of
 from offline_marl.datasets.files import load_data
-from offline_marl.environments.base import JointEnv, environments
+from offline_marl.environments.base import Conventions, Environment, JointEnv, State, environments
 from offline_marl.training.collect import make_scripted
 
 
@@ -30,15 +30,29 @@ class Task:
         Raises:
             DataError: The data was recorded in a task of another size.
         """
-        if self.partition is not None:
-            return environments.get(self.partition.scenario).make(self.partition, copies)
-        scenario = self.data.metadata.get("scenario")
-        if scenario in SCENARIOS or scenario not in environments.names():
-            return None
-        env = environments.get(scenario).make(None, copies)
+        kind = self.environment
+        env = None if kind is None else kind.make(self.partition, copies)
+        if env is None or self.partition is not None:
+            return env
+        scenario = self.data.metadata["scenario"]
         if (env.spec.obs_dims, env.spec.act_dims) != (self.data.spec.obs_dims, self.data.spec.act_dims):
             raise DataError(f"{self.id} says that it was recorded in {scenario}, but its team is of another size.")
         return env
+
+    @property
+    def environment(self) -> type[Environment] | None:
+        """What the data came from, or None if it is not known."""
+        if self.partition is not None:
+            return environments.get(self.partition.scenario)
+        scenario = self.data.metadata.get("scenario")
+        if scenario in SCENARIOS or scenario not in environments.names():
+            return None
+        return environments.get(scenario)
+
+    def conventions(self, ends: State) -> Conventions | None:
+        """Which convention each agent followed, from the last states of episodes; None where there are none."""
+        kind = self.environment
+        return None if kind is None else kind.conventions(ends, self.partition)
 
 
 def load_recording(name: str, clip_actions: bool = False) -> Recording | Dataset:

@@ -14,7 +14,7 @@ from torch import Tensor
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Policy, Spec
 from offline_marl.datasets.catalog import Reference
-from offline_marl.environments.base import JointEnv, Seen
+from offline_marl.environments.base import Conventions, JointEnv, Seen, State
 
 RESAMPLES = 10_000
 
@@ -29,6 +29,8 @@ class Score:
     """Lower end of the mean's 95 % bootstrap interval."""
     high: float
     reference: Reference | None = None
+    conventions: Conventions | None = None
+    """What the agents settled on in each episode; None where there is nothing to agree on."""
 
     @property
     def mean(self) -> float:
@@ -45,6 +47,7 @@ class Score:
     def row(self) -> dict[str, Any]:
         """The figures by name, normalised ones None where there are no references."""
         mean, low, high = self.normalized or (None, None, None)
+        agreement = {} if self.conventions is None else {"agreement": float(self.conventions.agreed.mean())}
         return {
             "return": self.mean,
             "return_low": self.low,
@@ -52,22 +55,36 @@ class Score:
             "normalized_return": mean,
             "normalized_low": low,
             "normalized_high": high,
+            **agreement,
             "episodes": len(self.returns),
         }
 
     def __str__(self) -> str:
         raw = f"return {self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        agreed = "" if self.conventions is None else f", agreement {self.conventions.agreed.mean():.2f}"
         if self.normalized is None:
-            return f"{raw}, {len(self.returns)} episodes"
+            return f"{raw}{agreed}, {len(self.returns)} episodes"
         mean, low, high = self.normalized
-        return f"normalized return {mean:.1f} [{low:.1f}, {high:.1f}] ({raw}, {len(self.returns)} episodes)"
+        return f"normalized return {mean:.1f} [{low:.1f}, {high:.1f}]{agreed} ({raw}, {len(self.returns)} episodes)"
 
 
-def summarize(returns: npt.NDArray[np.float64], reference: Reference | None = None) -> Score:
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """What came of episodes."""
+
+    returns: npt.NDArray[np.float64]
+    """One per episode, averaged over agents."""
+    ends: State | None
+    """Last states, where the environment tells them."""
+
+
+def summarize(
+    returns: npt.NDArray[np.float64], reference: Reference | None = None, conventions: Conventions | None = None
+) -> Score:
     """Mean and its 95 % percentile-bootstrap interval; the resampling is the same at each call."""
     draws = np.random.default_rng(0).integers(len(returns), size=(RESAMPLES, len(returns)))
     low, high = np.percentile(returns[draws].mean(1), [2.5, 97.5])
-    return Score(returns, float(low), float(high), reference)
+    return Score(returns, float(low), float(high), reference, conventions)
 
 
 def episode_seeds(seed: int, count: int) -> list[int]:
@@ -83,17 +100,18 @@ def episode_seeds(seed: int, count: int) -> list[int]:
 @torch.no_grad()
 def play(
     policy: Policy, env: JointEnv, seeds: Sequence[int], device: torch.device | str = "cpu", explore: bool = False
-) -> npt.NDArray[np.float64]:
-    """Return of one episode per seed, averaged over agents; deterministic actions unless `explore`."""
-    returns = []
+) -> Episodes:
+    """One episode per seed; deterministic actions unless `explore`."""
+    parts = []
     for first in range(0, len(seeds), env.copies):
-        returns.append(_play_together(policy, env, seeds[first : first + env.copies], device, explore))
-    return np.concatenate(returns)
+        parts.append(_play_together(policy, env, seeds[first : first + env.copies], device, explore))
+    ends = [part.ends for part in parts if part.ends is not None]
+    return Episodes(np.concatenate([part.returns for part in parts]), np.concatenate(ends) if ends else None)
 
 
 def _play_together(
     policy: Policy, env: JointEnv, seeds: Sequence[int], device: torch.device | str, explore: bool
-) -> npt.NDArray[np.float64]:
+) -> Episodes:
     seen = env.reset(seeds)
     memory = Memory(env.spec, policy.window, len(seeds), device)
     totals = np.zeros(len(seeds))
@@ -105,7 +123,7 @@ def _play_together(
         seen, rewards, terminations, truncations = env.step(actions.cpu().numpy())
         totals += rewards.mean(1, dtype=np.float64)
         running &= ~(terminations | truncations)
-    return totals
+    return Episodes(totals, seen.state)
 
 
 class Memory:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from offline_marl.core.files import write_atomically
+from offline_marl.environments.base import Conventions
 from offline_marl.training.evaluation import Score
 from offline_marl.training.metrics import read_rows
 
-BLUE, GREY = "#2563a8", "#8a8f98"
+BLUE, GREY, RED = "#2563a8", "#8a8f98", "#c0392b"
+MARKS = ((BLUE, "o"), ("#e08a1e", "s"), ("#3c8d5a", "^"), ("#7b52ab", "D"))
 
 
 def draw_run(folder: Path, title: str, score: Score) -> Path | None:
@@ -26,12 +29,15 @@ def draw_run(folder: Path, title: str, score: Score) -> Path | None:
         from matplotlib.figure import Figure
     except ImportError:
         return None
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = 2 if score.conventions is None else 3
+    figure = Figure(figsize=(4.5 * panels, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    curve, spread = figure.subplots(1, 2)
+    curve, spread, *rest = figure.subplots(1, panels)
     unit = "return" if score.reference is None else "normalized return"
     _draw_curve(curve, [row for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "eval"], unit)
     _draw_returns(spread, score, unit)
+    if score.conventions is not None:
+        draw_conventions(rest[0], score.conventions)
     figure.suptitle(title)
     path, image = folder / "picture.png", io.BytesIO()
     figure.savefig(image, dpi=130, format="png")
@@ -58,3 +64,21 @@ def _draw_returns(axes: Any, score: Score, unit: str) -> None:
         axes.axvline(100.0, color=GREY, linestyle="--", label="expert")
     axes.set(xlabel=unit, ylabel="episodes", title=f"last evaluation, {len(values)} episodes")
     axes.legend(frameon=False)
+
+
+def draw_conventions(axes: Any, found: Conventions) -> None:
+    """Which convention the agents shared in each episode: where its target lay, or how often."""
+    counts = found.counts()
+    marks = dict(zip(found.names, itertools.cycle(MARKS))) | {"apart": (RED, "x")}
+    title = f"agreement {found.agreed.mean():.2f} of {len(found.followed)} episodes"
+    if found.targets is None:
+        axes.bar(list(counts), list(counts.values()), color=[marks[name][0] for name in counts])
+        axes.set(ylabel="episodes", title=title)
+        return
+    for name, (color, marker) in marks.items():
+        those = ~found.agreed if name == "apart" else found.agreed & (found.followed[:, 0] == found.names.index(name))
+        if counts[name]:
+            where = found.targets[those]
+            axes.scatter(where[:, 0], where[:, 1], c=color, marker=marker, s=22, label=f"{name} {counts[name]}")
+    axes.set(xlabel="target x [m]", ylabel="target y [m]", title=title, aspect="equal")
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)

@@ -17,7 +17,7 @@ from offline_marl.algorithms.base import Algorithm
 from offline_marl.core.seeding import derive, seeded_globally
 from offline_marl.datasets.buffer import refuse_long_window
 from offline_marl.datasets.normalize import best_values, obs_statistics, scale_rewards
-from offline_marl.environments.base import MissingSimulatorError
+from offline_marl.environments.base import Conventions, MissingSimulatorError
 from offline_marl.training import checkpoint
 from offline_marl.training.config import RunConfig
 from offline_marl.training.data import Task
@@ -150,13 +150,16 @@ class Session:
             title = f"{self.config.algorithm} on {self.task.id}, seed {self.config.seed}"
             picture = draw_run(self.folder.path, title, score)
             summary |= {"score": score.row(), "returns": score.returns.tolist()}
+            if score.conventions is not None:
+                summary["conventions"] = score.conventions.plain()
         self.folder.finish(summary)
         return Result(self.folder.path, self.learner, score, picture)
 
     def _finished(self) -> Result:
         self._restore()
         summary = json.loads(self.folder.done_file.read_text(encoding="utf-8"))
-        score = summarize(np.array(summary["returns"]), self.task.reference) if "returns" in summary else None
+        found = Conventions.from_plain(summary["conventions"]) if "conventions" in summary else None
+        score = summarize(np.array(summary["returns"]), self.task.reference, found) if "returns" in summary else None
         picture = self.folder.path / "picture.png"
         return Result(self.folder.path, self.learner, score, picture if picture.exists() else None)
 
@@ -205,6 +208,8 @@ def make_scorer(task: Task, seed: int, most: int, device: torch.device | str) ->
         return None
 
     def score(learner: Algorithm, episodes: int) -> Score:
-        return summarize(play(learner, env, episode_seeds(seed, episodes), device), task.reference)
+        played = play(learner, env, episode_seeds(seed, episodes), device)
+        found = None if played.ends is None else task.conventions(played.ends)
+        return summarize(played.returns, task.reference, found)
 
     return score

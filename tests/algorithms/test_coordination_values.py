@@ -61,7 +61,7 @@ def trained(name: str, task: str, updates: int, **settings) -> Algorithm:
 
 def score(learner: Algorithm, task: str, episodes: int = 1000, explore: bool = False) -> Score:
     opened = open_task(task)
-    returns = play(learner, opened.make_env(episodes), episode_seeds(0, episodes), explore=explore)
+    returns = play(learner, opened.make_env(episodes), episode_seeds(0, episodes), explore=explore).returns
     found = summarize(returns, opened.reference)
     print(f"{type(learner).__name__} on {task}: {found}")
     return found

@@ -48,7 +48,7 @@ def test_returns_do_not_depend_on_how_many_copies_run_side_by_side(kind, window)
     spec, seeds = SPECS[kind], episode_seeds(0, 7)
     alone = [by_hand(seed, spec, window) for seed in seeds]
     for copies in (1, 3, 7, 20):
-        found = play(Recorder(spec, window), PointEnv(spec, copies), seeds)
+        found = play(Recorder(spec, window), PointEnv(spec, copies), seeds).returns
         np.testing.assert_allclose(found, alone, rtol=1e-5)
 
 

@@ -52,7 +52,7 @@ def test_what_cannot_be_is_refused_in_one_sentence_before_anything_is_made(
 def test_an_algorithm_that_cannot_eat_the_data_is_refused_before_training(tmp_path, data, monkeypatch):
     for needs, said in (
         (Needs(actions=frozenset({"discrete"})), "bc needs discrete actions; .* holds continuous ones"),
-        (Needs(origin="environment"), "learns from its own fresh episodes"),
+        (Needs(origin="environment"), "learns in an environment, and none belongs to"),
     ):
         monkeypatch.setattr(BC, "needs", needs)
         with pytest.raises(DataError, match=said):
@@ -138,7 +138,7 @@ def test_a_loaded_policy_scores_what_the_run_scored(tmp_path, data, monkeypatch)
     learner = run.load(tmp_path / "run")
     assert learner.window == 2
     refuse_difference(dict(learner.state_dict()), dict(result.algorithm.state_dict()))
-    found = play(learner, PointEnv(SPECS["continuous"], 5), episode_seeds(0, 5))
+    found = play(learner, PointEnv(SPECS["continuous"], 5), episode_seeds(0, 5)).returns
     assert found.tolist() == result.score.returns.tolist()
     again = run.evaluate(tmp_path / "run", episodes=5, seed=0)
     assert again.returns.tolist() == result.score.returns.tolist()
