@@ -1,8 +1,8 @@
 """Train presets over seeds and write one row per run: `python benchmarks/run.py [PRESET ...] [--seeds 0 1 2]`.
 
 PRESET is `<algorithm>/<name>`, a file below offline_marl/presets, or the path of a file in a folder of its
-algorithm's name, or a pattern such as 'bc/*_2x1notip_0'; without any, all presets of the embedded Reacher
-sets run. Finished runs are not run again and stopped ones are resumed, so the command can be repeated until
+algorithm's name, or a pattern such as 'bc/*_2x1notip_0'; without any, all model-free presets of the embedded
+Reacher sets run. Finished runs are not run again and stopped ones are resumed, so the command can be repeated until
 the table is whole.
 """
 
@@ -20,15 +20,16 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PRESETS = HERE.parent / "offline_marl" / "presets"
+MODEL_FREE = ("bc", "cql", "iql", "ma_iql", "omar", "td3_bc")
 FIELDS = [
     *("algo", "dataset", "seed", "step", "return", "return_low", "return_high"),
-    *("normalized_return", "normalized_low", "normalized_high", "episodes", "commit", "wall_s"),
+    *("normalized_return", "normalized_low", "normalized_high", "agreement", "episodes", "commit", "wall_s"),
 ]
 
 
 def find_presets(names: list[str]) -> list[Path]:
     if not names:
-        return sorted(PRESETS.glob("*/*reacher-scripted-*.toml"))
+        return sorted(path for name in MODEL_FREE for path in PRESETS.glob(f"{name}/*reacher-scripted-*.toml"))
     found = []
     for name in names:
         matching = sorted(PRESETS.glob(f"{name}.toml")) if "*" in name else []
@@ -64,6 +65,7 @@ def learner(config: dict[str, Any]) -> str:
     settings = config["settings"]
     variant = [settings["critic"]] if settings.get("critic") == "centralised" else []
     variant += [settings["cql_actions"]] if settings.get("cql_actions", "own") != "own" else []
+    variant += ["oracle"] if config.get("world_model") == "oracle" else []
     return " ".join([config["algorithm"], *variant])
 
 

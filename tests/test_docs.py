@@ -63,7 +63,11 @@ def test_readme_shows_the_committed_results() -> None:
 def test_every_row_of_the_results_is_a_presets() -> None:
     with (ROOT / "benchmarks" / "results" / "reacher_scripted.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    presets = list((ROOT / "offline_marl" / "presets").glob("*/*reacher-scripted-*.toml"))
+    presets = [
+        path
+        for path in (ROOT / "offline_marl" / "presets").glob("*/*reacher-scripted-*.toml")
+        if "ppo" not in path.parent.name
+    ]
     assert len(rows) == 3 * len(presets) == len({(row["algo"], row["dataset"], row["seed"]) for row in rows})
     steps = {int(read_preset(path.parent.name.replace("_", "-"), path.stem)["steps"]) for path in presets}
     assert {int(row["step"]) for row in rows} == steps and {row["episodes"] for row in rows} == {"100"}
