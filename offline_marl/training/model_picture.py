@@ -15,6 +15,8 @@ from offline_marl.training.model_report import Cloud, verdict
 from offline_marl.training.picture import BLUE, GREY
 
 ORANGE = "#d9822b"
+DIVERGED = 30.0
+"""An error as many times that of who knows nothing is drawn on a logarithmic axis, or nothing else could be seen."""
 COLUMNS = 150
 """Letters in a line above the picture."""
 
@@ -48,15 +50,11 @@ def draw_report(folder: Path, title: str, report: Mapping[str, Any], cloud: Clou
 
 
 def _draw_open_loop(axes: Any, curves: Mapping[str, Any]) -> None:
-    axes.plot(curves["steps"], _numbers(curves["error"]), color=BLUE, label="model")
-    axes.plot(curves["steps"], _numbers(curves["nothing_changes"]), color=GREY, linestyle="--", label="nothing changes")
     axes.set(title="Observations, on its own predictions", xlabel="steps ahead", ylabel="error / deviation of data")
-    _finish_curves(axes)
+    _draw_pair(axes, curves["steps"], curves["error"], curves["nothing_changes"], "nothing changes")
 
 
 def _draw_rewards(axes: Any, steps: list[int], rewards: Mapping[str, Any]) -> None:
-    axes.plot(steps, _numbers(rewards["sum_error"]), color=BLUE, label="model")
-    axes.plot(steps, _numbers(rewards["sum_mean_reward"]), color=GREY, linestyle="--", label="always the mean reward")
     bias = rewards["bias_open_loop"]
     promised = "" if bias is None else f"\n{abs(bias):.2g} too {'much' if bias > 0 else 'little'} a step"
     axes.set(
@@ -64,11 +62,17 @@ def _draw_rewards(axes: Any, steps: list[int], rewards: Mapping[str, Any]) -> No
         xlabel="steps ahead",
         ylabel="error / deviation of rewards",
     )
-    _finish_curves(axes)
+    _draw_pair(axes, steps, rewards["sum_error"], rewards["sum_mean_reward"], "always the mean reward")
 
 
-def _finish_curves(axes: Any) -> None:
-    axes.set_ylim(bottom=0)
+def _draw_pair(axes: Any, steps: list[int], model: list[float | None], naive: list[float | None], label: str) -> None:
+    ours, other = _numbers(model), _numbers(naive)
+    axes.plot(steps, ours, color=BLUE, label="model")
+    axes.plot(steps, other, color=GREY, linestyle="--", label=label)
+    if (ours > DIVERGED * other.max()).any():
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
 
@@ -92,21 +96,19 @@ def _draw_correlations(axes: Any, spreads: Mapping[str, Any]) -> None:
     axes.set(title="Does it doubt where it errs?", xlabel="rank correlation of spread and error")
     if not spreads:
         return _say(axes, "this kind of model tells no spread")
+    # In the title, because bars may fill every corner where a legend could be.
+    axes.set_title("Does it doubt where it errs?\nblue: one step, orange: on its own predictions")
     rows = np.arange(len(spreads))
-    for shift, where, label, colour in ((-0.2, "one_step", "one step", BLUE), (0.2, "open_loop", "many steps", ORANGE)):
-        axes.barh(
-            rows + shift,
-            _numbers([each[f"correlation_{where}"] for each in spreads.values()]),
-            height=0.36,
-            color=colour,
-            label=label,
-        )
+    least = -0.2
+    for shift, where, colour in ((-0.2, "one_step", BLUE), (0.2, "open_loop", ORANGE)):
+        values = np.nan_to_num(_numbers([each[f"correlation_{where}"] for each in spreads.values()]))
+        axes.barh(rows + shift, values, height=0.36, color=colour)
+        least = min(least, values.min() - 0.1)
     axes.set_yticks(rows, [name.replace("_", "\n") for name in spreads])
-    axes.set_xlim(-0.2, 1)
+    axes.set_xlim(least, 1)
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
     axes.grid(alpha=0.3, axis="x")
-    axes.legend(frameon=False, loc="lower right")
 
 
 def _draw_quantiles(axes: Any, spreads: Mapping[str, Any], cutoff: Mapping[str, Any]) -> None:

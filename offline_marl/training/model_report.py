@@ -202,14 +202,14 @@ def _reasons(report: Mapping[str, Any], facts: Facts) -> list[str]:
     steps = len(report["open_loop"]["steps"][:EARLY])
     if not error < still and still > 0:
         reasons.append(
-            f"over {_counted(steps, 'step')} of its own predictions its error is {error:.3g} of the data's deviations, "
-            f"and saying that nothing changes errs by {still:.3g}"
+            f"its error over {_counted(steps, 'step')} of its own predictions is {error:.3g} deviations of the data, "
+            f"no less than the {still:.3g} of saying that nothing changes"
         )
     rewards = report["rewards"]
     if not rewards["error"] < rewards["mean_reward"] and bool((facts.reward_std > LEAST_STD).any()):
         reasons.append(
-            f"its rewards err by {rewards['error']:.3g} of their deviation, "
-            f"and the mean reward by {rewards['mean_reward']:.3g}"
+            f"its rewards err by {rewards['error']:.3g} of their deviations, "
+            f"no less than the {rewards['mean_reward']:.3g} of always saying the mean reward"
         )
     measured = report["spread"].get(SPREAD)
     if measured is None:

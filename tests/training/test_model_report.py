@@ -118,7 +118,7 @@ def test_a_model_that_learnt_nothing_is_not_trusted_and_the_reasons_have_numbers
     report, _ = measure_model(model, HELD_OUT)
     assert not report["trusted"]
     by_steps, by_rewards = report["reasons"][:2]
-    assert by_steps.startswith("over 10 steps of its own predictions its error is ")
+    assert by_steps.startswith("its error over 10 steps of its own predictions is ")
     assert f"{report['rewards']['mean_reward']:.3g}" in by_rewards and by_rewards.startswith("its rewards err by ")
     assert verdict(report).startswith(f"not to be trusted: {by_steps}; {by_rewards}")
 
@@ -129,7 +129,9 @@ def test_predictions_that_are_not_finite_are_a_reason_and_leave_json_valid(tmp_p
         return said(after, rewards, spread_of(torch.stack([after, 2 * after]), rewards.expand(2, -1, -1)))
 
     report, cloud = write_report(tmp_path, Known(says), HELD_OUT)
-    assert any("error is nan" in reason for reason in report["reasons"]) and report["open_loop"]["error"][0] is None
+    assert (
+        any("predictions is nan" in reason for reason in report["reasons"]) and report["open_loop"]["error"][0] is None
+    )
     assert json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail) == report
     pytest.importorskip("matplotlib")
     assert draw_report(tmp_path, "broken", report, cloud) is not None
