@@ -70,6 +70,11 @@ class TransitionBuffer:
         """Where batches are made."""
         return self._obs.device
 
+    @property
+    def first(self) -> Rows:
+        """Positions of the first steps of the episodes, in order."""
+        return self._first
+
     def draw(self, count: int, generator: torch.Generator) -> Rows:
         """Positions drawn uniformly with replacement."""
         return torch.randint(len(self), (count,), generator=generator, device=self.device)

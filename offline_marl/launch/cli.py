@@ -264,9 +264,15 @@ def _report(result: Result) -> None:
 
 
 def _report_fit(fit: Fit) -> None:
+    from offline_marl.training.model_report import verdict
+
     error = sum(fit.errors) / len(fit.errors)
     print(f"held-out error {error:.3f} of the data's own deviation, {len(fit.errors)} members, {fit.steps:,} updates")
+    print(f"{'verdict':<12}{verdict(fit.report)}")
     print(f"{'model':<12}{fit.folder}")
+    for name, file in (("report", fit.folder / "report.json"), ("picture", fit.folder / "report.png")):
+        if file.is_file():
+            print(f"{name:<12}{file}")
     print(f"{'use it':<12}{PROGRAM} train ALGORITHM --dataset ID --world-model {shlex.quote(str(fit.folder))}")
 
 

@@ -27,6 +27,8 @@ from offline_marl.training.data import Task, open_task
 from offline_marl.training.devices import pick_device
 from offline_marl.training.folder import ModelFolder, describe_software, newest_state
 from offline_marl.training.metrics import loggers_of, refuse_missing
+from offline_marl.training.model_picture import draw_report
+from offline_marl.training.model_report import read_report, write_report
 from offline_marl.training.progress import progress_bar
 from offline_marl.training.sources import MemberSource
 from offline_marl.training.trainer import CheckpointHook, Enough, Hook, LogHook, train
@@ -51,6 +53,8 @@ class Fit:
     steps: int
     held_out: TransitionBuffer
     """Transitions of the episodes that it did not learn from."""
+    report: dict[str, Any] | None
+    """How it does on these, see `model_report`; None where the folder holds no report."""
 
 
 def prepare_fit(model: str, dataset: str, fields: Mapping[str, Any]) -> FitConfig:
@@ -170,10 +174,9 @@ class FitSession:
         self.model.place(device, derive(config.seed, "elites"))
         own = self.model.common
         seen, held_out = task.data.split_episodes(own.holdout, config.seed)
-        window = self.model.window
-        self.held_out = TransitionBuffer(held_out, window, device, state=False)
+        self.held_out = TransitionBuffer(held_out, own.window, device, state=False)
         draws = Generators(config.seed, device).get("batches")
-        buffer = TransitionBuffer(seen, window, device, state=False)
+        buffer = TransitionBuffer(seen, own.window, device, state=False)
         self.source = MemberSource(buffer, self.model.members, own.batch_size, draws, own.sampling)
 
     def run(self) -> Fit:
@@ -182,18 +185,17 @@ class FitSession:
             return self._go_on()
 
     def _go_on(self) -> Fit:
-        config = self.config
+        config, path = self.config, self.folder.path
         looking = HeldOutHook(self.model, lambda: held_out_errors(self.model, self.held_out), config.eval_every)
         start, elapsed, ended = self._restore(looking)
         if not ended:
-            left = f"{config.steps - start:,} of {config.steps:,} updates at most"
-            print(
-                f"{config.model} of {self.task.id}: {left} on {config.device}, in {self.folder.path}", file=sys.stderr
-            )
+            left = f"{config.steps - start:,} of {config.steps:,} updates at most on {config.device}"
+            print(f"{config.model} of {self.task.id}: {left}, in {path}", file=sys.stderr)
             start, elapsed = self._learn(looking, start, elapsed)
         if not self.folder.done:
+            draw_report(path, f"{config.model} of {self.task.id}", *write_report(path, self.model, self.held_out))
             self.folder.finish({"steps": start, "wall_s": round(elapsed, 2), "errors": looking.best.tolist()})
-        return Fit(self.folder.path, self.model, looking.best.tolist(), start, self.held_out)
+        return Fit(path, self.model, looking.best.tolist(), start, self.held_out, read_report(path))
 
     def _learn(self, looking: HeldOutHook, start: int, elapsed: float) -> tuple[int, float]:
         config = self.config
@@ -292,8 +294,7 @@ class HeldOutHook:
 @torch.no_grad()
 def held_out_errors(model: WorldModel, buffer: TransitionBuffer) -> Tensor:
     """Root-mean-square error of each member over all rows of a buffer."""
-    total, rows = torch.zeros(model.members, device=buffer.device), 0
+    total = torch.zeros(model.members, device=buffer.device)
     for index in torch.split(torch.arange(len(buffer), device=buffer.device), ROWS_AT_ONCE):
         total += model.errors(buffer.view(index, Needs())).square() * len(index)
-        rows += len(index)
-    return (total / rows).sqrt()
+    return (total / len(buffer)).sqrt()

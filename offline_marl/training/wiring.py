@@ -23,6 +23,7 @@ from offline_marl.training.data import Task
 from offline_marl.training.fitting import Fit, begin_fit, continue_fit, facts_of, prepare_fit
 from offline_marl.training.folder import ModelFolder, RunFolder
 from offline_marl.training.imagination import Imagination, MixedSource, Plan, RolloutSource
+from offline_marl.training.model_report import verdict
 from offline_marl.training.sources import DatasetSource, EnvironmentSource
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.oracle import Oracle
@@ -118,6 +119,8 @@ def _find_model(
 
 def _told(fit: Fit) -> tuple[WorldModel, TransitionBuffer]:
     fit.model.requires_grad_(False)
+    if fit.report is None or not fit.report["trusted"]:
+        print(f"warning: the world model in {fit.folder} is {verdict(fit.report)}.", file=sys.stderr)
     return fit.model, fit.held_out
 
 

@@ -101,7 +101,7 @@ def rollout(model: Steps, policy: Policy, starts: Batch, horizon: int, caution: 
         alive = alive & whole
         doubted = exceeds(value, caution.cutoff)
         cut = cut | (alive & doubted)
-        next_history = _push(history, obs, actions, model.spec)
+        next_history = push(history, obs, actions, model.spec)
         terminations = said.terminations & alive.unsqueeze(-1)
         over = terminations.all(-1)
         last = (doubted | (time == horizon - 1)) & ~over & alive
@@ -158,7 +158,8 @@ def _last(history: History | None, window: int) -> History | None:
     return None if history is None or not window else history[..., -window:, :]
 
 
-def _push(history: History | None, obs: Obs, actions: Tensor, spec: Spec) -> History | None:
+def push(history: History | None, obs: Obs, actions: Tensor, spec: Spec) -> History | None:
+    """The history one step later: the oldest pair gone, this step's there."""
     if history is None:
         return None
     done = torch.nn.functional.one_hot(actions, spec.act_dim) if spec.discrete else actions

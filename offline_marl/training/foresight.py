@@ -1,0 +1,151 @@
+"""What a world model says of recorded steps, beside what happened: one step from each row, or many from a few.
+
+Errors are those of what the model says to a policy, one elite's word for each step; surprise is that of all elites.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from offline_marl.core.axes import PerAgent
+from offline_marl.core.types import Batch
+from offline_marl.datasets.buffer import Rows, TransitionBuffer
+from offline_marl.worldmodels.base import Prediction, Spread, WorldModel
+from offline_marl.worldmodels.facts import Facts, Joint
+from offline_marl.worldmodels.rollout import push
+from offline_marl.worldmodels.uncertainty import UNCERTAINTIES
+
+ROWS_AT_ONCE = 1_024
+
+Steps = Annotated[Tensor, "row time"]
+Coordinates = Annotated[Tensor, "row time coordinate"]
+Agents = Annotated[Tensor, "row time agent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """Recorded steps and what a model said of them, its own predictions fed back; errors are said minus recorded."""
+
+    obs_error: Coordinates
+    """In deviations of the data's observations."""
+    still_error: Coordinates
+    """The same of who says that nothing changes from the start."""
+    reward_error: Agents
+    """In deviations of the data's rewards."""
+    mean_error: Agents
+    """The same of who always says the mean reward."""
+    obs_surprise: Coordinates | None
+    """In deviations that the model itself tells; None for kinds that tell none."""
+    reward_surprise: Agents | None
+    spreads: Mapping[str, Steps]
+    """By name of the measure, those that the kind offers."""
+    ended: Steps
+    """Bool: said that the team's episode terminates."""
+    terminations: Steps
+    counted: Steps
+    """Bool: the recorded episode was not over yet."""
+
+    def distance(self) -> Steps:
+        """Root mean square of a step's errors, over coordinates and rewards alike."""
+        return torch.cat([self.obs_error, self.reward_error], dim=-1).square().mean(-1).sqrt()
+
+
+def look_near(model: WorldModel, buffer: TransitionBuffer, index: Rows) -> Foreseen:
+    """One step from each of these rows, time axis of 1."""
+    parts = [foresee(model, buffer.segments(part, 1)) for part in torch.split(index, ROWS_AT_ONCE)]
+    return _joined(parts, torch.cat)
+
+
+def look_far(model: WorldModel, buffer: TransitionBuffer, starts: int, steps: int) -> Foreseen:
+    """Many steps from a few rows: half of them begin where an episode begins, the others lie anywhere.
+
+    Args:
+        model: Runs on its own predictions.
+        buffer: Recorded episodes; its window is the model's.
+        starts: Rows at most.
+        steps: Steps at most; the longest episode may have fewer.
+    """
+    first = evenly(buffer.first, starts // 2)
+    anywhere = evenly(torch.arange(len(buffer), device=buffer.device), starts - len(first))
+    longest = int(torch.diff(buffer.first, append=buffer.first.new_tensor([len(buffer)])).max())
+    index: Rows = torch.unique(torch.cat([first, anywhere]))
+    return foresee(model, buffer.segments(index, min(steps, longest)))
+
+
+def foresee(model: WorldModel, cuts: Batch) -> Foreseen:
+    """Let the model run on its own predictions, under the recorded actions of segments."""
+    steps = []
+    obs, history = cuts.obs[:, 0], None if cuts.history is None else cuts.history[:, 0]
+    first = model.facts.join(obs)
+    for time in range(cuts.rewards.shape[1]):
+        now = cuts.map(lambda value, time=time: value[:, time])
+        said = model.step(obs, now.actions, history)
+        steps.append(_compare(model.facts, said, first, now))
+        history = push(history, obs, now.actions, model.spec)
+        obs = said.next_obs
+    return _joined(steps, lambda tensors: torch.stack(tensors, dim=1))
+
+
+def evenly(positions: Rows, most: int) -> Rows:
+    """At most so many of them, in order and evenly spaced, the first and the last included."""
+    if len(positions) <= most:
+        return positions
+    chosen = torch.linspace(0, len(positions) - 1, most, dtype=torch.float64, device=positions.device)
+    return positions[chosen.round().long()]
+
+
+def _compare(facts: Facts, said: Prediction, first: Joint, now: Batch) -> Foreseen:
+    after = facts.join(now.next_obs).double()
+    obs_surprise, reward_surprise = _surprise(said.spread, after, now.rewards)
+    return Foreseen(
+        obs_error=(facts.join(said.next_obs) - after) / facts.obs_std,
+        still_error=(first - after) / facts.obs_std,
+        reward_error=(said.rewards.double() - now.rewards) / facts.reward_std,
+        mean_error=(facts.reward_mean.double() - now.rewards) / facts.reward_std,
+        obs_surprise=obs_surprise,
+        reward_surprise=reward_surprise,
+        spreads=_spreads(said.spread),
+        ended=said.terminations.all(-1),
+        terminations=now.terminations.all(-1),
+        counted=torch.ones_like(now.terminations[:, 0]) if now.mask is None else now.mask.all(-1),
+    )
+
+
+def _surprise(spread: Spread | None, after: Joint, rewards: PerAgent) -> tuple[Tensor | None, Tensor | None]:
+    """Error of the elites' mean in deviations of their mixture: own noise and disagreement together."""
+    if spread is None or spread.next_obs_std is None or spread.rewards_std is None:
+        return None, None
+
+    def surprise(said: Tensor, std: Tensor, happened: Tensor) -> Tensor:
+        said, std = said.double(), std.double()
+        total = std.square().mean(0) + said.var(0, correction=0)
+        return (said.mean(0) - happened) / total.sqrt()
+
+    return (
+        surprise(spread.next_obs, spread.next_obs_std, after),
+        surprise(spread.rewards, spread.rewards_std, rewards),
+    )
+
+
+def _spreads(spread: Spread | None) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    if spread is None:
+        return found
+    for name, measure in UNCERTAINTIES.items():
+        # A measure of what this kind does not tell refuses.
+        with contextlib.suppress(ValueError):
+            found[name] = measure(spread)
+    return found
+
+
+def _joined(parts: Sequence[Foreseen], join: Callable[[list[Tensor]], Tensor]) -> Foreseen:
+    held: dict[str, Any] = {item.name: [getattr(part, item.name) for part in parts] for item in fields(Foreseen)}
+    named = held.pop("spreads")
+    tensors: dict[str, Any] = {name: None if values[0] is None else join(values) for name, values in held.items()}
+    return Foreseen(**tensors, spreads={name: join([each[name] for each in named]) for name in named[0]})
