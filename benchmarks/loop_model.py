@@ -68,7 +68,7 @@ class LoopEnsemble:
         paid = (batch.rewards - facts.reward_mean) / facts.reward_std
         mean, log_std, logit = self.read(member(self.inputs(now, batch.actions)))
         likelihood = torch.distributions.Normal(mean, log_std.exp()).log_prob(torch.cat([moved, paid], -1))  # type: ignore[no-untyped-call]
-        loss: Tensor = -likelihood.mean()
+        loss: Tensor = -(likelihood * log_std.detach().exp()).mean()  # beta 0.5
         if logit is not None:
             ended = batch.terminations.all(-1).to(logit.dtype)
             loss = loss + nn.functional.binary_cross_entropy_with_logits(logit, ended)

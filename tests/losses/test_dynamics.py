@@ -102,3 +102,21 @@ def test_axes_are_checked() -> None:
         dynamics.gaussian_nll(torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(4, 1))
     with pytest.raises(AxisError, match="mixture_nll"):
         dynamics.mixture_nll(torch.zeros(4, 3), torch.zeros(4, 3, 2), torch.zeros(4, 3, 2), torch.zeros(4, 3))
+
+
+def test_weighted_likelihood_worked_by_hand():
+    mean, log_std, target = torch.tensor([1.0]), torch.tensor([math.log(2.0)]), torch.tensor([4.0])
+    plain = 0.5 * (3 / 2) ** 2 + math.log(2) + 0.5 * math.log(2 * math.pi)
+    for beta, weight in ((0.0, 1.0), (0.5, 2.0), (1.0, 4.0)):
+        torch.testing.assert_close(
+            dynamics.weighted_nll(mean, log_std, target, beta), torch.tensor([plain * weight]), rtol=1e-6, atol=0
+        )
+
+
+def test_at_beta_one_a_mean_has_the_slope_of_least_squares_and_a_deviation_its_own():
+    mean = torch.tensor([1.0, 1.0], requires_grad=True)
+    log_std = torch.tensor([math.log(0.1), math.log(3.0)], requires_grad=True)
+    dynamics.weighted_nll(mean, log_std, torch.tensor([4.0, 4.0]), 1.0).sum().backward()
+    torch.testing.assert_close(mean.grad, torch.tensor([-3.0, -3.0]))
+    # std^2 (1 - (error / std)^2): the weight itself is held fixed.
+    torch.testing.assert_close(log_std.grad, torch.tensor([0.01 - 9.0, 9.0 - 9.0]), atol=1e-5, rtol=1e-5)
