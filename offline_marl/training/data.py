@@ -90,6 +90,11 @@ def open_task(task: str, clip_actions: bool = False) -> Task:
     return Task(task, data, shares, _reference(data))
 
 
+def absolute(task: str) -> str:
+    """The task's id, of a file with its whole path, so that a run finds it again from any folder."""
+    return str(Path(task).absolute()) if SUFFIX in task else task
+
+
 def load_dataset(task: str, clip_actions: bool = False) -> Dataset:
     """The data set of a task id; see `open_task` for its forms and errors."""
     return open_task(task, clip_actions).data
