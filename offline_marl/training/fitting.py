@@ -17,12 +17,11 @@ from offline_marl.core.config import ConfigError, build, suggest
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.seeding import Generators, derive, seeded_globally
 from offline_marl.core.types import Metrics, Needs
-from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.networks.learner import Learner
 from offline_marl.training import checkpoint
 from offline_marl.training.config import FitConfig, LearnFlags
-from offline_marl.training.data import Task, absolute, open_task
+from offline_marl.training.data import Task, absolute, facts_of, open_task
 from offline_marl.training.devices import pick_device
 from offline_marl.training.folder import ModelFolder, describe_software, newest_state
 from offline_marl.training.metrics import loggers_of, refuse_missing
@@ -30,7 +29,6 @@ from offline_marl.training.progress import progress_bar
 from offline_marl.training.sources import MemberSource
 from offline_marl.training.trainer import CheckpointHook, Enough, Hook, LogHook, train
 from offline_marl.worldmodels.base import WorldModel, worldmodels
-from offline_marl.worldmodels.facts import Facts, measure
 
 ROWS_AT_ONCE = 4_096
 
@@ -144,12 +142,6 @@ def config_for(folder: ModelFolder, task: Task) -> FitConfig:
     return config
 
 
-def facts_of(data: Dataset) -> Facts:
-    """What a world model must know of the data."""
-    every = TransitionBuffer(data).transitions(torch.arange(len(data)))
-    return measure(data.spec, every.obs, every.next_obs, every.rewards, every.terminations)
-
-
 class FitSession:
     """Everything a fit needs, in one process.
 
@@ -228,7 +220,8 @@ class FitSession:
         if state is None:
             return 0, 0.0, False
         self.model.load_state_dict(state["model"])
-        self.source.load_state_dict(state["source"])
+        if not state["ended"]:  # a finished model may be read on another kind of device than it was fitted on
+            self.source.load_state_dict(state["source"])
         looking.load_state_dict(state["held_out"])
         checkpoint.restore_torch(state)
         return state["step"], state["elapsed"], state["ended"]

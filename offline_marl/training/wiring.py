@@ -21,8 +21,8 @@ from offline_marl.datasets.normalize import reward_factor
 from offline_marl.datasets.ring import TransitionRing
 from offline_marl.training.checkpoint import found
 from offline_marl.training.config import FitConfig, RunConfig
-from offline_marl.training.data import Task
-from offline_marl.training.fitting import begin_fit, config_for, continue_fit, facts_of, prepare_fit
+from offline_marl.training.data import Task, facts_of
+from offline_marl.training.fitting import Fit, begin_fit, config_for, continue_fit, prepare_fit
 from offline_marl.training.folder import ModelFolder, RunFolder, RunFolderError
 from offline_marl.training.imagination import Imagination, MixedSource, Plan, RolloutSource
 from offline_marl.training.sources import DatasetSource, EnvironmentSource
@@ -98,9 +98,9 @@ def plan_source(
     own = ModelFolder(Path(named) if kind is None else folder.path / "world_model")
 
     def make() -> Source:
-        fit = continue_fit(own, task, config)
-        fit.model.requires_grad_(False).place(config.device, derive(config.seed, "imagination"))
-        return _make_imagining(config, task, data, learner, fit.model, fit.held_out)
+        model, held_out = _told(continue_fit(own, task, config))
+        model.place(config.device, derive(config.seed, "imagination"))
+        return _make_imagining(config, task, data, learner, model, held_out)
 
     def fit_and_make() -> Source:
         print(f"no finished world model in {own.path} yet: fitting one", file=sys.stderr)
@@ -187,6 +187,11 @@ def _settings_of_fit(own: ModelFolder, kind: str, config: RunConfig, folder: Run
     if own.path.exists():
         own.refuse_strangers(settings)
     return settings
+
+
+def _told(fit: Fit) -> tuple[WorldModel, TransitionBuffer]:
+    fit.model.requires_grad_(False)
+    return fit.model, fit.held_out
 
 
 def _make_oracle(kind: type[Oracle], config: RunConfig, task: Task, rows: int) -> Oracle:

@@ -23,6 +23,7 @@ from runs import (
 from worlds import saved, world
 
 from offline_marl.core.config import ConfigError
+from offline_marl.core.files import load_tree, save_tree
 from offline_marl.core.registry import RegistryError
 from offline_marl.training.config import FitFlags
 from offline_marl.training.data import open_task
@@ -71,15 +72,14 @@ def test_it_stops_when_nothing_is_gained_and_takes_the_weights_of_then(tmp_path,
 @pytest.mark.parametrize(
     "fields",
     [
-        {},
         {"sampling": "bootstrap", "cosine_steps": 30, "kind": "vae", "window": 2, "steps": 30},
         {"min_improvement": 0.2, "patience": 2, "lr": 0.01},
     ],
-    ids=["plain", "bootstrap-window", "stops-early"],
+    ids=["bootstrap-window", "stops-early"],
 )
 def test_a_fit_that_died_after_any_step_ends_as_if_it_had_not(tmp_path, data, fields):
     straight = small_fit(tmp_path / "straight", data, **fields)
-    for step in (1, 20, 27, straight.steps - 1):
+    for step in (1, 20, straight.steps - 1):
         start_and_kill_fit(tmp_path / str(step), data, step, **fields)
         resumed = resume_fit(tmp_path / str(step))
         refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / str(step)))
@@ -87,7 +87,7 @@ def test_a_fit_that_died_after_any_step_ends_as_if_it_had_not(tmp_path, data, fi
 
 
 def test_a_process_killed_in_a_fit_is_gone_on_with_as_if_it_had_not_been(tmp_path, data):
-    fields = {"steps": 400, "patience": 1_000}
+    fields = {"steps": 200, "patience": 1_000}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALL_FIT, **fields, "hidden": "8"}.items()]
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "offline_marl", "fit-model", "ensemble", "--dataset", data, "--out", str(out)]
@@ -131,6 +131,20 @@ def test_a_finished_model_is_read_by_many_at_once_each_with_its_own_threads(tmp_
         read = continue_fit(folder, task, FitFlags(dataset=data, device="cpu", threads=3))
     refuse_difference(dict(read.model.state_dict()), dict(fit.model.state_dict()))
     assert chosen == [3]
+
+
+def test_a_model_fitted_on_a_gpu_is_read_on_the_cpu(tmp_path, data):
+    """The state of a GPU's generator is of another size and cannot be set on the CPU's."""
+    fit = small_fit(tmp_path / "model", data, steps=20)
+    folder = ModelFolder(fit.folder)
+    folder.config_file.write_text(folder.config_file.read_text().replace('"cpu"', '"cuda:0"'))
+    path = fit.folder / "checkpoints" / "step_000000020.safetensors"
+    state, _ = load_tree(path, "checkpoint")
+    for held in (state["source"], state["model"]["_extra_state"]):
+        held["generator"] = torch.zeros(16, dtype=torch.uint8)
+    save_tree(path, state, "checkpoint")
+    read = continue_fit(folder, open_task(data), FitFlags(dataset=data, device="cpu"))
+    refuse_difference(dict(read.model.nets.state_dict()), dict(fit.model.nets.state_dict()))
 
 
 def test_an_unfinished_fit_is_held_by_one_process(tmp_path, data):
