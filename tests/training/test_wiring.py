@@ -18,7 +18,7 @@ from runs import (
     small_run,
     start_and_kill,
 )
-from worlds import SPECS, PointEnv, saved, world
+from worlds import SPECS, PointEnv, reacher_recording, saved, world
 
 from offline_marl.algorithms.base import algorithms
 from offline_marl.algorithms.bc import BC
@@ -176,6 +176,15 @@ def test_the_oracle_imagines_what_the_simulator_does(tmp_path, monkeypatch, data
     torch.testing.assert_close(held["next_state"], torch.from_numpy(seen.state))
     torch.testing.assert_close(held["rewards"], torch.from_numpy(rewards))
     torch.testing.assert_close(held["next_obs"], torch.from_numpy(seen.obs))
+
+
+@pytest.mark.mujoco
+def test_the_arm_itself_may_be_the_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    recording = saved(tmp_path, reacher_recording()) + "_2x1_full"
+    fields = {"algorithm": "moma-ppo", "world_model": "oracle", "final_episodes": 1, **FEW, "steps": 2}
+    small_run(tmp_path / "run", recording, **fields)
+    assert last_state(tmp_path / "run")["source"]["counts"] == [12, 0, 0]
 
 
 def test_the_cutoff_may_be_a_quantile_of_the_spread_on_recorded_steps(tmp_path, monkeypatch, data, model):
