@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ import torch
 from worlds import PointEnv
 
 from offline_marl.core.files import DamagedFileError
-from offline_marl.training import checkpoint, session
+from offline_marl.training import checkpoint, fitting, session
 from offline_marl.training.data import Task
+from offline_marl.training.fitting import Fit, fit_model
 from offline_marl.training.metrics import read_rows
 from offline_marl.training.run import Result, train
 
@@ -28,11 +30,28 @@ SMALL: dict[str, Any] = {
     "final_episodes": 5,
     "checkpoint_every": 20,
 }
+SMALL_FIT: dict[str, Any] = {
+    "steps": 60,
+    "device": "cpu",
+    "hidden": [8],
+    "members": 3,
+    "elites": 2,
+    "batch_size": 8,
+    "holdout": 0.3,
+    "log_every": 7,
+    "eval_every": 10,
+    "checkpoint_every": 20,
+}
 
 
 def small_run(out: Path, dataset: Any, algorithm: str = "bc", **fields: Any) -> Result:
     """A run of a fraction of a second."""
     return train(algorithm, dataset, out=out, **{**SMALL, **fields})
+
+
+def small_fit(out: Path | None, dataset: str, **fields: Any) -> Fit:
+    """A fit of a fraction of a second."""
+    return fit_model("ensemble", dataset, out=out, **{**SMALL_FIT, **fields})
 
 
 def score_in_point_env(patch: pytest.MonkeyPatch, picture: bool = False) -> None:
@@ -46,16 +65,16 @@ class Killed(BaseException):
     """Ends a run as abruptly as one process can end itself."""
 
 
-def kill_at(patch: pytest.MonkeyPatch, step: int) -> None:
-    """Let the next run die right after this step."""
-    loop = session.train
+def kill_at(patch: pytest.MonkeyPatch, step: int, place: ModuleType = session) -> None:
+    """Let the next run, or the next fit where `place` is fitting, die right after this step."""
+    loop = place.train
 
     def short(algorithm, source, hooks, steps):
         loop(algorithm, source, hooks, range(steps.start, min(step + 1, steps.stop)))
         if step < steps.stop:
             raise Killed
 
-    patch.setattr(session, "train", short)
+    patch.setattr(place, "train", short)
 
 
 def start_and_kill(out: Path, dataset: Any, step: int, **fields: Any) -> None:
@@ -63,6 +82,13 @@ def start_and_kill(out: Path, dataset: Any, step: int, **fields: Any) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, step)
         small_run(out, dataset, **fields)
+
+
+def start_and_kill_fit(out: Path, dataset: str, step: int, **fields: Any) -> None:
+    """A fit that died right after this step."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, step, fitting)
+        small_fit(out, dataset, **fields)
 
 
 def checkpoints(out: Path) -> list[int]:

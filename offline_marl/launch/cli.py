@@ -191,9 +191,10 @@ def _resume(args: Sequence[str]) -> None:
     flags: ResumeFlags = build(ResumeFlags, read(ResumeFlags, "resume", "RUN", about, args))
 
     from offline_marl.training import fitting, run
+    from offline_marl.training.folder import holds_model
 
     with going(flags.run):
-        if fitting.holds_model(flags.run):
+        if holds_model(flags.run):
             _report_fit(fitting.resume_fit(flags.run))
         else:
             _report(run.resume(flags.run))

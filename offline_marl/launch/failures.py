@@ -48,5 +48,5 @@ def going(folder: Path) -> Iterator[None]:
         raise Stopped(INTERRUPTED, f"interrupted: {resume}" if begun else "interrupted before the run began.") from None
     except OSError as error:
         place = error.filename or f"a file of {folder}"
-        kept = f"; the last good checkpoint is kept, {resume}" if any((folder / "checkpoints").glob("step_*")) else ""
+        kept = f"; the last good checkpoint is kept, {resume}" if any(folder.glob("**/checkpoints/step_*")) else ""
         raise Stopped(FAILED, f"error: {error.strerror or error}: {place}{kept}.") from None

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from offline_marl.core.partition import SCENARIOS, Partition, partition, split_task
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.catalog import SUFFIX, Reference, find, path_of
 from offline_marl.datasets.files import load_data
 from offline_marl.environments.base import Conventions, Environment, JointEnv, State, environments
 from offline_marl.training.collect import make_scripted
+from offline_marl.worldmodels.facts import Facts, measure
 
 
 @dataclass(frozen=True)
@@ -104,9 +108,20 @@ def open_task(task: str, clip_actions: bool = False) -> Task:
     return Task(task, data, shares, _reference(data))
 
 
+def absolute(task: str) -> str:
+    """The task's id, of a file with its whole path, so that a run finds it again from any folder."""
+    return str(Path(task).absolute()) if SUFFIX in task else task
+
+
 def load_dataset(task: str, clip_actions: bool = False) -> Dataset:
     """The data set of a task id; see `open_task` for its forms and errors."""
     return open_task(task, clip_actions).data
+
+
+def facts_of(data: Dataset) -> Facts:
+    """What a world model must know of the data."""
+    every = TransitionBuffer(data).transitions(torch.arange(len(data)))
+    return measure(data.spec, every.obs, every.next_obs, every.rewards, every.terminations)
 
 
 def _known_partition(data: Dataset) -> Partition | None:

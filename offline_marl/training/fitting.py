@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -18,12 +17,11 @@ from offline_marl.core.config import ConfigError, build, suggest
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.seeding import Generators, derive, seeded_globally
 from offline_marl.core.types import Metrics, Needs
-from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.networks.learner import Learner
 from offline_marl.training import checkpoint
-from offline_marl.training.config import FitConfig
-from offline_marl.training.data import Task, open_task
+from offline_marl.training.config import FitConfig, LearnFlags
+from offline_marl.training.data import Task, absolute, facts_of, open_task
 from offline_marl.training.devices import pick_device
 from offline_marl.training.folder import ModelFolder, describe_software, newest_state
 from offline_marl.training.metrics import loggers_of, refuse_missing
@@ -33,7 +31,6 @@ from offline_marl.training.progress import progress_bar
 from offline_marl.training.sources import MemberSource
 from offline_marl.training.trainer import CheckpointHook, Enough, Hook, LogHook, train
 from offline_marl.worldmodels.base import WorldModel, worldmodels
-from offline_marl.worldmodels.facts import Facts, measure
 
 ROWS_AT_ONCE = 4_096
 
@@ -74,7 +71,8 @@ def prepare_fit(model: str, dataset: str, fields: Mapping[str, Any]) -> FitConfi
         if name not in known:
             raise ConfigError(f"Unknown field '{name}' of {model}: {suggest(name, known)}.")
     settings = build(kind.Config, own).model_dump(mode="json")
-    config: FitConfig = build(FitConfig, {"model": model, "dataset": dataset, "settings": settings, **rest})
+    given = {"model": model, "dataset": absolute(dataset), "settings": settings, **rest}
+    config: FitConfig = build(FitConfig, given)
     return config.model_copy(update={"device": str(pick_device(config.device))})
 
 
@@ -120,38 +118,32 @@ def resume_fit(path: str | Path) -> Fit:
     return continue_fit(folder, open_task(config.dataset, config.clip_actions))
 
 
-def continue_fit(folder: ModelFolder, task: Task) -> Fit:
-    """Go on in a folder that holds a fit to this task; a finished one is read.
+def continue_fit(folder: ModelFolder, task: Task, reader: LearnFlags | None = None) -> Fit:
+    """Go on in a folder that holds a fit to this task; a finished one is read, on the reader's device.
 
     Raises:
         WrongModelError: It was fitted to another task, or to other data of that name.
     """
-    config = folder.config()
-    then, now = folder.versions().get("dataset_sha256"), task.data.metadata.get("sha256")
-    if Path(config.dataset).name != Path(task.id).name:
-        raise WrongModelError(f"The world model in {folder.path} was fitted to {config.dataset}, not to {task.id}.")
-    if then != now:
-        raise WrongModelError(
-            f"The world model in {folder.path} was fitted to another version of {task.id}: sha256 was {then}, is {now}."
-        )
+    config = config_for(folder, task)
+    if folder.done:  # read by as many at once as like to
+        read = {} if reader is None else reader.model_dump(include={"device", "threads"})
+        return FitSession(folder, config.model_copy(update={**read, "tensorboard": False, "wandb": "off"}), task).run()
     with folder.locked():
         folder.sweep()
         return FitSession(folder, config, task).run()
 
 
-def holds_model(path: str | Path) -> bool:
-    """Whether a folder is that of a world model."""
-    try:
-        held = json.loads(ModelFolder(path).config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(held, dict) and "model" in held
-
-
-def facts_of(data: Dataset) -> Facts:
-    """What a world model must know of the data."""
-    every = TransitionBuffer(data).transitions(torch.arange(len(data)))
-    return measure(data.spec, every.obs, every.next_obs, every.rewards, every.terminations)
+def config_for(folder: ModelFolder, task: Task) -> FitConfig:
+    """The settings of a fit to this task; raises what `continue_fit` does."""
+    config = folder.config()
+    then, now = folder.versions().get("dataset_sha256"), task.data.metadata.get("sha256")
+    if Path(config.dataset).name != Path(task.id).name:
+        raise WrongModelError(f"The world model in {folder.path} was fitted to {config.dataset}, not to {task.id}.")
+    if then is not None and then != now:
+        raise WrongModelError(
+            f"The world model in {folder.path} was fitted to another version of {task.id}: sha256 was {then}, is {now}."
+        )
+    return config
 
 
 class FitSession:
@@ -217,7 +209,8 @@ class FitSession:
                 }
                 checkpoint.save(self.folder.checkpoints, step, state, config.keep_checkpoints)
 
-            hooks: list[Hook] = [log, CheckpointHook(save, config.checkpoint_every, 0, log), looking]
+            # Looks before it saves, so that no look is missed by who goes on from there.
+            hooks: list[Hook] = [log, looking, CheckpointHook(save, config.checkpoint_every, 0, log)]
             train(self.model, self.source, hooks, range(start + 1, config.steps + 1))
             log.flush(self.model.updates)
             looking.conclude(self.model.updates)
@@ -229,7 +222,8 @@ class FitSession:
         if state is None:
             return 0, 0.0, False
         self.model.load_state_dict(state["model"])
-        self.source.load_state_dict(state["source"])
+        if not state["ended"]:  # a finished model may be read on another kind of device than it was fitted on
+            self.source.load_state_dict(state["source"])
         looking.load_state_dict(state["held_out"])
         checkpoint.restore_torch(state)
         return state["step"], state["elapsed"], state["ended"]

@@ -27,6 +27,11 @@ class RunFolderError(BadInputError, RuntimeError):
     """A run folder that cannot be used as asked; the message is one sentence."""
 
 
+MARKS: dict[type[LearnFlags], tuple[str, str]] = {
+    RunConfig: ("algorithm", "a training run"),
+    FitConfig: ("model", "a world model"),
+}
+"""The field by which the settings of each kind of folder are known, and what it holds."""
 Settings = TypeVar("Settings", bound=LearnFlags)
 
 
@@ -87,7 +92,11 @@ class Folder(Generic[Settings]):
         if not self.config_file.is_file():
             raise RunFolderError(f"{self.path} holds no run (there is no config.json in it).")
         try:
-            config: Settings = build(self.kind, json.loads(self.config_file.read_text(encoding="utf-8")))
+            held = json.loads(self.config_file.read_text(encoding="utf-8"))
+            for kind, (field, what) in MARKS.items():
+                if kind is not self.kind and isinstance(held, dict) and field in held:
+                    raise RunFolderError(f"{self.path} holds {what}, not {MARKS[self.kind][1]}.")
+            config: Settings = build(self.kind, held)
         except (ValueError, ConfigError) as error:
             raise RunFolderError(f"{self.config_file} was damaged or edited: {error}") from None
         return config
@@ -138,6 +147,15 @@ class ModelFolder(Folder[FitConfig]):
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path, FitConfig)
+
+
+def holds_model(path: Path | str) -> bool:
+    """Whether a folder is that of a world model."""
+    try:
+        held = json.loads(ModelFolder(path).config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and MARKS[FitConfig][0] in held
 
 
 def newest_state(folder: Folder[Any]) -> dict[str, Any] | None:

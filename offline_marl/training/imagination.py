@@ -155,7 +155,8 @@ class MixedSource:
         """Recorded rows first, then imagined ones."""
         if self.drawn % self.refill_every == 0:
             self._refill()
-        count = round(self.real_fraction * self.batch_size)
+        # Where nothing imagined could be used yet, all rows are recorded.
+        count = round(self.real_fraction * self.batch_size) if len(self.ring) else self.batch_size
         self.drawn += 1
         parts = []
         if count:

@@ -18,12 +18,12 @@ from offline_marl.datasets.base import Dataset, clipped
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.files import save_data
 from offline_marl.training.config import RunConfig
-from offline_marl.training.data import Task, load_dataset, open_task
+from offline_marl.training.data import Task, absolute, load_dataset, open_task
 from offline_marl.training.devices import pick_device
 from offline_marl.training.evaluation import Score
 from offline_marl.training.folder import RunFolder, RunFolderError, describe_software, newest_state
 from offline_marl.training.session import Result, Session, make_scorer
-from offline_marl.training.wiring import refuse_mixtures
+from offline_marl.training.wiring import locate_model, refuse_mixtures
 
 __all__ = ["Result", "evaluate", "load", "load_dataset", "prepare", "resume", "train"]
 
@@ -71,10 +71,15 @@ def train(algorithm: str, dataset: str | Dataset, *, out: str | Path | None = No
         RunFolderError: The run folder holds something else or is in use.
         DivergedError: A loss stopped being finite; the last good checkpoint stays.
     """
-    named = _absolute(dataset) if isinstance(dataset, str) else OWN_DATA
+    named = absolute(dataset) if isinstance(dataset, str) else OWN_DATA
     config = prepare(algorithm, named, fields)
     # Written down as what it is here: a generator's state cannot move between kinds of device.
-    config = config.model_copy(update={"device": str(pick_device(config.device))})
+    here = {
+        "device": str(pick_device(config.device)),
+        "world_model": None if config.world_model is None else locate_model(config.world_model),
+        "init": None if config.init is None else str(Path(config.init).absolute()),
+    }
+    config = config.model_copy(update=here)
     folder = RunFolder(out if out is not None else default_folder(config))
     own = None if isinstance(dataset, str) else (clipped(dataset) if config.clip_actions else dataset).check()
     task = open_task(named, config.clip_actions) if own is None else Task(OWN_DATA, own, None, None)
@@ -183,10 +188,6 @@ def _warn_of_other_software(then: Mapping[str, Any]) -> None:
 def _task_of(folder: RunFolder, config: RunConfig) -> Task:
     name = str(folder.path / OWN_DATA) if config.dataset == OWN_DATA else config.dataset
     return open_task(name, config.clip_actions)
-
-
-def _absolute(dataset: str) -> str:
-    return str(Path(dataset).absolute()) if SUFFIX in dataset else dataset
 
 
 def _provenance(task: Task) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from offline_marl.algorithms.base import Algorithm
+from offline_marl.algorithms.base import Algorithm, algorithms
+from offline_marl.core.config import build
 from offline_marl.core.seeding import derive, seeded_globally
 from offline_marl.datasets.buffer import refuse_long_window
 from offline_marl.datasets.normalize import best_values, obs_statistics, scale_rewards
@@ -28,7 +29,7 @@ from offline_marl.training.metrics import loggers_of, refuse_missing
 from offline_marl.training.picture import draw_run
 from offline_marl.training.progress import progress_bar
 from offline_marl.training.trainer import CheckpointHook, EvaluateHook, Hook, LogHook, train
-from offline_marl.training.wiring import make_source
+from offline_marl.training.wiring import plan_source
 
 MOST_COPIES = 50
 """Copies of a simulator that step side by side in an evaluation."""
@@ -74,7 +75,10 @@ class Session:
         if settings.clip_target:
             learner.bound(*best_values(data, settings.gamma))
         refuse_long_window(data, learner.window)
-        self.data = data
+        if config.init is not None and not checkpoint.found(folder.checkpoints):
+            take_over(learner, RunFolder(config.init))
+        if not folder.done:
+            self.make_source = plan_source(config, folder, task, data, learner)
         self.score = make_scorer(task, config.eval_seed, max(config.eval_episodes, config.final_episodes), device)
 
     def run(self) -> Result:
@@ -85,11 +89,9 @@ class Session:
 
     def _take_up(self) -> tuple[int, float, dict[str, Any]]:
         """The source made and everything restored: step, seconds so far, scores so far."""
-        self.source = make_source(self.config, self.folder, self.task, self.data, self.learner)
+        self.source = self.make_source()
         state = self._restore()
         if state is None:
-            if self.config.init is not None:
-                take_over(self.learner, RunFolder(self.config.init))
             return 0, 0.0, {}
         self.source.load_state_dict(state["source"])
         checkpoint.restore_torch(state)
@@ -168,9 +170,12 @@ def take_over(learner: Algorithm, folder: RunFolder) -> None:
     """Begin with another run's networks of the same name.
 
     Raises:
-        RunFolderError: It holds no checkpoint, or no network of the same name and shape.
+        RunFolderError: It holds no checkpoint, or no network of the same name, kind and shape.
     """
-    folder.config()
+    config = folder.config()
+    kind = algorithms.get(config.algorithm)
+    with seeded_globally(config.seed, "initialisation"):
+        other = kind(build(kind.Config, config.settings), learner.spec)
     state = newest_state(folder)
     if state is None:
         raise RunFolderError(f"{folder.path} holds no checkpoint yet.")
@@ -185,12 +190,17 @@ def take_over(learner: Algorithm, folder: RunFolder) -> None:
     }
     taken = [name for name in own if own[name] and found[name]]
     for name in taken:
-        shapes, theirs = ({key: tuple(value.shape) for key, value in each[name].items()} for each in (own, found))
-        if shapes != theirs:
+        kinds = [type(getattr(each, name)).__name__ for each in (learner, other)]
+        if kinds[0] != kinds[1]:
+            raise RunFolderError(f"The {name} of {folder.path} is of another kind ({kinds[1]}, not {kinds[0]}).")
+        shapes = [{key: tuple(value.shape) for key, value in each[name].items()} for each in (own, found)]
+        if shapes[0] != shapes[1]:
             raise RunFolderError(
                 f"The {name} of {folder.path} has another shape: give both runs the same hidden, window ..."
             )
-        getattr(learner, name).load_state_dict(found[name])
+        for module in (getattr(learner, name), getattr(learner, f"target_{name}", None)):
+            if module is not None:
+                module.load_state_dict(found[name])
     if not taken:
         raise RunFolderError(f"{folder.path} holds no network that this algorithm has too ({', '.join(own)}).")
     print(f"begins with {', '.join(taken)} of {folder.path}", file=sys.stderr)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,18 @@ from typing import Any
 import torch
 
 from offline_marl.algorithms.base import Algorithm
-from offline_marl.core.config import ConfigError, build
+from offline_marl.core.config import ConfigError, build, suggest
 from offline_marl.core.seeding import Generators, derive
 from offline_marl.core.types import DataError, Needs, Source
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.normalize import reward_factor
 from offline_marl.datasets.ring import TransitionRing
-from offline_marl.training.config import RunConfig
-from offline_marl.training.data import Task
-from offline_marl.training.fitting import Fit, begin_fit, continue_fit, facts_of, prepare_fit
-from offline_marl.training.folder import ModelFolder, RunFolder
+from offline_marl.training.checkpoint import found
+from offline_marl.training.config import FitConfig, RunConfig
+from offline_marl.training.data import Task, facts_of
+from offline_marl.training.fitting import Fit, begin_fit, config_for, continue_fit, prepare_fit
+from offline_marl.training.folder import ModelFolder, RunFolder, RunFolderError
 from offline_marl.training.imagination import Imagination, MixedSource, Plan, RolloutSource
 from offline_marl.training.model_report import verdict
 from offline_marl.training.sources import DatasetSource, EnvironmentSource
@@ -55,8 +57,24 @@ def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
         raise ConfigError("--real-fraction auto follows the number of imagined rows: it takes no --real-fraction-end.")
 
 
-def make_source(config: RunConfig, folder: RunFolder, task: Task, data: Dataset, learner: Algorithm) -> Source:
-    """What `learner.update` will be fed; a missing world model is fitted first.
+def locate_model(named: str) -> str:
+    """What `--world-model` means: a kind of model, or the whole path of a folder.
+
+    Raises:
+        ConfigError: It is neither; says how to name a folder that is yet to be made.
+    """
+    if named in worldmodels.names():
+        return named
+    if os.sep not in named and not Path(named).is_dir():
+        known = suggest(named, worldmodels.names())
+        raise ConfigError(f"Unknown world model '{named}': {known}; a folder to fit one in is named ./{named}.")
+    return str(Path(named).absolute())
+
+
+def plan_source(
+    config: RunConfig, folder: RunFolder, task: Task, data: Dataset, learner: Algorithm
+) -> Callable[[], Source]:
+    """Gives what `learner.update` will be fed, once the run has begun; what can be refused is refused before.
 
     Args:
         config: The run's settings.
@@ -64,34 +82,90 @@ def make_source(config: RunConfig, folder: RunFolder, task: Task, data: Dataset,
         task: The run's task, rewards as recorded.
         data: Its data, rewards as they are learnt from.
         learner: The algorithm, on its device.
+
+    Raises:
+        BadInputError: Of a kind that says what does not fit together.
     """
-    device = torch.device(config.device)
-    generators = Generators(config.seed, device)
+    named = config.world_model or ("ensemble" if learner.needs.origin == "model" else None)
+    if named is None:
+        made = _make_plain(config, task, data, learner)
+        return lambda: made
+    refuse_unforeseen(config, data, learner)
+    kind = worldmodels.get(named) if named in worldmodels.names() else None
+    if kind is not None and issubclass(kind, Oracle):
+        oracle, copies = kind, _rollout_rows(config, learner)
+        made = _make_imagining(config, task, data, learner, _make_oracle(oracle, config, task, copies), None)
+        return lambda: made
+    own = ModelFolder(Path(named) if kind is None else folder.path / "world_model")
+
+    def make() -> Source:
+        model, held_out = _told(continue_fit(own, task, config))
+        model.place(config.device, derive(config.seed, "imagination"))
+        return _make_imagining(config, task, data, learner, model, held_out)
+
+    def fit_and_make() -> Source:
+        print(f"no finished world model in {own.path} yet: fitting one", file=sys.stderr)
+        if own.config_file.is_file():
+            continue_fit(own, task)
+        else:
+            begin_fit(own, settings, task)
+        return make()
+
+    settings = _settings_of_fit(own, "ensemble" if kind is None else named, config, folder, task)
+    if own.done:
+        made = make()
+        return lambda: made
+    return fit_and_make
+
+
+def refuse_unforeseen(config: RunConfig, data: Dataset, learner: Algorithm) -> None:
+    """Refuse to imagine what world models do not foresee.
+
+    Raises:
+        DataError: Says what.
+    """
+    avail = data.avail_actions
+    if avail is not None and not bool((avail | ~data.spec.present("act")).all()):
+        raise DataError("World models foresee no available actions, which this data restricts: train without one.")
+    if learner.needs.state:
+        raise DataError(f"{config.algorithm} needs a global state, which world models do not foresee.")
+    if learner.needs.origin == "data" and learner.needs.view == "segments":
+        raise DataError(f"{config.algorithm} learns from recorded segments, which imagined rows cannot be mixed into.")
+
+
+def _make_plain(config: RunConfig, task: Task, data: Dataset, learner: Algorithm) -> Source:
+    device, rows = torch.device(config.device), learner.batch_size
     if learner.needs.origin == "environment":
-        env = task.make_env(min(MOST_COPIES, learner.batch_size))
+        env = task.make_env(min(MOST_COPIES, rows))
         if env is None:
             raise DataError(f"{config.algorithm} learns in an environment, and none belongs to {task.id}.")
-        return EnvironmentSource(learner, env, learner.batch_size, Generators(config.seed).get("episodes"), device)
-    named = config.world_model or ("ensemble" if learner.needs.origin == "model" else None)
-    with_state = learner.needs.state
-    if named is None:
-        buffer = TransitionBuffer(data, learner.window, device, state=with_state)
-        return DatasetSource(buffer, learner.batch_size, generators.get("batches"))
-    if data.avail_actions is not None:
-        if not bool(data.avail_actions.all()):
-            raise DataError("World models foresee no available actions, which this data restricts: train without one.")
-        data = replace(data, avail_actions=None)
-    if with_state:
-        raise DataError(f"{config.algorithm} needs a global state, which world models do not foresee.")
-    on_policy = learner.needs.origin == "model"
-    rows = -(-learner.batch_size // config.horizon) if on_policy else config.rollouts
-    model, held_out = _find_model(named, config, folder, task, rows)
+        return EnvironmentSource(learner, env, rows, Generators(config.seed).get("episodes"), device)
+    buffer = TransitionBuffer(data, learner.window, device, state=learner.needs.state)
+    return DatasetSource(buffer, rows, Generators(config.seed, device).get("batches"))
+
+
+def _rollout_rows(config: RunConfig, learner: Algorithm) -> int:
+    return -(-learner.batch_size // config.horizon) if learner.needs.origin == "model" else config.rollouts
+
+
+def _make_imagining(
+    config: RunConfig,
+    task: Task,
+    data: Dataset,
+    learner: Algorithm,
+    model: WorldModel,
+    held_out: TransitionBuffer | None,
+) -> Source:
+    device = torch.device(config.device)
+    generators = Generators(config.seed, device)
+    data = replace(data, avail_actions=None)
     oracle = isinstance(model, Oracle)
     starts = TransitionBuffer(data, max(learner.window, model.window), device, state=oracle)
     factor = reward_factor(task.data, learner.common.reward_scale)
+    rows = _rollout_rows(config, learner)
     plan = Plan(rows, config.horizon, config.start_share, factor, _caution(config, model, held_out))
     imagination = Imagination(model, learner, starts, plan, generators.get("starts"))
-    if on_policy:
+    if learner.needs.origin == "model":
         return RolloutSource(imagination)
     real = TransitionBuffer(data, learner.window, device, state=oracle)
     rows_of_data = DatasetSource(real, learner.batch_size, generators.get("batches"))
@@ -99,22 +173,21 @@ def make_source(config: RunConfig, folder: RunFolder, task: Task, data: Dataset,
     return MixedSource(rows_of_data, imagination, ring, _shares(config), config.refill_every, config.steps)
 
 
-def _find_model(
-    named: str, config: RunConfig, folder: RunFolder, task: Task, rows: int
-) -> tuple[WorldModel, TransitionBuffer | None]:
-    if named in worldmodels.names():
-        kind = worldmodels.get(named)
-        if issubclass(kind, Oracle):
-            return _make_oracle(kind, config, task, rows), None
-        place, chosen = folder.path / "world_model", named
-    else:
-        place, chosen = Path(named), "ensemble"
-    own = ModelFolder(place)
+def _settings_of_fit(own: ModelFolder, kind: str, config: RunConfig, folder: RunFolder, task: Task) -> FitConfig:
+    """Those of the fit in this folder, or those that one will be begun with.
+
+    Raises:
+        RunFolderError: The folder holds something else, or its model has gone since the run began.
+    """
     if own.config_file.is_file():
-        return _told(continue_fit(own, task))
-    print(f"no world model in {place} yet: fitting one", file=sys.stderr)
+        return config_for(own, task)
+    if found(folder.checkpoints):
+        raise RunFolderError(f"{own.path} holds no world model any more, but {folder.path} began with one.")
     shared: Mapping[str, Any] = config.model_dump(include={"seed", "device", "threads", "clip_actions"})
-    return _told(begin_fit(own, prepare_fit(chosen, task.id, shared), task))
+    settings = prepare_fit(kind, task.id, shared)
+    if own.path.exists():
+        own.refuse_strangers(settings)
+    return settings
 
 
 def _told(fit: Fit) -> tuple[WorldModel, TransitionBuffer]:
@@ -136,12 +209,14 @@ def _make_oracle(kind: type[Oracle], config: RunConfig, task: Task, rows: int) -
 
 def _caution(config: RunConfig, model: WorldModel, held_out: TransitionBuffer | None) -> Caution:
     cutoff = config.cutoff or float("inf")
-    if config.cutoff_quantile is not None and held_out is not None:
+    if held_out is not None:
         index = torch.linspace(0, len(held_out) - 1, min(MEASURED, len(held_out)), device=held_out.device).long()
         rows = held_out.transitions(index)
         said = model.step(rows.obs, rows.actions, rows.history)
         if said.spread is not None:
-            cutoff = float(torch.quantile(UNCERTAINTIES[config.spread](said.spread), config.cutoff_quantile))
+            measured = UNCERTAINTIES[config.spread](said.spread)  # refuses models that cannot be measured so
+            if config.cutoff_quantile is not None:
+                cutoff = float(torch.quantile(measured, config.cutoff_quantile))
     return Caution(config.spread, config.spread_weight, config.reward_spread_weight, cutoff, config.clip_imagined)
 
 

@@ -7,7 +7,6 @@ set, no policy and no loop.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from offline_marl.core.axes import PerAgent
 from offline_marl.core.config import Config
 from offline_marl.core.registry import Registry
-from offline_marl.core.types import Batch, History, Obs, Spec
+from offline_marl.core.types import Batch, History, Obs
 from offline_marl.networks.learner import Learner
 from offline_marl.networks.targets import frozen_copy
 from offline_marl.worldmodels import registry
@@ -186,12 +185,6 @@ class WorldModel(Learner):
             best, now = (getattr(self, each).state_dict() for each in (f"best_{name}", name))
             pairs += zip(best.values(), now.values(), strict=True)
         return pairs
-
-
-def facts_of(spec: Spec, state: Mapping[str, Tensor]) -> Facts:
-    """The facts inside a saved model's `state_dict`, so that it can be built again without its data."""
-    told = {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)}
-    return Facts.from_tensors(spec, told)
 
 
 worldmodels: Registry[type[WorldModel]] = registry

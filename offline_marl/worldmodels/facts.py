@@ -6,7 +6,6 @@ are one joint coordinate, modelled once; padding is none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated
 
@@ -49,11 +48,6 @@ class Facts:
     reward_high: Annotated[Tensor, "agent"]
     terminates: bool
     """Whether any step of the data terminates."""
-
-    @classmethod
-    def from_tensors(cls, spec: Spec, tensors: Mapping[str, Tensor]) -> Facts:
-        """The facts that `tensors` told, of the same spec."""
-        return cls(spec=spec, terminates=bool(tensors["terminates"]), **{name: tensors[name] for name in TENSORS})
 
     def tensors(self) -> dict[str, Tensor]:
         """Every field but the spec, by name."""

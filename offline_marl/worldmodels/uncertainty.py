@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.axes import PerTeam
+from offline_marl.core.types import DataError
 from offline_marl.worldmodels.base import Spread
 
 Measured = NewType("Measured", Tensor)
@@ -50,10 +51,10 @@ def max_aleatoric(spread: Spread) -> Measured:
     """Largest norm of an elite's own deviations of next obs and rewards, in raw units: MOPO's (Yu et al., 2020).
 
     Raises:
-        ValueError: The kind of model tells no deviation.
+        DataError: The kind of model tells no deviation.
     """
     if spread.next_obs_std is None or spread.rewards_std is None:
-        raise ValueError(
+        raise DataError(
             "max_aleatoric needs members that tell a deviation of their own: kind gaussian, mixture or vae."
         )
     own = torch.cat([spread.next_obs_std, spread.rewards_std], dim=-1)

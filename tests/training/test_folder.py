@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from offline_marl.training.config import RunConfig
-from offline_marl.training.folder import RunFolder, RunFolderError, describe_software
+from offline_marl.training.config import FitConfig, RunConfig
+from offline_marl.training.folder import ModelFolder, RunFolder, RunFolderError, describe_software, holds_model
 
 CONFIG = RunConfig(algorithm="bc", dataset="x_2x1_full", settings={"lr": 1e-3, "hidden": [16]})
 
@@ -83,6 +83,19 @@ def test_damaged_settings_are_one_sentence(folder, content):
     folder.config_file.write_text(content, encoding="latin-1")
     with pytest.raises(RunFolderError, match=r"config.json was damaged or edited: "):
         folder.config()
+
+
+def test_a_folder_of_the_other_kind_says_which_it_is(folder):
+    model = ModelFolder(folder.path)
+    with folder.locked():
+        folder.begin(CONFIG, {})
+        assert not holds_model(folder.path)
+        with pytest.raises(RunFolderError, match=rf"^{folder.path} holds a training run, not a world model\.$"):
+            model.config()
+        model.begin(FitConfig(model="ensemble", dataset="x_2x1_full"), {})
+        assert holds_model(folder.path)
+        with pytest.raises(RunFolderError, match=rf"^{folder.path} holds a world model, not a training run\.$"):
+            folder.config()
 
 
 def test_a_folder_without_a_run_says_so(folder):

@@ -14,6 +14,7 @@ from runs import (
     refuse_difference,
     rows,
     score_in_point_env,
+    small_fit,
     small_run,
     start_and_kill,
     table,
@@ -64,6 +65,10 @@ def test_without_an_environment_a_run_ends_without_a_score_and_says_so(tmp_path,
 def test_a_run_that_died_after_any_step_ends_as_if_it_had_not(tmp_path, data, monkeypatch, algorithm):
     score_in_point_env(monkeypatch)
     fields = {"algorithm": algorithm, "steps": 30, "checkpoint_every": 10, "eval_every": 5}
+    if "epochs" in algorithms.get(algorithm).Config.model_fields:
+        fields["epochs"] = 1
+    if algorithms.get(algorithm).needs.origin == "model":
+        fields["world_model"] = str(small_fit(tmp_path / "model", data, steps=10).folder)
     small_run(tmp_path / "straight", data, **fields)
     for step in (1, 10, 16, 29):
         start_and_kill(tmp_path / str(step), data, step, **fields)

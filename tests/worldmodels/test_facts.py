@@ -118,9 +118,5 @@ def test_sums_are_taken_in_double_precision() -> None:
     assert facts.obs_mean.dtype == torch.float32
 
 
-def test_facts_go_through_their_tensors() -> None:
-    facts = by_hand()
-    again = Facts.from_tensors(UNEQUAL, facts.tensors())
-    assert {item.name for item in fields(Facts)} == {"spec", *facts.tensors()}
-    assert again.spec == facts.spec and again.terminates is facts.terminates
-    assert all(torch.equal(value, again.tensors()[name]) for name, value in facts.tensors().items())
+def test_every_fact_but_the_spec_is_kept_as_a_tensor() -> None:
+    assert {item.name for item in fields(Facts)} == {"spec", *by_hand().tensors()}
