@@ -63,6 +63,8 @@ class RunFlags(LearnFlags):
     """Run folder whose networks of the same name and shape are taken over before training, such as a bc run's."""
     world_model: str | None = None
     """Folder of a fitted world model, or a kind (ensemble, oracle); what is missing is fitted first, and kept."""
+    fit: dict[str, Any] = Field(default_factory=dict)
+    """Fields of fit-model and of the kind for a world model that is fitted first, such as {"steps": 6000}."""
     real_fraction: Share | Literal["auto"] | None = None
     """Share of recorded rows in a batch beside imagined ones (.05 unless said); auto weighs all rows alike."""
     real_fraction_end: Share | None = None

@@ -184,7 +184,7 @@ def _settings_of_fit(own: ModelFolder, kind: str, config: RunConfig, folder: Run
     if found(folder.checkpoints):
         raise RunFolderError(f"{own.path} holds no world model any more, but {folder.path} began with one.")
     shared: Mapping[str, Any] = config.model_dump(include={"seed", "device", "threads", "clip_actions"})
-    settings = prepare_fit(kind, task.id, shared)
+    settings = prepare_fit(kind, task.id, {**shared, **config.fit})
     if own.path.exists():
         own.refuse_strangers(settings)
     return settings

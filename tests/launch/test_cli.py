@@ -88,9 +88,10 @@ def test_help_shows_every_field_with_its_docstring_and_true_default(cli: Cli, na
     for kind in (RunFlags, algorithms.get(name).Config):
         assert issubclass(kind, Config)
         for field, info in kind.model_fields.items():
-            note = " [required]" if info.is_required() else f" [default: {show(info.default)}]"
+            default = info.get_default(call_default_factory=True, validated_data={})
+            note = " [required]" if info.is_required() else f" [default: {show(default)}]"
             assert info.description
-            assert f"{' '.join(info.description.split())}{note if info.default is not None else ''}" in text
+            assert f"{' '.join(info.description.split())}{note if default is not None else ''}" in text
             assert re.search(rf"^ +--{field.replace('_', '-')}[ ,]", said.out, re.MULTILINE), field
 
 
