@@ -119,18 +119,13 @@ def to_physics(state: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64],
 
 
 def sides_of(states: State, arm: Arm) -> Annotated[npt.NDArray[np.int64], "copy joint"]:
-    """Which expert's pose each joint is in: the position of its name in `SIDES`, or `NOTHING`.
-
-    A joint is in a pose if it is off by less than a third of what lies between its two poses for the target.
-    """
+    """Which expert's pose for the target each joint is nearer to: the position of its name in `SIDES`."""
     exact = states.astype(np.float64)
     angles = np.arctan2(exact[:, SINES], exact[:, COSINES])
     poses = np.stack([arm.angles(exact[:, TARGET], side) for side in SIDES.values()])
-    off, apart = angles - poses, poses[0] - poses[1]
-    # The shoulder turns freely; the elbow cannot reach one pose from the other across its limit.
-    off[..., 0], apart[..., 0] = wrap(off[..., 0]), wrap(apart[..., 0])
-    nearest = np.abs(off).argmin(axis=0)
-    return np.where(np.abs(off).min(axis=0) < np.abs(apart) / 3, nearest, NOTHING)
+    off = angles - poses
+    off[..., 0] = wrap(off[..., 0])  # the shoulder turns freely, the elbow not across its limit
+    return np.abs(off).argmin(axis=0)
 
 
 @environments.register("reacher")
@@ -170,7 +165,7 @@ class Reacher(Environment):
 
     @classmethod
     def conventions(cls, ends: State, partition: Partition | None) -> Conventions:
-        """The expert whose pose each agent's joints are all in."""
+        """The expert to whose pose all joints of an agent are nearer when the episode ends."""
         sides = sides_of(ends, read_arm())
         if partition is None:
             raise DataError("reacher is one body: name the partition that shares it among agents.")

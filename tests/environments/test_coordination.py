@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 import time
@@ -189,3 +190,33 @@ def test_a_thousand_copies_move_nearly_as_fast_as_one():
     one, many = seconds(1), seconds(1000)
     print(f"coordination: {1 / one:,.0f} steps/s with 1 copy, {1000 / many:,.0f} with 1000")
     assert many < 100 * one
+
+
+def test_who_agrees_is_told_by_the_last_choices() -> None:
+    env = CoordinationGame(3)
+    env.reset([0, 1, 2])
+    seen, *_ = env.step(np.array([[2, 2, 2], [0, 1, 0], [1, 1, 1]]))
+    found = environments.get("coordination").conventions(seen.state, None)
+    assert found.followed.tolist() == [[2, 2, 2], [0, 1, 0], [1, 1, 1]]
+    assert found.agreed.tolist() == [True, False, True]
+    assert found.counts() == {"red": 0, "green": 1, "blue": 1, "apart": 1}
+    assert type(found).from_plain(json.loads(json.dumps(found.plain()))).counts() == found.counts()
+
+
+def test_an_episode_goes_on_from_recorded_states_of_any_time() -> None:
+    env = CoordinationGame(2)
+    env.reset([0, 1])
+    states = [env.step(np.full((2, 3), choice))[0].state for choice in (0, 2)]
+    seen = env.restore(np.stack([states[0][0], states[1][1]]))
+    assert np.array_equal(seen.state, np.stack([states[0][0], states[1][1]]))
+    assert env.clock.tolist() == [1, 2]
+    for _ in range(4):
+        _, rewards, over, _ = env.step(np.array([[1, 1, 1], [1, 1, 0]]))
+        assert rewards[:, 0].tolist() == [1, 0]
+    assert over.tolist() == [False, True]
+    after, rewards, over, _ = env.step(np.array([[1, 1, 1], [1, 1, 1]]))
+    assert (
+        over.all() and rewards[:, 0].tolist() == [1, 0] and after.state[1, :9].tolist() == [0, 1, 0, 0, 1, 0, 1, 0, 0]
+    )
+    with pytest.raises(DataError, match="2 copies with 15 numbers of state"):
+        env.restore(np.zeros((1, 4), np.float32))

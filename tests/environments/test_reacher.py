@@ -10,7 +10,7 @@ from offline_marl.core.partition import partition
 from offline_marl.core.registry import RegistryError
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import environments
-from offline_marl.environments.reacher import Arm, ElbowExpert, Reacher, read_arm
+from offline_marl.environments.reacher import COSINES, SINES, TARGET, Arm, ElbowExpert, Reacher, read_arm, sides_of
 
 ARM = Arm(upper=0.1, lower=0.11, elbow_limit=3.0)
 
@@ -144,3 +144,35 @@ class TestSimulated:
             outcome = simulator.step(joint)
         assert np.array_equal(seen.state, outcome.state)
         assert np.array_equal(rewards, np.stack([outcome.rewards] * 2, axis=1))
+
+
+class TestConventions:
+    def ends(self, env, expert: str, seeds) -> np.ndarray:
+        seen, act = env.reset(seeds), Reacher.scripted(expert).act
+        for _ in range(env.max_steps):
+            seen, *_ = env.step(act(seen.state)[..., None])
+        return seen.state
+
+    def test_each_expert_is_told_by_where_its_joints_end(self) -> None:
+        pytest.importorskip("mujoco")
+        shares = partition("reacher", "2x1notip", "0")
+        env = Reacher.make(shares, 12)
+        for number, name in enumerate(("clockwise", "counterclockwise")):
+            found = Reacher.conventions(self.ends(env, name, range(12)), shares)
+            assert (found.followed == number).all() and found.agreed.all()
+            assert found.counts() == {"clockwise": 0, "counterclockwise": 0, "apart": 0} | {name: 12}
+            assert found.targets is not None and found.targets.shape == (12, 2)
+
+    def test_a_shoulder_of_one_and_an_elbow_of_the_other_are_apart(self) -> None:
+        arm = Arm(upper=0.1, lower=0.11, elbow_limit=3.0)
+        target = np.array([[0.12, 0.05]])
+        clockwise, other = arm.angles(target, -1)[0], arm.angles(target, 1)[0]
+        for shoulder, elbow, told in (
+            (clockwise[0], clockwise[1], [0, 0]),
+            (clockwise[0], other[1], [0, 1]),
+            (other[0] + 2 * np.pi - 0.1, clockwise[1] - 0.2, [1, 0]),
+        ):
+            state = np.zeros((1, 10), np.float32)
+            angles = np.array([shoulder, elbow])
+            state[0, COSINES], state[0, SINES], state[0, TARGET] = np.cos(angles), np.sin(angles), target
+            assert sides_of(state, arm).tolist() == [told]

@@ -15,7 +15,7 @@ from offline_marl.core.registry import RegistryError
 from offline_marl.core.types import DataError
 from offline_marl.datasets.catalog import find
 from offline_marl.environments.base import environments
-from offline_marl.environments.rendezvous import Rendezvous
+from offline_marl.environments.rendezvous import Rendezvous, RendezvousGame
 from offline_marl.training.collect import make_scripted, record_team
 from offline_marl.training.data import open_task
 
@@ -242,3 +242,24 @@ def test_a_thousand_copies_move_nearly_as_fast_as_one():
     one, many = seconds(1), seconds(1000)
     print(f"rendezvous: {1 / one:,.0f} steps/s with 1 copy, {1000 / many:,.0f} with 1000")
     assert many < 100 * one
+
+
+def test_an_episode_goes_on_from_recorded_states_as_it_went_on_itself() -> None:
+    env, again = RendezvousGame(3), RendezvousGame(3)
+    env.reset([4, 5, 6])
+    draws = np.random.default_rng(0)
+    for _ in range(10):
+        actions = draws.uniform(-1, 1, (3, 2, 1)).astype(np.float32)
+        before = env.see()
+        again.restore(before.state)
+        one, other = env.step(actions), again.step(actions)
+        np.testing.assert_allclose(one[0].state, other[0].state, atol=1e-6)
+        np.testing.assert_allclose(one[1], other[1], atol=1e-6)
+        assert np.array_equal(one[2], other[2])
+
+
+def test_the_post_where_an_agent_is_at_the_end_is_its_convention() -> None:
+    ends = np.array([[-1.0, -0.8, 1.0], [1.2, -1.0, 1.0], [0.0, 1.0, 1.0]], np.float32)
+    found = environments.get("rendezvous").conventions(ends, None)
+    assert found.followed.tolist() == [[0, 0], [1, 0], [-1, 1]]
+    assert found.agreed.tolist() == [True, False, False]
