@@ -1,4 +1,4 @@
-"""Who agrees where the data holds two conventions: `python benchmarks/headline.py [--jobs N] [--draw-only]`.
+"""Who agrees where the data holds two conventions: `python benchmarks/headline.py [--jobs N] [--table]`.
 
 On the mixed Reacher data, whose halves bend the elbow opposite ways, and for each of three views: MOMA-PPO in a world
 model of the data, the same in the simulator itself (oracle), and the model-free learners, five seeds each. Trains
@@ -99,14 +99,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, one thread each")
     parser.add_argument("--out", default="runs/bench", help="folder of the runs, the one that run.py uses")
-    parser.add_argument("--draw-only", action="store_true", help="train nothing: table and figure of the committed CSV")
+    parser.add_argument("--table", action="store_true", help="train nothing: print the table of the committed CSV")
     options = parser.parse_args()
-    if not options.draw_only:
+    if not options.table:
         command = [sys.executable, str(HERE / "run.py"), *PRESETS, "--seeds", *SEEDS, "--jobs", str(options.jobs)]
         subprocess.run([*command, "--out", options.out, "--results", str(RESULTS)], check=True)
     found = read()
     print_table(found)
-    print(f"figure: {draw(found)}", file=sys.stderr)
+    if not options.table:
+        print(f"figure: {draw(found)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

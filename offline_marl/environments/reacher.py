@@ -125,7 +125,8 @@ def sides_of(states: State, arm: Arm) -> Annotated[npt.NDArray[np.int64], "copy 
     poses = np.stack([arm.angles(exact[:, TARGET], side) for side in SIDES.values()])
     off = angles - poses
     off[..., 0] = wrap(off[..., 0])  # the shoulder turns freely, the elbow not across its limit
-    return np.abs(off).argmin(axis=0)
+    nearer: npt.NDArray[np.int64] = np.abs(off).argmin(axis=0)
+    return nearer
 
 
 @environments.register("reacher")
