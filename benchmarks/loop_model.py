@@ -76,9 +76,7 @@ class LoopEnsemble:
         return loss
 
     @torch.no_grad()
-    def step(
-        self, obs: Tensor, actions: Tensor, speakers: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def step(self, obs: Tensor, actions: Tensor, speakers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Next obs and rewards of the elite named for each row, terminations by majority, and the disagreement.
 
         That is the norm of the covariance over elites, and the variance of their team reward.
