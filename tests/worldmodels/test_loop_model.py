@@ -90,7 +90,7 @@ def test_whole_rollouts_agree(loop_model) -> None:
     ours, loop, batch = both(loop_model, lr=1e-2)
     starts, horizon = batch.map(lambda value: value[0]), 5
     speed_models = importlib.import_module("speed_models")
-    policy, caution = speed_models.Projection(SPEC), Caution(cutoff=0.5)
+    policy, caution = speed_models.Projection(SPEC), Caution(cutoff=150.0)
     generator = naive.same_draws(ours)
     loop.speakers = lambda count: torch.randint(ELITES, (count,), generator=generator)
 
