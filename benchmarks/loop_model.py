@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from offline_marl.core.types import Batch
+from offline_marl.core.types import Batch, Policy
 from offline_marl.worldmodels.facts import Facts
+from offline_marl.worldmodels.rollout import Caution
 
 
 class LoopEnsemble:
@@ -75,8 +76,11 @@ class LoopEnsemble:
         return loss
 
     @torch.no_grad()
-    def step(self, obs: Tensor, actions: Tensor, speakers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Next obs and rewards of the elite named for each row, terminations by majority, and the covariance's norm."""
+    def step(self, obs: Tensor, actions: Tensor, speakers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Next obs and rewards of the elite named for each row, terminations by majority, and the disagreement.
+
+        That is the norm of the covariance over elites, and the variance of their team reward.
+        """
         facts, joint = self.facts, self.facts.join(obs)
         scale, shift = (
             torch.cat([facts.change_std, facts.reward_std]),
@@ -94,4 +98,27 @@ class LoopEnsemble:
         doubts = torch.stack([torch.linalg.matrix_norm(torch.cov(every[:, row].T)) for row in range(len(obs))])
         chosen = every[speakers, torch.arange(len(obs))]
         next_obs = facts.spread_out(chosen[:, : self.coordinates])
-        return next_obs, chosen[:, self.coordinates :], votes > self.elites / 2, doubts
+        variance = every[:, :, self.coordinates :].mean(-1).var(0)
+        return next_obs, chosen[:, self.coordinates :], votes > self.elites / 2, doubts, variance
+
+    @torch.no_grad()
+    def rollout(self, policy: Policy, starts: Batch, horizon: int, caution: Caution) -> dict[str, Tensor]:
+        """What the policy meets from each start, `row time`; rows go on after their end, which `alive` tells."""
+        facts, obs, alive = self.facts, starts.obs, torch.ones(len(starts), dtype=torch.bool)
+        low, high = facts.spread_out(facts.low), facts.spread_out(facts.high)
+        steps: dict[str, list[Tensor]] = {}
+        for _ in range(horizon):
+            actions = policy.act(obs, explore=True)
+            next_obs, rewards, ended, doubts, variance = self.step(obs, actions, self.speakers(len(obs)))
+            next_obs = next_obs.clamp(low, high)
+            lost = caution.weight * doubts.clamp(max=caution.cutoff) + caution.reward_weight * variance
+            rewards = rewards.clamp(facts.reward_low, facts.reward_high) - lost.unsqueeze(-1)
+            found = {"obs": obs, "actions": actions, "rewards": rewards, "next_obs": next_obs, "spread": doubts}
+            for name, value in {**found, "terminations": ended & alive, "alive": alive}.items():
+                steps.setdefault(name, []).append(value)
+            alive = alive & ~ended & (doubts <= caution.cutoff)
+            obs = next_obs
+        return {name: torch.stack(values, 1) for name, values in steps.items()}
+
+    def speakers(self, count: int) -> Tensor:
+        return torch.randint(self.elites, (count,))

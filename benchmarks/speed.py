@@ -1,29 +1,26 @@
-"""Speed as ratios inside one run: `python benchmarks/speed.py [--only cql] [--size ant] [--window 10]`.
+"""Speed as ratios inside one run: `python benchmarks/speed.py [--only cql rollout] [--size ant] [--window 10]`.
 
 1. Every learner's update over the bare matrix products it makes: every product of two real updates in a
    row, forward and backward, is recorded with its shapes and strides and replayed alone. Two, because some
-   learners improve their policy at every second update; times are of one.
+   learners improve their policy at every second update; times are of one. MA-PPO's is of 2,000 steps.
 2. The same mathematics as a loop over agents (loop_baselines) over our update.
-3. Seconds per million transitions to load, split among agents, and window.
-
-The rounds of all contestants alternate, and medians of processor time are printed (of wall time with more
-than one thread), so a noisy machine shifts all alike.
+3. Both for a world model (speed_models.py): an update of its fit, and a rollout.
+4. Seconds per million transitions to load, split among agents, and window.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from loop_baselines import LOOPS, Setup
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from speed_models import MODELS
+from timing import SIZES, Patience, make_batch, print_ratios
 
 from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import build
@@ -43,103 +40,40 @@ LEARNERS: dict[str, tuple[str, dict[str, str]]] = {
     "cql-centralised": ("cql", {"critic": "centralised"}),
     "omar": ("omar", {}),
     "omar-centralised": ("omar", {"critic": "centralised"}),
+    "ma-ppo": ("ma-ppo", {}),
 }
-UPDATES = 2
-SIZES = {"reacher": Spec((8, 8), (1, 1)), "ant": Spec((27,) * 4, (2,) * 4)}
+EPISODES, LENGTH = 40, 50
 DATA = {"reacher": ("reacher", "2x1notip", "0"), "ant": ("ant", "t4x2", "0")}
-PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm}
 
 
-class ProductRecorder(TorchDispatchMode):
-    """Keeps the shapes of every matrix product, the backward pass included."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Any, list[Tensor]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket in PRODUCTS:
-            tensors = [a for a in args if isinstance(a, Tensor)]
-            self.calls.append((func, [look_alike(a) for a in tensors]))
-        return func(*args, **(kwargs or {}))
+def make_segments(spec: Spec, window: int) -> Batch:
+    """Episodes of equal length, each ended by the clock."""
+    rows = make_batch(spec, EPISODES * LENGTH, window).map(lambda value: value.unflatten(0, (EPISODES, LENGTH)))
+    truncations = torch.zeros_like(rows.truncations)
+    truncations[:, -1] = True
+    return replace(rows, truncations=truncations)
 
 
-def look_alike(tensor: Tensor) -> Tensor:
-    """Noise of the same shape and strides, overlaps included."""
-    reach = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return torch.empty(reach).uniform_(-0.2, 0.2).as_strided(tensor.shape, tensor.stride())
-
-
-def make_batch(spec: Spec, rows: int, window: int) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    lead = (rows, spec.n_agents)
-    flags = torch.zeros(lead, dtype=torch.bool)
-    histories = noise(*lead, window + 1, spec.step_dim) if window else None
-    return Batch(
-        obs=noise(*lead, spec.obs_dim),
-        actions=noise(*lead, spec.act_dim).clamp(-0.9, 0.9),
-        rewards=noise(*lead),
-        next_obs=noise(*lead, spec.obs_dim),
-        terminations=flags,
-        truncations=flags,
-        history=None if histories is None else histories[:, :, :-1],
-        next_history=None if histories is None else histories[:, :, 1:],
-    )
-
-
-def medians(contestants: dict[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, float]:
-    """Median seconds of one call of each, the contestants taking turns; fewer calls where they are slow."""
-    # One thread's own time does not count what other programs take from it.
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-
-    def time_round(calls: int) -> dict[str, float]:
-        found = {}
-        for name, call in contestants.items():
-            began = clock()
-            for _ in range(calls):
-                call()
-            found[name] = (clock() - began) / calls
-        return found
-
-    warm_up = sum(time_round(1).values())
-    repeats = min(max(int(seconds / warm_up / rounds), 1), 20)
-    times = [time_round(repeats) for _ in range(min(max(int(seconds / warm_up / repeats), 3), rounds))]
-    return {name: statistics.median(found[name] for found in times) for name in contestants}
-
-
-def compare(learner: str, size: str, window: int, rounds: int, seconds: float) -> None:
+def compare(learner: str, size: str, window: int, patience: Patience) -> None:
     spec = SIZES[size]
-    batch = make_batch(spec, 256, window)
     name, settings = LEARNERS[learner]
     kind = algorithms.get(name)
+    if kind.needs.view == "segments":
+        batch, updates = make_segments(spec, window), 1
+    else:
+        batch, updates = make_batch(spec, 256, window), 2
     ours = kind(build(kind.Config, {"window": window, **settings}), spec)
-    loop = LOOPS[name](Setup(spec, window, centralised=settings.get("critic") == "centralised"))
-    with ProductRecorder() as recorder:
-        for _ in range(UPDATES):
-            ours.update(batch)
+    loop = LOOPS[name](Setup(spec, window, centralised=settings.get("critic") == "centralised", lr=ours.lr))
 
     def repeated(update: Callable[[Batch], object]) -> Callable[[], None]:
         def call() -> None:
-            for _ in range(UPDATES):
+            for _ in range(updates):
                 update(batch)
 
         return call
 
-    @torch.no_grad()
-    def bare() -> None:
-        for func, tensors in recorder.calls:
-            func(*tensors)
-
-    found = medians({"ours": repeated(ours.update), "bare": bare, "loop": repeated(loop.update)}, rounds, seconds)
-    print(
-        f"{learner:18}  {size:8} history {window:2}   ours {found['ours'] / UPDATES * 1e3:6.1f} ms   "
-        f"over bare products {found['ours'] / found['bare']:.2f}   loop over ours {found['loop'] / found['ours']:.2f}",
-        flush=True,
-    )
+    title = f"{learner:18}  {size:8} history {window:2}"
+    print_ratios(title, repeated(ours.update), repeated(loop.update), patience, updates)
 
 
 def time_data(size: str, scenario: str, conf: str, view: str) -> None:
@@ -182,20 +116,25 @@ def time_data(size: str, scenario: str, conf: str, view: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=LEARNERS, default=[*LEARNERS], help="learners to time")
+    rows = [*LEARNERS, *MODELS]
+    parser.add_argument("--only", nargs="+", choices=rows, default=rows, help="rows to time")
     parser.add_argument("--size", nargs="+", choices=SIZES, default=[*SIZES], help="sizes of team to time")
-    parser.add_argument("--window", nargs="+", type=int, default=[0, 10], help="lengths of history to time")
+    parser.add_argument("--window", nargs="+", type=int, default=[0, 10], help="lengths of learners' history to time")
     parser.add_argument("--rounds", type=int, default=9, help="counted rounds of each comparison, at most")
     parser.add_argument("--seconds", type=float, default=4.0, help="time for each comparison, about")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    patience = Patience(options.rounds, options.seconds)
     print(f"torch {torch.__version__}, {options.threads} thread(s), batch 256, hidden 2 x 256, float32, CPU")
-    for learner in options.only:
+    for row in options.only:
         for size in options.size:
+            if row in MODELS:
+                MODELS[row](size, patience)
+                continue
             for window in options.window:
-                compare(learner, size, window, options.rounds, options.seconds)
-    if options.only == [*LEARNERS]:
+                compare(row, size, window, patience)
+    if options.only == rows:
         for size in options.size:
             time_data(size, *DATA[size])
 

@@ -12,6 +12,7 @@ from .bc import LoopBC
 from .cql import LoopCQL
 from .iql import LoopIQL
 from .ma_iql import LoopMAIQL
+from .ma_ppo import LoopMAPPO
 from .omar import LoopOMAR
 from .td3_bc import LoopTD3BC
 
@@ -22,6 +23,7 @@ LOOPS: dict[str, type[Loop]] = {
     "td3-bc": LoopTD3BC,
     "cql": LoopCQL,
     "omar": LoopOMAR,
+    "ma-ppo": LoopMAPPO,
 }
 
 __all__ = ["LOOPS", "Loop", "Setup"]

@@ -131,7 +131,7 @@ def rollout(model: Steps, policy: Policy, starts: Batch, horizon: int, caution: 
 def _tidy(model: Steps, said: Prediction, obs: Obs, caution: Caution) -> tuple[Obs, PerAgent, Measured, Rows]:
     """Next obs and penalised rewards that are finite and in the box, disagreement, and which rows were finite."""
     value, lost = _price(said.spread, said.rewards, caution)
-    finite = said.next_obs.flatten(1).isfinite().all(1) & said.rewards.isfinite().all(1) & lost.isfinite()
+    finite = torch.cat([said.next_obs.flatten(1), said.rewards, lost.unsqueeze(-1)], dim=1).isfinite().all(1)
     next_obs = torch.where(finite[:, None, None], said.next_obs, obs)
     rewards = torch.where(finite[:, None], said.rewards, torch.zeros_like(said.rewards))
     if caution.clip:

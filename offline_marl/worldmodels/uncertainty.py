@@ -31,7 +31,8 @@ def covariance_norm(spread: Spread) -> Measured:
     MOMA-PPO's measure (Barde et al., 2024). The sample covariance: sums are divided by the elites less one. With X the
     centred `elite number` table, |X' X| = |X X'|, and the latter has no more entries than there are pairs of elites.
     """
-    centred = torch.cat([_centred(spread.next_obs), _centred(spread.rewards)], dim=-1).movedim(0, -2)
+    said = torch.cat([spread.next_obs, spread.rewards], dim=-1)
+    centred = (said - said.mean(0, keepdim=True)).movedim(0, -2)
     products = centred @ centred.transpose(-2, -1)
     return Measured(torch.linalg.vector_norm(products, dim=(-2, -1)) / _freedom(spread))
 
@@ -94,10 +95,6 @@ UNCERTAINTIES: Mapping[Uncertainty, Callable[[Spread], Measured]] = {
 
 def _freedom(spread: Spread) -> int:
     return max(len(spread.rewards) - 1, 1)
-
-
-def _centred(values: Annotated[Tensor, "elite *rest"]) -> Annotated[Tensor, "elite *rest"]:
-    return values - values.mean(0, keepdim=True)
 
 
 def _variance(values: Annotated[Tensor, "elite *rest"]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The yardstick of benchmarks/speed_models.py computes what the ensemble computes: losses, gradients and steps."""
+"""The yardstick of benchmarks/speed_models.py computes what ours does: losses, steps of descent and imagined ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import naive
 import pytest
 import torch
 from torch import nn
@@ -13,7 +14,8 @@ from torch import nn
 from offline_marl.core.types import Batch, Spec
 from offline_marl.worldmodels.ensemble import Ensemble, EnsembleConfig
 from offline_marl.worldmodels.facts import measure
-from offline_marl.worldmodels.uncertainty import covariance_norm
+from offline_marl.worldmodels.rollout import Caution, rollout
+from offline_marl.worldmodels.uncertainty import covariance_norm, reward_variance
 
 SPEC = Spec((3, 3), (1, 1))
 MEMBERS, ELITES, ROWS = 3, 2, 16
@@ -76,16 +78,36 @@ def test_imagined_steps_and_their_uncertainty_agree(loop_model) -> None:
     obs, actions = batch.obs[0], batch.actions[0]
     found = ours.step(obs, actions)
     speakers = (ours.facts.join(found.next_obs) == found.spread.next_obs).all(-1).int().argmax(0)
-    next_obs, rewards, ended, doubts = loop.step(obs, actions, speakers)
+    next_obs, rewards, ended, doubts, variance = loop.step(obs, actions, speakers)
     torch.testing.assert_close(found.next_obs, next_obs)
     torch.testing.assert_close(found.rewards, rewards)
     assert torch.equal(found.terminations[:, 0], ended) and bool(ended.any())
     torch.testing.assert_close(covariance_norm(found.spread), doubts)
+    torch.testing.assert_close(reward_variance(found.spread), variance)
 
 
-def test_the_benchmark_runs(loop_model, capsys) -> None:
-    torch.set_default_dtype(torch.float32)
+def test_whole_rollouts_agree(loop_model) -> None:
+    ours, loop, batch = both(loop_model, lr=1e-2)
+    starts, horizon = batch.map(lambda value: value[0]), 5
     speed_models = importlib.import_module("speed_models")
-    speed_models.compare_fit("reacher", rounds=1, seconds=0.1)
-    speed_models.compare_rollout("reacher", rounds=1, seconds=0.1)
-    assert capsys.readouterr().out.count("loop over ours") == 2
+    policy, caution = speed_models.Projection(SPEC), Caution(cutoff=150.0)
+    generator = naive.same_draws(ours)
+    loop.speakers = lambda count: torch.randint(ELITES, (count,), generator=generator)
+
+    told = loop.rollout(policy, starts, horizon, caution)
+    found = rollout(ours, policy, starts, horizon, caution)
+
+    assert found.cut.any() and told["alive"][:, -1].any() and told["terminations"].any()
+    torch.testing.assert_close(found.spread, told["spread"])
+    for name in ("obs", "actions", "rewards", "next_obs"):
+        torch.testing.assert_close(getattr(found.batch, name), told[name])
+    assert torch.equal(found.batch.terminations[..., 0], told["terminations"])
+    assert torch.equal(found.batch.mask[..., 0], told["alive"])
+
+
+def test_the_rows_can_be_asked_for(loop_model, capsys) -> None:
+    torch.set_default_dtype(torch.float32)
+    speed = importlib.import_module("speed")
+    speed.main(["--only", "ensemble", "rollout", "--size", "reacher", "--rounds", "3", "--seconds", "0"])
+    _, fit, imagined = capsys.readouterr().out.strip().split("\n")
+    assert fit.startswith("ensemble ") and imagined.startswith("rollout ") and "loop over ours" in imagined
