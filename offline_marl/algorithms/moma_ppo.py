@@ -5,7 +5,8 @@ policies, and so can agree and adapt to each other as no learner can that only l
 disagreement is taken from the rewards and cuts an episode short: a truncation, which still bootstraps. What an
 update computes is MA-PPO's, to the letter; who imagines, and how far, is the source's business.
 Departs from the published code: as MA-PPO does; there rollouts were never cut, their disagreement being clamped to
-the threshold before it was compared with it.
+the threshold before it was compared with it. Options that it lacks: standardised observations, a share of starts at
+episode starts (`start_share`), initialisation from a `bc` run (`init`), a cut-off as a quantile, other measures.
 Paper: arXiv 2305.17198.
 """
 

@@ -134,7 +134,7 @@ def test_a_loaded_policy_scores_what_the_run_scored(tmp_path, data, monkeypatch)
     learner = run.load(tmp_path / "run")
     assert learner.window == 2
     refuse_difference(dict(learner.state_dict()), dict(result.algorithm.state_dict()))
-    found = play(learner, PointEnv(SPECS["continuous"], 5), episode_seeds(0, 5))
+    found = play(learner, PointEnv(SPECS["continuous"], 5), episode_seeds(0, 5)).returns
     assert found.tolist() == result.score.returns.tolist()
     again = run.evaluate(tmp_path / "run", episodes=5, seed=0)
     assert again.returns.tolist() == result.score.returns.tolist()
