@@ -15,11 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 DATA = "reacher-scripted-mix-v0"
@@ -65,13 +61,18 @@ def print_table(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> None:
                 cells += ["", ""]
                 continue
             low, high = interval(held["score"])
-            cells += [f"{held['score'].mean():.1f} [{low:.1f}, {high:.1f}]", f"{held['agreement'].mean():.2f}"]
+            few = "" if len(held["score"]) == len(SEEDS) else f" ({len(held['score'])} seeds)"
+            cells += [f"{held['score'].mean():.1f} [{low:.1f}, {high:.1f}]{few}", f"{held['agreement'].mean():.2f}"]
         print(f"| `{name}` |" + "".join(f" {cell} |" for cell in cells))
 
 
 def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Path:
     """Score and agreement of every learner, a column for each view; dots are seeds."""
-    figure, rows = plt.subplots(2, len(VIEWS), figsize=(11, 6.2), sharey="row", layout="constrained")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6.2), layout="constrained")
+    rows = figure.subplots(2, len(VIEWS), sharey="row")
     for axes, (view, about) in zip(rows.T, VIEWS.items(), strict=True):
         for panel, what, unit in zip(axes, ("score", "agreement"), ("normalized return", "agreement"), strict=True):
             _draw_panel(panel, {name: found[view, name][what] for name in LEARNERS if (view, name) in found})

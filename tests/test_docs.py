@@ -53,9 +53,10 @@ def test_make_targets_in_the_readme_exist() -> None:
 
 def test_readme_shows_the_committed_results() -> None:
     shown = re.findall(r"<!-- table (\S+) -->\n(.*?)<!-- /table -->", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(shown) == 2
+    assert [data for data, _ in shown] == ["headline", "reacher-scripted-clockwise-v0", "reacher-scripted-mix-v0"]
     for data, table in shown:
-        command = [sys.executable, str(ROOT / "benchmarks" / "table.py"), "--wide", data]
+        program = ["headline.py", "--table"] if data == "headline" else ["table.py", "--wide", data]
+        command = [sys.executable, str(ROOT / "benchmarks" / program[0]), *program[1:]]
         printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert table.strip() == printed.strip()
 
@@ -71,6 +72,17 @@ def test_every_row_of_the_results_is_a_presets() -> None:
     assert len(rows) == 3 * len(presets) == len({(row["algo"], row["dataset"], row["seed"]) for row in rows})
     steps = {int(read_preset(path.parent.name.replace("_", "-"), path.stem)["steps"]) for path in presets}
     assert {int(row["step"]) for row in rows} == steps and {row["episodes"] for row in rows} == {"100"}
+
+
+def test_every_row_of_the_headline_is_a_presets() -> None:
+    with (ROOT / "benchmarks" / "results" / "headline.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    presets = {path.stem for path in (ROOT / "offline_marl" / "presets").glob("*/*reacher-scripted-mix-*.toml")}
+    assert len(rows) == len({(row["algo"], row["dataset"], row["seed"]) for row in rows})
+    for row in rows:
+        name = ("oracle_" if row["algo"].endswith("oracle") else "") + row["dataset"]
+        settings = read_preset(row["algo"].partition(" ")[0], name)
+        assert name in presets and int(row["step"]) == settings["steps"] and row["episodes"] == "100"
 
 
 def built_pages() -> dict[str, str]:
