@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 DATA = "reacher-scripted-mix-v0"
 VIEWS = {
     "2x1notip_0": "each sees its own joint",
-    "2x1first_0": "only the first sees the tip",
+    "2x1first_0": "only the first sees the target",
     "2x1_full": "each sees all",
 }
 LEARNERS = ("moma-ppo oracle", "moma-ppo", "ma-iql", "iql", "td3-bc", "omar", "cql", "bc")
