@@ -25,11 +25,18 @@ from worlds import saved, world
 from offline_marl.core.config import ConfigError
 from offline_marl.core.files import load_tree, save_tree
 from offline_marl.core.registry import RegistryError
+from offline_marl.training import fitting
 from offline_marl.training.config import FitFlags
 from offline_marl.training.data import open_task
 from offline_marl.training.fitting import continue_fit, held_out_errors, prepare_fit, resume_fit
 from offline_marl.training.folder import ModelFolder, RunFolderError
 from offline_marl.training.sources import MemberSource
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """They take most of a small fit's time, and have tests of their own."""
+    monkeypatch.setattr(fitting, "draw_report", lambda *_: None)
 
 
 @pytest.fixture

@@ -34,6 +34,12 @@ FEW = {"steps": 12, "checkpoint_every": 5, "horizon": 3, "rollouts": 8, "refill_
 MIXING = [name for name in algorithms.names() if algorithms.get(name).needs.origin == "data"]
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """They take most of a small fit's time, and have tests of their own."""
+    monkeypatch.setattr(fitting, "draw_report", lambda *_: None)
+
+
 class RestorableEnv(PointEnv):
     """What agents see is a fixed mixture of a state, which their summed actions push."""
 
