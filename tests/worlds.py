@@ -132,3 +132,29 @@ class PointEnv:
             avail = np.broadcast_to(self.spec.present("act").numpy(), (len(at), self.spec.n_agents, self.spec.act_dim))
             avail = avail.copy()
         return Seen(self._obs[np.arange(len(at)), at], avail_actions=avail)
+
+
+class RestorableEnv(PointEnv):
+    """What agents see is a fixed mixture of a state, which their summed actions push."""
+
+    def __init__(self, spec, copies) -> None:
+        super().__init__(spec, copies)
+        shape = (spec.state_dim, spec.n_agents, spec.obs_dim)
+        self._mixture = np.random.default_rng(0).standard_normal(shape) * spec.present("obs").numpy()
+
+    def restore(self, state) -> Seen:
+        assert len(state) <= self.copies
+        self._state = np.array(state, np.float64)
+        return self._show()
+
+    def step(self, actions):
+        if not hasattr(self, "_state"):
+            return super().step(actions)
+        self._state = 0.9 * self._state + 0.1 * actions.sum((1, 2))[:, None]
+        rewards = np.repeat(self._state[:, :1], self.spec.n_agents, axis=1).astype(np.float32)
+        never = np.zeros(len(self._state), np.bool_)
+        return self._show(), rewards, never, never
+
+    def _show(self) -> Seen:
+        obs = np.einsum("rs,sao->rao", self._state, self._mixture)
+        return Seen(obs.astype(np.float32), self._state.astype(np.float32))

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
-from worlds import world
+from worlds import SPECS, PointEnv, world
 
 from offline_marl.core.types import Needs
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.training.sources import DatasetSource
+from offline_marl.training.sources import DatasetSource, EnvironmentSource
 
 
 def source(seed: int = 0, rows: int = 8) -> DatasetSource:
@@ -38,3 +39,51 @@ def test_every_transition_is_drawn_about_equally_often():
 def test_segments_come_when_they_are_needed():
     batch = source().sample(Needs(view="segments", length=3)).check()
     assert batch.rewards.shape[:2] == (8, 3) and batch.mask is not None
+
+
+class Restless:
+    """Acts at random, from its own generator."""
+
+    window = 2
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(4)
+
+    def act(self, obs, *, history=None, avail_actions=None, explore=False):
+        assert explore and history.shape[2] == 2
+        return torch.rand(*obs.shape[:2], 2, generator=self.generator)
+
+
+def playing(seed: int = 0, rows: int = 20) -> EnvironmentSource:
+    env = PointEnv(SPECS["continuous"], 3)
+    return EnvironmentSource(Restless(), env, rows, torch.Generator().manual_seed(seed), "cpu")
+
+
+def test_an_environment_is_played_in_until_there_are_enough_steps():
+    source = playing()
+    batch = source.sample(Needs(view="segments", origin="environment")).check()
+    assert batch.rewards.shape[1:] == (4, 3) and int(batch.mask[..., 0].sum()) >= 20
+    assert len(source.env.seen_seeds[0]) == 3 and sum(map(len, source.env.seen_seeds)) == len(batch)
+    seeds = torch.tensor([seed for played in source.env.seen_seeds for seed in played])
+    lengths = batch.mask[..., 0].sum(1)
+    assert torch.equal(lengths, 2 + seeds % 3)
+    last = (torch.arange(len(batch)), lengths - 1)
+    assert torch.equal(batch.terminations[last][:, 0], lengths % 2 == 0)
+    assert torch.equal(batch.truncations[last][:, 0], lengths % 2 == 1)
+    ended = batch.terminations | batch.truncations
+    assert int(ended[..., 0].sum()) == len(batch), "an episode ends once"
+    inside = batch.mask[:, 1:]
+    assert torch.equal(batch.obs[:, 1:][inside], batch.next_obs[:, :-1][inside])
+    assert torch.equal(batch.next_history[:, 0, :, 1, :4], batch.obs[:, 0])
+    torch.testing.assert_close(batch.rewards, batch.obs[..., 0] * batch.actions[..., 0] * batch.mask)
+
+
+@pytest.mark.parametrize("played", [0, 2])
+def test_a_restored_environment_source_begins_the_episodes_that_the_saved_one_would(played):
+    one, other = playing(), playing(7)
+    for _ in range(played):
+        one.sample(Needs())
+    other.load_state_dict(one.state_dict())
+    other.policy.generator.set_state(one.policy.generator.get_state())
+    left, right = one.sample(Needs()), other.sample(Needs())
+    assert torch.equal(left.obs, right.obs) and torch.equal(left.actions, right.actions)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from runs import (
@@ -18,13 +17,12 @@ from runs import (
     small_run,
     start_and_kill,
 )
-from worlds import SPECS, PointEnv, reacher_recording, saved, world
+from worlds import SPECS, PointEnv, RestorableEnv, reacher_recording, saved, world
 
 from offline_marl.algorithms.base import algorithms
 from offline_marl.algorithms.bc import BC
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError, Needs
-from offline_marl.environments.base import Seen
 from offline_marl.training import fitting, run, session, wiring
 from offline_marl.training.data import Task
 from offline_marl.training.folder import RunFolderError
@@ -38,32 +36,6 @@ MIXING = [name for name in algorithms.names() if algorithms.get(name).needs.orig
 def _no_pictures(monkeypatch):
     """They take most of a small fit's time, and have tests of their own."""
     monkeypatch.setattr(fitting, "draw_report", lambda *_: None)
-
-
-class RestorableEnv(PointEnv):
-    """What agents see is a fixed mixture of a state, which their summed actions push."""
-
-    def __init__(self, spec, copies) -> None:
-        super().__init__(spec, copies)
-        shape = (spec.state_dim, spec.n_agents, spec.obs_dim)
-        self._mixture = np.random.default_rng(0).standard_normal(shape) * spec.present("obs").numpy()
-
-    def restore(self, state) -> Seen:
-        assert len(state) <= self.copies
-        self._state = np.array(state, np.float64)
-        return self._show()
-
-    def step(self, actions):
-        if not hasattr(self, "_state"):
-            return super().step(actions)
-        self._state = 0.9 * self._state + 0.1 * actions.sum((1, 2))[:, None]
-        rewards = np.repeat(self._state[:, :1], self.spec.n_agents, axis=1).astype(np.float32)
-        never = np.zeros(len(self._state), np.bool_)
-        return self._show(), rewards, never, never
-
-    def _show(self) -> Seen:
-        obs = np.einsum("rs,sao->rao", self._state, self._mixture)
-        return Seen(obs.astype(np.float32), self._state.astype(np.float32))
 
 
 def act_in(patch, env) -> None:
