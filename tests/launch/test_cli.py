@@ -188,7 +188,7 @@ def test_an_interrupted_process_ends_in_one_line(team: Path, tmp_path: Path) -> 
     while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "interrupted: go on with `offline-marl resume run`"
