@@ -182,13 +182,22 @@ def test_resume_goes_on_after_an_interruption(cli: Cli, team: Path, monkeypatch:
 def test_an_interrupted_process_ends_in_one_line(team: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "offline_marl", "train", "bc", "--dataset", str(team), "--out", "run"]
     process = subprocess.Popen(
-        [*command, "--steps", "100000000"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--steps", "100000000"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs, and so these tests, may ignore the signal; a user's terminal never does.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "interrupted: go on with `offline-marl resume run`"
