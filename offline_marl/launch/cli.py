@@ -241,6 +241,25 @@ def _evaluate(args: Sequence[str]) -> None:
     print(run.evaluate(flags.run, flags.episodes, flags.seed))
 
 
+def _collect(args: Sequence[str]) -> None:
+    from offline_marl.launch.flags import CollectFlags, read
+
+    about = "Records episodes into a file; called again after it was stopped, it goes on where it stood."
+    usage = "ENV --out FILE [--who NAME=SHARE,...] [--episodes N] [--noise X,...] [--seed N]"
+    given = read(CollectFlags, "collect", usage, about, args)
+    if "out" not in given:
+        raise ConfigError("collect needs --out FILE, such as --out mine.safetensors.")
+    flags: CollectFlags = build(CollectFlags, given)
+
+    from offline_marl.training.collecting import collect
+
+    try:
+        print(f"{'file':<12}{collect(flags)}")
+    except KeyboardInterrupt:
+        raise Stopped(INTERRUPTED, "interrupted: the same command goes on where it stood.") from None
+    print(f"{'look at it':<12}{PROGRAM} data info {shlex.quote(str(flags.out))}")
+
+
 def _data_info(args: Sequence[str]) -> None:
     from offline_marl.launch.flags import InfoFlags, read
 
@@ -291,5 +310,6 @@ COMMANDS = {
     "fit-model": Command("KIND --dataset ID ...", "fit a world model, and say how far it can be trusted", _fit_model),
     "resume": Command("RUN", "go on with a run, or a fit, that was stopped", _resume),
     "evaluate": Command("RUN [--episodes N]", "score a run in the simulator", _evaluate),
+    "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", _collect),
     "data": Command("list|info ...", "look at data", _data),
 }
