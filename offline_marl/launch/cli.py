@@ -242,22 +242,9 @@ def _evaluate(args: Sequence[str]) -> None:
 
 
 def _collect(args: Sequence[str]) -> None:
-    from offline_marl.launch.flags import CollectFlags, read
+    from offline_marl.launch.collecting import run
 
-    about = "Records episodes into a file; called again after it was stopped, it goes on where it stood."
-    usage = "ENV --out FILE [--who NAME=SHARE,...] [--episodes N] [--noise X,...] [--seed N]"
-    given = read(CollectFlags, "collect", usage, about, args)
-    if "out" not in given:
-        raise ConfigError("collect needs --out FILE, such as --out mine.safetensors.")
-    flags: CollectFlags = build(CollectFlags, given)
-
-    from offline_marl.training.collecting import collect
-
-    try:
-        print(f"{'file':<12}{collect(flags)}")
-    except KeyboardInterrupt:
-        raise Stopped(INTERRUPTED, "interrupted: the same command goes on where it stood.") from None
-    print(f"{'look at it':<12}{PROGRAM} data info {shlex.quote(str(flags.out))}")
+    run(args)
 
 
 def _data_info(args: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from pydantic_settings import CliPositionalArg, CliSettingsSource, SettingsError
 
 from offline_marl.core.config import Config, ConfigError, load_settings, suggest
 from offline_marl.launch.presets import preset_names, read_preset
-from offline_marl.training.config import CollectConfig, FitFlags, RunFlags
+from offline_marl.training.config import FitFlags, RunFlags
 
 PROGRAM = "offline-marl"
 METAVARS = {"dataset": "ID", "preset": "NAME", "config": "FILE", "out": "DIR", "fit": "JSON", "settings": "JSON"}
@@ -61,13 +61,6 @@ class EvaluateFlags(Config):
     """Episodes to play."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides their starts; runs scored with the same one are scored on the same starts."""
-
-
-class CollectFlags(CollectConfig):
-    """Flags of `collect`."""
-
-    environment: CliPositionalArg[str]
-    """Name of an environment, or import path of a PettingZoo one (package.module:function)."""
 
 
 class InfoFlags(Config):
