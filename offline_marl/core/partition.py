@@ -220,6 +220,13 @@ _ANT = _Body(
     },
 )
 
+_SWIMMER = _Body(
+    obs_dim=8,
+    joints={"motor1_rot": _Joint((1,), 6, 0), "motor2_rot": _Joint((2,), 7, 1)},
+    parts={"still": (0, 5), "vx": (3,), "vy": (4,)},
+    confs={"2x1": _one_each(("motor1_rot", "motor2_rot"))},
+    views={"0": (), "0t": ("still", "vx", "vy"), "0tv": ("vx", "vy"), "0txv": ("vx",), "0tnv": ("still",)},
+)
 _CHEETAH_BACK, _CHEETAH_FRONT = ("bthigh", "bshin", "bfoot"), ("fthigh", "fshin", "ffoot")
 _WALKER_RIGHT = _HOPPER_LEG = ("thigh_joint", "leg_joint", "foot_joint")
 _WALKER_LEFT = ("thigh_left_joint", "leg_left_joint", "foot_left_joint")
@@ -230,6 +237,7 @@ _BODIES: Mapping[str, _Body] = {
         {"2x3": _Conf((_CHEETAH_BACK, _CHEETAH_FRONT)), "6x1": _one_each(_CHEETAH_BACK + _CHEETAH_FRONT)}
     ),
     "hopper": _planar({"3x1": _one_each(_HOPPER_LEG)}),
+    "swimmer": _SWIMMER,
     "walker2d": _planar({"2x3": _Conf((_WALKER_RIGHT, _WALKER_LEFT)), "6x1": _one_each(_WALKER_RIGHT + _WALKER_LEFT)}),
 }
 

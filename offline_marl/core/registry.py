@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -44,12 +44,21 @@ class Registry(Generic[T]):
         kind: What the things are, in the singular, as errors should say it.
         package: The room whose files are the built-in entries; also the entry-point group.
         leaves_out: Files of the room that register nothing.
+        families: Files of the room that register several names, none of them the file's own: what each name is.
     """
 
-    def __init__(self, kind: str, package: str, leaves_out: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        kind: str,
+        package: str,
+        leaves_out: frozenset[str] = frozenset(),
+        families: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
         self.kind = kind
         self.package = package
-        self._leaves_out = GROUND | leaves_out
+        self._families = {name: file for file, names in (families or {}).items() for name in names}
+        self._summaries = {name: text for names in (families or {}).values() for name, text in names.items()}
+        self._leaves_out = GROUND | leaves_out | set(families or {})
         self._loaded: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -113,7 +122,8 @@ class Registry(Generic[T]):
         found = []
         for name in self.names():
             if name in files:
-                found.append(Listing(name, _first_line(files[name].read_text(encoding="utf-8")), "built-in"))
+                summary = self._summaries.get(name) or _first_line(files[name].read_text(encoding="utf-8"))
+                found.append(Listing(name, summary, "built-in"))
                 losers = sorted(_origin(point) for point in plugins.get(name, []))
                 found += [Listing(name, f"refused: the name is that of a built-in {self.kind}", by) for by in losers]
             elif name in plugins:
@@ -127,15 +137,16 @@ class Registry(Generic[T]):
         return found
 
     def _module(self, name: str) -> str:
-        return f"{self.package}.{name.replace('-', '_')}"
+        return f"{self.package}.{self._families.get(name, name.replace('-', '_'))}"
 
     def _files(self) -> dict[str, Path]:
         folder = Path(__file__).parents[1].joinpath(*self.package.split(".")[1:])
-        return {
+        own = {
             path.stem.replace("_", "-"): path
             for path in folder.glob("*.py")
             if path.stem not in self._leaves_out and not path.stem.startswith("_")
         }
+        return {**own, **{name: folder / f"{file}.py" for name, file in self._families.items()}}
 
     def _plugins(self) -> dict[str, list[metadata.EntryPoint]]:
         found: dict[str, list[metadata.EntryPoint]] = {}

@@ -18,13 +18,13 @@ from offline_marl.core.types import DataError
 from offline_marl.environments.base import (
     NOTHING,
     Conventions,
-    Environment,
     JointActions,
     ScriptedExpert,
     State,
     environments,
 )
-from offline_marl.environments.split import GymnasiumSimulator, SplitEnv, make_env
+from offline_marl.environments.mamujoco import Body
+from offline_marl.environments.split import GymnasiumSimulator, make_env
 
 ENV_ID = "Reacher-v5"
 COSINES, SINES, TARGET, VELOCITIES = slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)
@@ -130,28 +130,16 @@ def sides_of(states: State, arm: Arm) -> Annotated[npt.NDArray[np.int64], "copy 
 
 
 @environments.register("reacher")
-class Reacher(Environment):
+class Reacher(Body):
     """Gymnasium's two-link arm; episodes of 50 steps end by the clock alone."""
 
+    name, env_id = "reacher", ENV_ID
     experts: ClassVar[tuple[str, ...]] = tuple(SIDES)
 
     @classmethod
     def simulator(cls, copies: int) -> GymnasiumSimulator:
         """The whole arm in many copies."""
         return GymnasiumSimulator(ENV_ID, copies, to_physics)
-
-    @classmethod
-    def make(cls, partition: Partition | None, copies: int) -> SplitEnv:
-        """The arm shared among agents.
-
-        Raises:
-            DataError: The partition is of another body, or there is none.
-        """
-        if partition is None:
-            raise DataError("reacher is one body: name the partition that shares it among agents.")
-        if partition.scenario != "reacher":
-            raise DataError(f"Partition {partition.key} shares out {partition.scenario}, but this is reacher.")
-        return SplitEnv(cls.simulator(copies), partition)
 
     @classmethod
     def scripted(cls, name: str) -> ScriptedExpert:

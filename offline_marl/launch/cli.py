@@ -241,6 +241,12 @@ def _evaluate(args: Sequence[str]) -> None:
     print(run.evaluate(flags.run, flags.episodes, flags.seed))
 
 
+def _collect(args: Sequence[str]) -> None:
+    from offline_marl.launch.collecting import run
+
+    run(args)
+
+
 def _data_info(args: Sequence[str]) -> None:
     from offline_marl.launch.flags import InfoFlags, read
 
@@ -291,5 +297,6 @@ COMMANDS = {
     "fit-model": Command("KIND --dataset ID ...", "fit a world model, and say how far it can be trusted", _fit_model),
     "resume": Command("RUN", "go on with a run, or a fit, that was stopped", _resume),
     "evaluate": Command("RUN [--episodes N]", "score a run in the simulator", _evaluate),
+    "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", _collect),
     "data": Command("list|info ...", "look at data", _data),
 }

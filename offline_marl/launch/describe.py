@@ -48,6 +48,7 @@ def describe(name: str) -> dict[str, Any]:
         "action_noise": about.get("action_noise"),
         "scenario": about.get("scenario"),
         "how": about.get("how"),
+        "actors": {each["name"]: each["episodes"] for each in about.get("actors", ())} or None,
         "seed": about.get("seed"),
         "versions": about.get("versions"),
         "licence": about.get("licence"),

@@ -21,7 +21,7 @@ from offline_marl.launch.presets import preset_names, read_preset
 from offline_marl.training.config import FitFlags, RunFlags
 
 PROGRAM = "offline-marl"
-METAVARS = {"dataset": "ID", "preset": "NAME", "config": "FILE", "out": "DIR", "fit": "JSON"}
+METAVARS = {"dataset": "ID", "preset": "NAME", "config": "FILE", "out": "DIR", "fit": "JSON", "settings": "JSON"}
 TYPE_NAMES = {"str": "TEXT", "Path": "PATH"}
 
 

@@ -122,7 +122,7 @@ def _teams(entry: Entry, seeds: Seeds, bar: tqdm[Any]) -> tuple[Dataset, dict[st
         env.close()
 
 
-class _Tape:
+class Tape:
     """What episodes that run side by side show and do, unwound into one after another."""
 
     def __init__(self, episodes: int, **shown: Any) -> None:
@@ -130,11 +130,13 @@ class _Tape:
         self.running = [np.ones(episodes, dtype=bool)]
 
     def add(self, done: Mapping[str, Any], ended: npt.NDArray[np.bool_], **shown: Any) -> None:
+        """What was done in a step, which episodes it ended, and what was shown after it."""
         self.done.append(dict(done))
         self.shown.append(shown)
         self.running.append(self.running[-1] & ~ended)
 
     def unwound(self) -> dict[str, Any]:
+        """The flat tensors of a recording or data set, `lengths` among them."""
         alive = np.stack(self.running[:-1], axis=1)
         seen = np.concatenate([np.ones((len(alive), 1), dtype=bool), alive], axis=1)
         tensors: dict[str, Any] = {"lengths": torch.from_numpy(alive.sum(1))}
@@ -150,7 +152,7 @@ def _record_together(
 ) -> Recording:
     shaken = _gaussian(seeds, noise, (simulator.max_steps, simulator.action_dim))
     state = simulator.reset(seeds)
-    tape = _Tape(len(seeds), state=state)
+    tape = Tape(len(seeds), state=state)
     while tape.running[-1].any():
         actions = np.clip(expert.act(state) + shaken[:, len(tape.done)], -1, 1)
         outcome = simulator.step(actions)
@@ -165,7 +167,7 @@ def _record_team_together(
 ) -> Dataset:
     disturb = (_slips if env.spec.discrete else _shakes)(env.spec, env.max_steps, seeds, noise)
     seen = env.reset(seeds)
-    tape = _Tape(len(seeds), **_shown(seen))
+    tape = Tape(len(seeds), **_shown(seen))
     while tape.running[-1].any():
         actions = disturb(expert.act(seen.obs), seen, len(tape.done))
         seen, rewards, *flags = env.step(actions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -120,3 +121,26 @@ class FitConfig(FitFlags):
     """Registry name of its kind."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Fields of the kind's config, all of them once the fit has begun."""
+
+
+class CollectConfig(Config):
+    """All that decides a collection."""
+
+    environment: str
+    """Name of an environment, or import path of a PettingZoo one (package.module:function)."""
+    episodes: Count = 100
+    """Episodes in all."""
+    out: Path
+    """File to write, such as mine.safetensors; one that exists is never overwritten."""
+    who: tuple[str, ...] = ()
+    """Who acts, by shares: scripted experts, run folders, random (clockwise=2,runs/bc=1); all experts unless said."""
+    noise: tuple[Weight, ...] = (0.0,)
+    """Each episode draws one: deviation of the noise on actions, or chance of any choice; random takes none."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides everything; the number of copies does not."""
+    copies: Count = 16
+    """Episodes that run side by side, 64 at most."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """What the function of an import path is told, such as {"max_cycles": 50}."""
+    max_steps: Count | None = None
+    """Length of episodes by an import path, if the environment does not say it itself."""

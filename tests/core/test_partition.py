@@ -13,8 +13,8 @@ import pytest
 from offline_marl.core.partition import SCENARIOS, Partition, confs, partition, split_task, views
 
 ALL = [(s, c, v) for s in SCENARIOS for c in confs(s) for v in views(s, c)]
-OBS_DIM = {"reacher": 10, "ant": 27, "halfcheetah": 17, "hopper": 11, "walker2d": 17}
-ACT_DIM = {"reacher": 2, "ant": 8, "halfcheetah": 6, "hopper": 3, "walker2d": 6}
+OBS_DIM = {"reacher": 10, "ant": 27, "halfcheetah": 17, "hopper": 11, "swimmer": 8, "walker2d": 17}
+ACT_DIM = {"reacher": 2, "ant": 8, "halfcheetah": 6, "hopper": 3, "swimmer": 2, "walker2d": 6}
 
 # Joint names of the models, written out again here so that a slip in the tables cannot hide behind itself.
 BACK, FRONT = ["bthigh", "bshin", "bfoot"], ["fthigh", "fshin", "ffoot"]
@@ -33,6 +33,7 @@ OWN = {
     ("halfcheetah", "2x3"): [BACK, FRONT],
     ("halfcheetah", "6x1"): [[joint] for joint in BACK + FRONT],
     ("hopper", "3x1"): [[joint] for joint in RIGHT],
+    ("swimmer", "2x1"): [["motor1_rot"], ["motor2_rot"]],
     ("walker2d", "2x3"): [RIGHT, LEFT],
     ("walker2d", "6x1"): [[joint] for joint in RIGHT + LEFT],
 }
@@ -93,6 +94,10 @@ class Probe:
             assert moved[:2] == [set(), set()], "x and y are not observed"
             parts["still"] = set().union(*moved, *(self.followers(self.data.qvel, i) for i in range(3, 6)))
             return parts
+        if scenario == "swimmer":
+            assert self.angle("slider1") | self.angle("slider2") == set(), "x and y are not observed"
+            still = self.angle("free_body_rot") | self.velocity("free_body_rot")
+            return {"vx": self.velocity("slider1"), "vy": self.velocity("slider2"), "vz": set(), "still": still}
         assert self.angle("rootx") == set(), "x is not observed"
         still = self.angle("rootz") | self.angle("rooty") | self.velocity("rooty")
         return {"vx": self.velocity("rootx"), "vz": self.velocity("rootz"), "vy": set(), "still": still}
@@ -263,7 +268,7 @@ def test_a_column_moved_twice_or_never_is_refused(act_index: tuple[tuple[int, ..
 
 
 def test_confs_and_views_are_listed() -> None:
-    assert SCENARIOS == ("reacher", "ant", "halfcheetah", "hopper", "walker2d")
+    assert SCENARIOS == ("reacher", "ant", "halfcheetah", "hopper", "swimmer", "walker2d")
     assert {(s, c) for s, c, _ in ALL} == set(OWN)
     assert views("reacher", "2x1first") == ("full", "0")
     assert set(views("ant", "2x4d")) == {"full", *TORSO_PARTS}

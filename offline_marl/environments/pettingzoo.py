@@ -1,0 +1,281 @@
+"""Any parallel environment of PettingZoo as a team, by its import path; owns that package's import.
+
+Copies are stepped one after another in this process.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from offline_marl.core.partition import Partition
+from offline_marl.core.types import ActionKind, DataError, Spec
+from offline_marl.environments.base import (
+    Environment,
+    Flags,
+    Floats,
+    JointEnv,
+    MissingSimulatorError,
+    Seen,
+    TeamActions,
+)
+from offline_marl.environments.clocked import refuse_partition
+
+MASK = "action_mask"
+"""Key, in an agent's info or in its observation, of the choices that it has."""
+
+
+def factory_of(path: str) -> Callable[..., Any]:
+    """What makes the environment: `package.module:function`, or a module with a function `parallel_env`.
+
+    Raises:
+        MissingSimulatorError: The module does not import.
+        DataError: There is no such function in it.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name or "parallel_env", None)
+    except ImportError as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        advice = ": pip install 'offline-marl[pettingzoo]'" if module.split(".")[0] in {"mpe2", "pettingzoo"} else ""
+        raise MissingSimulatorError(f"{module} cannot be imported here ({reason}){advice}.") from error
+    if not callable(found):
+        raise DataError(f"{module} has no function '{name or 'parallel_env'}' that makes an environment.")
+    made: Callable[..., Any] = found
+    return made
+
+
+def environment_of(
+    path: str, settings: Mapping[str, Any] | None = None, max_steps: int | None = None, name: str | None = None
+) -> type[Environment]:
+    """An entry for the registry, made of a PettingZoo environment; nothing is imported before it is built.
+
+    Args:
+        path: See `factory_of`.
+        settings: What the function is told.
+        max_steps: See `PettingZooTeam`.
+        name: What errors call the task; without it, its path.
+    """
+    title = name or path
+
+    class PettingZoo(Environment):
+        """A task made for a team, from PettingZoo."""
+
+        @classmethod
+        def make(cls, partition: Partition | None, copies: int) -> JointEnv:
+            """The task in many copies.
+
+            Raises:
+                DataError: There is a partition, though there is no body to share out.
+            """
+            refuse_partition(title, partition)
+            return PettingZooTeam(path, copies, settings, max_steps, title)
+
+    PettingZoo.__qualname__ = PettingZoo.__name__ = "".join(part.capitalize() for part in title.split("-"))
+    return PettingZoo
+
+
+class PettingZooTeam:
+    """Many copies of a parallel environment of PettingZoo.
+
+    Observations of any fixed size are flattened and padded with zeros to the widest. Continuous actions in [-1, 1] are
+    stretched to each agent's own bounds. An agent that leaves before the others, or comes later, sees zeros and earns 0
+    while it is away, and what it does then is ignored; the episode ends when all have left, with a termination if the
+    last ones to leave did not leave by a truncation.
+
+    Args:
+        path: See `factory_of`.
+        copies: How many episodes can run side by side.
+        settings: What the function is told.
+        max_steps: Every episode is truncated after so many; without it, what the environment says of itself as
+            `max_cycles` or `max_steps`.
+        name: What errors call the task.
+
+    Raises:
+        DataError: There is no copy, episodes may have no end, or agents' actions are of no kind that learners know.
+        MissingSimulatorError: A package is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        copies: int,
+        settings: Mapping[str, Any] | None = None,
+        max_steps: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.name = name or path
+        if copies < 1:
+            raise DataError(f"{self.name} needs at least 1 copy, but {copies} were asked for.")
+        factory = factory_of(path)
+        self._make: Callable[[], Any] = lambda: factory(**(settings or {}))
+        first = self._make()
+        if not hasattr(first, "possible_agents"):
+            raise DataError(
+                f"{self.name} makes {type(first).__name__}, which is no parallel environment of PettingZoo."
+            )
+        self._envs, self.copies = [first], copies
+        self.agents: tuple[str, ...] = tuple(first.possible_agents)
+        """PettingZoo's names of the agents, in the order of the agent axis."""
+        self.max_steps = max_steps or _own_limit(first, self.name)
+        self._spaces = [_shown_space(first.observation_space(agent)) for agent in self.agents]
+        first.reset(seed=0)
+        self._stateful = _state(first) is not None
+        self.spec = self._describe(first)
+        self._steps = 0
+
+    def reset(self, seeds: Sequence[int]) -> Seen:
+        """Start one episode per seed, in the first copies; the others rest.
+
+        Raises:
+            DataError: There are no seeds, more seeds than copies, or the same seed twice.
+        """
+        running = len(seeds)
+        if not 1 <= running <= self.copies or len(set(seeds)) < running:
+            raise DataError(f"{self.name} has {self.copies} copies and needs as many seeds at most, all different.")
+        while len(self._envs) < running:
+            self._envs.append(self._make())
+        spec, self._steps = self.spec, 0
+        self._obs = np.zeros((running, spec.n_agents, spec.obs_dim), np.float32)
+        self._state = np.zeros((running, spec.state_dim), np.float32)
+        self._avail = np.broadcast_to(spec.present("act").numpy(), (running, spec.n_agents, spec.act_dim)).copy()
+        self._masked = False
+        self._terminations: Flags = np.zeros(running, np.bool_)
+        self._truncations: Flags = np.zeros(running, np.bool_)
+        for copy, seed in enumerate(seeds):
+            self._look(copy, *self._envs[copy].reset(seed=int(seed)))
+        return self._see()
+
+    def step(self, actions: TeamActions) -> tuple[Seen, Floats, Flags, Flags]:
+        """Let all agents act at once; what stands in the padding of `actions` is ignored.
+
+        Returns:
+            What they see next, rewards [copy, agent], terminations [copy] and truncations [copy].
+
+        Raises:
+            DataError: The actions are of another shape, not finite, or choices that there are not.
+        """
+        done = self._native(actions)
+        rewards = np.zeros((len(done), self.spec.n_agents), np.float32)
+        self._steps += 1
+        for copy in np.flatnonzero(~(self._terminations | self._truncations)).tolist():
+            env = self._envs[copy]
+            told = {agent: done[copy][i] for i, agent in enumerate(self.agents) if agent in env.agents}
+            obs, paid, over, cut, infos = env.step(told)
+            rewards[copy] = [paid.get(agent, 0.0) for agent in self.agents]
+            self._look(copy, obs, infos)
+            if not env.agents or all(over.get(agent) or cut.get(agent) for agent in told):
+                self._terminations[copy] = not any(cut.values())
+                self._truncations[copy] = any(cut.values())
+            elif self._steps >= self.max_steps:
+                self._truncations[copy] = True
+        return self._see(), rewards, self._terminations.copy(), self._truncations.copy()
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages that the episodes depend on."""
+        modules = {type(self._envs[0].unwrapped).__module__.split(".")[0], "pettingzoo", "gymnasium"}
+        packages = metadata.packages_distributions()
+        known = sorted({name for module in modules for name in packages.get(module, [])})
+        return {name: metadata.version(name) for name in known}
+
+    def close(self) -> None:
+        """Close all copies."""
+        while self._envs:
+            self._envs.pop().close()
+
+    def _describe(self, env: Any) -> Spec:
+        from gymnasium.spaces import Box, Discrete, flatdim
+
+        moves = [env.action_space(agent) for agent in self.agents]
+        kinds: set[ActionKind] = set()
+        for agent, space in zip(self.agents, moves, strict=True):
+            if not isinstance(space, Discrete | Box) or (isinstance(space, Discrete) and space.start != 0):
+                raise DataError(f"Agent {agent} of {self.name} acts in {space}: neither a box nor choices from 0.")
+            kinds.add("discrete" if isinstance(space, Discrete) else "continuous")
+        if len(kinds) > 1:
+            raise DataError(f"In {self.name} some agents make choices and others act in boxes, which no learner knows.")
+        kind = kinds.pop()
+        self._shapes = [space.shape for space in moves]
+        self._bounds: list[tuple[Floats, Floats]] = []
+        if kind == "continuous":
+            self._bounds = [(space.low.ravel(), space.high.ravel()) for space in moves]
+            if not all(np.isfinite(bound).all() for pair in self._bounds for bound in pair):
+                raise DataError(f"The actions of {self.name} have no bounds, so [-1, 1] cannot be stretched to them.")
+        state = _state(env)
+        return Spec(
+            obs_dims=tuple(flatdim(space) for space in self._spaces),
+            act_dims=tuple(int(space.n) if kind == "discrete" else int(np.prod(space.shape)) for space in moves),
+            state_dim=0 if state is None else state.size,
+            action_kind=kind,
+        )
+
+    def _look(self, copy: int, obs: Mapping[str, Any], infos: Mapping[str, Any]) -> None:
+        from gymnasium.spaces import flatten
+
+        self._obs[copy], self._avail[copy] = 0, self.spec.present("act").numpy()
+        for i, agent in enumerate(self.agents):
+            if agent not in obs:
+                continue
+            shown, mask = obs[agent], infos.get(agent, {}).get(MASK)
+            if isinstance(shown, Mapping) and MASK in shown:
+                shown, mask = shown["observation"], shown[MASK]
+            flat: Any = flatten(self._spaces[i], shown)
+            self._obs[copy, i, : flat.size] = flat
+            if mask is not None and self.spec.discrete:
+                self._avail[copy, i, : self.spec.act_dims[i]] = np.asarray(mask, np.bool_)
+                self._masked = True
+        if self._stateful:
+            self._state[copy] = _state(self._envs[copy])
+
+    def _see(self) -> Seen:
+        state = self._state.copy() if self._stateful else None
+        return Seen(self._obs.copy(), state, self._avail.copy() if self._masked else None)
+
+    def _native(self, actions: TeamActions) -> list[list[Any]]:
+        spec, running = self.spec, len(self._obs)
+        shape = (running, spec.n_agents) if spec.discrete else (running, spec.n_agents, spec.act_dim)
+        if actions.shape != shape:
+            raise DataError(f"{self.name} expects actions of shape {shape}, got {actions.shape}.")
+        if spec.discrete:
+            if ((actions < 0) | (actions >= np.array(spec.act_dims))).any():
+                raise DataError(f"Some actions in {self.name} are choices that their agent does not have.")
+            return [[int(choice) for choice in row] for row in actions]
+        if not np.isfinite(actions).all():
+            raise DataError(f"Some actions in {self.name} are not finite.")
+        within = (np.clip(actions, -1, 1).astype(np.float32) + 1) / 2
+        return [[self._stretch(i, within[copy, i]) for i in range(spec.n_agents)] for copy in range(running)]
+
+    def _stretch(self, agent: int, within: Floats) -> npt.NDArray[np.float32]:
+        low, high = self._bounds[agent]
+        real = low + within[: low.size] * (high - low)
+        exact: Floats = np.clip(real, low, high).astype(np.float32)
+        shaped: Floats = exact.reshape(self._shapes[agent])
+        return shaped
+
+
+def _own_limit(env: Any, name: str) -> int:
+    for place in (env, getattr(env, "unwrapped", env), getattr(env, "aec_env", env)):
+        inner = getattr(place, "unwrapped", place)
+        for word in ("max_cycles", "max_steps"):
+            limit = getattr(inner, word, None)
+            if isinstance(limit, int) and limit > 0:
+                return limit
+    raise DataError(f"{name} does not say how long an episode lasts: give max_steps.")
+
+
+def _shown_space(space: Any) -> Any:
+    from gymnasium.spaces import Dict
+
+    return space["observation"] if isinstance(space, Dict) and MASK in space.spaces else space
+
+
+def _state(env: Any) -> Floats | None:
+    try:
+        return np.asarray(env.state(), np.float32).ravel()
+    except (NotImplementedError, AttributeError):
+        return None

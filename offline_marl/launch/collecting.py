@@ -1,0 +1,44 @@
+"""`offline-marl collect`: its flags, and what it says."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from pydantic_settings import CliPositionalArg
+
+from offline_marl.core.config import ConfigError, build
+from offline_marl.launch.failures import INTERRUPTED, Stopped
+from offline_marl.launch.flags import PROGRAM, read
+from offline_marl.training.config import CollectConfig
+
+ABOUT = "Records episodes into a file; called again after it was stopped, it goes on where it stood."
+USAGE = "ENV --out FILE [--who NAME=SHARE,...] [--episodes N] [--noise X,...] [--seed N]"
+
+
+class CollectFlags(CollectConfig):
+    """Flags of `collect`."""
+
+    environment: CliPositionalArg[str]
+    """Name of an environment, or import path of a PettingZoo one (package.module:function)."""
+
+
+def run(args: Sequence[str]) -> None:
+    """Collect what the words behind `collect` say.
+
+    Raises:
+        BadInputError: Of a kind that says what is wrong.
+        Stopped: It was interrupted.
+    """
+    given = read(CollectFlags, "collect", USAGE, ABOUT, args)
+    if "out" not in given:
+        raise ConfigError("collect needs --out FILE, such as --out mine.safetensors.")
+    flags: CollectFlags = build(CollectFlags, given)
+
+    from offline_marl.training.collecting import collect
+
+    try:
+        print(f"{'file':<12}{collect(flags)}")
+    except KeyboardInterrupt:
+        raise Stopped(INTERRUPTED, "interrupted: the same command goes on where it stood.") from None
+    print(f"{'look at it':<12}{PROGRAM} data info {shlex.quote(str(flags.out))}")

@@ -1,0 +1,111 @@
+"""A whole body and a task made for a team, alike to whoever records them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from offline_marl.core.partition import SCENARIOS
+from offline_marl.core.seeding import derive
+from offline_marl.core.types import Spec
+from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.environments.base import Environment, Flags, JointEnv, Seen, Simulator, TeamActions
+
+
+class Stage:
+    """Many copies of a task to be recorded.
+
+    A body is moved as a whole, so that its recording can be shared among agents in every way; a team acts as such.
+
+    Args:
+        name: The environment's.
+        kind: Its entry in the registry.
+        copies: How many episodes can run side by side.
+    """
+
+    def __init__(self, name: str, kind: type[Environment], copies: int) -> None:
+        self.name, self.kind, self.copies = name, kind, copies
+        self.body = name in SCENARIOS
+        self.spec: Spec | None = None
+        """The team; None for a body."""
+        self._world: Simulator | JointEnv
+        self.wide: tuple[int, ...]
+        """Axes of one joint action as numbers; where actions are choices, of a number for each choice."""
+        if self.body:
+            simulator = kind.simulator(copies)
+            self._world, self.wide = simulator, (simulator.action_dim,)
+            self.versions = simulator.versions()
+        else:
+            env = kind.make(None, copies)
+            self._world, self.spec, self.wide = env, env.spec, (env.spec.n_agents, env.spec.act_dim)
+            self.versions = env.versions() if hasattr(env, "versions") else {}
+        self.steps = self._world.max_steps
+
+    def reset(self, seeds: Sequence[int]) -> Seen:
+        """Start one episode per seed."""
+        return self._seen(self._world.reset(seeds))
+
+    def step(self, actions: TeamActions) -> tuple[Seen, dict[str, Any], Flags]:
+        """What is seen next, what a recording keeps of the step, and which copies have ended."""
+        found: Any = self._world.step(actions)
+        kept: Any
+        flags: Any
+        if self.spec is None:
+            flags, rewards, seen = (found.terminations, found.truncations), found.rewards, self._seen(found.state)
+            kept = flags
+        else:
+            seen, rewards, *flags = found
+            kept = [np.repeat(flag[:, None], self.spec.n_agents, axis=1) for flag in flags]
+        done = {"actions": actions, "rewards": rewards, "terminations": kept[0], "truncations": kept[1]}
+        ended: Flags = flags[0] | flags[1]
+        return seen, done, ended
+
+    def shown(self, seen: Seen) -> dict[str, Any]:
+        """What a recording keeps of what is seen."""
+        if self.spec is None:
+            return {"state": seen.state}
+        return {"obs": seen.obs, "state": seen.state, "avail_actions": seen.avail_actions}
+
+    def recorded(self, tensors: dict[str, Any]) -> Recording | Dataset:
+        """What was kept, as data."""
+        return Recording(**tensors) if self.spec is None else Dataset(**tensors, spec=self.spec)
+
+    def uniform(self, lots: npt.NDArray[np.float32], seen: Seen) -> TeamActions:
+        """Uniform actions from uniform lots in [0, 1)."""
+        if self.spec is None:
+            return 2 * lots - 1
+        present = self.spec.present("act").numpy()
+        if not self.spec.discrete:
+            spread: TeamActions = (2 * lots - 1) * present
+            return spread
+        # The largest of uniform draws over the choices that can be made is any of them.
+        can = present if seen.avail_actions is None else seen.avail_actions
+        chosen: TeamActions = np.where(can, lots, -1.0).argmax(-1)
+        return chosen
+
+    def disturb(self, seeds: Sequence[int], levels: Sequence[float]) -> Any:
+        """A function of actions, what was seen and the step: the actions with each episode's own noise.
+
+        Gaussian of deviation `level`; where actions are choices, any choice with the chance `level`.
+        """
+        draws = [np.random.default_rng(derive(seed, "noise")) for seed in seeds]
+        if self.spec is not None and self.spec.discrete:
+            scale = np.array(levels)[:, None, None]
+            slips = np.stack([draw.random((self.steps, self.spec.n_agents)) for draw in draws]) < scale
+            lots = np.stack([draw.random((self.steps, *self.wide), np.float32) for draw in draws])
+            return lambda actions, seen, step: np.where(slips[:, step], self.uniform(lots[:, step], seen), actions)
+        present = 1 if self.spec is None else self.spec.present("act").numpy()
+        each = zip(draws, levels, strict=True)
+        shakes = np.stack([level * draw.standard_normal((self.steps, *self.wide)) * present for draw, level in each])
+        shakes = shakes.astype(np.float32)
+        return lambda actions, seen, step: np.clip(actions + shakes[:, step], -1, 1)
+
+    def close(self) -> None:
+        """Let go of the simulator's memory."""
+        self._world.close()
+
+    def _seen(self, shown: Any) -> Seen:
+        return Seen(shown[:, None], shown) if self.spec is None else shown

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from offline_marl.core.partition import partition
+from offline_marl.core.types import DataError
+from offline_marl.environments.base import MissingSimulatorError, environments
+from offline_marl.environments.pettingzoo import PettingZooTeam, environment_of, factory_of
+
+spaces = pytest.importorskip("gymnasium.spaces")
+pettingzoo = pytest.importorskip("pettingzoo")
+HERE = "pettingzoo_toys"
+
+
+class Leaving(pettingzoo.ParallelEnv):
+    """Agent a leaves after step 2, agent b after step 4; b sees two numbers, and has choices that are masked."""
+
+    possible_agents = ["a", "b"]  # noqa: RUF012
+    metadata = {}  # noqa: RUF012
+
+    def __init__(self, continuous=True, limit=True):
+        self.continuous = continuous
+        if limit:
+            self.max_steps = 9
+
+    def observation_space(self, agent):
+        return spaces.Box(-9, 99, (1 + (agent == "b"),), np.float32)
+
+    def action_space(self, agent):
+        if not self.continuous:
+            return spaces.Discrete(2 + (agent == "b"))
+        return spaces.Box(np.float32(0), np.float32(4 if agent == "a" else 10), (1,), np.float32)
+
+    def reset(self, seed=None, options=None):
+        self.agents, self.clock = ["a", "b"], 0
+        return self.look(), {"a": {}, "b": {"action_mask": [1, 0, 1]}}
+
+    def look(self):
+        return {agent: np.full(self.observation_space(agent).shape, self.clock, np.float32) for agent in self.agents}
+
+    def step(self, actions):
+        assert set(actions) == set(self.agents)
+        self.clock += 1
+        over = {agent: self.clock >= (2 if agent == "a" else 4) for agent in self.agents}
+        seen, paid = self.look(), {agent: float(np.sum(actions[agent])) for agent in self.agents}
+        cut, infos = dict.fromkeys(self.agents, False), {agent: {} for agent in self.agents}
+        self.agents = [agent for agent in self.agents if not over[agent]]
+        return seen, paid, over, cut, infos
+
+
+@pytest.fixture
+def leaving(monkeypatch):
+    import sys
+    from types import ModuleType
+
+    module = ModuleType(HERE)
+    module.parallel_env = Leaving
+    monkeypatch.setitem(sys.modules, HERE, module)
+
+
+def test_agents_that_leave_early_see_zeros_and_earn_nothing(leaving):
+    team = PettingZooTeam(HERE, 2)
+    assert team.max_steps == 9 and team.spec.obs_dims == (1, 2) and team.spec.state_dim == 0
+    assert team.reset([0, 1]).obs.tolist() == [[[0, 0], [0, 0]]] * 2
+    rows = [team.step(np.zeros((2, 2, 1), np.float32)) for _ in range(4)]
+    # The middle of [-1, 1] is the middle of each agent's own bounds.
+    assert [rewards[0].tolist() for _, rewards, _, _ in rows] == [[2, 5], [2, 5], [0, 5], [0, 5]]
+    assert [seen.obs[1].tolist() for seen, *_ in rows] == [[[n, 0], [n, n]] for n in (1, 2)] + [
+        [[0, 0], [n, n]] for n in (3, 4)
+    ]
+    assert [over.tolist() for _, _, over, _ in rows] == [[False, False]] * 3 + [[True, True]]
+    seen, rewards, over, cut = team.step(np.ones((2, 2, 1), np.float32))
+    assert not rewards.any() and over.all() and not cut.any() and seen.obs[0, 1].tolist() == [4, 4]
+
+
+def test_choices_are_masked_as_the_environment_says(leaving):
+    team = PettingZooTeam(HERE, 1, {"continuous": False, "limit": False}, max_steps=3)
+    seen = team.reset([0])
+    assert team.spec.act_dims == (2, 3) and seen.avail_actions.tolist() == [[[True, True, False], [True, False, True]]]
+    for step in range(3):
+        _, _, over, cut = team.step(np.array([[1, 2]]))
+        assert (over[0], cut[0]) == (False, step == 2)
+    with pytest.raises(DataError, match="choices that their agent does not have"):
+        team.step(np.array([[2, 2]]))
+
+
+def test_what_cannot_be_used_is_refused_in_a_sentence(leaving):
+    with pytest.raises(DataError, match="does not say how long an episode lasts: give max_steps"):
+        PettingZooTeam(HERE, 1, {"limit": False})
+    with pytest.raises(MissingSimulatorError, match=r"no_such_package cannot be imported here"):
+        factory_of("no_such_package:make")
+    with pytest.raises(DataError, match="has no function 'nothing'"):
+        factory_of(f"{HERE}:nothing")
+    with pytest.raises(DataError, match="2 copies"):
+        PettingZooTeam(HERE, 2).reset([1, 2, 3])
+    with pytest.raises(DataError, match="made for a team"):
+        environment_of(HERE).make(partition("reacher", "2x1", "0"), 1)
+
+
+WIDTHS = {
+    "simple-spread": ((18, 18, 18), (5, 5, 5), (5, 5, 5)),
+    "simple-tag": ((16, 16, 16, 14), (5, 5, 5, 5), (5, 5, 5, 5)),
+    "simple-reference": ((21, 21), (50, 50), (15, 15)),
+    "simple-adversary": ((8, 10, 10), (5, 5, 5), (5, 5, 5)),
+    "simple-speaker-listener": ((3, 11), (3, 5), (3, 5)),
+}
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("name", WIDTHS)
+def test_mpe_agrees_with_mpe2_step_by_step(name, continuous):
+    pytest.importorskip("mpe2")
+    from offline_marl.environments.mpe import MODULES
+
+    env = environments.get(f"{name}-continuous" if continuous else name).make(None, 2)
+    obs_dims, *act_dims = WIDTHS[name]
+    assert (env.spec.obs_dims, env.spec.act_dims, env.max_steps) == (obs_dims, act_dims[continuous], 25)
+    other = factory_of(f"mpe2.{MODULES[name]}")(max_cycles=25, continuous_actions=continuous)
+    seen, (obs, _) = env.reset([4, 7]), other.reset(seed=7)
+    draw = np.random.default_rng(0)
+    for step in range(25):
+        for i, agent in enumerate(env.agents):
+            assert np.array_equal(seen.obs[1, i, : obs_dims[i]], obs[agent]) and not seen.obs[1, i, obs_dims[i] :].any()
+        assert np.array_equal(seen.state[1], other.state())
+        if continuous:
+            actions = draw.uniform(-1, 1, (2, env.spec.n_agents, env.spec.act_dim)).astype(np.float32)
+            told = {a: (actions[1, i, : env.spec.act_dims[i]] + 1) / 2 for i, a in enumerate(env.agents)}
+        else:
+            actions = draw.integers(0, env.spec.act_dims, (2, env.spec.n_agents))
+            told = {a: int(actions[1, i]) for i, a in enumerate(env.agents)}
+        seen, rewards, over, cut = env.step(actions)
+        obs, paid, _, _, _ = other.step(told)
+        np.testing.assert_allclose(rewards[1], [paid[agent] for agent in env.agents], rtol=1e-6)
+        assert not over.any() and cut.all() == (step == 24)
+    assert {"mpe2", "pettingzoo"} <= set(env.versions())
+    env.close()
+
+
+def test_any_environment_by_its_import_path():
+    pytest.importorskip("mpe2")
+    env = environment_of("mpe2.simple_v3:parallel_env", {"max_cycles": 7}).make(None, 1)
+    assert env.spec.n_agents == 1 and env.max_steps == 7
+    env.close()
