@@ -50,6 +50,10 @@ def read(path: Path) -> Recording | Dataset:
     Raises:
         DataError: The format is unknown, or the content is not what its format says.
     """
+    if path.suffix in {".pkl", ".pickle", ".pt"}:
+        from offline_marl.datasets.readers import moma_ppo
+
+        return moma_ppo.read(path)
     if path.suffix in {".hdf5", ".h5"}:
         from offline_marl.datasets.readers import d4rl
 
@@ -57,7 +61,7 @@ def read(path: Path) -> Recording | Dataset:
     raise DataError(f"{path} is of no known format: {KNOWN}.")
 
 
-KNOWN = f"there are {SUFFIX} (ours) and .hdf5 (D4RL)"
+KNOWN = f"there are {SUFFIX} (ours), .hdf5 (D4RL) and .pkl (MOMA-PPO)"
 
 
 def fingerprint(path: Path) -> str:
