@@ -15,6 +15,7 @@ from offline_marl.datasets.catalog import Reference, find, path_of
 from offline_marl.datasets.files import load_data
 from offline_marl.datasets.places import place_of
 from offline_marl.datasets.readers.formats import load_place
+from offline_marl.datasets.readers.published import fetch_entry, local
 from offline_marl.environments.base import Conventions, Environment, JointEnv, State, environments
 from offline_marl.training.collect import make_scripted
 from offline_marl.worldmodels.facts import Facts, measure
@@ -62,7 +63,7 @@ class Task:
 
 
 def load_recording(name: str, clip_actions: bool = False) -> Recording | Dataset:
-    """A catalogue's set, made on first use, or what is in a file or folder of a format known.
+    """A catalogue's set, made or fetched on first use, or what is in a file or folder of a format known.
 
     Raises:
         UnknownDatasetError: The catalogue has no such name.
@@ -70,11 +71,11 @@ def load_recording(name: str, clip_actions: bool = False) -> Recording | Dataset
     """
     place = place_of(name)
     if place is not None and place[1] is None:
-        return load_place(Path(name), clip_actions)
+        return load_place(local(place[0]), clip_actions)
     entry = find(name)
     path = path_of(name)
     if not path.exists():
-        make_scripted(entry, path)
+        (fetch_entry if entry.recipe is None else make_scripted)(entry, path)
     try:
         return load_data(path, clip_actions)
     except DataError as error:
