@@ -58,10 +58,14 @@ def read(path: Path) -> Recording | Dataset:
         from offline_marl.datasets.readers import d4rl
 
         return d4rl.read(path)
+    from offline_marl.datasets.readers import minari
+
+    if minari.is_minari(path):
+        return minari.read(path)
     raise DataError(f"{path} is of no known format: {KNOWN}.")
 
 
-KNOWN = f"there are {SUFFIX} (ours), .hdf5 (D4RL) and .pkl (MOMA-PPO)"
+KNOWN = f"there are {SUFFIX} (ours), .hdf5 (D4RL), .pkl (MOMA-PPO) and Minari's folders"
 
 
 def fingerprint(path: Path) -> str:

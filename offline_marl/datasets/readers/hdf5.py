@@ -51,8 +51,8 @@ def names(group: Any) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def array(group: Any, name: str, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
-    """One array of numbers.
+def array(group: Any, name: str, dtype: npt.DTypeLike | None = np.float32) -> npt.NDArray[Any]:
+    """One array of numbers, of their own dtype if `dtype` is None.
 
     Raises:
         DataError: It is missing, no array of numbers, stored elsewhere, or larger than what is stored.

@@ -10,6 +10,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.catalog import SUFFIX, Entry
 from offline_marl.datasets.files import load_data, save_data
 from offline_marl.datasets.places import HUB
+from offline_marl.datasets.readers import minari
 from offline_marl.datasets.readers.formats import fingerprint, read
 
 MIRRORS = "OFFLINE_MARL_MIRRORS"
@@ -49,9 +50,11 @@ def local(place: str) -> Path:
     Raises:
         DataError: It is not there, or cannot be fetched.
     """
+    if place.startswith(minari.SCHEME):
+        return minari.folder_of(place)
     if not place.startswith(HUB):
         if "://" in place:
-            raise DataError(f"{place} is at no place that is known: there are files, folders and {HUB}owner/repo/path.")
+            raise DataError(f"{place} is no place: there are files, folders, {HUB}owner/repo/path, {minari.SCHEME}ID.")
         return Path(place)
     from offline_marl.datasets.readers import huggingface
 
