@@ -16,6 +16,7 @@ from torch import Tensor
 from offline_marl.core.partition import Partition
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError, Episode, Spec
+from offline_marl.datasets.arrays import Arrays, Given, flat_fields
 from offline_marl.datasets.flat import Lengths, episode_sums, ranges, starts
 from offline_marl.datasets.validate import SEEN, check_flat, check_team
 
@@ -131,6 +132,62 @@ class Dataset:
         tensors = {item.name: joined(item.name) for item in fields(Episode)}
         lengths = torch.tensor([len(episode) for episode in episodes])
         data = cls(**tensors, lengths=lengths, spec=spec, metadata=metadata or {})
+        return (clipped(data) if clip_actions else data).check()
+
+    @classmethod
+    def from_arrays(
+        cls,
+        obs: Arrays,
+        actions: Arrays,
+        rewards: Arrays,
+        *,
+        next_obs: Arrays | None = None,
+        lengths: Any = None,
+        terminations: Arrays | None = None,
+        truncations: Arrays | None = None,
+        state: Any = None,
+        next_state: Any = None,
+        avail_actions: Arrays | None = None,
+        choices: int | Sequence[int] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        clip_actions: bool = False,
+    ) -> Dataset:
+        """A data set of your own arrays, one episode after another, checked; numpy or torch.
+
+        Args:
+            obs: `[step, agent, width]`, or a list with one `[step, width]` for each agent, of any widths. One row a
+                step, or one more after the last step of each episode.
+            actions: Floats in [-1, 1], shaped as `obs`; or whole numbers, `[step, agent]` or a list of `[step]`.
+            rewards: `[step]` for the team, `[step, agent]`, or a list of `[step]`.
+            next_obs: What followed each step. Without it and without the rows after the last steps, an episode that
+                was cut loses its last step, and one that terminated repeats its last observation.
+            lengths: Steps of each episode; needs no flags: what no flag ends was cut.
+            terminations: True where the task ended, `[step]`, `[step, agent]` or a list; an episode ends where all did.
+            truncations: The same for the clock.
+            state: `[step, width]` with the rows of `obs`; `next_state` goes with `next_obs`.
+            next_state: See `state`.
+            avail_actions: True where a choice is allowed, shaped as `obs`.
+            choices: How many each agent has; by default as `avail_actions` says, else the largest that was made.
+            metadata: Where it came from.
+            clip_actions: Clip actions that lie outside [-1, 1] instead of refusing them.
+
+        Raises:
+            DataError: Arrays that do not fit together, and see `check`; one sentence that names the argument.
+        """
+        given = Given(
+            obs,
+            actions,
+            rewards,
+            next_obs,
+            lengths,
+            terminations,
+            truncations,
+            state,
+            next_state,
+            avail_actions,
+            choices,
+        )
+        data = cls(**flat_fields(given), metadata=metadata or {})
         return (clipped(data) if clip_actions else data).check()
 
     def __len__(self) -> int:

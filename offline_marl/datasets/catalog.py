@@ -1,6 +1,6 @@
 """Names of data sets: where each comes from, what made it, and its reference scores.
 
-The scripted sets are made on this machine on first use; importing this imports no torch.
+The scripted sets are made on this machine on first use, published ones are fetched; importing this imports no torch.
 """
 
 from __future__ import annotations
@@ -57,7 +57,16 @@ class Entry:
     """Key of the environment that made it and that scores on it are measured in."""
     summary: str
     reference: Reference
-    recipe: Recipe
+    recipe: Recipe | None = None
+    """How to make it; None where it is fetched."""
+    places: tuple[str, ...] = ()
+    """Where a published set may be, asked in turn."""
+    licence: str = "Apache-2.0"
+
+    @property
+    def size(self) -> str:
+        """How much there is, for lists."""
+        return "1M transitions" if self.recipe is None else f"{self.recipe.episodes:,} episodes"
 
 
 REACHER = Reference(
@@ -73,6 +82,18 @@ REACHER = Reference(
 def _reacher(kind: str, experts: tuple[str, ...], summary: str) -> Entry:
     recipe = Recipe(experts, episodes=2_000, noise=(0.05, 0.15, 0.4), seed=20_231)
     return Entry(f"reacher-scripted-{kind}-v0", "reacher", summary, REACHER, recipe)
+
+
+def _published(kind: str, path: str, summary: str) -> Entry:
+    name = f"reacher-{kind}-v0"
+    places = (f"hf://pbarde1/moma-ppo/{name}/{path}", f"hf://models/pbarde1/moma-ppo/{name}/{path}")
+    return Entry(name, "reacher", summary, REACHER, places=places, licence="see the card of pbarde1/moma-ppo")
+
+
+_TRAINED = (
+    "mujoco_ppo_4/No1_eb3c07e-285dd16_ma-ppo_reacher-dataset-v0_2x1_full_grid_mujoco_ppo_4/experiment1/seed{}/"
+    "generated_datasets/eval_seed_10101_n_1000000_ma-ppo_model.pt/dataset.pkl"
+)
 
 
 COORDINATION = Reference(
@@ -110,6 +131,13 @@ CATALOG: Mapping[str, Entry] = {
         _reacher("clockwise", ("clockwise",), "one convention: the elbow always bends clockwise"),
         _reacher("counterclockwise", ("counterclockwise",), "the other convention"),
         _reacher("mix", ("clockwise", "counterclockwise"), "half of each: two conventions that do not mix"),
+        _published("expert-C", _TRAINED.format(2), "published: a team of PPO agents, one convention"),
+        _published("expert-D", _TRAINED.format(1), "published: another team, the other convention"),
+        _published(
+            "expert-mix",
+            "mix_reacher-expert-C-v0_reacher-expert-D-v0.pt",
+            "published: the first half of each of the two",
+        ),
         _coordination("single", ("blue",), "three agents always choose blue of three colours, with slips"),
         _coordination("mix", ("red", "blue"), "half of the episodes all red, half all blue: who differs earns nothing"),
         _rendezvous("left", ("left",), "two agents on a line meet at the left post"),

@@ -32,3 +32,38 @@ def episode_sums(values: Steps, lengths: Lengths) -> Annotated[Tensor, "episode"
     """Sum of each episode's values, in double precision."""
     sums = torch.zeros(len(lengths), dtype=torch.float64)
     return sums.index_add_(0, episode_numbers(lengths), values.double())
+
+
+def last_steps(lengths: Lengths) -> Annotated[Tensor, "episode"]:
+    """The last transition of each episode."""
+    return torch.cumsum(lengths, 0) - 1
+
+
+def lengths_of(ended: Steps) -> Lengths:
+    """Lengths of the episodes that end where `ended` is true; the last step ends the last one whatever it says."""
+    ends = ended.clone()
+    ends[-1] = True
+    last = ends.nonzero().flatten()
+    return torch.diff(last, prepend=torch.tensor([-1]))
+
+
+def add_final_rows(seen: Annotated[Tensor, "steps"], finals: Annotated[Tensor, "episode"], lengths: Lengths) -> Tensor:
+    """Rows of what is seen, time+1 an episode, from one row a step and what followed each episode's last step."""
+    rows = seen.new_empty((len(seen) + len(finals), *seen.shape[1:]))
+    rows[torch.arange(len(seen)) + episode_numbers(lengths)] = seen
+    rows[torch.cumsum(lengths + 1, 0) - 1] = finals
+    return rows
+
+
+def followed(lengths: Lengths, terminated: Annotated[Tensor, "episode"]) -> tuple[Steps, Lengths]:
+    """Which steps can stay where nothing was recorded after the last step of an episode.
+
+    An episode that terminated stays whole: nobody asks what followed. One that was cut loses its last step,
+    whose observation becomes the last one seen.
+
+    Returns:
+        Bool per step, and the new lengths; an episode of one step that was cut has length 0.
+    """
+    keep = torch.ones(int(lengths.sum()), dtype=torch.bool)
+    keep[last_steps(lengths)[~terminated]] = False
+    return keep, lengths - (~terminated).long()

@@ -136,7 +136,7 @@ def _data_list(args: Sequence[str]) -> None:
     print_lines(table(dataset_rows()))
     print("\nTrain on NAME_CONF_VIEW, who moves what and who sees what:")
     print_lines(f"  {line}" for line in partition_lines())
-    print("or on a file of this library's layout: FILE.safetensors, with _CONF_VIEW if it is not split among agents.")
+    print("or on a file, with _CONF_VIEW if it is not split among agents: FILE.safetensors, D4RL's FILE.hdf5, hf://...")
 
 
 def _words(command: str, args: Sequence[str], usage: str, about: str, most: int = 1) -> Sequence[str] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from offline_marl.core.partition import split_task
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.catalog import CATALOG, SUFFIX, Reference, find, path_of
+from offline_marl.datasets.catalog import CATALOG, Reference, find, path_of
 from offline_marl.datasets.flat import episode_sums
+from offline_marl.datasets.places import place_of
 from offline_marl.training.data import load_recording, open_task
 
 
@@ -25,17 +25,19 @@ def describe(name: str) -> dict[str, Any]:
         PartitionError: The conf or the view is unknown.
         DataError: The file is missing, damaged or unusable.
     """
-    if name.endswith(SUFFIX) or name in CATALOG or name.count("_") < 2:
-        data, path = load_recording(name), _path(name)
-    else:
-        data, path = open_task(name).data, _path(split_task(name)[0])
+    place = place_of(name)
+    whole, shared = (
+        (name, name.count("_") >= 2 and name not in CATALOG) if place is None else (place[0], bool(place[1]))
+    )
+    data = open_task(name).data if shared else load_recording(whole)
+    path = _path(split_task(name)[0] if place is None and shared else whole, place is not None)
     about = dict(data.metadata)
     returns, normalized = _returns(data), None
     if about.get("reference"):
         normalized = _figures(returns.clone().apply_(Reference(**about["reference"]).normalized))
     return {
         "id": name,
-        "file": str(path),
+        "file": path,
         "sha256": about.get("sha256"),
         "episodes": len(data.lengths),
         "transitions": int(data.lengths.sum()),
@@ -47,6 +49,10 @@ def describe(name: str) -> dict[str, Any]:
         "reference": about.get("reference"),
         "action_noise": about.get("action_noise"),
         "scenario": about.get("scenario"),
+        "format": about.get("format"),
+        "episodes_end": about.get("episodes_end"),
+        "dropped_steps": about.get("dropped_steps"),
+        "source_sha256": about.get("source_sha256"),
         "how": about.get("how"),
         "actors": {each["name"]: each["episodes"] for each in about.get("actors", ())} or None,
         "seed": about.get("seed"),
@@ -74,8 +80,8 @@ def as_lines(said: Mapping[str, Any]) -> list[str]:
     return [f"{name.replace('_', ' '):{width}}{text}" for name, text in lines if text]
 
 
-def _path(name: str) -> Path:
-    return Path(name) if name.endswith(SUFFIX) else path_of(find(name).name)
+def _path(name: str, is_place: bool) -> str:
+    return name if is_place else str(path_of(find(name).name))
 
 
 def _team(data: Dataset) -> dict[str, Any]:

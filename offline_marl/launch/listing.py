@@ -44,8 +44,8 @@ def dataset_rows() -> list[tuple[str, ...]]:
     return [
         (
             entry.name,
-            f"{entry.recipe.episodes:,} episodes",
-            "on disk" if path_of(entry.name).exists() else "made on first use",
+            entry.size,
+            "on disk" if path_of(entry.name).exists() else f"{'made' if entry.recipe else 'fetched'} on first use",
             entry.summary,
         )
         for entry in CATALOG.values()

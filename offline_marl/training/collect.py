@@ -17,7 +17,7 @@ from offline_marl.core.partition import SCENARIOS
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Spec
 from offline_marl.datasets.base import Dataset, Recording, join
-from offline_marl.datasets.catalog import Entry
+from offline_marl.datasets.catalog import Entry, Recipe
 from offline_marl.datasets.files import save_data
 from offline_marl.environments.base import JointEnv, ScriptedExpert, Seen, Simulator, TeamActions, environments
 from offline_marl.training.progress import progress_bar
@@ -75,7 +75,7 @@ def record_team(
 
 def make_scripted(entry: Entry, path: Path) -> None:
     """Make a scripted set of the catalogue and write it to `path`, whole or not at all."""
-    recipe = entry.recipe
+    recipe = _recipe(entry)
     share = recipe.episodes // len(recipe.experts)
     total = share * len(recipe.experts)
     seeds = {name: [derive(recipe.seed, name, number) % 2**31 for number in range(share)] for name in recipe.experts}
@@ -98,12 +98,18 @@ def make_scripted(entry: Entry, path: Path) -> None:
     save_data(path, replace(data, metadata=described).check())
 
 
+def _recipe(entry: Entry) -> Recipe:
+    if entry.recipe is None:
+        raise ValueError(f"{entry.name} is not made here, it is fetched.")
+    return entry.recipe
+
+
 Seeds = Mapping[str, Sequence[int]]
 """Those of each expert's episodes."""
 
 
 def _bodies(entry: Entry, seeds: Seeds, bar: tqdm[Any]) -> tuple[Recording, dict[str, str]]:
-    environment, noise = environments.get(entry.scenario), entry.recipe.noise
+    environment, noise = environments.get(entry.scenario), _recipe(entry).noise
     simulator = environment.simulator(COPIES)
     try:
         parts = [record(simulator, environment.scripted(name), own, noise, bar) for name, own in seeds.items()]
@@ -113,7 +119,7 @@ def _bodies(entry: Entry, seeds: Seeds, bar: tqdm[Any]) -> tuple[Recording, dict
 
 
 def _teams(entry: Entry, seeds: Seeds, bar: tqdm[Any]) -> tuple[Dataset, dict[str, str]]:
-    environment, noise = environments.get(entry.scenario), entry.recipe.noise
+    environment, noise = environments.get(entry.scenario), _recipe(entry).noise
     env = environment.make(None, max(map(len, seeds.values())))
     try:
         parts = [record_team(env, environment.scripted(name), own, noise, bar) for name, own in seeds.items()]

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import torch
 
-from offline_marl.core.partition import SCENARIOS, Partition, partition, split_task
+from offline_marl.core.partition import SCENARIOS, Partition, confs, partition, split_task
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.datasets.catalog import SUFFIX, Reference, find, path_of
+from offline_marl.datasets.catalog import Reference, find, path_of
 from offline_marl.datasets.files import load_data
+from offline_marl.datasets.places import place_of
+from offline_marl.datasets.readers.formats import load_place
+from offline_marl.datasets.readers.published import fetch_entry, local
 from offline_marl.environments.base import Conventions, Environment, JointEnv, State, environments
 from offline_marl.training.collect import make_scripted
 from offline_marl.worldmodels.facts import Facts, measure
@@ -60,20 +63,21 @@ class Task:
 
 
 def load_recording(name: str, clip_actions: bool = False) -> Recording | Dataset:
-    """A catalogue's set, made on first use, or a file of our layout.
+    """A catalogue's set, made or fetched on first use, or what is in a file or folder of a format known.
 
     Raises:
         UnknownDatasetError: The catalogue has no such name.
         DataError: The file is missing, damaged or unusable.
     """
-    if name.endswith(SUFFIX):
-        return load_data(Path(name), clip_actions)
+    place = place_of(name)
+    if place is not None and place[1] is None:
+        return load_place(local(place[0]), clip_actions)
     entry = find(name)
     path = path_of(name)
     if not path.exists():
-        make_scripted(entry, path)
+        (fetch_entry if entry.recipe is None else make_scripted)(entry, path)
     try:
-        return load_data(path)
+        return load_data(path, clip_actions)
     except DataError as error:
         raise DataError(f"{error} Delete it, and it is made again.") from None
 
@@ -81,36 +85,53 @@ def load_recording(name: str, clip_actions: bool = False) -> Recording | Dataset
 def open_task(task: str, clip_actions: bool = False) -> Task:
     """The data set of a task id: `reacher-scripted-mix-v0_2x1notip_0`, `coordination-mix-v0`, `mine.safetensors`.
 
-    What one body did takes a conf and a view behind its name, also in a file (`mine.safetensors_2x1_full`);
-    what a team did takes none. `clip_actions` clips actions outside [-1, 1] instead of refusing them.
+    What one body did takes a conf and a view behind its name, also in a file (`mine.safetensors_2x1_full`,
+    `ant-medium.hdf5_4x2_0`); what a team did takes none. `clip_actions` clips actions
+    outside [-1, 1] instead of refusing them.
 
     Raises:
         UnknownDatasetError: The catalogue has no such name.
         PartitionError: The conf or the view is unknown, or the id has another form.
         DataError: The data cannot be used.
     """
-    if task.endswith(SUFFIX) or ("_" not in task and find(task).scenario not in SCENARIOS):
-        data = load_recording(task, clip_actions)
-        if isinstance(data, Recording):
-            raise DataError(f"{task} is a recording: name who sees what, such as {task}_2x1_full.")
-        return Task(task, data, _known_partition(data), _reference(data))
-    name, conf, view = split_task(task)
-    named = None if name.endswith(SUFFIX) else find(name).scenario
-    if named in SCENARIOS:
-        partition(named, conf, view)  # refuses before anything is made
-    recording = load_recording(name, clip_actions) if named is None or named in SCENARIOS else None
+    name, share = place_of(task) or _of_catalogue(task)
+    recording = load_recording(name, clip_actions)
+    if share is None:
+        if isinstance(recording, Recording):
+            raise DataError(f"{task} is a recording: name who sees what, such as {task}_{_example(recording)}.")
+        return Task(task, recording, _known_partition(recording), _reference(recording))
     if not isinstance(recording, Recording):
-        raise DataError(f"{name} is split among agents already: leave _{conf}_{view} away.")
+        raise DataError(f"{name} is split among agents already: leave _{share[0]}_{share[1]} away.")
     if "scenario" not in recording.metadata:
-        raise DataError(f"{name} does not say which scenario it was recorded in, so it cannot be split among agents.")
-    shares = partition(str(recording.metadata["scenario"]), conf, view)
+        raise DataError(
+            f"{name} does not say which scenario it was recorded in, so it cannot be split among agents: name one in "
+            f"its file name or its attribute 'scenario' ({', '.join(SCENARIOS)})."
+        )
+    shares = partition(str(recording.metadata["scenario"]), *share)
     data = recording.split(shares)
     return Task(task, data, shares, _reference(data))
 
 
+def _of_catalogue(task: str) -> tuple[str, tuple[str, str] | None]:
+    """Name in the catalogue, conf and view; refuses before anything is made or fetched."""
+    if "_" not in task and find(task).scenario not in SCENARIOS:
+        return task, None
+    name, conf, view = split_task(task)
+    scenario = find(name).scenario
+    if scenario not in SCENARIOS:
+        raise DataError(f"{name} is split among agents already: leave _{conf}_{view} away.")
+    partition(scenario, conf, view)
+    return name, (conf, view)
+
+
+def _example(recording: Recording) -> str:
+    scenario = recording.metadata.get("scenario")
+    return f"{confs(scenario)[0]}_full" if scenario in SCENARIOS else "2x1_full"
+
+
 def absolute(task: str) -> str:
     """The task's id, of a file with its whole path, so that a run finds it again from any folder."""
-    return str(Path(task).absolute()) if SUFFIX in task else task
+    return task if place_of(task) is None or "://" in task else str(Path(task).absolute())
 
 
 def load_dataset(task: str, clip_actions: bool = False) -> Dataset:

@@ -1,0 +1,245 @@
+"""People's own arrays become the flat fields of a data set: per agent or for all, with any of the usual ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.flat import Lengths, add_final_rows, followed, last_steps, lengths_of
+
+Arrays = Any
+"""One array with an agent axis, or a list with one array for each agent; numpy or torch."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What `Dataset.from_arrays` was called with."""
+
+    obs: Arrays
+    actions: Arrays
+    rewards: Arrays
+    next_obs: Arrays | None = None
+    lengths: Any = None
+    terminations: Arrays | None = None
+    truncations: Arrays | None = None
+    state: Any = None
+    next_state: Any = None
+    avail_actions: Arrays | None = None
+    choices: int | Sequence[int] | None = None
+
+
+def flat_fields(given: Given) -> dict[str, Any]:
+    """Fields of the data set, its spec included, by name; not yet checked for numbers and bounds.
+
+    Raises:
+        DataError: Shapes, rows or ends that do not fit together; names the argument.
+    """
+    obs, obs_dims = _stacked(given.obs, "obs")
+    actions, act_dims = _actions(given)
+    steps, n_agents = len(actions), len(act_dims)
+    if len(obs_dims) != n_agents:
+        raise DataError(f"'obs' is of {len(obs_dims)} agents and 'actions' of {n_agents}.")
+    if steps == 0:
+        raise DataError("A data set needs at least one episode, and each episode at least one step.")
+    terminations, truncations, lengths = _ends(given, steps, n_agents)
+    done = {
+        "actions": actions,
+        "rewards": _per_agent(given.rewards, "rewards", steps, n_agents).float(),
+        "terminations": terminations,
+        "truncations": truncations,
+    }
+    state = None if given.state is None else _table(given.state, "state")
+    seen = {"obs": obs, "state": state, "avail_actions": _avail(given, act_dims)}
+    after = {"next_obs": _next(given.next_obs, "next_obs", obs), "next_state": _next(given.next_state, "", state)}
+    kind: Any = "continuous" if actions.is_floating_point() else "discrete"
+    spec = Spec(obs_dims, act_dims, 0 if state is None else state.shape[1], kind)
+    held = {name: value for name, value in seen.items() if value is not None}
+    return {**_complete(done, held, after, lengths), "spec": spec}
+
+
+def _complete(
+    done: dict[str, Tensor], seen: dict[str, Tensor], after: dict[str, Tensor | None], lengths: Lengths
+) -> dict[str, Any]:
+    """Everything with the rows that a data set has: one more an episode for what is seen."""
+    steps, episodes = len(done["actions"]), len(lengths)
+    rows = {name: len(value) for name, value in seen.items()}
+    if set(rows.values()) == {steps + episodes}:
+        return {**done, **seen, "lengths": lengths}
+    for name, count in rows.items():
+        if count != steps:
+            raise DataError(
+                f"'{name}' has {count} rows; {steps} steps in {episodes} episodes need {steps}, or all of what is seen "
+                f"{steps + episodes}: one more after the last step of each episode."
+            )
+    last = last_steps(lengths)
+    if after["next_obs"] is None:
+        keep, shorter = followed(lengths, done["terminations"][last].all(-1))
+        whole = {name: add_final_rows(value, value[last], lengths) for name, value in seen.items()}
+        kept = add_final_rows(keep, torch.ones(episodes, dtype=torch.bool), lengths)
+        # An episode of a single step that was cut is gone, and its one row with it.
+        kept[(torch.cumsum(lengths + 1, 0) - 1)[shorter == 0]] = False
+        cut = {name: value[keep] for name, value in done.items()}
+        remaining = shorter[shorter > 0]
+        if len(remaining) == 0:
+            raise DataError("Nothing was seen after any step: give 'next_obs', or longer episodes.")
+        ends = last_steps(remaining)
+        cut["truncations"][ends] |= ~cut["terminations"][ends]
+        return {**cut, **{name: value[kept] for name, value in whole.items()}, "lengths": remaining}
+    if "state" in seen and after["next_state"] is None:
+        raise DataError("'next_obs' is given and 'next_state' is not: nobody knows how each episode's state ended.")
+    finals = {"obs": after["next_obs"][last]}
+    if after["next_state"] is not None:
+        finals["state"] = after["next_state"][last]
+    if "avail_actions" in seen:
+        finals["avail_actions"] = seen["avail_actions"].any(0).expand(episodes, -1, -1)
+    return {**done, **{n: add_final_rows(v, finals[n], lengths) for n, v in seen.items()}, "lengths": lengths}
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    try:
+        return value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+    except (TypeError, ValueError):
+        raise DataError(f"'{name}' should be an array of numbers, or a list with one for each agent.") from None
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and not np.isscalar(value[0])
+
+
+def _table(value: Any, name: str) -> Tensor:
+    tensor = _tensor(value, name)
+    if tensor.dim() == 1:
+        tensor = tensor.unsqueeze(-1)
+    if tensor.dim() != 2:
+        raise DataError(f"'{name}' should have axes [step, width], it has shape {tuple(tensor.shape)}.")
+    return tensor.float()
+
+
+def _stacked(value: Arrays, name: str) -> tuple[Tensor, tuple[int, ...]]:
+    """[step, agent, width], zero-padded to the widest agent, and each agent's true width."""
+    if not _is_list(value):
+        tensor = _tensor(value, name)
+        if tensor.dim() != 3:
+            raise DataError(
+                f"'{name}' should have axes [step, agent, width], or be a list with one array [step, width] for each "
+                f"agent; it has shape {tuple(tensor.shape)}."
+            )
+        return tensor.float(), (tensor.shape[2],) * tensor.shape[1]
+    parts = [_table(part, f"{name}[{agent}]") for agent, part in enumerate(value)]
+    _same_rows(parts, name)
+    dims = tuple(part.shape[1] for part in parts)
+    padded = [torch.nn.functional.pad(part, (0, max(dims) - part.shape[1])) for part in parts]
+    return torch.stack(padded, dim=1), dims
+
+
+def _same_rows(parts: Sequence[Tensor], name: str) -> None:
+    for agent, part in enumerate(parts):
+        if len(part) != len(parts[0]):
+            raise DataError(f"'{name}' has {len(parts[0])} rows for agent 0 and {len(part)} for agent {agent}.")
+
+
+def _actions(given: Given) -> tuple[Tensor, tuple[int, ...]]:
+    value = given.actions
+    first = _tensor(value[0] if _is_list(value) else value, "actions")
+    if first.is_floating_point():
+        if given.choices is not None:
+            raise DataError("'choices' counts what discrete actions can be, but 'actions' holds floats.")
+        return _stacked(value, "actions")
+    if first.dtype == torch.bool or first.is_complex():
+        raise DataError(f"'actions' should hold floats in [-1, 1] or integer choices, it holds {first.dtype}.")
+    parts = [_tensor(part, f"actions[{agent}]").long() for agent, part in enumerate(value)] if _is_list(value) else []
+    _same_rows(parts, "actions")
+    chosen = torch.stack([part.reshape(len(part), -1) for part in parts], dim=1) if parts else first.long()
+    if chosen.dim() == 3 and chosen.shape[2] == 1:
+        chosen = chosen.squeeze(-1)
+    if chosen.dim() != 2:
+        raise DataError(
+            "'actions' of whole numbers should have axes [step, agent], or be a list with one array [step] for each "
+            f"agent; they make shape {tuple(chosen.shape)}."
+        )
+    return chosen, _choices(given, chosen)
+
+
+def _choices(given: Given, chosen: Tensor) -> tuple[int, ...]:
+    n_agents = chosen.shape[1]
+    if given.choices is not None:
+        known = (given.choices,) * n_agents if isinstance(given.choices, int) else tuple(map(int, given.choices))
+        if len(known) != n_agents:
+            raise DataError(f"'choices' counts {len(known)} agents, 'actions' is of {n_agents}.")
+        return known
+    if _is_list(given.avail_actions):
+        return tuple(_table(part, "avail_actions").shape[1] for part in given.avail_actions or ())
+    if given.avail_actions is not None:
+        return (_tensor(given.avail_actions, "avail_actions").shape[-1],) * n_agents
+    return tuple((chosen.amax(0) + 1).clamp_min(1).tolist()) if len(chosen) else (1,) * n_agents
+
+
+def _avail(given: Given, act_dims: tuple[int, ...]) -> Tensor | None:
+    if given.avail_actions is None:
+        return None
+    allowed, dims = _stacked(given.avail_actions, "avail_actions")
+    if len(dims) != len(act_dims) or max(dims) != max(act_dims):
+        raise DataError(f"'avail_actions' makes choices of {dims}, the agents have {act_dims}.")
+    return allowed.bool()
+
+
+def _next(value: Any, name: str, seen: Tensor | None) -> Tensor | None:
+    if value is None or seen is None:
+        return None
+    after = _stacked(value, name)[0] if seen.dim() == 3 else _table(value, "next_state")
+    if after.shape != seen.shape:
+        raise DataError(f"'{name or 'next_state'}' has shape {tuple(after.shape)}, what was seen {tuple(seen.shape)}.")
+    return after
+
+
+def _per_agent(value: Arrays, name: str, steps: int, n_agents: int) -> Tensor:
+    """[step, agent] from that, from one column for all, or from a list of agents."""
+    parts = [_tensor(part, f"{name}[{i}]").flatten() for i, part in enumerate(value)] if _is_list(value) else []
+    _same_rows(parts, name)
+    tensor = torch.stack(parts, dim=1) if parts else _tensor(value, name)
+    if tensor.dim() == 1:
+        tensor = tensor.unsqueeze(-1)
+    if tensor.dim() == 2 and len(tensor) == steps and tensor.shape[1] in {1, n_agents}:
+        return tensor.expand(steps, n_agents).contiguous()
+    raise DataError(
+        f"'{name}' should have shape ({steps},) or ({steps}, {n_agents}), as 'actions' has; it has "
+        f"{tuple(tensor.shape)}."
+    )
+
+
+def _ends(given: Given, steps: int, n_agents: int) -> tuple[Tensor, Tensor, Lengths]:
+    if given.lengths is None and given.terminations is None and given.truncations is None:
+        raise DataError("Say where episodes end: give 'lengths', or 'terminations' and 'truncations'.")
+    terminations, truncations = (
+        _flags(getattr(given, name), name, steps, n_agents) for name in ("terminations", "truncations")
+    )
+    ended = terminations | truncations
+    if given.lengths is not None:
+        lengths = _tensor(given.lengths, "lengths").flatten().long()
+        if bool((lengths < 1).any()) or int(lengths.sum()) != steps:
+            raise DataError(f"'lengths' should be at least 1 each and sum to the {steps} steps of 'actions'.")
+    else:
+        if bool(ended.any()) and not bool(ended.all(-1).any()):
+            raise DataError(
+                "No step ends for all agents: repeat an agent's flag until its episode ends, or give 'lengths'."
+            )
+        lengths = lengths_of(ended.all(-1))
+    last = last_steps(lengths)
+    # The clock, or whoever stopped recording, ended what no flag ended.
+    truncations[last] |= ~ended[last]
+    return terminations, truncations, lengths
+
+
+def _flags(value: Arrays | None, name: str, steps: int, n_agents: int) -> Tensor:
+    if value is None:
+        return torch.zeros(steps, n_agents, dtype=torch.bool)
+    flags = _per_agent(value, name, steps, n_agents)
+    if not bool(((flags == 0) | (flags == 1)).all()):
+        raise DataError(f"'{name}' should hold true and false, or 1 and 0.")
+    return flags.bool()

@@ -1,0 +1,55 @@
+"""Which simulated body a file of flat steps was recorded from, told by what it is called and how wide it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from offline_marl.core.types import DataError
+
+WIDTHS = {
+    "halfcheetah": ((17,), 6),
+    "walker2d": ((17,), 6),
+    "hopper": ((11,), 3),
+    "ant": ((27, 105, 111), 8),
+    "reacher": ((10, 11), 2),
+}
+"""Numbers seen, in the versions of each body that exist, and actions."""
+KEPT = {"ant": 27, "reacher": 10}
+"""Columns that partitions know; behind them the ant's contact forces, and the height of reacher's tip: always 0."""
+
+
+def scenario_of(names: Iterable[str], obs_dim: int, act_dim: int) -> str | None:
+    """The body that one of the names names, else the only one of these widths; None if that leaves doubt.
+
+    Raises:
+        DataError: A name names a body of other widths.
+    """
+    fits = [body for body, (seen, moved) in WIDTHS.items() if obs_dim in seen and act_dim == moved]
+    for name in names:
+        plain = name.lower().replace("-", "").replace("_", "")
+        named = next((body for body in WIDTHS if body in plain), None)
+        if named is not None and named not in fits:
+            raise DataError(
+                f"'{name}' names {named}, which shows {' or '.join(map(str, WIDTHS[named][0]))} numbers and takes "
+                f"{WIDTHS[named][1]}; the data holds {obs_dim} and {act_dim}."
+            )
+        if named is not None:
+            return named
+    return fits[0] if len(fits) == 1 else None
+
+
+def known_columns(scenario: str | None, obs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The observation without columns that no partition shows and no agent could need.
+
+    Raises:
+        DataError: A column that should always be 0 is not.
+    """
+    kept = KEPT.get(scenario or "", obs.shape[1])
+    if scenario == "reacher" and np.abs(obs[:, kept:]).max(initial=0.0) > 1e-3:
+        raise DataError(
+            "The eleventh number of this Reacher is not 0: it is not the height of the tip over the target."
+        )
+    return np.ascontiguousarray(obs[:, :kept])

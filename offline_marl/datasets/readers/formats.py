@@ -1,0 +1,84 @@
+"""Tells published formats apart, and converts each file once into this library's layout."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from offline_marl.core.types import DataError
+from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.catalog import SUFFIX, home
+from offline_marl.datasets.files import load_data, save_data
+
+VERSION = 1
+"""Of the readers: raised when one of them reads something otherwise, so that it is converted again."""
+CHUNK = 1 << 20
+
+
+def load_place(path: Path, clip_actions: bool = False) -> Recording | Dataset:
+    """What is in a file or folder of any format known.
+
+    Another format than ours is converted on first use and kept in the cache; its metadata then hold the checksum of
+    what was given (`source_sha256`) beside that of the converted file (`sha256`).
+
+    Raises:
+        DataError: The format is unknown, or the content cannot be used.
+    """
+    if path.suffix == SUFFIX:
+        return load_data(path, clip_actions)
+    if not path.exists():
+        raise DataError(f"There is no file {path}.")
+    digest = fingerprint(path)
+    kept = home() / "converted" / f"{path.name}-{digest[:16]}-{VERSION}{SUFFIX}"
+    if not kept.exists():
+        convert(path, kept, digest)
+    return load_data(kept, clip_actions)
+
+
+def convert(path: Path, kept: Path, digest: str | None = None) -> None:
+    """Write what is in a file or folder of a published format to `kept`, in our layout, whole or not at all."""
+    data = read(path)
+    about = {"name": path.name, **data.metadata, "source_sha256": digest or fingerprint(path)}
+    save_data(kept, replace(data, metadata=about))
+
+
+def read(path: Path) -> Recording | Dataset:
+    """What is in a file or folder of a published format, not yet checked for numbers and bounds.
+
+    Raises:
+        DataError: The format is unknown, or the content is not what its format says.
+    """
+    if path.suffix in {".pkl", ".pickle", ".pt"}:
+        from offline_marl.datasets.readers import moma_ppo
+
+        return moma_ppo.read(path)
+    if path.suffix in {".hdf5", ".h5"}:
+        from offline_marl.datasets.readers import d4rl
+
+        return d4rl.read(path)
+    from offline_marl.datasets.readers import minari
+
+    if minari.is_minari(path):
+        return minari.read(path)
+    raise DataError(f"{path} is of no known format: {KNOWN}.")
+
+
+KNOWN = f"there are {SUFFIX} (ours), .hdf5 (D4RL), .pkl (MOMA-PPO) and Minari's folders"
+
+
+def fingerprint(path: Path) -> str:
+    """Sha256 of a file's content, or of the names and contents of a folder's files."""
+    digest = hashlib.sha256()
+    for file in _files(path):
+        if path.is_dir():
+            digest.update(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n".encode())
+        with file.open("rb") as stream:
+            while content := stream.read(CHUNK):
+                digest.update(content)
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> Iterable[Path]:
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]

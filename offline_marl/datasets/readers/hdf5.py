@@ -1,0 +1,95 @@
+"""Arrays out of HDF5 files that may come from anybody: plain numbers stored in the file itself, of believable size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from offline_marl.core.types import DataError
+
+MOST_COMPRESSED = 1100
+"""Deflate cannot shrink anything more than 1,032 times: what claims to be larger is not there."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The file, for reading.
+
+    Raises:
+        DataError: h5py is missing, or the file is missing, truncated or no HDF5.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(f"Reading {path.name} needs h5py: pip install 'offline-marl[data]'.") from None
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as HDF5: {_line(error)}.") from None
+    try:
+        with file:
+            yield file
+    except (OSError, RuntimeError) as error:  # what h5py raises where the content is damaged
+        raise DataError(f"{path} is damaged: {_line(error)}.") from None
+
+
+def names(group: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the arrays that lie in a group itself."""
+    import h5py
+
+    found = {}
+    for name in group:
+        if isinstance(group.get(name, getlink=True), h5py.HardLink) and isinstance(group[name], h5py.Dataset):
+            found[name] = tuple(group[name].shape or ())
+    return found
+
+
+def array(group: Any, name: str, dtype: npt.DTypeLike | None = np.float32) -> npt.NDArray[Any]:
+    """One array of numbers, of their own dtype if `dtype` is None.
+
+    Raises:
+        DataError: It is missing, no array of numbers, stored elsewhere, or larger than what is stored.
+    """
+    import h5py
+
+    where = f"{Path(group.file.filename).name}: '{name}'"
+    link = group.get(name, getlink=True)
+    if link is None:
+        raise DataError(f"{where} is missing; there are: {', '.join(sorted(group)[:20])}.")
+    if not isinstance(link, h5py.HardLink):
+        raise DataError(f"{where} points to another file or place, which is not followed.")
+    held = group[name]
+    if not isinstance(held, h5py.Dataset) or held.dtype.kind not in "biuf" or not held.shape:
+        raise DataError(f"{where} is not an array of numbers.")
+    if held.is_virtual or held.external:
+        raise DataError(f"{where} is kept in another file, which is not read.")
+    claimed, stored = held.size * held.dtype.itemsize, held.id.get_storage_size()
+    if claimed > MOST_COMPRESSED * stored:
+        raise DataError(f"{where} claims {claimed:,} bytes, but only {stored:,} are stored.")
+    return np.asarray(held[...], dtype=dtype)
+
+
+def attributes(group: Any) -> dict[str, str]:
+    """Attributes that are words."""
+    found = {}
+    for name in group.attrs:
+        try:
+            value = group.attrs[name]
+        except (OSError, TypeError, RuntimeError):  # of a kind that h5py cannot show
+            continue
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if isinstance(value, str):
+            found[str(name)] = value[:1000]
+    return found
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")

@@ -1,0 +1,150 @@
+"""Files and folders of the Hugging Face hub, kept in its own cache and compared with the checksums it tells."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_marl.core.types import DataError
+
+TRIES = 3
+PAUSE = 1.0
+"""Seconds before the second try; twice as long before each further one."""
+CHUNK = 1 << 20
+KINDS = {"datasets": "dataset", "models": "model"}
+
+_PLACE = re.compile(r"hf://(?:(datasets|models)/)?([\w.-]+/[\w.-]+)/([^@]+?)/?(?:@(.+))?")
+
+
+@dataclass(frozen=True)
+class HubPlace:
+    """A file or folder in a repository."""
+
+    repo: str
+    path: str
+    revision: str | None
+    kind: str
+
+    @classmethod
+    def parse(cls, uri: str) -> HubPlace:
+        """From `hf://owner/repo/path[@revision]`; `hf://models/owner/repo/path` is in a model's repository.
+
+        Raises:
+            DataError: It has another form.
+        """
+        found = _PLACE.fullmatch(uri)
+        if found is None or ".." in found[3].split("/"):
+            raise DataError(f"'{uri}' should be hf://owner/repo/path, and may end with @revision.")
+        return cls(found[2], found[3], found[4], KINDS[found[1] or "datasets"])
+
+
+def fetch(uri: str) -> Path:
+    """Where the file or folder is on this disk, fetched if the cache does not hold it.
+
+    The endpoint is `HF_ENDPOINT`, the token the one that `hf auth login` or `HF_TOKEN` left; without the network, or
+    with `HF_HUB_OFFLINE=1`, the cache answers.
+
+    Raises:
+        DataError: The hub has no such thing, refuses, or does not answer and the cache holds nothing; or what came is
+            not what the hub says it sent.
+    """
+    place = HubPlace.parse(uri)
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise DataError(f"{uri} needs huggingface_hub: pip install 'offline-marl[data]'.") from None
+    for attempt in range(TRIES):
+        try:
+            path = _download(huggingface_hub, place)
+        except Exception as error:
+            if not _is_passing(error) or attempt == TRIES - 1:
+                known = _sentence(error, place)
+                if known is None:
+                    raise
+                raise DataError(f"{uri} {known}") from None
+            time.sleep(PAUSE * 2**attempt)
+            continue
+        damaged = [file for file in _files(path) if not _is_whole(file)]
+        if not damaged:
+            return path
+        for file in damaged:
+            file.resolve().unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+    raise DataError(f"{uri} arrived damaged {TRIES} times: its content is not what the hub says it sent.")
+
+
+def commit_of(path: Path) -> str | None:
+    """The commit that a fetched file or folder belongs to."""
+    parts = path.parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None
+
+
+def _download(hub: Any, place: HubPlace) -> Path:
+    where = {
+        "repo_type": place.kind,
+        "revision": place.revision,
+        "endpoint": os.environ.get("HF_ENDPOINT") or None,
+    }
+    if Path(place.path).suffix:
+        return Path(hub.hf_hub_download(place.repo, place.path, **where))
+    root = hub.snapshot_download(place.repo, allow_patterns=[f"{place.path}/*"], **where)
+    folder = Path(root) / place.path
+    if not folder.is_dir():
+        raise DataError(f"hf://{place.repo}/{place.path} is not there: the repository has no such folder.")
+    return folder
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether the content is what the cache calls it: sha256 of large files, git's sha1 of small ones."""
+    kept = file.resolve()
+    name, size = kept.name, kept.stat().st_size
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name):
+        return True
+    digest = hashlib.sha256() if len(name) == 64 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with kept.open("rb") as stream:
+        while content := stream.read(CHUNK):
+            digest.update(content)
+    return digest.hexdigest() == name
+
+
+def _status(error: BaseException) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether another try may help: the hub is overloaded, or the line was cut."""
+    status = _status(error)
+    if status is not None:
+        return status >= 500 or status == 429
+    return type(error).__module__.partition(".")[0].startswith(("httpx", "httpcore", "requests", "urllib3"))
+
+
+def _sentence(error: BaseException, place: HubPlace) -> str | None:
+    """What went wrong; None where it is not the hub's doing."""
+    from huggingface_hub import errors as known
+
+    endpoint = os.environ.get("HF_ENDPOINT") or "huggingface.co"
+    if isinstance(error, known.GatedRepoError) or _status(error) in {401, 403}:
+        return "is closed to you: log in with `hf auth login`, and accept its terms on its page."
+    if isinstance(error, known.RepositoryNotFoundError):
+        return f"is not there: {endpoint} has no {place.kind} {place.repo} that you may see."
+    if isinstance(error, known.RevisionNotFoundError):
+        return f"is not there: {place.repo} has no revision '{place.revision}'."
+    if isinstance(error, known.LocalEntryNotFoundError | known.OfflineModeIsEnabled) or _is_passing(error):
+        status = _status(error) or _status(error.__cause__ or error)
+        said = f"answered {status}" if status else "did not answer"
+        return f"cannot be fetched: {endpoint} {said}, and the cache does not hold it."
+    if isinstance(error, known.EntryNotFoundError):
+        return f"is not there: {place.repo} has no file {place.path}."
+    if isinstance(error, known.HfHubHTTPError | ValueError):
+        return f"cannot be fetched: {' '.join(str(error).split())[:200].rstrip('.')}."
+    return None

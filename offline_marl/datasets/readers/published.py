@@ -1,0 +1,86 @@
+"""Published sets of the catalogue: looked for at each of their places, converted once, kept under their name."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from offline_marl.core.types import DataError
+from offline_marl.datasets.catalog import SUFFIX, Entry
+from offline_marl.datasets.files import load_data, save_data
+from offline_marl.datasets.places import HUB
+from offline_marl.datasets.readers import minari
+from offline_marl.datasets.readers.formats import fingerprint, read
+
+MIRRORS = "OFFLINE_MARL_MIRRORS"
+"""Environment variable: folders or `hf://owner/repo` that hold copies, separated by blanks, asked first."""
+
+
+def fetch_entry(entry: Entry, path: Path) -> None:
+    """Write the published set to `path`, in our layout, whole or not at all.
+
+    Raises:
+        DataError: No place has it; the sentence says where was looked and what each answered.
+    """
+    answers = []
+    for place in places(entry):
+        try:
+            _convert(entry, place, path)
+            return
+        except DataError as error:
+            answers.append(str(error).rstrip("."))
+    raise DataError(
+        f"{entry.name} was found at none of its places ({'; '.join(answers)}): name a copy in {MIRRORS}, or a mirror "
+        "of the hub in HF_ENDPOINT."
+    )
+
+
+def places(entry: Entry) -> list[str]:
+    """Where the set may be: copies under its name in the mirrors, then where it was published."""
+    mirrors = os.environ.get(MIRRORS, "").split()
+    endings = (SUFFIX, *dict.fromkeys(Path(place).suffix for place in entry.places))
+    copies = [f"{mirror.rstrip('/')}/{entry.name}{ending}" for mirror in mirrors for ending in endings]
+    return [*copies, *entry.places]
+
+
+def local(place: str) -> Path:
+    """The place on this disk; what is on the hub is fetched.
+
+    Raises:
+        DataError: It is not there, or cannot be fetched.
+    """
+    if place.startswith(minari.SCHEME):
+        return minari.folder_of(place)
+    if not place.startswith(HUB):
+        if "://" in place:
+            raise DataError(f"{place} is no place: there are files, folders, {HUB}owner/repo/path, {minari.SCHEME}ID.")
+        return Path(place)
+    from offline_marl.datasets.readers import huggingface
+
+    return huggingface.fetch(place)
+
+
+def _convert(entry: Entry, place: str, path: Path) -> None:
+    found = local(place)
+    if not found.exists():
+        raise DataError(f"There is no file {found}.")
+    data = load_data(found) if found.suffix == SUFFIX else read(found)
+    told = data.metadata.get("scenario", entry.scenario)
+    if told != entry.scenario:
+        raise DataError(f"{place} holds {told}, {entry.name} is {entry.scenario}.")
+    about = {
+        **{key: value for key, value in data.metadata.items() if key != "sha256"},
+        "name": entry.name,
+        "scenario": entry.scenario,
+        "reference": asdict(entry.reference),
+        "how": entry.summary,
+        "licence": entry.licence,
+        "source": place,
+        "source_sha256": fingerprint(found),
+    }
+    if place.startswith(HUB):
+        from offline_marl.datasets.readers import huggingface
+
+        about["revision"] = huggingface.commit_of(found)
+    save_data(path, replace(data, metadata=about).check())

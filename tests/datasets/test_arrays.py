@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from worlds import world
+
+from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.base import Dataset
+
+LENGTHS = (3, 2, 4)
+STEPS, EPISODES = sum(LENGTHS), len(LENGTHS)
+LAST = np.cumsum(LENGTHS) - 1
+
+
+def arrays(rows: int = STEPS, seed: int = 0) -> dict[str, Any]:
+    """Two agents of unequal width, one array each."""
+    draw = np.random.default_rng(seed)
+    return {
+        "obs": [draw.standard_normal((rows, 3)), draw.standard_normal((rows, 2))],
+        "actions": [draw.uniform(-1, 1, (STEPS, 1)), draw.uniform(-1, 1, (STEPS, 2))],
+        "rewards": draw.standard_normal(STEPS),
+    }
+
+
+def flags(*last: int) -> np.ndarray:
+    made = np.zeros(STEPS, bool)
+    made[list(last)] = True
+    return made
+
+
+def test_a_list_for_each_agent_is_padded_to_the_widest() -> None:
+    given = arrays(STEPS + EPISODES)
+    data = Dataset.from_arrays(**given, lengths=LENGTHS)
+    assert data.spec == Spec((3, 2), (1, 2)) and data.lengths.tolist() == list(LENGTHS)
+    np.testing.assert_array_equal(data.obs[:, 1, :2], given["obs"][1].astype(np.float32))
+    assert not data.obs[:, 1, 2].any() and not data.actions[:, 0, 1].any()
+    assert torch.equal(data.rewards[:, 0], data.rewards[:, 1]), "a team's reward is everybody's"
+    assert data.truncations[LAST].all() and not data.terminations.any(), "what no flag ends was cut"
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_the_arrays_of_a_data_set_make_it_again(kind: str) -> None:
+    known = world(kind)
+    dims = known.spec.obs_dims
+    names = ("rewards", "terminations", "truncations", "state", "avail_actions", "lengths")
+    more = {name: getattr(known, name) for name in names if getattr(known, name) is not None}
+    acts = known.actions if kind == "discrete" else [known.actions[:, i, :n] for i, n in enumerate(known.spec.act_dims)]
+    obs = [known.obs[:, i, :width].numpy() for i, width in enumerate(dims)]
+    if kind == "discrete":
+        more["choices"] = known.spec.act_dims
+    made = Dataset.from_arrays(obs, acts, **more)
+    assert made.spec == known.spec
+    for name in ("obs", "actions", *more):
+        if name != "choices":
+            assert torch.equal(getattr(made, name), getattr(known, name)), name
+
+
+def test_next_observations_give_the_last_row_of_each_episode() -> None:
+    given = arrays()
+    after = [np.roll(part, -1, axis=0) for part in given["obs"]]
+    for part in after:
+        part[LAST] = 7.0
+    data = Dataset.from_arrays(**given, next_obs=after, truncations=flags(*LAST))
+    assert len(data) == STEPS
+    for number, length in enumerate(LENGTHS):
+        episode = data.episode(number)
+        assert len(episode) == length and episode.obs[-1].tolist() == [[7, 7, 7], [7, 7, 0]]
+    np.testing.assert_array_equal(data.episode(1).obs[:-1, 0], given["obs"][0][3:5].astype(np.float32))
+
+
+def test_without_what_followed_a_cut_episode_loses_a_step_and_a_terminated_one_stays() -> None:
+    given = arrays()
+    data = Dataset.from_arrays(**given, terminations=flags(LAST[0]), truncations=flags(*LAST[1:]))
+    assert data.lengths.tolist() == [3, 1, 3]
+    first, second, third = (data.episode(number) for number in range(3))
+    assert first.terminations[-1].all() and torch.equal(first.obs[-1], first.obs[-2])
+    for episode, at in ((second, 3), (third, 5)):
+        assert episode.truncations[-1].all() and not episode.truncations[:-1].any()
+        np.testing.assert_array_equal(episode.obs[:, 0], given["obs"][0][at : at + len(episode) + 1].astype(np.float32))
+        np.testing.assert_array_equal(
+            episode.rewards[:, 0], given["rewards"][at : at + len(episode)].astype(np.float32)
+        )
+
+
+def test_a_cut_episode_of_one_step_is_left_out() -> None:
+    obs, acts = np.zeros((4, 1, 1)), np.zeros((4, 1, 1))
+    obs[:, 0, 0] = [0, 1, 2, 3]
+    data = Dataset.from_arrays(obs, acts, np.zeros(4), lengths=[1, 3])
+    assert data.lengths.tolist() == [2] and data.obs.flatten().tolist() == [1, 2, 3]
+    with pytest.raises(DataError, match="Nothing was seen after any step: give 'next_obs'"):
+        Dataset.from_arrays(obs, acts, np.zeros(4), lengths=[1, 1, 1, 1])
+
+
+def test_an_episode_ends_where_all_agents_have() -> None:
+    ended = np.zeros((STEPS, 2), int)
+    ended[1:3, 0] = ended[2, 1] = 1
+    ended[LAST[1:]] = 1
+    data = Dataset.from_arrays(**arrays(STEPS + EPISODES), terminations=ended)
+    assert data.lengths.tolist() == list(LENGTHS) and data.terminations[1].tolist() == [True, False]
+    listed = Dataset.from_arrays(**arrays(STEPS + EPISODES), terminations=[ended[:, 0], ended[:, 1]])
+    assert torch.equal(listed.terminations, data.terminations)
+
+
+def test_recording_that_just_stops_is_cut_there() -> None:
+    data = Dataset.from_arrays(**arrays(STEPS + 2), terminations=flags(2))
+    assert data.lengths.tolist() == [3, 6] and data.truncations[-1].all()
+
+
+def test_whole_numbers_are_choices() -> None:
+    given = {**arrays(STEPS + EPISODES), "actions": [np.arange(STEPS) % 2, np.arange(STEPS) % 4]}
+    assert Dataset.from_arrays(**given, lengths=LENGTHS).spec.act_dims == (2, 4)
+    assert Dataset.from_arrays(**given, lengths=LENGTHS, choices=5).spec == Spec((3, 2), (5, 5), 0, "discrete")
+    avail = [np.ones((STEPS + EPISODES, 3)), np.ones((STEPS + EPISODES, 4))]
+    data = Dataset.from_arrays(**given, lengths=LENGTHS, avail_actions=avail)
+    assert data.spec.act_dims == (3, 4) and data.avail_actions is not None and not data.avail_actions[:, 0, 3].any()
+
+
+def test_actions_outside_are_clipped_when_asked() -> None:
+    given = arrays()
+    given["actions"][1][0, 0] = 3.0
+    with pytest.raises(DataError, match="outside"):
+        Dataset.from_arrays(**given, lengths=LENGTHS)
+    assert Dataset.from_arrays(**given, lengths=LENGTHS, clip_actions=True).metadata["clipped_actions"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lengths": None}, "Say where episodes end: give 'lengths'"),
+        ({"lengths": [3, 2]}, "'lengths' should be at least 1 each and sum to the 9 steps"),
+        ({"lengths": [9, 0]}, "'lengths' should be at least 1"),
+        ({"obs": np.zeros((9, 4))}, r"'obs' should have axes \[step, agent, width\].*\(9, 4\)"),
+        ({"obs": np.zeros((9, 3, 4))}, "'obs' is of 3 agents and 'actions' of 2"),
+        ({"obs": np.zeros((10, 2, 4))}, "'obs' has 10 rows; 9 steps in 3 episodes need 9, or .* 12"),
+        ({"obs": [np.zeros((9, 4)), np.zeros((8, 4))]}, "'obs' has 9 rows for agent 0 and 8 for agent 1"),
+        ({"obs": [["a"], ["b"]]}, r"'obs\[0\]' should be an array of numbers"),
+        ({"actions": np.zeros((9, 2, 2), int)}, "'actions' of whole numbers should have axes"),
+        ({"actions": np.zeros((9, 2, 1), bool)}, "'actions' should hold floats"),
+        ({"actions": np.zeros((0, 2, 1))}, "at least one step"),
+        ({"choices": 3}, "'choices' counts what discrete actions can be"),
+        ({"rewards": np.zeros(8)}, r"'rewards' should have shape \(9,\) or \(9, 2\).*\(8, 1\)"),
+        ({"rewards": np.zeros((9, 3))}, r"it has \(9, 3\)"),
+        ({"terminations": np.full(9, 0.5)}, "'terminations' should hold true and false"),
+        ({"lengths": None, "terminations": np.eye(9)[:, :2]}, "No step ends for all agents"),
+        ({"next_obs": np.zeros((9, 2, 2))}, r"'next_obs' has shape \(9, 2, 2\)"),
+        ({"state": np.zeros((9, 4)), "next_obs": np.zeros((9, 2, 3))}, "'next_state' is not"),
+        ({"state": np.zeros((12, 4))}, "'state' has 12 rows"),
+        ({"avail_actions": np.ones((9, 2, 7))}, "'avail_actions' makes choices of"),
+        ({"obs": np.full((9, 2, 3), np.nan)}, "not finite in episode 0, step 0"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said) as refusal:
+        Dataset.from_arrays(**{**arrays(), "lengths": LENGTHS, **change})
+    assert "\n" not in str(refusal.value) and str(refusal.value).endswith(".")
