@@ -8,21 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from offline_marl.core.errors import BadInputError
 
+PIECE = 1 << 24
+"""Bytes written at once."""
 TENSOR = "__tensor__"
 HEADER = "offline_marl"
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Names of what is stored, as safetensors spells them."""
 
 
 class DamagedFileError(BadInputError, ValueError):
@@ -31,18 +48,25 @@ class DamagedFileError(BadInputError, ValueError):
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside `path`, flush, rename; on any failure the old file stays and nothing is left over."""
+    with writing(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A stream into a file beside `path`, which takes that place when all went well, and else is gone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, OSError) and error.errno and error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
@@ -52,21 +76,54 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def save_tree(path: Path, tree: Mapping[str, Any], kind: str) -> str:
+@dataclass(frozen=True)
+class Streamed:
+    """A tensor that is written piece by piece, because it may be larger than memory."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterable[Tensor]]
+    """Its rows in order, in pieces of any length."""
+
+
+Leaf = Tensor | Streamed
+
+
+def save_tree(path: Path, tree: Mapping[str, Any], kind: str, tick: Callable[[int], object] | None = None) -> str:
     """Save nested dicts and lists of tensors and plain JSON values.
 
-    Dict keys may be strings or ints; they come back as they were.
+    Dict keys may be strings or ints; they come back as they were. A `Streamed` comes back as a tensor.
+
+    Args:
+        path: The file.
+        tree: What is saved.
+        kind: What `load_tree` will be asked for.
+        tick: Told the bytes of each piece that was written.
 
     Returns:
         The checksum that is kept in the file.
     """
-    tensors: dict[str, Tensor] = {}
-    skeleton = json.dumps(_detach(tree, tensors))
-    checksum = _checksum(tensors, skeleton)
-    # One entry, because safetensors does not keep the order of several: equal content makes equal files.
-    header = json.dumps({"kind": kind, "tree": skeleton, "sha256": checksum})
-    write_atomically(path, save(tensors, metadata={HEADER: header}))
-    return checksum
+    leaves: dict[str, Leaf] = {}
+    skeleton = json.dumps(_detach(tree, leaves))
+    digest = hashlib.sha256(skeleton.encode())
+    # The checksum is known last and has always the same length, so that its place can be kept free.
+    places, head = _header(leaves, skeleton, kind, "0" * 64)
+    with writing(path) as stream:
+        stream.write(head)
+        for name in sorted(leaves):
+            leaf, (start, stop) = leaves[name], places[name]
+            digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)}".encode())
+            stream.seek(len(head) + start)
+            for piece in _pieces(leaf):
+                digest.update(piece)
+                stream.write(piece)
+                if tick is not None:
+                    tick(len(piece))
+            if stream.tell() != len(head) + stop:
+                raise ValueError(f"Tensor {name} is not of the size it was said to have.")
+        stream.seek(0)
+        stream.write(_header(leaves, skeleton, kind, digest.hexdigest())[1])
+    return digest.hexdigest()
 
 
 def load_tree(path: Path, kind: str) -> tuple[dict[str, Any], str]:
@@ -91,18 +148,54 @@ def load_tree(path: Path, kind: str) -> tuple[dict[str, Any], str]:
     return _attach(json.loads(header["tree"]), tensors), header["sha256"]
 
 
-def _detach(node: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(node, Tensor):
-        name = f"{len(tensors):05d}"
-        tensors[name] = node.detach().cpu().contiguous().clone()
+def _header(
+    leaves: Mapping[str, Leaf], skeleton: str, kind: str, checksum: str
+) -> tuple[dict[str, tuple[int, int]], bytes]:
+    """Where each tensor lies behind the header, and the header: safetensors' layout."""
+    places, end = dict[str, tuple[int, int]](), 0
+    # Wide numbers first keeps all of them aligned.
+    for name in sorted(leaves, key=lambda name: (-leaves[name].dtype.itemsize, name)):
+        size = math.prod(leaves[name].shape) * leaves[name].dtype.itemsize
+        places[name], end = (end, end + size), end + size
+    # One entry, because safetensors does not keep the order of several: equal content makes equal files.
+    about = {HEADER: json.dumps({"kind": kind, "tree": skeleton, "sha256": checksum})}
+    entries = {
+        name: {"dtype": DTYPES[leaves[name].dtype], "shape": list(leaves[name].shape), "data_offsets": list(place)}
+        for name, place in places.items()
+    }
+    head = json.dumps({"__metadata__": about, **entries}, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return places, len(head).to_bytes(8, "little") + head
+
+
+def _pieces(leaf: Leaf) -> Iterator[memoryview]:
+    for piece in _slices(leaf) if isinstance(leaf, Tensor) else leaf.pieces():
+        if piece.dtype != leaf.dtype:
+            raise TypeError(f"A piece holds {piece.dtype}, it should hold {leaf.dtype}.")
+        if piece.numel():
+            yield piece.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _slices(tensor: Tensor) -> Iterable[Tensor]:
+    """The tensor in slices, because an expanded one takes more room as it is written than it has."""
+    row = math.prod(tensor.shape[1:]) * tensor.dtype.itemsize
+    return torch.split(tensor, max(1, PIECE // max(row, 1))) if tensor.dim() else (tensor,)
+
+
+def _detach(node: Any, leaves: dict[str, Leaf]) -> Any:
+    if isinstance(node, Tensor | Streamed):
+        if node.dtype not in DTYPES:
+            raise TypeError(f"Tensors of {node.dtype} cannot be saved.")
+        name = f"{len(leaves):05d}"
+        leaves[name] = node if isinstance(node, Streamed) else node.detach().cpu()
         return {TENSOR: name}
     if isinstance(node, Mapping):
         odd = next((key for key in node if not isinstance(key, str | int)), None)
         if odd is not None:
             raise TypeError(f"Only strings and ints can be keys, not {type(odd).__name__}.")
-        return {"__dict__": [[key, _detach(value, tensors)] for key, value in node.items()]}
+        return {"__dict__": [[key, _detach(value, leaves)] for key, value in node.items()]}
     if isinstance(node, list | tuple):
-        return [_detach(value, tensors) for value in node]
+        return [_detach(value, leaves) for value in node]
     if node is None or isinstance(node, bool | int | float | str):
         return node
     raise TypeError(f"Only tensors and plain values can be saved, not {type(node).__name__}.")

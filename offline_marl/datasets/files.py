@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 from offline_marl.core.files import DamagedFileError, load_tree, save_tree
 from offline_marl.core.types import DataError, Spec
@@ -19,11 +21,23 @@ def save_data(path: Path, data: Recording | Dataset) -> str:
     Returns:
         Its checksum.
     """
-    held = {item.name: getattr(data, item.name) for item in fields(data)}
-    held["metadata"] = dict(data.metadata)
-    if isinstance(data, Dataset):
-        held["spec"] = asdict(data.spec)
-    return save_tree(path, {"layout": LAYOUT, "type": type(data).__name__, **held}, KIND)
+    held = {item.name: getattr(data, item.name) for item in fields(data) if item.name != "spec"}
+    return save_fields(path, {**held, "metadata": dict(data.metadata)}, getattr(data, "spec", None))
+
+
+def save_fields(
+    path: Path, held: Mapping[str, Any], spec: Spec | None, tick: Callable[[int], object] | None = None
+) -> str:
+    """Write the fields of a data set, or without a spec those of a recording; they may be `Streamed`.
+
+    Returns:
+        Its checksum.
+    """
+    kind: type = Recording if spec is None else Dataset
+    given = {**held, "spec": None if spec is None else asdict(spec)}
+    # In one order whoever calls, so that equal content makes equal files.
+    ordered = {item.name: given.get(item.name) for item in fields(kind)}
+    return save_tree(path, {"layout": LAYOUT, "type": kind.__name__, **ordered}, KIND, tick)
 
 
 def load_data(path: Path, clip_actions: bool = False) -> Recording | Dataset:

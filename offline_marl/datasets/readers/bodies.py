@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from offline_marl.core.types import DataError
+from offline_marl.datasets.readers.steps import Altered, Table
 
 WIDTHS = {
     "halfcheetah": ((17,), 6),
@@ -41,15 +43,20 @@ def scenario_of(names: Iterable[str], obs_dim: int, act_dim: int) -> str | None:
     return fits[0] if len(fits) == 1 else None
 
 
-def known_columns(scenario: str | None, obs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def known_columns(scenario: str | None, obs: Table) -> Table:
     """The observation without columns that no partition shows and no agent could need.
 
-    Raises:
-        DataError: A column that should always be 0 is not.
+    Reading it raises a DataError where a column that should always be 0 is not.
     """
     kept = KEPT.get(scenario or "", obs.shape[1])
-    if scenario == "reacher" and np.abs(obs[:, kept:]).max(initial=0.0) > 1e-3:
-        raise DataError(
-            "The eleventh number of this Reacher is not 0: it is not the height of the tip over the target."
-        )
-    return np.ascontiguousarray(obs[:, :kept])
+    if kept == obs.shape[1]:
+        return obs
+
+    def cut(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if scenario == "reacher" and np.abs(rows[:, kept:]).max(initial=0.0) > 1e-3:
+            raise DataError(
+                "The eleventh number of this Reacher is not 0: it is not the height of the tip over the target."
+            )
+        return rows[:, :kept]
+
+    return Altered(obs, cut, (kept,))

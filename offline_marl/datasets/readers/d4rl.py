@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Recording
 from offline_marl.datasets.readers import hdf5
 from offline_marl.datasets.readers.bodies import known_columns, scenario_of
-from offline_marl.datasets.readers.steps import Flags, Steps, breaks, every
+from offline_marl.datasets.readers.steps import Flags, Floats, Steps, Table, breaks, every
 
 KEYS = frozenset({"observations", "actions", "rewards", "terminals"})
 MAX_STEPS = {"reacher": 50}
@@ -22,28 +23,44 @@ NAMING = ("scenario", "env", "env_id", "env_name", "dataset_id", "name")
 """Attributes of a file that may name its body."""
 
 
-def read(path: Path) -> Recording:
-    """The recording in a file.
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
+    """The steps in a file, to be read while it is open, and what is known of them.
 
     Raises:
         DataError: Arrays are missing, of odd shapes or not of one length; the sentence names them.
     """
     with hdf5.opened(path) as file:
         held = hdf5.names(file)
-        arrays = {name: hdf5.array(file, name) for name in (*sorted(KEYS), *(_OPTIONAL & set(held)))}
+        tables = {name: hdf5.table(file, name) for name in (*sorted(KEYS), *(_OPTIONAL & set(held)))}
         attrs = hdf5.attributes(file)
         clock = file.attrs.get("max_episode_steps")
-    named = [attrs[name] for name in NAMING if name in attrs] + [path.name]
-    try:
-        return recording(arrays, named, int(clock) if isinstance(clock, int | np.integer) and clock > 0 else None)
-    except DataError as error:
-        raise DataError(f"{path.name}: {error}") from None
+        named = [attrs[name] for name in NAMING if name in attrs] + [path.name]
+        known = int(clock) if isinstance(clock, int | np.integer) and clock > 0 else None
+        try:
+            yield steps(tables, named, known)
+        except DataError as error:
+            raise DataError(f"{path.name}: {error}") from None
 
 
 def recording(
     arrays: Mapping[str, npt.NDArray[Any]], names: Sequence[str] = (), max_steps: int | None = None
 ) -> Recording:
-    """The recording of arrays by D4RL's names, such as `env.get_dataset()` returns where d4rl is installed.
+    """The recording of arrays by D4RL's names, such as `env.get_dataset()` returns where d4rl is installed; `steps`.
+
+    Raises:
+        DataError: See `opened`.
+    """
+    flat, about = steps(arrays, names, max_steps)
+    made = flat.recording(about)
+    assert isinstance(made, Recording)
+    return made
+
+
+def steps(
+    arrays: Mapping[str, Table], names: Sequence[str] = (), max_steps: int | None = None
+) -> tuple[Steps, dict[str, Any]]:
+    """Steps and metadata of tables by D4RL's names.
 
     Where `timeouts` is missing, episodes also end where the next observation is not the next row; without
     `next_observations`, after `max_steps`. The metadata say which (`episodes_end`).
@@ -54,64 +71,65 @@ def recording(
         max_steps: Of the clock; by default that of the body.
 
     Raises:
-        DataError: See `read`.
+        DataError: See `opened`.
     """
-    flat = _shaped(arrays)
-    obs, actions, after = flat["observations"], flat["actions"], flat.get("next_observations")
-    scenario = scenario_of(names, obs.shape[1], actions.shape[1])
-    terminations = _flags(flat, "terminals")
-    truncations, rule = _truncations(flat, terminations, max_steps or MAX_STEPS.get(scenario or "", 1000))
-    about = {"format": "d4rl", "episodes_end": rule}
-    if scenario is not None:
-        about["scenario"] = scenario
-    return Steps(
-        known_columns(scenario, obs),
-        actions,
-        flat["rewards"],
-        terminations,
-        truncations,
-        None if after is None else known_columns(scenario, after),
-    ).recording(about)
-
-
-_OPTIONAL = frozenset({"timeouts", "next_observations"})
-
-
-def _shaped(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
     missing = sorted(KEYS - set(arrays))
     if missing:
         raise DataError(f"A D4RL set needs {', '.join(sorted(KEYS))}; this one lacks {', '.join(missing)}.")
-    rows, flat = len(arrays["observations"]), {}
+    tables, flat = _shaped(arrays)
+    obs, actions, after = tables["observations"], tables["actions"], tables.get("next_observations")
+    scenario = scenario_of(names, obs.shape[1], actions.shape[1])
+    flags = {name: _flags(values, name) for name, values in flat.items() if name != "rewards"}
+    truncations, rule = _truncations(flags, obs, after, max_steps or MAX_STEPS.get(scenario or "", 1000))
+    about = {"format": "d4rl", "episodes_end": rule}
+    if scenario is not None:
+        about["scenario"] = scenario
+    seen = known_columns(scenario, obs)
+    followed = None if after is None else known_columns(scenario, after)
+    return Steps(seen, actions, flat["rewards"], flags["terminals"], truncations, followed), about
+
+
+_OPTIONAL = frozenset({"timeouts", "next_observations"})
+TABLES = ("observations", "next_observations", "actions")
+
+
+def _shaped(arrays: Mapping[str, Table]) -> tuple[dict[str, Table], dict[str, Floats]]:
+    """Tables, and columns in memory."""
+    rows = arrays["observations"].shape[0]
+    tables, flat = dict[str, Table](), dict[str, Floats]()
     for name in (*sorted(KEYS), *sorted(_OPTIONAL & set(arrays))):
-        table = name in {"observations", "next_observations", "actions"}
-        value = np.ascontiguousarray(arrays[name], dtype=np.float32)
-        if not table and value.shape in {(rows,), (rows, 1)}:
-            value = value.reshape(rows)
-        if value.ndim != (2 if table else 1) or len(value) != rows or not rows:
-            raise DataError(f"'{name}' has shape {value.shape}, 'observations' {arrays['observations'].shape}.")
-        flat[name] = value
-    if flat.get("next_observations", flat["observations"]).shape != flat["observations"].shape:
+        held = arrays[name]
+        fits = len(held.shape) == 2 if name in TABLES else tuple(held.shape) in {(rows,), (rows, 1)}
+        if not fits or held.shape[0] != rows or not rows:
+            raise DataError(
+                f"'{name}' has shape {tuple(held.shape)}, 'observations' {tuple(arrays['observations'].shape)}."
+            )
+        if name in TABLES:
+            tables[name] = held
+        else:
+            flat[name] = np.asarray(held[0:rows], np.float32).reshape(rows)
+    if tables.get("next_observations", tables["observations"]).shape != tables["observations"].shape:
         raise DataError("'next_observations' and 'observations' are of different widths.")
-    return flat
+    return tables, flat
 
 
-def _flags(flat: Mapping[str, npt.NDArray[np.float32]], name: str) -> Flags:
-    if not np.isin(flat[name], (0.0, 1.0)).all():
+def _flags(values: Floats, name: str) -> Flags:
+    if not np.isin(values, (0.0, 1.0)).all():
         raise DataError(f"'{name}' should hold true and false, or 1 and 0.")
-    flags: Flags = flat[name] == 1
+    flags: Flags = values == 1
     return flags
 
 
-def _truncations(flat: Mapping[str, npt.NDArray[np.float32]], terminations: Flags, max_steps: int) -> tuple[Flags, str]:
+def _truncations(flags: Mapping[str, Flags], obs: Table, after: Table | None, max_steps: int) -> tuple[Flags, str]:
     """Where episodes end without termination, and how that is known."""
-    if "next_observations" in flat:
-        apart = breaks(flat["observations"], flat["next_observations"]) & ~terminations
-        if "timeouts" not in flat:
+    terminations, timeouts = flags["terminals"], flags.get("timeouts")
+    if after is not None:
+        apart = breaks(obs, after) & ~terminations
+        if timeouts is None:
             return apart, "terminals, and where the next observation is not the next row"
-        timeouts = _flags(flat, "timeouts")
         unsaid = int((apart & ~timeouts).sum())
         more = f", and {unsaid} breaks that no flag told" if unsaid else ""
         return timeouts | apart, f"terminals, timeouts{more}"
-    if "timeouts" in flat:
-        return _flags(flat, "timeouts"), "terminals, timeouts"
+    if timeouts is not None:
+        return timeouts, "terminals, timeouts"
     return every(max_steps, terminations), f"terminals, and every {max_steps} steps: the file has no timeouts"

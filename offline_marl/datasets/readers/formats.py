@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import SUFFIX, home
 from offline_marl.datasets.files import load_data, save_data
+from offline_marl.datasets.readers.steps import Steps, save_steps
 
 VERSION = 1
 """Of the readers: raised when one of them reads something otherwise, so that it is converted again."""
@@ -33,35 +36,63 @@ def load_place(path: Path, clip_actions: bool = False) -> Recording | Dataset:
     digest = fingerprint(path)
     kept = home() / "converted" / f"{path.name}-{digest[:16]}-{VERSION}{SUFFIX}"
     if not kept.exists():
-        convert(path, kept, digest)
+        convert(path, kept, {"source_sha256": digest})
     return load_data(kept, clip_actions)
 
 
-def convert(path: Path, kept: Path, digest: str | None = None) -> None:
-    """Write what is in a file or folder of a published format to `kept`, in our layout, whole or not at all."""
-    data = read(path)
-    about = {"name": path.name, **data.metadata, "source_sha256": digest or fingerprint(path)}
-    save_data(kept, replace(data, metadata=about))
+def convert(
+    path: Path,
+    kept: Path,
+    about: Mapping[str, Any] | None = None,
+    tick: Callable[[int], object] | None = None,
+) -> None:
+    """Write what is in a file or folder of a published format to `kept`, in our layout, whole or not at all.
 
+    It goes through memory in pieces. Numbers and bounds are checked when it is loaded.
 
-def read(path: Path) -> Recording | Dataset:
-    """What is in a file or folder of a published format, not yet checked for numbers and bounds.
+    Args:
+        path: What is read.
+        kept: What is written.
+        about: Metadata over those that the format tells.
+        tick: Told the bytes of each piece that was written.
 
     Raises:
         DataError: The format is unknown, or the content is not what its format says.
     """
+    digest = (about or {}).get("source_sha256") or fingerprint(path)
+    reader = _reader(path)
+    if not hasattr(reader, "opened"):
+        data = reader.read(path)
+        save_data(kept, replace(data, metadata={"name": path.name, **data.metadata, "source_sha256": digest}))
+        return
+    with reader.opened(path) as (steps, told):
+        save_steps(kept, steps, {"name": path.name, **told, **(about or {}), "source_sha256": digest}, tick)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
+    """The steps in a file or folder of a published format, to be read while it is open, and what is known of them.
+
+    Raises:
+        DataError: The format is unknown, or the content is not what its format says.
+    """
+    with _reader(path).opened(path) as found:
+        yield found
+
+
+def _reader(path: Path) -> Any:
     if path.suffix in {".pkl", ".pickle", ".pt"}:
         from offline_marl.datasets.readers import moma_ppo
 
-        return moma_ppo.read(path)
+        return moma_ppo
     if path.suffix in {".hdf5", ".h5"}:
         from offline_marl.datasets.readers import d4rl
 
-        return d4rl.read(path)
+        return d4rl
     from offline_marl.datasets.readers import minari
 
     if minari.is_minari(path):
-        return minari.read(path)
+        return minari
     raise DataError(f"{path} is of no known format: {KNOWN}.")
 
 

@@ -55,6 +55,15 @@ def array(group: Any, name: str, dtype: npt.DTypeLike | None = np.float32) -> np
     """One array of numbers, of their own dtype if `dtype` is None.
 
     Raises:
+        DataError: See `table`.
+    """
+    return np.asarray(table(group, name)[...], dtype=dtype)
+
+
+def table(group: Any, name: str) -> Any:
+    """One array of numbers, left in the file: rows are read when they are asked for.
+
+    Raises:
         DataError: It is missing, no array of numbers, stored elsewhere, or larger than what is stored.
     """
     import h5py
@@ -73,7 +82,7 @@ def array(group: Any, name: str, dtype: npt.DTypeLike | None = np.float32) -> np
     claimed, stored = held.size * held.dtype.itemsize, held.id.get_storage_size()
     if claimed > MOST_COMPRESSED * stored:
         raise DataError(f"{where} claims {claimed:,} bytes, but only {stored:,} are stored.")
-    return np.asarray(held[...], dtype=dtype)
+    return held
 
 
 def attributes(group: Any) -> dict[str, str]:

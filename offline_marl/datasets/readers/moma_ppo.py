@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.base import Recording
 from offline_marl.datasets.readers.bodies import known_columns, scenario_of
 from offline_marl.datasets.readers.pickled import read_pickle
 from offline_marl.datasets.readers.steps import Steps, breaks
@@ -20,24 +20,25 @@ COLUMNS = ("rewards", "masks", "time_out_masks")
 """One number a step; `masks` is 0 where the task ended, `time_out_masks` 0 where the clock did."""
 
 
-def read(path: Path) -> Recording:
-    """The recording in a pickle, read without executing anything.
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
+    """The steps in a pickle, read without executing anything, and what is known of them.
 
     Raises:
         DataError: The pickle names something else than arrays, or the arrays are not those of this format.
     """
     arrays = read_pickle(path)
     try:
-        return recording(arrays, path.name)
+        yield steps(arrays, path.name)
     except DataError as error:
         raise DataError(f"{path.name}: {error}") from None
 
 
-def recording(arrays: Mapping[str, Any], name: str = "") -> Recording:
-    """The recording of arrays by MOMA-PPO's names.
+def steps(arrays: Mapping[str, Any], name: str = "") -> tuple[Steps, dict[str, Any]]:
+    """Steps and metadata of arrays by MOMA-PPO's names.
 
     Raises:
-        DataError: See `read`.
+        DataError: See `opened`.
     """
     held = _shaped(arrays)
     obs, after, actions = (held[table] for table in TABLES)
@@ -48,14 +49,8 @@ def recording(arrays: Mapping[str, Any], name: str = "") -> Recording:
     about = {"format": "moma-ppo", "episodes_end": f"masks, time_out_masks{more}"}
     if scenario is not None:
         about["scenario"] = scenario
-    return Steps(
-        known_columns(scenario, obs),
-        actions,
-        held["rewards"],
-        terminated,
-        timed_out | apart,
-        known_columns(scenario, after),
-    ).recording(about)
+    seen, followed = known_columns(scenario, obs), known_columns(scenario, after)
+    return Steps(seen, actions, held["rewards"], terminated, timed_out | apart, followed), about
 
 
 def _shaped(arrays: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float32]]:

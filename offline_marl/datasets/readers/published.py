@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.catalog import SUFFIX, Entry
 from offline_marl.datasets.files import load_data, save_data
 from offline_marl.datasets.places import HUB
 from offline_marl.datasets.readers import minari
-from offline_marl.datasets.readers.formats import fingerprint, read
+from offline_marl.datasets.readers.formats import fingerprint, opened
+from offline_marl.datasets.readers.steps import save_steps
 
 MIRRORS = "OFFLINE_MARL_MIRRORS"
 """Environment variable: folders or `hf://owner/repo` that hold copies, separated by blanks, asked first."""
@@ -65,12 +68,7 @@ def _convert(entry: Entry, place: str, path: Path) -> None:
     found = local(place)
     if not found.exists():
         raise DataError(f"There is no file {found}.")
-    data = load_data(found) if found.suffix == SUFFIX else read(found)
-    told = data.metadata.get("scenario", entry.scenario)
-    if told != entry.scenario:
-        raise DataError(f"{place} holds {told}, {entry.name} is {entry.scenario}.")
-    about = {
-        **{key: value for key, value in data.metadata.items() if key != "sha256"},
+    about: dict[str, Any] = {
         "name": entry.name,
         "scenario": entry.scenario,
         "reference": asdict(entry.reference),
@@ -83,4 +81,18 @@ def _convert(entry: Entry, place: str, path: Path) -> None:
         from offline_marl.datasets.readers import huggingface
 
         about["revision"] = huggingface.commit_of(found)
-    save_data(path, replace(data, metadata=about).check())
+    if found.suffix == SUFFIX:
+        data = load_data(found)
+        _refuse_other(entry, place, data.metadata)
+        told = {key: value for key, value in data.metadata.items() if key != "sha256"}
+        save_data(path, replace(data, metadata={**told, **about}))
+        return
+    with opened(found) as (steps, told):
+        _refuse_other(entry, place, told)
+        save_steps(path, steps, {**told, **about})
+
+
+def _refuse_other(entry: Entry, place: str, metadata: Mapping[str, Any]) -> None:
+    told = metadata.get("scenario", entry.scenario)
+    if told != entry.scenario:
+        raise DataError(f"{place} holds {told}, {entry.name} is {entry.scenario}.")

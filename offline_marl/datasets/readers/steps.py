@@ -1,67 +1,243 @@
-"""A recording from one row a step: what most published formats hold."""
+"""One row a step, as most published formats have it: into our layout, piece by piece, so that no set is too large."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from offline_marl.core.types import DataError
-from offline_marl.datasets.base import Recording
-from offline_marl.datasets.flat import add_final_rows, followed, last_steps, lengths_of
+from offline_marl.core.files import PIECE, Streamed
+from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.files import save_fields
+from offline_marl.datasets.flat import Lengths, followed, last_steps, lengths_of
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
 
 
+class Table(Protocol):
+    """Rows that are read when they are asked for: an array, a part of a file, or several of them in a row."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        ...
+
+    def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
+        """These rows."""
+        ...
+
+
 @dataclass(frozen=True)
 class Steps:
-    """Flat steps, one episode after another."""
+    """Flat steps of one body or of a team, one episode after another."""
 
-    obs: Floats
-    actions: Floats
+    obs: Table
+    """`steps obs` of one body; of a team `steps agent obs`, zero-padded to the widest."""
+    actions: Table
+    """`steps act`; of a team `steps agent act`, or choices `steps agent`."""
     rewards: Floats
+    """`steps`, or `steps agent`."""
     terminations: Flags
+    """`steps`, or `steps agent`."""
     truncations: Flags
-    """Also true where an episode ends for a reason that no flag told."""
-    next_obs: Floats | None = None
+    """As `terminations`; also true where an episode ends for a reason that no flag told."""
+    next_obs: Table | None = None
+    """What followed each step; None where that is the next row."""
+    state: Table | None = None
+    """`steps state`, of a team."""
+    next_state: Table | None = None
+    """Goes with `next_obs`."""
+    avail_actions: Table | None = None
+    """`steps agent choice`, of a team; only without `next_obs`."""
+    spec: Spec | None = None
+    """Of a team; None for one body."""
 
-    def recording(self, metadata: Mapping[str, Any]) -> Recording:
-        """The recording; `dropped_steps` in its metadata counts last steps of which nobody knows what followed."""
-        terminations, truncations = torch.from_numpy(self.terminations), torch.from_numpy(self.truncations).clone()
-        lengths = lengths_of(terminations | truncations)
+    def recording(self, metadata: Mapping[str, Any]) -> Recording | Dataset:
+        """The data, in memory; see `streamed` for what becomes of last steps.
+
+        Raises:
+            DataError: Tables are not of one length, or no step says what followed.
+        """
+        fields, about = self.streamed(metadata)
+        whole = {name: _whole(value) for name, value in fields.items()}
+        if self.spec is None:
+            return Recording(**whole, metadata=about)
+        return Dataset(**whole, spec=self.spec, metadata=about)
+
+    def streamed(self, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The fields of the recording or data set, the large ones to be written piece by piece, and its metadata.
+
+        Without `next_obs` an episode that was cut loses its last step, of which nobody knows what followed;
+        `dropped_steps` in the metadata counts them. One that terminated repeats its last row.
+
+        Raises:
+            DataError: See `recording`.
+        """
+        self._refuse_unequal()
+        terminations, truncations, lengths = self._ends()
+        last, dropped = last_steps(lengths), dict[str, int]()
+        keep = torch.ones(len(self.rewards), dtype=torch.bool)
+        left = lengths
+        if self.next_obs is None:
+            over = terminations[last] if terminations.dim() == 1 else terminations[last].all(-1)
+            keep, left = followed(lengths, over)
+            dropped["dropped_steps"] = int((~keep).sum())
+            if not bool((left > 0).any()):
+                raise DataError("No step of it says what followed.")
+        finals = torch.zeros_like(keep)
+        finals[last[left > 0]] = True
+        left = left[left > 0]
+        ends = last_steps(left)
+        terminations, truncations = terminations[keep], truncations[keep]
+        truncations[ends] |= ~terminations[ends]
+        rewards = torch.from_numpy(np.ascontiguousarray(self.rewards, np.float32))[keep]
+        done = {"rewards": rewards, "terminations": terminations, "truncations": truncations}
+        if self.spec is not None:
+            done = {name: _for_all(value, self.spec) for name, value in done.items()}
+        return {**self._tables(Rows(keep, finals)), **done, "lengths": left}, {**metadata, **dropped}
+
+    def _refuse_unequal(self) -> None:
+        steps = len(self.rewards)
+        for name in ("obs", "actions", "next_obs", "state", "next_state", "avail_actions", "terminations"):
+            table = getattr(self, name)
+            if table is not None and table.shape[0] != steps:
+                raise DataError(f"'{name}' has {table.shape[0]} rows, 'rewards' {steps}.")
+        if not steps:
+            raise DataError("A data set needs at least one episode, and each episode at least one step.")
+
+    def _tables(self, rows: Rows) -> dict[str, Streamed]:
+        discrete = self.spec is not None and self.spec.discrete
+        tables = {
+            "state" if self.spec is None else "obs": rows.seen(self.obs, self.next_obs, torch.float32),
+            "actions": rows.done(self.actions, torch.int64 if discrete else torch.float32),
+        }
+        if self.state is not None:
+            tables["state"] = rows.seen(self.state, self.next_state, torch.float32)
+        if self.avail_actions is not None:
+            tables["avail_actions"] = rows.seen(self.avail_actions, None, torch.bool)
+        return tables
+
+    def _ends(self) -> tuple[Tensor, Tensor, Lengths]:
+        """Both flags, of which exactly one is set at the end of each episode, and the lengths."""
+        terminations, truncations = torch.from_numpy(self.terminations), torch.from_numpy(self.truncations)
+        ended = terminations | truncations
+        lengths = lengths_of(ended if ended.dim() == 1 else ended.all(-1))
         last = last_steps(lengths)
+        truncations = truncations & ~terminations
         truncations[last] |= ~terminations[last]
-        truncations &= ~terminations
-        seen = torch.from_numpy(self.obs)
-        done = {"actions": torch.from_numpy(self.actions), "rewards": torch.from_numpy(self.rewards)}
-        done |= {"terminations": terminations, "truncations": truncations}
-        if self.next_obs is not None:
-            rows = add_final_rows(seen, torch.from_numpy(self.next_obs)[last], lengths)
-            return Recording(rows, **done, lengths=lengths, metadata=metadata)
-        keep, shorter = followed(lengths, terminations[last])
-        kept_rows = add_final_rows(keep, shorter > 0, lengths)
-        if not bool((shorter > 0).any()):
-            raise DataError("No step of it says what followed.")
-        done = {name: value[keep] for name, value in done.items()}
-        lengths_left = shorter[shorter > 0]
-        ends = last_steps(lengths_left)
-        done["truncations"][ends] = ~done["terminations"][ends]
-        state = add_final_rows(seen, seen[last], lengths)[kept_rows]
-        return Recording(
-            state, **done, lengths=lengths_left, metadata={**metadata, "dropped_steps": int((~keep).sum())}
-        )
+        return terminations, truncations, lengths
 
 
-def breaks(obs: Floats, next_obs: Floats) -> Flags:
+def save_steps(
+    path: Path, steps: Steps, metadata: Mapping[str, Any], tick: Callable[[int], object] | None = None
+) -> str:
+    """Write the data in our layout piece by piece, whole or not at all.
+
+    Returns:
+        Its checksum.
+    """
+    fields, about = steps.streamed(metadata)
+    return save_fields(path, {**fields, "metadata": about}, steps.spec, tick)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of a table of steps become rows of ours."""
+
+    keep: Tensor
+    """Bool per step: whether it stays."""
+    finals: Tensor
+    """Bool per step: whether a row for what was seen last comes after it, or in its place if it does not stay."""
+
+    def done(self, table: Table, dtype: torch.dtype) -> Streamed:
+        """The rows of what is done."""
+
+        def pieces() -> Iterator[Tensor]:
+            for part in parts(table):
+                yield _cast(table[part], dtype)[self.keep[part]]
+
+        return Streamed(dtype, (int(self.keep.sum()), *table.shape[1:]), pieces)
+
+    def seen(self, table: Table, after: Table | None, dtype: torch.dtype) -> Streamed:
+        """The rows of what is seen, last ones out of `after`, or else repeated."""
+
+        def pieces() -> Iterator[Tensor]:
+            for part in parts(table):
+                counts = self.keep[part].long() + self.finals[part]
+                rows = _cast(table[part], dtype).repeat_interleave(counts, dim=0)
+                ended = self.finals[part]
+                if after is not None and bool(ended.any()):
+                    rows[(torch.cumsum(counts, 0) - 1)[ended]] = _cast(after[part], dtype)[ended]
+                yield rows
+
+        return Streamed(dtype, (int(self.keep.sum() + self.finals.sum()), *table.shape[1:]), pieces)
+
+
+@dataclass(frozen=True)
+class Altered:
+    """A table of which each piece is changed as it is read; rows stay rows."""
+
+    table: Table
+    change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+    width: tuple[int, ...]
+    """Of a row, after the change."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        return (self.table.shape[0], *self.width)
+
+    def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
+        return self.change(self.table[rows])
+
+
+class Chained:
+    """Tables of equal widths, such as those of episodes, one after another."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self.tables = tables
+        self._ends = np.cumsum([table.shape[0] for table in tables])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        return (int(self._ends[-1]), *self.tables[0].shape[1:])
+
+    def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
+        start, stop, _ = rows.indices(self.shape[0])
+        found = []
+        for number in range(int(np.searchsorted(self._ends, start, side="right")), len(self.tables)):
+            first = int(self._ends[number]) - self.tables[number].shape[0]
+            if first >= stop:
+                break
+            found.append(self.tables[number][max(start - first, 0) : stop - first])
+        return np.concatenate(found) if found else np.empty((0, *self.shape[1:]), np.float32)
+
+
+def parts(table: Table) -> Iterator[slice]:
+    """Slices over all rows, none much larger than `PIECE`."""
+    width = int(np.prod(table.shape[1:], dtype=np.int64)) * 4
+    count = max(1, PIECE // max(width, 1))
+    for start in range(0, table.shape[0], count):
+        yield slice(start, min(start + count, table.shape[0]))
+
+
+def breaks(obs: Table, next_obs: Table) -> Flags:
     """Steps after which the row that follows is not what followed: an episode ended there."""
-    found = np.zeros(len(obs), dtype=np.bool_)
-    gap = np.abs(next_obs[:-1] - obs[1:])
-    found[:-1] = ~(gap <= 1e-5 + 1e-5 * np.abs(obs[1:])).all(axis=1)
+    found = np.zeros(obs.shape[0], dtype=np.bool_)
+    for part in parts(obs):
+        ahead = np.asarray(obs[part.start + 1 : part.stop + 1], np.float32)
+        after = np.asarray(next_obs[part], np.float32)[: len(ahead)]
+        near = np.abs(after - ahead) <= 1e-5 + 1e-5 * np.abs(ahead)
+        found[part.start : part.start + len(ahead)] = ~near.reshape(len(ahead), -1).all(axis=1)
     return found
 
 
@@ -72,3 +248,22 @@ def every(steps: int, ended: Flags) -> Flags:
     age = np.arange(len(ended)) - np.repeat(first, lengths)
     over: Flags = age % steps == steps - 1
     return over
+
+
+def _cast(values: npt.NDArray[Any], dtype: torch.dtype) -> Tensor:
+    # Arrays out of files may be read-only or of the other byte order, which torch does not take.
+    native = np.require(values, values.dtype.newbyteorder("="), ["C", "W"])
+    return torch.from_numpy(native).to(dtype)
+
+
+def _for_all(values: Tensor, spec: Spec) -> Tensor:
+    """[steps, agent] of what may be one column for all."""
+    if values.dim() == 1:
+        return values.unsqueeze(-1).expand(-1, spec.n_agents)
+    if values.shape[1:] != (spec.n_agents,):
+        raise DataError(f"Rewards and ends are of {values.shape[1]} agents, observations of {spec.n_agents}.")
+    return values
+
+
+def _whole(value: Tensor | Streamed) -> Tensor:
+    return torch.cat(list(value.pieces())) if isinstance(value, Streamed) else value.contiguous()
