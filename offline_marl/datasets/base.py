@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,10 +17,15 @@ from offline_marl.core.partition import Partition
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError, Episode, Spec
 from offline_marl.datasets.arrays import Arrays, Given, flat_fields
+from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.flat import Lengths, episode_sums, ranges, starts
 from offline_marl.datasets.validate import SEEN, check_flat, check_team
 
+ROWS_AT_ONCE = 1 << 20
+"""Of tables that may be larger than memory."""
 Flat = TypeVar("Flat", "Recording", "Dataset")
+Chosen = Annotated[Tensor, "chosen"]
+"""Int64 numbers of episodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +57,12 @@ class Recording:
         check_flat(self)
         return self
 
-    def split(self, partition: Partition) -> Dataset:
+    def split(self, partition: Partition, mapped: bool = False) -> Dataset:
         """The multi-agent data set of this partition; an index, vectorised over all rows.
+
+        Args:
+            partition: Who sees and moves what.
+            mapped: Leave the rows where they are, such as in a file, and share them out as they are drawn.
 
         Raises:
             DataError: The partition is of another body: it names columns that are not there.
@@ -65,12 +74,13 @@ class Recording:
                 f"{partition.scenario} {partition.key} sees {sees} columns and moves {moves}, "
                 f"the recording holds {self.state.shape[1]} and {self.actions.shape[1]}."
             )
-        obs = _columns(self.state, *partition.padded_obs_index())
-        actions = _columns(self.actions, *partition.padded_act_index())
+        obs = Columns(self.state, *partition.padded_obs_index())
+        actions = Columns(self.actions, *partition.padded_act_index())
         n_agents = len(partition.agents)
         return Dataset(
-            obs=obs,
-            actions=actions,
+            # Columns stand in for the tensors that nobody makes of them.
+            obs=cast(Tensor, obs) if mapped else obs[:],
+            actions=cast(Tensor, actions) if mapped else actions[:],
             rewards=_repeat(self.rewards, n_agents),
             terminations=_repeat(self.terminations, n_agents),
             truncations=_repeat(self.truncations, n_agents),
@@ -83,7 +93,10 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Episodes of a team, as flat tensors."""
+    """Episodes of a team, as flat tensors.
+
+    Of a set that stays on disk, `obs` and `actions` are `Columns`, which only give rows.
+    """
 
     obs: Annotated[Tensor, "rows agent obs"]
     """Float32, time+1 rows for each episode, zero-padded to the widest agent."""
@@ -222,32 +235,40 @@ class Dataset:
         """Summed reward of each episode, averaged over agents."""
         return episode_sums(self.rewards.mean(-1), self.lengths)
 
-    def select(self, episodes: Annotated[Tensor, "chosen"]) -> Dataset:
+    def select(self, episodes: Chosen) -> Dataset:
         """The data set of the chosen episodes, in the order given."""
         return select(self, episodes)
 
     def split_episodes(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-        """Training and validation data that share no episode.
+        """Training and validation data that share no episode; see `episodes_apart`."""
+        seen, held_out = episodes_apart(self.lengths, fraction, seed)
+        return self.select(seen), self.select(held_out)
 
-        Args:
-            fraction: Share of episodes that go to validation, at least one.
-            seed: Decides which.
 
-        Raises:
-            DataError: There are fewer than two episodes.
-        """
-        count = len(self.lengths)
-        if count < 2:
-            raise DataError("A data set of one episode cannot be split into training and validation.")
-        generator = torch.Generator().manual_seed(derive(seed, "validation"))
-        order = torch.randperm(count, generator=generator)
-        held_out = min(max(1, round(fraction * count)), count - 1)
-        return self.select(order[held_out:].sort().values), self.select(order[:held_out].sort().values)
+def episodes_apart(lengths: Lengths, fraction: float, seed: int) -> tuple[Chosen, Chosen]:
+    """Numbers of the episodes to learn from, and of those to hold out, each in order.
+
+    Args:
+        lengths: Of all episodes.
+        fraction: Share of episodes that is held out, at least one.
+        seed: Decides which.
+
+    Raises:
+        DataError: There are fewer than two episodes.
+    """
+    count = len(lengths)
+    if count < 2:
+        raise DataError("A data set of one episode cannot be split into training and validation.")
+    generator = torch.Generator().manual_seed(derive(seed, "validation"))
+    order = torch.randperm(count, generator=generator)
+    held_out = min(max(1, round(fraction * count)), count - 1)
+    return order[held_out:].sort().values, order[:held_out].sort().values
 
 
 def clipped(data: Flat) -> Flat:
     """The data with actions clipped to [-1, 1]; `clipped_actions` in the metadata counts the entries that were not."""
-    outside = int((data.actions.abs() > 1).sum()) if data.actions.is_floating_point() else 0
+    pieces = torch.split(data.actions, ROWS_AT_ONCE) if data.actions.is_floating_point() else ()
+    outside = sum(int((piece.abs() > 1).sum()) for piece in pieces)
     if not outside:
         return data
     # Infinite ones stay, to be refused.
@@ -255,7 +276,7 @@ def clipped(data: Flat) -> Flat:
     return replace(data, actions=actions, metadata={**data.metadata, "clipped_actions": outside})
 
 
-def select(data: Flat, episodes: Annotated[Tensor, "chosen"]) -> Flat:
+def select(data: Flat, episodes: Chosen) -> Flat:
     """The chosen episodes of a recording or data set, in the order given; vectorised."""
     lengths = data.lengths[episodes]
     first = starts(data.lengths)[episodes]
@@ -264,7 +285,7 @@ def select(data: Flat, episodes: Annotated[Tensor, "chosen"]) -> Flat:
     tensors: dict[str, Any] = {
         name: value[rows if name in SEEN else steps]
         for name, value in held.items()
-        if isinstance(value, Tensor) and name != "lengths"
+        if isinstance(value, Tensor | Columns) and name != "lengths"
     }
     return replace(data, **tensors, lengths=lengths)
 
@@ -286,12 +307,5 @@ def join(parts: Sequence[Flat], metadata: Mapping[str, Any]) -> Flat:
     return replace(parts[0], **joined, metadata=metadata)
 
 
-def _columns(table: Tensor, index: Any, present: Any) -> Tensor:
-    n_agents, width = index.shape
-    taken = table.index_select(1, torch.from_numpy(index).flatten()).view(len(table), n_agents, width)
-    padding = ~torch.from_numpy(present)
-    return taken.masked_fill_(padding, 0.0) if bool(padding.any()) else taken
-
-
 def _repeat(values: Tensor, n_agents: int) -> Tensor:
-    return values.unsqueeze(-1).expand(-1, n_agents).contiguous()
+    return values.unsqueeze(-1).expand(-1, n_agents)

@@ -12,63 +12,77 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.types import Batch, DataError, Needs
-from offline_marl.datasets.base import Dataset
-from offline_marl.datasets.flat import episode_numbers, starts
+from offline_marl.datasets.base import Chosen, Dataset
+from offline_marl.datasets.flat import Lengths, starts
 
 Rows = Annotated[Tensor, "batch"]
 
 
-def refuse_long_window(data: Dataset, window: int) -> None:
+def refuse_long_window(lengths: Lengths, window: int) -> None:
     """No history is longer than the longest episode.
 
     Raises:
         DataError: This one would be.
     """
-    longest = int(data.lengths.max())
+    longest = int(lengths.max())
     if window > longest:
         raise DataError(f"A window of {window} is longer than every episode of the data (at most {longest} steps).")
 
 
 class TransitionBuffer:
-    """All transitions of a data set.
+    """All transitions of a data set, or of some of its episodes; nothing of it is copied on the CPU.
 
     Args:
         data: The episodes.
         window: Past (obs, action) pairs in each row's history; 0 for none.
-        device: Where the tensors live and batches are made.
+        device: Where batches are made.
         state: Whether batches carry the global state, if the data has one.
+        episodes: Numbers of the episodes whose transitions these are, in order; all unless said.
+        stays: Leave the data where it is, such as on disk, draw there, and send each batch to `device`.
 
     Raises:
         DataError: The window is longer than the longest episode.
     """
 
-    def __init__(self, data: Dataset, window: int = 0, device: torch.device | str = "cpu", state: bool = True) -> None:
-        refuse_long_window(data, window)
-        self.window = window
-        self.spec = data.spec
-        numbers = episode_numbers(data.lengths)
-        first = starts(data.lengths)[numbers]
-        self._episode = numbers.to(device)
-        self._start = first.to(device)
-        self._first = starts(data.lengths).to(device)
-        self._end = (first + data.lengths[numbers]).to(device)
-        self._obs = data.obs.to(device)
-        self._actions = data.actions.to(device)
-        self._rewards = data.rewards.to(device)
-        self._terminations = data.terminations.to(device)
-        self._truncations = data.truncations.to(device)
-        self._state = data.state.to(device) if state and data.state is not None else None
-        self._avail = None if data.avail_actions is None else data.avail_actions.to(device)
-        self._offsets = torch.arange(-window, 1, device=device)
+    def __init__(
+        self,
+        data: Dataset,
+        window: int = 0,
+        device: torch.device | str = "cpu",
+        state: bool = True,
+        episodes: Chosen | None = None,
+        stays: bool = False,
+    ) -> None:
+        lengths = data.lengths if episodes is None else data.lengths[episodes]
+        refuse_long_window(lengths, window)
+        self.window, self.spec, self._target = window, data.spec, torch.device(device)
+        home = "cpu" if stays else device
+        # Positions count the steps of these episodes; a step lies `shift` behind its position, its row further.
+        numbers = torch.arange(len(lengths)) if episodes is None else episodes
+        shift = starts(data.lengths)[numbers] - starts(lengths)
+        self._shift = None if episodes is None else shift.to(home)
+        self._row_shift = (shift + numbers).to(home)
+        # Four bytes a step: the one array here that a set larger than memory still needs whole.
+        self._episode = torch.repeat_interleave(torch.arange(len(lengths), dtype=torch.int32), lengths).to(home)
+        self._first = starts(lengths).to(home)
+        self._end = torch.cumsum(lengths, 0).to(home)
+        self._obs = data.obs.to(home) if isinstance(data.obs, Tensor) else data.obs
+        self._actions = data.actions.to(home) if isinstance(data.actions, Tensor) else data.actions
+        self._rewards = data.rewards.to(home)
+        self._terminations = data.terminations.to(home)
+        self._truncations = data.truncations.to(home)
+        self._state = data.state.to(home) if state and data.state is not None else None
+        self._avail = None if data.avail_actions is None else data.avail_actions.to(home)
+        self._offsets = torch.arange(-window, 1, device=home)
 
     def __len__(self) -> int:
         """Number of transitions."""
-        return len(self._rewards)
+        return len(self._episode)
 
     @property
     def device(self) -> torch.device:
-        """Where batches are made."""
-        return self._obs.device
+        """Where positions are drawn."""
+        return self._episode.device
 
     @property
     def first(self) -> Rows:
@@ -85,22 +99,31 @@ class TransitionBuffer:
 
     def transitions(self, index: Rows) -> Batch:
         """The transitions at these positions, `[batch, agent, ...]`."""
-        row = index + self._episode[index]
+        step, row = self._places(index)
+        after = row + 1
         history, next_history = self._histories(index) if self.window else (None, None)
-        return Batch(
-            obs=self._obs[row],
-            actions=self._actions[index],
-            rewards=self._rewards[index],
-            next_obs=self._obs[row + 1],
-            terminations=self._terminations[index],
-            truncations=self._truncations[index],
-            state=None if self._state is None else self._state[row],
-            next_state=None if self._state is None else self._state[row + 1],
+        avail, state = self._avail, self._state
+        batch = Batch(
+            obs=self._obs.index_select(0, row),
+            actions=self._actions.index_select(0, step),
+            rewards=_taken(self._rewards, step),
+            next_obs=self._obs.index_select(0, after),
+            terminations=_taken(self._terminations, step),
+            truncations=_taken(self._truncations, step),
+            state=None if state is None else state.index_select(0, row),
+            next_state=None if state is None else state.index_select(0, after),
             history=history,
             next_history=next_history,
-            avail_actions=None if self._avail is None else self._avail[row],
-            next_avail_actions=None if self._avail is None else self._avail[row + 1],
+            avail_actions=None if avail is None else avail.index_select(0, row),
+            next_avail_actions=None if avail is None else avail.index_select(0, after),
         )
+        return batch if self._target == self.device else batch.to(self._target)
+
+    def _places(self, index: Rows) -> tuple[Rows, Rows]:
+        """The step of the data at each position, and the row that was seen before it."""
+        episode = self._episode.index_select(0, index)
+        row = index + self._row_shift.index_select(0, episode)
+        return index if self._shift is None else index + self._shift.index_select(0, episode), row
 
     def segments(self, index: Rows, length: int) -> Batch:
         """Cuts of `length` steps that begin at these positions, `[batch, time, agent, ...]`.
@@ -108,8 +131,9 @@ class TransitionBuffer:
         A cut that reaches the end of its episode is padded with its last step, and `mask` is false there.
         """
         steps = index.unsqueeze(-1) + torch.arange(length, device=index.device)
-        inside = steps < self._end[index].unsqueeze(-1)
-        steps = torch.minimum(steps, self._end[index].unsqueeze(-1) - 1)
+        end = self._end[self._episode[index]].unsqueeze(-1)
+        inside = (steps < end).to(self._target)
+        steps = torch.minimum(steps, end - 1)
         flat = self.transitions(steps.flatten())
         mask = inside.unsqueeze(-1).expand(-1, -1, self.spec.n_agents)
         return replace(flat.map(lambda value: value.unflatten(0, (len(index), length))), mask=mask)
@@ -120,12 +144,19 @@ class TransitionBuffer:
 
     def _histories(self, index: Rows) -> tuple[Tensor, Tensor]:
         steps = index.unsqueeze(-1) + self._offsets
-        inside = steps >= self._start[index].unsqueeze(-1)
+        inside = steps >= self._first[self._episode[index]].unsqueeze(-1)
         # Steps before the episode are taken from anywhere and blanked.
-        taken = steps.clamp(min=0).flatten()
-        done = self._actions.index_select(0, taken)
+        step, row = self._places(steps.clamp(min=0).flatten())
+        done = self._actions.index_select(0, step)
         if self.spec.discrete:
             done = torch.nn.functional.one_hot(done, self.spec.act_dim).to(self._obs.dtype)
-        pairs = torch.cat([self._obs.index_select(0, taken + self._episode[taken]), done], dim=-1)
+        pairs = torch.cat([self._obs.index_select(0, row), done], dim=-1)
         windows = pairs.view(*steps.shape, *pairs.shape[1:]).masked_fill_(~inside[..., None, None], 0.0).transpose(1, 2)
         return windows[:, :, :-1], windows[:, :, 1:]
+
+
+def _taken(values: Tensor, index: Rows) -> Tensor:
+    """Rows of `step agent`; one column that stands for all agents is taken once."""
+    if values.stride(1):
+        return values.index_select(0, index)
+    return values[:, 0].index_select(0, index).unsqueeze(-1).expand(-1, values.shape[1]).contiguous()

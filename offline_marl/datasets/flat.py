@@ -9,6 +9,8 @@ from torch import Tensor
 
 Lengths = Annotated[Tensor, "episode"]
 """Int64 steps of each episode."""
+AT_ONCE = 1 << 22
+"""Numbers looked at together, of arrays that may be larger than memory."""
 Steps = Annotated[Tensor, "steps"]
 
 
@@ -31,7 +33,12 @@ def episode_numbers(lengths: Lengths) -> Steps:
 def episode_sums(values: Steps, lengths: Lengths) -> Annotated[Tensor, "episode"]:
     """Sum of each episode's values, in double precision."""
     sums = torch.zeros(len(lengths), dtype=torch.float64)
-    return sums.index_add_(0, episode_numbers(lengths), values.double())
+    ends = torch.cumsum(lengths, 0)
+    for first in range(0, len(values), AT_ONCE):
+        piece = values[first : first + AT_ONCE]
+        numbers = torch.searchsorted(ends, torch.arange(first, first + len(piece)), right=True)
+        sums.index_add_(0, numbers, piece.double())
+    return sums
 
 
 def last_steps(lengths: Lengths) -> Annotated[Tensor, "episode"]:

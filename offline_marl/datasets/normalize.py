@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.base import Dataset
+from offline_marl.datasets.base import ROWS_AT_ONCE, Dataset
 from offline_marl.datasets.flat import starts
 
 LEAST_STD = 1e-3
@@ -20,18 +21,28 @@ PerAgentObs = Annotated[Tensor, "agent obs"]
 
 def obs_statistics(data: Dataset) -> tuple[PerAgentObs, PerAgentObs]:
     """Mean and standard deviation of each agent's observations, in float32 from double-precision sums."""
-    flat = data.obs.flatten(1)
-    mean = flat.mean(0, dtype=torch.float64)
-    spread = (flat - mean.to(flat.dtype)).square().mean(0, dtype=torch.float64)
-    std = spread.sqrt().clamp(min=LEAST_STD).to(flat.dtype)
-    shape = data.obs.shape[1:]
-    return mean.to(flat.dtype).view(shape), std.view(shape)
+    rows, shape = len(data.obs), data.obs.shape[1:]
+
+    def pieces() -> Iterator[Tensor]:
+        for first in range(0, rows, ROWS_AT_ONCE):
+            yield data.obs[first : first + ROWS_AT_ONCE].flatten(1)
+
+    zero = torch.zeros(shape.numel(), dtype=torch.float64)
+    mean = sum((piece.sum(0, dtype=torch.float64) for piece in pieces()), zero) / rows
+    center = mean.float()
+    spread = sum(((piece - center).square().sum(0, dtype=torch.float64) for piece in pieces()), zero) / rows
+    std = spread.sqrt().clamp(min=LEAST_STD).float()
+    return center.view(shape), std.view(shape)
 
 
 def scale_rewards(data: Dataset, scale: float | str) -> Dataset:
     """The data with rewards multiplied by `reward_factor`."""
     factor = reward_factor(data, scale)
-    return data if factor == 1.0 else replace(data, rewards=data.rewards * factor)
+    if factor == 1.0:
+        return data
+    if data.rewards.stride(-1) == 0:  # one column that stands for all agents stays one
+        return replace(data, rewards=(data.rewards[:, :1] * factor).expand(data.rewards.shape))
+    return replace(data, rewards=data.rewards * factor)
 
 
 def reward_factor(data: Dataset, scale: float | str) -> float:
@@ -53,13 +64,13 @@ def reward_factor(data: Dataset, scale: float | str) -> float:
 
 def best_values(data: Dataset, gamma: float) -> tuple[Annotated[Tensor, "agent"], Tensor]:
     """The largest discounted return-to-go in the data: of each agent, and of the mean over agents."""
-    rewards = torch.cat([data.rewards, data.rewards.mean(-1, keepdim=True)], dim=-1)
-    first = starts(data.lengths)
-    ahead = torch.zeros(len(first), rewards.shape[1])
-    best = torch.full((rewards.shape[1],), -torch.inf)
+    first, columns = starts(data.lengths), data.rewards.shape[1] + 1
+    ahead = torch.zeros(len(first), columns)
+    best = torch.full((columns,), -torch.inf)
     for step in reversed(range(int(data.lengths.max()))):
         inside = (step < data.lengths).unsqueeze(-1)
-        now = rewards[first + torch.minimum(torch.tensor(step), data.lengths - 1)]
+        own = data.rewards[first + torch.minimum(torch.tensor(step), data.lengths - 1)]
+        now = torch.cat([own, own.mean(-1, keepdim=True)], dim=-1)
         ahead = torch.where(inside, now + gamma * ahead, ahead)
         best = torch.maximum(best, torch.where(inside, ahead, -torch.inf).amax(0))
     return best[:-1], best[-1]

@@ -27,6 +27,8 @@ class LearnFlags(Config):
     """Catalogue name, a body's with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
     clip_actions: bool = False
     """Clip actions of the data that lie outside [-1, 1], and say how many, instead of refusing the data."""
+    memory: Annotated[float, Field(gt=0)] = 4.0
+    """Gigabytes that the data may take; a larger set stays on disk, and its rows are read as they are drawn."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides initial weights and the order of batches."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"

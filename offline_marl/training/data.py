@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from offline_marl.core.partition import SCENARIOS, Partition, confs, partition, split_task
 from offline_marl.core.types import DataError
@@ -20,6 +22,11 @@ from offline_marl.environments.base import Conventions, Environment, JointEnv, S
 from offline_marl.training.collect import make_scripted
 from offline_marl.worldmodels.facts import Facts, measure
 
+MEMORY = 4.0
+"""Gigabytes that a data set may take in memory unless told otherwise."""
+MEASURED = 4_000_000
+"""Transitions that a world model's facts are measured on, at most."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -30,6 +37,8 @@ class Task:
     partition: Partition | None
     """None for data of a task made for a team, and for data that no known environment belongs to."""
     reference: Reference | None
+    mapped: bool = False
+    """Whether the data stays on disk, and rows are read as they are drawn."""
 
     def make_env(self, copies: int) -> JointEnv | None:
         """The environment the data came from, or None if none is known.
@@ -82,12 +91,16 @@ def load_recording(name: str, clip_actions: bool = False) -> Recording | Dataset
         raise DataError(f"{error} Delete it, and it is made again.") from None
 
 
-def open_task(task: str, clip_actions: bool = False) -> Task:
+def open_task(task: str, clip_actions: bool = False, memory: float = MEMORY) -> Task:
     """The data set of a task id: `reacher-scripted-mix-v0_2x1notip_0`, `coordination-mix-v0`, `mine.safetensors`.
 
     What one body did takes a conf and a view behind its name, also in a file (`mine.safetensors_2x1_full`,
-    `ant-medium.hdf5_4x2_0`); what a team did takes none. `clip_actions` clips actions
-    outside [-1, 1] instead of refusing them.
+    `ant-medium.hdf5_4x2_0`); what a team did takes none.
+
+    Args:
+        task: The id.
+        clip_actions: Clip actions outside [-1, 1] instead of refusing them.
+        memory: Gigabytes; a set that would take more stays on disk.
 
     Raises:
         UnknownDatasetError: The catalogue has no such name.
@@ -99,7 +112,9 @@ def open_task(task: str, clip_actions: bool = False) -> Task:
     if share is None:
         if isinstance(recording, Recording):
             raise DataError(f"{task} is a recording: name who sees what, such as {task}_{_example(recording)}.")
-        return Task(task, recording, _known_partition(recording), _reference(recording))
+        spec = recording.spec
+        mapped = _bytes(recording.lengths, spec.obs_dims, spec.act_dims) > memory * 1e9
+        return Task(task, recording, _known_partition(recording), _reference(recording), mapped)
     if not isinstance(recording, Recording):
         raise DataError(f"{name} is split among agents already: leave _{share[0]}_{share[1]} away.")
     if "scenario" not in recording.metadata:
@@ -108,8 +123,15 @@ def open_task(task: str, clip_actions: bool = False) -> Task:
             f"its file name or its attribute 'scenario' ({', '.join(SCENARIOS)})."
         )
     shares = partition(str(recording.metadata["scenario"]), *share)
-    data = recording.split(shares)
-    return Task(task, data, shares, _reference(data))
+    mapped = _bytes(recording.lengths, shares.obs_dims, shares.act_dims) > memory * 1e9
+    data = recording.split(shares, mapped)
+    return Task(task, data, shares, _reference(data), mapped)
+
+
+def _bytes(lengths: Tensor, obs_dims: Sequence[int], act_dims: Sequence[int]) -> int:
+    """What the large tables of a set take in memory."""
+    rows, agents = int(lengths.sum()) + len(lengths), len(obs_dims)
+    return 4 * rows * agents * (max(obs_dims) + max(act_dims))
 
 
 def _of_catalogue(task: str) -> tuple[str, tuple[str, str] | None]:
@@ -141,7 +163,12 @@ def load_dataset(task: str, clip_actions: bool = False) -> Dataset:
 
 def facts_of(data: Dataset) -> Facts:
     """What a world model must know of the data."""
-    every = TransitionBuffer(data).transitions(torch.arange(len(data)))
+    buffer = TransitionBuffer(data, state=False)
+    # Of more rows than memory may hold, so many all over the data.
+    index = torch.arange(len(buffer))
+    if len(buffer) > MEASURED:
+        index = torch.arange(MEASURED) * len(buffer) // MEASURED
+    every = buffer.transitions(index)
     return measure(data.spec, every.obs, every.next_obs, every.rewards, every.terminations)
 
 

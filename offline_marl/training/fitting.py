@@ -17,6 +17,7 @@ from offline_marl.core.config import ConfigError, build, suggest
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.seeding import Generators, derive, seeded_globally
 from offline_marl.core.types import Metrics, Needs
+from offline_marl.datasets.base import episodes_apart
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.networks.learner import Learner
 from offline_marl.training import checkpoint
@@ -93,7 +94,7 @@ def fit_model(model: str, dataset: str, *, out: str | Path | None = None, **fiel
     """
     config = prepare_fit(model, dataset, fields)
     folder = ModelFolder(out if out is not None else default_model_folder(config))
-    return begin_fit(folder, config, open_task(dataset, config.clip_actions))
+    return begin_fit(folder, config, open_task(dataset, config.clip_actions, config.memory))
 
 
 def default_model_folder(config: FitConfig) -> Path:
@@ -115,7 +116,7 @@ def resume_fit(path: str | Path) -> Fit:
     """Go on with a fit that was stopped; its end equals that of a fit that never stopped, bit for bit."""
     folder = ModelFolder(path)
     config = folder.config()
-    return continue_fit(folder, open_task(config.dataset, config.clip_actions))
+    return continue_fit(folder, open_task(config.dataset, config.clip_actions, config.memory))
 
 
 def continue_fit(folder: ModelFolder, task: Task, reader: LearnFlags | None = None) -> Fit:
@@ -165,10 +166,11 @@ class FitSession:
             self.model = kind(build(kind.Config, config.settings), facts_of(task.data))
         self.model.place(device, derive(config.seed, "elites"))
         own = self.model.common
-        seen, held_out = task.data.split_episodes(own.holdout, config.seed)
-        self.held_out = TransitionBuffer(held_out, own.window, device, state=False)
-        draws = Generators(config.seed, device).get("batches")
-        buffer = TransitionBuffer(seen, own.window, device, state=False)
+        data, stays = task.data, task.mapped
+        seen, held_out = episodes_apart(data.lengths, own.holdout, config.seed)
+        self.held_out = TransitionBuffer(data, own.window, device, False, held_out, stays)
+        buffer = TransitionBuffer(data, own.window, device, False, seen, stays)
+        draws = Generators(config.seed, buffer.device).get("batches")
         self.source = MemberSource(buffer, self.model.members, own.batch_size, draws, own.sampling)
 
     def run(self) -> Fit:

@@ -82,7 +82,7 @@ def train(algorithm: str, dataset: str | Dataset, *, out: str | Path | None = No
     config = config.model_copy(update=here)
     folder = RunFolder(out if out is not None else default_folder(config))
     own = None if isinstance(dataset, str) else (clipped(dataset) if config.clip_actions else dataset).check()
-    task = open_task(named, config.clip_actions) if own is None else Task(OWN_DATA, own, None, None)
+    task = open_task(named, config.clip_actions, config.memory) if own is None else Task(OWN_DATA, own, None, None)
     learner = make_algorithm(config, task.data.spec)
     with folder.locked():
         folder.refuse_strangers(config)
@@ -187,7 +187,7 @@ def _warn_of_other_software(then: Mapping[str, Any]) -> None:
 
 def _task_of(folder: RunFolder, config: RunConfig) -> Task:
     name = str(folder.path / OWN_DATA) if config.dataset == OWN_DATA else config.dataset
-    return open_task(name, config.clip_actions)
+    return open_task(name, config.clip_actions, config.memory)
 
 
 def _provenance(task: Task) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Session:
             learner.standardize(*obs_statistics(data))
         if settings.clip_target:
             learner.bound(*best_values(data, settings.gamma))
-        refuse_long_window(data, learner.window)
+        refuse_long_window(data.lengths, learner.window)
         if config.init is not None and not checkpoint.found(folder.checkpoints):
             take_over(learner, RunFolder(config.init))
         if not folder.done:

@@ -140,8 +140,8 @@ def _make_plain(config: RunConfig, task: Task, data: Dataset, learner: Algorithm
         if env is None:
             raise DataError(f"{config.algorithm} learns in an environment, and none belongs to {task.id}.")
         return EnvironmentSource(learner, env, rows, Generators(config.seed).get("episodes"), device)
-    buffer = TransitionBuffer(data, learner.window, device, state=learner.needs.state)
-    return DatasetSource(buffer, rows, Generators(config.seed, device).get("batches"))
+    buffer = TransitionBuffer(data, learner.window, device, state=learner.needs.state, stays=task.mapped)
+    return DatasetSource(buffer, rows, Generators(config.seed, buffer.device).get("batches"))
 
 
 def _rollout_rows(config: RunConfig, learner: Algorithm) -> int:
@@ -157,17 +157,17 @@ def _make_imagining(
     held_out: TransitionBuffer | None,
 ) -> Source:
     device = torch.device(config.device)
-    generators = Generators(config.seed, device)
+    generators = Generators(config.seed, "cpu" if task.mapped else device)
     data = replace(data, avail_actions=None)
     oracle = isinstance(model, Oracle)
-    starts = TransitionBuffer(data, max(learner.window, model.window), device, state=oracle)
+    starts = TransitionBuffer(data, max(learner.window, model.window), device, state=oracle, stays=task.mapped)
     factor = reward_factor(task.data, learner.common.reward_scale)
     rows = _rollout_rows(config, learner)
     plan = Plan(rows, config.horizon, config.start_share, factor, _caution(config, model, held_out))
     imagination = Imagination(model, learner, starts, plan, generators.get("starts"))
     if learner.needs.origin == "model":
         return RolloutSource(imagination)
-    real = TransitionBuffer(data, learner.window, device, state=oracle)
+    real = TransitionBuffer(data, learner.window, device, state=oracle, stays=task.mapped)
     rows_of_data = DatasetSource(real, learner.batch_size, generators.get("batches"))
     ring = TransitionRing(config.retain)
     return MixedSource(rows_of_data, imagination, ring, _shares(config), config.refill_every, config.steps)
