@@ -237,7 +237,7 @@ def breaks(obs: Table, next_obs: Table) -> Flags:
         ahead = np.asarray(obs[part.start + 1 : part.stop + 1], np.float32)
         after = np.asarray(next_obs[part], np.float32)[: len(ahead)]
         near = np.abs(after - ahead) <= 1e-5 + 1e-5 * np.abs(ahead)
-        found[part.start : part.start + len(ahead)] = ~near.reshape(len(ahead), -1).all(axis=1)
+        found[part.start : part.start + len(ahead)] = ~near.all(axis=tuple(range(1, near.ndim)))
     return found
 
 

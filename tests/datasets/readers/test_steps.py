@@ -1,0 +1,144 @@
+"""Published steps become the same data whatever the size of the pieces they go through memory in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from offline_marl.core.files import Streamed, load_tree, save_tree
+from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.files import load_data
+from offline_marl.datasets.readers import steps as reading
+from offline_marl.datasets.readers.steps import Altered, Chained, Steps, breaks, save_steps
+
+LENGTHS, TERMINATED = (4, 1, 5, 2, 1), (False, True, False, True, False)
+
+
+def flat(team: bool, followed: bool, discrete: bool = False) -> Steps:
+    """Episodes whose rows name themselves: row r of episode e is 100 e + r."""
+    rows = [100.0 * e + np.arange(length + 1, dtype=np.float32) for e, length in enumerate(LENGTHS)]
+    obs, after = (np.concatenate([r[cut] for r in rows]) for cut in (slice(None, -1), slice(1, None)))
+    count, ends = len(obs), np.cumsum(LENGTHS) - 1
+    terminations = np.zeros(count, np.bool_)
+    terminations[ends] = TERMINATED
+    truncations = np.zeros(count, np.bool_)
+    truncations[ends] = ~np.array(TERMINATED)
+    shape = (count, 2, 1) if team else (count, 1)
+
+    def wide(values: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(values.reshape(count, *[1] * (len(shape) - 1)), shape)
+
+    spec = Spec((1, 1), (3, 3) if discrete else (1, 1), 1, "discrete" if discrete else "continuous") if team else None
+    actions = np.arange(count)[:, None].repeat(2, 1) % 3 if discrete else wide(np.linspace(-1, 1, count, dtype="f4"))
+    return Steps(
+        wide(obs),
+        actions,
+        np.arange(count, dtype=np.float32),
+        terminations,
+        truncations,
+        wide(after) if followed else None,
+        state=obs.reshape(-1, 1) if team else None,
+        next_state=after.reshape(-1, 1) if team and followed else None,
+        avail_actions=np.ones((count, 2, 3), np.bool_) if discrete else None,
+        spec=spec,
+    )
+
+
+@pytest.mark.parametrize("team", [False, True])
+def test_what_followed_is_the_last_row(team: bool) -> None:
+    data = flat(team, followed=True).recording({}).check()
+    seen = data.obs[:, 0, 0] if team else data.state[:, 0]
+    wanted = [100.0 * e + r for e, length in enumerate(LENGTHS) for r in range(length + 1)]
+    assert seen.tolist() == wanted and data.lengths.tolist() == list(LENGTHS)
+    assert "dropped_steps" not in data.metadata and (not team or torch.equal(data.state[:, 0], seen))
+
+
+@pytest.mark.parametrize("team", [False, True])
+def test_without_what_followed_cut_episodes_lose_a_step(team: bool) -> None:
+    data = flat(team, followed=False).recording({}).check()
+    seen = data.obs[:, 1, 0] if team else data.state[:, 0]
+    # 0 and 2 are cut, 1 and 3 terminate and repeat their last row, 4 had a single step and is gone.
+    assert seen.tolist() == [0, 1, 2, 3, 100, 100, 200, 201, 202, 203, 204, 300, 301, 301]
+    assert data.lengths.tolist() == [3, 1, 4, 2] and data.metadata["dropped_steps"] == 3
+    rewards = data.rewards[:, 0] if team else data.rewards
+    assert rewards.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 10, 11]
+
+
+@pytest.mark.parametrize("piece", [1, 24, 100])
+@pytest.mark.parametrize("form", [(False, True, False), (True, False, False), (True, True, False), (True, False, True)])
+def test_files_do_not_depend_on_the_size_of_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, form: tuple[bool, bool, bool]
+) -> None:
+    about, told = {"name": "x"}, list[int]()
+    save_steps(tmp_path / "whole.safetensors", flat(*form), about)
+    monkeypatch.setattr(reading, "PIECE", piece)
+    save_steps(tmp_path / "pieces.safetensors", flat(*form), about, told.append)
+    whole, pieces = (tmp_path / f"{name}.safetensors" for name in ("whole", "pieces"))
+    assert whole.read_bytes() == pieces.read_bytes() and len(told) > 5
+    assert sum(told) == sum(value.nbytes for value in load_file(pieces).values())
+    made, found = flat(*form).recording(about), load_data(pieces)
+    assert torch.equal(made.actions, found.actions) and made.actions.dtype == found.actions.dtype
+    assert torch.equal(made.rewards, found.rewards) and torch.equal(made.truncations, found.truncations)
+
+
+def test_a_streamed_tensor_comes_back_as_if_it_had_been_whole(tmp_path: Path) -> None:
+    values = torch.arange(12.0).view(6, 2)
+    streamed = Streamed(torch.float32, (6, 2), lambda: (values[i : i + 4] for i in (0, 4)))
+    checksums = [
+        save_tree(tmp_path / "x", {"a": each, "b": torch.ones(3, dtype=torch.bool)}, "k") for each in (values, streamed)
+    ]
+    assert checksums[0] == checksums[1] and torch.equal(load_tree(tmp_path / "x", "k")[0]["a"], values)
+
+
+@pytest.mark.parametrize(("pieces", "said"), [((3, 2), "size"), ((4, 3), "size"), ((), "size")])
+def test_a_stream_of_another_size_leaves_nothing(tmp_path: Path, pieces: tuple[int, ...], said: str) -> None:
+    streamed = Streamed(torch.float32, (6,), lambda: (torch.zeros(n) for n in pieces))
+    with pytest.raises(ValueError, match=said):
+        save_tree(tmp_path / "x", {"a": streamed}, "k")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_fails_halfway_leaves_nothing(tmp_path: Path) -> None:
+    held = flat(team=False, followed=True)
+
+    def fail(rows: np.ndarray) -> np.ndarray:
+        raise DataError("halfway")
+
+    broken = Steps(
+        held.obs, Altered(held.actions, fail, (1,)), held.rewards, held.terminations, held.truncations, held.next_obs
+    )
+    with pytest.raises(DataError, match="halfway"):
+        save_steps(tmp_path / "x.safetensors", broken, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "rows"), [("actions", 3), ("next_obs", 14), ("terminations", 2)])
+def test_tables_of_other_lengths_are_refused(name: str, rows: int) -> None:
+    held = flat(team=False, followed=True)
+    fields = {
+        each: getattr(held, each) for each in ("obs", "actions", "rewards", "terminations", "truncations", "next_obs")
+    }
+    fields[name] = np.zeros((rows, *fields[name].shape[1:]), fields[name].dtype)
+    with pytest.raises(DataError, match=f"'{name}' has {rows} rows, 'rewards' 13"):
+        Steps(**fields).recording({})
+
+
+def test_chained_tables_read_as_one() -> None:
+    parts = [np.arange(3 * n, dtype=np.float32).reshape(n, 3) + 100 * n for n in (2, 0, 5, 1)]
+    whole, chained = np.concatenate(parts), Chained(parts)
+    assert chained.shape == whole.shape
+    for start in range(9):
+        for stop in range(start, 10):
+            np.testing.assert_array_equal(chained[start:stop], whole[start:stop])
+
+
+def test_breaks_are_found_across_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = flat(team=False, followed=True)
+    whole = breaks(held.obs, held.next_obs)
+    assert np.flatnonzero(whole).tolist() == (np.cumsum(LENGTHS)[:-1] - 1).tolist()
+    monkeypatch.setattr(reading, "PIECE", 8)
+    np.testing.assert_array_equal(breaks(held.obs, held.next_obs), whole)
