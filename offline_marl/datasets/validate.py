@@ -1,15 +1,20 @@
-"""What is refused at the border of every data set, in one sentence that says where."""
+"""What is refused at the border of every data set: all that is wrong, each in one sentence that says where.
+
+Fields are looked through in chunks, so that a set larger than memory is checked through its memory map.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from offline_marl.core.axes import check_fields
+from offline_marl.core.axes import AxisError, axes_of_fields, bind
 from offline_marl.core.types import DataError
-from offline_marl.datasets.flat import episode_numbers, starts
+from offline_marl.datasets.flat import last_steps, starts
 
 SEEN = frozenset({"obs", "state", "avail_actions"})
 """Fields with time+1 rows an episode; the others have time."""
@@ -19,89 +24,273 @@ DTYPES = {
     "actions": (torch.float32, torch.int64),
 }
 OUTSIDE = 1.0 + 1e-6
+CHUNK = 1 << 20
+"""Entries of a field that are looked at together."""
+REWARDS = ("team", "own")
+"""What the metadata's `reward` may say: all agents get the same, or each its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a data set."""
+
+    field: str
+    """Which field; `lengths`, `spec` or `metadata` too, `file` where nothing of it can be read."""
+    where: str
+    """The first place, such as `episode 3, step 7`; empty where it is no single place."""
+    count: int
+    """Rows, entries or episodes that are concerned; 0 where the field as a whole is."""
+    sentence: str
+
+
+def problems(data: Any) -> list[Problem]:
+    """All that is wrong with a recording or a data set; empty for one that can be used."""
+    return [*_flat(data), *(_team(data) if hasattr(data, "spec") else [])]
+
+
+def check(data: Any) -> None:
+    """Refuse what no learner could use.
+
+    Raises:
+        DataError: The first problem, and how many more there are.
+    """
+    _refuse(problems(data), data)
 
 
 def check_flat(data: Any) -> None:
     """What recordings and data sets have in common: rows, dtypes, axes, numbers, actions, episode borders.
 
     Raises:
-        DataError: The first thing that is wrong.
+        DataError: The first problem, and how many more there are.
     """
-    if data.lengths.numel() == 0 or bool((data.lengths < 1).any()):
-        raise DataError("A data set needs at least one episode, and each episode at least one step.")
-    steps, rows = int(data.lengths.sum()), int((data.lengths + 1).sum())
-    held = {name: getattr(data, name) for name in DTYPES if getattr(data, name, None) is not None}
-    for name, value in held.items():
-        found, expected = (value.shape[0] if value.dim() else 0), (rows if name in SEEN else steps)
-        if found != expected:
-            raise DataError(f"Field '{name}' has {found} rows, the episode lengths make {expected}.")
-        if value.dtype not in DTYPES[name]:
-            wanted = " or ".join(str(dtype) for dtype in DTYPES[name])
-            raise DataError(f"Field '{name}' holds {value.dtype}, it should hold {wanted}.")
-    try:
-        check_fields(data)
-    except ValueError as error:
-        raise DataError(f"The data's shapes disagree: {error}") from None
-    for name, value in held.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value.sum())):
-            _refuse_unfinite(name, value, data.lengths + (1 if name in SEEN else 0))
-    if data.actions.is_floating_point() and bool(data.actions.abs().amax() > OUTSIDE):
-        outside = int((data.actions.abs() > OUTSIDE).sum())
-        raise DataError(
-            f"{outside:,} of {data.actions.numel():,} action entries lie outside [-1, 1]: "
-            "scale them, or clip them by clip_actions = true."
-        )
-    _check_borders(data)
-
-
-def _refuse_unfinite(name: str, value: Tensor, lengths: Tensor) -> None:
-    bad = (~torch.isfinite(value.flatten(1) if value.dim() > 1 else value.unsqueeze(-1))).any(-1).nonzero()
-    if len(bad):
-        row = int(bad[0])
-        episode = int(torch.searchsorted(torch.cumsum(lengths, 0), row, right=True))
-        step = row - int(starts(lengths)[episode])
-        raise DataError(f"Field '{name}' is not finite in episode {episode}, step {step} ({len(bad)} rows in all).")
-
-
-def _check_borders(data: Any) -> None:
-    ended = data.terminations | data.truncations
-    ended = ended.all(-1) if ended.dim() > 1 else ended
-    last = torch.cumsum(data.lengths, 0) - 1
-    if not bool(ended[last].all()):
-        episode = int((~ended[last]).nonzero()[0])
-        raise DataError(f"Episode {episode} ends without termination or truncation.")
-    if int(ended.sum()) != len(last):
-        early = ended.clone()
-        early[last] = False
-        episode = int(episode_numbers(data.lengths)[int(early.nonzero()[0])])
-        raise DataError(f"Episode {episode} goes on after a termination or truncation.")
+    _refuse(_flat(data), data)
 
 
 def check_team(data: Any) -> None:
     """What a data set has beyond a recording: widths as its spec says, choices that exist and are allowed.
 
     Raises:
-        DataError: The first thing that is wrong.
+        DataError: The first problem, and how many more there are.
     """
-    expected = (data.spec.n_agents, data.spec.obs_dim)
-    if tuple(data.obs.shape[1:]) != expected:
-        raise DataError(f"Observations have axes {tuple(data.obs.shape[1:])}, the spec says {expected}.")
-    discrete = not data.actions.is_floating_point()
-    if discrete != data.spec.discrete:
-        raise DataError(f"The spec says {data.spec.action_kind} actions, the data holds {data.actions.dtype}.")
-    wide = (data.spec.n_agents,) if discrete else (data.spec.n_agents, data.spec.act_dim)
-    if tuple(data.actions.shape[1:]) != wide:
-        raise DataError(f"Actions have axes {tuple(data.actions.shape[1:])}, the spec says {wide}.")
-    for name, what in (("obs", "obs"), ("actions", "act")):
-        value = getattr(data, name)
-        if value.is_floating_point() and bool(value.masked_fill(data.spec.present(what), 0.0).any()):
-            raise DataError(f"Field '{name}' is not zero where the spec says an agent's row is padded.")
-    if discrete:
-        unknown = int(((data.actions < 0) | (data.actions >= torch.tensor(data.spec.act_dims))).sum())
-        if unknown:
-            raise DataError(f"{unknown} actions are choices that their agent does not have.")
-        if data.avail_actions is not None:
-            rows = torch.arange(len(data.actions)) + episode_numbers(data.lengths)
-            allowed = data.avail_actions[rows].gather(-1, data.actions.unsqueeze(-1))
-            if not bool(allowed.all()):
-                raise DataError(f"{int((~allowed).sum())} actions are choices that avail_actions forbids.")
+    _refuse(_team(data), data)
+
+
+def chunks(value: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """First row and rows of each piece of about `CHUNK` entries; views, nothing is copied."""
+    rows = max(1, CHUNK // max(1, value[:1].numel()))
+    for first in range(0, len(value), rows):
+        yield first, value[first : first + rows]
+
+
+def _refuse(found: list[Problem], data: Any) -> None:
+    if found:
+        more = len(problems(data)) - 1
+        noted = f" (and {more} more: `offline-marl data verify` lists them)." if more > 0 else ""
+        raise DataError(found[0].sentence.removesuffix(".") + noted if noted else found[0].sentence)
+
+
+def _flat(data: Any) -> list[Problem]:
+    found, sound = _shapes(data)
+    if not _countable(data.lengths):
+        return found
+    for name in sound:
+        if getattr(data, name).is_floating_point():
+            found += _finite(data, name)
+    if "actions" in sound and data.actions.is_floating_point():
+        found += _bounds(data.actions)
+    if {"terminations", "truncations"} <= sound.keys():
+        found += _borders(data)
+    return found
+
+
+def _countable(lengths: Tensor) -> bool:
+    return lengths.dim() == 1 and lengths.dtype == torch.int64 and bool(len(lengths)) and bool((lengths > 0).all())
+
+
+def _shapes(data: Any) -> tuple[list[Problem], dict[str, None]]:
+    """Problems of rows, dtypes and axes, and the fields that have none."""
+    if not _countable(data.lengths):
+        short = int((data.lengths < 1).sum())
+        said = "A data set needs at least one episode, and each episode at least one step."
+        if data.lengths.dim() != 1 or data.lengths.dtype != torch.int64:
+            said = (
+                f"Field 'lengths' holds {data.lengths.dtype} in {data.lengths.dim()} axes, it should hold int64 in 1."
+            )
+        return [Problem("lengths", "", short, said)], {}
+    found: list[Problem] = []
+    sound: dict[str, None] = {}
+    steps = int(data.lengths.sum())
+    for name, dtypes in DTYPES.items():
+        value = getattr(data, name, None)
+        if value is None:
+            continue
+        rows, expected = (len(value) if value.dim() else 0), steps + (len(data.lengths) if name in SEEN else 0)
+        if rows != expected:
+            said = f"Field '{name}' has {rows} rows, the episode lengths make {expected}."
+            found.append(Problem(name, "", abs(rows - expected), said))
+        elif value.dtype not in dtypes:
+            wanted = " or ".join(str(dtype) for dtype in dtypes)
+            found.append(Problem(name, "", 0, f"Field '{name}' holds {value.dtype}, it should hold {wanted}."))
+        else:
+            sound[name] = None
+    return found + _axes(data, sound), sound
+
+
+def _axes(data: Any, sound: dict[str, None]) -> list[Problem]:
+    found: list[Problem] = []
+    bound: dict[str, Any] = {}
+    for name, axes in axes_of_fields(type(data)).items():
+        if name not in sound:
+            continue
+        try:
+            bind(name, tuple(getattr(data, name).shape), axes, bound)
+        except AxisError as error:
+            found.append(Problem(name, "", 0, f"The data's shapes disagree: {error}"))
+            del sound[name]
+    return found
+
+
+def _count(value: Tensor, is_bad: Callable[[Tensor], Tensor]) -> tuple[int, int]:
+    """How many rows are bad, and the first of them."""
+    count, first = 0, -1
+    for begin, piece in chunks(value):
+        bad = is_bad(piece)
+        rows = bad.flatten(1).any(-1) if bad.dim() > 1 else bad
+        hits = int(rows.sum())
+        if hits and first < 0:
+            first = begin + int(rows.int().argmax())
+        count += hits
+    return count, first
+
+
+def _place(data: Any, name: str, row: int) -> str:
+    lengths = data.lengths + (1 if name in SEEN else 0)
+    episode = int(torch.searchsorted(torch.cumsum(lengths, 0), row, right=True))
+    return f"episode {episode}, step {row - int(starts(lengths)[episode])}"
+
+
+def _finite(data: Any, name: str) -> list[Problem]:
+    # A sum is finite where all entries are (but not only there), and is much the fastest way to see it.
+    value = getattr(data, name)
+    if all(bool(torch.isfinite(piece.sum())) for _, piece in chunks(value)):
+        return []
+    count, row = _count(value, lambda piece: ~torch.isfinite(piece))
+    if not count:
+        return []
+    where = _place(data, name, row)
+    return [Problem(name, where, count, f"Field '{name}' is not finite in {where} ({count} rows in all).")]
+
+
+def _bounds(actions: Tensor) -> list[Problem]:
+    outside = 0
+    for _, piece in chunks(actions):
+        if piece.numel() and not bool(piece.abs().amax() <= OUTSIDE):
+            outside += int(((piece.abs() > OUTSIDE) & torch.isfinite(piece)).sum())
+    if not outside:
+        return []
+    said = (
+        f"{outside:,} of {actions.numel():,} action entries lie outside [-1, 1]: "
+        "scale them, or clip them by clip_actions = true."
+    )
+    return [Problem("actions", "", outside, said)]
+
+
+def _borders(data: Any) -> list[Problem]:
+    found, ends = [], []
+    for (first, over), (_, cut) in zip(chunks(data.terminations), chunks(data.truncations), strict=True):
+        ended = over | cut
+        ends.append((ended.all(-1) if ended.dim() > 1 else ended).nonzero().flatten() + first)
+    ended, last = torch.cat(ends), last_steps(data.lengths)
+    open_ones = (~torch.isin(last, ended)).nonzero().flatten()
+    early = ended[~torch.isin(ended, last)]
+    going = torch.searchsorted(torch.cumsum(data.lengths, 0), early, right=True).unique()
+    for episodes, does in (
+        (open_ones, "ends without termination or truncation"),
+        (going, "goes on after a termination or truncation"),
+    ):
+        if len(episodes):
+            more = f" ({len(episodes)} episodes in all)" if len(episodes) > 1 else ""
+            where, said = f"episode {int(episodes[0])}", f"Episode {int(episodes[0])} {does}{more}."
+            found.append(Problem("terminations", where, len(episodes), said))
+    return found
+
+
+def _team(data: Any) -> list[Problem]:
+    if not _countable(data.lengths):
+        return []
+    _, sound = _shapes(data)
+    found = _widths(data)
+    wrong = {problem.field for problem in found}
+    fit = [name for name in sound if name not in wrong]
+    for name, dims in (("obs", data.spec.obs_dims), ("actions", data.spec.act_dims)):
+        if name in fit and getattr(data, name).is_floating_point():
+            found += _padding(data, name, dims)
+    if "actions" in fit and data.spec.discrete:
+        found += _choices(data, "avail_actions" in fit)
+    return found + (_rewards(data) if "rewards" in sound else [])
+
+
+def _widths(data: Any) -> list[Problem]:
+    spec, found = data.spec, []
+
+    def differ(name: str, what: str, expected: tuple[int, ...]) -> None:
+        axes = tuple(getattr(data, name).shape[1:])
+        if axes != expected:
+            found.append(Problem(name, "", 0, f"{what} have axes {axes}, the spec says {expected}."))
+
+    differ("obs", "Observations", (spec.n_agents, spec.obs_dim))
+    if data.actions.is_floating_point() == spec.discrete:
+        said = f"The spec says {spec.action_kind} actions, the data holds {data.actions.dtype}."
+        found.append(Problem("actions", "", 0, said))
+    else:
+        differ("actions", "Actions", (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.act_dim))
+    if data.avail_actions is not None:
+        differ("avail_actions", "Available choices", (spec.n_agents, spec.act_dim))
+    if data.state is not None and spec.state_dim:
+        differ("state", "States", (spec.state_dim,))
+    return found
+
+
+def _padding(data: Any, name: str, dims: tuple[int, ...]) -> list[Problem]:
+    value, rows = getattr(data, name), 0
+    for agent, width in enumerate(dims):
+        if width < value.shape[-1]:
+            rows += _count(value, lambda piece, a=agent, w=width: piece[:, a, w:] != 0)[0]  # type: ignore[misc]
+    said = f"Field '{name}' is not zero where the spec says an agent's row is padded."
+    return [Problem(name, "", rows, said)] if rows else []
+
+
+def _choices(data: Any, listed: bool) -> list[Problem]:
+    ends, widths = torch.cumsum(data.lengths, 0), torch.tensor(data.spec.act_dims)
+    unknown = forbidden = 0
+    for first, actions in chunks(data.actions):
+        known = (actions >= 0) & (actions < widths)
+        unknown += int((~known).sum())
+        if listed:
+            steps = torch.arange(first, first + len(actions))
+            rows = steps + torch.searchsorted(ends, steps, right=True)
+            chosen = actions.clamp(0, data.spec.act_dim - 1).unsqueeze(-1)
+            forbidden += int((known & ~data.avail_actions[rows].gather(-1, chosen).squeeze(-1)).sum())
+    found = []
+    if unknown:
+        said = f"{unknown} actions are choices that their agent does not have."
+        found.append(Problem("actions", "", unknown, said))
+    if forbidden:
+        said = f"{forbidden} actions are choices that avail_actions forbids."
+        found.append(Problem("avail_actions", "", forbidden, said))
+    return found
+
+
+def _rewards(data: Any) -> list[Problem]:
+    claim = data.metadata.get("reward")
+    if claim not in {None, *REWARDS}:
+        said = f"The metadata's 'reward' is {claim!r}, it should be {' or '.join(REWARDS)}."
+        return [Problem("metadata", "", 0, said)]
+    if claim != "team":
+        return []
+    count, row = _count(data.rewards, lambda piece: piece != piece[:, :1])
+    if not count:
+        return []
+    where = _place(data, "rewards", row)
+    said = f"The metadata claim a team reward, but the agents' rewards differ in {where} ({count} steps in all)."
+    return [Problem("rewards", where, count, said)]
