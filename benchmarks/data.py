@@ -2,8 +2,8 @@
 
 1. A million transitions: a published pickle into our layout, opened, split among agents, 256 rows drawn for all
    agents from memory and from the file; the same rows out of HDF5, which is why our layout is safetensors.
-2. With --large: a set of so many gigabytes is written piece by piece, then trained on by the command line while its
-   memory is limited to 2 GB (a control group where this machine lets us make one) and watched.
+2. With --large: an HDF5 file of so many gigabytes is converted and trained on by the command line while its memory
+   is limited to 2 GB (a control group where this machine lets us make one) and watched.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from offline_marl.core.files import Streamed
 from offline_marl.core.partition import partition
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.datasets.files import load_data, save_fields
+from offline_marl.datasets.files import load_data
 from offline_marl.datasets.readers.formats import convert
 
 SIZES = {"reacher": ("2x1notip", "0", 10, 2, 50), "ant": ("t4x2", "0", 27, 8, 1000)}
@@ -122,32 +121,24 @@ def measure_million(size: str, folder: Path) -> None:
 
 
 def write_large(path: Path, gigabytes: float) -> None:
-    """Ant's, with a state that tells where it is, piece by piece."""
+    """Ant's steps as D4RL keeps them, written piece by piece."""
+    import h5py
+
     _, _, seen, moved, length = SIZES["ant"]
-    episodes = int(gigabytes * 1e9 / (4 * (seen + moved + 1) + 2) / length)
-    steps = episodes * length
-    generator = torch.Generator().manual_seed(0)
-
-    def floats(width: int, rows: int) -> Iterator[torch.Tensor]:
-        for first in range(0, episodes, 100):
-            count = min(100, episodes - first)
-            yield torch.rand(count * rows, width, generator=generator) * 2 - 1
-
-    ends = torch.zeros(steps, dtype=torch.bool)
-    ends[length - 1 :: length] = True
-    held = {
-        "state": Streamed(torch.float32, (steps + episodes, seen), lambda: floats(seen, length + 1)),
-        "actions": Streamed(torch.float32, (steps, moved), lambda: floats(moved, length)),
-        "rewards": torch.rand(steps, generator=generator),
-        "terminations": torch.zeros(steps, dtype=torch.bool),
-        "truncations": ends,
-        "lengths": torch.full((episodes,), length),
-        "metadata": {"scenario": "ant", "name": "large"},
-    }
-    save_fields(path, held, None)
+    steps = int(gigabytes * 1e9 / (4 * (seen + moved + 1) + 2) / length) * length
+    draw, ends = np.random.default_rng(0), np.arange(1, steps + 1) % length == 0
+    with h5py.File(path, "w") as file:
+        file["rewards"] = draw.random(steps, np.float32)
+        file["terminals"], file["timeouts"] = np.zeros(steps, np.bool_), ends
+        for name, width in (("observations", seen), ("actions", moved)):
+            table = file.create_dataset(name, (steps, width), np.float32)
+            for first in range(0, steps, 100 * length):
+                count = min(100 * length, steps - first)
+                table[first : first + count] = 2 * draw.random((count, width), np.float32) - 1
     with path.open("rb") as stream:  # or its pages would be charged to us, and the limit would not see them
+        os.fsync(stream.fileno())
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    print(f"large: {steps:,} transitions, {path.stat().st_size / 1e9:.1f} GB")
+    print(f"large: {steps:,} transitions, {path.stat().st_size / 1e9:.1f} GB of HDF5")
 
 
 def limited() -> Path | None:
@@ -168,7 +159,7 @@ def limited() -> Path | None:
 
 
 def measure_large(folder: Path, gigabytes: float, steps: int) -> None:
-    path, group = folder / "large.safetensors", limited()
+    path, group = folder / "ant-large.hdf5", limited()
     write_large(path, gigabytes)
     command = [sys.executable, "-m", "offline_marl", "train", "td3-bc", "--dataset", f"{path}_t4x2_0"]
     command += ["--steps", str(steps), "--out", str(folder / "run"), "--device", "cpu", "--memory", "1"]
@@ -178,8 +169,9 @@ def measure_large(folder: Path, gigabytes: float, steps: int) -> None:
         if group is not None:
             (group / "cgroup.procs").write_text(str(os.getpid()))
 
+    home = {**os.environ, "OFFLINE_MARL_HOME": str(folder / "home")}
     began, peak = time.perf_counter(), dict.fromkeys(("RssAnon", "VmRSS"), 0)
-    process = subprocess.Popen(command, preexec_fn=enter)
+    process = subprocess.Popen(command, preexec_fn=enter, env=home)
     while process.poll() is None:
         try:
             status = Path(f"/proc/{process.pid}/status").read_text()
@@ -189,11 +181,10 @@ def measure_large(folder: Path, gigabytes: float, steps: int) -> None:
             found = [int(line.split()[1]) for line in status.splitlines() if line.startswith(name)]
             peak[name] = max(peak[name], *found, 0)
         time.sleep(0.05)
+    taken, code = time.perf_counter() - began, process.wait()
     told = f"limited to {LIMIT / 1e9:.0f} GB, page cache included" if group else "not limited: no control group"
-    print(f"large: {steps} updates of td3-bc in {time.perf_counter() - began:.0f} s, {told}; exit {process.wait()}")
-    print(
-        f"  its own memory at most {peak['RssAnon'] / 1e6:.2f} GB, with pages of the file {peak['VmRSS'] / 1e6:.2f} GB"
-    )
+    print(f"large: converted, {steps} updates of td3-bc in {taken:.0f} s, {told}; exit {code}")
+    print(f"  its own memory at most {peak['RssAnon'] / 1e6:.2f} GB, with pages of files {peak['VmRSS'] / 1e6:.2f} GB")
     if group is not None:
         group.rmdir()
 

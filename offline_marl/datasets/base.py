@@ -21,7 +21,7 @@ from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.flat import Lengths, episode_sums, ranges, starts
 from offline_marl.datasets.validate import SEEN, check_flat, check_team
 
-ROWS_AT_ONCE = 1 << 20
+ROWS_AT_ONCE = 1 << 18
 """Of tables that may be larger than memory."""
 Flat = TypeVar("Flat", "Recording", "Dataset")
 Chosen = Annotated[Tensor, "chosen"]

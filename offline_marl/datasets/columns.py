@@ -57,11 +57,12 @@ class Columns:
 
     def index_select(self, dim: int, rows: Tensor) -> Tensor:
         """These rows, `row agent width`; `dim` is 0."""
-        return self._shared(self.table.index_select(0, rows))
+        return self.share(self.table.index_select(0, rows))
 
     def __getitem__(self, rows: Any) -> Tensor:
-        return self._shared(self.table[rows])
+        return self.share(self.table[rows])
 
-    def _shared(self, rows: Tensor) -> Tensor:
+    def share(self, rows: Tensor) -> Tensor:
+        """Rows of the table, `row column`, as the agents have them."""
         taken = rows.index_select(1, self._columns).view(len(rows), self._agents, self._width)
         return taken if self._padding is None else taken.masked_fill_(self._padding, 0.0)

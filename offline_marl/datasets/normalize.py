@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import ROWS_AT_ONCE, Dataset
+from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.flat import starts
 
 LEAST_STD = 1e-3
@@ -21,18 +22,25 @@ PerAgentObs = Annotated[Tensor, "agent obs"]
 
 def obs_statistics(data: Dataset) -> tuple[PerAgentObs, PerAgentObs]:
     """Mean and standard deviation of each agent's observations, in float32 from double-precision sums."""
-    rows, shape = len(data.obs), data.obs.shape[1:]
+    if isinstance(data.obs, Columns):
+        # Of the table's columns, which are fewer than all agents' together.
+        columns = _moments(data.obs.table)
+        mean, std = (data.obs.share(each.unsqueeze(0))[0] for each in columns)
+        return mean, std.clamp(min=LEAST_STD)
+    mean, std = _moments(data.obs)
+    return mean.view(data.obs.shape[1:]), std.clamp(min=LEAST_STD).view(data.obs.shape[1:])
 
-    def pieces() -> Iterator[Tensor]:
-        for first in range(0, rows, ROWS_AT_ONCE):
-            yield data.obs[first : first + ROWS_AT_ONCE].flatten(1)
 
-    zero = torch.zeros(shape.numel(), dtype=torch.float64)
-    mean = sum((piece.sum(0, dtype=torch.float64) for piece in pieces()), zero) / rows
-    center = mean.float()
-    spread = sum(((piece - center).square().sum(0, dtype=torch.float64) for piece in pieces()), zero) / rows
-    std = spread.sqrt().clamp(min=LEAST_STD).float()
-    return center.view(shape), std.view(shape)
+def _moments(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each column, in pieces, because the table may be larger than memory."""
+    zero = torch.zeros(table[0].numel(), dtype=torch.float64)
+
+    def average(of: Callable[[Tensor], Tensor]) -> Tensor:
+        pieces = (table[first : first + ROWS_AT_ONCE].flatten(1) for first in range(0, len(table), ROWS_AT_ONCE))
+        return sum((of(piece).sum(0, dtype=torch.float64) for piece in pieces), zero) / len(table)
+
+    mean = average(lambda piece: piece).float()
+    return mean, average(lambda piece: (piece - mean).square()).sqrt().float()
 
 
 def scale_rewards(data: Dataset, scale: float | str) -> Dataset:

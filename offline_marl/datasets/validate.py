@@ -139,7 +139,8 @@ def _shapes(data: Any) -> tuple[list[Problem], dict[str, None]]:
 def _axes(data: Any, sound: dict[str, None]) -> list[Problem]:
     found: list[Problem] = []
     bound: dict[str, Any] = {}
-    for name, axes in axes_of_fields(type(data)).items():
+    kind: Any = type(data)
+    for name, axes in axes_of_fields(kind).items():
         if name not in sound:
             continue
         try:
@@ -203,7 +204,7 @@ def _borders(data: Any) -> list[Problem]:
     ended, last = torch.cat(ends), last_steps(data.lengths)
     open_ones = (~torch.isin(last, ended)).nonzero().flatten()
     early = ended[~torch.isin(ended, last)]
-    going = torch.searchsorted(torch.cumsum(data.lengths, 0), early, right=True).unique()
+    going = torch.bincount(torch.searchsorted(torch.cumsum(data.lengths, 0), early, right=True)).nonzero().flatten()
     for episodes, does in (
         (open_ones, "ends without termination or truncation"),
         (going, "goes on after a termination or truncation"),
