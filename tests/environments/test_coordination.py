@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -24,11 +22,9 @@ def choices(*rows):
     return np.array(rows, np.int64)
 
 
-def test_the_registry_knows_it_and_it_needs_no_simulator():
+def test_the_registry_knows_it():
     assert environments.get("coordination") is Coordination
     assert "clocked" not in environments.names()
-    code = "import sys, offline_marl.environments.coordination; sys.exit('gymnasium' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_short_game_worked_by_hand():

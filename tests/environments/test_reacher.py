@@ -48,10 +48,11 @@ def test_the_registry_knows_reacher():
     assert "reacher" in environments.names() and "split" not in environments.names()
 
 
-def test_importing_reacher_pulls_in_no_simulator():
+def test_importing_environments_pulls_in_no_simulator():
+    names = ("reacher", "mamujoco", "mpe", "pettingzoo", "coordination", "rendezvous")
     code = (
-        "import sys, offline_marl.environments.reacher\n"
-        "print(sorted({'gymnasium', 'mujoco', 'gymnasium_robotics'} & set(sys.modules)))"
+        f"import sys, {', '.join(f'offline_marl.environments.{name}' for name in names)}\n"
+        "print(sorted({'gymnasium', 'mujoco', 'gymnasium_robotics', 'pettingzoo', 'mpe2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from itertools import pairwise
 from math import ceil, comb, factorial, floor
@@ -70,10 +68,8 @@ def random_return():
     return met - COST * STEPS / 3  # E a^2 = 1/3
 
 
-def test_the_registry_knows_it_and_it_needs_no_simulator():
+def test_the_registry_knows_it():
     assert environments.get("rendezvous") is Rendezvous
-    code = "import sys, offline_marl.environments.rendezvous; sys.exit('gymnasium' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_steps_worked_by_hand():
