@@ -11,8 +11,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from offline_marl.core.files import expect_random_reads
 from offline_marl.core.types import Batch, DataError, Needs
 from offline_marl.datasets.base import Chosen, Dataset
+from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.flat import Lengths, starts
 
 Rows = Annotated[Tensor, "batch"]
@@ -74,6 +76,10 @@ class TransitionBuffer:
         self._state = data.state.to(home) if state and data.state is not None else None
         self._avail = None if data.avail_actions is None else data.avail_actions.to(home)
         self._offsets = torch.arange(-window, 1, device=home)
+        if stays:
+            for held in (data.obs, data.actions, data.rewards, data.terminations, data.truncations, data.state):
+                if held is not None:
+                    expect_random_reads(held.table if isinstance(held, Columns) else held)
 
     def __len__(self) -> int:
         """Number of transitions."""
