@@ -1,0 +1,136 @@
+"""Sets in other people's formats, written as those who publish them write them, and the numbers that are in them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LENGTHS = (5, 3, 6, 4)
+TERMINATED = (False, True, False, True)
+
+
+@dataclass
+class Team:
+    """Random episodes; `obs`, `state` and `avail` have one row more an episode."""
+
+    n_agents: int = 2
+    obs_dims: tuple[int, ...] = (4, 4)
+    act_dim: int = 2
+    choices: int = 0
+    """0 for continuous actions."""
+    lengths: Sequence[int] = LENGTHS
+    terminated: Sequence[bool] = TERMINATED
+    seed: int = 0
+    held: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        draw, steps = np.random.default_rng(self.seed), sum(self.lengths)
+        rows = steps + len(self.lengths)
+        obs = draw.standard_normal((rows, self.n_agents, max(self.obs_dims))).astype(np.float32)
+        for agent, width in enumerate(self.obs_dims):
+            obs[:, agent, width:] = 0
+        self.last = np.cumsum(self.lengths) - 1
+        terminals = np.zeros((steps, self.n_agents), bool)
+        terminals[self.last[list(self.terminated)]] = True
+        truncations = np.zeros((steps, self.n_agents), bool)
+        truncations[self.last[~np.array(self.terminated)]] = True
+        self.held = {
+            "obs": obs,
+            "rewards": draw.standard_normal((steps, self.n_agents)).astype(np.float32),
+            "terminals": terminals,
+            "truncations": truncations,
+            "state": draw.standard_normal((rows, 3)).astype(np.float32),
+        }
+        if self.choices:
+            actions = draw.integers(0, self.choices, (steps, self.n_agents))
+            avail = draw.random((rows, self.n_agents, self.choices)) < 0.5
+            np.put_along_axis(avail[self.before], actions[..., None], True, axis=-1)
+            taken = avail[self.before]
+            np.put_along_axis(taken, actions[..., None], True, axis=-1)
+            avail[self.before] = taken
+            self.held |= {"actions": actions.astype(np.int64), "avail": avail}
+        else:
+            self.held["actions"] = draw.uniform(-1, 1, (steps, self.n_agents, self.act_dim)).astype(np.float32)
+
+    @property
+    def before(self) -> np.ndarray:
+        """Rows of what was seen before each step."""
+        return np.concatenate([np.arange(n) + first + i for i, (first, n) in enumerate(self._spans())])
+
+    @property
+    def after(self) -> np.ndarray:
+        """Rows of what was seen after each step."""
+        return self.before + 1
+
+    def _spans(self) -> list[tuple[int, int]]:
+        return list(zip(np.cumsum(self.lengths) - self.lengths, self.lengths, strict=True))
+
+    def flat(self, name: str) -> np.ndarray:
+        """What was seen before each step."""
+        return self.held[name][self.before]
+
+
+# --- Vaults --------------------------------------------------------------------------------------------------------
+def vault_arrays(team: Team) -> dict[str, np.ndarray]:
+    """What a Vault keeps of a team, by the names of its arrays."""
+    held = {
+        "observations.": team.flat("obs"),
+        "actions.": team.held["actions"].astype(np.int32) if team.choices else team.held["actions"],
+        "rewards.": team.held["rewards"],
+        "terminals.": team.held["terminals"],
+        "truncations.": team.held["truncations"],
+        "infos.state.": team.flat("state"),
+    }
+    return held | ({"infos.legals.": team.flat("avail")} if team.choices else {})
+
+
+def write_vault(
+    folder: Path, arrays: dict[str, np.ndarray], index: Any = None, longest: int = int(10e12), **extra: Any
+) -> Path:
+    """One uid's folder, as flashbax writes it: gzip 5, one batch, a time axis far longer than what was written.
+
+    Args:
+        index: What `vault_index` says; by default the steps written.
+        extra: Of an array's metadata, such as `chunks`.
+    """
+    import tensorstore
+
+    folder.mkdir(parents=True)
+
+    def base(name: str) -> dict[str, Any]:
+        kept = {"driver": "ocdbt", "base": f"file://{folder}", "path": name}
+        return {"driver": "zarr", "kvstore": kept, "metadata": {}}
+
+    steps = 0
+    for name, values in arrays.items():
+        spec, steps = base(name), max(steps, len(values))
+        spec["metadata"] = {"compressor": {"id": "gzip", "level": 5}, **extra}
+        shape = (1, longest, *values.shape[1:])
+        store = tensorstore.open(spec, shape=shape, dtype=str(values.dtype), create=True).result()
+        if len(values):
+            store[0, : len(values)].write(values).result()
+    count = np.atleast_1d(np.asarray(steps if index is None else index, np.int32))
+    store = tensorstore.open(base("vault_index"), dtype="int32", shape=count.shape, create=True).result()
+    store.write(count).result()
+    about = {
+        "version": 1.2,
+        "structure_shape": {name.rstrip("."): str((1, 1, *values.shape[1:])) for name, values in arrays.items()},
+        "structure_dtype": {name.rstrip("."): str(values.dtype) for name, values in arrays.items()},
+        "environment": "made up",
+    }
+    (folder / "metadata.json").write_text(json.dumps(about))
+    return folder
+
+
+def zipped(folder: Path, path: Path) -> Path:
+    """The folder, itself the archive's only entry at the top."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder.parent))
+    return path
