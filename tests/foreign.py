@@ -134,3 +134,51 @@ def zipped(folder: Path, path: Path) -> Path:
         for file in sorted(folder.rglob("*")):
             archive.write(file, file.relative_to(folder.parent))
     return path
+
+
+# --- OMIGA and OMAR ------------------------------------------------------------------------------------------------
+def omiga_arrays(team: Team, rewards: str = "TN") -> dict[str, np.ndarray]:
+    """By OMIGA's letters; the states are repeated for each agent."""
+    steps, agents = team.held["rewards"].shape
+    reward = team.held["rewards"] if "N" in rewards else team.held["rewards"][:, :1]
+    shape = {"T": (steps,), "T1": (steps, 1), "TN": (steps, agents), "TN1": (steps, agents, 1)}[rewards]
+    done = (team.held["terminals"] | team.held["truncations"]).astype(np.float32)
+    return {
+        "s": np.repeat(team.flat("state")[:, None], agents, axis=1),
+        "o": team.flat("obs"),
+        "a": team.held["actions"],
+        "r": reward.reshape(shape),
+        "d": done if "N" in rewards else done[:, 0].reshape(shape),
+    }
+
+
+def write_hdf5(path: Path, arrays: dict[str, Any], **attrs: Any) -> Path:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name, value in arrays.items():
+            file.create_dataset(name, data=value)
+        file.attrs.update(attrs)
+    return path
+
+
+def omar_arrays(team: Team, states: bool = False) -> dict[str, np.ndarray]:
+    """One array for each file."""
+    held = {}
+    for agent, width in enumerate(team.obs_dims):
+        held[f"obs_{agent}"] = team.held["obs"][team.before, agent, :width]
+        held[f"next_obs_{agent}"] = team.held["obs"][team.after, agent, :width]
+        held[f"acs_{agent}"] = team.held["actions"][:, agent]
+        held[f"rews_{agent}"] = team.held["rewards"][:, agent]
+        held[f"dones_{agent}"] = (team.held["terminals"] | team.held["truncations"])[:, agent].astype(np.float64)
+        if states:
+            held[f"states_{agent}"] = team.held["state"][team.before]
+            held[f"next_states_{agent}"] = team.held["state"][team.after]
+    return held
+
+
+def write_omar(folder: Path, arrays: dict[str, np.ndarray]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in arrays.items():
+        np.save(folder / f"{name}.npy", value)
+    return folder

@@ -45,7 +45,7 @@ def kind_of_hdf5(path: Path) -> str:
     """
     with hdf5.opened(path) as file:
         held = set(hdf5.names(file))
-    return "omiga" if {"o", "a"} <= held and len(held & OMIGA_KEYS) >= 3 else "d4rl"
+    return "omiga" if len(held & OMIGA_KEYS) >= 3 and "observations" not in held else "d4rl"
 
 
 def reader_of(path: Path) -> Any:
