@@ -36,11 +36,9 @@ def opened(
     told = dict(zip(("seed", "quality", "task"), (part for part in reversed(folder.absolute().parts)), strict=False))
     try:
         steps, rule = _steps(folder, dones)
-        yield steps, {"format": "omar", "name": folder.name, "omar": told, "episodes_end": rule}
     except DataError as error:
         raise DataError(f"{folder}: {error}") from None
-    except (OSError, ValueError) as error:  # where a file ends before its rows do
-        raise DataError(f"{folder} cannot be read: {_line(error)}.") from None
+    yield steps, {"format": "omar", "name": folder.name, "omar": told, "episodes_end": rule}
 
 
 def _one(path: Path) -> Path:

@@ -61,13 +61,7 @@ def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
         import tensorstore
     except ImportError:
         raise DataError(f"Reading {folder} needs tensorstore: pip install 'offline-marl[vault]'.") from None
-    about = _about(folder)
-    try:
-        yield _steps(_Leaves(tensorstore, folder, _size(folder))), about
-    except (ValueError, OSError, RuntimeError, OverflowError, MemoryError) as error:  # what tensorstore raises
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{folder} is damaged: {_line(error)}.") from None
+    yield _steps(_Leaves(tensorstore, folder, _size(folder))), _about(folder)
 
 
 @dataclass(frozen=True)
@@ -78,10 +72,22 @@ class _Leaves:
     folder: Path
     size: int
 
+    def read(self, start: Callable[[], Any]) -> Any:
+        """The result of what tensorstore is asked for.
+
+        Raises:
+            DataError: It cannot be had: the Vault is damaged.
+        """
+        try:
+            return start().result()
+        except (ValueError, LookupError, OSError, RuntimeError, TypeError, OverflowError, MemoryError) as error:
+            raise DataError(f"{self.folder} is damaged: {_line(error)}.") from None
+
     def names(self) -> set[str]:
         """Names of all arrays, as they are kept."""
-        store = self.tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{self.folder.absolute()}"}).result()
-        kept = {key.decode("utf-8", "replace") for key in store.list().result()}
+        spec = {"driver": "ocdbt", "base": f"file://{self.folder.absolute()}"}
+        store = self.read(lambda: self.tensorstore.KvStore.open(spec))
+        kept = {key.decode("utf-8", "replace") for key in self.read(store.list)}
         return {key.removesuffix("/.zarray").rstrip(".") for key in kept if key.endswith("/.zarray")}
 
     def array(self, name: str) -> Any:
@@ -91,7 +97,7 @@ class _Leaves:
             "kvstore": {"driver": "ocdbt", "base": f"file://{self.folder.absolute()}", "path": name},
             "context": {"cache_pool": {"total_bytes_limit": CACHE}},  # a chunk is seldom read at once
         }
-        found = self.tensorstore.open(spec, open=True, read=True).result()
+        found = self.read(lambda: self.tensorstore.open(spec, open=True, read=True))
         if np.dtype(found.dtype.numpy_dtype).kind not in "biuf":
             raise DataError(f"{self.folder}: '{name}' is not an array of numbers.")
         chunk = int(np.prod([float(n) for n in found.chunk_layout.read_chunk.shape])) * found.dtype.numpy_dtype.itemsize
@@ -104,7 +110,7 @@ class _Leaves:
         found = self.array("vault_index")
         if found.shape != (1,):
             raise DataError(f"{self.folder}: 'vault_index' has shape {found.shape}, it should be one number.")
-        return int(found.read().result()[0])
+        return int(self.read(found.read)[0])
 
     def table(self, name: str, steps: int, convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Lazy:
         """Lazy of the array `name.` that were written."""
@@ -121,7 +127,7 @@ class _Leaves:
                 f"{self.folder}: 'vault_index' claims {steps:,} steps and '{name}' {width:,} numbers each, but only "
                 f"{self.size:,} bytes are stored."
             )
-        return Lazy((steps, *shape[2:]), lambda first, last: convert(np.asarray(found[0, first:last].read().result())))
+        return Lazy((steps, *shape[2:]), lambda first, last: convert(self.read(found[0, first:last].read)))
 
 
 def _steps(leaves: _Leaves) -> Steps:
@@ -137,7 +143,8 @@ def _steps(leaves: _Leaves) -> Steps:
         raise DataError(
             f"{leaves.folder}: '{SEEN}' should be (1, time, agent, width), it is (1, time, {obs.shape[1:]})."
         )
-    if leaves.array(f"{SEEN}.")[0, :steps].storage_statistics(query_fully_stored=True).result().fully_stored is False:
+    written = leaves.array(f"{SEEN}.")[0, :steps]
+    if leaves.read(lambda: written.storage_statistics(query_fully_stored=True)).fully_stored is False:
         raise DataError(f"{leaves.folder} is damaged: parts of '{SEEN}' are missing.")
     agents = obs.shape[1]
     state, legals = (next((name for name in names if name in held), None) for names in (STATE, LEGALS))
