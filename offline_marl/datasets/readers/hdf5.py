@@ -85,6 +85,19 @@ def table(group: Any, name: str) -> Any:
     return held
 
 
+def text(group: Any, name: str) -> str | None:
+    """A single word of any length that is kept as an array without axes; None if there is none."""
+    import h5py
+
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        return None
+    held = group[name]
+    if not isinstance(held, h5py.Dataset) or held.shape != () or held.is_virtual or held.external:
+        return None
+    value = held[()] if h5py.check_string_dtype(held.dtype) is not None else None
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else None
+
+
 def attributes(group: Any) -> dict[str, str]:
     """Attributes that are words."""
     found = {}

@@ -110,13 +110,14 @@ def test_a_teams_set_is_taken_as_it_is(
 def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path, monkeypatch, "made-v0", box(11), box(3, 1.0))
     about = tmp_path / "made-v0" / "data" / "metadata.json"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     said = {"minari://nowhere-v0": "fetch it by `minari download nowhere-v0`", "minari://../x": "should be minari://ID"}
     for place, sentence in said.items():
         with pytest.raises(DataError, match=sentence):
             open_task(place)
     text = json.loads(about.read_text())
-    about.write_text(json.dumps({**text, "data_format": "arrow"}))
-    with pytest.raises(DataError, match="is stored as arrow; only Minari's HDF5 storage is read"):
+    about.write_text(json.dumps({**text, "data_format": "lance"}))
+    with pytest.raises(DataError, match="is stored as lance; Minari's hdf5, arrow, parquet are read"):
         open_task(str(tmp_path / "made-v0"))
     about.write_text("{")
     with pytest.raises(DataError, match=r"metadata\.json cannot be read"):
