@@ -67,7 +67,8 @@ def set_in(path: Path) -> Path:
 
 def _sets(folder: Path, deep: int = 0) -> list[Path]:
     """The sets nearest to the top."""
-    if deep and (kinds.kind_of(folder) if folder.is_dir() else folder.suffix in kinds.FILES):
+    # An archive in an archive is not opened: some hold themselves.
+    if deep and (kinds.kind_of(folder) if folder.is_dir() else folder.suffix in {*kinds.FILES} - {".zip"}):
         return [folder]
     if not folder.is_dir() or deep == DEEPEST:
         return []
