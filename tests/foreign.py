@@ -105,7 +105,8 @@ def write_vault(
 
     def base(name: str) -> dict[str, Any]:
         kept = {"driver": "ocdbt", "base": f"file://{folder}", "path": name}
-        return {"driver": "zarr", "kvstore": kept, "metadata": {}}
+        # Nothing of it has to outlive a loss of power.
+        return {"driver": "zarr", "kvstore": kept, "metadata": {}, "context": {"file_io_sync": False}}
 
     steps = 0
     for name, values in arrays.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,9 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with file:
             yield file
-    except (OSError, RuntimeError) as error:  # what h5py raises where the content is damaged
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
+        if isinstance(error, DataError) or not _is_h5pys(error):
+            raise
         raise DataError(f"{path} is damaged: {_line(error)}.") from None
 
 
@@ -115,3 +118,9 @@ def attributes(group: Any) -> dict[str, str]:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".")
+
+
+def _is_h5pys(error: BaseException) -> bool:
+    """Whether h5py raised it: of a damaged file it raises many kinds, others of which are no word on the file."""
+    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and "h5py" in Path(frames[-1]).parts

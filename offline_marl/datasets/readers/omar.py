@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib import format as numpy_format
 
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.readers.steps import Flags, Steps, Table, breaks
 from offline_marl.datasets.readers.tables import padded
 
+_HEADERS = {(1, 0): numpy_format.read_array_header_1_0, (2, 0): numpy_format.read_array_header_2_0}
 TABLES, COLUMNS = ("obs", "acs", "next_obs"), ("rews", "dones")
 STATES = ("states", "next_states")
 
@@ -95,12 +98,17 @@ def _array(folder: Path, name: str, agent: int) -> npt.NDArray[Any]:
     if not file.is_file():
         raise DataError(f"{file.name} is missing.")
     try:
-        found = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
+        with file.open("rb") as stream:
+            shape, fortran, dtype = _HEADERS[numpy_format.read_magic(stream)](stream)
+            start = stream.tell()
+    except (ValueError, OSError, EOFError, SyntaxError, LookupError, TypeError, RecursionError, MemoryError) as error:
         raise DataError(f"{file.name} is no array of numbers, or a damaged one: {_line(error)}.") from None
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "biuf":
+    size = file.stat().st_size
+    if dtype.kind not in "biuf" or dtype.shape or any(type(n) is not int or n < 0 for n in shape):
         raise DataError(f"{file.name} is not an array of numbers.")
-    return found
+    if math.prod(shape) * dtype.itemsize > size - start or not math.prod(shape):
+        raise DataError(f"{file.name} claims the shape {str(shape)[:80]}, but only {size:,} bytes are stored.")
+    return np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")
 
 
 def _check(name: str, agent: int, array: npt.NDArray[Any], rows: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,27 +84,45 @@ class _Leaves:
         except (ValueError, LookupError, OSError, RuntimeError, TypeError, OverflowError, MemoryError) as error:
             raise DataError(f"{self.folder} is damaged: {_line(error)}.") from None
 
+    def store(self) -> Any:
+        """Keys and bytes of all arrays."""
+        return self.read(lambda: self.tensorstore.KvStore.open({"driver": "ocdbt", "base": self._base}))
+
     def names(self) -> set[str]:
-        """Names of all arrays, as they are kept."""
-        spec = {"driver": "ocdbt", "base": f"file://{self.folder.absolute()}"}
-        store = self.read(lambda: self.tensorstore.KvStore.open(spec))
-        kept = {key.decode("utf-8", "replace") for key in self.read(store.list)}
+        """Names of all arrays, without the dots at their ends."""
+        kept = {key.decode("utf-8", "replace") for key in self.read(self.store().list)}
         return {key.removesuffix("/.zarray").rstrip(".") for key in kept if key.endswith("/.zarray")}
 
     def array(self, name: str) -> Any:
         """One array with all its axes; nothing of it is read yet."""
+        self._refuse_claims(name)
         spec = {
             "driver": "zarr",
-            "kvstore": {"driver": "ocdbt", "base": f"file://{self.folder.absolute()}", "path": name},
+            "kvstore": {"driver": "ocdbt", "base": self._base, "path": name},
             "context": {"cache_pool": {"total_bytes_limit": CACHE}},  # a chunk is seldom read at once
         }
-        found = self.read(lambda: self.tensorstore.open(spec, open=True, read=True))
-        if np.dtype(found.dtype.numpy_dtype).kind not in "biuf":
-            raise DataError(f"{self.folder}: '{name}' is not an array of numbers.")
-        chunk = int(np.prod([float(n) for n in found.chunk_layout.read_chunk.shape])) * found.dtype.numpy_dtype.itemsize
+        return self.read(lambda: self.tensorstore.open(spec, open=True, read=True))
+
+    @property
+    def _base(self) -> str:
+        return f"file://{self.folder.absolute()}"
+
+    def _refuse_claims(self, name: str) -> None:
+        """Look at what an array says of itself before tensorstore does, which makes room for what is claimed."""
+        text = self.read(lambda: self.store().read(f"{name}/.zarray")).value
+        try:
+            told = json.loads(text)
+            kind = np.dtype(told["dtype"])
+            sizes = [*told["shape"], *told["chunks"]]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise DataError(f"{self.folder}: '{name}' is damaged, or is missing.") from None
+        if kind.kind not in "biuf" or kind.shape or told.get("filters"):
+            raise DataError(f"{self.folder}: '{name}' is not a plain array of numbers.")
+        if any(type(size) is not int or not 0 <= size < 1 << 62 for size in sizes) or not all(told["chunks"]):
+            raise DataError(f"{self.folder}: '{name}' claims a shape that cannot be.")
+        chunk = math.prod(told["chunks"]) * kind.itemsize
         if chunk > min(MOST_CHUNK, MOST_COMPRESSED * self.size):
             raise DataError(f"{self.folder}: '{name}' claims {chunk:,} bytes a chunk, of {self.size:,} stored in all.")
-        return found
 
     def index(self) -> int:
         """Steps that were written."""

@@ -64,7 +64,7 @@ def test_one_of_several_seeds_is_named(tmp_path: Path) -> None:
         ("dones_0", np.full(18, 0.5), "'dones' should hold true and false"),
         ("acs_0", np.zeros((18, 2), int), r"acs_0\.npy holds int64"),
         ("obs_0", np.array([["a"]]), r"obs_0\.npy is not an array of numbers"),
-        ("obs_0", np.array([{}], object), r"obs_0\.npy is no array of numbers"),
+        ("obs_0", np.array([{}], object), r"obs_0\.npy is not an array of numbers"),
         ("states_0", np.zeros((18, 2)), r"next_states_0\.npy is missing"),
         ("obs_0", np.full((18, 4), np.nan), "not finite"),
     ],
