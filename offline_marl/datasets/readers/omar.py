@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import tokenize
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,11 @@ from offline_marl.datasets.readers.steps import Flags, Steps, Table, breaks
 from offline_marl.datasets.readers.tables import padded
 
 _HEADERS = {(1, 0): numpy_format.read_array_header_1_0, (2, 0): numpy_format.read_array_header_2_0}
+_DAMAGED = (
+    *(ValueError, OSError, EOFError, SyntaxError, LookupError, TypeError, RecursionError, MemoryError),
+    tokenize.TokenError,
+)
+"""What numpy raises of headers, which are Python's literals."""
 TABLES, COLUMNS = ("obs", "acs", "next_obs"), ("rews", "dones")
 STATES = ("states", "next_states")
 
@@ -98,10 +105,11 @@ def _array(folder: Path, name: str, agent: int) -> npt.NDArray[Any]:
     if not file.is_file():
         raise DataError(f"{file.name} is missing.")
     try:
-        with file.open("rb") as stream:
+        with file.open("rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that Python 2 wrote
             shape, fortran, dtype = _HEADERS[numpy_format.read_magic(stream)](stream)
             start = stream.tell()
-    except (ValueError, OSError, EOFError, SyntaxError, LookupError, TypeError, RecursionError, MemoryError) as error:
+    except _DAMAGED as error:
         raise DataError(f"{file.name} is no array of numbers, or a damaged one: {_line(error)}.") from None
     size = file.stat().st_size
     if dtype.kind not in "biuf" or dtype.shape or any(type(n) is not int or n < 0 for n in shape):
