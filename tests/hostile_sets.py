@@ -28,7 +28,7 @@ def sound(folder: Path) -> dict[str, Path]:
     d4rl_writer.write(folder / "d4rl" / "x.hdf5", reacher_recording())
     for storage in ("hdf5", "arrow", "parquet"):
         minari_writer.write(folder / f"minari-{storage}" / "x-v0", replace(world("discrete", 3), metadata={}), storage)
-    write_vault(folder / "vault" / "x.vlt" / "a", vault_arrays(TEAM))
+    write_vault(folder / "vault" / "x.vlt" / "a", vault_arrays(TEAM), small=True)
     (folder / "omiga").mkdir()
     (folder / "zip").mkdir()
     return {
@@ -121,7 +121,7 @@ def odd(name: str) -> dict[str, Callable[[Any], None]]:
 def vault(index: Any = None, longest: int = 10**13, **changes: Any) -> Make:
     def make(folder: Path) -> Path:
         arrays = {name: value for name, value in {**vault_arrays(TEAM), **changes}.items() if value is not None}
-        return write_vault(folder / "x.vlt" / "a", arrays, index, longest)
+        return write_vault(folder / "x.vlt" / "a", arrays, index, longest, small=True)
 
     return make
 

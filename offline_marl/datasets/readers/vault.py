@@ -62,7 +62,9 @@ def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
         import tensorstore
     except ImportError:
         raise DataError(f"Reading {folder} needs tensorstore: pip install 'offline-marl[vault]'.") from None
-    yield _steps(_Leaves(tensorstore, folder, _size(folder))), _about(folder)
+    # A chunk is seldom read at once, and all arrays share what is kept of them.
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE}})
+    yield _steps(_Leaves(tensorstore, context, folder, _size(folder))), _about(folder)
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class _Leaves:
     """The arrays of one uid, by name, without their first axis."""
 
     tensorstore: Any
+    context: Any
     folder: Path
     size: int
 
@@ -99,9 +102,8 @@ class _Leaves:
         spec = {
             "driver": "zarr",
             "kvstore": {"driver": "ocdbt", "base": self._base, "path": name},
-            "context": {"cache_pool": {"total_bytes_limit": CACHE}},  # a chunk is seldom read at once
         }
-        return self.read(lambda: self.tensorstore.open(spec, open=True, read=True))
+        return self.read(lambda: self.tensorstore.open(spec, open=True, read=True, context=self.context))
 
     @property
     def _base(self) -> str:

@@ -143,7 +143,7 @@ def test_vaults(tmp_path: Path, what: str) -> None:
 @pytest.mark.parametrize(
     "kind", ["d4rl", "omiga", "omar", "vault", "zip", "minari-hdf5", "minari-arrow", "minari-parquet"]
 )
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
 def test_truncated_files(good: dict[str, Path], tmp_path: Path, kind: str, share: float) -> None:
     place = copied(good[kind], tmp_path)
     file = largest(place)

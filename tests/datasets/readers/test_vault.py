@@ -13,6 +13,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.catalog import home
 from offline_marl.datasets.readers.formats import fingerprint
+from offline_marl.datasets.readers.zipped import split
 from offline_marl.training.data import load_recording, open_task
 
 pytest.importorskip("tensorstore")
@@ -81,6 +82,19 @@ def test_one_of_several_sets_is_named(tmp_path: Path) -> None:
     told = json.loads((kept / "archive.json").read_text())
     assert told == {"name": "x.zip", "sha256": fingerprint(archive)} and kept.name == f"x-{told['sha256'][:16]}"
     assert loaded(f"{archive}/Good").metadata["source_sha256"] == fingerprint(tmp_path / "x.vlt" / "Good")
+
+
+@pytest.mark.parametrize(
+    ("place", "parts"),
+    [
+        ("x.zip/Good", ("x.zip", "Good")),
+        ("hf://lab/sets/a/x.zip/Good/b@v1", ("hf://lab/sets/a/x.zip@v1", "Good/b")),
+        ("hf://lab/sets/x.zip@v1", ("hf://lab/sets/x.zip@v1", None)),
+        ("x.vlt/Good", ("x.vlt/Good", None)),
+    ],
+)
+def test_an_archive_and_what_is_named_in_it(place: str, parts: tuple[str, str | None]) -> None:
+    assert split(place) == parts
 
 
 def test_choices_without_legals_are_counted(tmp_path: Path) -> None:
