@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -71,6 +71,8 @@ class _Handler(BaseHTTPRequestHandler):
         listed = re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)/(revision|tree)/(.+)", path)
         file = re.fullmatch(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         found = listed or file
+        if path == "/api/datasets":
+            return self.search(parse_qs(urlsplit(self.path).query))
         if found is None:
             return self.refuse(404, "NotFound")
         repo = hub.files.get(f"{found[1] or 'models'}/{found[2]}")
@@ -81,6 +83,12 @@ class _Handler(BaseHTTPRequestHandler):
         return self.list(found[2], found[3], repo) if listed else self.send(repo, found[4])
 
     do_HEAD = do_GET
+
+    def search(self, query: dict[str, list[str]]) -> None:
+        names = sorted(name.removeprefix("datasets/") for name in self.hub.files if name.startswith("datasets/"))
+        author, words = query.get("author", [""])[0], query.get("search", [])
+        found = [name for name in names if name.startswith(f"{author}/") and all(word in name for word in words)]
+        self.answer(200, json.dumps([{"id": name} for name in found]).encode(), {"Content-Type": "application/json"})
 
     def list(self, name: str, what: str, repo: dict[str, bytes]) -> None:
         if what == "tree":

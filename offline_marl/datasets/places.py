@@ -8,11 +8,13 @@ from pathlib import Path
 from offline_marl.core.partition import SCENARIOS, confs, split_task, views
 from offline_marl.datasets.catalog import CATALOG, SUFFIX
 
-FOREIGN = (".hdf5", ".h5", ".pkl", ".pickle", ".pt")
-"""Endings of files in published formats."""
+FOREIGN = (".hdf5", ".h5", ".pkl", ".pickle", ".pt", ".vlt", ".zip")
+"""Endings of files and folders in published formats."""
 HUB = "hf://"
 
 _ENDINGS = "|".join(re.escape(ending) for ending in (SUFFIX, *FOREIGN))
+_INSIDE = re.compile(r".+?\.(?:zip|vlt)/.+")
+"""One set of a Vault, or another part of an archive: what a team did, so that it takes no share."""
 _FILE = re.compile(rf"(?P<place>.+?(?:{_ENDINGS})(?:@[^@]+?)?)(?:_(?P<conf>[^_/.]+)_(?P<view>[^_/.]+))?")
 
 
@@ -24,6 +26,8 @@ def place_of(task: str) -> tuple[str, tuple[str, str] | None] | None:
     """
     if task in CATALOG or task.rsplit("_", 2)[0] in CATALOG:
         return None
+    if _INSIDE.fullmatch(task):
+        return task, None
     file = _FILE.fullmatch(task)
     if file:
         return file["place"], ((file["conf"], file["view"]) if file["conf"] else None)

@@ -14,6 +14,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Recording
 from offline_marl.datasets.readers import hdf5
 from offline_marl.datasets.readers.bodies import known_columns, scenario_of
+from offline_marl.datasets.readers.kept import OURS, unpacked
 from offline_marl.datasets.readers.steps import Flags, Floats, Steps, Table, breaks, every
 
 KEYS = frozenset({"observations", "actions", "rewards", "terminals"})
@@ -37,8 +38,11 @@ def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
         clock = file.attrs.get("max_episode_steps")
         named = [attrs[name] for name in NAMING if name in attrs] + [path.name]
         known = int(clock) if isinstance(clock, int | np.integer) and clock > 0 else None
+        ours = hdf5.text(file, OURS)
         try:
-            yield steps(tables, named, known)
+            flat, about = steps(tables, named, known)
+            # What our own writer left wins, but how this file was read is known only now.
+            yield flat, {**about, **unpacked(ours), **{name: about[name] for name in ("format", "episodes_end")}}
         except DataError as error:
             raise DataError(f"{path.name}: {error}") from None
 

@@ -13,6 +13,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import SUFFIX, home
 from offline_marl.datasets.files import load_data, save_data
+from offline_marl.datasets.readers.kinds import reader_of
 from offline_marl.datasets.readers.steps import Steps, save_steps
 
 VERSION = 1
@@ -60,7 +61,7 @@ def convert(
         DataError: The format is unknown, or the content is not what its format says.
     """
     digest = (about or {}).get("source_sha256") or fingerprint(path)
-    reader = _reader(path)
+    reader = reader_of(path)
     if not hasattr(reader, "opened"):
         data = reader.read(path)
         save_data(kept, replace(data, metadata={"name": path.name, **data.metadata, "source_sha256": digest}))
@@ -76,27 +77,8 @@ def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
     Raises:
         DataError: The format is unknown, or the content is not what its format says.
     """
-    with _reader(path).opened(path) as found:
+    with reader_of(path).opened(path) as found:
         yield found
-
-
-def _reader(path: Path) -> Any:
-    if path.suffix in {".pkl", ".pickle", ".pt"}:
-        from offline_marl.datasets.readers import moma_ppo
-
-        return moma_ppo
-    if path.suffix in {".hdf5", ".h5"}:
-        from offline_marl.datasets.readers import d4rl
-
-        return d4rl
-    from offline_marl.datasets.readers import minari
-
-    if minari.is_minari(path):
-        return minari
-    raise DataError(f"{path} is of no known format: {KNOWN}.")
-
-
-KNOWN = f"there are {SUFFIX} (ours), .hdf5 (D4RL), .pkl (MOMA-PPO) and Minari's folders"
 
 
 def fingerprint(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,9 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with file:
             yield file
-    except (OSError, RuntimeError) as error:  # what h5py raises where the content is damaged
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
+        if isinstance(error, DataError) or not _is_h5pys(error):
+            raise
         raise DataError(f"{path} is damaged: {_line(error)}.") from None
 
 
@@ -85,6 +88,19 @@ def table(group: Any, name: str) -> Any:
     return held
 
 
+def text(group: Any, name: str) -> str | None:
+    """A single word of any length that is kept as an array without axes; None if there is none."""
+    import h5py
+
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        return None
+    held = group[name]
+    if not isinstance(held, h5py.Dataset) or held.shape != () or held.is_virtual or held.external:
+        return None
+    value = held[()] if h5py.check_string_dtype(held.dtype) is not None else None
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else None
+
+
 def attributes(group: Any) -> dict[str, str]:
     """Attributes that are words."""
     found = {}
@@ -102,3 +118,9 @@ def attributes(group: Any) -> dict[str, str]:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".")
+
+
+def _is_h5pys(error: BaseException) -> bool:
+    """Whether h5py raised it: of a damaged file it raises many kinds, others of which are no word on the file."""
+    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and "h5py" in Path(frames[-1]).parts

@@ -105,15 +105,19 @@ def _files(path: Path) -> list[Path]:
 
 def _is_whole(file: Path) -> bool:
     """Whether the content is what the cache calls it: sha256 of large files, git's sha1 of small ones."""
-    kept = file.resolve()
-    name, size = kept.name, kept.stat().st_size
-    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name):
+    return matches(file, file.resolve().name)
+
+
+def matches(file: Path, etag: str) -> bool:
+    """Whether a file's content is what the hub's etag says; true where the etag is no checksum."""
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", etag):
         return True
-    digest = hashlib.sha256() if len(name) == 64 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with kept.open("rb") as stream:
+    size = file.stat().st_size
+    digest = hashlib.sha256() if len(etag) == 64 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with file.open("rb") as stream:
         while content := stream.read(CHUNK):
             digest.update(content)
-    return digest.hexdigest() == name
+    return digest.hexdigest() == etag
 
 
 def _status(error: BaseException) -> int | None:

@@ -1,43 +1,49 @@
 """Minari's folders: one body's steps, or a team's in Dict or Tuple spaces with rewards per agent among the infos.
 
-Read with h5py alone, so that minari itself is not needed.
+Read without minari itself, which is only asked for sets that are not on this disk.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from offline_marl.core.types import DataError
-from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.readers import hdf5
+from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.readers import minari_storages, spaces
 from offline_marl.datasets.readers.bodies import known_columns, scenario_of
+from offline_marl.datasets.readers.minari_about import env_names, metadata_of, told
+from offline_marl.datasets.readers.minari_storages import Episodes, natural
+from offline_marl.datasets.readers.spaces import Moves
+from offline_marl.datasets.readers.steps import Steps, Table
+from offline_marl.datasets.readers.tables import Joined, Lazy, padded
 
 SCHEME = "minari://"
-Parts = list[npt.NDArray[Any]]
 
 
 def folder_of(place: str) -> Path:
     """The local folder of `minari://ID`, under `MINARI_DATASETS_PATH` or Minari's own default.
 
+    What is not there is fetched by minari, where it is installed, from `MINARI_REMOTE`.
+
     Raises:
-        DataError: It is not there, or the id leaves the folder.
+        DataError: It is not there and cannot be fetched, or the id leaves the folder.
     """
     name = place.removeprefix(SCHEME)
-    root = os.environ.get("MINARI_DATASETS_PATH") or str(Path("~/.minari/datasets").expanduser())
+    root = Path(os.environ.get("MINARI_DATASETS_PATH") or Path("~/.minari/datasets").expanduser())
     if not name or ".." in name.split("/") or name.startswith("/"):
         raise DataError(f"'{place}' should be {SCHEME}ID, such as {SCHEME}mujoco/hopper/medium-v0.")
-    folder = Path(root) / name
-    if not is_minari(folder):
-        raise DataError(f"{place} is not in {root}: fetch it by `minari download {name}`.")
-    return folder
+    if not is_minari(root / name):
+        from offline_marl.datasets.readers import minari_remote
+
+        minari_remote.fetch(name, root)
+    return root / name
 
 
 def is_minari(folder: Path) -> bool:
@@ -45,118 +51,202 @@ def is_minari(folder: Path) -> bool:
     return (folder / "data" / "metadata.json").is_file()
 
 
-def read(folder: Path) -> Recording | Dataset:
-    """The recording of a single-agent set, or the data set of a team.
+@contextmanager
+def opened(folder: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
+    """The steps of a set, read episode by episode while it is open, and what is known of them.
 
     Raises:
-        DataError: The folder is of another storage than HDF5, lacks a part, or its episodes do not fit together.
+        DataError: The folder lacks a part, or its episodes do not fit together.
     """
-    try:
-        about = json.loads((folder / "data" / "metadata.json").read_text(encoding="utf-8"))
-        kind = about.get("data_format", "hdf5")
-    except (OSError, ValueError, AttributeError):
-        raise DataError(f"{folder}/data/metadata.json cannot be read.") from None
-    if kind != "hdf5":
-        raise DataError(f"{folder} is stored as {kind}; only Minari's HDF5 storage is read.")
-    with hdf5.opened(folder / "data" / "main_data.hdf5") as file:
-        names = sorted((name for name in file if re.fullmatch(r"episode_\d+", name)), key=_number)
-        if not names:
-            raise DataError(f"{folder} holds no episode.")
-        episodes = [_Episode(file[name]) for name in names]
-    dataset_id = str(about.get("dataset_id", folder.name))
-    metadata = {"format": "minari", "name": dataset_id, "minari_version": str(about.get("minari_version", ""))}
-    try:
-        if len(episodes[0].obs) == 1 and not episodes[0].is_team:
-            return _recording(episodes, [*_env_names(about), dataset_id], metadata)
-        return _team(episodes, metadata)
-    except DataError as error:
-        raise DataError(f"{folder.name}: {error}") from None
+    about = metadata_of(folder)
+    with minari_storages.opened(folder, str(about.get("data_format", "hdf5"))) as episodes:
+        try:
+            found = _steps(_Set(folder, about, episodes))
+        except DataError as error:
+            raise DataError(f"{folder.name}: {error}") from None
+        yield found
 
 
-class _Episode:
-    """One group of the file: what each agent saw and did, and the ends."""
+@dataclass(frozen=True)
+class _Set:
+    """A folder, what its metadata say, and its episodes."""
 
-    def __init__(self, group: Any) -> None:
-        self.is_team = "actions" in group and not _is_array(group, "actions")
-        self.obs, self.actions = _agents(group, "observations"), _agents(group, "actions", None)
-        self.rewards = hdf5.array(group, "rewards")
-        self.terminations, self.truncations = (hdf5.array(group, n, np.bool_) for n in ("terminations", "truncations"))
-        infos = group.get("infos", {})
-        self.state = hdf5.array(infos, "state") if "state" in infos else None
-        if "rewards" in infos:
-            parts = _agents(infos, "rewards")
-            own = parts[0] if len(parts) == 1 else np.stack([part.reshape(len(part)) for part in parts], axis=1)
-            # Infos begin with the reset, before any reward.
-            self.rewards = own[1:] if len(own) == len(self.rewards) + 1 else own
+    folder: Path
+    about: dict[str, Any]
+    episodes: Episodes
 
-    def __len__(self) -> int:
-        return len(self.actions[0])
+    def agents(self, what: str) -> list[str]:
+        """Names of the agents' arrays of this kind, in order; none where there is one array for all."""
+        names = self.episodes.names(0)
+        found = [name.split("/", 1)[1] for name in names if name.startswith(f"{what}/")]
+        return [] if what in names else sorted(found, key=natural)
 
+    def column(self, name: str, lengths: Sequence[int] = ()) -> list[npt.NDArray[Any]]:
+        """One number a step, of each episode."""
+        found = [self.episodes.read(number, name) for number in range(len(self.episodes))]
+        for number, values in enumerate(found):
+            wanted = lengths[number] if lengths else len(values)
+            if values.size != wanted or not values.size or len(values) != wanted:
+                raise DataError(f"episode {number}: '{name}' has shape {values.shape}, it should be one number a step.")
+        return [values.reshape(-1) for values in found]
 
-def _is_array(group: Any, name: str) -> bool:
-    return name in hdf5.names(group)
+    def table(
+        self, name: str, lengths: Sequence[int], cut: slice, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+    ) -> Joined:
+        """An array of all episodes with one row more than steps, `cut` to as many, or with as many."""
+        more = cut != slice(None)
+        width = _rows(self.episodes.read(0, name)).shape[1:]
 
+        def read(number: int) -> npt.NDArray[Any]:
+            values, wanted = self.episodes.read(number, name), lengths[number] + more
+            rows = _rows(values)
+            if len(rows) != wanted or rows.shape[1:] != width or not rows.size:
+                raise DataError(
+                    f"{self.folder.name}: episode {number}: '{name}' has shape {values.shape}, the {lengths[number]:,} "
+                    f"rewards and the first episode make it {(wanted, *width)}."
+                )
+            return change(rows[cut])
 
-def _agents(group: Any, name: str, dtype: npt.DTypeLike | None = np.float32) -> Parts:
-    """The one array called `name`, or those of all agents in the order of their numbers."""
-    if name not in group or _is_array(group, name):
-        return [hdf5.array(group, name, dtype)]
-    return [hdf5.array(group[name], agent, dtype) for agent in sorted(hdf5.names(group[name]), key=_number)]
-
-
-def _number(name: str) -> tuple[Any, ...]:
-    return tuple(
-        (not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name) if part
-    )
-
-
-def _env_names(about: dict[str, Any]) -> list[str]:
-    try:
-        return [str(json.loads(about["env_spec"])["id"])]
-    except (KeyError, ValueError, TypeError):
-        return []
+        return Joined(lengths, width, read)
 
 
-def _recording(episodes: list[_Episode], names: list[str], metadata: dict[str, Any]) -> Recording:
-    def joined(name: str) -> Any:
-        values = [getattr(each, name) for each in episodes]
-        return torch.from_numpy(np.concatenate([each[0] if isinstance(each, list) else each for each in values]))
+BEFORE, AFTER, ALL = slice(None, -1), slice(1, None), slice(None)
 
-    state, actions = joined("obs"), joined("actions")
-    if state.dim() != 2 or actions.dim() != 2:
+
+def _rows(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`[row, number]`, whatever the axes of a row are."""
+    return values.reshape(len(values), int(np.prod(values.shape[1:])))
+
+
+def _plain(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return values
+
+
+def _steps(held: _Set) -> tuple[Steps, dict[str, Any]]:
+    if spaces.is_picture(held.about.get("observation_space")):
+        raise DataError("its observations are pictures, which are not read.")
+    rewards = held.column("rewards")
+    lengths = [len(values) for values in rewards]
+    flags = {name: _flags(held.column(name, lengths), name) for name in ("terminations", "truncations")}
+    agents = held.agents("actions")
+    moves = spaces.moves_of(held.about.get("action_space"), agents)
+    known = told(held.about, held.folder.name, moves)
+    if not agents and not held.agents("observations"):
+        return _body(held, np.concatenate(rewards), flags, lengths, moves[0], known)
+    return _team(held, np.concatenate(rewards), flags, lengths, moves, known)
+
+
+def _body(
+    held: _Set, rewards: Any, flags: dict[str, Any], lengths: list[int], moves: Moves, known: dict[str, Any]
+) -> tuple[Steps, dict[str, Any]]:
+    if moves.choices or held.episodes.read(0, "actions").dtype.kind != "f":
         raise DataError("One body's set should hold flat observations and continuous actions.")
-    scenario = scenario_of(names, state.shape[1], actions.shape[1])
-    ends = {name: joined(name) for name in ("terminations", "truncations")}
-    lengths = torch.tensor([len(each) for each in episodes])
-    last = torch.cumsum(lengths, 0) - 1
-    ends["truncations"][last] |= ~ends["terminations"][last]
-    return Recording(
-        torch.from_numpy(known_columns(scenario, state.numpy())),
-        actions.float(),
-        joined("rewards"),
-        **ends,
-        lengths=lengths,
-        metadata={**metadata, **({} if scenario is None else {"scenario": scenario})},
+    obs, after = (held.table("observations", lengths, cut, _plain) for cut in (BEFORE, AFTER))
+    actions = held.table("actions", lengths, ALL, moves.ours)
+    scenario = scenario_of([*env_names(held.about), str(known["name"])], obs.shape[1], actions.shape[1])
+    steps = Steps(
+        known_columns(scenario, obs),
+        actions,
+        rewards.astype(np.float32),
+        **_cut(flags, lengths),
+        next_obs=known_columns(scenario, after),
     )
+    return steps, {**({} if scenario is None else {"scenario": scenario}), **known}
 
 
-def _team(episodes: list[_Episode], metadata: dict[str, Any]) -> Dataset:
-    count = len(episodes[0].actions)
-    if any(len(each.obs) != count or len(each.actions) != count for each in episodes):
-        raise DataError(f"Its episodes are not all of {count} agents that each see and act.")
-    state = [each.state for each in episodes]
-
-    def joined(name: str) -> Any:
-        return np.concatenate([getattr(each, name) for each in episodes])
-
-    return Dataset.from_arrays(
-        [np.concatenate([each.obs[agent] for each in episodes]) for agent in range(count)],
-        [np.concatenate([each.actions[agent] for each in episodes]) for agent in range(count)],
-        joined("rewards"),
-        lengths=[len(each) for each in episodes],
-        terminations=joined("terminations"),
-        truncations=joined("truncations"),
-        state=None if any(each is None for each in state) else joined("state"),
-        metadata=metadata,
-        clip_actions=False,
+def _team(
+    held: _Set, rewards: Any, flags: dict[str, Any], lengths: list[int], moves: list[Moves], known: dict[str, Any]
+) -> tuple[Steps, dict[str, Any]]:
+    agents = held.agents("actions")
+    if not agents or agents != held.agents("observations"):
+        raise DataError(f"Its episodes are not all of {len(agents)} agents that each see and act.")
+    own, count = {"rewards": rewards, **flags}, len(agents)
+    for name in ("rewards", "terminations", "truncations"):
+        found = _per_agent(held, f"infos/{name}", lengths, count)
+        if found is not None:
+            own[name] = found if name == "rewards" else _flags([found], name)
+    obs = [[held.table(f"observations/{a}", lengths, cut, _plain) for a in agents] for cut in (BEFORE, AFTER)]
+    actions, act_dims, kind = _actions(held, lengths, agents, moves)
+    names = held.episodes.names(0)
+    state, after = (
+        held.table("infos/state", lengths, cut, _plain) if "infos/state" in names else None for cut in (BEFORE, AFTER)
     )
+    steps = Steps(
+        padded(obs[0]),
+        actions,
+        own.pop("rewards").astype(np.float32),
+        **_cut(own, lengths),
+        next_obs=padded(obs[1]),
+        state=state,
+        next_state=after,
+        **_avail(held, lengths, count, max(act_dims) if kind == "discrete" else 0),
+        spec=Spec(tuple(t.shape[1] for t in obs[0]), act_dims, 0 if state is None else state.shape[1], kind),
+    )
+    return steps, known
+
+
+def _actions(
+    held: _Set, lengths: list[int], agents: list[str], moves: list[Moves]
+) -> tuple[Table, tuple[int, ...], Any]:
+    tables = [held.table(f"actions/{a}", lengths, ALL, m.ours) for a, m in zip(agents, moves, strict=True)]
+    whole = {held.episodes.read(0, f"actions/{agent}").dtype.kind in "iu" for agent in agents}
+    if len(whole) > 1 or any(bool(m.choices) != whole.copy().pop() for m in moves if m.told):
+        raise DataError("Its agents' actions should all be continuous, or all be choices, as its action space says.")
+    if not whole.pop():
+        return padded(tables), tuple(table.shape[1] for table in tables), "continuous"
+    if any(table.shape[1] != 1 for table in tables):
+        raise DataError("Its agents make several choices at once, which are not read.")
+    chosen = padded(tables, np.int64)
+    dims = tuple(m.choices or 1 + int(table[ALL].max()) for m, table in zip(moves, tables, strict=True))
+    return Lazy(chosen.shape[:2], lambda first, last: chosen.read(first, last)[..., 0]), dims, "discrete"
+
+
+def _avail(held: _Set, lengths: list[int], agents: int, choices: int) -> dict[str, Any]:
+    """Which choices were allowed, as our writer keeps them: `[time+1, agent, choice]` among the infos."""
+    if not choices or "infos/avail_actions" not in held.episodes.names(0):
+        return {}
+    flat = [held.table("infos/avail_actions", lengths, cut, _plain) for cut in (BEFORE, AFTER)]
+    if flat[0].shape[1] != agents * choices:
+        raise DataError(f"'infos/avail_actions' should be of {agents} agents with {choices} choices.")
+
+    def shaped(table: Joined) -> Table:
+        shape = (table.shape[0], agents, choices)
+        return Lazy(shape, lambda first, last: table[first:last].reshape(-1, agents, choices) != 0)
+
+    return {"avail_actions": shaped(flat[0]), "next_avail_actions": shaped(flat[1])}
+
+
+def _per_agent(held: _Set, name: str, lengths: list[int], agents: int) -> npt.NDArray[Any] | None:
+    """`[steps, agent]` from one array among the infos or from one for each agent; None where there is none."""
+    names, parent = held.episodes.names(0), f"{name}/"
+    parts = [name] if name in names else sorted((each for each in names if each.startswith(parent)), key=natural)
+    if not parts:
+        return None
+    whole = []
+    for number, length in enumerate(lengths):
+        values = [held.episodes.read(number, part) for part in parts]
+        if any(len(value) not in {length, length + 1} or len(value) != len(values[0]) for value in values):
+            raise DataError(f"episode {number}: '{name}' should have {length + 1} rows, it has {len(values[0])}.")
+        columns = np.concatenate([value.reshape(len(value), -1) for value in values], axis=1)
+        if columns.shape[1] != agents:
+            raise DataError(f"episode {number}: '{name}' is of {columns.shape[1]} agents, the actions of {agents}.")
+        # Infos begin with the reset, before any step.
+        whole.append(columns[1:] if len(columns) == length + 1 else columns)
+    return np.concatenate(whole)
+
+
+def _flags(parts: list[npt.NDArray[Any]], name: str) -> npt.NDArray[np.bool_]:
+    values = np.concatenate(parts)
+    if not np.isin(values, (0, 1)).all():
+        raise DataError(f"'{name}' should hold true and false, or 1 and 0.")
+    return values.astype(np.bool_)
+
+
+def _cut(flags: dict[str, Any], lengths: list[int]) -> dict[str, Any]:
+    """Flags that end each episode where its group does."""
+    last = np.cumsum(lengths) - 1
+    axes = max(values.ndim for values in flags.values())
+    whole = (values[:, None] if values.ndim < axes else values for values in flags.values())
+    terminations, truncations = (np.array(values) for values in np.broadcast_arrays(*whole))
+    truncations[last] |= ~terminations[last]
+    return {"terminations": terminations, "truncations": truncations}

@@ -12,7 +12,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.catalog import SUFFIX, Entry
 from offline_marl.datasets.files import load_data, save_data
 from offline_marl.datasets.places import HUB
-from offline_marl.datasets.readers import minari
+from offline_marl.datasets.readers import minari, zipped
 from offline_marl.datasets.readers.formats import fingerprint, opened
 from offline_marl.datasets.readers.steps import save_steps
 
@@ -53,6 +53,9 @@ def local(place: str) -> Path:
     Raises:
         DataError: It is not there, or cannot be fetched.
     """
+    place, inner = zipped.split(place)
+    if inner is not None:
+        return zipped.inside(local(place), inner)
     if place.startswith(minari.SCHEME):
         return minari.folder_of(place)
     if not place.startswith(HUB):

@@ -56,7 +56,9 @@ class Steps:
     next_state: Table | None = None
     """Goes with `next_obs`."""
     avail_actions: Table | None = None
-    """`steps agent choice`, of a team; only without `next_obs`."""
+    """`steps agent choice`, of a team."""
+    next_avail_actions: Table | None = None
+    """Goes with `next_obs`; without it the last row of an episode is repeated."""
     spec: Spec | None = None
     """Of a team; None for one body."""
 
@@ -106,7 +108,16 @@ class Steps:
 
     def _refuse_unequal(self) -> None:
         steps = len(self.rewards)
-        for name in ("obs", "actions", "next_obs", "state", "next_state", "avail_actions", "terminations"):
+        for name in (
+            "obs",
+            "actions",
+            "next_obs",
+            "state",
+            "next_state",
+            "avail_actions",
+            "next_avail_actions",
+            "terminations",
+        ):
             table = getattr(self, name)
             if table is not None and table.shape[0] != steps:
                 raise DataError(f"'{name}' has {table.shape[0]} rows, 'rewards' {steps}.")
@@ -122,7 +133,7 @@ class Steps:
         if self.state is not None:
             tables["state"] = rows.seen(self.state, self.next_state, torch.float32)
         if self.avail_actions is not None:
-            tables["avail_actions"] = rows.seen(self.avail_actions, None, torch.bool)
+            tables["avail_actions"] = rows.seen(self.avail_actions, self.next_avail_actions, torch.bool)
         return tables
 
     def _ends(self) -> tuple[Tensor, Tensor, Lengths]:

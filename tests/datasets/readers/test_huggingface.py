@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from foreign import Team, vault_arrays, write_vault, zipped
 from hub import COMMIT, Hub, running
 from worlds import reacher_recording
 
@@ -97,6 +98,15 @@ def test_a_file_in_our_layout_and_a_folder(hub: Hub, tmp_path: Path) -> None:
     assert [each.name for each in folder.iterdir()] == ["x.safetensors"] and huggingface.commit_of(folder) == COMMIT
     with pytest.raises(DataError, match="has no such folder"):
         fetch("hf://lab/sets/nowhere")
+
+
+def test_a_set_in_an_archive_on_the_hub(hub: Hub, tmp_path: Path) -> None:
+    pytest.importorskip("tensorstore")
+    for uid in ("Good", "Poor"):
+        write_vault(tmp_path / "x.vlt" / uid, vault_arrays(Team()), small=True)
+    hub.put("lab/sets", "core/x.zip", zipped(tmp_path / "x.vlt", tmp_path / "x.zip").read_bytes())
+    task = open_task("hf://lab/sets/core/x.zip/Poor@main")
+    assert task.data.metadata["name"] == "x/Poor" and task.data.spec.n_agents == 2
 
 
 def test_the_cache_answers_when_the_hub_does_not(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

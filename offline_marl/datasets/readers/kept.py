@@ -1,0 +1,45 @@
+"""Our metadata inside other people's files, as JSON: what our writers leave there and our readers rely on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from offline_marl.core.types import DataError
+
+OURS = "offline_marl"
+"""What they are called there."""
+WORDS = ("name", "scenario", "conf", "view", "how", "licence")
+
+
+def packed(metadata: Mapping[str, Any]) -> str:
+    """The metadata as JSON, without the checksum of the file that they came from."""
+    return json.dumps({key: value for key, value in metadata.items() if key != "sha256"})
+
+
+def unpacked(text: object) -> dict[str, Any]:
+    """What `packed` made; nothing of None.
+
+    Raises:
+        DataError: It is something else.
+    """
+    if text is None:
+        return {}
+    try:
+        found = json.loads(str(text))
+        reference = found.get("reference") or {"random": 0, "expert": 1}
+        scores = is_number(reference["random"]) and is_number(reference["expert"])
+        words = all(isinstance(found.get(name, ""), str) for name in WORDS)
+        fits = scores and words and set(reference) <= {"random", "expert", "note"}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        fits = False
+    if not fits:
+        raise DataError(f"its '{OURS}' is not what this library writes there.")
+    return dict(found)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,118 @@
+"""OMIGA's HDF5 files: a team's states, observations, actions, rewards and ends under one letter each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from offline_marl.core.partition import SCENARIOS
+from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.readers import hdf5
+from offline_marl.datasets.readers.steps import Altered, Flags, Steps, Table, parts
+
+CLOCK = 1000
+"""Steps after which the clock ends an episode of a simulated body."""
+_NAME = re.compile(r"(?P<task>[A-Za-z0-9_]+?)(?:-v\d+)?-(?P<conf>\d+x\d+(?:d)?|\d+p|\d+\|\d+)-(?P<quality>[\w-]+)")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
+    """The steps in a file, to be read while it is open, and what is known of them.
+
+    The file does not say why an episode ended (`d`): one that is as long as the clock allows was cut, a shorter one
+    terminated; the metadata say so (`episodes_end`).
+
+    Raises:
+        DataError: Arrays are missing, of odd shapes or not of one length; the sentence names them.
+    """
+    with hdf5.opened(path) as file:
+        held = hdf5.names(file)
+        missing = sorted({"o", "a", "r", "d"} - set(held))
+        if missing:
+            raise DataError(f"{path.name}: an OMIGA set needs s, o, a, r and d; this one lacks {', '.join(missing)}.")
+        tables = {name: hdf5.table(file, name) for name in ("o", "a", "r", "d", *({"s"} & set(held)))}
+        about = _told(path.stem)
+        try:
+            yield _steps(tables, about)
+        except DataError as error:
+            raise DataError(f"{path.name}: {error}") from None
+
+
+def _told(name: str) -> dict[str, Any]:
+    """What the file is called after: `HalfCheetah-v2-6x1-expert`."""
+    about: dict[str, Any] = {"format": "omiga", "name": name}
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return about
+    scenario = found["task"].lower()
+    # Bodies that we know by this name; their views are not ours, so that no environment belongs to it.
+    known = {"scenario": scenario} if scenario in SCENARIOS else {"task": found["task"]}
+    return {**about, **known, "conf": found["conf"], "quality": found["quality"]}
+
+
+def _steps(tables: dict[str, Table], about: dict[str, Any]) -> tuple[Steps, dict[str, Any]]:
+    obs, actions = tables["o"], tables["a"]
+    if len(obs.shape) != 3 or not obs.shape[0]:
+        raise DataError(f"'o' should have axes [step, agent, width], it has shape {obs.shape}.")
+    steps, agents = obs.shape[:2]
+    act, act_dims, kind = _actions(actions, steps, agents)
+    state = _state(tables.get("s"), steps, agents)
+    clock = CLOCK if "scenario" in about else None
+    terminations, truncations, rule = _ends(_column(tables["d"], "d", steps, agents), clock)
+    rewards = _column(tables["r"], "r", steps, agents)
+    spec = Spec((obs.shape[2],) * agents, act_dims, 0 if state is None else state.shape[1], kind)
+    told = {**about, "episodes_end": rule} | ({} if state is None else {"state": "of agent 0, as that of all"})
+    return Steps(obs, act, rewards, terminations, truncations, state=state, spec=spec), told
+
+
+def _actions(table: Table, steps: int, agents: int) -> tuple[Table, tuple[int, ...], Any]:
+    whole = getattr(table, "dtype", np.dtype("f4")).kind in "iu"
+    if table.shape[:2] != (steps, agents) or len(table.shape) not in ({2, 3} if whole else {3}):
+        raise DataError(
+            f"'a' should have axes [step, agent, width] with the {steps} steps and {agents} agents of 'o', "
+            f"it has shape {table.shape}."
+        )
+    if not whole:
+        return table, (table.shape[2],) * agents, "continuous"
+    chosen = table if len(table.shape) == 2 else Altered(table, lambda rows: rows[..., 0], (agents,))
+    count = 1 + max(int(chosen[part].max()) for part in parts(chosen))
+    return chosen, (max(count, 1),) * agents, "discrete"
+
+
+def _state(table: Table | None, steps: int, agents: int) -> Table | None:
+    if table is None or (table.shape[:1] == (steps,) and len(table.shape) == 2):
+        return table
+    if len(table.shape) != 3 or table.shape[:2] != (steps, agents):
+        raise DataError(f"'s' should have the {steps} steps and {agents} agents of 'o', it has shape {table.shape}.")
+    return Altered(table, lambda rows: rows[:, 0], (table.shape[2],))
+
+
+def _column(table: Table, name: str, steps: int, agents: int) -> npt.NDArray[np.float32]:
+    """One number a step and agent, from any of the shapes that are about."""
+    if table.shape not in {(steps,), (steps, 1), (steps, agents), (steps, agents, 1)}:
+        raise DataError(f"'{name}' should be one number a step, or a step and agent, it has shape {table.shape}.")
+    values = np.asarray(table[0:steps], np.float32).reshape(steps, -1)
+    return np.array(np.broadcast_to(values, (steps, agents)))
+
+
+def _ends(done: npt.NDArray[np.float32], clock: int | None) -> tuple[Flags, Flags, str]:
+    """Which ends were the task's and which the clock's, and how that is known."""
+    if not np.isin(done, (0.0, 1.0)).all():
+        raise DataError("'d' should hold true and false, or 1 and 0.")
+    ended = (done == 1).all(axis=1)
+    ended[-1] = True
+    last = np.flatnonzero(ended)
+    lengths = np.diff(last, prepend=-1)
+    longest = clock or int(lengths.max())
+    cut = np.zeros_like(ended)
+    cut[last[lengths >= longest]] = True
+    cut[-1] |= not done[-1].all()
+    rule = f"d: after {longest:,} steps the clock's, before that the task's"
+    terminations, truncations = (np.repeat(flags[:, None], done.shape[1], axis=1) for flags in (ended & ~cut, cut))
+    return terminations, truncations, rule

@@ -1,0 +1,80 @@
+"""Tables whose rows are read when asked for: behind a function, or episode after episode."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A table that a function reads."""
+
+    shape: tuple[int, ...]
+    read: Callable[[int, int], Values]
+    """Gives the rows from the first number up to the second."""
+
+    def __getitem__(self, rows: slice, /) -> Values:
+        first, last, _ = rows.indices(self.shape[0])
+        return self.read(first, max(first, last))
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.shape[0]
+
+
+def padded(tables: Sequence[Any], dtype: npt.DTypeLike = np.float32) -> Lazy:
+    """Tables `[steps, width]` of a team's agents as one `[steps, agent, width]`, zero behind the narrower ones."""
+    widths = [table.shape[1] for table in tables]
+    shape = (tables[0].shape[0], len(tables), max(widths))
+
+    def read(first: int, last: int) -> Values:
+        held = np.zeros((last - first, *shape[1:]), dtype)
+        for agent, table in enumerate(tables):
+            held[:, agent, : widths[agent]] = table[first:last]
+        return held
+
+    return Lazy(shape, read)
+
+
+class Joined:
+    """Rows of many episodes, one after another; the episode read last is kept.
+
+    Args:
+        lengths: Rows of each.
+        shape: Axes behind the rows.
+        read: Gives all rows of one episode, by its number.
+    """
+
+    def __init__(self, lengths: Sequence[int], shape: tuple[int, ...], read: Callable[[int], Values]) -> None:
+        self._ends = np.cumsum(lengths).tolist()
+        self._read = read
+        self._kept: tuple[int, Values] | None = None
+        self.shape = (self._ends[-1] if self._ends else 0, *shape)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return int(self.shape[0])
+
+    def __getitem__(self, rows: slice, /) -> Values:
+        first, last, _ = rows.indices(self.shape[0])
+        parts = []
+        while first < last:
+            episode = bisect_right(self._ends, first)
+            begin = self._ends[episode - 1] if episode else 0
+            held = self._episode(episode)
+            parts.append(held[first - begin : last - begin])
+            first = self._ends[episode]
+        return np.concatenate(parts) if parts else self._episode(0)[:0]
+
+    def _episode(self, number: int) -> Values:
+        if self._kept is None or self._kept[0] != number:
+            self._kept = (number, self._read(number))
+        return self._kept[1]

@@ -1,0 +1,80 @@
+"""A zip archive of one set in a published format, such as OG-MARL's Vaults are shared in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from offline_marl.core.types import DataError
+from offline_marl.datasets.readers import archives, kinds
+from offline_marl.datasets.readers.steps import Steps
+
+DEEPEST = 6
+_INSIDE = re.compile(r"(?P<archive>.+?\.zip)/(?P<inner>[^@]+?)(?P<revision>@.+)?")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
+    """Steps of the one set in the archive, and what is known of them.
+
+    Raises:
+        DataError: The archive is damaged or hostile, or holds no set, or several.
+    """
+    held = set_in(path)
+    with kinds.reader_of(held).opened(held) as found:
+        yield found
+
+
+def split(place: str) -> tuple[str, str | None]:
+    """`x.zip/Good` as `x.zip` and `Good`, a revision kept with the former; None where nothing in it is named."""
+    found = _INSIDE.fullmatch(place)
+    return (place, None) if found is None else (found["archive"] + (found["revision"] or ""), found["inner"])
+
+
+def inside(path: Path, inner: str) -> Path:
+    """The part of an archive that is called `inner`, unpacked: a uid of its Vault, or any folder or file.
+
+    Raises:
+        DataError: It has no such part, or see `archives.unpacked`.
+    """
+    root = archives.unpacked(path)
+    for base in (root, *_sets(root)):
+        found = base / inner
+        if ".." not in Path(inner).parts and found.exists():
+            return found
+    raise DataError(f"{path} holds no '{inner}'; it holds {_listed(path, root)}.")
+
+
+def set_in(path: Path) -> Path:
+    """The folder or file of the one set in an archive, unpacked.
+
+    Raises:
+        DataError: There is none, or there are several.
+    """
+    root = archives.unpacked(path)
+    found = _sets(root)
+    if len(found) == 1 and found[0].suffix == ".vlt":
+        uids = sorted(each.name for each in found[0].iterdir() if (each / "manifest.ocdbt").is_file())
+        if len(uids) > 1:
+            raise DataError(f"{path} holds {len(uids)} sets ({', '.join(uids)}): name one, such as {path}/{uids[0]}.")
+    if len(found) != 1:
+        raise DataError(f"{path} should hold one set of a known format; it holds {_listed(path, root)}.")
+    return found[0]
+
+
+def _sets(folder: Path, deep: int = 0) -> list[Path]:
+    """The sets nearest to the top."""
+    # An archive in an archive is not opened: some hold themselves.
+    if deep and (kinds.kind_of(folder) if folder.is_dir() else folder.suffix in {*kinds.FILES} - {".zip"}):
+        return [folder]
+    if not folder.is_dir() or deep == DEEPEST:
+        return []
+    return [found for each in sorted(folder.iterdir()) for found in _sets(each, deep + 1)]
+
+
+def _listed(path: Path, root: Path) -> str:
+    sets = [each.relative_to(root).as_posix() for each in _sets(root)]
+    return f"{len(sets)} ({', '.join(sets[:10])})" if sets else "none"

@@ -1,0 +1,158 @@
+"""Minari's folders, in the layout that survives all its storages: team reward, and agents' own among the infos."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from offline_marl.core.types import DataError, Episode
+from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.flat import starts
+from offline_marl.datasets.readers.kept import OURS, packed
+from offline_marl.datasets.readers.minari_remote import datasets_in
+from offline_marl.datasets.readers.minari_storages import STORAGES
+
+_ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+")
+
+
+def write(folder: Path, data: Recording | Dataset, storage: str = "hdf5", dataset_id: str | None = None) -> str:
+    """Write a set as a new folder, whole or not at all; minari itself does.
+
+    Args:
+        folder: Must not exist. Minari finds it by its id where it is `MINARI_DATASETS_PATH/ID`.
+        data: Of one body, or of a team: Dict spaces, with the mean of the agents' rewards as reward, and among the
+            infos `rewards` and, where they differ, `terminations` and `truncations` per agent, `state` and
+            `avail_actions`.
+        storage: `hdf5`, `arrow` or `parquet`.
+        dataset_id: Minari's id, `[namespace/]name-vN`; by default the folder's name, with `-v0` if it has no version.
+
+    Returns:
+        The id.
+
+    Raises:
+        DataError: minari or its storage's package is missing, the folder exists, or the id has another form.
+    """
+    name = dataset_id or (folder.name if re.search(r"-v\d+$", folder.name) else f"{folder.name}-v0")
+    if storage not in STORAGES:
+        raise DataError(f"Minari stores as {', '.join(STORAGES)}, not as '{storage}'.")
+    if _ID.fullmatch(name) is None:
+        raise DataError(f"'{name}' should be an id of Minari's, such as mujoco/hopper/medium-v0.")
+    if folder.exists():
+        raise DataError(f"{folder} exists; a Minari folder is written as a new one.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        _create(beside, name, data, storage)
+        os.replace(beside / name, folder)
+    except ImportError:  # that of the storage's package
+        raise DataError(f"Writing {storage} needs another package: pip install 'offline-marl[data,arrow]'.") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return name
+
+
+def _create(root: Path, name: str, data: Recording | Dataset, storage: str) -> None:
+    try:
+        import minari
+    except ImportError:
+        raise DataError(f"Writing {name} needs minari: pip install 'offline-marl[data]'.") from None
+    seen, moved = _spaces(data)
+    told = data.metadata
+    with datasets_in(root), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it recommends to tell, some of which a set may not know
+        made = minari.create_dataset_from_buffers(
+            name,
+            _episodes(data),
+            observation_space=seen,
+            action_space=moved,
+            data_format=storage,
+            algorithm_name=str(told.get("how", "unknown"))[:500],
+            description=f"{told.get('how', told.get('name', name))}. Written by offline-marl; its own metadata are "
+            f"under '{OURS}'.",
+        )
+        kept: dict[str, Any] = {OURS: packed(told)}
+        reference = told.get("reference")
+        if reference:
+            kept |= {"ref_min_score": float(reference["random"]), "ref_max_score": float(reference["expert"])}
+        made.storage.update_metadata(kept)
+
+
+def _spaces(data: Recording | Dataset) -> tuple[Any, Any]:
+    from gymnasium import spaces
+
+    def box(width: int, bound: float) -> Any:
+        return spaces.Box(-bound, bound, (width,), np.float32)
+
+    if isinstance(data, Recording):
+        return box(data.state.shape[1], np.inf), box(data.actions.shape[1], 1.0)
+    spec = data.spec
+    seen = {agent: box(width, np.inf) for agent, width in zip(spec.agents, spec.obs_dims, strict=True)}
+    moved = {
+        agent: spaces.Discrete(width) if spec.discrete else box(width, 1.0)
+        for agent, width in zip(spec.agents, spec.act_dims, strict=True)
+    }
+    return spaces.Dict(seen), spaces.Dict(moved)
+
+
+def _episodes(data: Recording | Dataset) -> Iterator[Any]:
+    """One episode after another, so that none but the one that is written is in memory."""
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    apart = isinstance(data, Dataset) and _ends_apart(data)
+    for number in range(len(data.lengths)):
+        held = _body(data, number) if isinstance(data, Recording) else _team(data.episode(number), data, apart)
+        yield EpisodeBuffer(id=number, **held)
+
+
+def _body(data: Recording, number: int) -> dict[str, Any]:
+    first, length = int(starts(data.lengths)[number]), int(data.lengths[number])
+    done = slice(first, first + length)
+    return {
+        "observations": data.state[first + number : first + number + length + 1].numpy(),
+        "actions": data.actions[done].numpy(),
+        "rewards": data.rewards[done].numpy(),
+        "terminations": data.terminations[done].numpy(),
+        "truncations": data.truncations[done].numpy(),
+    }
+
+
+def _ends_apart(data: Dataset) -> bool:
+    """Whether some agent's flags are not those of the team."""
+    flags = (data.terminations, data.truncations)
+    return any(bool((values != values[:, :1]).any()) for values in flags)
+
+
+def _team(episode: Episode, data: Dataset, apart: bool) -> dict[str, Any]:
+    spec, agents = data.spec, list(enumerate(data.spec.agents))
+    over = episode.terminations.all(-1)
+    ended = (episode.terminations | episode.truncations).all(-1)
+    flags = {"terminations": over, "truncations": ended & ~over}
+    infos = {"rewards": _after_reset(episode.rewards.numpy())}
+    if apart:
+        infos |= {name: _after_reset(getattr(episode, name).numpy().astype(np.uint8)) for name in flags}
+    if episode.state is not None:
+        infos["state"] = episode.state.numpy()
+    if episode.avail_actions is not None:
+        infos["avail_actions"] = episode.avail_actions.numpy().astype(np.uint8)
+    done = episode.actions.numpy()
+    return {
+        "observations": {agent: episode.obs[:, i, : spec.obs_dims[i]].numpy() for i, agent in agents},
+        "actions": {agent: done[:, i] if spec.discrete else done[:, i, : spec.act_dims[i]] for i, agent in agents},
+        "rewards": episode.rewards.mean(-1).numpy(),
+        **{name: whole.numpy() for name, whole in flags.items()},
+        "infos": infos,
+    }
+
+
+def _after_reset(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Infos begin with the reset, before anything was done."""
+    return np.concatenate([np.zeros_like(values[:1]), values])

@@ -1,0 +1,118 @@
+"""Vaults written with tensorstore as flashbax writes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from foreign import LENGTHS, TERMINATED, Team, vault_arrays, write_vault, zipped
+
+from offline_marl.core.types import DataError
+from offline_marl.datasets.base import Dataset
+from offline_marl.datasets.catalog import home
+from offline_marl.datasets.readers.formats import fingerprint
+from offline_marl.datasets.readers.zipped import split
+from offline_marl.training.data import load_recording, open_task
+
+pytest.importorskip("tensorstore")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFFLINE_MARL_HOME", str(tmp_path / "home"))
+
+
+def loaded(place: object) -> Dataset:
+    data = open_task(str(place)).data
+    assert isinstance(data, Dataset)
+    return data
+
+
+def assert_is(data: Dataset, team: Team) -> None:
+    """An episode that was cut has lost its last step, of which a Vault does not say what followed."""
+    kept = [length - (not over) for length, over in zip(LENGTHS, TERMINATED, strict=True)]
+    assert data.lengths.tolist() == kept and data.metadata["dropped_steps"] == 2
+    first = 0
+    for number, (length, over) in enumerate(zip(LENGTHS, TERMINATED, strict=True)):
+        episode, steps = data.episode(number), slice(first, first + kept[number])
+        rows = np.minimum(np.arange(kept[number] + 1), length - 1) + first
+        np.testing.assert_array_equal(episode.obs, team.flat("obs")[rows])
+        np.testing.assert_array_equal(episode.state, team.flat("state")[rows])
+        np.testing.assert_array_equal(episode.actions, team.held["actions"][steps])
+        np.testing.assert_array_equal(episode.rewards, team.held["rewards"][steps])
+        assert episode.terminations[-1].tolist() == [over] * 2 and episode.truncations[-1].tolist() == [not over] * 2
+        if team.choices:
+            np.testing.assert_array_equal(episode.avail_actions, team.flat("avail")[rows])
+        first += length
+
+
+@pytest.mark.parametrize("choices", [0, 5])
+@pytest.mark.parametrize("form", ["folder", "uid", "zip", "deep zip"])
+def test_a_vault_is_read_whatever_its_wrapping(tmp_path: Path, choices: int, form: str) -> None:
+    team = Team(choices=choices)
+    uid = write_vault(tmp_path / "og_marl" / "2cheetah.vlt" / "Good", vault_arrays(team))
+    place = {
+        "folder": uid.parent,
+        "uid": uid,
+        "zip": zipped(uid.parent, tmp_path / "2cheetah.zip") if form == "zip" else uid,
+        "deep zip": zipped(uid.parent.parent, tmp_path / "all.zip") if form == "deep zip" else uid,
+    }[form]
+    data = loaded(place)
+    assert_is(data, team)
+    assert data.spec.act_dims == ((5, 5) if choices else (2, 2)) and data.spec.state_dim == 3
+    assert data.metadata["format"] == "vault" and data.metadata["name"] == "2cheetah/Good"
+    assert data.metadata["vault"]["environment"] == "made up"
+
+
+def test_one_of_several_sets_is_named(tmp_path: Path) -> None:
+    teams = {name: Team(seed=seed) for seed, name in enumerate(("Good", "Poor"))}
+    for name, team in teams.items():
+        write_vault(tmp_path / "x.vlt" / name, vault_arrays(team))
+    archive = zipped(tmp_path / "x.vlt", tmp_path / "x.zip")
+    for place in (tmp_path / "x.vlt", archive):
+        with pytest.raises(DataError, match=r"holds 2 sets \(Good, Poor\): name one, such as .*/Good"):
+            open_task(str(place))
+        for name, team in teams.items():
+            assert_is(loaded(f"{place}/{name}"), team)
+        with pytest.raises(DataError, match="Best"):
+            open_task(f"{place}/Best")
+    (kept,) = (home() / "unpacked").iterdir()
+    told = json.loads((kept / "archive.json").read_text())
+    assert told == {"name": "x.zip", "sha256": fingerprint(archive)} and kept.name == f"x-{told['sha256'][:16]}"
+    assert loaded(f"{archive}/Good").metadata["source_sha256"] == fingerprint(tmp_path / "x.vlt" / "Good")
+
+
+@pytest.mark.parametrize(
+    ("place", "parts"),
+    [
+        ("x.zip/Good", ("x.zip", "Good")),
+        ("hf://lab/sets/a/x.zip/Good/b@v1", ("hf://lab/sets/a/x.zip@v1", "Good/b")),
+        ("hf://lab/sets/x.zip@v1", ("hf://lab/sets/x.zip@v1", None)),
+        ("x.vlt/Good", ("x.vlt/Good", None)),
+    ],
+)
+def test_an_archive_and_what_is_named_in_it(place: str, parts: tuple[str, str | None]) -> None:
+    assert split(place) == parts
+
+
+def test_choices_without_legals_are_counted(tmp_path: Path) -> None:
+    team = Team(choices=3)
+    held = {name: value for name, value in vault_arrays(team).items() if name != "infos.legals."}
+    held["actions."] = held["actions."][..., None].astype(np.int64)
+    data = loaded(write_vault(tmp_path / "x.vlt" / "a", held))
+    assert data.spec.act_dims == (3, 3) and data.avail_actions is None
+
+
+def test_what_is_written_behind_the_index_does_not_count(tmp_path: Path) -> None:
+    team = Team()
+    data = loaded(write_vault(tmp_path / "x.vlt" / "a", vault_arrays(team), index=LENGTHS[0] + LENGTHS[1]))
+    assert data.lengths.tolist() == [LENGTHS[0] - 1, LENGTHS[1]]
+
+
+def test_it_is_no_recording(tmp_path: Path) -> None:
+    place = write_vault(tmp_path / "x.vlt" / "a", vault_arrays(Team()))
+    assert isinstance(load_recording(str(place)), Dataset)
+    with pytest.raises(DataError, match="is split among agents already"):
+        open_task(f"{place.parent}_2x1_full")

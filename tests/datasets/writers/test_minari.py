@@ -1,0 +1,103 @@
+"""Ours, written by the real minari, read by the real minari and by us."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from worlds import reacher_recording, world
+
+from offline_marl.core.types import DataError
+from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.readers.formats import load_place
+from offline_marl.datasets.readers.minari_storages import STORAGES
+from offline_marl.datasets.writers import minari as writer
+from offline_marl.training.data import open_task
+
+minari = pytest.importorskip("minari")
+pytest.importorskip("pyarrow")
+
+ABOUT = {
+    "name": "made-up",
+    "scenario": "nowhere",
+    "reference": {"random": -11.0, "expert": -4.0, "note": "made up"},
+    "versions": {"offline_marl": "0.1.0", "mujoco": "4.0.0"},
+    "how": "by hand",
+    "licence": "CC0-1.0",
+    "sha256": "of our own file",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFFLINE_MARL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+
+
+def assert_equal(found: Recording | Dataset, data: Recording | Dataset) -> None:
+    for name in data.__dataclass_fields__:
+        one, other = getattr(found, name), getattr(data, name)
+        if name != "metadata":
+            assert torch.equal(one, other) if isinstance(other, torch.Tensor) else one == other, name
+    kept = {key: value for key, value in data.metadata.items() if key != "sha256"}
+    assert {key: found.metadata[key] for key in kept} == kept and found.metadata["format"] == "minari"
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("kind", ["continuous", "discrete", "body", "ends apart"])
+def test_a_set_survives_every_storage(tmp_path: Path, storage: str, kind: str) -> None:
+    data: Any = reacher_recording() if kind == "body" else world("discrete" if kind == "discrete" else "continuous", 4)
+    data = replace(data, metadata={**ABOUT, **({"scenario": "reacher"} if kind == "body" else {})})
+    if kind == "ends apart":  # one agent leaves before the others
+        data.terminations[1, 0] = True
+        data.check()
+    assert writer.write(tmp_path / "team" / "made-v3", data, storage, "team/made-v3") == "team/made-v3"
+    assert_equal(load_place(tmp_path / "team" / "made-v3"), data)
+    if kind == "body":
+        assert torch.equal(open_task("minari://team/made-v3_2x1_full").data.state, data.state)
+    assert sorted(each.name for each in (tmp_path / "team").iterdir()) == ["made-v3"]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_minari_reads_it_too(tmp_path: Path, storage: str) -> None:
+    data = replace(world("discrete", 3), metadata=ABOUT)
+    writer.write(tmp_path / "made-v0", data, storage)
+    found = minari.load_dataset("made-v0")
+    assert found.total_steps == len(data) and found.storage.metadata["ref_max_score"] == -4.0
+    for number, episode in enumerate(found.iterate_episodes()):
+        held = data.episode(number)
+        np.testing.assert_allclose(episode.rewards, held.rewards.mean(-1), rtol=1e-6)
+        np.testing.assert_array_equal(episode.infos["rewards"][1:], held.rewards)
+        np.testing.assert_array_equal(episode.infos["state"], held.state)
+        for agent, width in enumerate(data.spec.obs_dims):
+            np.testing.assert_array_equal(episode.observations[f"agent_{agent}"], held.obs[:, agent, :width])
+            np.testing.assert_array_equal(episode.actions[f"agent_{agent}"], held.actions[:, agent])
+
+
+def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = world("continuous", 2)
+    (tmp_path / "there-v0").mkdir()
+    for folder, storage, name, said in (
+        ("there-v0", "hdf5", None, "there-v0 exists"),
+        ("x-v0", "zarr", None, "not as 'zarr'"),
+        ("x-v0", "hdf5", "../x-v0", "should be an id of Minari's"),
+        ("x y", "hdf5", None, "should be an id of Minari's"),
+    ):
+        with pytest.raises(DataError, match=said):
+            writer.write(tmp_path / folder, data, storage, name)
+
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "_team", full)
+    with pytest.raises(OSError, match="No space left"):
+        writer.write(tmp_path / "x-v0", data)
+    assert [each.name for each in tmp_path.iterdir()] == ["there-v0"]
+    monkeypatch.undo()
+    assert writer.write(tmp_path / "x", data) == "x-v0"
