@@ -16,7 +16,9 @@ from offline_marl.datasets.mixing import MixRecipe, mix
 
 SETS: dict[str, Callable[[], Any]] = {
     "left": lambda: about(reacher_recording(20, seed=1), sha256="1" * 64, licence="MIT", versions={"mujoco": "3.1"}),
-    "dir/right": lambda: about(reacher_recording(10, seed=2), sha256="2" * 64, licence="MIT", versions={"mujoco": "3.1"}),
+    "dir/right": lambda: about(
+        reacher_recording(10, seed=2), sha256="2" * 64, licence="MIT", versions={"mujoco": "3.1"}
+    ),
     "newer": lambda: about(reacher_recording(10, seed=3), licence="Apache-2.0", versions={"mujoco": "3.2"}),
     "ant": lambda: about(reacher_recording(10), scenario="ant"),
     "team": lambda: world("continuous"),
@@ -39,7 +41,9 @@ def test_a_mixture_says_where_each_episode_came_from() -> None:
     assert sorted(told["origin_parts"]) == [0] * 5 + [1] * 5 != told["origin_parts"]
     sets = [SETS[part["data"]]() for part in ({"data": "left"}, {"data": "dir/right"})]
     for place, (part, episode) in enumerate(zip(told["origin_parts"], told["origin_episodes"], strict=True)):
-        assert torch.equal(made.data.rewards[8 * place : 8 * place + 8], sets[part].rewards[8 * episode : 8 * episode + 8])
+        assert torch.equal(
+            made.data.rewards[8 * place : 8 * place + 8], sets[part].rewards[8 * episode : 8 * episode + 8]
+        )
     assert len(set(zip(told["origin_parts"], told["origin_episodes"], strict=True))) == 10, "without replacement"
     assert [part["sha256"][0] for part in told["parts"]] == ["1", "2"]
     assert [part["data"] for part in told["parts"]] == ["left", "right"], "no folder"

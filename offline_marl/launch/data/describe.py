@@ -12,8 +12,15 @@ from torch import Tensor
 from offline_marl.core.partition import split_task
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import CATALOG, Reference, find, path_of
-from offline_marl.datasets.flat import episode_sums
 from offline_marl.datasets.places import place_of
+from offline_marl.datasets.statistics import (
+    action_counts,
+    action_ranges,
+    coverage,
+    duplicates,
+    quantiles,
+    returns_of,
+)
 from offline_marl.training.data import load_recording, open_task
 
 
@@ -32,7 +39,7 @@ def describe(name: str) -> dict[str, Any]:
     data = open_task(name).data if shared else load_recording(whole)
     path = _path(split_task(name)[0] if place is None and shared else whole, place is not None)
     about = dict(data.metadata)
-    returns, normalized = _returns(data), None
+    returns, normalized = returns_of(data), None
     if about.get("reference"):
         normalized = _figures(returns.clone().apply_(Reference(**about["reference"]).normalized))
     return {
@@ -43,8 +50,11 @@ def describe(name: str) -> dict[str, Any]:
         "transitions": int(data.lengths.sum()),
         "episode_length": _figures(data.lengths),
         **(_team(data) if isinstance(data, Dataset) else _body(data)),
-        "action_range": [float(data.actions.min()), float(data.actions.max())],
-        "returns": _figures(returns),
+        **_actions(data),
+        "coverage": _coverage(data),
+        "duplicates": duplicates(data),
+        "reward": about.get("reward"),
+        "returns": {**_figures(returns), **quantiles(returns)},
         "normalized_returns": normalized,
         "reference": about.get("reference"),
         "action_noise": about.get("action_noise"),
@@ -54,7 +64,9 @@ def describe(name: str) -> dict[str, Any]:
         "dropped_steps": about.get("dropped_steps"),
         "source_sha256": about.get("source_sha256"),
         "how": about.get("how"),
-        "actors": {each["name"]: each["episodes"] for each in about.get("actors", ())} or None,
+        "actors": {each["name"]: each.get("episodes") for each in about.get("actors", ())} or None,
+        "tier": about.get("tier"),
+        "parts": {each["name"]: each["episodes"] for each in about.get("parts", ())} or None,
         "seed": about.get("seed"),
         "versions": about.get("versions"),
         "licence": about.get("licence"),
@@ -99,8 +111,19 @@ def _body(data: Recording) -> dict[str, Any]:
     return {"state_width": data.state.shape[1], "action_width": data.actions.shape[1], "action_kind": "continuous"}
 
 
-def _returns(data: Recording | Dataset) -> Tensor:
-    return data.returns() if isinstance(data, Dataset) else episode_sums(data.rewards, data.lengths)
+def _actions(data: Recording | Dataset) -> dict[str, Any]:
+    """Ranges and, for each agent, the share of the actions' bins (or of its choices) that were ever used."""
+    ranges, counts = action_ranges(data), action_counts(data)
+    return {
+        "action_range": [min(low for low, _ in ranges), max(high for _, high in ranges)],
+        "action_ranges": None if isinstance(data, Recording) else ranges,
+        "action_coverage": [float((each > 0).double().mean()) for each in counts],
+    }
+
+
+def _coverage(data: Recording | Dataset) -> dict[str, float]:
+    found = coverage(data)
+    return {"share": found.share, "cells": found.counts.numel(), "rows": len(found.points), "variance": found.variance}
 
 
 def _figures(values: Tensor) -> dict[str, float]:
@@ -118,7 +141,9 @@ def _shown(value: Any) -> str:
         joint = " " if "sd" in value else " = "
         return ", ".join(f"{name}{joint}{_shown(item)}" for name, item in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
+        if value and all(isinstance(item, list) for item in value):
+            return "; ".join(" to ".join(_shown(number) for number in item) for item in value)
         return ", ".join(_shown(item) for item in value)
     if isinstance(value, float):
         return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and value >= 100_000 else str(value or "")
+    return f"{value:,}" if isinstance(value, int) and value >= 100_000 else "" if value is None else str(value)
