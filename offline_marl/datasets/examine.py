@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -67,13 +68,18 @@ def examine_data(data: Recording | Dataset, layout: str | None = None) -> Report
 
 
 def _examine_other(path: Path) -> Report:
-    from offline_marl.datasets.readers.formats import read
+    """Converted first, into a folder of its own: nothing in it was looked at before."""
+    from offline_marl.datasets.readers.formats import convert
 
-    try:
-        data = read(path)
-    except DataError as error:
-        return Report([_whole(str(error))])
-    return examine_data(data, f"{path.suffix or 'folder'}, read as {type(data).__name__}")
+    with tempfile.TemporaryDirectory(prefix="offline-marl-") as folder:
+        kept = Path(folder) / f"converted{SUFFIX}"
+        try:
+            convert(path, kept)
+        except DataError as error:
+            return Report([_whole(str(error))])
+        found = _examine_ours(kept)
+    layout = f"{path.suffix.removeprefix('.') or 'folder'}, read as {(found.layout or '').rpartition(' ')[2]}"
+    return Report(found.problems, layout, None, None, found.episodes, found.transitions)
 
 
 def _examine_ours(path: Path) -> Report:

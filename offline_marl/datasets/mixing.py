@@ -124,7 +124,8 @@ def _draw(data: Any, part: Part, number: int, seed: int) -> Tensor:
         asked = "" if part.returns == (0.0, 1.0) else f" between the quantiles {list(part.returns)} of its returns"
         raise DataError(f"{part.data} has {len(fit)} episodes{asked}, the recipe asks for {count}.")
     lots = torch.randperm(len(fit), generator=_generator(seed, "part", number))
-    return fit[lots[:count].sort().values]
+    chosen: Tensor = fit[lots[:count].sort().values]
+    return chosen
 
 
 def _told(data: Any, part: Part, episodes: int) -> dict[str, Any]:

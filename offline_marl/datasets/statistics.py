@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from offline_marl.core.types import Spec
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.flat import episode_sums, ranges, starts
 from offline_marl.datasets.validate import CHUNK, SEEN, chunks
@@ -35,7 +36,7 @@ class Coverage:
     """Rows of observations on their first two principal components.
 
     The grid has `CELLS` x `CELLS` cells, reaches `SPAN` standard deviations of each component, and holds at most
-    `SAMPLE` rows; its scale is the set's own, so that shares tell how evenly a set fills its space, not how large it is.
+    `SAMPLE` rows; its scale is the set's own: shares tell how evenly a set fills its space, not how large that is.
     """
 
     points: Annotated[Tensor, "row 2"]
@@ -94,29 +95,28 @@ def action_counts(data: Recording | Dataset) -> list[Annotated[Tensor, "action b
 
     Of choices, one row: how often each was made. A recording is one agent.
     """
-    found = []
-    for agent, actions in enumerate(_by_agent(data)):
-        if actions.is_floating_point():
-            counts = torch.zeros(actions.shape[1], BINS, dtype=torch.int64)
-            for _, piece in chunks(actions):
-                cells = ((piece + 1) / 2 * BINS).floor().clamp(0, BINS - 1).long()
-                counts.scatter_add_(1, cells.T, torch.ones_like(cells.T))
-        else:
-            spec = data.spec  # type: ignore[union-attr]
-            counts = torch.zeros(1, spec.act_dims[agent], dtype=torch.int64)
-            for _, piece in chunks(actions):
-                counts[0] += torch.bincount(piece, minlength=spec.act_dims[agent])
-        found.append(counts)
-    return found
+    counts: list[Tensor] = []
+    for number, (_, piece) in enumerate(chunks(data.actions)):
+        for agent, actions in enumerate(_by_agent(data, piece)):
+            if actions.is_floating_point():
+                cells = ((actions + 1) / 2 * BINS).floor().clamp(0, BINS - 1).long().T
+                bins = torch.zeros(len(cells), BINS, dtype=torch.int64)
+                found = bins.scatter_add_(1, cells, torch.ones_like(cells))
+            else:
+                found = torch.bincount(actions, minlength=_spec(data).act_dims[agent])[None]
+            if number:
+                counts[agent] += found
+            else:
+                counts.append(found)
+    return counts
 
 
 def action_ranges(data: Recording | Dataset) -> list[list[float]]:
     """Least and greatest action of each agent; of choices, their numbers."""
-    found = []
-    for actions in _by_agent(data):
-        ends = [piece.aminmax() for _, piece in chunks(actions)]
-        found.append([float(min(low for low, _ in ends)), float(max(high for _, high in ends))])
-    return found
+    ends = [[each.aminmax() for each in _by_agent(data, piece)] for _, piece in chunks(data.actions)]
+    return [
+        [float(min(low for low, _ in each)), float(max(high for _, high in each))] for each in zip(*ends, strict=True)
+    ]
 
 
 def duplicates(data: Recording | Dataset) -> dict[str, int]:
@@ -144,19 +144,23 @@ def _sample(rows: int) -> Tensor:
     return torch.from_numpy(np.sort(lots))
 
 
-def _by_agent(data: Recording | Dataset) -> list[Tensor]:
+def _spec(data: Any) -> Spec:
+    spec: Spec = data.spec
+    return spec
+
+
+def _by_agent(data: Recording | Dataset, actions: Tensor) -> list[Tensor]:
     if isinstance(data, Recording):
-        return [data.actions]
+        return [actions]
     if data.spec.discrete:
-        return [data.actions[:, agent] for agent in range(data.spec.n_agents)]
-    return [data.actions[:, agent, :width] for agent, width in enumerate(data.spec.act_dims)]
+        return list(actions.unbind(1))
+    return [actions[:, agent, :width] for agent, width in enumerate(data.spec.act_dims)]
 
 
 def _step_hashes(data: Any) -> Hashes:
-    names = [name for name in ("obs", "state", "avail_actions", "actions", "rewards", "terminations", "truncations")]
     seen: Hashes = np.zeros(int((data.lengths + 1).sum()), np.uint64)
     done: Hashes = np.zeros(int(data.lengths.sum()), np.uint64)
-    for name in names:
+    for name in ("obs", "state", "avail_actions", "actions", "rewards", "terminations", "truncations"):
         value = getattr(data, name, None)
         if value is not None:
             _hash_into(seen if name in SEEN else done, value)
@@ -171,8 +175,8 @@ def _step_hashes(data: Any) -> Hashes:
 def _hash_into(hashes: Hashes, value: Tensor) -> None:
     """Stir each row of `value` into its hash, four bytes at a time."""
     for begin, piece in chunks(value):
-        table = piece.reshape(len(piece), -1)
-        words = table.numpy().view(np.uint32) if table.element_size() >= 4 else table.numpy().astype(np.uint32)
+        table = piece.reshape(len(piece), -1).contiguous().numpy()
+        words = table.view(np.uint32) if table.itemsize >= 4 else table.astype(np.uint32)
         row = hashes[begin : begin + len(piece)]
         for word in np.ascontiguousarray(words.T):
             row[:] = _stirred(row ^ word)

@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offline_marl.core.partition import split_task
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.catalog import CATALOG, Reference, find, path_of
-from offline_marl.datasets.places import place_of
+from offline_marl.datasets.catalog import Reference
 from offline_marl.datasets.statistics import (
     action_counts,
     action_ranges,
@@ -21,7 +19,7 @@ from offline_marl.datasets.statistics import (
     quantiles,
     returns_of,
 )
-from offline_marl.training.data import load_recording, open_task
+from offline_marl.launch.data.opened import opened
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -32,12 +30,7 @@ def describe(name: str) -> dict[str, Any]:
         PartitionError: The conf or the view is unknown.
         DataError: The file is missing, damaged or unusable.
     """
-    place = place_of(name)
-    whole, shared = (
-        (name, name.count("_") >= 2 and name not in CATALOG) if place is None else (place[0], bool(place[1]))
-    )
-    data = open_task(name).data if shared else load_recording(whole)
-    path = _path(split_task(name)[0] if place is None and shared else whole, place is not None)
+    data, path = opened(name)
     about = dict(data.metadata)
     returns, normalized = returns_of(data), None
     if about.get("reference"):
@@ -66,7 +59,7 @@ def describe(name: str) -> dict[str, Any]:
         "how": about.get("how"),
         "actors": {each["name"]: each.get("episodes") for each in about.get("actors", ())} or None,
         "tier": about.get("tier"),
-        "parts": {each["name"]: each["episodes"] for each in about.get("parts", ())} or None,
+        "parts": [f"{each['episodes']} of {each['name']}" for each in about.get("parts", ())] or None,
         "seed": about.get("seed"),
         "versions": about.get("versions"),
         "licence": about.get("licence"),
@@ -90,10 +83,6 @@ def as_lines(said: Mapping[str, Any]) -> list[str]:
         lines.append((name, _shown(value)))
     width = max(len(name) for name, _ in lines) + 2
     return [f"{name.replace('_', ' '):{width}}{text}" for name, text in lines if text]
-
-
-def _path(name: str, is_place: bool) -> str:
-    return name if is_place else str(path_of(find(name).name))
 
 
 def _team(data: Dataset) -> dict[str, Any]:

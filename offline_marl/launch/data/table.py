@@ -19,4 +19,7 @@ COMMANDS = {
     "list": Command("", "data sets of the catalogue, and how to name tasks on them", _of("shelf")),
     "info": Command("ID [--json]", "what is in a data set or task, and where it came from", _of("info")),
     "verify": Command("ID ...", "all that is wrong with data, and whether their checksums hold", _of("verify")),
+    "convert": Command("IN OUT", "write data in our layout, Minari's or D4RL's", _of("convert")),
+    "mix": Command("RECIPE OUT", "put episodes of several sets into one, by a recipe", _of("mix")),
+    "plot": Command("ID --out FILE", "draw returns, lengths, actions and coverage", _of("plot")),
 }
