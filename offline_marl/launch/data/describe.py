@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.catalog import Reference
-from offline_marl.datasets.statistics import (
-    action_counts,
-    action_ranges,
-    coverage,
-    duplicates,
-    quantiles,
-    returns_of,
-)
+from offline_marl.datasets.description import description, shown
 from offline_marl.launch.data.opened import opened
 
 
@@ -31,39 +19,7 @@ def describe(name: str) -> dict[str, Any]:
         DataError: The file is missing, damaged or unusable.
     """
     data, path = opened(name)
-    about = dict(data.metadata)
-    returns, normalized = returns_of(data), None
-    if about.get("reference"):
-        normalized = _figures(returns.clone().apply_(Reference(**about["reference"]).normalized))
-    return {
-        "id": name,
-        "file": path,
-        "sha256": about.get("sha256"),
-        "episodes": len(data.lengths),
-        "transitions": int(data.lengths.sum()),
-        "episode_length": _figures(data.lengths),
-        **(_team(data) if isinstance(data, Dataset) else _body(data)),
-        **_actions(data),
-        "coverage": _coverage(data),
-        "duplicates": duplicates(data),
-        "reward": about.get("reward"),
-        "returns": {**_figures(returns), **quantiles(returns)},
-        "normalized_returns": normalized,
-        "reference": about.get("reference"),
-        "action_noise": about.get("action_noise"),
-        "scenario": about.get("scenario"),
-        "format": about.get("format"),
-        "episodes_end": about.get("episodes_end"),
-        "dropped_steps": about.get("dropped_steps"),
-        "source_sha256": about.get("source_sha256"),
-        "how": about.get("how"),
-        "actors": {each["name"]: each.get("episodes") for each in about.get("actors", ())} or None,
-        "tier": about.get("tier"),
-        "parts": [f"{each['episodes']} of {each['name']}" for each in about.get("parts", ())] or None,
-        "seed": about.get("seed"),
-        "versions": about.get("versions"),
-        "licence": about.get("licence"),
-    }
+    return {"id": name, "file": path, **description(data)}
 
 
 def as_json(said: Mapping[str, Any]) -> str:
@@ -80,59 +36,6 @@ def as_lines(said: Mapping[str, Any]) -> list[str]:
         if name == "reference":
             lines.append(("reference", f"random {value['random']}, expert {value['expert']}"))
             value, name = value.get("note"), "reference_note"
-        lines.append((name, _shown(value)))
+        lines.append((name, shown(value)))
     width = max(len(name) for name, _ in lines) + 2
     return [f"{name.replace('_', ' '):{width}}{text}" for name, text in lines if text]
-
-
-def _team(data: Dataset) -> dict[str, Any]:
-    spec = data.spec
-    return {
-        "agents": spec.n_agents,
-        "obs_widths": list(spec.obs_dims),
-        "action_widths": list(spec.act_dims),
-        "state_width": spec.state_dim,
-        "action_kind": spec.action_kind,
-    }
-
-
-def _body(data: Recording) -> dict[str, Any]:
-    return {"state_width": data.state.shape[1], "action_width": data.actions.shape[1], "action_kind": "continuous"}
-
-
-def _actions(data: Recording | Dataset) -> dict[str, Any]:
-    """Ranges and, for each agent, the share of the actions' bins (or of its choices) that were ever used."""
-    ranges, counts = action_ranges(data), action_counts(data)
-    return {
-        "action_range": [min(low for low, _ in ranges), max(high for _, high in ranges)],
-        "action_ranges": None if isinstance(data, Recording) else ranges,
-        "action_coverage": [float((each > 0).double().mean()) for each in counts],
-    }
-
-
-def _coverage(data: Recording | Dataset) -> dict[str, float]:
-    found = coverage(data)
-    return {"share": found.share, "cells": found.counts.numel(), "rows": len(found.points), "variance": found.variance}
-
-
-def _figures(values: Tensor) -> dict[str, float]:
-    exact = values.to(torch.float64)
-    return {
-        "mean": float(exact.mean()),
-        "sd": float(exact.std(correction=0)),
-        "min": float(exact.min()),
-        "max": float(exact.max()),
-    }
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Mapping):
-        joint = " " if "sd" in value else " = "
-        return ", ".join(f"{name}{joint}{_shown(item)}" for name, item in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if value and all(isinstance(item, list) for item in value):
-            return "; ".join(" to ".join(_shown(number) for number in item) for item in value)
-        return ", ".join(_shown(item) for item in value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and value >= 100_000 else "" if value is None else str(value)

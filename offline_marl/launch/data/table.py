@@ -22,4 +22,6 @@ COMMANDS = {
     "convert": Command("IN OUT", "write data in our layout, Minari's or D4RL's", _of("convert")),
     "mix": Command("RECIPE OUT", "put episodes of several sets into one, by a recipe", _of("mix")),
     "plot": Command("ID --out FILE", "draw returns, lengths, actions and coverage", _of("plot")),
+    "push": Command("FILE hf://owner/repo", "upload to the Hugging Face hub, with a card", _of("push")),
+    "pull": Command("PLACE [OUT]", "fetch from the hub or the catalogue, checked", _of("pull")),
 }

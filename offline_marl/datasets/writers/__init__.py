@@ -1,0 +1,1 @@
+"""Data written for others: published formats, cards, the hub."""
