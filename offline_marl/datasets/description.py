@@ -44,6 +44,7 @@ def description(data: Recording | Dataset) -> dict[str, Any]:
         "format": about.get("format"),
         "episodes_end": about.get("episodes_end"),
         "dropped_steps": about.get("dropped_steps"),
+        "source": about.get("source"),
         "source_sha256": about.get("source_sha256"),
         "how": about.get("how"),
         "actors": {each["name"]: each.get("episodes") for each in about.get("actors", ())} or None,

@@ -1,1 +1,1 @@
-"""Data written for others: published formats, cards, the hub."""
+"""Formats that others read, a file each; what a format has no place for travels in it as JSON, for our readers."""

@@ -60,6 +60,7 @@ ORIGIN = {
     "seed": "seed",
     "versions": "versions",
     "format": "converted from",
+    "source": "source",
     "source_sha256": "sha256 of its source",
     "licence": "licence",
     "sha256": "sha256 of its content",
