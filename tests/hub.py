@@ -1,4 +1,7 @@
-"""A stand-in for the hub on this machine: repositories in memory, the routes that the client asks for downloads."""
+"""A stand-in for the hub on this machine: repositories in memory, the routes that the client asks for.
+
+Downloads are answered here, uploads in `hub_uploads.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from hub_uploads import Uploads
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -30,10 +35,23 @@ class Hub:
         self.large = 0
         """Files from this size on carry a sha256, as large files do; 0 is none."""
         self.token: str | None = None
+        self.refusals: dict[str, int] = {}
+        """Uploads to a path with this part are answered by this status."""
+        self.spoils = 0
+        """So many more files are stored with one bit changed."""
+        self.hangs = 0.0
+        """Seconds before an upload is answered."""
+        self.heads: dict[str, str] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.private: set[str] = set()
         self.url = ""
 
     def put(self, repo: str, path: str, content: bytes, kind: str = "datasets") -> None:
         self.files.setdefault(f"{kind}/{repo}", {})[path] = content
+
+    def head(self, repo: str) -> str:
+        """The newest commit of a repository."""
+        return self.heads.get(repo, COMMIT)
 
     def etag(self, content: bytes) -> str:
         if self.large and len(content) >= self.large:
@@ -41,7 +59,7 @@ class Hub:
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Uploads, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
 
@@ -69,6 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
             return self.refuse(401, "GatedRepo")
         listed = re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)/(revision|tree)/(.+)", path)
+        listed = listed or re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)()()", path)
         file = re.fullmatch(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         found = listed or file
         if path == "/api/datasets":
@@ -78,9 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
         repo = hub.files.get(f"{found[1] or 'models'}/{found[2]}")
         if repo is None:
             return self.refuse(404, "RepoNotFound")
-        if (found[4] if listed else found[3]) not in hub.revisions:
+        if (found[4] if listed else found[3]) not in {*hub.revisions, ""}:
             return self.refuse(404, "RevisionNotFound")
-        return self.list(found[2], found[3], repo) if listed else self.send(repo, found[4])
+        return self.list(found[2], found[3], repo) if listed else self.send(found[2], repo, found[4])
 
     do_HEAD = do_GET
 
@@ -97,14 +116,14 @@ class _Handler(BaseHTTPRequestHandler):
                 for path, content in repo.items()
             ]
         else:
-            said = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": path} for path in repo]}
+            said = {"id": name, "sha": self.hub.head(name), "siblings": [{"rfilename": path} for path in repo]}
         self.answer(200, json.dumps(said).encode(), {"Content-Type": "application/json"})
 
-    def send(self, repo: dict[str, bytes], path: str) -> None:
+    def send(self, name: str, repo: dict[str, bytes], path: str) -> None:
         if path not in repo:
             return self.refuse(404, "EntryNotFound")
         content, etag = repo[path], self.hub.etag(repo[path])
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": self.hub.head(name), "Accept-Ranges": "bytes"}
         if len(etag) == 64:
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(content))}
         if self.command == "GET" and self.hub.flips > 0:
@@ -113,11 +132,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(200, content, headers)
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away before it was answered is no news."""
+
+
 @contextmanager
 def running() -> Iterator[Hub]:
     """A hub that answers on a free port of this machine."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -8,28 +8,17 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from offline_marl.core.config import ConfigError, build, suggest
+from offline_marl.launch.commands import PROGRAM, Command, choose, words
+from offline_marl.launch.data.table import COMMANDS as DATA_COMMANDS
 from offline_marl.launch.failures import INTERRUPTED, PIPE_CLOSED, Stopped, exit_code, going, sentence
 
 if TYPE_CHECKING:
     from offline_marl.training.fitting import Fit
     from offline_marl.training.session import Result
-
-PROGRAM = "offline-marl"
-
-
-@dataclass(frozen=True)
-class Command:
-    """One word of the command line and what it does with the words behind it."""
-
-    usage: str
-    summary: str
-    run: Callable[[Sequence[str]], None]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(args: Sequence[str]) -> int:
     try:
-        _choose("", COMMANDS, args)
+        choose("", COMMANDS, args)
     except SystemExit as end:  # so argparse ends its help
         if end.code:
             raise
@@ -69,35 +58,6 @@ def _run(args: Sequence[str]) -> int:
 def _complain(line: str, code: int) -> int:
     print(" ".join(line.split()), file=sys.stderr)
     return code
-
-
-def _choose(group: str, commands: Mapping[str, Command], args: Sequence[str]) -> None:
-    if not args or args[0] in {"-h", "--help"}:
-        _overview(group, commands)
-    elif args[0] == "--version" and not group:
-        print(f"{PROGRAM} {_version()}")
-    elif args[0] in commands:
-        commands[args[0]].run(args[1:])
-    else:
-        kind = "flag" if args[0].startswith("-") else "command"
-        raise ConfigError(f"Unknown {kind} '{group}{args[0]}': {suggest(args[0], [*commands, '--help'])}.")
-
-
-def _overview(group: str, commands: Mapping[str, Command]) -> None:
-    from offline_marl.launch.listing import print_lines, table
-
-    if not group:
-        print(f"{PROGRAM} {_version()}: learn to act together from recorded data alone\n")
-    print(f"usage: {PROGRAM} {group}COMMAND ...\n")
-    print_lines(table([(f"{group}{name} {each.usage}".rstrip(), each.summary) for name, each in commands.items()]))
-    print(f"\n`{PROGRAM} {group}COMMAND --help` says more{'' if group else ', --version which version this is'}.")
-
-
-def _version() -> str:
-    try:
-        return metadata.version("offline-marl")
-    except metadata.PackageNotFoundError:
-        return "0+unknown"
 
 
 def _list(args: Sequence[str]) -> None:
@@ -116,7 +76,7 @@ def _list(args: Sequence[str]) -> None:
         "What there is: names, where they come from, what they are. Presets and plugins are listed when named;\n"
         "`plugins` imports those that bring algorithms and says which of them work."
     )
-    wanted = _words("list", args, f"[{'|'.join([*shelves, *asked])}]", about)
+    wanted = words("list", args, f"[{'|'.join([*shelves, *asked])}]", about)
     if wanted is None:
         return
     every = {**shelves, **asked}
@@ -125,31 +85,6 @@ def _list(args: Sequence[str]) -> None:
     for name in wanted or shelves:
         print(name)
         listing.print_lines(listing.table(every[name]()) or ["  none"])
-
-
-def _data_list(args: Sequence[str]) -> None:
-    from offline_marl.launch.listing import dataset_rows, partition_lines, print_lines, table
-
-    wanted = _words("data list", args, "", "Data sets of the catalogue.", most=0)
-    if wanted is None:
-        return
-    print_lines(table(dataset_rows()))
-    print("\nTrain on NAME_CONF_VIEW, who moves what and who sees what:")
-    print_lines(f"  {line}" for line in partition_lines())
-    print("or on a file, with _CONF_VIEW if it is not split among agents: FILE.safetensors, D4RL's FILE.hdf5, hf://...")
-
-
-def _words(command: str, args: Sequence[str], usage: str, about: str, most: int = 1) -> Sequence[str] | None:
-    """The plain words behind a command that has no flags; None after `--help`."""
-    if any(arg in {"-h", "--help"} for arg in args):
-        print(f"usage: {PROGRAM} {command} {usage}".rstrip() + f"\n\n{about}")
-        return None
-    for arg in args:
-        if arg.startswith("-"):
-            raise ConfigError(f"Unknown flag '{arg}' of {command}: it has none but --help.")
-    if len(args) > most:
-        raise ConfigError(f"'{args[most]}' is one word too many for {command}; see `{PROGRAM} {command} --help`.")
-    return args
 
 
 def _train(args: Sequence[str]) -> None:
@@ -247,18 +182,6 @@ def _collect(args: Sequence[str]) -> None:
     run(args)
 
 
-def _data_info(args: Sequence[str]) -> None:
-    from offline_marl.launch.flags import InfoFlags, read
-
-    about = "What is in a data set, or in a task on it; a set of the catalogue is made first if need be."
-    flags: InfoFlags = build(InfoFlags, read(InfoFlags, "data info", "ID [--json]", about, args))
-
-    from offline_marl.launch.describe import as_json, as_lines, describe
-
-    said = describe(flags.id)
-    print(as_json(said) if flags.as_json else "\n".join(as_lines(said)))
-
-
 def _report(result: Result) -> None:
     run = shlex.quote(str(result.folder))
     print(result.score if result.score is not None else "no score: there is nothing to act in")
@@ -284,13 +207,9 @@ def _report_fit(fit: Fit) -> None:
 
 
 def _data(args: Sequence[str]) -> None:
-    _choose("data ", DATA_COMMANDS, args)
+    choose("data ", DATA_COMMANDS, args)
 
 
-DATA_COMMANDS = {
-    "list": Command("", "data sets of the catalogue, and how to name tasks on them", _data_list),
-    "info": Command("ID [--json]", "what is in a data set or task, and where it came from", _data_info),
-}
 COMMANDS = {
     "list": Command("[algorithms|worldmodels|environments|datasets|presets|plugins]", "what there is", _list),
     "train": Command("ALGORITHM --dataset ID ...", "train on recorded data, score, draw", _train),
@@ -298,5 +217,5 @@ COMMANDS = {
     "resume": Command("RUN", "go on with a run, or a fit, that was stopped", _resume),
     "evaluate": Command("RUN [--episodes N]", "score a run in the simulator", _evaluate),
     "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", _collect),
-    "data": Command("list|info ...", "look at data", _data),
+    "data": Command("list|info|verify|convert|mix ...", "look at data, check it, change and share it", _data),
 }

@@ -63,16 +63,6 @@ class EvaluateFlags(Config):
     """Decides their starts; runs scored with the same one are scored on the same starts."""
 
 
-class InfoFlags(Config):
-    """Flags of `data info`."""
-
-    id: CliPositionalArg[str]
-    """Data set (reacher-scripted-mix-v0), task on it (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
-    # A field called json would hide a method of pydantic's models.
-    as_json: Annotated[bool, Field(validation_alias="json")] = False
-    """Print JSON for machines."""
-
-
 def read_training(
     algorithm: str, kind: type[Config], about: str, args: Sequence[str]
 ) -> tuple[dict[str, Any], Path | None]:

@@ -1,0 +1,101 @@
+"""Episodes chosen and joined together with what the metadata say of each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from torch import Tensor
+
+from offline_marl.datasets.base import Flat, join, select
+
+PER_EPISODE: Mapping[str, Any] = {
+    "who": None,
+    "noise_levels": None,
+    "deviators": -1,
+    "origin_parts": None,
+    "origin_episodes": None,
+}
+"""Metadata that are lists with one entry an episode, and the entry where nothing is known of one.
+
+`who` holds places in the list `actors`, `deviators` numbers of agents.
+"""
+
+
+def stale(metadata: Mapping[str, Any], episodes: int) -> list[str]:
+    """Names of the per-episode lists that are not of so many episodes."""
+    return [name for name in PER_EPISODE if metadata.get(name) is not None and _size(metadata[name]) != episodes]
+
+
+def select_episodes(data: Flat, episodes: Annotated[Tensor, "chosen"]) -> Flat:
+    """The chosen episodes in the order given, and the metadata of just these.
+
+    Per-episode lists follow, actors are counted again; checksums of the whole are left out.
+    """
+    about = {key: value for key, value in data.metadata.items() if key not in {"sha256", "source_sha256"}}
+    for name in PER_EPISODE:
+        if name in about and _size(about[name]) == len(data.lengths):
+            about[name] = [about[name][episode] for episode in episodes.tolist()]
+    return replace(select(data, episodes), metadata=_counted(about))
+
+
+def join_episodes(parts: Sequence[Flat], names: Sequence[str], metadata: Mapping[str, Any]) -> Flat:
+    """Recordings or data sets one after another, with the per-episode lists that any of them has.
+
+    Args:
+        parts: What is joined; all of one kind and one team.
+        names: What to call each part where it does not say who acted in it.
+        metadata: Of the whole; the per-episode lists and `actors` are added.
+
+    Raises:
+        DataError: They hold different fields, or one field in different widths.
+    """
+    about = dict(metadata)
+    for name, unknown in PER_EPISODE.items():
+        if name != "who" and any(_holds(part, name) for part in parts):
+            about[name] = [
+                entry
+                for part in parts
+                for entry in (part.metadata[name] if _holds(part, name) else [unknown] * len(part.lengths))
+            ]
+    if any(_holds(part, "who") for part in parts):
+        about |= _joined_actors(parts, names)
+    return join(parts, _counted(about))
+
+
+def _joined_actors(parts: Sequence[Flat], names: Sequence[str]) -> dict[str, Any]:
+    """`actors` and `who` of all parts; an actor of several parts is one."""
+    actors: list[dict[str, Any]] = []
+    who: list[int] = []
+    for part, name in zip(parts, names, strict=True):
+        if _holds(part, "who"):
+            own, acted = part.metadata["actors"], part.metadata["who"]
+        else:
+            own, acted = [{"kind": "data", "name": name}], [0] * len(part.lengths)
+        plain = [{key: value for key, value in actor.items() if key != "episodes"} for actor in own]
+        actors += [actor for actor in plain if actor not in actors]
+        who += [actors.index(plain[actor]) for actor in acted]
+    return {"actors": actors, "who": who}
+
+
+def _counted(about: dict[str, Any]) -> dict[str, Any]:
+    """Actors that acted in some episode, each with how many; `who` points to their new places."""
+    who, actors = about.get("who"), about.get("actors")
+    if not isinstance(who, list) or not isinstance(actors, list):
+        return about
+    acted = [place for place in range(len(actors)) if place in set(who)]
+    counts = {place: who.count(place) for place in acted}
+    return {
+        **about,
+        "actors": [{**actors[place], "episodes": counts[place]} for place in acted],
+        "who": [acted.index(place) for place in who],
+    }
+
+
+def _holds(part: Any, name: str) -> bool:
+    return _size(part.metadata.get(name)) == len(part.lengths) and (name != "who" or "actors" in part.metadata)
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, list | tuple) else -1

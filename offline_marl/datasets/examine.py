@@ -1,0 +1,208 @@
+"""A whole report of a file, also of one that `load_data` refuses: layout, checksums, all that is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offline_marl.core.files import HEADER, _attach, _checksum
+from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.catalog import SUFFIX
+from offline_marl.datasets.episodes import stale
+from offline_marl.datasets.files import KIND, LAYOUT
+from offline_marl.datasets.validate import Problem, problems
+
+TYPES: Mapping[str, tuple[Any, torch.dtype]] = {
+    "F32": (np.float32, torch.float32),
+    "F64": (np.float64, torch.float64),
+    "F16": (np.float16, torch.float16),
+    "I64": (np.int64, torch.int64),
+    "I32": (np.int32, torch.int32),
+    "I16": (np.int16, torch.int16),
+    "I8": (np.int8, torch.int8),
+    "U8": (np.uint8, torch.uint8),
+    "BOOL": (np.bool_, torch.bool),
+}
+LARGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found in a file or folder."""
+
+    problems: list[Problem]
+    layout: str | None = None
+    """What it is, such as `ours, layout 1, Recording`."""
+    stored: str | None = None
+    """The checksum that the file says it has."""
+    computed: str | None = None
+    """The checksum of what it holds."""
+    episodes: int | None = None
+    transitions: int | None = None
+
+
+class Unreadable(Exception):
+    """Nothing further can be read; the message is one sentence."""
+
+
+def examine(path: Path) -> Report:
+    """The report of a file of our layout, or of a file or folder of another format."""
+    if not path.exists():
+        return Report([_whole(f"There is no file {path}.")])
+    return _examine_ours(path) if path.suffix == SUFFIX else _examine_other(path)
+
+
+def examine_data(data: Recording | Dataset, layout: str | None = None) -> Report:
+    """The report of data that could be read."""
+    return Report([*problems(data), *_stale(data)], layout, **_sizes(data))
+
+
+def _examine_other(path: Path) -> Report:
+    """Converted first, into a folder of its own: nothing in it was looked at before."""
+    from offline_marl.datasets.readers.formats import convert
+
+    with tempfile.TemporaryDirectory(prefix="offline-marl-") as folder:
+        kept = Path(folder) / f"converted{SUFFIX}"
+        try:
+            convert(path, kept)
+        except DataError as error:
+            return Report([_whole(str(error))])
+        found = _examine_ours(kept)
+    layout = f"{path.suffix.removeprefix('.') or 'folder'}, read as {(found.layout or '').rpartition(' ')[2]}"
+    return Report(found.problems, layout, None, None, found.episodes, found.transitions)
+
+
+def _examine_ours(path: Path) -> Report:
+    found: list[Problem] = []
+    try:
+        tensors, about, bad = _tensors(path)
+        found += bad
+        header = _header(about)
+    except Unreadable as error:
+        return Report([*found, _whole(f"{path} {error}.")])
+    computed = None
+    if not bad:
+        computed = _checksum(tensors, header["tree"])
+        if computed != header.get("sha256"):
+            found.append(_whole(f"{path} is damaged: its content does not match its checksum."))
+    known: dict[str, Any] = {"stored": header.get("sha256"), "computed": computed}
+    try:
+        held = _attach(json.loads(header["tree"]), tensors)
+        layout, data, wrong = _data(held)
+    except Unreadable as error:
+        return Report([*found, _whole(f"{path} {error}.")], **known)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        missing = f"field of {error}" if isinstance(error, KeyError) else str(error)
+        return Report([*found, _whole(f"{path} holds no readable tree of fields: {missing}.")], **known)
+    found += wrong
+    if data is None:
+        return Report(found, layout, **known)
+    try:
+        rest = examine_data(data)
+    except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        return Report([*found, _whole(f"{path} has fields that cannot be looked through: {said}.")], layout, **known)
+    return Report([*found, *rest.problems], layout, **known, **_sizes(data))
+
+
+def _tensors(path: Path) -> tuple[dict[str, Tensor], Any, list[Problem]]:
+    """The tensors, mapped and not read, those that cannot be as problems, and the metadata of the header."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(size - 8, LARGEST_HEADER):
+            raise Unreadable(f"has {size} bytes, too few for its header")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError:
+            raise Unreadable("has a header that is no JSON") from None
+    if not isinstance(header, dict):
+        raise Unreadable("has a header without names")
+    about, begin = header.pop("__metadata__", None), 8 + length
+    tensors: dict[str, Tensor] = {}
+    bad, end = [], begin
+    for name, entry in header.items():
+        try:
+            tensors[name], last = _mapped(path, entry, begin, size)
+            end = max(end, last)
+        except (KeyError, TypeError, ValueError) as error:
+            bad.append(_whole(f"Array {name} of {path} cannot be read: {error}."))
+    if size > end and not bad:
+        bad.append(_whole(f"{path} has {size - end:,} bytes more than its header tells of."))
+    return tensors, about, bad
+
+
+def _mapped(path: Path, entry: Any, begin: int, size: int) -> tuple[Tensor, int]:
+    kind, dtype = TYPES[entry["dtype"]]
+    shape, (first, last) = [int(axis) for axis in entry["shape"]], entry["data_offsets"]
+    if last - first != math.prod(shape) * np.dtype(kind).itemsize or first < 0 or min(shape, default=0) < 0:
+        raise ValueError(f"{last - first} bytes for a shape of {tuple(shape)}")
+    if begin + last > size:
+        raise ValueError(f"the file ends {begin + last - size:,} bytes before it")
+    if first == last:
+        return torch.zeros(shape, dtype=dtype), begin + last
+    # Copy on write: torch wants to write, the file stays as it is.
+    mapped = np.memmap(path, kind, "c", begin + first, tuple(shape))
+    return torch.from_numpy(np.asarray(mapped)), begin + last
+
+
+def _header(about: Any) -> dict[str, Any]:
+    try:
+        header = json.loads((about or {}).get(HEADER, "{}"))
+    except (ValueError, TypeError, AttributeError):
+        raise Unreadable("has metadata that are no JSON") from None
+    if not isinstance(header, dict) or header.get("kind") != KIND or not isinstance(header.get("tree"), str):
+        raise Unreadable(f"is not a {KIND} of this library")
+    return header
+
+
+def _data(held: dict[str, Any]) -> tuple[str, Recording | Dataset | None, list[Problem]]:
+    number, name = held.pop("layout", None), held.pop("type", None)
+    layout = f"ours, layout {number}, {name}"
+    if number != LAYOUT or name not in {"Recording", "Dataset"}:
+        raise Unreadable(f"has layout {number} of a {name}; this version reads layout {LAYOUT}")
+    kind: Any = Dataset if name == "Dataset" else Recording
+    wanted = {item.name: item for item in fields(kind)}
+    found = [Problem(n, "", 0, f"There is an unknown field '{n}'.") for n in held if n not in wanted]
+    found += [
+        Problem(n, "", 0, f"The field '{n}' is missing.")
+        for n, item in wanted.items()
+        if held.get(n) is None and item.default is MISSING and item.default_factory is MISSING
+    ]
+    for item, value in held.items():
+        needed: Any = Mapping if item in {"metadata", "spec"} else Tensor
+        if item in wanted and value is not None and not isinstance(value, needed):
+            said = f"Field '{item}' is a {type(value).__name__}, it should be a {needed.__name__.lower()}."
+            found.append(Problem(item, "", 0, said))
+    if found:
+        return layout, None, found
+    if "spec" in held:
+        held["spec"] = Spec.from_plain(held["spec"])
+    return layout, kind(**held), []
+
+
+def _stale(data: Recording | Dataset) -> list[Problem]:
+    episodes = len(data.lengths)
+    return [
+        Problem("metadata", "", len(data.metadata[name]), f"The metadata's '{name}' is of other episodes: {told}.")
+        for name in stale(data.metadata, episodes)
+        for told in [f"it has {len(data.metadata[name])} entries, there are {episodes} episodes"]
+    ]
+
+
+def _sizes(data: Recording | Dataset) -> dict[str, Any]:
+    return {"episodes": len(data.lengths), "transitions": int(data.lengths.sum())}
+
+
+def _whole(sentence: str) -> Problem:
+    return Problem("file", "", 0, sentence)

@@ -1,0 +1,186 @@
+"""Mixtures: a recipe says which sets, how many episodes of each, and which of them by their returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from offline_marl.core.config import Config
+from offline_marl.core.seeding import derive
+from offline_marl.core.types import DataError
+from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.episodes import join_episodes, select_episodes
+from offline_marl.datasets.flat import episode_sums
+
+Load = Callable[[str], Recording | Dataset]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(Config):
+    """What is taken of one set."""
+
+    data: str
+    """Name of the catalogue, file, folder or place on the hub."""
+    episodes: Annotated[int, Field(ge=1)] | None = None
+    """How many, drawn without replacement; all of them unless said."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Instead of `episodes`: this share of those that `returns` admits, one at least."""
+    returns: tuple[Share, Share] = (0.0, 1.0)
+    """Only episodes whose return lies between these quantiles of the set's returns, both included."""
+
+    @model_validator(mode="after")
+    def _one_number(self) -> Part:
+        if self.episodes is not None and self.share is not None:
+            raise ValueError("A part says 'episodes' or 'share', not both")
+        if self.returns[0] > self.returns[1]:
+            raise ValueError(f"The quantiles {list(self.returns)} of 'returns' should not fall")
+        return self
+
+
+class MixRecipe(Config):
+    """What a mixture is made of."""
+
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)]
+    """The sets, in order."""
+    name: str = "mixture"
+    """What the mixture is called."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides which episodes are drawn, and their order."""
+    shuffle: bool = True
+    """Whether episodes of all parts are shuffled; else the parts follow one another."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture, and what its maker should know."""
+
+    data: Recording | Dataset
+    warnings: tuple[str, ...]
+    """One sentence each: parts recorded with other versions, or under other licences."""
+
+
+def mix(recipe: MixRecipe, load: Load, tell: Callable[[str], None] = lambda _: None) -> Mixture:
+    """Draw the episodes of every part and put them together.
+
+    Equal recipes of equal sets make equal mixtures, bit for bit.
+
+    Args:
+        recipe: See there.
+        load: From the name of a set to the set.
+        tell: Called with the name of each part once it is drawn.
+
+    Raises:
+        DataError: A part has too few episodes, or parts are of different teams, environments or widths.
+    """
+    drawn, told, first = list[Any](), list[dict[str, Any]](), None
+    for number, part in enumerate(recipe.parts):
+        data: Any = load(part.data)
+        first = first or (part.data, data)
+        _refuse_others(*first, part.data, data)
+        chosen = _draw(data, part, number, recipe.seed)
+        told.append(_told(data, part, len(chosen)))
+        taken = select_episodes(data, chosen)
+        origin = {"origin_parts": [number] * len(chosen), "origin_episodes": chosen.tolist()}
+        drawn.append(replace(taken, metadata={**taken.metadata, **origin}))
+        tell(part.data)
+    about, warnings = _described(recipe, told, [part.metadata for part in drawn])
+    joined = join_episodes(drawn, [each["name"] for each in told], about)
+    if recipe.shuffle:
+        order = torch.randperm(len(joined.lengths), generator=_generator(recipe.seed, "order"))
+        joined = select_episodes(joined, order)
+    return Mixture(joined.check(), warnings)
+
+
+def _generator(seed: int, *names: str | int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive(seed, "mix", *names))
+
+
+def _refuse_others(first_name: str, first: Any, name: str, data: Any) -> None:
+    if type(first) is not type(data):
+        body, team = (first_name, name) if isinstance(first, Recording) else (name, first_name)
+        raise DataError(f"{body} is of one body and {team} is split among agents: they cannot be mixed.")
+    for key in ("scenario", "conf", "view", "settings"):
+        one, other = first.metadata.get(key), data.metadata.get(key)
+        if one != other:
+            raise DataError(f"{first_name} and {name} cannot be mixed: their {key} is {one} and {other}.")
+    if isinstance(first, Dataset) and first.spec != data.spec:
+        raise DataError(f"{first_name} and {name} cannot be mixed: they are of different teams.")
+
+
+def _draw(data: Any, part: Part, number: int, seed: int) -> Tensor:
+    """The chosen episodes, in the order of the set."""
+    returns = data.returns() if isinstance(data, Dataset) else episode_sums(data.rewards, data.lengths)
+    low, high = torch.quantile(returns, torch.tensor(part.returns, dtype=returns.dtype), interpolation="nearest")
+    fit = ((returns >= low) & (returns <= high)).nonzero().flatten()
+    count = len(fit) if part.share is None else max(1, round(part.share * len(fit)))
+    count = part.episodes or count
+    if count > len(fit):
+        asked = "" if part.returns == (0.0, 1.0) else f" between the quantiles {list(part.returns)} of its returns"
+        raise DataError(f"{part.data} has {len(fit)} episodes{asked}, the recipe asks for {count}.")
+    lots = torch.randperm(len(fit), generator=_generator(seed, "part", number))
+    chosen: Tensor = fit[lots[:count].sort().values]
+    return chosen
+
+
+def _told(data: Any, part: Part, episodes: int) -> dict[str, Any]:
+    """What the mixture remembers of a part; of a file its name alone, nobody needs its folder."""
+    about = data.metadata
+    named = part.data if "://" in part.data else Path(part.data).name
+    return {
+        "name": about.get("name", named),
+        "data": named,
+        "episodes": episodes,
+        "of": len(data.lengths),
+        "returns": list(part.returns),
+        "sha256": about.get("sha256"),
+        "licence": about.get("licence"),
+        "versions": about.get("versions"),
+    }
+
+
+KEPT = ("scenario", "conf", "view", "settings", "reference", "reward", "episodes_end", "action_noise", "format")
+"""Metadata that the mixture has where all parts say the same."""
+
+
+def _described(
+    recipe: MixRecipe, told: Sequence[Mapping[str, Any]], abouts: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    plain = recipe.model_dump(mode="json")
+    for part, known in zip(plain["parts"], told, strict=True):
+        part["data"] = known["data"]
+    said = ", ".join(f"{part['episodes']} of {part['name']}" for part in told)
+    first = abouts[0]
+    same = {key: first[key] for key in KEPT if key in first and all(each.get(key) == first[key] for each in abouts)}
+    licences = list(dict.fromkeys(part["licence"] for part in told))
+    about = {
+        "name": recipe.name,
+        **same,
+        "how": f"a mixture of episodes: {said}{', shuffled' if recipe.shuffle else ''}",
+        "seed": recipe.seed,
+        "recipe": plain,
+        "parts": list(told),
+    }
+    warnings = []
+    if None not in licences:
+        about["licence"] = " AND ".join(licences)
+    if len(licences) > 1:
+        listed = ", ".join(licence or "unknown" for licence in licences)
+        warnings.append(f"The parts have different licences ({listed}): the mixture is under all of them.")
+    versions, differing = _versions([part["versions"] or {} for part in told])
+    if versions:
+        about["versions"] = versions
+    for package in differing:
+        warnings.append(f"The parts were recorded with different versions of {package}: {versions[package]}.")
+    return about, tuple(warnings)
+
+
+def _versions(given: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], list[str]]:
+    """The versions of every package in any part, and the packages of which there is more than one."""
+    every = {name: list(dict.fromkeys(each.get(name, "unknown") for each in given)) for each in given for name in each}
+    return {name: ", ".join(each) for name, each in every.items()}, [name for name in every if len(every[name]) > 1]

@@ -1,0 +1,191 @@
+"""What is told of a data set: how much of its space it covers, what occurs twice, how returns are spread.
+
+Large fields are read in chunks; what is compared row by row is compared by 64-bit hashes of the rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from offline_marl.core.types import Spec
+from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.flat import episode_sums, ranges, starts
+from offline_marl.datasets.validate import CHUNK, SEEN, chunks
+
+SAMPLE = 10_000
+"""Rows that coverage is measured on, drawn with a fixed seed."""
+CELLS = 32
+"""Cells along each side of the grid of two principal components."""
+SPAN = 3.0
+"""Standard deviations to either side of the mean that the grid reaches; what lies beyond counts in its outer cells."""
+BINS = 20
+"""Parts of [-1, 1] in which each action is looked for."""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Rows of observations on their first two principal components.
+
+    The grid has `CELLS` x `CELLS` cells, reaches `SPAN` standard deviations of each component, and holds at most
+    `SAMPLE` rows; its scale is the set's own: shares tell how evenly a set fills its space, not how large that is.
+    """
+
+    points: Annotated[Tensor, "row 2"]
+    """In standard deviations of each component."""
+    counts: Annotated[Tensor, "cell cell"]
+    variance: float
+    """Share of the observations' variance, each column scaled to 1, that the two components hold."""
+
+    @property
+    def share(self) -> float:
+        """Share of the cells that hold a row."""
+        return float((self.counts > 0).double().mean())
+
+
+def returns_of(data: Recording | Dataset) -> Annotated[Tensor, "episode"]:
+    """Summed reward of each episode, averaged over agents."""
+    if isinstance(data, Recording):
+        return episode_sums(data.rewards, data.lengths)
+    sums = torch.zeros(len(data.lengths), dtype=torch.float64)
+    ends = torch.cumsum(data.lengths, 0)
+    for first, rewards in chunks(data.rewards):
+        episode = torch.searchsorted(ends, torch.arange(first, first + len(rewards)), right=True)
+        sums.index_add_(0, episode, rewards.double().mean(-1))
+    return sums
+
+
+def quantiles(values: Tensor) -> dict[str, float]:
+    """Of a distribution, by names such as `q25`."""
+    found = torch.quantile(values.double(), torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
+    return {f"q{round(100 * level):02d}": value for level, value in zip(QUANTILES, found, strict=True)}
+
+
+def coverage(data: Recording | Dataset) -> Coverage:
+    """How the observations (of a recording, the states) fill the plane of their first two principal components."""
+    seen = data.state if isinstance(data, Recording) else data.obs
+    rows = _sample(len(seen))
+    table = seen[rows].flatten(1).double()
+    deviation = table.std(0, correction=0)
+    table = ((table - table.mean(0)) / deviation.clamp(min=1e-12))[:, deviation > 1e-8]
+    if table.shape[1] == 0:
+        table = torch.zeros(len(rows), 1, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(table.T @ table / len(table))
+    values, vectors = values[-2:].flip(0).clamp(min=0), vectors[:, -2:].flip(1)
+    # A component's sign is anybody's choice: its largest entry is positive here.
+    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    points = table @ vectors / values.sqrt().clamp(min=1e-12)
+    if points.shape[1] == 1:
+        points = torch.cat([points, torch.zeros_like(points)], dim=1)
+    cells = ((points / SPAN + 1) / 2 * CELLS).floor().clamp(0, CELLS - 1).long()
+    counts = torch.bincount(cells[:, 0] * CELLS + cells[:, 1], minlength=CELLS**2).view(CELLS, CELLS)
+    return Coverage(points, counts, float(values.sum() / max(table.shape[1], 1)))
+
+
+def action_counts(data: Recording | Dataset) -> list[Annotated[Tensor, "action bin"]]:
+    """Of each agent: of each of its actions, how often it lies in each of `BINS` parts of [-1, 1].
+
+    Of choices, one row: how often each was made. A recording is one agent.
+    """
+    counts: list[Tensor] = []
+    for number, (_, piece) in enumerate(chunks(data.actions)):
+        for agent, actions in enumerate(_by_agent(data, piece)):
+            if actions.is_floating_point():
+                cells = ((actions + 1) / 2 * BINS).floor().clamp(0, BINS - 1).long().T
+                bins = torch.zeros(len(cells), BINS, dtype=torch.int64)
+                found = bins.scatter_add_(1, cells, torch.ones_like(cells))
+            else:
+                found = torch.bincount(actions, minlength=_spec(data).act_dims[agent])[None]
+            if number:
+                counts[agent] += found
+            else:
+                counts.append(found)
+    return counts
+
+
+def action_ranges(data: Recording | Dataset) -> list[list[float]]:
+    """Least and greatest action of each agent; of choices, their numbers."""
+    ends = [[each.aminmax() for each in _by_agent(data, piece)] for _, piece in chunks(data.actions)]
+    return [
+        [float(min(low for low, _ in each)), float(max(high for _, high in each))] for each in zip(*ends, strict=True)
+    ]
+
+
+def duplicates(data: Recording | Dataset) -> dict[str, int]:
+    """How many transitions, and how many whole episodes, repeat an earlier one bit for bit.
+
+    A transition is all that is held of it: what was seen before and after, what was done, rewards and flags.
+    """
+    steps = _step_hashes(data)
+    weights = _stirred(np.arange(int(data.lengths.max()), dtype=np.uint64))
+    place = ranges(torch.zeros_like(data.lengths), data.lengths).numpy()
+    first = starts(data.lengths).numpy()
+    episodes = np.add.reduceat(_stirred(steps ^ weights[place]), first) ^ _stirred(
+        data.lengths.numpy().astype(np.uint64)
+    )
+    return {
+        "transitions": len(steps) - len(np.unique(steps)),
+        "episodes": len(episodes) - len(np.unique(episodes)),
+    }
+
+
+def _sample(rows: int) -> Tensor:
+    if rows <= SAMPLE:
+        return torch.arange(rows)
+    lots = np.random.default_rng(0).choice(rows, SAMPLE, replace=False)
+    return torch.from_numpy(np.sort(lots))
+
+
+def _spec(data: Any) -> Spec:
+    spec: Spec = data.spec
+    return spec
+
+
+def _by_agent(data: Recording | Dataset, actions: Tensor) -> list[Tensor]:
+    if isinstance(data, Recording):
+        return [actions]
+    if data.spec.discrete:
+        return list(actions.unbind(1))
+    return [actions[:, agent, :width] for agent, width in enumerate(data.spec.act_dims)]
+
+
+def _step_hashes(data: Any) -> Hashes:
+    seen: Hashes = np.zeros(int((data.lengths + 1).sum()), np.uint64)
+    done: Hashes = np.zeros(int(data.lengths.sum()), np.uint64)
+    for name in ("obs", "state", "avail_actions", "actions", "rewards", "terminations", "truncations"):
+        value = getattr(data, name, None)
+        if value is not None:
+            _hash_into(seen if name in SEEN else done, value)
+    rows = ranges(starts(data.lengths + 1), data.lengths).numpy()
+    for begin in range(0, len(done), CHUNK):
+        piece = slice(begin, begin + CHUNK)
+        done[piece] = _stirred(done[piece] ^ seen[rows[piece]])
+        done[piece] = _stirred(done[piece] ^ seen[rows[piece] + 1])
+    return done
+
+
+def _hash_into(hashes: Hashes, value: Tensor) -> None:
+    """Stir each row of `value` into its hash, four bytes at a time."""
+    for begin, piece in chunks(value):
+        table = piece.reshape(len(piece), -1).contiguous().numpy()
+        words = table.view(np.uint32) if table.itemsize >= 4 else table.astype(np.uint32)
+        row = hashes[begin : begin + len(piece)]
+        for word in np.ascontiguousarray(words.T):
+            row[:] = _stirred(row ^ word)
+
+
+def _stirred(values: Hashes) -> Hashes:
+    """Spreads every bit over all 64 of them: xorshift and multiplication, with wrap-around."""
+    values = (values + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xFF51AFD7ED558CCD)
+    values ^= values >> np.uint64(32)
+    values *= np.uint64(0xC4CEB9FE1A85EC53)
+    values ^= values >> np.uint64(29)
+    return values

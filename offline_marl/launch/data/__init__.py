@@ -1,0 +1,1 @@
+"""The commands of `offline-marl data`, a file each."""
