@@ -1,0 +1,116 @@
+"""Several processes record what one would have recorded; none of them is left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import laggards
+import pytest
+from runs import small_run
+
+from offline_marl.core.config import build
+from offline_marl.training import workers
+from offline_marl.training.collecting import collect
+from offline_marl.training.config import CollectConfig
+from offline_marl.training.workers import WorkerError, record_side_by_side
+
+CHUNKS = [range(0, 64), range(64, 128), range(128, 150)]
+
+
+@pytest.fixture(autouse=True)
+def nobody_left_behind():
+    yield
+    assert not multiprocessing.active_children()
+
+
+def test_two_workers_record_what_one_records(tmp_path):
+    run = str(small_run(tmp_path / "clone", "rendezvous-left-v0", steps=3).folder)
+    fields = {"environment": "rendezvous", "episodes": 150, "who": ("left", run, "random"), "noise": (0.1, 0.3)}
+    files = [
+        collect(build(CollectConfig, {**fields, "deviate": "right", "out": tmp_path / f"{n}/a.safetensors", **how}))
+        for n, how in ((1, {}), (2, {"workers": 2, "copies": 5}))
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert [path.name for path in files[1].parent.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence", "kept"),
+    [
+        (laggards.record_first_then_die, r"was killed \(SIGKILL\) while it recorded episodes 64 to 127: .* go", 64),
+        (laggards.leave, r"died \(code 3\) while it recorded episodes 0 to 63", 0),
+        (laggards.refuse, r"could not record episodes 0 to 63: No space left on device: x\.", 0),
+    ],
+)
+def test_a_worker_that_cannot_go_on_is_reported_in_a_sentence(monkeypatch, what, sentence, kept):
+    monkeypatch.setattr(workers, "_serve", what)
+    told = []
+    with pytest.raises(WorkerError, match=sentence):
+        record_side_by_side(None, CHUNKS, 1, told.append)
+    assert sum(told) == kept
+
+
+def test_a_bug_in_a_worker_shows_its_traceback(monkeypatch):
+    monkeypatch.setattr(workers, "_serve", laggards.fail)
+    with pytest.raises(RuntimeError, match="Traceback: a bug"):
+        record_side_by_side(None, CHUNKS, 1, print)
+
+
+def test_an_interruption_ends_workers_that_do_not_listen(monkeypatch, tmp_path):
+    monkeypatch.setattr(workers, "_serve", laggards.hang)
+    monkeypatch.setattr(workers, "PATIENCE", 0.1)
+
+    def interrupt():
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.01)
+        for path in tmp_path.iterdir():  # as a terminal does: it tells all
+            os.kill(int(path.name), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        record_side_by_side(str(tmp_path), CHUNKS, 2, print)
+    for path in tmp_path.iterdir():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.name), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_killed_with_its_workers_and_resumed_equals_undisturbed(tmp_path, how):
+    flags = ["collect", "rendezvous", "--episodes", "40000", "--who", "left,random", "--noise", "0.2"]
+
+    def start(out, *more):
+        command = [sys.executable, "-m", "offline_marl", *flags, "--out", str(tmp_path / out / "a.safetensors"), *more]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+
+    whole = start("whole")
+    assert whole.wait(60) == 0
+    process, parts = start("again", "--workers", "2"), tmp_path / "again" / "a.safetensors.parts"
+    while len(list(parts.glob("*.safetensors"))) < 5:
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.01)
+    group = process.pid
+    if how == signal.SIGINT:
+        os.killpg(group, how)  # as a terminal does
+        assert process.wait(20) == 130
+        assert b"the same command goes on" in process.stderr.read()
+    else:
+        process.send_signal(how)
+        process.wait(20)
+    deadline = time.monotonic() + 20
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.05)
+    assert len(list(parts.glob("*.safetensors"))) >= 5
+    again = start("again", "--workers", "2")
+    assert again.wait(60) == 0, again.stderr.read().decode()
+    one, other = ((tmp_path / out / "a.safetensors").read_bytes() for out in ("whole", "again"))
+    assert one == other
