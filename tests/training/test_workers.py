@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from runs import small_run
 
 from offline_marl.core.config import build
-from offline_marl.training import workers
+from offline_marl.training import checkpoint, chunks, workers
 from offline_marl.training.collecting import collect
 from offline_marl.training.config import CollectConfig
 from offline_marl.training.workers import WorkerError, record_side_by_side
@@ -29,15 +30,73 @@ def nobody_left_behind():
     assert not multiprocessing.active_children()
 
 
-def test_two_workers_record_what_one_records(tmp_path):
+class Thread:
+    """Stands in for a process, which would import torch for seconds; work reaches it as it would reach one."""
+
+    def __init__(self, work):
+        self.channel, there = multiprocessing.Pipe()
+        arguments = pickle.loads(pickle.dumps(work)), there
+        self.thread = threading.Thread(target=workers._serve, args=arguments, daemon=True)
+        self.thread.start()
+
+    def join(self, timeout=None):
+        self.thread.join(timeout)
+
+    def terminate(self):
+        pass
+
+    def is_alive(self):
+        return self.thread.is_alive()
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    started = []
+
+    def start(work):
+        started.append(Thread(work))
+        return started[-1], started[-1].channel
+
+    monkeypatch.setattr(workers, "_start", start)
+    return started
+
+
+def collected(out, **fields):
+    return collect(build(CollectConfig, {"environment": "rendezvous", "episodes": 150, "out": out, **fields}))
+
+
+def compare_workers(tmp_path):
     run = str(small_run(tmp_path / "clone", "rendezvous-left-v0", steps=3).folder)
-    fields = {"environment": "rendezvous", "episodes": 150, "who": ("left", run, "random"), "noise": (0.1, 0.3)}
-    files = [
-        collect(build(CollectConfig, {**fields, "deviate": "right", "out": tmp_path / f"{n}/a.safetensors", **how}))
-        for n, how in ((1, {}), (2, {"workers": 2, "copies": 5}))
-    ]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    assert [path.name for path in files[1].parent.iterdir()] == ["a.safetensors"]
+    fields = {"who": ("left", run, "random"), "noise": (0.1, 0.3), "deviate": "right"}
+    one = collected(tmp_path / "one" / "a.safetensors", **fields)
+    two = collected(tmp_path / "two" / "a.safetensors", workers=2, copies=5, **fields)
+    assert one.read_bytes() == two.read_bytes()
+    assert [path.name for path in two.parent.iterdir()] == ["a.safetensors"]
+
+
+def test_several_workers_record_what_one_records(tmp_path, threads):
+    compare_workers(tmp_path)
+    assert len(threads) == 2
+    collected(tmp_path / "small.safetensors", episodes=64, workers=8)
+    assert len(threads) == 2, "one chunk needs no worker"
+
+
+@pytest.mark.slow
+def test_two_processes_record_what_one_records(tmp_path):
+    compare_workers(tmp_path)
+
+
+def test_a_run_that_changes_meanwhile_is_noticed(tmp_path, threads, monkeypatch):
+    collecting = workers.record_side_by_side
+    run = str(small_run(tmp_path / "clone", "rendezvous-left-v0", steps=3, checkpoint_every=1).folder)
+
+    def meanwhile(*args):
+        checkpoint.path_of(tmp_path / "clone" / "checkpoints", 3).unlink()
+        collecting(*args)
+
+    monkeypatch.setattr(chunks, "record_side_by_side", meanwhile)
+    with pytest.raises(WorkerError, match="could not record episodes 0 to 63: a run has changed"):
+        collected(tmp_path / "a.safetensors", who=(run,), workers=2)
 
 
 @pytest.mark.parametrize(
