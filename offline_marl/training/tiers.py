@@ -17,6 +17,7 @@ from offline_marl.core.files import DamagedFileError
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.datasets.catalog import SUFFIX, Reference
+from offline_marl.datasets.files import load_data
 from offline_marl.training import checkpoint
 from offline_marl.training.cast import CHANCE
 from offline_marl.training.chunks import holding
@@ -71,8 +72,11 @@ def collect_tiers(config: CollectConfig) -> list[Tier]:
         scores, reference = _scores(config, run, recipe["steps"], folder / "scores")
         tiers = _pick(config, wanted, scores, reference, files)
         for tier in tiers:
+            told = _told(tier, wanted[tier.name], run, reference, config)
             if not tier.path.exists():
-                collect(_settings_of(tier, config, run), _told(tier, wanted[tier.name], run, reference, config))
+                collect(_settings_of(tier, config, run), told)
+            elif load_data(tier.path).metadata.get("tier") != told["tier"]:
+                raise DataError(f"{tier.path} exists already, and is of another tier: choose another --out.")
     shutil.rmtree(folder)
     return tiers
 
@@ -108,7 +112,7 @@ def _refuse(config: CollectConfig, out: Path) -> None:
 
 
 def _recipe(config: CollectConfig, run: RunFolder) -> dict[str, Any]:
-    """All that decides the tiers: the settings, the run and its checkpoints."""
+    """All that decides scores and what is recorded: the settings, the run and its checkpoints."""
     held, steps = run.config().model_dump(mode="json"), []
     for step, _ in reversed(checkpoint.found(run.checkpoints)):
         try:
@@ -118,7 +122,8 @@ def _recipe(config: CollectConfig, run: RunFolder) -> dict[str, Any]:
             print(f"warning: {error} It is left out.", file=sys.stderr)
     if not steps:
         raise RunFolderError(f"{run.path} holds no checkpoint that can be read.")
-    out = {"out", "workers", "copies", "tiers", "tier_tolerance"}
+    # Fractions can be changed once the scores are known.
+    out = {"out", "workers", "copies", "tiers", "tier_fractions", "tier_tolerance"}
     plain: dict[str, Any] = json.loads(json.dumps(config.model_dump(mode="json", exclude=out)))
     return {**plain, "run": held, "steps": steps}
 
