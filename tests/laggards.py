@@ -8,33 +8,34 @@ import time
 from pathlib import Path
 
 
-def record_first_then_die(work, channel):
+def record_first_then_die(channel):
     """Say that the first chunk is kept, then go."""
+    channel.recv()
     channel.recv()
     channel.send(None)
     channel.recv()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def leave(work, channel):
+def leave(channel):
     """End without a word."""
     os._exit(3)
 
 
-def refuse(work, channel):
+def refuse(channel):
     """Tell an expected failure."""
-    channel.recv()
     channel.send((True, "No space left on device: x."))
+    channel.recv()
 
 
-def fail(work, channel):
+def fail(channel):
     """Tell a bug."""
     channel.send((False, "Traceback: a bug"))
     channel.recv()
 
 
-def hang(work, channel):
+def hang(channel):
     """Say who it is, then neither work nor listen."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    Path(work, str(os.getpid())).touch()
+    Path(channel.recv(), str(os.getpid())).touch()
     time.sleep(60)

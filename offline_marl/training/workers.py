@@ -8,6 +8,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -84,13 +85,18 @@ def _started(work: Work, count: int) -> Iterator[list[Worker]]:
     started: list[Worker] = []
     try:
         # Blocked while they are born, which they inherit: an interruption is told to this process alone, which ends
-        # them.
+        # them. The tracker goes first: where it starts later, it unblocks what it finds blocked.
+        resource_tracker.ensure_running()
         masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for _ in range(count):
-                started.append(_start(work))
+                _start(started)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        for _, channel in started:
+            # Not an argument of theirs: who starts them would wait until they have read it.
+            with contextlib.suppress(BrokenPipeError):
+                channel.send(work)
         yield started
         for _, channel in started:
             with contextlib.suppress(OSError):
@@ -101,33 +107,35 @@ def _started(work: Work, count: int) -> Iterator[list[Worker]]:
         _end(started)
 
 
-def _start(work: Work) -> Worker:
+def _start(started: list[Worker]) -> None:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(work, there), daemon=True)
+    process = context.Process(target=_serve, args=(there,), daemon=True)
+    started.append((process, here))  # known before it runs, so that an interruption finds it
     process.start()
     there.close()
-    return process, here
 
 
 def _end(started: Sequence[Worker]) -> None:
-    for process, channel in started:
+    alive = [process for process, _ in started if process.pid is not None]
+    for _, channel in started:
         channel.close()
+    for process in alive:
         process.terminate()
-    for process, _ in started:
+    for process in alive:
         process.join(PATIENCE)
         if process.is_alive():
             process.kill()
             process.join()
 
 
-def _serve(work: Work, channel: Any) -> None:
-    """Record the chunks that are asked for until there are no more, or nobody asks."""
+def _serve(channel: Any) -> None:
+    """Be told the work, record the chunks that are asked for until there are no more, or nobody asks."""
     torch.set_num_threads(1)
     gone = (EOFError, BrokenPipeError, ConnectionResetError)
     with contextlib.suppress(*gone):
         try:
-            _record(work, channel)
+            _record(channel)
         except gone:
             raise
         except (BadInputError, WorkError) as error:
@@ -138,7 +146,8 @@ def _serve(work: Work, channel: Any) -> None:
             channel.send((False, traceback.format_exc()))
 
 
-def _record(work: Work, channel: Any) -> None:
+def _record(channel: Any) -> None:
+    work: Work = channel.recv()
     crew = Crew(work.config, work.cast.names, work.cast.deviate)
     try:
         if crew.about() != work.actors:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -31,13 +30,13 @@ def nobody_left_behind():
 
 
 class Thread:
-    """Stands in for a process, which would import torch for seconds; work reaches it as it would reach one."""
+    """Stands in for a process, which would import torch for seconds; all it is told goes through a pipe."""
 
-    def __init__(self, work):
+    def __init__(self):
         self.channel, there = multiprocessing.Pipe()
-        arguments = pickle.loads(pickle.dumps(work)), there
-        self.thread = threading.Thread(target=workers._serve, args=arguments, daemon=True)
+        self.thread = threading.Thread(target=workers._serve, args=(there,), daemon=True)
         self.thread.start()
+        self.pid = id(self)
 
     def join(self, timeout=None):
         self.thread.join(timeout)
@@ -51,14 +50,14 @@ class Thread:
 
 @pytest.fixture
 def threads(monkeypatch):
-    started = []
+    every = []
 
-    def start(work):
-        started.append(Thread(work))
-        return started[-1], started[-1].channel
+    def start(started):
+        every.append(Thread())
+        started.append((every[-1], every[-1].channel))
 
     monkeypatch.setattr(workers, "_start", start)
-    return started
+    return every
 
 
 def collected(out, **fields):
