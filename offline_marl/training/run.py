@@ -21,7 +21,7 @@ from offline_marl.training.config import RunConfig
 from offline_marl.training.data import Task, absolute, load_dataset, open_task
 from offline_marl.training.devices import pick_device
 from offline_marl.training.evaluation import Score
-from offline_marl.training.folder import RunFolder, RunFolderError, describe_software, newest_state, state_at
+from offline_marl.training.folder import RunFolder, RunFolderError, describe_software, newest_state
 from offline_marl.training.session import Result, Session, make_scorer
 from offline_marl.training.wiring import locate_model, refuse_mixtures
 
@@ -119,15 +119,11 @@ def resume(run: str | Path) -> Result:
         return Session(folder, config, task, make_algorithm(config, task.data.spec)).run()
 
 
-def load(run: str | Path, step: int | None = None) -> Algorithm:
+def load(run: str | Path) -> Algorithm:
     """The trained algorithm of a run's newest readable checkpoint, on the CPU, ready to `act`.
 
-    Args:
-        run: The run folder.
-        step: Take the checkpoint of this step instead.
-
     Raises:
-        RunFolderError: The folder holds no run, or no checkpoint (or none of that step) that can be read.
+        RunFolderError: The folder holds no run or no checkpoint that can be read.
     """
     folder = RunFolder(run)
     config = folder.config()
@@ -135,7 +131,7 @@ def load(run: str | Path, step: int | None = None) -> Algorithm:
     if widths is None:
         raise RunFolderError(f"{folder.versions_file} is missing or damaged.")
     learner = make_algorithm(config, Spec.from_plain(widths))
-    state = newest_state(folder) if step is None else state_at(folder, step)
+    state = newest_state(folder)
     if state is None:
         raise RunFolderError(f"{folder.path} holds no checkpoint yet.")
     learner.load_state_dict(state["algorithm"])

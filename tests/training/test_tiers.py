@@ -13,13 +13,15 @@ from offline_marl.core.config import ConfigError, build
 from offline_marl.core.types import DataError
 from offline_marl.datasets import catalog
 from offline_marl.datasets.files import load_data
+from offline_marl.environments.base import environments
 from offline_marl.training import checkpoint, crew, tiers
+from offline_marl.training.actors import find_actor
 from offline_marl.training.collecting import collect
 from offline_marl.training.config import CollectConfig
 from offline_marl.training.data import open_task
 from offline_marl.training.evaluation import summarize
 from offline_marl.training.folder import RunFolderError
-from offline_marl.training.run import load
+from offline_marl.training.stage import Stage
 from offline_marl.training.tiers import collect_tiers
 
 STEPS = [5, 10, 15, 20, 25, 30]
@@ -55,15 +57,15 @@ def tiered(out, run, **fields):
 
 def test_zero_keeps_all_checkpoints_and_any_of_them_can_act(tmp_path, run):
     assert [step for step, _ in checkpoint.found(run / "checkpoints")] == STEPS[::-1]
-    newest, named, early = load(run), load(run, 30), load(run, 5)
-    same = [torch.equal(a, b) for a, b in zip(newest.parameters(), named.parameters(), strict=True)]
-    assert all(same) and not torch.equal(*(next(each.parameters()) for each in (newest, early)))
+    stage = Stage("rendezvous", environments.get("rendezvous"), 1)
+    newest, named, early = (find_actor(f"{run}{at}", stage).about()["weights_sha256"] for at in ("", "@30", "@5"))
+    assert newest == named != early
     fields = {"environment": "rendezvous", "episodes": 3, "who": (f"{run}@10", str(run))}
     about = load_data(collect(build(CollectConfig, {**fields, "out": tmp_path / "a.safetensors"}))).metadata["actors"]
     assert (about[0]["name"], about[0]["step"], about[1]["name"]) == ("clone@10", 10, "clone")
     assert about[0]["weights_sha256"] != about[1]["weights_sha256"]
     with pytest.raises(RunFolderError, match="holds no checkpoint of step 7: there are 5, 10, 15, 20, 25, 30"):
-        load(run, 7)
+        find_actor(f"{run}@7", stage)
 
 
 def test_the_checkpoint_nearest_to_each_fraction_is_recorded(tmp_path, run, graded):
