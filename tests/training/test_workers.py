@@ -94,7 +94,7 @@ def test_a_run_that_changes_meanwhile_is_noticed(tmp_path, threads, monkeypatch)
         collecting(*args)
 
     monkeypatch.setattr(chunks, "record_side_by_side", meanwhile)
-    with pytest.raises(WorkerError, match="could not record episodes 0 to 63: a run has changed"):
+    with pytest.raises(WorkerError, match=r"could not record episodes \d+ to \d+: a run has changed"):
         collected(tmp_path / "a.safetensors", who=(run,), workers=2)
 
 
