@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic_settings import CliPositionalArg
 
@@ -12,8 +13,11 @@ from offline_marl.launch.failures import INTERRUPTED, Stopped
 from offline_marl.launch.flags import PROGRAM, read
 from offline_marl.training.config import CollectConfig
 
-ABOUT = "Records episodes into a file; called again after it was stopped, it goes on where it stood."
-USAGE = "ENV --out FILE [--who NAME=SHARE,...] [--episodes N] [--noise X,...] [--seed N]"
+ABOUT = (
+    "Records episodes into a file; called again after it was stopped, it goes on where it stood. With --tiers, a file "
+    "for each of several checkpoints of a run, from poor to expert."
+)
+USAGE = "ENV --out FILE [--who NAME=SHARE,... | --tiers RUN] [--episodes N] [--noise X,...] [--workers N] ..."
 
 
 class CollectFlags(CollectConfig):
@@ -35,10 +39,26 @@ def run(args: Sequence[str]) -> None:
         raise ConfigError("collect needs --out FILE, such as --out mine.safetensors.")
     flags: CollectFlags = build(CollectFlags, given)
 
-    from offline_marl.training.collecting import collect
-
     try:
-        print(f"{'file':<12}{collect(flags)}")
+        files = _tiers(flags) if flags.tiers is not None else _file(flags)
     except KeyboardInterrupt:
         raise Stopped(INTERRUPTED, "interrupted: the same command goes on where it stood.") from None
-    print(f"{'look at it':<12}{PROGRAM} data info {shlex.quote(str(flags.out))}")
+    for file in files:
+        print(f"{'look at it':<12}{PROGRAM} data info {shlex.quote(str(file))}")
+
+
+def _file(flags: CollectFlags) -> list[Path]:
+    from offline_marl.training.collecting import collect
+
+    path = collect(flags)
+    print(f"{'file':<12}{path}")
+    return [path]
+
+
+def _tiers(flags: CollectFlags) -> list[Path]:
+    from offline_marl.training.tiers import collect_tiers
+
+    tiers = collect_tiers(flags)
+    for tier in tiers:
+        print(f"{tier.name:<12}{tier}")
+    return [tier.path for tier in tiers]

@@ -22,6 +22,7 @@ from offline_marl.training.config import FitFlags, RunFlags
 
 PROGRAM = "offline-marl"
 METAVARS = {"dataset": "ID", "preset": "NAME", "config": "FILE", "out": "DIR", "fit": "JSON", "settings": "JSON"}
+METAVARS |= {"reference": "RANDOM,EXPERT"}
 TYPE_NAMES = {"str": "TEXT", "Path": "PATH"}
 
 

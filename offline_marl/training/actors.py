@@ -20,8 +20,9 @@ from offline_marl.core.partition import Partition, PartitionError, partition, sp
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import ScriptedExpert, Seen, TeamActions
+from offline_marl.training.cast import CHANCE
 from offline_marl.training.evaluation import Memory
-from offline_marl.training.folder import RunFolder
+from offline_marl.training.folder import RunFolder, state_at
 from offline_marl.training.run import load
 from offline_marl.training.stage import Stage
 
@@ -75,7 +76,7 @@ class Chance:
 
     def about(self) -> dict[str, Any]:
         """That it is chance."""
-        return {"kind": "random", "name": "random"}
+        return {"kind": CHANCE, "name": CHANCE}
 
     def begin(self, numbers: Sequence[int], seeds: Sequence[int]) -> Act:
         """Each episode draws from its own seed."""
@@ -85,22 +86,25 @@ class Chance:
 
 
 class Trained:
-    """The newest checkpoint of a run, deterministic.
+    """A checkpoint of a run, deterministic.
 
     Args:
         folder: The run folder.
         stage: Where it acts.
+        step: Of the checkpoint; without it, the newest one that can be read.
 
     Raises:
-        RunFolderError: The folder holds no run or no checkpoint that can be read.
+        RunFolderError: The folder holds no run or no such checkpoint that can be read.
         DataError: The run's team is of another size.
     """
 
     shaken = True
 
-    def __init__(self, folder: Path, stage: Stage) -> None:
-        self.folder, self.config = folder, RunFolder(folder).config()
+    def __init__(self, folder: Path, stage: Stage, step: int | None = None) -> None:
+        self.folder, self.step, self.config = folder, step, RunFolder(folder).config()
         self.policy: Algorithm = load(folder)
+        if step is not None:
+            self.policy.load_state_dict(state_at(RunFolder(folder), step)["algorithm"])
         self.shares = _shares(self.config.dataset, stage.name) if stage.body else None
         spec, here = self.policy.spec, self.shares or stage.spec
         if here is None or (spec.obs_dims, spec.act_dims) != (here.obs_dims, here.act_dims):
@@ -111,7 +115,8 @@ class Trained:
         digest = hashlib.sha256()
         for value in self.policy.parameters():
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        said = {"kind": "run", "name": self.folder.resolve().name, "algorithm": self.config.algorithm}
+        name, at = self.folder.resolve().name, {} if self.step is None else {"step": self.step}
+        said = {"kind": "run", "name": f"{name}@{self.step}" if at else name, **at, "algorithm": self.config.algorithm}
         return {**said, "dataset": Path(self.config.dataset).name, "weights_sha256": digest.hexdigest()}
 
     def begin(self, numbers: Sequence[int], seeds: Sequence[int]) -> Act:
@@ -153,14 +158,18 @@ def _shares(task: str, scenario: str) -> Partition:
 
 
 def find_actor(name: str, stage: Stage) -> Actor:
-    """Who is called so: `random`, a scripted expert of the environment, or a run folder.
+    """Who is called so: `random`, a scripted expert of the environment, a run folder, or FOLDER@STEP of one.
 
     Raises:
         RegistryError: Nobody; the answer lists the experts.
         RunFolderError, DataError: The run cannot act here.
     """
-    if name == "random":
+    if name == CHANCE:
         return Chance(stage)
-    if name not in stage.kind.experts and Path(name).is_dir():
-        return Trained(Path(name), stage)
+    if name not in stage.kind.experts:
+        folder, _, step = name.rpartition("@")
+        if Path(name).is_dir():
+            return Trained(Path(name), stage)
+        if step.isdecimal() and Path(folder).is_dir():
+            return Trained(Path(folder), stage, int(step))
     return Scripted(stage.kind.scripted(name), stage.body)

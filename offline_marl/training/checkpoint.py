@@ -27,7 +27,7 @@ def found(folder: Path) -> list[tuple[int, Path]]:
 
 
 def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> None:
-    """Write the checkpoint of this step, then let go of all but the `keep` newest ones.
+    """Write the checkpoint of this step, then let go of all but the `keep` newest ones (0: of none).
 
     The state of torch's own generators is added, for algorithms that draw from them.
 
@@ -35,8 +35,18 @@ def save(folder: Path, step: int, state: Mapping[str, Any], keep: int) -> None:
         OSError: It could not be written (a full or read-only disk); the older ones stay.
     """
     save_tree(path_of(folder, step), {"step": step, **state, "torch": _torch_generators()}, KIND)
-    for _, old in found(folder)[keep:]:
+    for _, old in found(folder)[keep:] if keep else ():
         old.unlink(missing_ok=True)
+
+
+def read(folder: Path, step: int) -> dict[str, Any]:
+    """The state saved at this step.
+
+    Raises:
+        FileNotFoundError: There is none.
+        DamagedFileError: It is damaged.
+    """
+    return load_tree(path_of(folder, step), KIND)[0]
 
 
 def candidates(folder: Path) -> Iterator[tuple[Path, dict[str, Any] | DamagedFileError]]:

@@ -176,6 +176,21 @@ def newest_state(folder: Folder[Any]) -> dict[str, Any] | None:
     return None
 
 
+def state_at(folder: Folder[Any], step: int) -> dict[str, Any]:
+    """The checkpoint of this step.
+
+    Raises:
+        RunFolderError: There is none, or it cannot be read.
+    """
+    try:
+        return checkpoint.read(folder.checkpoints, step)
+    except FileNotFoundError:
+        steps = ", ".join(str(each) for each, _ in reversed(checkpoint.found(folder.checkpoints))) or "none at all"
+        raise RunFolderError(f"{folder.path} holds no checkpoint of step {step}: there are {steps}.") from None
+    except DamagedFileError as error:
+        raise RunFolderError(str(error)) from None
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a small JSON file, whole or not at all."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from offline_marl.core.partition import SCENARIOS
+from offline_marl.core.partition import SCENARIOS, Partition
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Spec
 from offline_marl.datasets.base import Dataset, Recording
@@ -43,6 +43,26 @@ class Stage:
             self._world, self.spec, self.wide = env, env.spec, (env.spec.n_agents, env.spec.act_dim)
             self.versions = env.versions() if hasattr(env, "versions") else {}
         self.steps = self._world.max_steps
+        self._owned: npt.NDArray[np.bool_] = np.zeros((0, *self.wide), np.bool_)
+        if self.spec is not None:
+            own = np.eye(self.spec.n_agents, dtype=np.bool_)
+            self._owned = own if self.spec.discrete else own[..., None]
+
+    @property
+    def agents(self) -> int:
+        """How many there are; 0 on a body that nobody has shared out."""
+        return len(self._owned)
+
+    def share(self, partition: Partition) -> None:
+        """Say who the agents of a body are."""
+        self._owned = np.zeros((len(partition.agents), *self.wide), np.bool_)
+        for agent, columns in enumerate(partition.act_index):
+            self._owned[agent, list(columns)] = True
+
+    def exchanged(self, actions: TeamActions, others: TeamActions, agents: Sequence[int]) -> TeamActions:
+        """The actions, those of one agent of each episode taken from `others`."""
+        taken: TeamActions = np.where(self._owned[list(agents)], others, actions).astype(actions.dtype, copy=False)
+        return taken
 
     def reset(self, seeds: Sequence[int]) -> Seen:
         """Start one episode per seed."""

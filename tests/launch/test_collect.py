@@ -27,11 +27,11 @@ def test_bad_words_are_answered_in_a_sentence(cli):
 
 
 def test_an_interruption_says_how_to_go_on(cli, monkeypatch):
-    from offline_marl.training import collecting
+    from offline_marl.training.crew import Crew
 
     def stopped(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(collecting, "_together", stopped)
+    monkeypatch.setattr(Crew, "play", stopped)
     said = cli("collect", "coordination", "--out", "a.safetensors")
     assert said.code == command_line.INTERRUPTED and "the same command goes on where it stood" in said.err

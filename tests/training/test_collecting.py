@@ -11,7 +11,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets import files
 from offline_marl.datasets.files import load_data
 from offline_marl.datasets.flat import episode_sums, starts
-from offline_marl.training import collecting
+from offline_marl.training import collecting, crew
 from offline_marl.training.collecting import collect
 from offline_marl.training.config import CollectConfig
 from offline_marl.training.data import open_task
@@ -60,7 +60,7 @@ def test_the_number_of_copies_changes_nothing(tmp_path, trained, copies):
 
 @pytest.mark.parametrize("killed_at", [0, 1, 2, 3])
 def test_killed_and_resumed_equals_undisturbed(tmp_path, monkeypatch, killed_at):
-    monkeypatch.setattr(collecting, "CHUNK", 8)
+    monkeypatch.setattr(crew, "CHUNK", 8)
     fields = {"episodes": 20, "noise": (0.2,)}
     whole = collected(tmp_path / "whole" / "a.safetensors", **fields)
     saves = []
@@ -71,14 +71,16 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, monkeypatch, killed_at)
         saves.append(path)
         return files.save_data(path, data)
 
-    monkeypatch.setattr(collecting, "save_data", dying)
+    for place in (collecting, crew):
+        monkeypatch.setattr(place, "save_data", dying)
     out = tmp_path / "again" / "a.safetensors"
     with pytest.raises(KeyboardInterrupt):
         collected(out, **fields)
     assert not out.exists() and len(list(out.parent.glob("*.parts/*.safetensors"))) == killed_at
     with pytest.raises(DataError, match=r"holds chunks of another collection \(other seed\): delete it"):
         collected(out, seed=1, **fields)
-    monkeypatch.setattr(collecting, "save_data", files.save_data)
+    for place in (collecting, crew):
+        monkeypatch.setattr(place, "save_data", files.save_data)
     for part in list(out.parent.glob("*.parts/*.safetensors"))[:1]:
         part.write_bytes(part.read_bytes()[:-9])  # a damaged chunk is recorded again
     assert collected(out, copies=3, **fields).read_bytes() == whole.read_bytes()
@@ -112,7 +114,12 @@ def test_what_cannot_be_collected_is_refused_in_a_sentence(tmp_path, trained):
 def test_an_environment_by_its_import_path(tmp_path):
     pytest.importorskip("mpe2")
     path = collected(
-        tmp_path / "a.safetensors", "mpe2.simple_spread_v3", episodes=3, copies=2, settings={"max_cycles": 4}
+        tmp_path / "a.safetensors",
+        "mpe2.simple_spread_v3",
+        episodes=3,
+        copies=2,
+        settings={"max_cycles": 4},
+        score_episodes=5,
     )
     data = load_data(path)
     assert data.lengths.tolist() == [4, 4, 4] and data.spec.n_agents == 3
@@ -121,12 +128,11 @@ def test_an_environment_by_its_import_path(tmp_path):
 
 def test_mpe_by_its_name_can_be_trained_on_and_scored(tmp_path):
     pytest.importorskip("mpe2")
-    path = collected(tmp_path / "a.safetensors", "simple-speaker-listener-continuous", episodes=3)
+    few = {"episodes": 3, "score_episodes": 5}
+    path = collected(tmp_path / "a.safetensors", "simple-speaker-listener-continuous", **few)
     run = small_run(tmp_path / "run", str(path), steps=2)
     assert run.score is not None
-    again = collected(
-        tmp_path / "b.safetensors", "simple-speaker-listener-continuous", episodes=3, who=(str(run.folder),)
-    )
+    again = collected(tmp_path / "b.safetensors", "simple-speaker-listener-continuous", who=(str(run.folder),), **few)
     assert load_data(again).spec == load_data(path).spec
 
 
