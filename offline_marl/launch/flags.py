@@ -21,7 +21,11 @@ from offline_marl.launch.presets import preset_names, read_preset
 from offline_marl.training.config import FitFlags, RunFlags
 
 PROGRAM = "offline-marl"
-METAVARS = {"dataset": "ID", "preset": "NAME", "config": "FILE", "out": "DIR", "fit": "JSON", "settings": "JSON"}
+METAVARS = {"dataset": "ID", "environment": "NAME", "preset": "NAME", "config": "FILE", "out": "DIR"} | dict.fromkeys(
+    ("fit", "settings", "env_settings"), "JSON"
+)
+ORIGINS = {"dataset", "environment"}
+"""Of which a run has one."""
 TYPE_NAMES = {"str": "TEXT", "Path": "PATH"}
 
 
@@ -85,10 +89,10 @@ def read_training(
         args: The command line behind the algorithm's name.
 
     Returns:
-        Fields of the run and of the algorithm, `dataset` among them, and the run folder if one was named.
+        Fields of the run and of the algorithm, `dataset` or `environment` among them, and the run folder if named.
 
     Raises:
-        ConfigError: A flag, a preset or a field of the file is unknown or unreadable, or there is no data set.
+        ConfigError: A flag, a preset or a field of the file is unknown or unreadable, or there is no task.
     """
     presets = ", ".join(preset_names(algorithm)) or "none"
     # Never instantiated: it tells pydantic-settings which flags there are. The algorithm's win, as in `prepare`.
@@ -104,7 +108,10 @@ def read_training(
     preset = given.pop("preset", None)
     given = _with_file(given, known)
     if preset is not None:
-        given = {**_known(read_preset(algorithm, preset), known, f"the preset '{preset}'"), **given}
+        beneath = _known(read_preset(algorithm, preset), known, f"the preset '{preset}'")
+        if ORIGINS & set(given):
+            beneath = {name: value for name, value in beneath.items() if name not in ORIGINS}
+        given = {**beneath, **given}
     return _with_folder(given, command)
 
 
@@ -123,7 +130,7 @@ def _with_file(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
 
 
 def _with_folder(given: dict[str, Any], command: str) -> tuple[dict[str, Any], Path | None]:
-    if "dataset" not in given:
+    if not ORIGINS & set(given):
         raise ConfigError(f"{command} needs --dataset ID: `{PROGRAM} data list` shows what there is.")
     out = given.pop("out", None)
     if out is not None and not isinstance(out, str):

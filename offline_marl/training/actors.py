@@ -101,7 +101,7 @@ class Trained:
     def __init__(self, folder: Path, stage: Stage) -> None:
         self.folder, self.config = folder, RunFolder(folder).config()
         self.policy: Algorithm = load(folder)
-        self.shares = _shares(self.config.dataset, stage.name) if stage.body else None
+        self.shares = _shares(self.config.task, stage.name) if stage.body else None
         spec, here = self.policy.spec, self.shares or stage.spec
         if here is None or (spec.obs_dims, spec.act_dims) != (here.obs_dims, here.act_dims):
             raise DataError(f"The run {folder} was trained for a team of another size than {stage.name}'s.")
@@ -112,7 +112,7 @@ class Trained:
         for value in self.policy.parameters():
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         said = {"kind": "run", "name": self.folder.resolve().name, "algorithm": self.config.algorithm}
-        return {**said, "dataset": Path(self.config.dataset).name, "weights_sha256": digest.hexdigest()}
+        return {**said, "dataset": Path(self.config.task).name, "weights_sha256": digest.hexdigest()}
 
     def begin(self, numbers: Sequence[int], seeds: Sequence[int]) -> Act:
         """An episode has its row in a block by its number, whoever sits in the others."""

@@ -39,6 +39,10 @@ class Task:
     reference: Reference | None
     mapped: bool = False
     """Whether the data stays on disk, and rows are read as they are drawn."""
+    world: type[Environment] | None = None
+    """The environment of a run without data, whose `data` is uniform play."""
+    random_return: float | None = None
+    """What uniform play returned, where it was measured."""
 
     def make_env(self, copies: int) -> JointEnv | None:
         """The environment the data came from, or None if none is known.
@@ -58,6 +62,8 @@ class Task:
     @property
     def environment(self) -> type[Environment] | None:
         """What the data came from, or None if it is not known."""
+        if self.world is not None:
+            return self.world
         if self.partition is not None:
             return environments.get(self.partition.scenario)
         scenario = self.data.metadata.get("scenario")

@@ -24,6 +24,7 @@ from offline_marl.training.evaluation import Score
 from offline_marl.training.folder import RunFolder, RunFolderError, describe_software, newest_state
 from offline_marl.training.session import Result, Session, make_scorer
 from offline_marl.training.wiring import locate_model, refuse_mixtures
+from offline_marl.training.worlds import UNIFORM, open_world
 
 __all__ = ["Result", "evaluate", "load", "load_dataset", "prepare", "resume", "train"]
 
@@ -31,7 +32,7 @@ OWN_DATA = f"dataset{SUFFIX}"
 """Name, inside the run folder, of a data set that was given as an object."""
 
 
-def prepare(algorithm: str, dataset: str, fields: Mapping[str, Any]) -> RunConfig:
+def prepare(algorithm: str, dataset: str | None, fields: Mapping[str, Any]) -> RunConfig:
     """The full settings of a run from loose fields, each the run's or the algorithm's own.
 
     Raises:
@@ -53,13 +54,15 @@ def prepare(algorithm: str, dataset: str, fields: Mapping[str, Any]) -> RunConfi
     return config
 
 
-def train(algorithm: str, dataset: str | Dataset, *, out: str | Path | None = None, **fields: Any) -> Result:
-    """Train an algorithm on a data set and score it.
+def train(
+    algorithm: str, dataset: str | Dataset | None = None, *, out: str | Path | None = None, **fields: Any
+) -> Result:
+    """Train an algorithm on a data set, or in an environment, and score it.
 
     Args:
         algorithm: Registry name.
         dataset: Task id (`reacher-scripted-mix-v0_2x1notip_0`), a file, or a Dataset of your own, which
-            is kept in the run folder.
+            is kept in the run folder. None for an algorithm that learns in an `environment`.
         out: The run folder; by default `runs/<algorithm>_<dataset>_seed<seed>`.
         fields: Any field of the run (`steps`, `seed`, `device` ...) or of the algorithm's config.
 
@@ -71,8 +74,10 @@ def train(algorithm: str, dataset: str | Dataset, *, out: str | Path | None = No
         RunFolderError: The run folder holds something else or is in use.
         DivergedError: A loss stopped being finite; the last good checkpoint stays.
     """
-    named = absolute(dataset) if isinstance(dataset, str) else OWN_DATA
+    own = dataset if isinstance(dataset, Dataset) else None
+    named = OWN_DATA if own is not None else None if dataset is None else absolute(str(dataset))
     config = prepare(algorithm, named, fields)
+    refuse_mixtures(config, algorithms.get(algorithm).needs)
     # Written down as what it is here: a generator's state cannot move between kinds of device.
     here = {
         "device": str(pick_device(config.device)),
@@ -81,14 +86,17 @@ def train(algorithm: str, dataset: str | Dataset, *, out: str | Path | None = No
     }
     config = config.model_copy(update=here)
     folder = RunFolder(out if out is not None else default_folder(config))
-    own = None if isinstance(dataset, str) else (clipped(dataset) if config.clip_actions else dataset).check()
-    task = open_task(named, config.clip_actions, config.memory) if own is None else Task(OWN_DATA, own, None, None)
+    if own is not None:
+        own = (clipped(own) if config.clip_actions else own).check()
+        task = Task(OWN_DATA, own, None, None)
+    else:
+        task = _open(config, None)
     learner = make_algorithm(config, task.data.spec)
     with folder.locked():
         folder.refuse_strangers(config)
         folder.sweep()
-        if own is not None:
-            save_data(folder.path / OWN_DATA, own)
+        if own is not None or task.world is not None:
+            save_data(folder.path / (OWN_DATA if task.world is None else UNIFORM), task.data)
             task = _task_of(folder, config)
         # Made first: settings that it refuses should not leave the folder taken.
         session = Session(folder, config, task, learner)
@@ -98,7 +106,7 @@ def train(algorithm: str, dataset: str | Dataset, *, out: str | Path | None = No
 
 def default_folder(config: RunConfig) -> Path:
     """Where a run goes that names no folder."""
-    return Path("runs") / f"{config.algorithm}_{Path(config.dataset).name}_seed{config.seed}"
+    return Path("runs") / f"{config.algorithm}_{Path(config.task).name.replace(':', '.')}_seed{config.seed}"
 
 
 def resume(run: str | Path) -> Result:
@@ -156,7 +164,7 @@ def evaluate(run: str | Path, episodes: int = 100, seed: int = 0) -> Score:
     torch.set_num_threads(config.threads)
     score = make_scorer(_task_of(folder, config), seed, episodes, "cpu")
     if score is None:
-        raise DataError(f"{config.dataset} cannot be scored here: there is nothing to act in.")
+        raise DataError(f"{config.task} cannot be scored here: there is nothing to act in.")
     return score(learner, episodes)
 
 
@@ -170,9 +178,9 @@ def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
     needs = kind.needs
     if spec.action_kind not in needs.actions:
         wanted = " or ".join(sorted(needs.actions))
-        raise DataError(f"{config.algorithm} needs {wanted} actions; {config.dataset} holds {spec.action_kind} ones.")
+        raise DataError(f"{config.algorithm} needs {wanted} actions; {config.task} holds {spec.action_kind} ones.")
     if needs.state and not spec.state_dim:
-        raise DataError(f"{config.algorithm} needs a global state; {config.dataset} holds none.")
+        raise DataError(f"{config.algorithm} needs a global state; {config.task} holds none.")
     refuse_mixtures(config, needs)
     with seeded_globally(config.seed, "initialisation"):
         return kind(build(kind.Config, config.settings), spec)
@@ -186,8 +194,14 @@ def _warn_of_other_software(then: Mapping[str, Any]) -> None:
 
 
 def _task_of(folder: RunFolder, config: RunConfig) -> Task:
-    name = str(folder.path / OWN_DATA) if config.dataset == OWN_DATA else config.dataset
-    return open_task(name, config.clip_actions, config.memory)
+    return _open(config, folder.path)
+
+
+def _open(config: RunConfig, folder: Path | None) -> Task:
+    if config.dataset is None:
+        return open_world(config, folder)
+    own = folder is not None and config.dataset == OWN_DATA
+    return open_task(f"{folder}/{OWN_DATA}" if own else config.dataset, config.clip_actions, config.memory)
 
 
 def _provenance(task: Task) -> dict[str, Any]:
