@@ -6,8 +6,10 @@ anybody from simulating. Who sets MUJOCO_GL is obeyed.
 
 from __future__ import annotations
 
+import importlib
 import os
 from ctypes.util import find_library
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,20 +19,28 @@ from offline_marl.environments.base import Frame, MissingSimulatorError
 
 LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
 """Values of MUJOCO_GL that need no display, and the shared library of each."""
-ADVICE = "apt-get install libegl1 libgl1-mesa-dri, or libosmesa6 and MUJOCO_GL=osmesa"
+WITH_DISPLAY = "glfw"
+ADVICE = "apt-get install libegl1 libgl1-mesa-dri (Debian), or libosmesa6 and MUJOCO_GL=osmesa"
 
 
-def choose_library() -> str | None:
+def choose_library() -> str:
     """Set MUJOCO_GL where nobody has and there is no display.
 
     Returns:
-        Its value; None where it is left to MuJoCo.
+        Its value, or what stands in for it.
+
+    Raises:
+        MissingSimulatorError: There is no display and no library that does without.
     """
-    if "MUJOCO_GL" not in os.environ and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        here = [name for name, library in LIBRARIES.items() if find_library(library)]
-        if here:
-            os.environ["MUJOCO_GL"] = here[0]
-    return os.environ.get("MUJOCO_GL")
+    if "MUJOCO_GL" in os.environ:
+        return os.environ["MUJOCO_GL"]
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return WITH_DISPLAY
+    here = [name for name, library in LIBRARIES.items() if find_library(library)]
+    if not here:
+        raise MissingSimulatorError(f"Nothing can be drawn: neither EGL nor OSMesa is installed: {ADVICE}.")
+    os.environ["MUJOCO_GL"] = here[0]
+    return here[0]
 
 
 def draw_body(name: str, env: Any) -> Frame:
@@ -43,12 +53,17 @@ def draw_body(name: str, env: Any) -> Frame:
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
     if renderer is None:
         raise DataError(f"{name} has no picture: only bodies of MuJoCo are drawn.")
-    chosen = choose_library()
+    _refuse_broken(choose_library())
+    return np.ascontiguousarray(renderer.render("rgb_array"), np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _refuse_broken(library: str) -> None:
+    """Tried first by itself: a viewer that fails half-way complains once more when it is thrown away."""
+    if library not in {*LIBRARIES, WITH_DISPLAY}:
+        raise MissingSimulatorError(f"MUJOCO_GL={library} is unknown: it should be egl, osmesa or glfw.")
     try:
-        frame = np.asarray(renderer.render("rgb_array"), np.uint8)
+        importlib.import_module(f"mujoco.{library}").GLContext(8, 8).free()
     except Exception as error:  # each library fails in its own way
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise MissingSimulatorError(
-            f"{name} cannot be drawn here with MUJOCO_GL={chosen or 'unset'} ({reason}): {ADVICE} (Debian)."
-        ) from error
-    return np.ascontiguousarray(frame)
+        raise MissingSimulatorError(f"Nothing can be drawn with MUJOCO_GL={library} ({reason}): {ADVICE}.") from error

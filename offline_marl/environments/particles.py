@@ -83,7 +83,7 @@ def _base() -> Any:
 def lightened(env: Any) -> Any:
     """The same environment, lighter if it is one of mpe2's."""
     raw = getattr(env, "unwrapped", env)
-    if not type(raw).__module__.startswith("mpe2."):
+    if not (type(env).__module__.startswith("pettingzoo.") and type(raw).__module__.startswith("mpe2.")):
         return env
     try:
         return Particles(raw) if isinstance(raw, _base()) and raw.render_mode != "human" else env

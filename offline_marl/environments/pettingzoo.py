@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
@@ -187,9 +188,7 @@ class PettingZooTeam:
     def versions(self) -> dict[str, str]:
         """Versions of the packages that the episodes depend on."""
         modules = {type(self._envs[0].unwrapped).__module__.split(".")[0], "pettingzoo", "gymnasium"}
-        packages = metadata.packages_distributions()
-        known = sorted({name for module in modules for name in packages.get(module, [])})
-        return {name: metadata.version(name) for name in known}
+        return {name: metadata.version(name) for name in sorted({p for m in modules for p in _packages_of(m)})}
 
     def render(self, copy: int = 0) -> Frame:
         """What one copy looks like now, drawn off screen.
@@ -281,3 +280,12 @@ class PettingZooTeam:
         exact: Floats = np.clip(real, low, high).astype(np.float32)
         shaped: Floats = exact.reshape(self._shapes[agent])
         return shaped
+
+
+@lru_cache
+def _packages_of(module: str) -> tuple[str, ...]:
+    """Of the installed packages, those that bring a module; most are called as it is, and asking all takes a second."""
+    try:
+        return (metadata.distribution(module).name,)
+    except metadata.PackageNotFoundError:
+        return tuple(metadata.packages_distributions().get(module, ()))

@@ -97,7 +97,7 @@ def train(
         folder.sweep()
         if own is not None or task.world is not None:
             save_data(folder.path / (OWN_DATA if task.world is None else UNIFORM), task.data)
-            task = _task_of(folder, config)
+            task = _open(config, folder.path)
         # Made first: settings that it refuses should not leave the folder taken.
         session = Session(folder, config, task, learner)
         folder.begin(config, _provenance(task))
@@ -120,7 +120,7 @@ def resume(run: str | Path) -> Result:
     with folder.locked():
         _warn_of_other_software(folder.versions())
         folder.sweep()
-        task = _task_of(folder, config)
+        task = task_of(folder)
         then, now = folder.versions().get("dataset_sha256"), task.data.metadata.get("sha256")
         if then is not None and then != now:
             raise RunFolderError(f"{task.id} is not the data this run began with (sha256 is {now}, was {then}).")
@@ -162,7 +162,7 @@ def evaluate(run: str | Path, episodes: int = 100, seed: int = 0) -> Score:
     config = folder.config()
     learner = load(run)
     torch.set_num_threads(config.threads)
-    score = make_scorer(_task_of(folder, config), seed, episodes, "cpu")
+    score = make_scorer(task_of(folder), seed, episodes, "cpu")
     if score is None:
         raise DataError(f"{config.task} cannot be scored here: there is nothing to act in.")
     return score(learner, episodes)
@@ -193,8 +193,14 @@ def _warn_of_other_software(then: Mapping[str, Any]) -> None:
         print(f"warning: the run began with {'; '.join(changed)}: its end may differ.", file=sys.stderr)
 
 
-def _task_of(folder: RunFolder, config: RunConfig) -> Task:
-    return _open(config, folder.path)
+def task_of(folder: RunFolder) -> Task:
+    """The data and the environment of a run that has begun.
+
+    Raises:
+        RunFolderError: The folder holds no run.
+        DataError: The data cannot be used any more.
+    """
+    return _open(folder.config(), folder.path)
 
 
 def _open(config: RunConfig, folder: Path | None) -> Task:
