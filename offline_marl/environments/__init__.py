@@ -7,7 +7,7 @@ from offline_marl.core.registry import Registry
 registry: Registry[Any] = Registry(
     "environment",
     __name__,
-    leaves_out=frozenset({"split", "clocked", "pettingzoo", "spaces", "drawing", "particles", "prey"}),
+    leaves_out=frozenset({"split", "clocked", "pettingzoo", "spaces", "drawing", "particles", "prey", "workers"}),
     families={
         "mamujoco": {
             "ant": "Four-legged ant that runs, Gymnasium's Ant-v5 without contact forces: 4x2, t4x2, 2x4, 2x4d.",

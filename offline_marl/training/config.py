@@ -58,6 +58,8 @@ class RunFlags(LearnFlags):
     """What the environment is made with, such as {"N": 5}; for those that are no body of Gymnasium's."""
     max_steps: Count | None = None
     """Length of the environment's episodes, where it can be chosen."""
+    workers: Count = 1
+    """Processes that step the simulator, for scores and for learners in it; nothing depends on how many."""
     steps: Count = 100_000
     """Updates; the published runs take 1,000,000."""
     eval_every: Period = 5_000

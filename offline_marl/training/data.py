@@ -19,6 +19,7 @@ from offline_marl.datasets.places import place_of
 from offline_marl.datasets.readers.formats import load_place
 from offline_marl.datasets.readers.published import fetch_entry, local
 from offline_marl.environments.base import Conventions, Environment, JointEnv, State, environments
+from offline_marl.environments.workers import SideBySide
 from offline_marl.training.collect import make_scripted
 from offline_marl.worldmodels.facts import Facts, measure
 
@@ -58,6 +59,19 @@ class Task:
         if (env.spec.obs_dims, env.spec.act_dims) != (self.data.spec.obs_dims, self.data.spec.act_dims):
             raise DataError(f"{self.id} says that it was recorded in {scenario}, but its team is of another size.")
         return env
+
+    def make_envs(self, copies: int, workers: int) -> JointEnv | None:
+        """As `make_env`, its copies shared among processes."""
+        if workers == 1 or self.environment is None:
+            return self.make_env(copies)
+
+        def make(share: int) -> JointEnv:
+            env = self.make_env(share)
+            if env is None:
+                raise DataError(f"No environment belongs to {self.id}.")
+            return env
+
+        return SideBySide(make, copies, workers)
 
     @property
     def environment(self) -> type[Environment] | None:

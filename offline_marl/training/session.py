@@ -81,7 +81,8 @@ class Session:
             take_over(learner, RunFolder(config.init))
         if not folder.done:
             self.make_source = plan_source(config, folder, task, data, learner)
-        self.score = make_scorer(task, config.eval_seed, max(config.eval_episodes, config.final_episodes), device)
+        most = max(config.eval_episodes, config.final_episodes)
+        self.score = make_scorer(task, config.eval_seed, most, device, config.workers)
 
     def run(self) -> Result:
         """Go from the newest checkpoint, or the beginning, to the score."""
@@ -213,10 +214,10 @@ def take_over(learner: Algorithm, folder: RunFolder) -> None:
     print(f"begins with {', '.join(taken)} of {folder.path}", file=sys.stderr)
 
 
-def make_scorer(task: Task, seed: int, most: int, device: torch.device | str) -> Scorer | None:
+def make_scorer(task: Task, seed: int, most: int, device: torch.device | str, workers: int = 1) -> Scorer | None:
     """A function that plays episodes in the task's environment; None, with a warning, where there is none."""
     try:
-        env = task.make_env(min(MOST_COPIES, most))
+        env = task.make_envs(min(MOST_COPIES, most), workers)
     except MissingSimulatorError as error:
         print(f"warning: no scores: {error}", file=sys.stderr)
         return None

@@ -140,7 +140,7 @@ def refuse_unforeseen(config: RunConfig, data: Dataset, learner: Algorithm) -> N
 def _make_plain(config: RunConfig, task: Task, data: Dataset, learner: Algorithm) -> Source:
     device, rows = torch.device(config.device), learner.batch_size
     if learner.needs.origin == "environment":
-        env = task.make_env(min(MOST_COPIES, rows))
+        env = task.make_envs(min(MOST_COPIES, rows), config.workers)
         if env is None:
             raise DataError(f"{config.algorithm} learns in an environment, and none belongs to {task.id}.")
         return EnvironmentSource(learner, env, rows, Generators(config.seed).get("episodes"), device)

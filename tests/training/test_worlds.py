@@ -62,6 +62,12 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(tmp_path):
     refuse_difference(ending(tmp_path / "whole"), ending(tmp_path / "cut"))
 
 
+def test_a_run_ends_the_same_whatever_number_of_processes_steps_the_simulator(tmp_path):
+    small_run(tmp_path / "one", None, **SHORT)
+    small_run(tmp_path / "two", None, **SHORT, workers=2)
+    refuse_difference(ending(tmp_path / "one"), ending(tmp_path / "two"))
+
+
 def test_a_run_has_data_or_an_environment(tmp_path):
     with pytest.raises(ConfigError, match="ma-ppo needs either --dataset ID or, to learn without data, --environment"):
         prepare("ma-ppo", None, {})
