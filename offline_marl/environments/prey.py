@@ -3,7 +3,8 @@
 The scripted prey weighs the five moves one step ahead: each hunter costs 1 / distance^2 from where the move leads, an
 obstacle the same within a quarter, and what lies beyond .9 of the arena's half width costs most. It takes the cheapest.
 A prey of your own is a function of the prey's observation that returns a choice, or its five numbers where actions
-are continuous; settings name it as `{"prey": "package.module:function"}`.
+are continuous; settings name it as `{"prey": "package.module:function"}`. Training also takes the folder of a run on
+`simple-tag`, whose last agent was the prey.
 """
 
 from __future__ import annotations

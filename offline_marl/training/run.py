@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from offline_marl.algorithms.base import Algorithm, algorithms
+from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError, build, suggest
-from offline_marl.core.seeding import seeded_globally
-from offline_marl.core.types import DataError, Spec
+from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, clipped
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.files import save_data
@@ -21,10 +20,11 @@ from offline_marl.training.config import RunConfig
 from offline_marl.training.data import Task, absolute, load_dataset, open_task
 from offline_marl.training.devices import pick_device
 from offline_marl.training.evaluation import Score
-from offline_marl.training.folder import RunFolder, RunFolderError, describe_software, newest_state
+from offline_marl.training.folder import RunFolder, RunFolderError, describe_software
+from offline_marl.training.loading import load, make_algorithm
 from offline_marl.training.session import Result, Session, make_scorer
 from offline_marl.training.wiring import locate_model, refuse_mixtures
-from offline_marl.training.worlds import UNIFORM, open_world
+from offline_marl.training.worlds import UNIFORM, absolute_runs, open_world
 
 __all__ = ["Result", "evaluate", "load", "load_dataset", "prepare", "resume", "train"]
 
@@ -83,6 +83,7 @@ def train(
         "device": str(pick_device(config.device)),
         "world_model": None if config.world_model is None else locate_model(config.world_model),
         "init": None if config.init is None else str(Path(config.init).absolute()),
+        "env_settings": absolute_runs(config.env_settings),
     }
     config = config.model_copy(update=here)
     folder = RunFolder(out if out is not None else default_folder(config))
@@ -127,25 +128,6 @@ def resume(run: str | Path) -> Result:
         return Session(folder, config, task, make_algorithm(config, task.data.spec)).run()
 
 
-def load(run: str | Path) -> Algorithm:
-    """The trained algorithm of a run's newest readable checkpoint, on the CPU, ready to `act`.
-
-    Raises:
-        RunFolderError: The folder holds no run or no checkpoint that can be read.
-    """
-    folder = RunFolder(run)
-    config = folder.config()
-    widths = folder.versions().get("spec")
-    if widths is None:
-        raise RunFolderError(f"{folder.versions_file} is missing or damaged.")
-    learner = make_algorithm(config, Spec.from_plain(widths))
-    state = newest_state(folder)
-    if state is None:
-        raise RunFolderError(f"{folder.path} holds no checkpoint yet.")
-    learner.load_state_dict(state["algorithm"])
-    return learner
-
-
 def evaluate(run: str | Path, episodes: int = 100, seed: int = 0) -> Score:
     """Score a run's newest checkpoint, on the CPU, in the environment its data came from.
 
@@ -166,24 +148,6 @@ def evaluate(run: str | Path, episodes: int = 100, seed: int = 0) -> Score:
     if score is None:
         raise DataError(f"{config.task} cannot be scored here: there is nothing to act in.")
     return score(learner, episodes)
-
-
-def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
-    """The algorithm of a run, its weights drawn from the run's seed.
-
-    Raises:
-        DataError: The algorithm cannot eat data of this spec.
-    """
-    kind = algorithms.get(config.algorithm)
-    needs = kind.needs
-    if spec.action_kind not in needs.actions:
-        wanted = " or ".join(sorted(needs.actions))
-        raise DataError(f"{config.algorithm} needs {wanted} actions; {config.task} holds {spec.action_kind} ones.")
-    if needs.state and not spec.state_dim:
-        raise DataError(f"{config.algorithm} needs a global state; {config.task} holds none.")
-    refuse_mixtures(config, needs)
-    with seeded_globally(config.seed, "initialisation"):
-        return kind(build(kind.Config, config.settings), spec)
 
 
 def _warn_of_other_software(then: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ is kept in the run folder; statistics of it go with every checkpoint, inside the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,7 @@ from offline_marl.environments.pettingzoo import environment_of
 from offline_marl.training.collect import Tape
 from offline_marl.training.config import RunConfig
 from offline_marl.training.data import Task
+from offline_marl.training.loading import acting_prey
 
 UNIFORM = f"uniform{SUFFIX}"
 """Name, inside the run folder, of the uniform play."""
@@ -48,7 +50,7 @@ class World:
         return self.kind.make(self.partition, copies)
 
 
-def find_world(name: str, settings: dict[str, Any] | None = None, max_steps: int | None = None) -> World:
+def find_world(name: str, settings: Mapping[str, Any] | None = None, max_steps: int | None = None) -> World:
     """What an environment's name means: `reacher_2x1_full`, `simple-spread`, `package.module:function`.
 
     Raises:
@@ -56,6 +58,7 @@ def find_world(name: str, settings: dict[str, Any] | None = None, max_steps: int
         PartitionError: The conf or the view is unknown.
         DataError: A body comes without conf and view, or it takes no such settings.
     """
+    settings = _with_runs(settings or {})
     if ":" in name or "." in name:
         return World(name, environment_of(name, settings, max_steps), None, None)
     body, *share = name.split("_", 2)
@@ -70,7 +73,20 @@ def find_world(name: str, settings: dict[str, Any] | None = None, max_steps: int
     shares = partition(body, share[0], share[1]) if share else None
     plain = not settings and max_steps is None
     known = [entry.reference for entry in CATALOG.values() if plain and entry.scenario == body]
-    return World(name, kind.told(settings or {}, max_steps), shares, known[0] if known else None)
+    return World(name, kind.told(settings, max_steps), shares, known[0] if known else None)
+
+
+def absolute_runs(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings, a run that acts in the environment by its whole path."""
+    return {name: str(Path(value).absolute()) if _is_run(name, value) else value for name, value in settings.items()}
+
+
+def _with_runs(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: acting_prey(value) if _is_run(name, value) else value for name, value in settings.items()}
+
+
+def _is_run(name: str, value: Any) -> bool:
+    return name == "prey" and isinstance(value, str) and Path(value).is_dir()
 
 
 def open_world(config: RunConfig, folder: Path | None = None) -> Task:
