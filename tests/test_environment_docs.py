@@ -13,9 +13,7 @@ from offline_marl.launch.cli import main
 from offline_marl.training import session, worlds
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "environments.md").read_text()
-FEW = shlex.split(
-    "--steps 1 --batch-size 8 --minibatch-size 8 --final-episodes 1 --eval-every 0 --hidden 8 --device cpu"
-)
+FEW = shlex.split("--steps 1 --batch-size 8 --epochs 1 --final-episodes 1 --eval-every 0 --hidden 8 --device cpu")
 
 
 def blocks(language: str) -> list[str]:
