@@ -104,7 +104,8 @@ def open_world(config: RunConfig, folder: Path | None = None) -> Task:
     data = load_data(kept) if kept is not None and kept.exists() else play_uniformly(world, UNIFORM_STEPS)
     if not isinstance(data, Dataset):
         raise DataError(f"{kept} is not what uniform play leaves: delete it, and it is played again.")
-    return Task(world.name, data, world.partition, world.reference, world.kind, data.metadata.get("random_return"))
+    returned = data.metadata.get("random_return")
+    return Task(world.name, data, world.partition, world.reference, world=world.kind, random_return=returned)
 
 
 def play_uniformly(world: World, steps: int) -> Dataset:
