@@ -163,7 +163,7 @@ def _train(args: Sequence[str]) -> None:
 
     kind = algorithms.get(name)
     summary = next(entry.summary for entry in algorithms.listings() if entry.name == name)
-    fields, out = read_training(name, kind.Config, summary, args[1:])
+    fields, out = read_training(name, kind.Config, summary, args[1:], kind.needs.origin == "environment")
     dataset = fields.pop("dataset", None)
 
     from offline_marl.training import run

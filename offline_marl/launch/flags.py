@@ -78,7 +78,7 @@ class InfoFlags(Config):
 
 
 def read_training(
-    algorithm: str, kind: type[Config], about: str, args: Sequence[str]
+    algorithm: str, kind: type[Config], about: str, args: Sequence[str], online: bool = False
 ) -> tuple[dict[str, Any], Path | None]:
     """What flags, file and preset say of a run to train: flags over file over preset.
 
@@ -87,6 +87,7 @@ def read_training(
         kind: The algorithm's config.
         about: What `--help` says of the algorithm.
         args: The command line behind the algorithm's name.
+        online: Whether it can learn without data.
 
     Returns:
         Fields of the run and of the algorithm, `dataset` or `environment` among them, and the run folder if named.
@@ -103,7 +104,8 @@ def read_training(
     everything = create_model("Training", __base__=(kind, TrainFlags), preset=preset_flag)
     groups = {**dict.fromkeys(TrainFlags.model_fields, "the run"), **dict.fromkeys(kind.model_fields, algorithm)}
     command = f"train {algorithm}"
-    given = read(everything, command, "--dataset ID [--FIELD VALUE ...]", about, args, groups)
+    task = "--dataset ID | --environment NAME" if online else "--dataset ID"
+    given = read(everything, command, f"{task} [--FIELD VALUE ...]", about, args, groups)
     known = set(everything.model_fields) - {"config", "preset"}
     preset = given.pop("preset", None)
     given = _with_file(given, known)
@@ -112,6 +114,8 @@ def read_training(
         if ORIGINS & set(given):
             beneath = {name: value for name, value in beneath.items() if name not in ORIGINS}
         given = {**beneath, **given}
+    if online and not ORIGINS & set(given):
+        raise ConfigError(f"{command} needs --environment NAME (`{PROGRAM} list environments`) or --dataset ID.")
     return _with_folder(given, command)
 
 
