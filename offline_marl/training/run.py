@@ -121,6 +121,8 @@ def resume(run: str | Path) -> Result:
     with folder.locked():
         _warn_of_other_software(folder.versions())
         folder.sweep()
+        if config.environment is not None and not (folder.path / UNIFORM).exists():
+            save_data(folder.path / UNIFORM, open_world(config).data)
         task = task_of(folder)
         then, now = folder.versions().get("dataset_sha256"), task.data.metadata.get("sha256")
         if then is not None and then != now:
