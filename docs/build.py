@@ -110,7 +110,7 @@ def table(config: type[Config], fields: dict[str, FieldInfo]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for name in fields:
         info = config.model_fields[name]
-        default = "required" if info.is_required() else f"`{show(info.default)}`"
+        default = "required" if info.is_required() else f"`{show(info.get_default(call_default_factory=True))}`"
         about = " ".join((info.description or "").split()).replace("|", r"\|")
         yield f"| `{name}` | {type_of(info)} | {default} | {escape(about)} |"
 

@@ -7,7 +7,7 @@ from offline_marl.core.registry import Registry
 registry: Registry[Any] = Registry(
     "environment",
     __name__,
-    leaves_out=frozenset({"split", "clocked", "pettingzoo"}),
+    leaves_out=frozenset({"split", "clocked", "pettingzoo", "spaces", "drawing", "particles", "prey", "workers"}),
     families={
         "mamujoco": {
             "ant": "Four-legged ant that runs, Gymnasium's Ant-v5 without contact forces: 4x2, t4x2, 2x4, 2x4d.",
@@ -19,11 +19,13 @@ registry: Registry[Any] = Registry(
         "mpe": {
             "simple-spread": "MPE, choices: three agents cover three landmarks without bumping into each other.",
             "simple-tag": "MPE, choices: three slow hunters against one fast prey, which is an agent too.",
+            "simple-tag-prey": "MPE, choices: the three hunters of simple-tag alone; the prey is part of the task.",
             "simple-reference": "MPE, choices: two agents, each told by the other where to go.",
             "simple-adversary": "MPE, choices: two agents hide from an adversary which landmark is theirs.",
             "simple-speaker-listener": "MPE, choices: one speaks and cannot move, one moves and cannot see where to.",
             "simple-spread-continuous": "MPE, continuous actions: as simple-spread.",
             "simple-tag-continuous": "MPE, continuous actions: as simple-tag.",
+            "simple-tag-prey-continuous": "MPE, continuous actions: as simple-tag-prey.",
             "simple-reference-continuous": "MPE, continuous actions: as simple-reference.",
             "simple-adversary-continuous": "MPE, continuous actions: as simple-adversary.",
             "simple-speaker-listener-continuous": "MPE, continuous actions: as simple-speaker-listener.",

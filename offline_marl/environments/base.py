@@ -27,6 +27,8 @@ PerCopy = Annotated[Floats, "copy"]
 TeamActions = npt.NDArray[Any]
 """Float32 [copy, agent, act] in [-1, 1], or int64 choices [copy, agent]."""
 Flags = Annotated[npt.NDArray[np.bool_], "copy"]
+Frame = Annotated[npt.NDArray[np.uint8], "height width 3"]
+"""A picture, red, green and blue."""
 
 
 NOTHING = -1
@@ -83,6 +85,10 @@ class Simulator(Protocol):
 
     def versions(self) -> dict[str, str]:
         """The task's id and the versions of all that its trajectories depend on."""
+        ...
+
+    def render(self, copy: int = 0) -> Frame:
+        """What one copy looks like now, see `JointEnv.render`."""
         ...
 
     def close(self) -> None:
@@ -144,6 +150,18 @@ class JointEnv(Protocol):
         """
         ...
 
+    def versions(self) -> dict[str, str]:
+        """The task's id, where it has one, and the versions of all that its episodes depend on."""
+        ...
+
+    def render(self, copy: int = 0) -> Frame:
+        """What one copy looks like now, drawn off screen.
+
+        Raises:
+            DataError: It cannot be drawn.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of the simulator's memory."""
         ...
@@ -184,6 +202,17 @@ class Environment(ABC):
     @abstractmethod
     def make(cls, partition: Partition | None, copies: int) -> JointEnv:
         """The body shared among agents as the partition says; with None, the task that is made for a team."""
+
+    @classmethod
+    def told(cls, settings: Mapping[str, Any], max_steps: int | None = None) -> type[Environment]:
+        """The task made with these settings, and with episodes of this length.
+
+        Raises:
+            DataError: It takes none.
+        """
+        if settings or max_steps:
+            raise DataError(f"{cls.__name__} is what it is: it takes no settings and no length of episodes.")
+        return cls
 
     @classmethod
     def scripted(cls, name: str) -> ScriptedExpert:

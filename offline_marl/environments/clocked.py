@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from offline_marl.core.partition import Partition
 from offline_marl.core.types import DataError, Spec
-from offline_marl.environments.base import Flags, Floats, PerCopy, Seen, State, TeamActions
+from offline_marl.environments.base import Flags, Floats, Frame, PerCopy, Seen, State, TeamActions
 
 
 class ClockedTeam(ABC):
@@ -100,6 +100,18 @@ class ClockedTeam(ABC):
         self.clock = self.clock + going
         over = self.clock == self.max_steps
         return self.see(), np.repeat(rewards[:, None], self.spec.n_agents, axis=1), over, np.zeros_like(over)
+
+    def versions(self) -> dict[str, str]:
+        """None: the task is part of this library."""
+        return {}
+
+    def render(self, copy: int = 0) -> Frame:
+        """Nothing to be seen.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError(f"{self.name} has no picture.")
 
     def close(self) -> None:
         """Let go of the running episodes."""

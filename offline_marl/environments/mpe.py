@@ -1,4 +1,6 @@
-"""Particle worlds of MPE (the package mpe2): five tasks, each with choices and with continuous actions.
+"""Particle worlds of MPE (the package mpe2): five tasks, and one of their hunters alone (see `prey.py`).
+
+Each with choices and with continuous actions.
 
 Continuous actions are those of mpe2, one number each for standing still, left, right, down and up (and for what is
 said), stretched from [-1, 1] to its [0, 1]: data of older forks, with a force of two numbers, does not fit.
@@ -21,12 +23,15 @@ MODULES = {
 }
 
 
-def _enter(name: str, module: str, **settings: Any) -> None:
-    kind = environment_of(f"mpe2.{module}", {"max_cycles": STEPS, **settings}, STEPS, name)
+def _enter(name: str, path: str, **settings: Any) -> None:
+    kind = environment_of(path, {"max_cycles": STEPS, **settings}, STEPS, name)
     kind.__module__ = __name__
     environments.register(name)(kind)
 
 
-for _name, _module in MODULES.items():
-    _enter(_name, _module, continuous_actions=False)
-    _enter(f"{_name}-continuous", _module, continuous_actions=True)
+PATHS = {name: f"mpe2.{module}" for name, module in MODULES.items()}
+PATHS["simple-tag-prey"] = "offline_marl.environments.prey"
+
+for _name, _path in PATHS.items():
+    _enter(_name, _path, continuous_actions=False)
+    _enter(f"{_name}-continuous", _path, continuous_actions=True)

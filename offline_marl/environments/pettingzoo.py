@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
@@ -19,15 +20,15 @@ from offline_marl.environments.base import (
     Environment,
     Flags,
     Floats,
+    Frame,
     JointEnv,
     MissingSimulatorError,
     Seen,
     TeamActions,
 )
 from offline_marl.environments.clocked import refuse_partition
-
-MASK = "action_mask"
-"""Key, in an agent's info or in its observation, of the choices that it has."""
+from offline_marl.environments.particles import lightened
+from offline_marl.environments.spaces import MASK, flattened, is_flat, own_limit, shown_space, state_of
 
 
 def factory_of(path: str) -> Callable[..., Any]:
@@ -61,7 +62,7 @@ def environment_of(
         max_steps: See `PettingZooTeam`.
         name: What errors call the task; without it, its path.
     """
-    title = name or path
+    title, own, limit = name or path, dict(settings or {}), max_steps
 
     class PettingZoo(Environment):
         """A task made for a team, from PettingZoo."""
@@ -74,7 +75,13 @@ def environment_of(
                 DataError: There is a partition, though there is no body to share out.
             """
             refuse_partition(title, partition)
-            return PettingZooTeam(path, copies, settings, max_steps, title)
+            return PettingZooTeam(path, copies, own, limit, title)
+
+        @classmethod
+        def told(cls, settings: Mapping[str, Any], max_steps: int | None = None) -> type[Environment]:
+            """The task made with these settings over its own."""
+            changed = environment_of(path, {**own, **settings}, max_steps or limit, title)
+            return changed if settings or max_steps else cls
 
     PettingZoo.__qualname__ = PettingZoo.__name__ = "".join(part.capitalize() for part in title.split("-"))
     return PettingZoo
@@ -113,7 +120,7 @@ class PettingZooTeam:
         if copies < 1:
             raise DataError(f"{self.name} needs at least 1 copy, but {copies} were asked for.")
         factory = factory_of(path)
-        self._make: Callable[[], Any] = lambda: factory(**(settings or {}))
+        self._make: Callable[[], Any] = lambda: lightened(factory(**(settings or {})))
         first = self._make()
         if not hasattr(first, "possible_agents"):
             raise DataError(
@@ -122,11 +129,13 @@ class PettingZooTeam:
         self._envs, self.copies = [first], copies
         self.agents: tuple[str, ...] = tuple(first.possible_agents)
         """PettingZoo's names of the agents, in the order of the agent axis."""
-        self.max_steps = max_steps or _own_limit(first, self.name)
-        self._spaces = [_shown_space(first.observation_space(agent)) for agent in self.agents]
+        self.max_steps = max_steps or own_limit(first, self.name)
+        self._spaces = [shown_space(first.observation_space(agent)) for agent in self.agents]
         first.reset(seed=0)
-        self._stateful = _state(first) is not None
+        self._stateful = state_of(first) is not None
         self.spec = self._describe(first)
+        self._present = self.spec.present("act").numpy()
+        self._flat = [is_flat(space) for space in self._spaces]
         self._steps = 0
 
     def reset(self, seeds: Sequence[int]) -> Seen:
@@ -143,7 +152,7 @@ class PettingZooTeam:
         spec, self._steps = self.spec, 0
         self._obs = np.zeros((running, spec.n_agents, spec.obs_dim), np.float32)
         self._state = np.zeros((running, spec.state_dim), np.float32)
-        self._avail = np.broadcast_to(spec.present("act").numpy(), (running, spec.n_agents, spec.act_dim)).copy()
+        self._avail = np.broadcast_to(self._present, (running, spec.n_agents, spec.act_dim)).copy()
         self._masked = False
         self._terminations: Flags = np.zeros(running, np.bool_)
         self._truncations: Flags = np.zeros(running, np.bool_)
@@ -179,9 +188,23 @@ class PettingZooTeam:
     def versions(self) -> dict[str, str]:
         """Versions of the packages that the episodes depend on."""
         modules = {type(self._envs[0].unwrapped).__module__.split(".")[0], "pettingzoo", "gymnasium"}
-        packages = metadata.packages_distributions()
-        known = sorted({name for module in modules for name in packages.get(module, [])})
-        return {name: metadata.version(name) for name in known}
+        return {name: metadata.version(name) for name in sorted({p for m in modules for p in _packages_of(m)})}
+
+    def render(self, copy: int = 0) -> Frame:
+        """What one copy looks like now, drawn off screen.
+
+        Raises:
+            DataError: There is no such copy, or the environment draws no pictures.
+        """
+        if not 0 <= copy < len(self._envs):
+            raise DataError(f"{self.name} has {len(self._envs)} copies, but copy {copy} was to be drawn.")
+        env = self._envs[copy]
+        if getattr(env.unwrapped, "render_mode", None) is None:
+            env.unwrapped.render_mode = "rgb_array"
+        frame = env.render()
+        if not isinstance(frame, np.ndarray) or frame.ndim != 3:
+            raise DataError(f"{self.name} draws no pictures as arrays (its render_mode should be rgb_array).")
+        return np.ascontiguousarray(frame[..., :3], np.uint8)
 
     def close(self) -> None:
         """Close all copies."""
@@ -206,7 +229,7 @@ class PettingZooTeam:
             self._bounds = [(space.low.ravel(), space.high.ravel()) for space in moves]
             if not all(np.isfinite(bound).all() for pair in self._bounds for bound in pair):
                 raise DataError(f"The actions of {self.name} have no bounds, so [-1, 1] cannot be stretched to them.")
-        state = _state(env)
+        state = state_of(env)
         return Spec(
             obs_dims=tuple(flatdim(space) for space in self._spaces),
             act_dims=tuple(int(space.n) if kind == "discrete" else int(np.prod(space.shape)) for space in moves),
@@ -215,22 +238,23 @@ class PettingZooTeam:
         )
 
     def _look(self, copy: int, obs: Mapping[str, Any], infos: Mapping[str, Any]) -> None:
-        from gymnasium.spaces import flatten
-
-        self._obs[copy], self._avail[copy] = 0, self.spec.present("act").numpy()
+        if len(obs) < len(self.agents):
+            self._obs[copy] = 0
+        if self._masked:
+            self._avail[copy] = self._present
         for i, agent in enumerate(self.agents):
             if agent not in obs:
                 continue
             shown, mask = obs[agent], infos.get(agent, {}).get(MASK)
             if isinstance(shown, Mapping) and MASK in shown:
                 shown, mask = shown["observation"], shown[MASK]
-            flat: Any = flatten(self._spaces[i], shown)
+            flat: Any = shown if self._flat[i] else flattened(self._spaces[i], shown)
             self._obs[copy, i, : flat.size] = flat
             if mask is not None and self.spec.discrete:
                 self._avail[copy, i, : self.spec.act_dims[i]] = np.asarray(mask, np.bool_)
                 self._masked = True
         if self._stateful:
-            self._state[copy] = _state(self._envs[copy])
+            self._state[copy] = state_of(self._envs[copy])
 
     def _see(self) -> Seen:
         state = self._state.copy() if self._stateful else None
@@ -258,24 +282,10 @@ class PettingZooTeam:
         return shaped
 
 
-def _own_limit(env: Any, name: str) -> int:
-    for place in (env, getattr(env, "unwrapped", env), getattr(env, "aec_env", env)):
-        inner = getattr(place, "unwrapped", place)
-        for word in ("max_cycles", "max_steps"):
-            limit = getattr(inner, word, None)
-            if isinstance(limit, int) and limit > 0:
-                return limit
-    raise DataError(f"{name} does not say how long an episode lasts: give max_steps.")
-
-
-def _shown_space(space: Any) -> Any:
-    from gymnasium.spaces import Dict
-
-    return space["observation"] if isinstance(space, Dict) and MASK in space.spaces else space
-
-
-def _state(env: Any) -> Floats | None:
+@lru_cache
+def _packages_of(module: str) -> tuple[str, ...]:
+    """Of the installed packages, those that bring a module; most are called as it is, and asking all takes a second."""
     try:
-        return np.asarray(env.state(), np.float32).ravel()
-    except (NotImplementedError, AttributeError):
-        return None
+        return (metadata.distribution(module).name,)
+    except metadata.PackageNotFoundError:
+        return tuple(metadata.packages_distributions().get(module, ()))

@@ -19,6 +19,7 @@ from offline_marl.core.types import DataError, Spec
 from offline_marl.environments.base import (
     Flags,
     Floats,
+    Frame,
     JointActions,
     MissingSimulatorError,
     Outcome,
@@ -26,6 +27,7 @@ from offline_marl.environments.base import (
     Simulator,
     State,
 )
+from offline_marl.environments.drawing import draw_body
 
 
 def make_env(env_id: str, **kwargs: Any) -> Any:
@@ -155,6 +157,17 @@ class GymnasiumSimulator:
                 continue  # some tasks of Gymnasium need no MuJoCo
         return found
 
+    def render(self, copy: int = 0) -> Frame:
+        """What one copy looks like now, drawn off screen.
+
+        Raises:
+            DataError: There is no such copy, or its task draws no pictures.
+            MissingSimulatorError: No library that draws off screen works here.
+        """
+        if not 0 <= copy < len(self._envs):
+            raise DataError(f"{self.env_id} has {len(self._envs)} copies, but copy {copy} was to be drawn.")
+        return draw_body(self.env_id, self._envs[copy])
+
     def close(self) -> None:
         """Close all copies; the simulator cannot be used after that."""
         while self._envs:
@@ -251,6 +264,14 @@ class SplitEnv:
         outcome = self.simulator.step(actions[:, agent, position])
         rewards = np.repeat(outcome.rewards[:, None], self.spec.n_agents, axis=1)
         return self._see(outcome.state), rewards, outcome.terminations, outcome.truncations
+
+    def versions(self) -> dict[str, str]:
+        """Those of the simulator."""
+        return self.simulator.versions()
+
+    def render(self, copy: int = 0) -> Frame:
+        """What one copy looks like now, see `JointEnv.render`."""
+        return self.simulator.render(copy)
 
     def close(self) -> None:
         """Close the simulator."""

@@ -98,8 +98,8 @@ def _train(args: Sequence[str]) -> None:
 
     kind = algorithms.get(name)
     summary = next(entry.summary for entry in algorithms.listings() if entry.name == name)
-    fields, out = read_training(name, kind.Config, summary, args[1:])
-    dataset = fields.pop("dataset")
+    fields, out = read_training(name, kind.Config, summary, args[1:], kind.needs.origin == "environment")
+    dataset = fields.pop("dataset", None)
 
     from offline_marl.training import run
 
@@ -113,9 +113,8 @@ def _train_overview() -> None:
 
     print(f"usage: {PROGRAM} train ALGORITHM --dataset ID [--preset NAME] [--config FILE] [--FIELD VALUE ...]\n")
     print_lines(table(algorithm_rows()))
-    print(
-        f"\n`{PROGRAM} train ALGORITHM --help` shows all fields of the run and of the algorithm, with their defaults;"
-    )
+    print("\nma-ppo learns without data: --environment NAME in place of --dataset ID.")
+    print(f"`{PROGRAM} train ALGORITHM --help` shows all fields of the run and the algorithm, with their defaults;")
     print(f"`{PROGRAM} data list` shows what ID can be, `{PROGRAM} list presets` what NAME.")
 
 
@@ -212,7 +211,7 @@ def _data(args: Sequence[str]) -> None:
 
 COMMANDS = {
     "list": Command("[algorithms|worldmodels|environments|datasets|presets|plugins]", "what there is", _list),
-    "train": Command("ALGORITHM --dataset ID ...", "train on recorded data, score, draw", _train),
+    "train": Command("ALGORITHM --dataset ID ...", "train on data, or in an environment; score, draw", _train),
     "fit-model": Command("KIND --dataset ID ...", "fit a world model, and say how far it can be trusted", _fit_model),
     "resume": Command("RUN", "go on with a run, or a fit, that was stopped", _resume),
     "evaluate": Command("RUN [--episodes N]", "score a run in the simulator", _evaluate),

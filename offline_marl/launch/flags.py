@@ -21,8 +21,12 @@ from offline_marl.launch.presets import preset_names, read_preset
 from offline_marl.training.config import FitFlags, RunFlags
 
 PROGRAM = "offline-marl"
-METAVARS = {"dataset": "ID", "preset": "NAME", "config": "FILE", "out": "DIR", "fit": "JSON", "settings": "JSON"}
+METAVARS = {"dataset": "ID", "environment": "NAME", "preset": "NAME", "config": "FILE", "out": "DIR"} | dict.fromkeys(
+    ("fit", "settings", "env_settings"), "JSON"
+)
 METAVARS |= {"reference": "RANDOM,EXPERT"}
+ORIGINS = {"dataset", "environment"}
+"""Of which a run has one."""
 TYPE_NAMES = {"str": "TEXT", "Path": "PATH"}
 
 
@@ -65,7 +69,7 @@ class EvaluateFlags(Config):
 
 
 def read_training(
-    algorithm: str, kind: type[Config], about: str, args: Sequence[str]
+    algorithm: str, kind: type[Config], about: str, args: Sequence[str], online: bool = False
 ) -> tuple[dict[str, Any], Path | None]:
     """What flags, file and preset say of a run to train: flags over file over preset.
 
@@ -74,12 +78,13 @@ def read_training(
         kind: The algorithm's config.
         about: What `--help` says of the algorithm.
         args: The command line behind the algorithm's name.
+        online: Whether it can learn without data.
 
     Returns:
-        Fields of the run and of the algorithm, `dataset` among them, and the run folder if one was named.
+        Fields of the run and of the algorithm, `dataset` or `environment` among them, and the run folder if named.
 
     Raises:
-        ConfigError: A flag, a preset or a field of the file is unknown or unreadable, or there is no data set.
+        ConfigError: A flag, a preset or a field of the file is unknown or unreadable, or there is no task.
     """
     presets = ", ".join(preset_names(algorithm)) or "none"
     # Never instantiated: it tells pydantic-settings which flags there are. The algorithm's win, as in `prepare`.
@@ -90,12 +95,18 @@ def read_training(
     everything = create_model("Training", __base__=(kind, TrainFlags), preset=preset_flag)
     groups = {**dict.fromkeys(TrainFlags.model_fields, "the run"), **dict.fromkeys(kind.model_fields, algorithm)}
     command = f"train {algorithm}"
-    given = read(everything, command, "--dataset ID [--FIELD VALUE ...]", about, args, groups)
+    task = "--dataset ID | --environment NAME" if online else "--dataset ID"
+    given = read(everything, command, f"{task} [--FIELD VALUE ...]", about, args, groups)
     known = set(everything.model_fields) - {"config", "preset"}
     preset = given.pop("preset", None)
     given = _with_file(given, known)
     if preset is not None:
-        given = {**_known(read_preset(algorithm, preset), known, f"the preset '{preset}'"), **given}
+        beneath = _known(read_preset(algorithm, preset), known, f"the preset '{preset}'")
+        if ORIGINS & set(given):
+            beneath = {name: value for name, value in beneath.items() if name not in ORIGINS}
+        given = {**beneath, **given}
+    if online and not ORIGINS & set(given):
+        raise ConfigError(f"{command} needs --environment NAME (`{PROGRAM} list environments`) or --dataset ID.")
     return _with_folder(given, command)
 
 
@@ -114,7 +125,7 @@ def _with_file(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
 
 
 def _with_folder(given: dict[str, Any], command: str) -> tuple[dict[str, Any], Path | None]:
-    if "dataset" not in given:
+    if not ORIGINS & set(given):
         raise ConfigError(f"{command} needs --dataset ID: `{PROGRAM} data list` shows what there is.")
     out = given.pop("out", None)
     if out is not None and not isinstance(out, str):

@@ -105,7 +105,7 @@ class Trained:
         self.policy: Algorithm = load(folder)
         if step is not None:
             self.policy.load_state_dict(state_at(RunFolder(folder), step)["algorithm"])
-        self.shares = _shares(self.config.dataset, stage.name) if stage.body else None
+        self.shares = _shares(self.config.task, stage.name) if stage.body else None
         spec, here = self.policy.spec, self.shares or stage.spec
         if here is None or (spec.obs_dims, spec.act_dims) != (here.obs_dims, here.act_dims):
             raise DataError(f"The run {folder} was trained for a team of another size than {stage.name}'s.")
@@ -117,7 +117,7 @@ class Trained:
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         name, at = self.folder.resolve().name, {} if self.step is None else {"step": self.step}
         said = {"kind": "run", "name": f"{name}@{self.step}" if at else name, **at, "algorithm": self.config.algorithm}
-        return {**said, "dataset": Path(self.config.dataset).name, "weights_sha256": digest.hexdigest()}
+        return {**said, "dataset": Path(self.config.task).name, "weights_sha256": digest.hexdigest()}
 
     def begin(self, numbers: Sequence[int], seeds: Sequence[int]) -> Act:
         """An episode has its row in a block by its number, whoever sits in the others."""

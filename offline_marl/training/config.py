@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from offline_marl.core.config import Config
 
@@ -23,7 +23,7 @@ SpreadName = Literal[
 class LearnFlags(Config):
     """What every run has, whether it trains agents or fits a world model."""
 
-    dataset: str
+    dataset: str | None = None
     """Catalogue name, a body's with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
     clip_actions: bool = False
     """Clip actions of the data that lie outside [-1, 1], and say how many, instead of refusing the data."""
@@ -52,6 +52,14 @@ class LearnFlags(Config):
 class RunFlags(LearnFlags):
     """What every training run has, whatever it trains."""
 
+    environment: str | None = None
+    """To learn in without data: reacher_2x1notip_0, simple-spread, or PettingZoo's by package.module:function."""
+    env_settings: dict[str, Any] = Field(default_factory=dict)
+    """What the environment is made with, such as {"N": 5}; for those that are no body of Gymnasium's."""
+    max_steps: Count | None = None
+    """Length of the environment's episodes, where it can be chosen."""
+    workers: Count = 1
+    """Processes that step the simulator, for scores and for learners in it; nothing depends on how many."""
     steps: Count = 100_000
     """Updates; the published runs take 1,000,000."""
     eval_every: Period = 5_000
@@ -104,10 +112,28 @@ class RunConfig(RunFlags):
     settings: dict[str, Any] = Field(default_factory=dict)
     """Fields of the algorithm's config, all of them once the run has begun."""
 
+    @property
+    def task(self) -> str:
+        """The data set or the environment, as it was named."""
+        return str(self.dataset if self.environment is None else self.environment)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> RunConfig:
+        if (self.dataset is None) == (self.environment is None):
+            raise ValueError(
+                f"{self.algorithm} needs either --dataset ID or, to learn without data, --environment NAME"
+                f"{', not both' if self.dataset else ''}"
+            )
+        if self.environment is None and (self.env_settings or self.max_steps):
+            raise ValueError("--env-settings and --max-steps are for an --environment")
+        return self
+
 
 class FitFlags(LearnFlags):
     """What every fit of a world model has."""
 
+    dataset: str
+    """Catalogue name, a body's with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
     steps: Count = 10_000
     """Updates at most; the fit ends early when held-out episodes are foreseen no better."""
     eval_every: Count = 500

@@ -19,6 +19,7 @@ from offline_marl.datasets.places import place_of
 from offline_marl.datasets.readers.formats import load_place
 from offline_marl.datasets.readers.published import fetch_entry, local
 from offline_marl.environments.base import Conventions, Environment, JointEnv, State, environments
+from offline_marl.environments.workers import SideBySide
 from offline_marl.training.collect import make_scripted
 from offline_marl.worldmodels.facts import Facts, measure
 
@@ -39,6 +40,10 @@ class Task:
     reference: Reference | None
     mapped: bool = False
     """Whether the data stays on disk, and rows are read as they are drawn."""
+    world: type[Environment] | None = None
+    """The environment of a run without data, whose `data` is uniform play."""
+    random_return: float | None = None
+    """What uniform play returned, where it was measured."""
 
     def make_env(self, copies: int) -> JointEnv | None:
         """The environment the data came from, or None if none is known.
@@ -55,9 +60,24 @@ class Task:
             raise DataError(f"{self.id} says that it was recorded in {scenario}, but its team is of another size.")
         return env
 
+    def make_envs(self, copies: int, workers: int) -> JointEnv | None:
+        """As `make_env`, its copies shared among processes."""
+        if workers == 1 or self.environment is None:
+            return self.make_env(copies)
+
+        def make(share: int) -> JointEnv:
+            env = self.make_env(share)
+            if env is None:
+                raise DataError(f"No environment belongs to {self.id}.")
+            return env
+
+        return SideBySide(make, copies, workers)
+
     @property
     def environment(self) -> type[Environment] | None:
         """What the data came from, or None if it is not known."""
+        if self.world is not None:
+            return self.world
         if self.partition is not None:
             return environments.get(self.partition.scenario)
         scenario = self.data.metadata.get("scenario")

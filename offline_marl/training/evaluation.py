@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,12 @@ class Score:
     reference: Reference | None = None
     conventions: Conventions | None = None
     """What the agents settled on in each episode; None where there is nothing to agree on."""
+    random_return: float | None = None
+    """What uniform play returned, where it was measured."""
+    other_versions: tuple[str, ...] | None = None
+    """What played these episodes in another version than the training data; None where that cannot be told."""
+    versions: Mapping[str, str] | None = None
+    """All that the episodes depended on, the environment's id among it."""
 
     @property
     def mean(self) -> float:
@@ -56,16 +62,21 @@ class Score:
             "normalized_low": low,
             "normalized_high": high,
             **agreement,
+            **({} if self.random_return is None else {"random_return": self.random_return}),
+            **({} if self.other_versions is None else {"versions_differ": bool(self.other_versions)}),
             "episodes": len(self.returns),
         }
 
     def __str__(self) -> str:
         raw = f"return {self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
         agreed = "" if self.conventions is None else f", agreement {self.conventions.agreed.mean():.2f}"
+        beside = "" if self.random_return is None else f", uniform play {self.random_return:.3f}"
+        beside += ", other versions than the data's" if self.other_versions else ""
         if self.normalized is None:
-            return f"{raw}{agreed}, {len(self.returns)} episodes"
+            return f"{raw}{agreed}, {len(self.returns)} episodes{beside}"
         mean, low, high = self.normalized
-        return f"normalized return {mean:.1f} [{low:.1f}, {high:.1f}]{agreed} ({raw}, {len(self.returns)} episodes)"
+        beside = f"{raw}, {len(self.returns)} episodes{beside}"
+        return f"normalized return {mean:.1f} [{low:.1f}, {high:.1f}]{agreed} ({beside})"
 
 
 @dataclass(frozen=True, slots=True)

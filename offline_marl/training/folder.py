@@ -73,7 +73,8 @@ class Folder(Generic[Settings]):
         strangers = [
             name
             for name in os.listdir(self.path)
-            if name not in {"lock", "versions.json", "dataset.safetensors"} and not name.endswith(".part")
+            if name not in {"lock", "versions.json", "dataset.safetensors", "uniform.safetensors"}
+            and not name.endswith(".part")
         ]
         if strangers:
             raise RunFolderError(f"{self.path} is no run folder and is not empty: choose another --out.")

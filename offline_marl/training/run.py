@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from offline_marl.algorithms.base import Algorithm, algorithms
+from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError, build, suggest
-from offline_marl.core.seeding import seeded_globally
-from offline_marl.core.types import DataError, Spec
+from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, clipped
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.files import save_data
@@ -21,9 +20,11 @@ from offline_marl.training.config import RunConfig
 from offline_marl.training.data import Task, absolute, load_dataset, open_task
 from offline_marl.training.devices import pick_device
 from offline_marl.training.evaluation import Score
-from offline_marl.training.folder import RunFolder, RunFolderError, describe_software, newest_state
+from offline_marl.training.folder import RunFolder, RunFolderError, describe_software
+from offline_marl.training.loading import load, make_algorithm
 from offline_marl.training.session import Result, Session, make_scorer
 from offline_marl.training.wiring import locate_model, refuse_mixtures
+from offline_marl.training.worlds import UNIFORM, absolute_runs, open_world
 
 __all__ = ["Result", "evaluate", "load", "load_dataset", "prepare", "resume", "train"]
 
@@ -31,7 +32,7 @@ OWN_DATA = f"dataset{SUFFIX}"
 """Name, inside the run folder, of a data set that was given as an object."""
 
 
-def prepare(algorithm: str, dataset: str, fields: Mapping[str, Any]) -> RunConfig:
+def prepare(algorithm: str, dataset: str | None, fields: Mapping[str, Any]) -> RunConfig:
     """The full settings of a run from loose fields, each the run's or the algorithm's own.
 
     Raises:
@@ -53,13 +54,15 @@ def prepare(algorithm: str, dataset: str, fields: Mapping[str, Any]) -> RunConfi
     return config
 
 
-def train(algorithm: str, dataset: str | Dataset, *, out: str | Path | None = None, **fields: Any) -> Result:
-    """Train an algorithm on a data set and score it.
+def train(
+    algorithm: str, dataset: str | Dataset | None = None, *, out: str | Path | None = None, **fields: Any
+) -> Result:
+    """Train an algorithm on a data set, or in an environment, and score it.
 
     Args:
         algorithm: Registry name.
         dataset: Task id (`reacher-scripted-mix-v0_2x1notip_0`), a file, or a Dataset of your own, which
-            is kept in the run folder.
+            is kept in the run folder. None for an algorithm that learns in an `environment`.
         out: The run folder; by default `runs/<algorithm>_<dataset>_seed<seed>`.
         fields: Any field of the run (`steps`, `seed`, `device` ...) or of the algorithm's config.
 
@@ -71,25 +74,31 @@ def train(algorithm: str, dataset: str | Dataset, *, out: str | Path | None = No
         RunFolderError: The run folder holds something else or is in use.
         DivergedError: A loss stopped being finite; the last good checkpoint stays.
     """
-    named = absolute(dataset) if isinstance(dataset, str) else OWN_DATA
+    own = dataset if isinstance(dataset, Dataset) else None
+    named = OWN_DATA if own is not None else None if dataset is None else absolute(str(dataset))
     config = prepare(algorithm, named, fields)
+    refuse_mixtures(config, algorithms.get(algorithm).needs)
     # Written down as what it is here: a generator's state cannot move between kinds of device.
     here = {
         "device": str(pick_device(config.device)),
         "world_model": None if config.world_model is None else locate_model(config.world_model),
         "init": None if config.init is None else str(Path(config.init).absolute()),
+        "env_settings": absolute_runs(config.env_settings),
     }
     config = config.model_copy(update=here)
     folder = RunFolder(out if out is not None else default_folder(config))
-    own = None if isinstance(dataset, str) else (clipped(dataset) if config.clip_actions else dataset).check()
-    task = open_task(named, config.clip_actions, config.memory) if own is None else Task(OWN_DATA, own, None, None)
+    if own is not None:
+        own = (clipped(own) if config.clip_actions else own).check()
+        task = Task(OWN_DATA, own, None, None)
+    else:
+        task = _open(config, None)
     learner = make_algorithm(config, task.data.spec)
     with folder.locked():
         folder.refuse_strangers(config)
         folder.sweep()
-        if own is not None:
-            save_data(folder.path / OWN_DATA, own)
-            task = _task_of(folder, config)
+        if own is not None or task.world is not None:
+            save_data(folder.path / (OWN_DATA if task.world is None else UNIFORM), task.data)
+            task = _open(config, folder.path)
         # Made first: settings that it refuses should not leave the folder taken.
         session = Session(folder, config, task, learner)
         folder.begin(config, _provenance(task))
@@ -98,7 +107,7 @@ def train(algorithm: str, dataset: str | Dataset, *, out: str | Path | None = No
 
 def default_folder(config: RunConfig) -> Path:
     """Where a run goes that names no folder."""
-    return Path("runs") / f"{config.algorithm}_{Path(config.dataset).name}_seed{config.seed}"
+    return Path("runs") / f"{config.algorithm}_{Path(config.task).name.replace(':', '.')}_seed{config.seed}"
 
 
 def resume(run: str | Path) -> Result:
@@ -112,30 +121,13 @@ def resume(run: str | Path) -> Result:
     with folder.locked():
         _warn_of_other_software(folder.versions())
         folder.sweep()
-        task = _task_of(folder, config)
+        if config.environment is not None and not (folder.path / UNIFORM).exists():
+            save_data(folder.path / UNIFORM, open_world(config).data)
+        task = task_of(folder)
         then, now = folder.versions().get("dataset_sha256"), task.data.metadata.get("sha256")
         if then is not None and then != now:
             raise RunFolderError(f"{task.id} is not the data this run began with (sha256 is {now}, was {then}).")
         return Session(folder, config, task, make_algorithm(config, task.data.spec)).run()
-
-
-def load(run: str | Path) -> Algorithm:
-    """The trained algorithm of a run's newest readable checkpoint, on the CPU, ready to `act`.
-
-    Raises:
-        RunFolderError: The folder holds no run or no checkpoint that can be read.
-    """
-    folder = RunFolder(run)
-    config = folder.config()
-    widths = folder.versions().get("spec")
-    if widths is None:
-        raise RunFolderError(f"{folder.versions_file} is missing or damaged.")
-    learner = make_algorithm(config, Spec.from_plain(widths))
-    state = newest_state(folder)
-    if state is None:
-        raise RunFolderError(f"{folder.path} holds no checkpoint yet.")
-    learner.load_state_dict(state["algorithm"])
-    return learner
 
 
 def evaluate(run: str | Path, episodes: int = 100, seed: int = 0) -> Score:
@@ -154,28 +146,10 @@ def evaluate(run: str | Path, episodes: int = 100, seed: int = 0) -> Score:
     config = folder.config()
     learner = load(run)
     torch.set_num_threads(config.threads)
-    score = make_scorer(_task_of(folder, config), seed, episodes, "cpu")
+    score = make_scorer(task_of(folder), seed, episodes, "cpu")
     if score is None:
-        raise DataError(f"{config.dataset} cannot be scored here: there is nothing to act in.")
+        raise DataError(f"{config.task} cannot be scored here: there is nothing to act in.")
     return score(learner, episodes)
-
-
-def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
-    """The algorithm of a run, its weights drawn from the run's seed.
-
-    Raises:
-        DataError: The algorithm cannot eat data of this spec.
-    """
-    kind = algorithms.get(config.algorithm)
-    needs = kind.needs
-    if spec.action_kind not in needs.actions:
-        wanted = " or ".join(sorted(needs.actions))
-        raise DataError(f"{config.algorithm} needs {wanted} actions; {config.dataset} holds {spec.action_kind} ones.")
-    if needs.state and not spec.state_dim:
-        raise DataError(f"{config.algorithm} needs a global state; {config.dataset} holds none.")
-    refuse_mixtures(config, needs)
-    with seeded_globally(config.seed, "initialisation"):
-        return kind(build(kind.Config, config.settings), spec)
 
 
 def _warn_of_other_software(then: Mapping[str, Any]) -> None:
@@ -185,9 +159,21 @@ def _warn_of_other_software(then: Mapping[str, Any]) -> None:
         print(f"warning: the run began with {'; '.join(changed)}: its end may differ.", file=sys.stderr)
 
 
-def _task_of(folder: RunFolder, config: RunConfig) -> Task:
-    name = str(folder.path / OWN_DATA) if config.dataset == OWN_DATA else config.dataset
-    return open_task(name, config.clip_actions, config.memory)
+def task_of(folder: RunFolder) -> Task:
+    """The data and the environment of a run that has begun.
+
+    Raises:
+        RunFolderError: The folder holds no run.
+        DataError: The data cannot be used any more.
+    """
+    return _open(folder.config(), folder.path)
+
+
+def _open(config: RunConfig, folder: Path | None) -> Task:
+    if config.dataset is None:
+        return open_world(config, folder)
+    own = folder is not None and config.dataset == OWN_DATA
+    return open_task(f"{folder}/{OWN_DATA}" if own else config.dataset, config.clip_actions, config.memory)
 
 
 def _provenance(task: Task) -> dict[str, Any]:

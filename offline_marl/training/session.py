@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from offline_marl.training.folder import RunFolder, RunFolderError, newest_state
 from offline_marl.training.metrics import loggers_of, refuse_missing
 from offline_marl.training.picture import draw_run
 from offline_marl.training.progress import progress_bar
+from offline_marl.training.provenance import other_versions, told_of
 from offline_marl.training.trainer import CheckpointHook, EvaluateHook, Hook, LogHook, train
 from offline_marl.training.wiring import plan_source
+from offline_marl.training.worlds import versions_of
 
 MOST_COPIES = 50
 """Copies of a simulator that step side by side in an evaluation."""
@@ -79,7 +81,8 @@ class Session:
             take_over(learner, RunFolder(config.init))
         if not folder.done:
             self.make_source = plan_source(config, folder, task, data, learner)
-        self.score = make_scorer(task, config.eval_seed, max(config.eval_episodes, config.final_episodes), device)
+        most = max(config.eval_episodes, config.final_episodes)
+        self.score = make_scorer(task, config.eval_seed, most, device, config.workers)
 
     def run(self) -> Result:
         """Go from the newest checkpoint, or the beginning, to the score."""
@@ -151,7 +154,8 @@ class Session:
         if score is not None:
             title = f"{self.config.algorithm} on {self.task.id}, seed {self.config.seed}"
             picture = draw_run(self.folder.path, title, score)
-            summary |= {"score": score.row(), "returns": score.returns.tolist()}
+            summary |= {"score": score.row(), "returns": score.returns.tolist(), "data": told_of(self.task.data)}
+            summary |= {"versions": dict(score.versions or {}), "versions_differ": score.other_versions}
             if score.conventions is not None:
                 summary["conventions"] = score.conventions.plain()
         self.folder.finish(summary)
@@ -162,6 +166,10 @@ class Session:
         summary = json.loads(self.folder.done_file.read_text(encoding="utf-8"))
         found = Conventions.from_plain(summary["conventions"]) if "conventions" in summary else None
         score = summarize(np.array(summary["returns"]), self.task.reference, found) if "returns" in summary else None
+        if score is not None:
+            differ, played = summary.get("versions_differ"), summary.get("versions")
+            others = None if differ is None else tuple(differ)
+            score = replace(score, random_return=self.task.random_return, other_versions=others, versions=played)
         picture = self.folder.path / "picture.png"
         return Result(self.folder.path, self.learner, score, picture if picture.exists() else None)
 
@@ -206,10 +214,10 @@ def take_over(learner: Algorithm, folder: RunFolder) -> None:
     print(f"begins with {', '.join(taken)} of {folder.path}", file=sys.stderr)
 
 
-def make_scorer(task: Task, seed: int, most: int, device: torch.device | str) -> Scorer | None:
+def make_scorer(task: Task, seed: int, most: int, device: torch.device | str, workers: int = 1) -> Scorer | None:
     """A function that plays episodes in the task's environment; None, with a warning, where there is none."""
     try:
-        env = task.make_env(min(MOST_COPIES, most))
+        env = task.make_envs(min(MOST_COPIES, most), workers)
     except MissingSimulatorError as error:
         print(f"warning: no scores: {error}", file=sys.stderr)
         return None
@@ -217,9 +225,15 @@ def make_scorer(task: Task, seed: int, most: int, device: torch.device | str) ->
         print(f"warning: no scores: no environment belongs to {task.id}.", file=sys.stderr)
         return None
 
+    versions = versions_of(env)
+    others = other_versions(task.data.metadata.get("versions"), versions)
+    if others:
+        print(f"warning: {task.id} was recorded with {'; '.join(others)}: scores may differ.", file=sys.stderr)
+
     def score(learner: Algorithm, episodes: int) -> Score:
         played = play(learner, env, episode_seeds(seed, episodes), device)
         found = None if played.ends is None else task.conventions(played.ends)
-        return summarize(played.returns, task.reference, found)
+        summed = summarize(played.returns, task.reference, found)
+        return replace(summed, random_return=task.random_return, other_versions=others, versions=versions)
 
     return score

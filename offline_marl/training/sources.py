@@ -110,13 +110,24 @@ class EnvironmentSource:
         self.generator = generator
 
     def sample(self, needs: Needs) -> Batch:
-        """Segments [episode, time]; `mask` is false after an episode's end."""
+        """Segments [episode, time], as long as the longest; `mask` is false after an episode's end."""
         rounds: list[Batch] = []
-        played = 0
+        played = episodes = 0
         while played < self.rows:
-            rounds.append(self._play(min(self.env.copies, -(-(self.rows - played) // self.env.max_steps))))
+            count = self._episodes(played, episodes)
+            rounds.append(self._play(count))
             played += int(rounds[-1].mask[..., 0].sum())  # type: ignore[index]
-        return Batch.cat(rounds).to(self.device)
+            episodes += count
+        longest = max(batch.rewards.shape[1] for batch in rounds)
+        return Batch.cat([_lengthened(batch, longest) for batch in rounds]).to(self.device)
+
+    def _episodes(self, played: int, episodes: int) -> int:
+        """Of the next round: as many as are likely to be enough, from the mean length so far."""
+        lacking = self.rows - played
+        if not episodes:
+            return min(self.env.copies, -(-lacking // self.env.max_steps))
+        # Growing slowly: the first episodes of a round that is too small say little of the others.
+        return min(self.env.copies, -(-lacking * episodes // played), 4 * episodes)
 
     def _play(self, copies: int) -> Batch:
         seeds: dict[int, None] = {}
@@ -126,7 +137,7 @@ class EnvironmentSource:
         memory = Memory(self.env.spec, self.policy.window, copies, "cpu")
         running = torch.ones(copies, dtype=torch.bool)
         steps: list[Batch] = []
-        for _ in range(self.env.max_steps):
+        while running.any():
             now, read = seen, memory.history
             obs, avail = seen_tensors(now, "cpu")
             actions = self._act(obs, read, avail)
@@ -164,3 +175,14 @@ class EnvironmentSource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly where the saved source stood."""
         self.generator.set_state(state["generator"].cpu())
+
+
+def _lengthened(batch: Batch, length: int) -> Batch:
+    """Segments with their last step repeated up to this length, where nothing counts."""
+    lacking = length - batch.rewards.shape[1]
+    if not lacking:
+        return batch
+    longer = batch.map(lambda value: torch.cat([value, value[:, -1:].expand(-1, lacking, *value.shape[2:])], dim=1))
+    for value in (longer.rewards, longer.terminations, longer.truncations, longer.mask):
+        value[:, -lacking:] = 0  # type: ignore[index]
+    return longer

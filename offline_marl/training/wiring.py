@@ -32,7 +32,7 @@ from offline_marl.worldmodels.oracle import Oracle
 from offline_marl.worldmodels.rollout import Caution
 from offline_marl.worldmodels.uncertainty import UNCERTAINTIES
 
-MOST_COPIES = 64
+MOST_COPIES = 256
 """Copies of an environment that a learner which learns in it plays side by side."""
 REAL_FRACTION = 0.05
 """Share of recorded rows in the published mixtures."""
@@ -41,12 +41,16 @@ MEASURED = 4_096
 
 
 def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
-    """Refuse settings of imagined data that contradict each other or the algorithm.
+    """Refuse settings of where rows come from that contradict each other or the algorithm.
 
     Raises:
         ConfigError: Says which, and what would be right.
     """
     name, share = config.algorithm, config.real_fraction
+    if config.environment is not None and needs.origin != "environment":
+        raise ConfigError(f"{name} learns from recorded data: give it --dataset; --environment is for ma-ppo.")
+    if config.environment is not None and config.settings.get("clip_target"):
+        raise ConfigError("--clip-target needs recorded data, whose best return is the bound: leave it away.")
     if needs.origin != "data" and (share is not None or config.real_fraction_end is not None):
         raise ConfigError(f"{name} learns from its own episodes alone: it takes no --real-fraction.")
     if needs.origin == "environment" and config.world_model is not None:
@@ -136,7 +140,7 @@ def refuse_unforeseen(config: RunConfig, data: Dataset, learner: Algorithm) -> N
 def _make_plain(config: RunConfig, task: Task, data: Dataset, learner: Algorithm) -> Source:
     device, rows = torch.device(config.device), learner.batch_size
     if learner.needs.origin == "environment":
-        env = task.make_env(min(MOST_COPIES, rows))
+        env = task.make_envs(min(MOST_COPIES, rows), config.workers)
         if env is None:
             raise DataError(f"{config.algorithm} learns in an environment, and none belongs to {task.id}.")
         return EnvironmentSource(learner, env, rows, Generators(config.seed).get("episodes"), device)

@@ -137,6 +137,15 @@ def test_mpe_agrees_with_mpe2_step_by_step(name, continuous):
     env.close()
 
 
+def test_settings_are_put_over_a_tasks_own():
+    pytest.importorskip("mpe2")
+    kind = environments.get("simple-spread")
+    assert kind.told({}) is kind
+    env = kind.told({"N": 2}, max_steps=4).make(None, 1)
+    assert (env.spec.n_agents, env.spec.action_kind, env.max_steps) == (2, "discrete", 4)
+    env.close()
+
+
 def test_any_environment_by_its_import_path():
     pytest.importorskip("mpe2")
     env = environment_of("mpe2.simple_v3:parallel_env", {"max_cycles": 7}).make(None, 1)

@@ -17,6 +17,7 @@ from offline_marl.datasets.catalog import CATALOG
 from offline_marl.launch.presets import preset_names, preset_rows, read_preset
 from offline_marl.training.config import RunFlags
 from offline_marl.training.run import prepare
+from offline_marl.training.worlds import find_world
 
 Cli = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,8 +51,11 @@ def test_a_preset_holds_only_what_differs_from_the_defaults_and_validates(algori
     for field, value in settings.items():
         assert field in fields, f"{field} is no field"
         assert fields[field].is_required() or fields[field].default != value, f"{field} repeats the default"
+    environment = settings.get("environment")
     dataset = settings.pop("dataset", None)
-    prepare(algorithm, dataset or "some-data", settings)
+    prepare(algorithm, dataset or (None if environment else "some-data"), settings)
+    if environment is not None:
+        assert name == find_world(environment).name, "a preset is named for its environment"
     if dataset is not None:
         assert name.endswith(dataset), "a preset is named for its data set"
         assert split_task(dataset)[0] in CATALOG

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from worlds import SPECS, PointEnv, world
@@ -76,6 +77,43 @@ def test_an_environment_is_played_in_until_there_are_enough_steps():
     assert torch.equal(batch.obs[:, 1:][inside], batch.next_obs[:, :-1][inside])
     assert torch.equal(batch.next_history[:, 0, :, 1, :4], batch.obs[:, 0])
     torch.testing.assert_close(batch.rewards, batch.obs[..., 0] * batch.actions[..., 0] * batch.mask)
+
+
+class Choosing:
+    """Takes the last choice that it has."""
+
+    window = 0
+
+    def act(self, obs, *, history=None, avail_actions=None, explore=False):
+        assert bool(avail_actions.any(-1).all())
+        return avail_actions.long().cumsum(-1).argmax(-1)
+
+
+def test_batches_end_with_their_longest_episode_and_nothing_counts_behind_the_others():
+    batch = EnvironmentSource(
+        Choosing(), PointEnv(SPECS["discrete"], 1), 9, torch.Generator().manual_seed(3), "cpu"
+    ).sample(Needs())
+    lengths = batch.mask[..., 0].sum(1)
+    assert len(set(lengths.tolist())) > 1 and batch.rewards.shape[1] == int(lengths.max())
+    outside = ~batch.mask
+    assert not batch.rewards[outside].any() and not batch.terminations[outside].any()
+    assert not batch.truncations[outside].any() and bool(batch.avail_actions.any(-1).all())
+
+
+def test_rounds_of_short_episodes_grow():
+    class Brief(PointEnv):
+        def __init__(self):
+            super().__init__(SPECS["continuous"], 50)
+            self.max_steps = 40
+
+        def reset(self, seeds):
+            seen = super().reset(seeds)
+            self._lengths = np.full(len(seeds), 2)
+            return seen
+
+    env = Brief()
+    batch = EnvironmentSource(Restless(), env, 80, torch.Generator(), "cpu").sample(Needs())
+    assert [len(seeds) for seeds in env.seen_seeds] == [2, 8, 30] and batch.rewards.shape[:2] == (40, 2)
 
 
 @pytest.mark.parametrize("played", [0, 2])

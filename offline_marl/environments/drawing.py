@@ -1,0 +1,69 @@
+"""Pictures of MuJoCo's bodies, drawn off screen: by EGL, else by OSMesa, where there is no display.
+
+Owns the choice of MUJOCO_GL, which is made when something is first drawn: a broken graphics library should not keep
+anybody from simulating. Who sets MUJOCO_GL is obeyed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from ctypes.util import find_library
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from offline_marl.core.types import DataError
+from offline_marl.environments.base import Frame, MissingSimulatorError
+
+LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
+"""Values of MUJOCO_GL that need no display, and the shared library of each."""
+WITH_DISPLAY = "glfw"
+ADVICE = "apt-get install libegl1 libgl1-mesa-dri (Debian), or libosmesa6 and MUJOCO_GL=osmesa"
+
+
+def choose_library() -> str:
+    """Set MUJOCO_GL where nobody has and there is no display.
+
+    Returns:
+        Its value, or what stands in for it.
+
+    Raises:
+        MissingSimulatorError: There is no display and no library that does without.
+    """
+    if "MUJOCO_GL" in os.environ:
+        return os.environ["MUJOCO_GL"]
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return WITH_DISPLAY
+    here = [name for name, library in LIBRARIES.items() if find_library(library)]
+    if not here:
+        raise MissingSimulatorError(f"Nothing can be drawn: neither EGL nor OSMesa is installed: {ADVICE}.")
+    os.environ["MUJOCO_GL"] = here[0]
+    return here[0]
+
+
+def draw_body(name: str, env: Any) -> Frame:
+    """What a Gymnasium environment over MuJoCo looks like now.
+
+    Raises:
+        DataError: The environment is none over MuJoCo.
+        MissingSimulatorError: No library that draws off screen works here; says which Debian packages would.
+    """
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is None:
+        raise DataError(f"{name} has no picture: only bodies of MuJoCo are drawn.")
+    _refuse_broken(choose_library())
+    return np.ascontiguousarray(renderer.render("rgb_array"), np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _refuse_broken(library: str) -> None:
+    """Tried first by itself: a viewer that fails half-way complains once more when it is thrown away."""
+    if library not in {*LIBRARIES, WITH_DISPLAY}:
+        raise MissingSimulatorError(f"MUJOCO_GL={library} is unknown: it should be egl, osmesa or glfw.")
+    try:
+        importlib.import_module(f"mujoco.{library}").GLContext(8, 8).free()
+    except Exception as error:  # each library fails in its own way
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise MissingSimulatorError(f"Nothing can be drawn with MUJOCO_GL={library} ({reason}): {ADVICE}.") from error

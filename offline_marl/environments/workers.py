@@ -1,0 +1,178 @@
+"""Copies of an environment in several processes, each stepping its share; episodes are what they are in one.
+
+Processes are forked, so that whatever made the environment need not be importable, and end with the one that made
+them. They step simulators alone: policies act in the process that made them, for all copies at once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from offline_marl.core.errors import WorkError
+from offline_marl.core.types import DataError
+from offline_marl.environments.base import Flags, Floats, Frame, JointEnv, Seen, TeamActions
+
+_OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
+"""Our ends of all pipes: a fork inherits them, and would keep its siblings from noticing that we have gone."""
+
+
+class WorkerDiedError(WorkError, RuntimeError):
+    """A process that stepped simulators ended by itself; the message says which."""
+
+
+class SideBySide:
+    """A `JointEnv` whose copies are shared among processes.
+
+    Args:
+        make: Makes so many copies of the environment.
+        copies: How many episodes can run side by side, over all processes.
+        workers: Processes; no more than copies.
+
+    Raises:
+        BadInputError: Whatever making the environment raises.
+    """
+
+    def __init__(self, make: Callable[[int], JointEnv], copies: int, workers: int) -> None:
+        workers = min(workers, copies)
+        share = -(-copies // workers)
+        self._pipes = [_fork(make, share) for _ in range(workers)]
+        self._end = weakref.finalize(self, _close, list(self._pipes))
+        self.copies = copies
+        found = [_received(pipe) for pipe in self._pipes]
+        self.spec, self.max_steps, self._versions = found[0]
+        self._shares: list[int] = []
+
+    def reset(self, seeds: Sequence[int]) -> Seen:
+        """Start one episode per seed, see `Simulator.reset`.
+
+        Raises:
+            DataError: There are no seeds, more seeds than copies, or the same seed twice.
+        """
+        if not 1 <= len(seeds) <= self.copies or len(set(seeds)) < len(seeds):
+            raise DataError(f"There are {self.copies} copies, which need as many seeds at most, all different.")
+        self._shares = [len(part) for part in np.array_split(np.arange(len(seeds)), len(self._pipes)) if len(part)]
+        return self._joined(self._all("reset", self._split(list(seeds))))
+
+    def step(self, actions: TeamActions) -> tuple[Seen, Floats, Flags, Flags]:
+        """Let all agents act at once, in every process; see `JointEnv.step`.
+
+        Raises:
+            DataError: The actions are not those of all running copies, or one is wrong.
+        """
+        if len(actions) != sum(self._shares):
+            raise DataError(f"{sum(self._shares)} copies are running, but there are actions of {len(actions)}.")
+        found = self._all("step", self._split(actions))
+        seen, *rest = zip(*found, strict=True)
+        rewards, terminations, truncations = (np.concatenate(parts) for parts in rest)
+        return self._joined(seen), rewards, terminations, truncations
+
+    def versions(self) -> dict[str, str]:
+        """Those of the environment."""
+        return dict(self._versions)
+
+    def render(self, copy: int = 0) -> Frame:
+        """What one copy looks like now, see `JointEnv.render`."""
+        for pipe, share in zip(self._pipes, self._shares, strict=False):
+            if copy < share:
+                pipe.send(("render", copy))
+                frame: Frame = _received(pipe)
+                return frame
+            copy -= share
+        raise DataError(f"{sum(self._shares)} copies are running, but another one was to be drawn.")
+
+    def close(self) -> None:
+        """End the processes."""
+        self._end()
+
+    def _split(self, rows: Any) -> list[Any]:
+        borders = np.cumsum([0, *self._shares]).tolist()
+        return [rows[first:last] for first, last in pairwise(borders)]
+
+    def _joined(self, parts: Sequence[Seen]) -> Seen:
+        def together(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
+            return None if values[0] is None else np.concatenate(values)
+
+        avail = None
+        if any(part.avail_actions is not None for part in parts):
+            # Told by some processes only: copies of the others may choose anything.
+            free = self.spec.present("act").numpy()
+            told = [(part.avail_actions, (len(part.obs), *free.shape)) for part in parts]
+            avail = np.concatenate([np.broadcast_to(free, shape) if own is None else own for own, shape in told])
+        return Seen(together("obs"), together("state"), avail)
+
+    def _all(self, what: str, parts: Sequence[Any]) -> list[Any]:
+        for pipe, part in zip(self._pipes, parts, strict=False):
+            _send(pipe, (what, part))
+        # All are heard before one is judged: what was answered must not be taken for the next answer.
+        found = [_answer(pipe) for pipe, _ in zip(self._pipes, parts, strict=False)]
+        return [_judged(each) for each in found]
+
+
+def _fork(make: Callable[[int], JointEnv], copies: int) -> Connection:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    _OPEN.add(ours)
+    with warnings.catch_warnings():
+        # Python warns of forks beside threads: torch's sleep, and what is forked never calls them.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.Process(target=_serve, args=(theirs, make, copies), daemon=True).start()
+    theirs.close()
+    return ours
+
+
+def _serve(pipe: Connection, make: Callable[[int], JointEnv], copies: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who made us decides when it ends
+    for other in list(_OPEN):
+        other.close()
+    try:
+        env = make(copies)
+        pipe.send((env.spec, env.max_steps, env.versions() if hasattr(env, "versions") else {}))
+        while True:
+            what, said = pipe.recv()
+            try:
+                pipe.send(getattr(env, what)(said))
+            except Exception as error:
+                pipe.send(error)
+    except EOFError:
+        return
+    except Exception as error:
+        pipe.send(error)
+
+
+def _send(pipe: Connection, message: Any) -> None:
+    try:
+        pipe.send(message)
+    except (BrokenPipeError, OSError):
+        raise WorkerDiedError("A process that steps the simulator has ended by itself: is memory short?") from None
+
+
+def _answer(pipe: Connection) -> Any:
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):
+        return WorkerDiedError("A process that steps the simulator has ended by itself: is memory short?")
+
+
+def _judged(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _received(pipe: Connection) -> Any:
+    return _judged(_answer(pipe))
+
+
+def _close(pipes: Sequence[Connection]) -> None:
+    for pipe in pipes:
+        pipe.close()

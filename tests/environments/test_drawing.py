@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from offline_marl.core.partition import partition
+from offline_marl.core.types import DataError
+from offline_marl.environments import drawing
+from offline_marl.environments.base import MissingSimulatorError, environments
+
+BODY = SimpleNamespace(
+    unwrapped=SimpleNamespace(mujoco_renderer=SimpleNamespace(render=lambda mode: np.ones((2, 3, 3))))
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_choice(monkeypatch):
+    for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    drawing._refuse_broken.cache_clear()
+    yield
+    drawing._refuse_broken.cache_clear()
+
+
+def refuse_sameness(first, last):
+    """Neither black, nor of one colour, nor alike."""
+    for frame in (first, last):
+        assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3 and frame.flags.c_contiguous
+        assert frame.mean() > 5 and frame.std() > 2
+    assert (first != last).any()
+
+
+@pytest.mark.mujoco
+def test_bodies_are_drawn_off_screen():
+    pytest.importorskip("mujoco")
+    env = environments.get("reacher").make(partition("reacher", "2x1", "full"), 2)
+    env.reset([1, 2])
+    try:
+        first = env.render(1)
+    except MissingSimulatorError as error:
+        env.close()
+        pytest.skip(str(error))
+    for _ in range(3):
+        env.step(np.ones((2, 2, 1), np.float32))
+    refuse_sameness(first, env.render(1))
+    with pytest.raises(DataError, match="Reacher-v5 has 2 copies, but copy 2 was to be drawn"):
+        env.render(2)
+    env.close()
+
+
+def test_particle_worlds_are_drawn_without_a_display():
+    pytest.importorskip("mpe2")
+    env = environments.get("simple-spread").make(None, 1)
+    env.reset([3])
+    first = env.render()
+    for _ in range(3):
+        env.step(np.full((1, 3), 2))
+    refuse_sameness(first, env.render())
+    with pytest.raises(DataError, match="simple-spread has 1 copies, but copy 1 was to be drawn"):
+        env.render(1)
+    env.close()
+
+
+def test_toys_say_that_they_have_no_picture():
+    with pytest.raises(DataError, match="coordination has no picture"):
+        environments.get("coordination").make(None, 1).render()
+
+
+def test_a_library_is_chosen_where_nobody_has_and_there_is_no_display(monkeypatch):
+    monkeypatch.setattr(drawing, "find_library", lambda name: f"lib{name}.so" if name == "OSMesa" else None)
+    assert drawing.choose_library() == "osmesa"
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    assert drawing.choose_library() == "egl"
+    monkeypatch.delenv("MUJOCO_GL")
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert drawing.choose_library() == "glfw"
+
+
+def test_what_is_missing_is_named_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(drawing, "find_library", lambda name: None)
+    with pytest.raises(MissingSimulatorError, match=r"neither EGL nor OSMesa is installed: apt-get install libegl1"):
+        drawing.draw_body("arm", BODY)
+    monkeypatch.setenv("MUJOCO_GL", "vulkan")
+    with pytest.raises(MissingSimulatorError, match="MUJOCO_GL=vulkan is unknown: it should be egl, osmesa or glfw"):
+        drawing.draw_body("arm", BODY)
+    broken = ModuleType("mujoco.egl")
+    monkeypatch.setitem(sys.modules, "mujoco", ModuleType("mujoco"))
+    monkeypatch.setitem(sys.modules, "mujoco.egl", broken)
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    with pytest.raises(MissingSimulatorError, match=r"with MUJOCO_GL=egl \(module .*GLContext.*\): apt-get install"):
+        drawing.draw_body("arm", BODY)
+    broken.GLContext = lambda *size: SimpleNamespace(free=lambda: None)
+    assert drawing.draw_body("arm", BODY).shape == (2, 3, 3)
+    with pytest.raises(DataError, match="walker has no picture"):
+        drawing.draw_body("walker", SimpleNamespace(unwrapped=SimpleNamespace()))

@@ -1,0 +1,45 @@
+"""What docs/environments.md tells people to type is typed here, with fewer steps."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import offline_marl
+from offline_marl.launch.cli import main
+from offline_marl.training import session, worlds
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "environments.md").read_text()
+FEW = shlex.split("--steps 1 --batch-size 8 --epochs 1 --final-episodes 1 --eval-every 0 --hidden 8 --device cpu")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_what_the_page_says_to_type_works(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("mpe2")
+    pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(worlds, "UNIFORM_STEPS", 50)
+    commands = [line for block in blocks("bash") for line in block.splitlines() if line]
+    assert len(commands) == 8
+    for number, command in enumerate(commands):
+        program, *words = shlex.split(command)
+        assert program == "offline-marl"
+        out = [] if "--out" in words else ["--out", f"runs/{number}"]
+        with pytest.raises(SystemExit) as end:
+            main([*words, *FEW, *out])
+        said = capsys.readouterr()
+        assert end.value.code == 0, f"{command}: {said.err}"
+        assert "return" in said.out and "uniform play" in said.out
+    train = offline_marl.train
+    few = {"batch_size": 8, "final_episodes": 1, "device": "cpu"}
+    monkeypatch.setattr(offline_marl, "train", lambda *args, **more: train(*args, **{**more, "steps": 1, **few}))
+    for block in blocks("python"):
+        exec(block, {})
+    assert "(6, 700, 700, 3)" in capsys.readouterr().out

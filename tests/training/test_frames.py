@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from runs import small_run
+from worlds import saved, world
+
+from offline_marl.core.types import DataError
+from offline_marl.training import session, worlds
+from offline_marl.training.frames import frames
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(worlds, "UNIFORM_STEPS", 50)
+
+
+def test_an_episode_of_a_run_is_shown_from_its_first_state_to_its_last(tmp_path):
+    pytest.importorskip("mpe2")
+    short = {"env_settings": {"N": 2}, "max_steps": 6, "steps": 1, "batch_size": 8, "final_episodes": 1}
+    small_run(tmp_path / "run", None, "ma-ppo", environment="simple-spread", **short)
+    shown = frames(tmp_path / "run", seed=1)
+    assert shown.shape == (7, 700, 700, 3) and shown.dtype == np.uint8
+    # The first step only sets what is at rest in motion.
+    assert shown.mean() < 255 and all((one != other).any() for one, other in pairwise(shown[1:]))
+    assert np.array_equal(frames(tmp_path / "run", seed=1, every=4), shown[[0, 4, 6]])
+    assert (frames(tmp_path / "run", seed=2)[0] != shown[0]).any()
+
+
+def test_what_cannot_be_shown_says_so(tmp_path):
+    small_run(tmp_path / "toy", None, "ma-ppo", environment="coordination", steps=1, final_episodes=1)
+    with pytest.raises(DataError, match="coordination has no picture"):
+        frames(tmp_path / "toy")
+    small_run(tmp_path / "data", saved(tmp_path, world("continuous")), steps=1)
+    with pytest.raises(DataError, match="cannot be shown: no environment belongs to its data"):
+        frames(tmp_path / "data")
