@@ -1,0 +1,1 @@
+"""Many runs: jobs, who runs them, and where they stand."""
