@@ -1,4 +1,4 @@
-"""A job's process: performs the job, and on the scheduler's signals saves, so that whoever comes next goes on from there.
+"""A job's process: performs the job, and saves on the scheduler's signals, so that its next turn goes on from there.
 
 SIGUSR2 announces a pre-emption or the end of the time: save, then ask for another turn. SIGTERM announces that the
 process will be killed (`scontrol requeue`, `scancel`, a drained node): save, then wait for it.
