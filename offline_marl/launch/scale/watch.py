@@ -40,6 +40,7 @@ ENDED = {
     "PREEMPTED": "its place was given to another job",
     "COMPLETED": "its process ended, but the folder holds no DONE",
 }
+REQUEUED = "requeued, "
 NEVER = "DependencyNeverSatisfied"
 
 
@@ -141,7 +142,8 @@ def _state(folder: Path, given: Submitted | None, queued: Queue) -> State:
         return replace(known, state="done", left_s=0.0)
     if name != "running":
         known = replace(known, left_s=None)
-    return replace(known, state=name, why=why, log=_tail(given))
+    requeues = known.requeues + why.startswith(REQUEUED)  # its next start is not written down yet
+    return replace(known, state=name, why=why, requeues=requeues, log=_tail(given))
 
 
 def _on_slurm(given: Submitted, starts: list[dict[str, Any]], queued: Queue) -> tuple[Name, str]:
@@ -152,7 +154,7 @@ def _on_slurm(given: Submitted, starts: list[dict[str, Any]], queued: Queue) -> 
         if reason == NEVER:
             return "failed", "a job that it depends on failed"
         again = any(row.get("event") == "start" and row.get("id") == given.id for row in starts)
-        return "waiting", f"{'requeued, ' if again else ''}{reason or state}"
+        return "waiting", f"{REQUEUED if again else ''}{state.lower() if reason in {'', 'None'} else reason}"
     told = _last_words(given, starts)
     if told:
         return "failed", told
