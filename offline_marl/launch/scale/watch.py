@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import time
@@ -220,7 +219,7 @@ def _tail(given: Submitted) -> tuple[str, ...]:
             text = stream.read().decode(errors="replace")
     except OSError:
         return ()
-    lines = (re.split(r"\r", line.rstrip("\r"))[-1].strip() for line in text.splitlines())
+    lines = (line.rstrip("\r").rpartition("\r")[2].strip() for line in text.split("\n"))
     return tuple(line for line in lines if line)[-TAIL:]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -201,9 +202,14 @@ def test_this_machine_can_submit_and_refusals_are_one_sentence(
     with pytest.raises(SlurmError, match=r"^There is no partition 'lov' in this cluster: did you mean 'low'\?"):
         submit(job(data, tmp_path / "run"), profile=Profile(partition="lov"))
     with pytest.raises(SlurmError, match=r"^No node of the partition has as many cores"):
-        submit(job(data, tmp_path / "run"), profile=Profile(cpus=64))
+        submit(job(data, tmp_path / "run"), profile=Profile(memory_gb=900))
+    asking = tmp_path / "profile.toml"
+    asking.write_text("cpus = 64")
+    assert [line for good, line in findings(asking) if not good] == [
+        "No node of the partition has as many cores, as much memory or the GPUs that the profile asks for."
+    ]
     down = tmp_path / "slurm.conf"
-    down.write_text(Path(os.environ["SLURM_CONF"]).read_text().replace("SlurmctldPort=", "SlurmctldPort=1"))
+    down.write_text(re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=9", Path(os.environ["SLURM_CONF"]).read_text()))
     monkeypatch.setenv("SLURM_CONF", str(down))
     with pytest.raises(SlurmError, match=r"^Slurm's controller \(slurmctld\) does not answer"):
         submit(job(data, tmp_path / "run"))
