@@ -95,7 +95,7 @@ def _local(jobs: Sequence[Job], profile: Profile, logs: Path) -> list[str]:
     from submitit.local.local import LocalExecutor
 
     executor = LocalExecutor(logs, max_num_timeout=profile.requeues)
-    delay = min(profile.signal_delay_s, 30 * profile.minutes)
+    delay = _delay(profile)
     executor.update_parameters(
         timeout_min=profile.minutes, signal_delay_s=delay, gpus_per_node=profile.gpus, setup=list(profile.setup)
     )
@@ -145,7 +145,7 @@ def _slurm(jobs: Sequence[Job], profile: Profile, logs: Path, after: Sequence[st
         some = jobs[first : first + limit]
         executor = SlurmExecutor(logs, max_num_timeout=profile.requeues, python=_python(profile))
         executor.update_parameters(**_parameters(profile, after), job_name=_name(some))
-        work = Work(SHARE_TO_SAVE * profile.signal_delay_s)
+        work = Work(SHARE_TO_SAVE * _delay(profile))
         with _refusals():
             given = executor.map_array(work, some) if len(some) > 1 else [executor.submit(work, some[0])]
         with ThreadPoolExecutor(WRITERS) as writers:
@@ -186,10 +186,15 @@ def _parameters(profile: Profile, after: Sequence[str]) -> dict[str, Any]:
         "gpus_per_node": profile.gpus or None,
         "setup": list(profile.setup) or None,
         "array_parallelism": profile.array_parallelism,
-        "signal_delay_s": profile.signal_delay_s,
+        "signal_delay_s": _delay(profile),
         "additional_parameters": more,
     }
     return {name: value for name, value in asked.items() if value is not None}
+
+
+def _delay(profile: Profile) -> int:
+    """Seconds that a job has to save; never more than half of its time."""
+    return min(profile.signal_delay_s, 30 * profile.minutes)
 
 
 def _python(profile: Profile) -> str:

@@ -149,9 +149,9 @@ def _on_slurm(given: Submitted, starts: list[dict[str, Any]], queued: Queue) -> 
     state, reason = queued[given.id]
     if state in RUNNING:
         return "running", ""
+    if reason == NEVER:
+        return "failed", "a job that it depends on failed"
     if state and state not in ENDED:
-        if reason == NEVER:
-            return "failed", "a job that it depends on failed"
         again = any(row.get("event") == "start" and row.get("id") == given.id for row in starts)
         return "waiting", f"{REQUEUED if again else ''}{state.lower() if reason in {'', 'None'} else reason}"
     told = _last_words(given, starts)
