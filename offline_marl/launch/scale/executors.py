@@ -15,7 +15,7 @@ from typing import Any
 
 from offline_marl.core.errors import WorkError
 from offline_marl.launch.failures import sentence
-from offline_marl.launch.scale import slurm
+from offline_marl.launch.scale import slurm, watch
 from offline_marl.launch.scale.jobs import Executor, Job, not_asked, read_starts, write_submitted
 from offline_marl.launch.scale.profile import Profile
 from offline_marl.launch.scale.work import Work
@@ -23,6 +23,8 @@ from offline_marl.launch.scale.work import Work
 GLANCE_S = 0.05
 WRITERS = 16
 """Small files written at once: each waits for its disk, and many waits are one."""
+DEAF = """bash -c 'trap "" USR2 TERM; exec "$@"' job"""
+"""Until Python listens to them, signals would end a job that has only just begun; Slurm would count it as failed."""
 SHARE_TO_SAVE = 0.8
 """Of the time between the signal and the end of a job."""
 
@@ -112,8 +114,9 @@ def _local(jobs: Sequence[Job], profile: Profile, logs: Path) -> list[str]:
         while going:
             going = _still(going)
     except BaseException:
-        for _, given in going:
-            given._process.terminate()  # they save
+        for job, given in going:
+            watch.end_here(job.out)  # it saves
+            given._process.terminate()
         raise
     _refuse_failures(len(jobs), [_why(job) for job in jobs if not (job.out / "DONE").exists()])
     return ids
@@ -198,7 +201,8 @@ def _delay(profile: Profile) -> int:
 
 
 def _python(profile: Profile) -> str:
-    return shlex.quote(sys.executable) if profile.container is None else f"{profile.container} python"
+    python = shlex.quote(sys.executable) if profile.container is None else f"{profile.container} python"
+    return f"{DEAF} {python}"
 
 
 def _name(jobs: Sequence[Job]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from launch.scale.cluster import done, job, starts, until
 from worlds import saved, world
 
-from offline_marl.launch.scale import slurm
+from offline_marl.launch.scale import slurm, watch
 from offline_marl.launch.scale.jobs import note_start, write_submitted
 from offline_marl.launch.scale.slurm import MissingSlurmError, SlurmError, explain
 from offline_marl.launch.scale.watch import cancel, state_of, states_of
@@ -98,6 +98,7 @@ def test_the_queue_is_told_in_plain_words(tmp_path: Path, data: str, monkeypatch
         return QUEUE
 
     monkeypatch.setattr(slurm, "ask", ask)
+    monkeypatch.setattr(watch.time, "sleep", lambda seconds: None)
     jobs = [job(data, tmp_path / f"run{number}") for number in range(6)]
     for number, each in enumerate(jobs):
         write_submitted(each, "slurm", f"7_{number}", tmp_path)
@@ -106,7 +107,7 @@ def test_the_queue_is_told_in_plain_words(tmp_path: Path, data: str, monkeypatch
     states = states_of([each.out for each in jobs])
     assert [(state.state, state.why) for state in states] == [
         ("running", ""),
-        ("waiting", "requeued, Priority"),
+        ("waiting", "requeued, others are before it"),
         ("failed", "a job that it depends on failed"),
         ("failed", "it needed more memory than it had asked for"),
         ("failed", "its process ended, but the folder holds no DONE"),
