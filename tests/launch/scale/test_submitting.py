@@ -16,6 +16,7 @@ from offline_marl.launch.scale import slurm, watch
 from offline_marl.launch.scale.jobs import note_start, write_submitted
 from offline_marl.launch.scale.slurm import MissingSlurmError, SlurmError, explain
 from offline_marl.launch.scale.watch import cancel, state_of, states_of
+from offline_marl.training import fitting
 
 Cli = Callable[..., Any]
 SMALL = ("--steps", 3, "--hidden", "8", "--device", "cpu")
@@ -26,6 +27,12 @@ QUEUE = """\
 7_3|OUT_OF_MEMORY|None
 7_4|COMPLETED|None
 """
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take most of a small fit's time."""
+    monkeypatch.setattr(fitting, "draw_report", lambda *_: None)
 
 
 @pytest.fixture
