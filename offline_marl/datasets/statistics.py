@@ -63,6 +63,17 @@ def returns_of(data: Recording | Dataset) -> Annotated[Tensor, "episode"]:
     return sums
 
 
+def reward_claim(data: Recording | Dataset) -> dict[str, str]:
+    """What recorders write into the metadata: `reward` is `team` where all agents always got the same, else `own`.
+
+    Nothing of a recording of one body, which has one reward.
+    """
+    if isinstance(data, Recording):
+        return {}
+    shared = all(bool((piece == piece[:, :1]).all()) for _, piece in chunks(data.rewards))
+    return {"reward": "team" if shared else "own"}
+
+
 def quantiles(values: Tensor) -> dict[str, float]:
     """Of a distribution, by names such as `q25`."""
     found = torch.quantile(values.double(), torch.tensor(QUANTILES, dtype=torch.float64)).tolist()

@@ -216,5 +216,5 @@ COMMANDS = {
     "resume": Command("RUN", "go on with a run, or a fit, that was stopped", _resume),
     "evaluate": Command("RUN [--episodes N]", "score a run in the simulator", _evaluate),
     "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", _collect),
-    "data": Command("list|info|verify|convert|mix ...", "look at data, check it, change and share it", _data),
+    "data": Command("list|info|verify|...", "look at data, check, convert, mix, draw and share it", _data),
 }

@@ -119,6 +119,39 @@ def test_convert_refuses_what_it_cannot_do(cli: Cli, team: Path, words: str, sai
     assert [each.name for each in Path().iterdir()] == ["team.safetensors"]
 
 
+@pytest.mark.parametrize("storage", ["minari", "d4rl"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_convert_out_to_a_published_layout_and_back(cli: Cli, recording: str, storage: str) -> None:
+    pytest.importorskip("minari" if storage == "minari" else "h5py")
+    pytest.importorskip(f"offline_marl.datasets.writers.{storage}")
+    out = "arm-v0" if storage == "minari" else "arm.hdf5"
+    whole = recording.removesuffix("_2x1notip_0")
+    for _ in range(2):
+        said = cli("data", "convert", whole, out, "--overwrite")
+        assert said.code == 0, said.err
+        assert cli("data", "convert", out, "back.safetensors", "--overwrite").code == 0
+    old, new = load_data(Path(whole)), load_data(Path("back.safetensors"))
+    assert torch.equal(old.actions, new.actions) and torch.equal(old.lengths, new.lengths)
+    assert torch.allclose(old.rewards, new.rewards) and new.metadata["source"] == out
+    assert sorted(os.listdir()) == sorted(["arm.safetensors", out, "back.safetensors"])
+
+
+def test_convert_reads_a_published_file_in_pieces(cli: Cli, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "hopper.hdf5", "w") as file:
+        ends = torch.arange(1, 21) % 10 == 0
+        rows = {"observations": torch.rand(20, 11), "actions": torch.zeros(20, 3), "rewards": torch.ones(20)}
+        for name, value in {**rows, "terminals": ends, "timeouts": ~ends & ends}.items():
+            file[name] = value.numpy()
+    assert cli("data", "convert", "hopper.hdf5", "ours.safetensors").code == 0
+    about = load_data(Path("ours.safetensors")).metadata
+    assert about["source"] == "hopper.hdf5" and about["scenario"] == "hopper" and len(about["source_sha256"]) == 64
+    with h5py.File("hopper.hdf5", "a") as file:
+        file["actions"][3, 0] = 9.0
+    failed = cli("data", "convert", "hopper.hdf5", "bad.safetensors")
+    assert failed.code == 2 and "lie outside [-1, 1]" in failed.error and not Path("bad.safetensors").exists()
+
+
 # --- mix ----------------------------------------------------------------------------------------------------------
 
 
