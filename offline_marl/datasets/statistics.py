@@ -63,15 +63,11 @@ def returns_of(data: Recording | Dataset) -> Annotated[Tensor, "episode"]:
     return sums
 
 
-def reward_claim(data: Recording | Dataset) -> dict[str, str]:
-    """What recorders write into the metadata: `reward` is `team` where all agents always got the same, else `own`.
-
-    Nothing of a recording of one body, which has one reward.
-    """
+def reward_kind(data: Recording | Dataset) -> str:
+    """What recorders write as `reward`: `team` where all agents always got the same, as on one body, else `own`."""
     if isinstance(data, Recording):
-        return {}
-    shared = all(bool((piece == piece[:, :1]).all()) for _, piece in chunks(data.rewards))
-    return {"reward": "team" if shared else "own"}
+        return "team"
+    return "team" if all(bool((piece == piece[:, :1]).all()) for _, piece in chunks(data.rewards)) else "own"
 
 
 def quantiles(values: Tensor) -> dict[str, float]:

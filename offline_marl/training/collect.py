@@ -19,7 +19,7 @@ from offline_marl.core.types import Spec
 from offline_marl.datasets.base import Dataset, Recording, join
 from offline_marl.datasets.catalog import Entry, Recipe
 from offline_marl.datasets.files import save_data
-from offline_marl.datasets.statistics import reward_claim
+from offline_marl.datasets.statistics import reward_kind
 from offline_marl.environments.base import JointEnv, ScriptedExpert, Seen, Simulator, TeamActions, environments
 from offline_marl.training.progress import progress_bar
 
@@ -95,7 +95,7 @@ def make_scripted(entry: Entry, path: Path) -> None:
             "note": entry.reference.note,
         },
         "licence": "Apache-2.0",
-        **reward_claim(data),
+        **({"reward": reward_kind(data)} if isinstance(data, Dataset) else {}),
     }
     save_data(path, replace(data, metadata=described).check())
 

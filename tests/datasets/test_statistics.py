@@ -19,7 +19,7 @@ from offline_marl.datasets.statistics import (
     duplicates,
     quantiles,
     returns_of,
-    reward_claim,
+    reward_kind,
 )
 
 KINDS = ("continuous", "discrete")
@@ -114,7 +114,7 @@ def test_quantiles_have_names() -> None:
 
 def test_recorders_tell_whose_the_reward_is() -> None:
     own = world("continuous")
-    assert reward_claim(own) == {"reward": "own"} and reward_claim(reacher_recording()) == {}
+    assert (reward_kind(own), reward_kind(reacher_recording())) == ("own", "team")
     shared = replace(own, rewards=own.rewards[:, :1].expand(-1, 3).contiguous())
-    assert reward_claim(shared) == {"reward": "team"}
-    assert validate.problems(replace(shared, metadata=reward_claim(shared))) == []
+    assert reward_kind(shared) == "team"
+    assert validate.problems(replace(shared, metadata={"reward": reward_kind(shared)})) == []

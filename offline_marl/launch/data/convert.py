@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -131,16 +131,8 @@ def stream(file: Path, place: Path, source: str) -> None:
     """
     from offline_marl.datasets.files import load_data
     from offline_marl.datasets.readers.formats import convert
-    from offline_marl.training.progress import progress_bar
 
-    done = 0
-    with progress_bar(weight_of(file) // MEGA, f"converting {file.name}", "MB", leave=False) as bar:
-
-        def tick(size: int) -> None:
-            nonlocal done
-            done += size
-            bar.update(done // MEGA - bar.n)
-
+    with ticking(weight_of(file), f"converting {file.name}") as tick:
         convert(file, place, {"source": origin(source)}, tick)
     load_data(place)
 
@@ -157,8 +149,45 @@ def copy(source: str, to: str, place: Path, out: str) -> None:
 
     with growing(home(), weight_of(Path(source)), f"reading {Path(source).name}"):
         data = named(source, opened(source)[0])
+    if to == "ours":
+        save(data, place)
+        return
     with growing(place.parent, size_of(data), f"writing {place.name}"):
         write(to, data, place, out.removeprefix(MINARI) if out.startswith(MINARI) else None)
+
+
+def save(data: Recording | Dataset, place: Path) -> None:
+    """Write in our layout, in pieces; what stays on disk is read as it is written."""
+    from offline_marl.core.files import Streamed
+    from offline_marl.datasets.columns import Columns
+    from offline_marl.datasets.files import save_fields
+    from offline_marl.datasets.validate import chunks
+
+    def leaf(value: Any) -> Any:
+        if not isinstance(value, Columns):
+            return value
+        whole: Any = value
+        return Streamed(value.dtype, tuple(value.shape), lambda: (piece for _, piece in chunks(whole)))
+
+    held = {item.name: leaf(getattr(data, item.name)) for item in fields(data) if item.name != "spec"}
+    with ticking(size_of(data), f"writing {place.name}") as tick:
+        save_fields(place, {**held, "metadata": dict(data.metadata)}, getattr(data, "spec", None), tick)
+
+
+@contextmanager
+def ticking(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A bar of megabytes, moved on by the function that is given."""
+    from offline_marl.training.progress import progress_bar
+
+    done = 0
+    with progress_bar(total // MEGA, what, "MB", leave=False) as bar:
+
+        def tick(size: int) -> None:
+            nonlocal done
+            done += size
+            bar.update(done // MEGA - bar.n)
+
+        yield tick
 
 
 def origin(source: str) -> str:
@@ -184,23 +213,20 @@ def weight_of(path: Path) -> int:
 def size_of(data: Recording | Dataset) -> int:
     """Bytes of all its arrays."""
     values: list[Any] = [getattr(data, item.name) for item in fields(data)]
-    return sum(value.numel() * value.element_size() for value in values if hasattr(value, "numel"))
+    return sum(value.numel() * value.dtype.itemsize for value in values if hasattr(value, "numel"))
 
 
 def write(to: str, data: Recording | Dataset, place: Path, dataset_id: str | None = None) -> None:
-    """Write in one of the layouts; `dataset_id` is Minari's.
+    """Write in a published layout; `dataset_id` is Minari's.
 
     Raises:
         DataError: The layout cannot hold the data.
-        ConfigError: There is no writer of it.
     """
-    if to == "ours":
-        from offline_marl.datasets.files import save_data
+    if to == "d4rl":
+        from offline_marl.datasets.writers import d4rl
 
-        save_data(place, data)
-        return
-    try:
-        writer = import_module(f"offline_marl.datasets.writers.{to}")
-    except ImportError:
-        raise ConfigError(f"This version cannot write the layout of {to}.") from None
-    writer.write(place, data, **({"dataset_id": dataset_id} if dataset_id else {}))
+        d4rl.write(place, data)
+    else:
+        from offline_marl.datasets.writers import minari
+
+        minari.write(place, data, dataset_id=dataset_id)

@@ -18,6 +18,7 @@ from worlds import world
 
 from offline_marl.datasets.files import load_data, save_data
 from offline_marl.datasets.picture import draw_data
+from offline_marl.training.data import open_task
 
 Cli = Callable[..., Any]
 WORDS = ("list", "info", "verify", "convert", "mix", "plot")
@@ -76,6 +77,13 @@ def test_convert_into_our_layout(cli: Cli, recording: str) -> None:
     assert load_data(Path("team.safetensors")).metadata["conf"] == "2x1notip"
 
 
+def test_convert_of_a_task_that_stays_on_disk(cli: Cli, recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("data", "convert", recording, "memory.safetensors").code == 0
+    monkeypatch.setattr("offline_marl.launch.data.opened.open_task", lambda name: open_task(name, memory=0.0))
+    assert cli("data", "convert", recording, "disk.safetensors").code == 0
+    assert Path("memory.safetensors").read_bytes() == Path("disk.safetensors").read_bytes()
+
+
 def test_convert_overwrites_only_when_told(cli: Cli, team: Path) -> None:
     Path("out.safetensors").write_text("precious")
     refused = cli("data", "convert", team, "out.safetensors")
@@ -123,7 +131,6 @@ def test_convert_refuses_what_it_cannot_do(cli: Cli, team: Path, words: str, sai
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_convert_out_to_a_published_layout_and_back(cli: Cli, recording: str, storage: str) -> None:
     pytest.importorskip("minari" if storage == "minari" else "h5py")
-    pytest.importorskip(f"offline_marl.datasets.writers.{storage}")
     out = "arm-v0" if storage == "minari" else "arm.hdf5"
     whole = recording.removesuffix("_2x1notip_0")
     for _ in range(2):
