@@ -17,7 +17,7 @@ from torch import Tensor
 from offline_marl.core.files import HEADER, _attach, _checksum
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.catalog import SUFFIX
+from offline_marl.datasets.catalog import SUFFIX, home
 from offline_marl.datasets.episodes import stale
 from offline_marl.datasets.files import KIND, LAYOUT
 from offline_marl.datasets.validate import Problem, problems
@@ -71,7 +71,8 @@ def _examine_other(path: Path) -> Report:
     """Converted first, into a folder of its own: nothing in it was looked at before."""
     from offline_marl.datasets.readers.formats import convert
 
-    with tempfile.TemporaryDirectory(prefix="offline-marl-") as folder:
+    home().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="verifying-", dir=home()) as folder:
         kept = Path(folder) / f"converted{SUFFIX}"
         try:
             convert(path, kept)

@@ -102,10 +102,13 @@ def _push(api: Any, upload: Upload, target: Target) -> Pushed:
     head = _asked(target, lambda: api.repo_info(**where)).sha
     picture = str(Path(target.path).with_suffix(".png")) if upload.picture else None
     held = {
-        each.path: each for each in _asked(target, lambda: api.get_paths_info(paths=[target.path, README], **where))
+        each.path: each
+        for each in _asked(target, lambda: api.get_paths_info(paths=[target.path, README, picture or README], **where))
     }
     if target.path in held and not sums.match(held[target.path]) and not upload.overwrite:
         raise DataError(f"{target.uri} holds another file already: choose another name, or say --overwrite.")
+    if picture in held and target.path not in held and not upload.overwrite:
+        raise DataError(f"{target.repo} holds another {picture} already: choose another name, or say --overwrite.")
     told = section(target.uri, target.path, {**upload.said, "file_sha256": sums.sha256}, picture)
     readme = _readme(target, told, README in held, upload.overwrite)
     contents = {target.path: upload.file, picture: upload.picture, README: readme}
@@ -212,7 +215,7 @@ def _sentence(error: BaseException, target: Target) -> str | None:
         return f"was not written: {target.repo} was changed by somebody else meanwhile; push again."
     if isinstance(error, known.RepositoryNotFoundError) or status == 404:
         return f"cannot be written: {endpoint} has no data set {target.repo} that you may see."
-    if status is not None and status >= 500:
+    if status is not None and (status >= 500 or status == 429):
         return f"was not written: {endpoint} answered {status}, {TRIES} times; push again later."
     if _is_passing(error):
         return f"was not written: {endpoint} did not answer; push again later."

@@ -23,7 +23,7 @@ ABOUT = (
     "Writes data in another layout; whole or not at all: killed or on a full disk it leaves no OUT, and the same "
     "command begins again (what was fetched or converted into the cache by then is not fetched or converted again)."
 )
-USAGE = "IN OUT [--to ours|minari|d4rl] [--overwrite]"
+USAGE = "IN OUT [--to ours|minari|d4rl] [--clip-actions] [--overwrite]"
 MINARI = "minari://"
 MEGA = 1_000_000
 ENDINGS = {".safetensors": "ours", ".hdf5": "d4rl", ".h5": "d4rl"}
@@ -38,6 +38,8 @@ class ConvertFlags(Config):
     """File or folder to write; minari://ID is a folder among Minari's own."""
     to: Literal["ours", "minari", "d4rl"] | None = None
     """Layout; by default what OUT's ending says: .safetensors is ours, .hdf5 D4RL's, a folder Minari's."""
+    clip_actions: bool = False
+    """Clip actions that lie outside [-1, 1]; without it such data is refused."""
     overwrite: bool = False
     """Replace OUT if it exists."""
 
@@ -55,11 +57,11 @@ def run(args: Sequence[str]) -> None:
 
     refuse_foreign_folder(out)
     with staged(out, flags.overwrite) as place:
-        file = published(flags.source) if to == "ours" else None
+        file = published(flags.source) if to == "ours" and not flags.clip_actions else None
         if file is not None:
             stream(file, place, flags.source)
         else:
-            copy(flags.source, to, place, flags.out)
+            copy(flags, to, place)
     print(f"{'file' if out.is_file() else 'folder':<12}{out}")
     print(f"{'look at it':<12}{PROGRAM} data info {shlex.quote(str(out))}")
 
@@ -129,15 +131,19 @@ def stream(file: Path, place: Path, source: str) -> None:
     Raises:
         DataError: It cannot be read, or no learner could use it.
     """
+    from offline_marl.core.types import DataError
     from offline_marl.datasets.files import load_data
     from offline_marl.datasets.readers.formats import convert
 
     with ticking(weight_of(file), f"converting {file.name}") as tick:
         convert(file, place, {"source": origin(source)}, tick)
-    load_data(place)
+    try:
+        load_data(place)
+    except DataError as error:
+        raise DataError(f"{file.name}: {error}") from None
 
 
-def copy(source: str, to: str, place: Path, out: str) -> None:
+def copy(flags: ConvertFlags, to: str, place: Path) -> None:
     """Load, and write in the other layout.
 
     Raises:
@@ -147,8 +153,9 @@ def copy(source: str, to: str, place: Path, out: str) -> None:
     from offline_marl.launch.data.growing import growing
     from offline_marl.launch.data.opened import opened
 
+    source, out = flags.source, flags.out
     with growing(home(), weight_of(Path(source)), f"reading {Path(source).name}"):
-        data = named(source, opened(source)[0])
+        data = named(source, opened(source, flags.clip_actions)[0])
     if to == "ours":
         save(data, place)
         return

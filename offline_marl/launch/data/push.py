@@ -9,7 +9,6 @@ from typing import Any
 from pydantic_settings import CliPositionalArg
 
 from offline_marl.core.config import Config, ConfigError, build
-from offline_marl.core.types import DataError
 from offline_marl.launch.commands import PROGRAM
 from offline_marl.launch.flags import read
 
@@ -70,13 +69,14 @@ def run(args: Sequence[str]) -> None:
 
 def _licence(known: str | None, flags: PushFlags) -> str:
     if known and flags.licence and known.lower() != flags.licence.lower():
-        raise DataError(f"{flags.file} says that its licence is {known}, not {flags.licence}: leave --licence away.")
+        raise ConfigError(f"{flags.file} says that its licence is {known}, not {flags.licence}: leave --licence away.")
     if not (known or flags.licence):
-        raise DataError(f"{flags.file} names no licence: say --licence, such as --licence apache-2.0 or cc-by-4.0.")
+        raise ConfigError(f"{flags.file} names no licence: say --licence, such as --licence apache-2.0 or cc-by-4.0.")
     return known or str(flags.licence)
 
 
 def _picture(data: Any, title: str) -> bytes | None:
+    from offline_marl.core.types import DataError
     from offline_marl.datasets.picture import draw_data
 
     try:

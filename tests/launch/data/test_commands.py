@@ -21,7 +21,7 @@ from offline_marl.datasets.picture import draw_data
 from offline_marl.training.data import open_task
 
 Cli = Callable[..., Any]
-WORDS = ("list", "info", "verify", "convert", "mix", "plot")
+WORDS = ("list", "info", "verify", "convert", "mix", "plot", "push", "pull")
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -79,7 +79,9 @@ def test_convert_into_our_layout(cli: Cli, recording: str) -> None:
 
 def test_convert_of_a_task_that_stays_on_disk(cli: Cli, recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("data", "convert", recording, "memory.safetensors").code == 0
-    monkeypatch.setattr("offline_marl.launch.data.opened.open_task", lambda name: open_task(name, memory=0.0))
+    monkeypatch.setattr(
+        "offline_marl.launch.data.opened.open_task", lambda name, clip: open_task(name, clip, memory=0.0)
+    )
     assert cli("data", "convert", recording, "disk.safetensors").code == 0
     assert Path("memory.safetensors").read_bytes() == Path("disk.safetensors").read_bytes()
 
@@ -156,7 +158,10 @@ def test_convert_reads_a_published_file_in_pieces(cli: Cli, tmp_path: Path) -> N
     with h5py.File("hopper.hdf5", "a") as file:
         file["actions"][3, 0] = 9.0
     failed = cli("data", "convert", "hopper.hdf5", "bad.safetensors")
-    assert failed.code == 2 and "lie outside [-1, 1]" in failed.error and not Path("bad.safetensors").exists()
+    assert failed.code == 2 and "hopper.hdf5: 1 of 60 action entries lie outside" in failed.error
+    assert not Path("bad.safetensors").exists()
+    assert cli("data", "convert", "hopper.hdf5", "clipped.safetensors", "--clip-actions").code == 0
+    assert load_data(Path("clipped.safetensors")).metadata["clipped_actions"] == 1
 
 
 # --- mix ----------------------------------------------------------------------------------------------------------
