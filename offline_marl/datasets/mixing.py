@@ -132,16 +132,19 @@ def _draw(data: Any, part: Part, number: int, seed: int) -> Tensor:
 def _told(data: Any, part: Part, episodes: int) -> dict[str, Any]:
     """What the mixture remembers of a part; of a file its name alone, nobody needs its folder."""
     about = data.metadata
+    name, licence, versions = (about.get(key) for key in ("name", "licence", "versions"))
     named = part.data if "://" in part.data else Path(part.data).name
     return {
-        "name": about.get("name", named),
+        "name": name if isinstance(name, str) else named,
         "data": named,
         "episodes": episodes,
         "of": len(data.lengths),
         "returns": list(part.returns),
         "sha256": about.get("sha256"),
-        "licence": about.get("licence"),
-        "versions": about.get("versions"),
+        "licence": licence if isinstance(licence, str) else None,
+        "versions": {str(package): str(version) for package, version in versions.items()}
+        if isinstance(versions, Mapping)
+        else None,
     }
 
 

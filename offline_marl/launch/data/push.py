@@ -45,8 +45,8 @@ def run(args: Sequence[str]) -> None:
     from pathlib import Path
 
     from offline_marl.datasets.catalog import SUFFIX
-    from offline_marl.datasets.description import description
     from offline_marl.datasets.writers.hub import Target, Upload, push
+    from offline_marl.launch.data.describe import described
     from offline_marl.launch.data.opened import opened
 
     target = Target.parse(flags.place, Path(flags.file).name if flags.file.endswith(SUFFIX) else flags.file + SUFFIX)
@@ -54,8 +54,8 @@ def run(args: Sequence[str]) -> None:
     file = Path(kept)
     if file.suffix != SUFFIX or not file.is_file():
         raise ConfigError(f"{flags.file} is no file of our layout: `{PROGRAM} data convert` makes one.")
-    about = description(data)
-    licence = _licence(about["licence"], flags)
+    about = described(data)
+    licence = _licence(about["licence"] if isinstance(about["licence"], str) else None, flags)
     picture = _picture(data, file.name)
     said: dict[str, Any] = {**about, "name": data.metadata.get("name"), "licence": licence}
     done = push(Upload(file, said, picture, flags.private, flags.overwrite), target)

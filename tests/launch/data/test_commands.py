@@ -62,6 +62,27 @@ def test_info_tells_coverage_ranges_duplicates_and_quantiles(cli: Cli, recording
     assert "duplicates " in lines and "transitions = 0, episodes = 0" in lines and " to " in lines
 
 
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"reference": 3, "actors": "x", "parts": {"a": 1}, "versions": [1], "how": {}, "licence": 5},
+        {"reference": {"random": "a", "expert": 1}, "actors": [3, {}], "parts": [None, {}], "tier": [[]]},
+        {"reference": {"random": 1, "expert": 1}, "action_noise": "much", "seed": None, "who": 3},
+        {"reference": {"a": 1}, "scenario": 7, "episodes_end": [{}]},
+    ],
+)
+def test_metadata_of_anybody_break_nothing(cli: Cli, team: Path, about: dict[str, Any]) -> None:
+    save_data(team, replace(load_data(team), metadata=about))
+    assert cli("data", "info", team).code == 0 and cli("data", "info", team, "--json").code == 0
+    assert cli("data", "verify", team).code in {0, 2}
+
+
+def test_large_sets_are_looked_through_with_a_bar(cli: Cli, team: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "looking through" not in cli("data", "info", team).err
+    monkeypatch.setattr("offline_marl.launch.data.describe.LARGE", 1)
+    assert "looking through" in cli("data", "info", team).err
+
+
 # --- convert ------------------------------------------------------------------------------------------------------
 
 
