@@ -41,13 +41,27 @@ def uid_of(path: Path) -> Path:
     """
     if _is_uid(path):
         return path
-    uids = sorted(each for each in path.iterdir() if _is_uid(each)) if path.is_dir() else []
+    uids = uids_of(path)
     if not uids:
         raise DataError(f"{path} is no Vault: no folder in it holds {MANIFEST}.")
     if len(uids) > 1:
-        named = ", ".join(each.name for each in uids)
-        raise DataError(f"{path} holds {len(uids)} sets ({named}): name one, such as {path}/{uids[0].name}.")
-    return uids[0]
+        raise DataError(f"{path} holds {len(uids)} sets ({', '.join(uids)}): name one, such as {path}/{uids[0]}.")
+    return path / uids[0]
+
+
+def uids_of(path: Path) -> list[str]:
+    """Names of the sets in a Vault."""
+    return sorted(each.name for each in path.iterdir() if _is_uid(each)) if path.is_dir() else []
+
+
+def refuse_absent(path: Path) -> None:
+    """A set of a Vault that is not there is told with those that are.
+
+    Raises:
+        DataError: The path names one.
+    """
+    if path.parent.suffix == SUFFIX and path.parent.is_dir() and not path.exists():
+        raise DataError(f"{path.parent} holds no '{path.name}'; it holds {', '.join(uids_of(path.parent)) or 'none'}.")
 
 
 @contextmanager

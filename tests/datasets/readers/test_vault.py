@@ -76,7 +76,7 @@ def test_one_of_several_sets_is_named(tmp_path: Path) -> None:
             open_task(str(place))
         for name, team in teams.items():
             assert_is(loaded(f"{place}/{name}"), team)
-        with pytest.raises(DataError, match="Best"):
+        with pytest.raises(DataError, match="holds no 'Best'; it holds"):
             open_task(f"{place}/Best")
     (kept,) = (home() / "unpacked").iterdir()
     told = json.loads((kept / "archive.json").read_text())
