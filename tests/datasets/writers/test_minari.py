@@ -74,7 +74,7 @@ def test_minari_reads_it_too(tmp_path: Path, storage: str) -> None:
     data = replace(world("discrete", 3), metadata=ABOUT)
     writer.write(tmp_path / "made-v0", data, storage)
     found = minari.load_dataset("made-v0")
-    assert 0 < found.storage.metadata["dataset_size"] <= found.storage.get_size()
+    assert found.storage.metadata["dataset_size"] == found.storage.get_size()
     assert found.total_steps == len(data) and found.storage.metadata["ref_max_score"] == -4.0
     for number, episode in enumerate(found.iterate_episodes()):
         held = data.episode(number)
