@@ -120,8 +120,8 @@ class _Leaves:
         return self.read(lambda: self.tensorstore.open(spec, open=True, read=True, context=self.context))
 
     @property
-    def _base(self) -> str:
-        return f"file://{self.folder.absolute()}"
+    def _base(self) -> dict[str, str]:
+        return {"driver": "file", "path": f"{self.folder.absolute()}/"}
 
     def _refuse_claims(self, name: str) -> None:
         """Look at what an array says of itself before tensorstore does, which makes room for what is claimed."""
@@ -137,7 +137,7 @@ class _Leaves:
         if any(type(size) is not int or not 0 <= size < 1 << 62 for size in sizes) or not all(told["chunks"]):
             raise DataError(f"{self.folder}: '{name}' claims a shape that cannot be.")
         chunk = math.prod(told["chunks"]) * kind.itemsize
-        if chunk > min(MOST_CHUNK, MOST_COMPRESSED * self.size):
+        if chunk > min(MOST_CHUNK, max(CACHE, MOST_COMPRESSED * self.size)):
             raise DataError(f"{self.folder}: '{name}' claims {chunk:,} bytes a chunk, of {self.size:,} stored in all.")
 
     def index(self) -> int:
@@ -148,7 +148,7 @@ class _Leaves:
         return int(self.read(found.read)[0])
 
     def table(self, name: str, steps: int, convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Lazy:
-        """Lazy of the array `name.` that were written."""
+        """The rows of the array `name.` that were written."""
         found = self.array(f"{name}.")
         shape = tuple(found.shape)
         if len(shape) < 2 or shape[0] != 1 or not 0 < steps <= shape[1]:
@@ -187,7 +187,7 @@ def _steps(leaves: _Leaves) -> Steps:
     actions, act_dims = _actions(leaves, steps, agents, allowed)
     kept = None if state is None else _flat(leaves.table(state, steps, _float))
     kind: Any = "continuous" if len(actions.shape) == 3 else "discrete"
-    if allowed is not None and allowed.shape[1:] != (agents, act_dims[0]):
+    if kind == "discrete" and allowed is not None and allowed.shape[1:] != (agents, act_dims[0]):
         raise DataError(f"{leaves.folder}: '{legals}' has axes {allowed.shape[1:]}, actions {(agents, act_dims[0])}.")
     return Steps(
         obs=obs,

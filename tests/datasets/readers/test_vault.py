@@ -105,6 +105,20 @@ def test_choices_without_legals_are_counted(tmp_path: Path) -> None:
     assert data.spec.act_dims == (3, 3) and data.avail_actions is None
 
 
+def test_names_of_folders_are_plain_names(tmp_path: Path) -> None:
+    team, odd = Team(), tmp_path / "a b#c%20?d:e" / "x.vlt" / "Good & Poor"
+    write_vault(tmp_path / "x.vlt" / "a", vault_arrays(team), small=True)
+    odd.parent.mkdir(parents=True)
+    (tmp_path / "x.vlt" / "a").rename(odd)
+    assert_is(loaded(odd.parent), team)
+
+
+def test_legals_of_continuous_actions_mean_nothing(tmp_path: Path) -> None:
+    team = Team()
+    held = {**vault_arrays(team), "infos.legals.": np.ones((18, 2, 9), np.float32)}
+    assert loaded(write_vault(tmp_path / "x.vlt" / "a", held, small=True)).avail_actions is None
+
+
 def test_what_is_written_behind_the_index_does_not_count(tmp_path: Path) -> None:
     team = Team()
     data = loaded(write_vault(tmp_path / "x.vlt" / "a", vault_arrays(team), index=LENGTHS[0] + LENGTHS[1]))
