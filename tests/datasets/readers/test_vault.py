@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from foreign import LENGTHS, TERMINATED, Team, vault_arrays, write_vault, zipped
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.catalog import home
+from offline_marl.datasets.flat import episode_numbers
 from offline_marl.datasets.readers.formats import fingerprint
 from offline_marl.datasets.readers.zipped import split
 from offline_marl.training.data import load_recording, open_task
@@ -64,6 +66,24 @@ def test_a_vault_is_read_whatever_its_wrapping(tmp_path: Path, choices: int, for
     assert data.spec.act_dims == ((5, 5) if choices else (2, 2)) and data.spec.state_dim == 3
     assert data.metadata["format"] == "vault" and data.metadata["name"] == "2cheetah/Good"
     assert data.metadata["vault"]["environment"] == "made up"
+
+
+def test_a_vault_that_flashbax_wrote() -> None:
+    """flashbax 0.1.3 with jax 0.10.2 and orbax-checkpoint 0.12.8: 23 steps, 10 an episode, by the formulas below."""
+    data = loaded(Path(__file__).with_name("flashbax.zip"))
+    time, agent, choice = np.arange(23)[:, None, None], np.arange(2)[:, None], np.arange(5)
+    done = (time + agent)[..., 0] % 5
+    keep = np.arange(23) < 22  # of the last one, which was cut, nobody knows what followed
+    rows = (torch.arange(22) + episode_numbers(data.lengths)).numpy()
+    assert data.lengths.tolist() == [10, 10, 2] and data.spec.act_dims == (5, 5)
+    np.testing.assert_allclose(data.obs[rows], (time + agent / 10 + choice[:4] / 100)[keep], rtol=1e-6)
+    np.testing.assert_array_equal(data.actions, done[keep])
+    np.testing.assert_array_equal(data.rewards, (time - agent)[keep, :, 0])
+    np.testing.assert_array_equal(data.state[rows], np.arange(22)[:, None] * np.arange(1, 4))
+    np.testing.assert_array_equal(
+        data.avail_actions[rows], (((choice + time) % 2 == 0) | (choice == done[..., None]))[keep]
+    )
+    assert data.terminations.any(-1).nonzero().flatten().tolist() == [9, 19]
 
 
 def test_one_of_several_sets_is_named(tmp_path: Path) -> None:
