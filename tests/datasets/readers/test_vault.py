@@ -89,7 +89,7 @@ def test_a_vault_that_flashbax_wrote() -> None:
 def test_one_of_several_sets_is_named(tmp_path: Path) -> None:
     teams = {name: Team(seed=seed) for seed, name in enumerate(("Good", "Poor"))}
     for name, team in teams.items():
-        write_vault(tmp_path / "x.vlt" / name, vault_arrays(team))
+        write_vault(tmp_path / "x.vlt" / name, vault_arrays(team), small=True)
     archive = zipped(tmp_path / "x.vlt", tmp_path / "x.zip")
     for place in (tmp_path / "x.vlt", archive):
         with pytest.raises(DataError, match=r"holds 2 sets \(Good, Poor\): name one, such as .*/Good"):
@@ -121,7 +121,7 @@ def test_choices_without_legals_are_counted(tmp_path: Path) -> None:
     team = Team(choices=3)
     held = {name: value for name, value in vault_arrays(team).items() if name != "infos.legals."}
     held["actions."] = held["actions."][..., None].astype(np.int64)
-    data = loaded(write_vault(tmp_path / "x.vlt" / "a", held))
+    data = loaded(write_vault(tmp_path / "x.vlt" / "a", held, small=True))
     assert data.spec.act_dims == (3, 3) and data.avail_actions is None
 
 
@@ -141,12 +141,12 @@ def test_legals_of_continuous_actions_mean_nothing(tmp_path: Path) -> None:
 
 def test_what_is_written_behind_the_index_does_not_count(tmp_path: Path) -> None:
     team = Team()
-    data = loaded(write_vault(tmp_path / "x.vlt" / "a", vault_arrays(team), index=LENGTHS[0] + LENGTHS[1]))
+    data = loaded(write_vault(tmp_path / "x.vlt" / "a", vault_arrays(team), index=LENGTHS[0] + LENGTHS[1], small=True))
     assert data.lengths.tolist() == [LENGTHS[0] - 1, LENGTHS[1]]
 
 
 def test_it_is_no_recording(tmp_path: Path) -> None:
-    place = write_vault(tmp_path / "x.vlt" / "a", vault_arrays(Team()))
+    place = write_vault(tmp_path / "x.vlt" / "a", vault_arrays(Team()), small=True)
     assert isinstance(load_recording(str(place)), Dataset)
     with pytest.raises(DataError, match="is split among agents already"):
         open_task(f"{place.parent}_2x1_full")
