@@ -88,6 +88,30 @@ def table(group: Any, name: str) -> Any:
     return held
 
 
+def quick(file: Any, path: str) -> npt.NDArray[Any] | None:
+    """What `array` gives, many times faster for small arrays; None leaves it to `array` to say what is wrong."""
+    from h5py import h5d, h5l, h5s
+
+    pieces = path.encode().split(b"/")
+    try:
+        for end in range(1, len(pieces) + 1):
+            if file.id.links.get_info(b"/".join(pieces[:end])).type != h5l.TYPE_HARD:
+                return None
+        held = h5d.open(file.id, path.encode())
+        plain, dtype = held.get_create_plist(), held.get_type().dtype
+        if dtype.kind not in "biuf" or not held.shape or plain.get_external_count():
+            return None
+        size = int(np.prod(held.shape, dtype=np.float64)) * dtype.itemsize
+        if plain.get_layout() == h5d.VIRTUAL or size > MOST_COMPRESSED * held.get_storage_size():
+            return None
+        found = np.empty(held.shape, dtype)
+        if found.size:
+            held.read(h5s.ALL, h5s.ALL, found)
+        return found
+    except (KeyError, ValueError, TypeError, OSError, RuntimeError, OverflowError):
+        return None
+
+
 def text(group: Any, name: str) -> str | None:
     """A single word of any length that is kept as an array without axes; None if there is none."""
     import h5py

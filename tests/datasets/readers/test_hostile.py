@@ -19,7 +19,7 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("tensorstore")
 
 from hostile_bytes import NPY, ZIP
-from hostile_sets import ABOUT, VAULT, copied, edited, odd, put, sound, told
+from hostile_sets import ABOUT, ARROW, VAULT, calling, copied, edited, odd, put, rewritten, sound, told
 
 from offline_marl.core.errors import BadInputError
 from offline_marl.datasets.base import Dataset
@@ -112,6 +112,19 @@ def test_minari_metadata(good: dict[str, Path], tmp_path: Path, what: str) -> No
     refused(told(copied(good["minari-hdf5"], tmp_path), **ABOUT[what]))
 
 
+@pytest.mark.parametrize("what", ARROW)
+def test_minari_tables(good: dict[str, Path], tmp_path: Path, what: str) -> None:
+    place = copied(good["minari-arrow"], tmp_path)
+    rewritten(ARROW[what], place)
+    refused(place)
+
+
+def test_a_type_that_asks_for_a_pickle_is_a_word(good: dict[str, Path], tmp_path: Path) -> None:
+    place = copied(good["minari-arrow"], tmp_path)
+    rewritten(calling, place)
+    assert isinstance(load_place(place), Dataset)
+
+
 @pytest.mark.parametrize("what", NPY)
 def test_omar(good: dict[str, Path], tmp_path: Path, what: str) -> None:
     place, name = copied(good["omar"], tmp_path), ("obs_0", "dones_1")[len(what) % 2]
@@ -182,4 +195,7 @@ def flip(file: Path, seed: int) -> None:
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(D4RL) + len(OMIGA) + len(EPISODE) + len(GROUPS) + len(ABOUT) + len(NPY) + len(ZIP) + len(VAULT) > 150
+    assert (
+        len(D4RL) + len(OMIGA) + len(EPISODE) + len(GROUPS) + len(ABOUT) + len(ARROW) + len(NPY) + len(ZIP) + len(VAULT)
+        > 200
+    )
