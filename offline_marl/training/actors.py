@@ -6,7 +6,7 @@ What an episode becomes depends on its own number and seed alone, never on which
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import ScriptedExpert, Seen, TeamActions
 from offline_marl.training.cast import CHANCE
+from offline_marl.training.collect import Act
 from offline_marl.training.evaluation import Memory
 from offline_marl.training.folder import RunFolder, state_at
 from offline_marl.training.run import load
@@ -28,9 +29,6 @@ from offline_marl.training.stage import Stage
 
 BLOCK = 32
 """Rows of every call of a trained policy: the last digit of a matrix product may depend on how many rows it has."""
-
-Act = Callable[[Seen, int], TeamActions]
-"""What the episodes show and the step -> joint actions on a body, actions of all agents in a team."""
 
 
 class Actor(Protocol):

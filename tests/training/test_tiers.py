@@ -57,7 +57,7 @@ def tiered(out, run, **fields):
 
 def test_zero_keeps_all_checkpoints_and_any_of_them_can_act(tmp_path, run):
     assert [step for step, _ in checkpoint.found(run / "checkpoints")] == STEPS[::-1]
-    stage = Stage("rendezvous", environments.get("rendezvous"), 1)
+    stage = Stage.built("rendezvous", environments.get("rendezvous"), 1)
     newest, named, early = (find_actor(f"{run}{at}", stage).about()["weights_sha256"] for at in ("", "@30", "@5"))
     assert newest == named != early
     fields = {"environment": "rendezvous", "episodes": 3, "who": (f"{run}@10", str(run))}
