@@ -14,6 +14,7 @@ PER_EPISODE: Mapping[str, Any] = {
     "who": None,
     "noise_levels": None,
     "deviators": -1,
+    "seeds": None,
     "origin_parts": None,
     "origin_episodes": None,
 }

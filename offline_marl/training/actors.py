@@ -23,8 +23,8 @@ from offline_marl.environments.base import ScriptedExpert, Seen, TeamActions
 from offline_marl.training.cast import CHANCE
 from offline_marl.training.collect import Act
 from offline_marl.training.evaluation import Memory
-from offline_marl.training.folder import RunFolder, state_at
-from offline_marl.training.run import load
+from offline_marl.training.folder import RunFolder
+from offline_marl.training.loading import load
 from offline_marl.training.stage import Stage
 
 BLOCK = 32
@@ -100,9 +100,7 @@ class Trained:
 
     def __init__(self, folder: Path, stage: Stage, step: int | None = None) -> None:
         self.folder, self.step, self.config = folder, step, RunFolder(folder).config()
-        self.policy: Algorithm = load(folder)
-        if step is not None:
-            self.policy.load_state_dict(state_at(RunFolder(folder), step)["algorithm"])
+        self.policy: Algorithm = load(folder, step)
         self.shares = _shares(self.config.task, stage.name) if stage.body else None
         spec, here = self.policy.spec, self.shares or stage.spec
         if here is None or (spec.obs_dims, spec.act_dims) != (here.obs_dims, here.act_dims):

@@ -166,14 +166,12 @@ def environment(config: CollectConfig) -> type[Environment]:
     """The environment that a collection names.
 
     Raises:
-        ConfigError: It has a name and settings too.
+        DataError: It takes no settings.
         RegistryError: It is unknown.
     """
     name = config.environment
     if name in environments.names() or not (":" in name or "." in name):
-        if config.settings or config.max_steps:
-            raise ConfigError("--settings and --max-steps are for an environment by its import path.")
-        return environments.get(name)
+        return environments.get(name).told(config.settings, config.max_steps)
     return environment_of(name, config.settings, config.max_steps)
 
 
