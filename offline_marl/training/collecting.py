@@ -110,6 +110,7 @@ def _described(
         "seed": config.seed,
         "seeds": list(cast.seeds),
         "settings": dict(config.settings),
+        **({} if config.max_steps is None else {"max_steps": config.max_steps}),
         "reward": reward_kind(data),
         "versions": recipe["versions"],
     }
