@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 from offline_marl.core.errors import BadInputError, WorkError
 
-BAD_INPUT, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
+BAD_INPUT, FAILED, INTERRUPTED, PIPE_CLOSED, TERMINATED = 2, 1, 130, 141, 143
 
 
 class Stopped(Exception):
@@ -37,10 +38,18 @@ def sentence(error: Exception) -> str:
 
 @contextlib.contextmanager
 def going(folder: Path) -> Iterator[None]:
-    """While a run is going: an interruption or a failing disk says what is kept and how to go on."""
+    """While a run is going: an interruption or a failing disk says what is kept and how to go on.
+
+    SIGTERM, by which schedulers announce the end, lets the run save after the update that it is in.
+    """
+    from offline_marl.training.stopping import StoppedEarly, asked
+
     resume = f"go on with `offline-marl resume {shlex.quote(str(folder))}`"
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
         yield
+    except StoppedEarly as stop:
+        raise Stopped(TERMINATED, f"{stop}: {resume}") from None
     except BrokenPipeError:
         raise
     except KeyboardInterrupt:
@@ -50,3 +59,5 @@ def going(folder: Path) -> Iterator[None]:
         place = error.filename or f"a file of {folder}"
         kept = f"; the last good checkpoint is kept, {resume}" if any(folder.glob("**/checkpoints/step_*")) else ""
         raise Stopped(FAILED, f"error: {error.strerror or error}: {place}{kept}.") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -30,6 +30,7 @@ from offline_marl.training.model_picture import draw_report
 from offline_marl.training.model_report import read_report, write_report
 from offline_marl.training.progress import progress_bar
 from offline_marl.training.sources import MemberSource
+from offline_marl.training.stopping import StopHook
 from offline_marl.training.trainer import CheckpointHook, Enough, Hook, LogHook, train
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 
@@ -181,24 +182,26 @@ class FitSession:
     def _go_on(self) -> Fit:
         config, path = self.config, self.folder.path
         looking = HeldOutHook(self.model, lambda: held_out_errors(self.model, self.held_out), config.eval_every)
-        start, elapsed, ended = self._restore(looking)
-        if not ended:
+        stood = self._restore(looking)
+        start, elapsed = stood["step"], stood["elapsed"]
+        if not stood["ended"]:
             left = f"{config.steps - start:,} of {config.steps:,} updates at most on {config.device}"
             print(f"{config.model} of {self.task.id}: {left}, in {path}", file=sys.stderr)
-            start, elapsed = self._learn(looking, start, elapsed)
+            start, elapsed = self._learn(looking, stood)
         if not self.folder.done:
             draw_report(path, f"{config.model} of {self.task.id}", *write_report(path, self.model, self.held_out))
             self.folder.finish({"steps": start, "wall_s": round(elapsed, 2), "errors": looking.best.tolist()})
         return Fit(path, self.model, looking.best.tolist(), start, self.held_out, read_report(path))
 
-    def _learn(self, looking: HeldOutHook, start: int, elapsed: float) -> tuple[int, float]:
-        config = self.config
+    def _learn(self, looking: HeldOutHook, stood: Mapping[str, Any]) -> tuple[int, float]:
+        config, start = self.config, stood["step"]
         loggers = loggers_of(config, self.folder.path, start, config.steps)
         with contextlib.ExitStack() as stack:
             for logger in loggers:
                 stack.callback(logger.close)
             bar = stack.enter_context(progress_bar(config.steps, config.model, "update", initial=start))
-            log = LogHook(loggers, config.log_every, bar, elapsed)
+            log = LogHook(loggers, config.log_every, bar, stood["elapsed"])
+            log.load_state_dict(stood["log"], config.device)
             looking.log = log
 
             def save(step: int, ended: bool = False) -> None:
@@ -206,29 +209,31 @@ class FitSession:
                     "model": self.model.state_dict(),
                     "source": self.source.state_dict(),
                     "held_out": looking.state_dict(),
+                    "log": log.state_dict(),
                     "elapsed": log.elapsed,
                     "ended": ended,
                 }
                 checkpoint.save(self.folder.checkpoints, step, state, config.keep_checkpoints)
 
             # Looks before it saves, so that no look is missed by who goes on from there.
-            hooks: list[Hook] = [log, looking, CheckpointHook(save, config.checkpoint_every, 0, log)]
+            saving = CheckpointHook(save, config.checkpoint_every, 0, log)
+            hooks: list[Hook] = [log, looking, saving, StopHook(save, 0, log)]
             train(self.model, self.source, hooks, range(start + 1, config.steps + 1))
             log.flush(self.model.updates)
             looking.conclude(self.model.updates)
             save(self.model.updates, ended=True)
             return self.model.updates, log.elapsed
 
-    def _restore(self, looking: HeldOutHook) -> tuple[int, float, bool]:
+    def _restore(self, looking: HeldOutHook) -> dict[str, Any]:
         state = newest_state(self.folder)
         if state is None:
-            return 0, 0.0, False
+            return {"step": 0, "elapsed": 0.0, "ended": False, "log": {"pending": []}}
         self.model.load_state_dict(state["model"])
         if not state["ended"]:  # a finished model may be read on another kind of device than it was fitted on
             self.source.load_state_dict(state["source"])
         looking.load_state_dict(state["held_out"])
         checkpoint.restore_torch(state)
-        return state["step"], state["elapsed"], state["ended"]
+        return {"log": {"pending": []}, **state}
 
 
 class HeldOutHook:

@@ -29,6 +29,7 @@ from offline_marl.training.metrics import loggers_of, refuse_missing
 from offline_marl.training.picture import draw_run
 from offline_marl.training.progress import progress_bar
 from offline_marl.training.provenance import other_versions, told_of
+from offline_marl.training.stopping import StopHook
 from offline_marl.training.trainer import CheckpointHook, EvaluateHook, Hook, LogHook, train
 from offline_marl.training.wiring import plan_source
 from offline_marl.training.worlds import versions_of
@@ -90,19 +91,20 @@ class Session:
         with seeded_globally(self.config.seed, "run"):
             return self._finished() if self.folder.done else self._go_on()
 
-    def _take_up(self) -> tuple[int, float, dict[str, Any]]:
-        """The source made and everything restored: step, seconds so far, scores so far."""
+    def _take_up(self) -> dict[str, Any]:
+        """The source made and everything restored: step, seconds so far, scores so far, metrics that are pending."""
         self.source = self.make_source()
         state = self._restore()
         if state is None:
-            return 0, 0.0, {}
+            return {"step": 0, "elapsed": 0.0, "evaluation": {}, "log": {"pending": []}}
         self.source.load_state_dict(state["source"])
         checkpoint.restore_torch(state)
-        return state["step"], state["elapsed"], state["evaluation"]
+        return {"log": {"pending": []}, **state}
 
     def _go_on(self) -> Result:
         config = self.config
-        start, elapsed, history = self._take_up()
+        stood = self._take_up()
+        start = stood["step"]
         left = f"{config.steps - start:,} of {config.steps:,} updates"
         print(
             f"{config.algorithm} on {self.task.id}: {left} on {config.device}, in {self.folder.path}", file=sys.stderr
@@ -115,7 +117,8 @@ class Session:
             for logger in loggers:
                 stack.callback(logger.close)
             bar = stack.enter_context(progress_bar(config.steps, config.algorithm, "update", initial=start))
-            log = LogHook(loggers, config.log_every, bar, elapsed)
+            log = LogHook(loggers, config.log_every, bar, stood["elapsed"])
+            log.load_state_dict(stood["log"], config.device)
             score = self.score
             evaluating = EvaluateHook(
                 (lambda: score(self.learner, config.eval_episodes)) if score else None,
@@ -123,19 +126,20 @@ class Session:
                 config.steps,
                 log,
             )
-            evaluating.history.update(history)
+            evaluating.history.update(stood["evaluation"])
 
             def save(step: int) -> None:
                 state = {
                     "algorithm": self.learner.state_dict(),
                     "source": self.source.state_dict(),
                     "evaluation": evaluating.history,
+                    "log": log.state_dict(),
                     "elapsed": log.elapsed,
                 }
                 checkpoint.save(self.folder.checkpoints, step, state, config.keep_checkpoints)
 
             saving = CheckpointHook(save, config.checkpoint_every, config.steps, log)
-            hooks: list[Hook] = [log, evaluating, saving]
+            hooks: list[Hook] = [log, evaluating, saving, StopHook(save, config.steps, log)]
             train(self.learner, self.source, hooks, range(start + 1, config.steps + 1))
             final = score(self.learner, config.final_episodes) if score else None
             if final is not None:

@@ -80,21 +80,39 @@ class LogHook:
         Raises:
             DivergedError: A metric is not finite; says which, and at which step it first was so.
         """
-        if not self._pending:
+        table = self.refuse_pending(step)
+        if table is None:
             return
-        names = list(self._pending[0])
-        table = (
-            torch.stack([torch.stack([metrics[name] for name in names]) for metrics in self._pending]).double().cpu()
-        )
-        count = len(self._pending)
+        names, count = list(self._pending[0]), len(self._pending)
         self._pending.clear()
-        self._refuse_unfinite(table, names, step - count)
         row = dict(zip(names, table.mean(0).tolist(), strict=True))
         for logger in self.loggers:
             logger.write("train", {"step": step, "wall_s": round(self.elapsed, 2), **row})
         self.bar.update(count)
         losses = {name.removeprefix("loss/"): f"{value:.3g}" for name, value in row.items() if name.startswith("loss/")}
         self.show(losses)
+
+    def refuse_pending(self, step: int) -> Tensor | None:
+        """What is pending, `update metric`; None if nothing is.
+
+        Raises:
+            DivergedError: See `flush`.
+        """
+        if not self._pending:
+            return None
+        names = list(self._pending[0])
+        table = torch.stack([torch.stack([metrics[name] for name in names]) for metrics in self._pending])
+        table = table.double().cpu()
+        self._refuse_unfinite(table, names, step - len(self._pending))
+        return table
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is pending, where a run is saved in the middle of a period."""
+        return {"pending": [dict(metrics) for metrics in self._pending]}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str) -> None:
+        """Go on in the middle of a period, on the device that the learner is on."""
+        self._pending = [{name: value.to(device) for name, value in each.items()} for each in state["pending"]]
 
     def show(self, figures: dict[str, str]) -> None:
         """Put figures on the bar beside those already there."""

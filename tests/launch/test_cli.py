@@ -179,7 +179,16 @@ def test_resume_goes_on_after_an_interruption(cli: Cli, team: Path, monkeypatch:
     assert (team.parent / "my run" / "DONE").exists()
 
 
-def test_an_interrupted_process_ends_in_one_line(team: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, r"interrupted: go on with `offline-marl resume run`"),
+        (signal.SIGTERM, 143, r"stopped after update [\d,]+, which is saved: go on with `offline-marl resume run`"),
+    ],
+)
+def test_an_interrupted_process_ends_in_one_line(
+    team: Path, tmp_path: Path, number: signal.Signals, code: int, said: str
+) -> None:
     command = [sys.executable, "-m", "offline_marl", "train", "bc", "--dataset", str(team), "--out", "run"]
     process = subprocess.Popen(
         [*command, "--steps", "100000000"],
@@ -194,13 +203,13 @@ def test_an_interrupted_process_ends_in_one_line(team: Path, tmp_path: Path) -> 
         deadline = time.monotonic() + 60
         while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in err
-    assert err.splitlines()[-1] == "interrupted: go on with `offline-marl resume run`"
+    assert re.fullmatch(said, err.splitlines()[-1])
 
 
 @pytest.mark.mujoco
