@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offline_marl.core.files import HEADER, _attach, _checksum
+from offline_marl.core.files import HEADER, attached, checksum_of
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import SUFFIX, home
@@ -93,12 +93,12 @@ def _examine_ours(path: Path) -> Report:
         return Report([*found, _whole(f"{path} {error}.")])
     computed = None
     if not bad:
-        computed = _checksum(tensors, header["tree"])
+        computed = checksum_of(tensors, header["tree"])
         if computed != header.get("sha256"):
             found.append(_whole(f"{path} is damaged: its content does not match its checksum."))
     known: dict[str, Any] = {"stored": header.get("sha256"), "computed": computed}
     try:
-        held = _attach(json.loads(header["tree"]), tensors)
+        held = attached(json.loads(header["tree"]), tensors)
         layout, data, wrong = _data(held)
     except Unreadable as error:
         return Report([*found, _whole(f"{path} {error}.")], **known)
