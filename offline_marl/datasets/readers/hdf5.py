@@ -48,8 +48,12 @@ def names(group: Any) -> dict[str, tuple[int, ...]]:
     import h5py
 
     found = {}
-    for name in group:
-        if isinstance(group.get(name, getlink=True), h5py.HardLink) and isinstance(group[name], h5py.Dataset):
+    for name in group:  # bytes where a damaged one is no text
+        if (
+            isinstance(name, str)
+            and isinstance(group.get(name, getlink=True), h5py.HardLink)
+            and isinstance(group[name], h5py.Dataset)
+        ):
             found[name] = tuple(group[name].shape or ())
     return found
 
@@ -74,7 +78,7 @@ def table(group: Any, name: str) -> Any:
     where = f"{Path(group.file.filename).name}: '{name}'"
     link = group.get(name, getlink=True)
     if link is None:
-        raise DataError(f"{where} is missing; there are: {', '.join(sorted(group)[:20])}.")
+        raise DataError(f"{where} is missing; there are: {', '.join(sorted(map(str, group))[:20])}.")
     if not isinstance(link, h5py.HardLink):
         raise DataError(f"{where} points to another file or place, which is not followed.")
     held = group[name]

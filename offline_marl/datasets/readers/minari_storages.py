@@ -70,7 +70,7 @@ class _HDF5:
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self._names = sorted((name for name in file if re.fullmatch(r"episode_\d{1,9}", name)), key=natural)
+        self._names = sorted((n for n in map(str, file) if re.fullmatch(r"episode_\d{1,9}", n)), key=natural)
         self._recent = Recent[Values](KEPT, lambda values: values.nbytes)
 
     def __len__(self) -> int:
@@ -118,7 +118,7 @@ def _nested(group: Any, name: str, deep: int = 2) -> list[str]:
     held = _child(group, name)
     if held is None or not deep:
         return []
-    inner = [f"{each}/{part}" for each in held for part in _nested(held, each, deep - 1)]
+    inner = [f"{each}/{part}" for each in held if isinstance(each, str) for part in _nested(held, each, deep - 1)]
     return sorted([*hdf5.names(held), *inner], key=natural)
 
 

@@ -46,6 +46,7 @@ GROUPS: dict[str, Callable[[Any], None]] = {
     "an episode that is an array": lambda file: put("episode_1", [1.0], file),
     "an episode elsewhere": lambda file: put("episode_1", __import__("h5py").ExternalLink("/etc/passwd", "x"), file),
     "an episode in an episode": lambda file: put("episode_1/observations", file["episode_0"], file),
+    "a name that is no text": lambda file: file["episode_1"].move("rewards", b"r\xff\xfe"),
     "a row too many": lambda file: put("episode_1/actions/agent_0", np.zeros(99, int), file),
     "a wider agent": lambda file: put("episode_1/observations/agent_0", np.zeros((6, 9)), file),
     "a state of another length": lambda file: put("episode_1/infos/state", np.zeros((3, 5)), file),
