@@ -5,6 +5,7 @@ Only what was given is returned: files merge beneath it, and whoever owns the co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -157,7 +158,7 @@ def read(
             parse_args_method=Parser.parse,
             add_argument_method=adder.add,
         )
-        given: dict[str, Any] = source(args=[_kebab(arg) for arg in args])()
+        given: dict[str, Any] = source(args=[_numbers(_kebab(arg)) for arg in args])()
     except SettingsError as error:
         raise ConfigError(f"A flag of {command} cannot be read: {' '.join(str(error).split())}.") from None
     return given
@@ -169,6 +170,16 @@ def _known(settings: Mapping[str, Any], known: set[str], place: str) -> dict[str
         if name not in known:
             raise ConfigError(f"Unknown field '{name}' in {place}: {suggest(name, known)}.")
     return fields
+
+
+def _numbers(arg: str) -> str:
+    """Lists of numbers as JSON has them, which knows no `.2`."""
+    name, equals, value = arg.rpartition("=")
+    return f"{name}{equals}{_POINT.sub('0.', value)}" if _NUMBERS.fullmatch(value) else arg
+
+
+_NUMBERS = re.compile(r"[-+.\d,e]*,[-+.\d,e]*")
+_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
 
 
 def _kebab(arg: str) -> str:
