@@ -133,6 +133,9 @@ def test_what_slurm_complains_of_is_one_sentence(monkeypatch: pytest.MonkeyPatch
     assert explain("slurm_load_jobs error: Unable to contact slurm controller (connect failure)").startswith(
         "Slurm's con"
     )
+    assert explain("fatal: Could not establish a configuration source").startswith(
+        "Slurm's commands find no slurm.conf"
+    )
     assert explain("sbatch: error: QOSMaxSubmit reached\n") == "sbatch refused: QOSMaxSubmit reached."
     with pytest.raises(MissingSlurmError):
         slurm.ask("no-such-command")
