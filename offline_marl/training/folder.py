@@ -20,11 +20,17 @@ from offline_marl.core.files import DamagedFileError, write_atomically
 from offline_marl.training import checkpoint
 from offline_marl.training.config import FitConfig, LearnFlags, RunConfig
 
+BEFOREHAND = {"lock", "versions.json", "dataset.safetensors", "uniform.safetensors", "job.json", "starts.jsonl", "logs"}
+"""What may lie in a folder before its run begins: whoever submitted it, or a run killed early, left it there."""
 PACKAGES = ("offline-marl", "torch", "numpy", "gymnasium", "mujoco")
 
 
 class RunFolderError(BadInputError, RuntimeError):
     """A run folder that cannot be used as asked; the message is one sentence."""
+
+
+class HeldFolderError(RunFolderError):
+    """A run folder that another process holds."""
 
 
 MARKS: dict[type[LearnFlags], tuple[str, str]] = {
@@ -69,13 +75,7 @@ class Folder(Generic[Settings]):
                 f"go on with `offline-marl resume {self.path}`" if same and not self.done else "choose another --out"
             )
             raise RunFolderError(f"{self.path} holds {'this very' if same else 'another'} run ({state}): {advice}.")
-        # A run killed before its config was written left nothing but these.
-        strangers = [
-            name
-            for name in os.listdir(self.path)
-            if name not in {"lock", "versions.json", "dataset.safetensors", "uniform.safetensors"}
-            and not name.endswith(".part")
-        ]
+        strangers = [name for name in os.listdir(self.path) if name not in BEFOREHAND and not name.endswith(".part")]
         if strangers:
             raise RunFolderError(f"{self.path} is no run folder and is not empty: choose another --out.")
 
@@ -125,14 +125,14 @@ class Folder(Generic[Settings]):
         """Hold the folder against a second process; the lock goes with the process, however it ends.
 
         Raises:
-            RunFolderError: Another process holds it.
+            HeldFolderError: Another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("w") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunFolderError(f"Another process is working on {self.path}.") from None
+                raise HeldFolderError(f"Another process is working on {self.path}.") from None
             yield
 
 

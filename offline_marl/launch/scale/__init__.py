@@ -1,1 +1,1 @@
-"""Many jobs: descriptions, executors, watching, sweeps. Only this room imports submitit, inside functions."""
+"""Many runs: jobs, who runs them, and where they stand."""
