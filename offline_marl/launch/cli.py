@@ -209,6 +209,12 @@ def _data(args: Sequence[str]) -> None:
     choose("data ", DATA_COMMANDS, args)
 
 
+def _submit(args: Sequence[str]) -> None:
+    from offline_marl.launch.scale.submitting import run
+
+    run(args)
+
+
 COMMANDS = {
     "list": Command("[algorithms|worldmodels|environments|datasets|presets|plugins]", "what there is", _list),
     "train": Command("ALGORITHM --dataset ID ...", "train on data, or in an environment; score, draw", _train),
@@ -216,5 +222,6 @@ COMMANDS = {
     "resume": Command("RUN", "go on with a run, or a fit, that was stopped", _resume),
     "evaluate": Command("RUN [--episodes N]", "score a run in the simulator", _evaluate),
     "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", _collect),
+    "submit": Command("train|fit-model|status|check ...", "give a run to Slurm, and see where it stands", _submit),
     "data": Command("list|info|verify|convert|mix ...", "look at data, check it, change and share it", _data),
 }

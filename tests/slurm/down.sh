@@ -8,11 +8,9 @@ if [ -s "$dir/run/slurmctld.pid" ]; then
   scancel --user="$(id -un)" 2>/dev/null
   for _ in $(seq 50); do [ -z "$(squeue -h 2>/dev/null)" ] && break; sleep 0.1; done
 fi
-for file in "$dir"/run/slurmd.*.pid "$dir"/run/slurmctld.pid "$dir"/run/munged.pid; do
-  [ -s "$file" ] || continue
-  daemon=$(cat "$file")
-  kill "$daemon" 2>/dev/null
-  for _ in $(seq 100); do kill -0 "$daemon" 2>/dev/null || break; sleep 0.1; done
-  kill -0 "$daemon" 2>/dev/null && { echo "$file: process $daemon did not end, killed" >&2; kill -9 "$daemon"; }
-done
+daemons=$(cat "$dir"/run/slurmd.*.pid "$dir"/run/slurmctld.pid "$dir"/run/munged.pid 2>/dev/null)
+kill $daemons 2>/dev/null
+for _ in $(seq 30); do kill -0 $daemons 2>/dev/null || break; sleep 0.1; done
+# slurmctld may take ten seconds to write down a state that nobody will read.
+for daemon in $daemons; do kill -0 "$daemon" 2>/dev/null && kill -9 "$daemon"; done
 rm -rf "$dir"

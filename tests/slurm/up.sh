@@ -57,7 +57,7 @@ SchedulerParameters=batch_sched_delay=0,sched_min_interval=200000,bf_interval=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-ReturnToService=2
+ReturnToService=1
 KillWait=20
 MinJobAge=300
 MaxArraySize=50

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from offline_marl.launch.scale.profile import Profile
 from offline_marl.launch.scale.work import Work
 
 GLANCE_S = 0.05
+WRITERS = 16
+"""Small files written at once: each waits for its disk, and many waits are one."""
 SHARE_TO_SAVE = 0.8
 """Of the time between the signal and the end of a job."""
 
@@ -145,8 +148,12 @@ def _slurm(jobs: Sequence[Job], profile: Profile, logs: Path, after: Sequence[st
         work = Work(SHARE_TO_SAVE * profile.signal_delay_s)
         with _refusals():
             given = executor.map_array(work, some) if len(some) > 1 else [executor.submit(work, some[0])]
-        for job, each in zip(some, given, strict=True):
-            write_submitted(job, "slurm", each.job_id, logs)
+        with ThreadPoolExecutor(WRITERS) as writers:
+            list(
+                writers.map(
+                    lambda pair: write_submitted(pair[0], "slurm", pair[1].job_id, logs), zip(some, given, strict=True)
+                )
+            )
         ids += [each.job_id for each in given]
     return ids
 

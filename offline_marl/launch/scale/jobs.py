@@ -1,4 +1,4 @@
-"""Jobs: a folder, and the words that begin the run or the fit in it. Whoever performs a job again goes on in its folder."""
+"""Jobs: a folder, and the words that begin the run or the fit in it; performed again, a job goes on in its folder."""
 
 from __future__ import annotations
 
@@ -119,10 +119,21 @@ def perform(job: Job, patience_s: float = PATIENCE_S) -> dict[str, Any]:
             if time.monotonic() > until:
                 raise
             time.sleep(0.5)
-    if folder.config_file.exists():
-        _refuse_another(job, folder)
+    refuse_another(job)
     summary: dict[str, Any] = json.loads(folder.done_file.read_text(encoding="utf-8"))
     return summary
+
+
+def refuse_another(job: Job) -> None:
+    """Make sure that the job's folder holds the job's own run, or none.
+
+    Raises:
+        JobError: It holds another one.
+        RunFolderError: It holds something of another kind.
+    """
+    folder = RunFolder(job.out) if job.command == "train" else ModelFolder(job.out)
+    if folder.config_file.exists():
+        _refuse_another(job, folder)
 
 
 def _go(job: Job, folder: RunFolder | ModelFolder) -> None:

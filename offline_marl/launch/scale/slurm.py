@@ -23,6 +23,11 @@ class SlurmError(WorkError, RuntimeError):
     """Slurm did not do what it was asked; the message is one sentence."""
 
 
+def missing(command: str) -> bool:
+    """Whether a command is not installed here."""
+    return shutil.which(command) is None
+
+
 def ask(*words: str) -> str:
     """What a command of Slurm's prints.
 
@@ -30,9 +35,9 @@ def ask(*words: str) -> str:
         MissingSlurmError: It is not installed.
         SlurmError: It failed; says why.
     """
-    if shutil.which(words[0]) is None:
+    if missing(words[0]):
         raise MissingSlurmError(
-            f"There is no {words[0]} on this machine: submit on a login node of a Slurm cluster, or use --executor local."
+            f"There is no {words[0]} on this machine: use a login node of a Slurm cluster, or --executor local."
         )
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S)

@@ -1,4 +1,4 @@
-"""A job's process: performs the job, and on the scheduler's signals saves, so that whoever comes next goes on from there.
+"""A job's process: performs the job, and saves on the scheduler's signals, so that its next turn goes on from there.
 
 SIGUSR2 announces a pre-emption or the end of the time: save, then ask for another turn. SIGTERM announces that the
 process will be killed (`scontrol requeue`, `scancel`, a drained node): save, then wait for it.
@@ -16,6 +16,7 @@ from typing import Any
 
 from offline_marl.core.errors import BadInputError
 from offline_marl.launch.failures import TERMINATED, sentence
+from offline_marl.launch.scale import slurm
 from offline_marl.launch.scale.jobs import Job, note_start, perform
 from offline_marl.training.stopping import asked
 
@@ -23,6 +24,7 @@ GLANCE_S = 0.05
 KILLED_WITHIN_S = 900.0
 """How long a terminated job of Slurm waits to be killed. Its own end, while a pre-emption's grace lasts, would count as
 a failure, and nobody would start it again."""
+ASKED_EVERY_S = 10.0
 
 
 class Work:
@@ -128,6 +130,14 @@ def born(process: int) -> int | None:
 
 
 def _wait_to_be_killed() -> None:
-    until = time.monotonic() + (KILLED_WITHIN_S if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" else 0.0)
-    while time.monotonic() < until:
-        time.sleep(1.0)
+    """Stay while Slurm counts the job as running; the others' end is theirs to count."""
+    until = time.monotonic() + KILLED_WITHIN_S
+    while os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and _is_running() and time.monotonic() < until:
+        time.sleep(ASKED_EVERY_S)
+
+
+def _is_running() -> bool:
+    try:
+        return "RUNNING" in slurm.ask("squeue", "-h", "-j", os.environ.get("SLURM_JOB_ID", ""), "-o", "%T")
+    except (slurm.SlurmError, slurm.MissingSlurmError):
+        return True
