@@ -155,7 +155,7 @@ def _fit_of(said: SweepFile, axes: Axes, choice: _Choice, seed: int) -> Planned 
         command="fit-model",
         name=part.kind,
         fields={**shared, **part.fields, "dataset": choice.task, "seed": own},
-        about={"world_model": name, "dataset": choice.task, "seed": own},
+        about={"world_model": name, "dataset": choice.task, "seed": own, "shared": part.seed != "run"},
     )
 
 

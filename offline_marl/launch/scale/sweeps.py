@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.core.errors import BadInputError
-from offline_marl.launch.scale.jobs import Job
+from offline_marl.launch.scale.jobs import Executor, Job
 from offline_marl.launch.scale.naming import digest
 from offline_marl.launch.scale.planning import Planned
 from offline_marl.training.folder import write_json
@@ -27,7 +29,7 @@ class Manifest(Config):
 
     source: str
     """The file, or the sweep, that the jobs come from."""
-    executor: str = "local"
+    executor: Executor = "local"
     """Who carried the jobs out last."""
     profile: str | None = None
     """The profile file that was named last."""
@@ -85,8 +87,10 @@ class Sweep:
             raise SweepError(f"{self.path} holds no sweep and is not empty: choose another --out.")
         return ()
 
-    def write(self, manifest: Manifest) -> None:
-        """Remember."""
+    def remember(self, source: str, executor: Executor, profile: Path | None, jobs: Sequence[Planned]) -> None:
+        """Write down the jobs, where they come from, and who carries them out."""
+        named = None if profile is None else str(profile.absolute())
+        manifest = Manifest(source=source, executor=executor, profile=named, jobs=tuple(jobs))
         write_json(self.file, manifest.model_dump(mode="json"))
 
     def job(self, planned: Planned) -> Job:
@@ -110,27 +114,47 @@ class Sweep:
             SweepError: Another launcher is at work on it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as stream:
+        # Never truncated by who does not hold it: it says who does.
+        with (self.path / "lock").open("a+") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise SweepError(
                     f"Another process is launching jobs of {self.path}: see `offline-marl sweep status {self.path}`."
                 ) from None
+            stream.truncate(0)
+            stream.write(json.dumps([socket.gethostname(), os.getpid()]))
+            stream.flush()
             yield
+
+    def launcher(self) -> tuple[str, int] | None:
+        """Machine and process that launch jobs here now; None if nobody does."""
+        try:
+            with (self.path / "lock").open("a+") as stream:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    stream.seek(0)
+                    host, process = json.loads(stream.read())
+                    return str(host), int(process)
+        except (OSError, ValueError, TypeError):
+            return None
+        return None
 
 
 def merge(old: Sequence[Planned], asked: Sequence[Planned], source: str) -> Merged:
     """Add to a sweep's jobs those of a file that are not among them.
 
-    A job is known by its combination (algorithm, task, seed, varied fields), or else by its settings, so that a field
-    added to the grid with the value it had before adds nothing.
+    A job is known by its combination (algorithm, task, seed, varied fields). Where a combination has gone from the
+    file, a new one of the same settings takes its place: a field added to the grid with the value that it had before
+    adds nothing.
 
     Raises:
         ConfigError: The file changes a setting of a job that is there.
     """
     by_key = {_key(job): job for job in old}
-    by_settings = {_settings(job): job for job in old}
+    kept = {_key(job) for job in asked}
+    by_settings = {_settings(job): job for job in old if _key(job) not in kept}
     taken, moved = {job.folder for job in old}, dict[str, str]()
     every, named, new = list(old), dict[str, Planned](), list[Planned]()
     for proposed in asked:
@@ -138,13 +162,14 @@ def merge(old: Sequence[Planned], asked: Sequence[Planned], source: str) -> Merg
         held = by_key.get(_key(job))
         if held is not None:
             _refuse_change(held, job, source)
-        held = held or by_settings.get(_settings(job))
+        elif by_settings:
+            held = by_settings.pop(_settings(job), None)
         if held is None:
             held = job.model_copy(update={"folder": apart(job.folder, taken, _key(job))})
             taken.add(held.folder)
             new.append(held)
             every.append(held)
-            by_key[_key(held)] = by_settings[_settings(held)] = held
+            by_key[_key(held)] = held
         moved[proposed.folder] = held.folder
         named[held.folder] = held
     return Merged(every, list(named.values()), new)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from launch.scale.sweeping import TINY, tasks, written
+from launch.scale.sweeping import TINY, head, tasks, written
 
 from offline_marl.core.errors import BadInputError
 from offline_marl.launch.scale.naming import LONGEST, folder_name, spell
@@ -14,11 +14,6 @@ from offline_marl.launch.scale.sweeps import merge
 
 def planned(folder, text):
     return plan(read_sweep_file(written(folder, text)))
-
-
-def head(folder, algorithms=("bc", "iql", "td3-bc"), count=2, seeds=(0, 1, 2)):
-    lists = {"algorithms": list(algorithms), "datasets": tasks(folder / "data", count), "seeds": list(seeds)}
-    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in lists.items())
 
 
 def test_every_combination_is_a_job_in_a_readable_folder(tmp_path):
