@@ -28,7 +28,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check test slow bench docs speed clean
+.PHONY: help demo setup fmt check test slow slurm bench docs speed clean
 
 help: ## show this list
 	@echo "make TARGET [VENV=$(VENV)] [TORCH=$(TORCH)] [PYTHON=$(PYTHON)]"
@@ -55,6 +55,9 @@ test: $(DEV) ## set up what is missing, run the fast tests (ARGS='-k name' picks
 
 slow: $(DEV) ## the tests that learn or kill processes
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not network and not gpu and not slurm and not browser" $(ARGS)
+
+slurm: $(DEV) ## the tests on a real Slurm, which tests/slurm/up.sh starts here; as root, on Debian
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slurm -rs $(ARGS)
 
 bench: $(DEV) ## train and score a preset: make bench PRESET=ma_iql/published
 	$(PY) benchmarks/run.py $(PRESET) $(ARGS)

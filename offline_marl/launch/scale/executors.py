@@ -15,7 +15,7 @@ from typing import Any
 
 from offline_marl.core.errors import WorkError
 from offline_marl.launch.failures import sentence
-from offline_marl.launch.scale import slurm
+from offline_marl.launch.scale import slurm, watch
 from offline_marl.launch.scale.jobs import Executor, Job, not_asked, read_starts, write_submitted
 from offline_marl.launch.scale.profile import Profile
 from offline_marl.launch.scale.work import Work
@@ -23,6 +23,8 @@ from offline_marl.launch.scale.work import Work
 GLANCE_S = 0.05
 WRITERS = 16
 """Small files written at once: each waits for its disk, and many waits are one."""
+DEAF = """bash -c 'trap "" USR2 TERM; exec "$@"' job"""
+"""Until Python listens to them, signals would end a job that has only just begun; Slurm would count it as failed."""
 SHARE_TO_SAVE = 0.8
 """Of the time between the signal and the end of a job."""
 
@@ -95,7 +97,7 @@ def _local(jobs: Sequence[Job], profile: Profile, logs: Path) -> list[str]:
     from submitit.local.local import LocalExecutor
 
     executor = LocalExecutor(logs, max_num_timeout=profile.requeues)
-    delay = min(profile.signal_delay_s, 30 * profile.minutes)
+    delay = _delay(profile)
     executor.update_parameters(
         timeout_min=profile.minutes, signal_delay_s=delay, gpus_per_node=profile.gpus, setup=list(profile.setup)
     )
@@ -112,8 +114,9 @@ def _local(jobs: Sequence[Job], profile: Profile, logs: Path) -> list[str]:
         while going:
             going = _still(going)
     except BaseException:
-        for _, given in going:
-            given._process.terminate()  # they save
+        for job, given in going:
+            watch.end_here(job.out)  # it saves
+            given._process.terminate()
         raise
     _refuse_failures(len(jobs), [_why(job) for job in jobs if not (job.out / "DONE").exists()])
     return ids
@@ -145,7 +148,7 @@ def _slurm(jobs: Sequence[Job], profile: Profile, logs: Path, after: Sequence[st
         some = jobs[first : first + limit]
         executor = SlurmExecutor(logs, max_num_timeout=profile.requeues, python=_python(profile))
         executor.update_parameters(**_parameters(profile, after), job_name=_name(some))
-        work = Work(SHARE_TO_SAVE * profile.signal_delay_s)
+        work = Work(SHARE_TO_SAVE * _delay(profile))
         with _refusals():
             given = executor.map_array(work, some) if len(some) > 1 else [executor.submit(work, some[0])]
         with ThreadPoolExecutor(WRITERS) as writers:
@@ -186,14 +189,20 @@ def _parameters(profile: Profile, after: Sequence[str]) -> dict[str, Any]:
         "gpus_per_node": profile.gpus or None,
         "setup": list(profile.setup) or None,
         "array_parallelism": profile.array_parallelism,
-        "signal_delay_s": profile.signal_delay_s,
+        "signal_delay_s": _delay(profile),
         "additional_parameters": more,
     }
     return {name: value for name, value in asked.items() if value is not None}
 
 
+def _delay(profile: Profile) -> int:
+    """Seconds that a job has to save; never more than half of its time."""
+    return min(profile.signal_delay_s, 30 * profile.minutes)
+
+
 def _python(profile: Profile) -> str:
-    return shlex.quote(sys.executable) if profile.container is None else f"{profile.container} python"
+    python = shlex.quote(sys.executable) if profile.container is None else f"{profile.container} python"
+    return f"{DEAF} {python}"
 
 
 def _name(jobs: Sequence[Job]) -> str:

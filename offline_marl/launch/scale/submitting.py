@@ -153,15 +153,22 @@ def _status(args: Sequence[str]) -> None:
     states = states_of([Path(arg).absolute() for arg in args])
     rows = [("run", "state", "step", "of", "per s", "left", "requeues", "why")]
     for each in states:
-        left = "" if not each.left_s else f"{each.left_s / 60:.0f} min"
         rate = "" if each.rate is None else f"{each.rate:.1f}"
         of = "" if each.steps is None else f"{each.steps:,}"
-        rows.append((str(each.folder), each.state, f"{each.step:,}", of, rate, left, str(each.requeues), each.why))
+        rows.append(
+            (str(each.folder), each.state, f"{each.step:,}", of, rate, _left(each.left_s), str(each.requeues), each.why)
+        )
     print_lines(table(rows))
     for each in states:
         if each.state == "failed" and each.log:
             print(f"\nlast lines of {each.folder}")
             print_lines([f"  {line}" for line in each.log])
+
+
+def _left(seconds: float | None) -> str:
+    if not seconds:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 ABOUT = (

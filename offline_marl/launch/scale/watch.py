@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import time
@@ -26,8 +25,8 @@ Name = Literal["waiting", "running", "done", "failed"]
 TAIL = 5
 """Last lines of the log that are kept."""
 TAIL_BYTES = 20_000
-STARTING_S = 60.0
-"""How long a job of a process that is gone may be new: its launcher writes it down before it starts."""
+LATE_S = 5
+"""How long to wait for the DONE of jobs that Slurm has seen complete."""
 RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "STOPPED"}
 ENDED = {
     "FAILED": "its process ended with an error or was killed",
@@ -40,6 +39,17 @@ ENDED = {
     "PREEMPTED": "its place was given to another job",
     "COMPLETED": "its process ended, but the folder holds no DONE",
 }
+WAITS = {
+    "": "in the queue",
+    "None": "in the queue",
+    "Priority": "others are before it",
+    "Resources": "no node is free",
+    "BeginTime": "its start is set for later",
+    "Dependency": "a job that it depends on is not done",
+    "JobArrayTaskLimit": "as many of its submission run as may",
+    "PartitionConfig": "no node of its partition has what it asks for",
+}
+"""Slurm's commonest reasons; others are told in its own words."""
 REQUEUED = "requeued, "
 NEVER = "DependencyNeverSatisfied"
 
@@ -92,10 +102,18 @@ class Queue:
     """
 
     def __init__(self, ids: Sequence[str]) -> None:
+        self._late_s = LATE_S
         self._found = _squeue(ids) if ids else {}
         gone = [name for name in ids if name not in self._found]
         if gone:
             self._found |= _sacct(gone)
+
+    def wait(self) -> bool:
+        """Give files that are on their way a moment; false once all jobs together have been given enough."""
+        self._late_s = self._late_s - 1
+        if self._late_s >= 0:
+            time.sleep(1.0)
+        return self._late_s >= 0
 
     def __getitem__(self, name: str) -> tuple[str, str]:
         """Slurm's state of a job and its reason; both empty of one that is gone."""
@@ -137,8 +155,7 @@ def _state(folder: Path, given: Submitted | None, queued: Queue) -> State:
     judge: Callable[[Submitted, list[dict[str, Any]], Queue], tuple[Name, str]]
     judge = _on_slurm if given.executor == "slurm" else _here
     name, why = judge(given, starts, queued)
-    # Its last act: done between the look at the folder and the look at the queue.
-    if (folder / "DONE").exists():
+    if _done_meanwhile(folder, given, queued):
         return replace(known, state="done", left_s=0.0)
     if name != "running":
         known = replace(known, left_s=None)
@@ -146,15 +163,23 @@ def _state(folder: Path, given: Submitted | None, queued: Queue) -> State:
     return replace(known, state=name, why=why, requeues=requeues, log=_tail(given))
 
 
+def _done_meanwhile(folder: Path, given: Submitted, queued: Queue) -> bool:
+    """Whether it got done since the first look; a disk that is shared may show that late."""
+    while "DONE" not in os.listdir(folder):
+        if queued[given.id][0] != "COMPLETED" or not queued.wait():
+            return False
+    return True
+
+
 def _on_slurm(given: Submitted, starts: list[dict[str, Any]], queued: Queue) -> tuple[Name, str]:
     state, reason = queued[given.id]
     if state in RUNNING:
         return "running", ""
+    if reason == NEVER:
+        return "failed", "a job that it depends on failed"
     if state and state not in ENDED:
-        if reason == NEVER:
-            return "failed", "a job that it depends on failed"
         again = any(row.get("event") == "start" and row.get("id") == given.id for row in starts)
-        return "waiting", f"{REQUEUED if again else ''}{state.lower() if reason in {'', 'None'} else reason}"
+        return "waiting", f"{REQUEUED if again else ''}{WAITS.get(reason, reason)}"
     told = _last_words(given, starts)
     if told:
         return "failed", told
@@ -220,7 +245,7 @@ def _tail(given: Submitted) -> tuple[str, ...]:
             text = stream.read().decode(errors="replace")
     except OSError:
         return ()
-    lines = (re.split(r"\r", line.rstrip("\r"))[-1].strip() for line in text.splitlines())
+    lines = (line.rstrip("\r").rpartition("\r")[2].strip() for line in text.split("\n"))
     return tuple(line for line in lines if line)[-TAIL:]
 
 
@@ -245,7 +270,13 @@ def cancel(folders: Sequence[Path]) -> list[State]:
     given = [(read_submitted(state.folder), state) for state in live]
     slurm.cancel([each.id for each, _ in given if each is not None and each.executor == "slurm"])
     for each, state in given:
-        begun = [row for row in read_starts(state.folder) if row.get("event") == "start"]
-        if each is not None and each.executor == "local" and begun and _alive(begun[-1]):
-            os.kill(int(begun[-1]["pid"]), signal.SIGTERM)
+        if each is not None and each.executor == "local":
+            end_here(state.folder)
     return live
+
+
+def end_here(folder: Path) -> None:
+    """Tell the job's process on this machine, if it is on this one, to save and end."""
+    begun = [row for row in read_starts(folder) if row.get("event") == "start"]
+    if begun and begun[-1].get("host") == socket.gethostname() and _alive(begun[-1]):
+        os.kill(int(begun[-1]["pid"]), signal.SIGTERM)

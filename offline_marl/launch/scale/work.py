@@ -48,7 +48,9 @@ class Work:
             SystemExit: It was terminated, and has saved.
         """
         note_start(job.out, {"event": "start", **whereabouts()})
-        before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+        # Ctrl-C reaches every process of a terminal: a job of its own process then saves as well.
+        heard = [signal.SIGTERM, *([signal.SIGINT] if os.environ.get("SUBMITIT_EXECUTOR") == "local" else [])]
+        before = {number: signal.signal(number, lambda *_: asked.set()) for number in heard}
         try:
             # A daemon, so that a run that does not come to its end keeps no process alive that was told to go.
             threading.Thread(target=self._perform, args=(job,), daemon=True).start()
@@ -57,7 +59,8 @@ class Work:
                 time.sleep(GLANCE_S)
             return self._conclude(job)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def checkpoint(self, job: Job) -> Any:
         """Save, and say with what the job's next turn begins: submitit calls this before the job loses its machine.
