@@ -17,7 +17,7 @@ from offline_marl.core.errors import BadInputError
 from offline_marl.launch.scale.jobs import Executor, Job
 from offline_marl.launch.scale.naming import digest
 from offline_marl.launch.scale.planning import Planned
-from offline_marl.training.folder import write_json
+from offline_marl.training.folder import TUNED, write_json
 
 
 class SweepError(BadInputError, RuntimeError):
@@ -92,6 +92,10 @@ class Sweep:
         named = None if profile is None else str(profile.absolute())
         manifest = Manifest(source=source, executor=executor, profile=named, jobs=tuple(jobs))
         write_json(self.file, manifest.model_dump(mode="json"))
+        for job in jobs:
+            mark = self.folder(job) / TUNED
+            if job.tuned_on is not None and job.command == "train" and not mark.exists():
+                write_json(mark, job.tuned_on)  # for whoever reads the run without the sweep
 
     def job(self, planned: Planned) -> Job:
         """The job as executors take it."""

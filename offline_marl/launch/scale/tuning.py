@@ -11,7 +11,7 @@ from offline_marl.core.config import ConfigError, suggest
 from offline_marl.launch.scale.naming import digest
 from offline_marl.launch.scale.planning import Planned
 from offline_marl.launch.scale.results import runs_of, score_of
-from offline_marl.launch.scale.sweeps import Sweep, SweepError, apart
+from offline_marl.launch.scale.sweeps import Sweep, SweepError, apart, settings_of
 
 METRICS = ("return", "normalized_return", "return_low", "normalized_low", "agreement")
 """What can choose; more is better."""
@@ -150,7 +150,9 @@ def _task(run: Planned) -> str:
 
 
 def _settings_key(run: Planned) -> str:
-    return digest({name: value for name, value in run.about.items() if name != "seed"})
+    """The same for runs that differ in nothing but the seed."""
+    decides = {name: value for name, value in settings_of(run).items() if name not in {"seed", "world_model"}}
+    return digest([decides, [run.about.get(name) for name in ("world_model", "preset", "trial")]])
 
 
 def as_lines(chosen: Sequence[Chosen], metric: str) -> list[str]:

@@ -160,6 +160,8 @@ def test_the_best_settings_are_run_on_new_seeds_and_say_so(cli, tmp_path, preten
     rows = table(tmp_path / "sweeps" / "sweep-best" / "table.csv")
     assert {row["seed"] for row in rows} == {"10", "11", "12"}
     assert {row["tuned_on"] for row in rows} == {"tuned on seeds 0, 1: best return of 3 settings"}
+    for run in (tmp_path / "sweeps" / "sweep-best" / "runs").iterdir():
+        assert json.loads((run / "tuned.json").read_text())["seeds"] == [0, 1]
     # Typed again it adds nothing; with more seeds, only those.
     assert "0 started" in cli("sweep", "best", "sweeps/sweep", "--metric", "return", "--seeds", "10,11").out
     assert "4 started" in cli("sweep", "best", "sweeps/sweep", "--metric", "return", "--seeds", "13").out
