@@ -181,6 +181,12 @@ def _collect(args: Sequence[str]) -> None:
     run(args)
 
 
+def _sweep(args: Sequence[str]) -> None:
+    from offline_marl.launch.scale.sweeping import run
+
+    run(args)
+
+
 def _report(result: Result) -> None:
     run = shlex.quote(str(result.folder))
     print(result.score if result.score is not None else "no score: there is nothing to act in")
@@ -223,5 +229,6 @@ COMMANDS = {
     "evaluate": Command("RUN [--episodes N]", "score a run in the simulator", _evaluate),
     "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", _collect),
     "submit": Command("train|fit-model|status|check ...", "give a run to Slurm, and see where it stands", _submit),
+    "sweep": Command("FILE|status|collect ...", "many runs from one file; their state, their table", _sweep),
     "data": Command("list|info|verify|...", "look at data, check, convert, mix, draw and share it", _data),
 }

@@ -16,6 +16,7 @@ from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.catalog import Reference, find, path_of
 from offline_marl.datasets.files import load_data
 from offline_marl.datasets.places import place_of
+from offline_marl.datasets.readers import zipped
 from offline_marl.datasets.readers.formats import load_place
 from offline_marl.datasets.readers.published import fetch_entry, local
 from offline_marl.environments.base import Conventions, Environment, JointEnv, State, environments
@@ -149,6 +150,23 @@ def open_task(task: str, clip_actions: bool = False, memory: float = MEMORY) -> 
     mapped = _bytes(recording.lengths, shares.obs_dims, shares.act_dims) > memory * 1e9
     data = recording.split(shares, mapped)
     return Task(task, data, shares, _reference(data), mapped)
+
+
+def refuse_unknown(task: str) -> None:
+    """Judge a task id by its name alone: nothing is made, fetched or read.
+
+    Raises:
+        UnknownDatasetError: The catalogue has no such name.
+        PartitionError: The conf or the view is unknown, or the id has another form.
+        DataError: There is no such file.
+    """
+    place = place_of(task)
+    if place is None:
+        _of_catalogue(task)
+        return
+    file = Path(zipped.split(place[0])[0])
+    if "://" not in task and not file.exists():
+        raise DataError(f"There is no file {file}.")
 
 
 def _bytes(lengths: Tensor, obs_dims: Sequence[int], act_dims: Sequence[int]) -> int:

@@ -20,7 +20,18 @@ from offline_marl.core.files import DamagedFileError, write_atomically
 from offline_marl.training import checkpoint
 from offline_marl.training.config import FitConfig, LearnFlags, RunConfig
 
-BEFOREHAND = {"lock", "versions.json", "dataset.safetensors", "uniform.safetensors", "job.json", "starts.jsonl", "logs"}
+TUNED = "tuned.json"
+"""Of a run whose settings were chosen by other runs: their seeds, and by what."""
+BEFOREHAND = {
+    "lock",
+    "versions.json",
+    "dataset.safetensors",
+    "uniform.safetensors",
+    "job.json",
+    "starts.jsonl",
+    "logs",
+    TUNED,
+}
 """What may lie in a folder before its run begins: whoever submitted it, or a run killed early, left it there."""
 PACKAGES = ("offline-marl", "torch", "numpy", "gymnasium", "mujoco")
 

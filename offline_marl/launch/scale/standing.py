@@ -1,0 +1,92 @@
+"""Where a sweep stands, in lines and in JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from offline_marl.launch.scale.sweeps import Sweep
+from offline_marl.launch.scale.watch import State, states_of
+
+ORDER = ("running", "waiting", "failed", "done")
+
+
+def stand(sweep: Sweep) -> dict[str, Any]:
+    """All that can be told of a sweep now, as plain values."""
+    jobs = sweep.manifest().jobs
+    states = states_of([sweep.folder(job) for job in jobs])
+    counts: Counter[str] = Counter(state.state for state in states)
+    running = [state for state in states if state.state == "running"]
+    rates = [state.rate for state in running if state.rate is not None]
+    return {
+        "sweep": str(sweep.path),
+        "jobs": len(jobs),
+        **{name: counts[name] for name in ORDER},
+        "requeues": sum(state.requeues for state in states),
+        "steps_per_s": round(sum(rates), 1) if rates else None,
+        "left_s": _left(states),
+        "each": [_plain(sweep, state) for state in states],
+    }
+
+
+def _left(states: Sequence[State]) -> float | None:
+    """Seconds to the end if the jobs that run now share what is left; None where nothing runs or rates are unknown."""
+    running = [state for state in states if state.state == "running"]
+    rates = [state.rate for state in running if state.rate]
+    steps = [state.steps for state in states if state.steps is not None]
+    if not rates or not steps:
+        return None
+    mean = sum(steps) / len(steps)
+    left = sum((state.steps or mean) - state.step for state in states if state.state in {"running", "waiting"})
+    # Those without rows yet are taken to be as fast as the others.
+    together = left / (sum(rates) / len(rates) * len(running))
+    return round(max(together, max((state.left_s or 0.0) for state in running)), 1)
+
+
+def _plain(sweep: Sweep, state: State) -> dict[str, Any]:
+    return {
+        "job": str(state.folder.relative_to(sweep.path)),
+        "state": state.state,
+        "why": state.why,
+        "id": state.id,
+        "requeues": state.requeues,
+        "step": state.step,
+        "steps": state.steps,
+        "steps_per_s": None if state.rate is None else round(state.rate, 1),
+        "left_s": None if state.left_s is None else round(state.left_s, 1),
+        "log": list(state.log) if state.state == "failed" else [],
+    }
+
+
+def as_lines(said: dict[str, Any]) -> list[str]:
+    """Counts, a line for each job that is not done, and the last words of those that failed."""
+    from offline_marl.launch.listing import table
+
+    counts = ", ".join(f"{said[name]} {name}" for name in reversed(ORDER) if said[name]) or "none yet"
+    lines = [f"{said['sweep']}: {said['jobs']} jobs: {counts}; requeued {said['requeues']} times"]
+    if said["steps_per_s"] is not None:
+        left = "" if said["left_s"] is None else f", about {duration(said['left_s'])} left"
+        lines.append(f"{said['steps_per_s']:,.1f} steps/s together{left}")
+    rows = [each for name in ORDER[:3] for each in said["each"] if each["state"] == name]
+    if rows:
+        lines += table([("job", "state", "step", "steps/s", "left", "requeues", "why"), *map(_row, rows)])
+    for each in rows:
+        if each["log"]:
+            lines += [f"last lines of {each['job']}", *(f"  {line}" for line in each["log"])]
+    return lines
+
+
+def _row(each: dict[str, Any]) -> tuple[str, ...]:
+    step = f"{each['step']:,}" + ("" if each["steps"] is None else f"/{each['steps']:,}")
+    rate = "" if each["steps_per_s"] is None or each["state"] != "running" else f"{each['steps_per_s']:,.1f}"
+    left = "" if each["left_s"] is None else duration(each["left_s"])
+    return Path(each["job"]).name, each["state"], step, rate, left, str(each["requeues"]), each["why"]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"

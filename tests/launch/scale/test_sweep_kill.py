@@ -1,0 +1,73 @@
+"""A sweep on processes of this machine, its launcher killed on the way."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ALGORITHMS, DATASETS, SEEDS = ("bc", "iql", "cql"), ("coordination-single-v0", "coordination-mix-v0"), (0, 1, 2)
+FILE = f"""
+algorithms = {json.dumps(ALGORITHMS)}
+datasets = {json.dumps(DATASETS)}
+seeds = {json.dumps(SEEDS)}
+[fields]
+steps = 30
+device = "cpu"
+hidden = [8]
+batch_size = 8
+eval_every = 0
+final_episodes = 4
+checkpoint_every = 10
+"""
+
+
+def begin(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "offline_marl", "sweep", "sweep.toml", "--executor", "local", "--parallel", "2"]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finished(folder: Path) -> set[str]:
+    return {path.parent.name for path in (folder / "sweeps" / "sweep" / "runs").glob("*/DONE")}
+
+
+def starts(folder: Path) -> list[dict[str, object]]:
+    files = (folder / "sweeps" / "sweep" / "runs").glob("*/starts.jsonl")
+    return [json.loads(line) for file in files for line in file.read_text().splitlines() if '"start"' in line]
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_launcher_is_killed_ends_in_one_table(tmp_path):
+    pytest.importorskip("submitit")
+    (tmp_path / "sweep.toml").write_text(FILE)
+    launcher = begin(tmp_path)
+    until = time.monotonic() + 120
+    while len(finished(tmp_path)) < 4:
+        assert time.monotonic() < until and launcher.poll() is None
+        time.sleep(0.1)
+    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.wait()
+    before = finished(tmp_path)
+    assert 4 <= len(before) < 18
+    again = begin(tmp_path)
+    said, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, said
+    assert len(finished(tmp_path)) == 18
+    # What was over was not begun again, and what the first launcher left at work was waited for.
+    assert len(starts(tmp_path)) <= 18 + 2, starts(tmp_path)
+    command = [sys.executable, "-m", "offline_marl", "sweep", "collect", "sweeps/sweep", "--out", "table.csv"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    with (tmp_path / "table.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(row["algorithm"], row["dataset"], int(row["seed"])) for row in rows} == {
+        (algorithm, dataset, seed) for algorithm in ALGORITHMS for dataset in DATASETS for seed in SEEDS
+    }
+    assert all(float(row["normalized_low"]) <= float(row["normalized_return"]) for row in rows)
+    assert all(row["dataset_sha256"] and row["steps"] == "30" for row in rows)

@@ -1,0 +1,51 @@
+"""docs/sweeps.md: its file is the example and becomes the jobs that it says, its commands have the flags named."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from offline_marl.launch.cli import main
+from offline_marl.launch.scale.planning import plan
+from offline_marl.launch.scale.results import FIGURES
+from offline_marl.launch.scale.sweep_file import Axes, SweepFile, read_sweep_file
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "sweeps.md").read_text()
+EXAMPLE = ROOT / "examples" / "sweep.toml"
+
+
+def test_the_file_on_the_page_is_the_example():
+    assert f"```toml\n{EXAMPLE.read_text()}```" in PAGE
+
+
+def test_the_example_becomes_as_many_jobs_as_the_page_says():
+    jobs = plan(read_sweep_file(EXAMPLE))
+    # bc, iql, moma-ppo, and a world model for each data set.
+    assert len(jobs) == 2 * 3 * 2 + 2 * 3 * 2 * 8 + 2 * 5 * 2 + 2
+    assert f"{len(jobs)} jobs" in PAGE
+
+
+def test_the_page_names_every_key_of_the_file():
+    told = set(re.findall(r"`\[?(\w+)(?:\.NAME)?\]?`", PAGE))
+    assert set(SweepFile.model_fields) | set(Axes.model_fields) <= told
+
+
+def test_the_page_names_every_figure_of_the_table():
+    for name in FIGURES:
+        if not name.endswith(("_low", "_high", "random_return")):
+            assert f"`{name}`" in PAGE
+
+
+@pytest.mark.parametrize("command", re.findall(r"^offline-marl (sweep .*?)(?: +#.*)?$", PAGE, re.MULTILINE))
+def test_the_flags_on_the_page_exist(command, capsys):
+    _, *words = shlex.split(command)
+    first = words[0] if words[0] in {"status", "retry", "cancel", "collect", "best"} else "x.toml"
+    with pytest.raises(SystemExit) as end:
+        main(["sweep", first, "--help"])
+    assert end.value.code == 0
+    page = capsys.readouterr().out
+    assert all(word in page for word in words if word.startswith("--"))
