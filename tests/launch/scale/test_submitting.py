@@ -141,6 +141,17 @@ def test_what_slurm_complains_of_is_one_sentence(monkeypatch: pytest.MonkeyPatch
         slurm.ask("no-such-command")
 
 
+def test_a_job_may_submit_jobs_that_do_not_inherit_what_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_CONF": "x", "SLURM_CPUS_PER_TASK": "4", "SLURM_JOB_ID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    with slurm.outside_of_jobs():
+        assert [name for name in os.environ if name.startswith("SLURM_")] == ["SLURM_CONF"]
+    assert os.environ["SLURM_CPUS_PER_TASK"] == "4"
+    monkeypatch.delenv("SLURM_JOB_ID")
+    with slurm.outside_of_jobs():
+        assert "SLURM_CPUS_PER_TASK" in os.environ  # the person's own wish
+
+
 LAUNCHER = """
 import sys
 from pathlib import Path
