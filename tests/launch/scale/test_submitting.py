@@ -141,6 +141,17 @@ def test_what_slurm_complains_of_is_one_sentence(monkeypatch: pytest.MonkeyPatch
         slurm.ask("no-such-command")
 
 
+def test_a_job_may_submit_jobs_that_do_not_inherit_what_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_CONF": "x", "SLURM_CPUS_PER_TASK": "4", "SLURM_JOB_ID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    with slurm.outside_of_jobs():
+        assert [name for name in os.environ if name.startswith("SLURM_")] == ["SLURM_CONF"]
+    assert os.environ["SLURM_CPUS_PER_TASK"] == "4"
+    monkeypatch.delenv("SLURM_JOB_ID")
+    with slurm.outside_of_jobs():
+        assert "SLURM_CPUS_PER_TASK" in os.environ  # the person's own wish
+
+
 LAUNCHER = """
 import sys
 from pathlib import Path
@@ -156,9 +167,9 @@ submit(jobs, "local", Profile(array_parallelism=2), out / "logs")
 @pytest.mark.slow
 def test_local_jobs_outlive_their_launcher_and_a_second_one_ends_what_is_left(tmp_path: Path, data: str) -> None:
     pytest.importorskip("submitit")
-    jobs = [job(data, tmp_path / f"run{number}", seed=number, steps=1500) for number in range(3)]
+    jobs = [job(data, tmp_path / f"run{number}", seed=number, steps=400) for number in range(3)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), *sys.path])}
-    command = [sys.executable, "-c", LAUNCHER, data, str(tmp_path), "1500"]
+    command = [sys.executable, "-c", LAUNCHER, data, str(tmp_path), "400"]
     launcher = subprocess.Popen(command, env=environment)
     until(lambda: starts(jobs[0]) and starts(jobs[1]))
     launcher.send_signal(signal.SIGKILL)
