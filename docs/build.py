@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms
 from offline_marl.core.config import Config
-from offline_marl.launch.flags import show
+from offline_marl.launch.parser import show
 from offline_marl.launch.presets import preset_names
 from offline_marl.training.config import RunFlags
 

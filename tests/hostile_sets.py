@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 from foreign import Team, omar_arrays, omiga_arrays, vault_arrays, write_hdf5, write_omar, write_vault, zipped
+from hostile_bytes import Calls
 from worlds import reacher_recording, world
 
 from offline_marl.datasets.writers import d4rl as d4rl_writer
@@ -249,4 +252,47 @@ ABOUT: dict[str, dict[str, Any]] = {
     "a scenario that is no word": {"offline_marl": '{"scenario": {"a": 1}}'},
     "a reference of another kind": {"offline_marl": '{"reference": {"random": "a", "expert": 1}}'},
     "a reference with more": {"offline_marl": '{"reference": {"random": 0, "expert": 1, "x": 2}}'},
+}
+
+
+# --- Minari's arrow ------------------------------------------------------------------------------------------------
+def rewritten(change: Callable[[Any], Any], place: Path) -> None:
+    """Episode 1 of a set, as another table."""
+    import pyarrow
+
+    (file,) = (place / "data" / "1").glob("*.arrow")
+    table = change(pyarrow.ipc.open_file(io.BytesIO(file.read_bytes())).read_all())
+    with pyarrow.OSFile(str(file), "wb") as stream, pyarrow.ipc.new_file(stream, table.schema) as writer:
+        writer.write_table(table)
+
+
+def column(name: str, make: Callable[[int], Any], table: Any) -> Any:
+    import pyarrow
+
+    return table.set_column(table.column_names.index(name), name, pyarrow.array(make(len(table))))
+
+
+def calling(table: Any) -> Any:
+    """A column of a type whose name asks for a pickle to be loaded."""
+    import pyarrow
+
+    at = table.column_names.index("rewards")
+    told = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(Calls())}
+    return table.set_column(at, pyarrow.field("rewards", table["rewards"].type, metadata=told), table["rewards"])
+
+
+ARROW: dict[str, Callable[[Any], Any]] = {
+    **{f"no {name}": lambda table, name=name: table.drop([name]) for name in ("observations", "actions", "rewards")},
+    "no infos": lambda table: table.drop(["infos"]),
+    "no rows": lambda table: table.slice(0, 0),
+    "one row": lambda table: table.slice(0, 1),
+    "rewards that are missing": partial(column, "rewards", lambda rows: [None] * rows),
+    "rewards that are words": partial(column, "rewards", lambda rows: ["a"] * rows),
+    "rewards of several numbers": partial(column, "rewards", lambda rows: [[1.0, 2.0]] * rows),
+    "ragged rewards": partial(column, "rewards", lambda rows: [[1.0] * (i % 3) for i in range(rows)]),
+    "rewards that are dates": partial(column, "rewards", lambda rows: np.zeros(rows, "M8[s]")),
+    "ends between": partial(column, "terminations", lambda rows: [0.5] * rows),
+    "observations of no agent": partial(column, "observations", lambda rows: [1.0] * rows),
+    "actions of another kind": partial(column, "actions", lambda rows: [{"agent_0": 0.5}] * rows),
+    "infos of another shape": partial(column, "infos", lambda rows: [{"rewards": [1.0], "state": [2.0]}] * rows),
 }

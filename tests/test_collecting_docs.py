@@ -46,4 +46,4 @@ def test_what_the_page_says_to_type_works(tmp_path, monkeypatch, capsys):
     unilateral = offline_marl.load_dataset("unilateral.safetensors").metadata
     rows = re.findall(r"^\| (`.*?) \|", PAGE, re.MULTILINE)
     told = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
-    assert set(told) - set(about) - set(unilateral) == {"random_return"}
+    assert set(told) - set(about) - set(unilateral) == {"random_return", "random_interval", "max_steps"}

@@ -146,9 +146,9 @@ def load_tree(path: Path, kind: str) -> tuple[dict[str, Any], str]:
         raise DamagedFileError(f"{path} cannot be read as a {kind}: {error}.") from None
     if header.get("kind") != kind:
         raise DamagedFileError(f"{path} is not a {kind} of this library.")
-    if _checksum(tensors, header.get("tree", "")) != header.get("sha256"):
+    if checksum_of(tensors, header.get("tree", "")) != header.get("sha256"):
         raise DamagedFileError(f"{path} is damaged: its content does not match its checksum.")
-    return _attach(json.loads(header["tree"]), tensors), header["sha256"]
+    return attached(json.loads(header["tree"]), tensors), header["sha256"]
 
 
 def expect_random_reads(tensor: Tensor) -> None:
@@ -217,17 +217,19 @@ def _detach(node: Any, leaves: dict[str, Leaf]) -> Any:
     raise TypeError(f"Only tensors and plain values can be saved, not {type(node).__name__}.")
 
 
-def _attach(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+def attached(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The tree that a header describes, its tensors put in their places."""
     if isinstance(node, list):
-        return [_attach(value, tensors) for value in node]
+        return [attached(value, tensors) for value in node]
     if isinstance(node, dict):
         if TENSOR in node:
             return tensors[node[TENSOR]]
-        return {key: _attach(value, tensors) for key, value in node["__dict__"]}
+        return {key: attached(value, tensors) for key, value in node["__dict__"]}
     return node
 
 
-def _checksum(tensors: Mapping[str, Tensor], skeleton: str) -> str:
+def checksum_of(tensors: Mapping[str, Tensor], skeleton: str) -> str:
+    """Sha256 over the description of a tree and the bytes of its tensors, in the order of their names."""
     digest = hashlib.sha256(skeleton.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,25 +20,32 @@ from offline_marl.datasets.statistics import (
 )
 
 
-def description(data: Recording | Dataset) -> dict[str, Any]:
-    """Sizes, widths, returns, coverage, and where it came from; None for what is not known."""
+def description(data: Recording | Dataset, tick: Callable[[], object] = lambda: None) -> dict[str, Any]:
+    """Sizes, widths, returns, coverage, and where it came from; None for what is not known.
+
+    Args:
+        data: Is read through once for each of `PARTS`.
+        tick: Called after each of them.
+    """
     about = dict(data.metadata)
-    returns, normalized = returns_of(data), None
-    if about.get("reference"):
-        normalized = _figures(returns.clone().apply_(Reference(**about["reference"]).normalized))
+    found: dict[str, Any] = {}
+    for name, measure in PARTS.items():
+        found[name] = measure(data)
+        tick()
+    returns, reference = found["returns"], _reference(about)
     return {
         "sha256": about.get("sha256"),
         "episodes": len(data.lengths),
         "transitions": int(data.lengths.sum()),
         "episode_length": _figures(data.lengths),
         **(_team(data) if isinstance(data, Dataset) else _body(data)),
-        **_actions(data),
-        "coverage": _coverage(data),
-        "duplicates": duplicates(data),
+        **found["actions"],
+        "coverage": found["coverage"],
+        "duplicates": found["duplicates"],
         "reward": about.get("reward"),
         "returns": {**_figures(returns), **quantiles(returns)},
-        "normalized_returns": normalized,
-        "reference": about.get("reference"),
+        "normalized_returns": None if reference is None else _figures(returns.clone().apply_(reference.normalized)),
+        "reference": None if reference is None else about["reference"],
         "action_noise": about.get("action_noise"),
         "scenario": about.get("scenario"),
         "format": about.get("format"),
@@ -47,13 +54,26 @@ def description(data: Recording | Dataset) -> dict[str, Any]:
         "source": about.get("source"),
         "source_sha256": about.get("source_sha256"),
         "how": about.get("how"),
-        "actors": {each["name"]: each.get("episodes") for each in about.get("actors", ())} or None,
+        "actors": {str(each.get("name")): each.get("episodes") for each in _tables(about.get("actors"))} or None,
         "tier": about.get("tier"),
-        "parts": [f"{each['episodes']} of {each['name']}" for each in about.get("parts", ())] or None,
+        "parts": [f"{each.get('episodes')} of {each.get('name')}" for each in _tables(about.get("parts"))] or None,
         "seed": about.get("seed"),
         "versions": about.get("versions"),
         "licence": about.get("licence"),
     }
+
+
+def _reference(about: Mapping[str, Any]) -> Reference | None:
+    """The reference scores, if the metadata hold such that can be used; they may be anybody's."""
+    held = about.get("reference")
+    if not isinstance(held, Mapping) or not {"random", "expert"} <= set(held) <= {"random", "expert", "note"}:
+        return None
+    numbers = [held["random"], held["expert"]]
+    return Reference(**held) if all(isinstance(x, int | float) for x in numbers) and len({*numbers}) > 1 else None
+
+
+def _tables(held: Any) -> list[Mapping[str, Any]]:
+    return [each for each in held if isinstance(each, Mapping)] if isinstance(held, list | tuple) else []
 
 
 def _team(data: Dataset) -> dict[str, Any]:
@@ -84,6 +104,15 @@ def _actions(data: Recording | Dataset) -> dict[str, Any]:
 def _coverage(data: Recording | Dataset) -> dict[str, float]:
     found = coverage(data)
     return {"share": found.share, "cells": found.counts.numel(), "rows": len(found.points), "variance": found.variance}
+
+
+PARTS: Mapping[str, Callable[[Any], Any]] = {
+    "returns": returns_of,
+    "actions": _actions,
+    "coverage": _coverage,
+    "duplicates": duplicates,
+}
+"""What takes time."""
 
 
 def _figures(values: Tensor) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ PER_EPISODE: Mapping[str, Any] = {
     "who": None,
     "noise_levels": None,
     "deviators": -1,
+    "seeds": None,
     "origin_parts": None,
     "origin_episodes": None,
 }
@@ -81,20 +83,30 @@ def _joined_actors(parts: Sequence[Flat], names: Sequence[str]) -> dict[str, Any
 
 def _counted(about: dict[str, Any]) -> dict[str, Any]:
     """Actors that acted in some episode, each with how many; `who` points to their new places."""
-    who, actors = about.get("who"), about.get("actors")
-    if not isinstance(who, list) or not isinstance(actors, list):
+    if not _names_actors(about):
         return about
-    acted = [place for place in range(len(actors)) if place in set(who)]
-    counts = {place: who.count(place) for place in acted}
+    who, actors = about["who"], about["actors"]
+    acted = sorted(set(who))
+    places = {place: number for number, place in enumerate(acted)}
+    counts = Counter(who)
     return {
         **about,
         "actors": [{**actors[place], "episodes": counts[place]} for place in acted],
-        "who": [acted.index(place) for place in who],
+        "who": [places[place] for place in who],
     }
 
 
 def _holds(part: Any, name: str) -> bool:
-    return _size(part.metadata.get(name)) == len(part.lengths) and (name != "who" or "actors" in part.metadata)
+    held = _size(part.metadata.get(name)) == len(part.lengths)
+    return held and (name != "who" or _names_actors(part.metadata))
+
+
+def _names_actors(about: Mapping[str, Any]) -> bool:
+    """Whether `who` holds places in `actors`; metadata may be anybody's."""
+    who, actors = about.get("who"), about.get("actors")
+    if _size(who) < 0 or _size(actors) < 0 or not all(isinstance(actor, Mapping) for actor in actors or ()):
+        return False
+    return all(isinstance(place, int) and 0 <= place < _size(actors) for place in who or ())
 
 
 def _size(value: Any) -> int:

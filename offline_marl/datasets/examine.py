@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offline_marl.core.files import HEADER, _attach, _checksum
+from offline_marl.core.files import HEADER, attached, checksum_of
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.catalog import SUFFIX
+from offline_marl.datasets.catalog import SUFFIX, home
 from offline_marl.datasets.episodes import stale
 from offline_marl.datasets.files import KIND, LAYOUT
 from offline_marl.datasets.validate import Problem, problems
@@ -71,7 +71,8 @@ def _examine_other(path: Path) -> Report:
     """Converted first, into a folder of its own: nothing in it was looked at before."""
     from offline_marl.datasets.readers.formats import convert
 
-    with tempfile.TemporaryDirectory(prefix="offline-marl-") as folder:
+    home().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="verifying-", dir=home()) as folder:
         kept = Path(folder) / f"converted{SUFFIX}"
         try:
             convert(path, kept)
@@ -92,12 +93,12 @@ def _examine_ours(path: Path) -> Report:
         return Report([*found, _whole(f"{path} {error}.")])
     computed = None
     if not bad:
-        computed = _checksum(tensors, header["tree"])
+        computed = checksum_of(tensors, header["tree"])
         if computed != header.get("sha256"):
             found.append(_whole(f"{path} is damaged: its content does not match its checksum."))
     known: dict[str, Any] = {"stored": header.get("sha256"), "computed": computed}
     try:
-        held = _attach(json.loads(header["tree"]), tensors)
+        held = attached(json.loads(header["tree"]), tensors)
         layout, data, wrong = _data(held)
     except Unreadable as error:
         return Report([*found, _whole(f"{path} {error}.")], **known)

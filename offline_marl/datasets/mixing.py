@@ -106,7 +106,8 @@ def _refuse_others(first_name: str, first: Any, name: str, data: Any) -> None:
         body, team = (first_name, name) if isinstance(first, Recording) else (name, first_name)
         raise DataError(f"{body} is of one body and {team} is split among agents: they cannot be mixed.")
     for key in ("scenario", "conf", "view", "settings"):
-        one, other = first.metadata.get(key), data.metadata.get(key)
+        # Settings may be none, or an empty table.
+        one, other = (each.metadata.get(key) or None for each in (first, data))
         if one != other:
             raise DataError(f"{first_name} and {name} cannot be mixed: their {key} is {one} and {other}.")
     if isinstance(first, Dataset) and first.spec != data.spec:
@@ -131,20 +132,34 @@ def _draw(data: Any, part: Part, number: int, seed: int) -> Tensor:
 def _told(data: Any, part: Part, episodes: int) -> dict[str, Any]:
     """What the mixture remembers of a part; of a file its name alone, nobody needs its folder."""
     about = data.metadata
+    name, licence, versions = (about.get(key) for key in ("name", "licence", "versions"))
     named = part.data if "://" in part.data else Path(part.data).name
     return {
-        "name": about.get("name", named),
+        "name": name if isinstance(name, str) else named,
         "data": named,
         "episodes": episodes,
         "of": len(data.lengths),
         "returns": list(part.returns),
         "sha256": about.get("sha256"),
-        "licence": about.get("licence"),
-        "versions": about.get("versions"),
+        "licence": licence if isinstance(licence, str) else None,
+        "versions": {str(package): str(version) for package, version in versions.items()}
+        if isinstance(versions, Mapping)
+        else None,
     }
 
 
-KEPT = ("scenario", "conf", "view", "settings", "reference", "reward", "episodes_end", "action_noise", "format")
+KEPT = (
+    "scenario",
+    "conf",
+    "view",
+    "settings",
+    "reference",
+    "reward",
+    "deviate",
+    "episodes_end",
+    "action_noise",
+    "format",
+)
 """Metadata that the mixture has where all parts say the same."""
 
 
@@ -172,6 +187,8 @@ def _described(
     if len(licences) > 1:
         listed = ", ".join(licence or "unknown" for licence in licences)
         warnings.append(f"The parts have different licences ({listed}): the mixture is under all of them.")
+    if "reference" not in same and any("reference" in each for each in abouts):
+        warnings.append("The parts have different reference scores: the mixture has none.")
     versions, differing = _versions([part["versions"] or {} for part in told])
     if versions:
         about["versions"] = versions

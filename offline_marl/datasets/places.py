@@ -31,11 +31,11 @@ def place_of(task: str) -> tuple[str, tuple[str, str] | None] | None:
     file = _FILE.fullmatch(task)
     if file:
         return file["place"], ((file["conf"], file["view"]) if file["conf"] else None)
-    if Path(task).is_dir():
+    if Path(task).exists():
         return task, None
     shared = _is_shared(task)
     whole, *share = split_task(task) if shared else (task,)
-    if "://" in task or (shared and Path(whole).is_dir()):
+    if "://" in task or (shared and Path(whole).exists()):
         return whole, ((share[0], share[1]) if shared else None)
     return None
 

@@ -22,7 +22,8 @@ def staged(out: Path, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         DataError: `out` exists and is not to be overwritten, or another process is writing it.
     """
-    folder = out.with_name(f".{out.name}.writing")
+    # Whole paths: minari writes elsewhere when it is given others.
+    folder = out.absolute().with_name(f".{out.name}.writing")
     new, old = folder / out.name, folder / "old"
     if os.path.lexists(out) and not overwrite:
         raise DataError(f"{out} exists already: choose another name, or say --overwrite.")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from offline_marl.core.types import Spec
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.flat import episode_sums, ranges, starts
+from offline_marl.datasets.flat import episode_sums
 from offline_marl.datasets.validate import CHUNK, SEEN, chunks
 
 SAMPLE = 10_000
@@ -61,6 +61,13 @@ def returns_of(data: Recording | Dataset) -> Annotated[Tensor, "episode"]:
         episode = torch.searchsorted(ends, torch.arange(first, first + len(rewards)), right=True)
         sums.index_add_(0, episode, rewards.double().mean(-1))
     return sums
+
+
+def reward_kind(data: Recording | Dataset) -> str:
+    """What recorders write as `reward`: `team` where all agents always got the same, as on one body, else `own`."""
+    if isinstance(data, Recording):
+        return "team"
+    return "team" if all(bool((piece == piece[:, :1]).all()) for _, piece in chunks(data.rewards)) else "own"
 
 
 def quantiles(values: Tensor) -> dict[str, float]:
@@ -124,17 +131,23 @@ def duplicates(data: Recording | Dataset) -> dict[str, int]:
 
     A transition is all that is held of it: what was seen before and after, what was done, rewards and flags.
     """
-    steps = _step_hashes(data)
-    weights = _stirred(np.arange(int(data.lengths.max()), dtype=np.uint64))
-    place = ranges(torch.zeros_like(data.lengths), data.lengths).numpy()
-    first = starts(data.lengths).numpy()
-    episodes = np.add.reduceat(_stirred(steps ^ weights[place]), first) ^ _stirred(
-        data.lengths.numpy().astype(np.uint64)
-    )
-    return {
-        "transitions": len(steps) - len(np.unique(steps)),
-        "episodes": len(episodes) - len(np.unique(episodes)),
-    }
+    steps, ends = _step_hashes(data), torch.cumsum(data.lengths, 0).numpy()
+    episodes = _stirred(data.lengths.numpy().astype(np.uint64))
+    for begin in range(0, len(steps), CHUNK):
+        numbers = np.arange(begin, min(begin + CHUNK, len(steps)))
+        owner = np.searchsorted(ends, numbers, side="right")
+        place = (numbers - (ends - data.lengths.numpy())[owner]).astype(np.uint64)
+        # Summed, because an episode may lie in two pieces; its steps are told apart by their place.
+        np.add.at(episodes, owner, _stirred(steps[begin : begin + CHUNK] ^ _stirred(place)))
+    return {"transitions": _repeats(steps), "episodes": _repeats(episodes)}
+
+
+def _repeats(hashes: Hashes) -> int:
+    """How many repeat another one; sorts them where they are."""
+    hashes.sort()
+    before, after = hashes[:-1], hashes[1:]
+    pieces = [slice(first, first + CHUNK) for first in range(0, len(after), CHUNK)]
+    return sum(int(np.count_nonzero(before[piece] == after[piece])) for piece in pieces)
 
 
 def _sample(rows: int) -> Tensor:
@@ -164,11 +177,13 @@ def _step_hashes(data: Any) -> Hashes:
         value = getattr(data, name, None)
         if value is not None:
             _hash_into(seen if name in SEEN else done, value)
-    rows = ranges(starts(data.lengths + 1), data.lengths).numpy()
+    ends = torch.cumsum(data.lengths, 0).numpy()
     for begin in range(0, len(done), CHUNK):
         piece = slice(begin, begin + CHUNK)
-        done[piece] = _stirred(done[piece] ^ seen[rows[piece]])
-        done[piece] = _stirred(done[piece] ^ seen[rows[piece] + 1])
+        steps = np.arange(begin, min(begin + CHUNK, len(done)))
+        rows = steps + np.searchsorted(ends, steps, side="right")
+        done[piece] = _stirred(done[piece] ^ seen[rows])
+        done[piece] = _stirred(done[piece] ^ seen[rows + 1])
     return done
 
 

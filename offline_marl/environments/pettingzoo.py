@@ -121,7 +121,13 @@ class PettingZooTeam:
             raise DataError(f"{self.name} needs at least 1 copy, but {copies} were asked for.")
         factory = factory_of(path)
         self._make: Callable[[], Any] = lambda: lightened(factory(**(settings or {})))
-        first = self._make()
+        try:
+            first = self._make()
+        except (TypeError, ValueError, AssertionError) as error:
+            if not settings:
+                raise
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise DataError(f"{self.name} cannot be made with the settings {dict(settings)}: {reason}.") from error
         if not hasattr(first, "possible_agents"):
             raise DataError(
                 f"{self.name} makes {type(first).__name__}, which is no parallel environment of PettingZoo."

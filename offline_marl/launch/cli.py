@@ -230,5 +230,5 @@ COMMANDS = {
     "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", _collect),
     "submit": Command("train|fit-model|status|check ...", "give a run to Slurm, and see where it stands", _submit),
     "sweep": Command("FILE|status|collect ...", "many runs from one file; their state, their table", _sweep),
-    "data": Command("list|info|verify|convert|mix ...", "look at data, check it, change and share it", _data),
+    "data": Command("list|info|verify|...", "look at data, check, convert, mix, draw and share it", _data),
 }

@@ -6,7 +6,7 @@ What an episode becomes depends on its own number and seed alone, never on which
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,16 +21,14 @@ from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import ScriptedExpert, Seen, TeamActions
 from offline_marl.training.cast import CHANCE
+from offline_marl.training.collect import Act
 from offline_marl.training.evaluation import Memory
-from offline_marl.training.folder import RunFolder, state_at
-from offline_marl.training.run import load
+from offline_marl.training.folder import RunFolder
+from offline_marl.training.loading import load
 from offline_marl.training.stage import Stage
 
 BLOCK = 32
 """Rows of every call of a trained policy: the last digit of a matrix product may depend on how many rows it has."""
-
-Act = Callable[[Seen, int], TeamActions]
-"""What the episodes show and the step -> joint actions on a body, actions of all agents in a team."""
 
 
 class Actor(Protocol):
@@ -102,9 +100,7 @@ class Trained:
 
     def __init__(self, folder: Path, stage: Stage, step: int | None = None) -> None:
         self.folder, self.step, self.config = folder, step, RunFolder(folder).config()
-        self.policy: Algorithm = load(folder)
-        if step is not None:
-            self.policy.load_state_dict(state_at(RunFolder(folder), step)["algorithm"])
+        self.policy: Algorithm = load(folder, step)
         self.shares = _shares(self.config.task, stage.name) if stage.body else None
         spec, here = self.policy.spec, self.shares or stage.spec
         if here is None or (spec.obs_dims, spec.act_dims) != (here.obs_dims, here.act_dims):

@@ -15,14 +15,17 @@ from tqdm import tqdm
 
 from offline_marl.core.partition import SCENARIOS
 from offline_marl.core.seeding import derive
-from offline_marl.core.types import Spec
 from offline_marl.datasets.base import Dataset, Recording, join
 from offline_marl.datasets.catalog import Entry, Recipe
 from offline_marl.datasets.files import save_data
+from offline_marl.datasets.statistics import reward_kind
 from offline_marl.environments.base import JointEnv, ScriptedExpert, Seen, Simulator, TeamActions, environments
 from offline_marl.training.progress import progress_bar
+from offline_marl.training.stage import Stage
 
 COPIES = 100
+Act = Callable[[Seen, int], TeamActions]
+"""What the episodes show and the step -> joint actions on a body, actions of all agents in a team."""
 
 
 def record(
@@ -44,13 +47,8 @@ def record(
         noise: Standard deviations to choose from.
         bar: Advanced by the episodes as they end.
     """
-    parts = []
-    for first in range(0, len(seeds), simulator.copies):
-        chunk = seeds[first : first + simulator.copies]
-        parts.append(_record_together(simulator, expert, chunk, noise))
-        if bar is not None:
-            bar.update(len(chunk))
-    return join(parts, {})
+    recording: Recording = _record(Stage.of_body(simulator), expert, seeds, noise, bar)
+    return recording
 
 
 def record_team(
@@ -64,10 +62,18 @@ def record_team(
 
     Where actions are choices, the episode's draw from `noise` is the chance that an agent makes any choice instead.
     """
+    data: Dataset = _record(Stage.of_team(env), expert, seeds, noise, bar)
+    return data
+
+
+def _record(
+    stage: Stage, expert: ScriptedExpert, seeds: Sequence[int], noise: Sequence[float], bar: tqdm[Any] | None
+) -> Any:
+    disturb = _slips if stage.spec is not None and stage.spec.discrete else _shakes
     parts = []
-    for first in range(0, len(seeds), env.copies):
-        chunk = seeds[first : first + env.copies]
-        parts.append(_record_team_together(env, expert, chunk, noise))
+    for first in range(0, len(seeds), stage.copies):
+        chunk = seeds[first : first + stage.copies]
+        parts.append(perform(stage, chunk, disturb(stage, expert, chunk, noise)))
         if bar is not None:
             bar.update(len(chunk))
     return join(parts, {})
@@ -94,6 +100,7 @@ def make_scripted(entry: Entry, path: Path) -> None:
             "note": entry.reference.note,
         },
         "licence": "Apache-2.0",
+        **({"reward": reward_kind(data)} if isinstance(data, Dataset) else {}),
     }
     save_data(path, replace(data, metadata=described).check())
 
@@ -153,62 +160,38 @@ class Tape:
         return tensors
 
 
-def _record_together(
-    simulator: Simulator, expert: ScriptedExpert, seeds: Sequence[int], noise: Sequence[float]
-) -> Recording:
-    shaken = _gaussian(seeds, noise, (simulator.max_steps, simulator.action_dim))
-    state = simulator.reset(seeds)
-    tape = Tape(len(seeds), state=state)
+def perform(stage: Stage, seeds: Sequence[int], act: Act) -> Any:
+    """Episodes side by side, one per seed, as a recording or data set."""
+    seen = stage.reset(seeds)
+    tape = Tape(len(seeds), **stage.shown(seen))
     while tape.running[-1].any():
-        actions = np.clip(expert.act(state) + shaken[:, len(tape.done)], -1, 1)
-        outcome = simulator.step(actions)
-        state, ends = outcome.state, {"terminations": outcome.terminations, "truncations": outcome.truncations}
-        ended = outcome.terminations | outcome.truncations
-        tape.add({"actions": actions, "rewards": outcome.rewards, **ends}, ended, state=state)
-    return Recording(**tape.unwound())
+        seen, done, ended = stage.step(act(seen, len(tape.done)))
+        tape.add(done, ended, **stage.shown(seen))
+    return stage.recorded(tape.unwound())
 
 
-def _record_team_together(
-    env: JointEnv, expert: ScriptedExpert, seeds: Sequence[int], noise: Sequence[float]
-) -> Dataset:
-    disturb = (_slips if env.spec.discrete else _shakes)(env.spec, env.max_steps, seeds, noise)
-    seen = env.reset(seeds)
-    tape = Tape(len(seeds), **_shown(seen))
-    while tape.running[-1].any():
-        actions = disturb(expert.act(seen.obs), seen, len(tape.done))
-        seen, rewards, *flags = env.step(actions)
-        ends = {
-            name: np.repeat(flag[:, None], env.spec.n_agents, axis=1) for name, flag in zip(ENDS, flags, strict=True)
-        }
-        tape.add({"actions": actions, "rewards": rewards, **ends}, flags[0] | flags[1], **_shown(seen))
-    return Dataset(**tape.unwound(), spec=env.spec)
+def _shakes(stage: Stage, expert: ScriptedExpert, seeds: Sequence[int], noise: Sequence[float]) -> Act:
+    """The expert with Gaussian noise; each episode draws its deviation, and then the noise."""
+    shaken = _gaussian(seeds, noise, (stage.steps, *stage.wide))
+    if stage.spec is not None:
+        shaken = shaken * stage.spec.present("act").numpy()
+    return lambda seen, step: np.clip(expert.act(_read(stage, seen)) + shaken[:, step], -1, 1)
 
 
-ENDS = ("terminations", "truncations")
-Disturb = Callable[[TeamActions, Seen, int], TeamActions]
-"""The expert's actions, what was seen and the step -> what is done."""
-
-
-def _shown(seen: Seen) -> dict[str, Any]:
-    return {"obs": seen.obs, "state": seen.state, "avail_actions": seen.avail_actions}
-
-
-def _shakes(spec: Spec, steps: int, seeds: Sequence[int], noise: Sequence[float]) -> Disturb:
-    shaken = _gaussian(seeds, noise, (steps, spec.n_agents, spec.act_dim)) * spec.present("act").numpy()
-    return lambda actions, seen, step: np.clip(actions + shaken[:, step], -1, 1)
-
-
-def _slips(spec: Spec, steps: int, seeds: Sequence[int], noise: Sequence[float]) -> Disturb:
+def _slips(stage: Stage, expert: ScriptedExpert, seeds: Sequence[int], noise: Sequence[float]) -> Act:
+    """The expert with slips to any choice; each episode draws when they may come, how likely they are, and whereto."""
     generators = [np.random.default_rng(derive(seed, "noise")) for seed in seeds]
-    slips = np.stack([g.random((steps, spec.n_agents)) < g.choice(noise) for g in generators])
-    # The largest of uniform draws over the choices that can be made is any of them.
-    lots = np.stack([g.random((steps, spec.n_agents, spec.act_dim)) for g in generators])
+    slips = np.stack([g.random((stage.steps, stage.agents)) < g.choice(noise) for g in generators])
+    lots = np.stack([g.random((stage.steps, *stage.wide)) for g in generators])
 
-    def disturb(actions: TeamActions, seen: Seen, step: int) -> TeamActions:
-        can = spec.present("act").numpy() if seen.avail_actions is None else seen.avail_actions
-        return np.where(slips[:, step], np.where(can, lots[:, step], -1.0).argmax(-1), actions)
+    def act(seen: Seen, step: int) -> TeamActions:
+        return np.where(slips[:, step], stage.uniform(lots[:, step], seen), expert.act(_read(stage, seen)))
 
-    return disturb
+    return act
+
+
+def _read(stage: Stage, seen: Seen) -> Any:
+    return seen.obs if seen.state is None or not stage.body else seen.state
 
 
 def _gaussian(seeds: Sequence[int], noise: Sequence[float], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

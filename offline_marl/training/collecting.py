@@ -21,6 +21,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording, join
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.files import save_data
+from offline_marl.datasets.statistics import reward_kind
 from offline_marl.training.cast import make_cast, read_shares, whole_counts
 from offline_marl.training.chunks import chunks_of, holding, record_missing
 from offline_marl.training.config import CollectConfig
@@ -109,7 +110,8 @@ def _described(
         "seed": config.seed,
         "seeds": list(cast.seeds),
         "settings": dict(config.settings),
-        "reward": _reward(data),
+        **({} if config.max_steps is None else {"max_steps": config.max_steps}),
+        "reward": reward_kind(data),
         "versions": recipe["versions"],
     }
     if "deviate" in recipe:
@@ -120,9 +122,3 @@ def _described(
         measured = {} if known else measured_reference(config, cast, data, recipe["actors"], work.folder / "random")
         about |= {"reference": vars(known)} if known else measured
     return {**about, **told}
-
-
-def _reward(data: Recording | Dataset) -> str:
-    """Whether all agents are always paid alike: a body's by construction, a team's as measured."""
-    alike = isinstance(data, Recording) or bool((data.rewards == data.rewards[:, :1]).all())
-    return "team" if alike else "own"

@@ -177,9 +177,9 @@ class CollectConfig(Config):
     workers: Count = 1
     """Processes that record at once, 64 episodes at a time."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """What the function of an import path is told, such as {"max_cycles": 50}."""
+    """What the environment is made with, such as {"N": 5}; for those that are no body of Gymnasium's."""
     max_steps: Count | None = None
-    """Length of episodes by an import path, if the environment does not say it itself."""
+    """Length of the environment's episodes, where it can be chosen."""
     reference: tuple[float, float] | None = None
     """Returns of random play and of an expert, if you know them: --reference=-30,-5; else see score_episodes."""
     score_episodes: Period = 200

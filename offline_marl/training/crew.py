@@ -20,9 +20,9 @@ from offline_marl.datasets.files import load_data, save_data
 from offline_marl.datasets.flat import episode_sums
 from offline_marl.environments.base import Environment, Seen, TeamActions, environments
 from offline_marl.environments.pettingzoo import environment_of
-from offline_marl.training.actors import Act, Actor, Trained, find_actor
+from offline_marl.training.actors import Actor, Trained, find_actor
 from offline_marl.training.cast import NOBODY, Cast
-from offline_marl.training.collect import Tape
+from offline_marl.training.collect import Act, perform
 from offline_marl.training.config import CollectConfig
 from offline_marl.training.folder import write_json
 from offline_marl.training.stage import Stage
@@ -84,7 +84,7 @@ class Crew:
     """
 
     def __init__(self, config: CollectConfig, names: Sequence[str], deviate: str | None, most: int = CHUNK) -> None:
-        self.stage = Stage(config.environment, environment(config), min(config.copies, most, CHUNK))
+        self.stage = Stage.built(config.environment, environment(config), min(config.copies, most, CHUNK))
         try:
             self.actors: list[Actor] = [find_actor(name, self.stage) for name in names]
             self.deviant = None if deviate is None else find_actor(deviate, self.stage)
@@ -127,23 +127,21 @@ class Crew:
 
     def play(self, cast: Cast, numbers: range) -> Any:
         """Play episodes side by side."""
-        seen = self.stage.reset([cast.seeds[number] for number in numbers])
-        tape = Tape(len(numbers), **self.stage.shown(seen))
         followed = [self._hand(cast, numbers, actor) for actor in sorted({cast.who[number] for number in numbers})]
         deviating = self._hand(cast, numbers, None)
-        while tape.running[-1].any():
-            step = len(tape.done)
-            chosen = [(rows, act(_rows(seen, rows), step)) for rows, act in followed]
-            actions = np.zeros((len(numbers), *chosen[0][1].shape[1:]), chosen[0][1].dtype)
+
+        def act(seen: Seen, step: int) -> TeamActions:
+            chosen = [(rows, own(_rows(seen, rows), step)) for rows, own in followed]
+            actions: TeamActions = np.zeros((len(numbers), *chosen[0][1].shape[1:]), chosen[0][1].dtype)
             for rows, own in chosen:
                 actions[rows] = own
             if deviating is not None:
-                rows, act = deviating
+                rows, own = deviating
                 agents = [cast.deviators[numbers[i]] for i in rows]
-                actions[rows] = self.stage.exchanged(actions[rows], act(_rows(seen, rows), step), agents)
-            seen, done, ended = self.stage.step(actions)
-            tape.add(done, ended, **self.stage.shown(seen))
-        return self.stage.recorded(tape.unwound())
+                actions[rows] = self.stage.exchanged(actions[rows], own(_rows(seen, rows), step), agents)
+            return actions
+
+        return perform(self.stage, [cast.seeds[number] for number in numbers], act)
 
     def _hand(self, cast: Cast, numbers: range, actor: int | None) -> Any:
         """Rows in which an actor (None: the deviating one) acts, and how, its noise included."""
@@ -168,14 +166,12 @@ def environment(config: CollectConfig) -> type[Environment]:
     """The environment that a collection names.
 
     Raises:
-        ConfigError: It has a name and settings too.
+        DataError: It takes no settings.
         RegistryError: It is unknown.
     """
     name = config.environment
     if name in environments.names() or not (":" in name or "." in name):
-        if config.settings or config.max_steps:
-            raise ConfigError("--settings and --max-steps are for an environment by its import path.")
-        return environments.get(name)
+        return environments.get(name).told(config.settings, config.max_steps)
     return environment_of(name, config.settings, config.max_steps)
 
 

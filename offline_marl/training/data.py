@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,10 @@ class Task:
         scenario = self.data.metadata.get("scenario")
         if scenario in SCENARIOS or scenario not in environments.names():
             return None
-        return environments.get(scenario)
+        settings, most = (self.data.metadata.get(name) for name in ("settings", "max_steps"))
+        if not isinstance(settings, Mapping | None) or not (most is None or (type(most) is int and most > 0)):
+            raise DataError(f"{self.id} names no settings that {scenario} could be made with: {settings}, {most}.")
+        return environments.get(scenario).told(settings or {}, most)
 
     def conventions(self, ends: State) -> Conventions | None:
         """Which convention each agent followed, from the last states of episodes; None where there are none."""

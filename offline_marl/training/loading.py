@@ -15,15 +15,19 @@ from offline_marl.core.config import build
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import DataError, Spec
 from offline_marl.training.config import RunConfig
-from offline_marl.training.folder import RunFolder, RunFolderError, newest_state
+from offline_marl.training.folder import RunFolder, RunFolderError, newest_state, state_at
 from offline_marl.training.wiring import refuse_mixtures
 
 
-def load(run: str | Path) -> Algorithm:
+def load(run: str | Path, step: int | None = None) -> Algorithm:
     """The trained algorithm of a run's newest readable checkpoint, on the CPU, ready to `act`.
 
+    Args:
+        run: The run folder.
+        step: Take the checkpoint of this step instead.
+
     Raises:
-        RunFolderError: The folder holds no run or no checkpoint that can be read.
+        RunFolderError: The folder holds no run, or no checkpoint (or none of that step) that can be read.
     """
     folder = RunFolder(run)
     config = folder.config()
@@ -31,7 +35,7 @@ def load(run: str | Path) -> Algorithm:
     if widths is None:
         raise RunFolderError(f"{folder.versions_file} is missing or damaged.")
     learner = make_algorithm(config, Spec.from_plain(widths))
-    state = newest_state(folder)
+    state = newest_state(folder) if step is None else state_at(folder, step)
     if state is None:
         raise RunFolderError(f"{folder.path} holds no checkpoint yet.")
     learner.load_state_dict(state["algorithm"])

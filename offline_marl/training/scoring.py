@@ -62,7 +62,8 @@ def given_reference(config: CollectConfig) -> Reference | None:
 
 def known_reference(config: CollectConfig) -> Reference | None:
     """Reference scores that need no measuring: given, or those of the catalogue's sets of this environment."""
-    known = [entry.reference for entry in CATALOG.values() if entry.scenario == config.environment]
+    as_it_is = not config.settings and config.max_steps is None
+    known = [entry.reference for entry in CATALOG.values() if as_it_is and entry.scenario == config.environment]
     return given_reference(config) or next(iter(known), None)
 
 
@@ -81,7 +82,7 @@ def measured_reference(
     if not config.score_episodes:
         return {}
     random = measure(config, [CHANCE], folder)[0]
-    said: dict[str, Any] = {"random_return": interval(random)}
+    said: dict[str, Any] = {"random_return": random.mean, "random_interval": [random.low, random.high]}
     best = _best_actor(cast, returns_of(data).numpy())
     if best is None or best[1] <= random.mean:
         return said

@@ -21,32 +21,50 @@ class Stage:
     A body is moved as a whole, so that its recording can be shared among agents in every way; a team acts as such.
 
     Args:
+        world: The whole body, or the task as its team sees it.
+        spec: The team; None for a body.
         name: The environment's.
         kind: Its entry in the registry.
-        copies: How many episodes can run side by side.
     """
 
-    def __init__(self, name: str, kind: type[Environment], copies: int) -> None:
-        self.name, self.kind, self.copies = name, kind, copies
-        self.body = name in SCENARIOS
-        self.spec: Spec | None = None
-        """The team; None for a body."""
-        self._world: Simulator | JointEnv
-        self.wide: tuple[int, ...]
+    def __init__(
+        self, world: Any, spec: Spec | None, name: str = "a task", kind: type[Environment] = Environment
+    ) -> None:
+        self._world, self.spec, self.name, self.kind = world, spec, name, kind
+        self.body = spec is None
+        self.copies: int = world.copies
+        """How many episodes can run side by side."""
+        self.steps: int = world.max_steps
+        """Of the longest episode."""
+        self.wide: tuple[int, ...] = (world.action_dim,) if spec is None else (spec.n_agents, spec.act_dim)
         """Axes of one joint action as numbers; where actions are choices, of a number for each choice."""
-        if self.body:
-            simulator = kind.simulator(copies)
-            self._world, self.wide = simulator, (simulator.action_dim,)
-            self.versions = simulator.versions()
-        else:
-            env = kind.make(None, copies)
-            self._world, self.spec, self.wide = env, env.spec, (env.spec.n_agents, env.spec.act_dim)
-            self.versions = env.versions() if hasattr(env, "versions") else {}
-        self.steps = self._world.max_steps
         self._owned: npt.NDArray[np.bool_] = np.zeros((0, *self.wide), np.bool_)
-        if self.spec is not None:
-            own = np.eye(self.spec.n_agents, dtype=np.bool_)
-            self._owned = own if self.spec.discrete else own[..., None]
+        if spec is not None:
+            own = np.eye(spec.n_agents, dtype=np.bool_)
+            self._owned = own if spec.discrete else own[..., None]
+
+    @classmethod
+    def of_body(cls, simulator: Simulator) -> Stage:
+        """A whole body."""
+        return cls(simulator, None)
+
+    @classmethod
+    def of_team(cls, env: JointEnv) -> Stage:
+        """A task as its team sees it."""
+        return cls(env, env.spec)
+
+    @classmethod
+    def built(cls, name: str, kind: type[Environment], copies: int) -> Stage:
+        """An environment of the registry, or one by its import path."""
+        if name in SCENARIOS:
+            return cls(kind.simulator(copies), None, name, kind)
+        env = kind.make(None, copies)
+        return cls(env, env.spec, name, kind)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The task's id and the versions of what its episodes depend on, as far as it tells."""
+        return self._world.versions() if hasattr(self._world, "versions") else {}
 
     @property
     def agents(self) -> int:
@@ -93,7 +111,7 @@ class Stage:
         """What was kept, as data."""
         return Recording(**tensors) if self.spec is None else Dataset(**tensors, spec=self.spec)
 
-    def uniform(self, lots: npt.NDArray[np.float32], seen: Seen) -> TeamActions:
+    def uniform(self, lots: npt.NDArray[np.floating[Any]], seen: Seen) -> TeamActions:
         """Uniform actions from uniform lots in [0, 1)."""
         if self.spec is None:
             return 2 * lots - 1

@@ -58,3 +58,13 @@ def test_lists_of_another_length_are_told_and_left_alone(name: str) -> None:
     assert stale(bad.metadata, 6) == [name]
     assert select_episodes(bad, torch.tensor([1])).metadata[name] == [0, 0]
     assert stale(six().metadata, 6) == []
+
+
+@pytest.mark.parametrize(
+    "about", [{"who": [9] * 6}, {"who": "abcdef"}, {"actors": 3}, {"actors": ["a", "b", "c"]}, {"who": [None] * 6}]
+)
+def test_metadata_of_anybody_break_nothing(about: dict[str, Any]) -> None:
+    bad = six(**about)
+    select_episodes(bad, torch.tensor([1, 2]))
+    joined = join_episodes([bad, six()], ["bad", "good"], {}).metadata
+    assert len(joined["who"]) == 12 and joined["actors"][joined["who"][0]]["name"] == "bad"

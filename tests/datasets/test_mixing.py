@@ -20,6 +20,8 @@ SETS: dict[str, Callable[[], Any]] = {
         reacher_recording(10, seed=2), sha256="2" * 64, licence="MIT", versions={"mujoco": "3.1"}
     ),
     "newer": lambda: about(reacher_recording(10, seed=3), licence="Apache-2.0", versions={"mujoco": "3.2"}),
+    "measured": lambda: about(reacher_recording(10), settings={}, reference={"random": 0.0, "expert": 1.0}),
+    "odd": lambda: about(reacher_recording(10), licence=[1], versions="new", name=3, actors=[3], who=[1]),
     "ant": lambda: about(reacher_recording(10), scenario="ant"),
     "team": lambda: world("continuous"),
     "other team": lambda: world("discrete"),
@@ -73,6 +75,19 @@ def test_other_versions_and_licences_are_warned_of() -> None:
         "The parts have different licences ",
         "The parts were recorded with different versions of mujoco: 3.1, 3.2.",
     ]
+
+
+def test_metadata_of_anybody_break_nothing() -> None:
+    told = mixed({"data": "odd"}, {"data": "left"}).data.metadata
+    assert told["parts"][0]["name"] == "odd" and "licence" not in told and "who" not in told
+
+
+def test_other_references_are_warned_of_and_left_out() -> None:
+    made = mixed({"data": "measured"}, {"data": "measured"})
+    assert made.data.metadata["reference"]["expert"] == 1.0 and made.warnings == ()
+    made = mixed({"data": "left"}, {"data": "measured"})
+    assert "reference" not in made.data.metadata
+    assert "The parts have different reference scores: the mixture has none." in made.warnings
 
 
 @pytest.mark.parametrize(

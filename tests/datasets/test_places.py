@@ -44,3 +44,10 @@ def test_folders_are_places_where_they_exist(tmp_path: Path) -> None:
     folder.mkdir()
     assert place_of(str(folder)) == (str(folder), None)
     assert place_of(f"{folder}_2x3_0") == (str(folder), ("2x3", "0"))
+
+
+def test_a_file_of_any_ending_is_a_place_where_it_exists(tmp_path: Path) -> None:
+    file = tmp_path / "x.npy"
+    assert place_of(str(file)) is None
+    file.touch()
+    assert place_of(str(file)) == (str(file), None)

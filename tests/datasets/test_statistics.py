@@ -19,6 +19,7 @@ from offline_marl.datasets.statistics import (
     duplicates,
     quantiles,
     returns_of,
+    reward_kind,
 )
 
 KINDS = ("continuous", "discrete")
@@ -109,3 +110,11 @@ def test_coverage_is_the_same_each_time_and_of_shares_of_it() -> None:
 
 def test_quantiles_have_names() -> None:
     assert quantiles(torch.arange(101)) == {"q05": 5.0, "q25": 25.0, "q50": 50.0, "q75": 75.0, "q95": 95.0}
+
+
+def test_recorders_tell_whose_the_reward_is() -> None:
+    own = world("continuous")
+    assert (reward_kind(own), reward_kind(reacher_recording())) == ("own", "team")
+    shared = replace(own, rewards=own.rewards[:, :1].expand(-1, 3).contiguous())
+    assert reward_kind(shared) == "team"
+    assert validate.problems(replace(shared, metadata={"reward": reward_kind(shared)})) == []

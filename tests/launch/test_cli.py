@@ -18,7 +18,7 @@ from offline_marl.algorithms.base import AlgorithmConfig, algorithms
 from offline_marl.algorithms.bc import BC
 from offline_marl.core.config import Config
 from offline_marl.environments.base import environments
-from offline_marl.launch.flags import show
+from offline_marl.launch.parser import show
 from offline_marl.training.config import RunFlags
 
 Cli = Callable[..., Any]

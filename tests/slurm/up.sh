@@ -4,7 +4,7 @@
 # Exits 77 with the reason where that cannot be. tests/slurm/down.sh DIR stops it.
 set -euo pipefail
 dir=$(mkdir -p "$1" && cd "$1" && pwd)
-nodes=3 cpus=4 port=${SLURM_TEST_PORT:-17817}
+nodes=3 cpus=4
 
 cannot() { echo "no Slurm here: $*" >&2; exit 77; }
 needed() { command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged; }
@@ -16,6 +16,11 @@ if ! needed >/dev/null; then
       slurmctld slurmd slurm-client munge; } >"$dir/apt.log" 2>&1 || cannot "apt-get could not install it ($(tail -n 1 "$dir/apt.log"))"
   needed >/dev/null || cannot "Debian's packages lack one of its daemons"
 fi
+
+# Ports of its own, so that several clusters may run side by side.
+free() { for each in $(seq "$1" $(($1 + nodes))); do (: <"/dev/tcp/127.0.0.1/$each") 2>/dev/null && return 1; done; true; }
+port=$((17000 + RANDOM % 300 * 10))
+until free "$port"; do port=$((port + 10)); done
 
 host=$(hostname -s)
 getent ahostsv4 "$host" | grep -q '^127\.' || echo "127.0.0.1 $host" >>/etc/hosts # or nodes register elsewhere

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from runs import small_run
@@ -9,7 +11,7 @@ from offline_marl.core.config import ConfigError, build
 from offline_marl.core.registry import RegistryError
 from offline_marl.core.types import DataError
 from offline_marl.datasets import files
-from offline_marl.datasets.files import load_data
+from offline_marl.datasets.files import load_data, save_data
 from offline_marl.datasets.flat import episode_sums, starts
 from offline_marl.training import collecting, crew
 from offline_marl.training.collecting import collect
@@ -103,7 +105,7 @@ def test_what_cannot_be_collected_is_refused_in_a_sentence(tmp_path, trained):
         collected(out, "rendezvus")
     with pytest.raises(DataError, match="team of another size than coordination's"):
         collected(out, "coordination", who=(trained,))
-    with pytest.raises(ConfigError, match="import path"):
+    with pytest.raises(DataError, match="Rendezvous is what it is: it takes no settings and no length"):
         collected(out, max_steps=3)
     assert not out.exists() and not list(tmp_path.glob("*.parts"))
     collected(out, episodes=2)
@@ -134,6 +136,20 @@ def test_mpe_by_its_name_can_be_trained_on_and_scored(tmp_path):
     assert run.score is not None
     again = collected(tmp_path / "b.safetensors", "simple-speaker-listener-continuous", who=(str(run.folder),), **few)
     assert load_data(again).spec == load_data(path).spec
+
+
+def test_settings_of_an_environment_by_its_name_are_those_it_is_scored_with(tmp_path):
+    pytest.importorskip("mpe2")
+    fields = {"episodes": 2, "settings": {"N": 2}, "max_steps": 4, "score_episodes": 3}
+    path = collected(tmp_path / "a.safetensors", "simple-spread", **fields)
+    data = load_data(path)
+    assert data.lengths.tolist() == [4, 4] and data.metadata["max_steps"] == 4
+    env = open_task(str(path)).make_env(2)
+    assert env.spec == data.spec and (env.spec.n_agents, env.max_steps) == (2, 4)
+    for odd in ({"settings": [3]}, {"max_steps": "x"}, {"settings": {"nonsense": 1}}, {"max_steps": -1}):
+        save_data(path, replace(data, metadata={**data.metadata, **odd}))
+        with pytest.raises(DataError):
+            open_task(str(path)).make_env(2)
 
 
 @pytest.mark.mujoco

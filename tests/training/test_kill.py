@@ -17,7 +17,7 @@ from runs import checkpoints, ending, leftovers, refuse_difference, score_in_poi
 from worlds import saved, world
 
 KILLS = 21
-STEPS = 1000
+STEPS = 700
 
 
 def test_a_run_killed_more_than_twenty_times_ends_as_if_it_had_never_been_disturbed(tmp_path, monkeypatch):

@@ -281,6 +281,7 @@ def test_a_model_that_reads_the_past_is_fed_its_own(kind) -> None:
         torch.testing.assert_close(history[counted], cuts.history[counted, time])
 
 
+@pytest.mark.slow
 def test_every_kind_of_model_can_be_reported(tmp_path) -> None:
     for settings in ({"kind": "deterministic"}, {"kind": "mixture", "window": 2}, {"kind": "vae"}, {"elites": 1}):
         model = ensemble(2, **settings)

@@ -70,7 +70,8 @@ def test_a_run_that_died_after_any_step_ends_as_if_it_had_not(tmp_path, data, mo
     if algorithms.get(algorithm).needs.origin == "model":
         fields["world_model"] = str(small_fit(tmp_path / "model", data, steps=10).folder)
     small_run(tmp_path / "straight", data, **fields)
-    for step in (1, 10, 16, 29):
+    # Before the first checkpoint, and between two; every learner is saved at any step by the contract.
+    for step in (1, 16):
         start_and_kill(tmp_path / str(step), data, step, **fields)
         run.resume(tmp_path / str(step))
         refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / str(step)))

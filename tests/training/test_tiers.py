@@ -57,7 +57,7 @@ def tiered(out, run, **fields):
 
 def test_zero_keeps_all_checkpoints_and_any_of_them_can_act(tmp_path, run):
     assert [step for step, _ in checkpoint.found(run / "checkpoints")] == STEPS[::-1]
-    stage = Stage("rendezvous", environments.get("rendezvous"), 1)
+    stage = Stage.built("rendezvous", environments.get("rendezvous"), 1)
     newest, named, early = (find_actor(f"{run}{at}", stage).about()["weights_sha256"] for at in ("", "@30", "@5"))
     assert newest == named != early
     fields = {"environment": "rendezvous", "episodes": 3, "who": (f"{run}@10", str(run))}
@@ -204,9 +204,9 @@ def test_chance_is_measured_where_nothing_is_known_and_the_best_actor_stands_for
     who = {"who": ("left=2", "random"), "deviate": "random", "deviate_share": 0.2}
     data = load_data(collect(build(CollectConfig, {**fields, **who, "out": tmp_path / "a.safetensors"})))
     random, reference = data.metadata["random_return"], data.metadata["reference"]
-    assert random["return"] == pytest.approx(-0.159, abs=0.02) and random["episodes"] == 200
-    assert random["low"] < random["return"] < random["high"]
-    assert reference["random"] == random["return"]
+    low, high = data.metadata["random_interval"]
+    assert low < random < high and random == pytest.approx(-0.159, abs=0.02)
+    assert reference["random"] == random and "200 episodes of uniform play" in reference["note"]
     mask = (torch.tensor(data.metadata["who"]) == 0) & (torch.tensor(data.metadata["deviators"]) == -1)
     assert reference["expert"] == pytest.approx(float(data.returns()[mask].mean()))
     assert "No expert is known: expert is the mean of left" in reference["note"]

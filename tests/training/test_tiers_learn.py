@@ -26,7 +26,7 @@ COMMON = {"device": "cpu", "eval_every": 0, "log_every": 10}
 
 @pytest.mark.slow
 def test_a_run_makes_tiers_and_a_clone_of_the_best_is_as_good_as_it(tmp_path):
-    run = train("ma-ppo", "rendezvous-left-v0", out=tmp_path / "online", **ONLINE, **COMMON)
+    run = train("ma-ppo", environment="rendezvous", out=tmp_path / "online", **ONLINE, **COMMON)
     settings = {"environment": "rendezvous", "tiers": run.folder, "out": tmp_path / "meet", "episodes": 100}
     tiers = collect_tiers(build(CollectConfig, {**settings, "score_episodes": 100, "noise": (0.05,)}))
     means = [tier.score.mean for tier in tiers]

@@ -131,9 +131,14 @@ def test_an_interruption_ends_workers_that_do_not_listen(monkeypatch, tmp_path):
             os.kill(int(path.name), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        record_side_by_side(str(tmp_path), CHUNKS, 2, print)
+    # A shell's background jobs, and so these tests, may ignore the signal; a user's terminal never does.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            record_side_by_side(str(tmp_path), CHUNKS, 2, print)
+    finally:
+        signal.signal(signal.SIGINT, before)
     for path in tmp_path.iterdir():
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.name), 0)
@@ -149,11 +154,19 @@ def test_killed_with_its_workers_and_resumed_equals_undisturbed(tmp_path, how):
     def start(out, *more):
         command = [sys.executable, "-m", "offline_marl", *flags, "--out", str(tmp_path / out / "a.safetensors"), *more]
         with (tmp_path / f"{out}.log").open("ab") as log:
-            started.append(subprocess.Popen(command, stderr=log, stdout=log, start_new_session=True))
+            started.append(
+                subprocess.Popen(
+                    command,
+                    stderr=log,
+                    stdout=log,
+                    start_new_session=True,
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                )
+            )
         return started[-1]
 
     try:
-        whole, process = start("whole"), start("again", "--workers", "2")
+        whole, process = start("whole"), start("again", "--workers", "2", "--copies", "1")
         parts = tmp_path / "again" / "a.safetensors.parts"
         while len(list(parts.glob("*.safetensors"))) < 5:
             assert process.poll() is None, (tmp_path / "again.log").read_text()

@@ -48,8 +48,12 @@ def names(group: Any) -> dict[str, tuple[int, ...]]:
     import h5py
 
     found = {}
-    for name in group:
-        if isinstance(group.get(name, getlink=True), h5py.HardLink) and isinstance(group[name], h5py.Dataset):
+    for name in group:  # bytes where a damaged one is no text
+        if (
+            isinstance(name, str)
+            and isinstance(group.get(name, getlink=True), h5py.HardLink)
+            and isinstance(group[name], h5py.Dataset)
+        ):
             found[name] = tuple(group[name].shape or ())
     return found
 
@@ -74,7 +78,7 @@ def table(group: Any, name: str) -> Any:
     where = f"{Path(group.file.filename).name}: '{name}'"
     link = group.get(name, getlink=True)
     if link is None:
-        raise DataError(f"{where} is missing; there are: {', '.join(sorted(group)[:20])}.")
+        raise DataError(f"{where} is missing; there are: {', '.join(sorted(map(str, group))[:20])}.")
     if not isinstance(link, h5py.HardLink):
         raise DataError(f"{where} points to another file or place, which is not followed.")
     held = group[name]
@@ -86,6 +90,30 @@ def table(group: Any, name: str) -> Any:
     if claimed > MOST_COMPRESSED * stored:
         raise DataError(f"{where} claims {claimed:,} bytes, but only {stored:,} are stored.")
     return held
+
+
+def quick(file: Any, path: str) -> npt.NDArray[Any] | None:
+    """What `array` gives, many times faster for small arrays; None leaves it to `array` to say what is wrong."""
+    from h5py import h5d, h5l, h5s
+
+    pieces = path.encode().split(b"/")
+    try:
+        for end in range(1, len(pieces) + 1):
+            if file.id.links.get_info(b"/".join(pieces[:end])).type != h5l.TYPE_HARD:
+                return None
+        held = h5d.open(file.id, path.encode())
+        plain, dtype = held.get_create_plist(), held.get_type().dtype
+        if dtype.kind not in "biuf" or not held.shape or plain.get_external_count():
+            return None
+        size = int(np.prod(held.shape, dtype=np.float64)) * dtype.itemsize
+        if plain.get_layout() == h5d.VIRTUAL or size > MOST_COMPRESSED * held.get_storage_size():
+            return None
+        found = np.empty(held.shape, dtype)
+        if found.size:
+            held.read(h5s.ALL, h5s.ALL, found)
+        return found
+    except (KeyError, ValueError, TypeError, OSError, RuntimeError, OverflowError):
+        return None
 
 
 def text(group: Any, name: str) -> str | None:

@@ -62,7 +62,7 @@ def fetch(uri: str) -> Path:
         try:
             path = _download(huggingface_hub, place)
         except Exception as error:
-            if not _is_passing(error) or attempt == TRIES - 1:
+            if not is_passing(error) or attempt == TRIES - 1:
                 known = _sentence(error, place)
                 if known is None:
                     raise
@@ -120,13 +120,14 @@ def matches(file: Path, etag: str) -> bool:
     return digest.hexdigest() == etag
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
+    """The status that the hub answered with; None where it answered nothing."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _is_passing(error: BaseException) -> bool:
+def is_passing(error: BaseException) -> bool:
     """Whether another try may help: the hub is overloaded, or the line was cut."""
-    status = _status(error)
+    status = status_of(error)
     if status is not None:
         return status >= 500 or status == 429
     return type(error).__module__.partition(".")[0].startswith(("httpx", "httpcore", "requests", "urllib3"))
@@ -137,14 +138,14 @@ def _sentence(error: BaseException, place: HubPlace) -> str | None:
     from huggingface_hub import errors as known
 
     endpoint = os.environ.get("HF_ENDPOINT") or "huggingface.co"
-    if isinstance(error, known.GatedRepoError) or _status(error) in {401, 403}:
+    if isinstance(error, known.GatedRepoError) or status_of(error) in {401, 403}:
         return "is closed to you: log in with `hf auth login`, and accept its terms on its page."
     if isinstance(error, known.RepositoryNotFoundError):
         return f"is not there: {endpoint} has no {place.kind} {place.repo} that you may see."
     if isinstance(error, known.RevisionNotFoundError):
         return f"is not there: {place.repo} has no revision '{place.revision}'."
-    if isinstance(error, known.LocalEntryNotFoundError | known.OfflineModeIsEnabled) or _is_passing(error):
-        status = _status(error) or _status(error.__cause__ or error)
+    if isinstance(error, known.LocalEntryNotFoundError | known.OfflineModeIsEnabled) or is_passing(error):
+        status = status_of(error) or status_of(error.__cause__ or error)
         said = f"answered {status}" if status else "did not answer"
         return f"cannot be fetched: {endpoint} {said}, and the cache does not hold it."
     if isinstance(error, known.EntryNotFoundError):

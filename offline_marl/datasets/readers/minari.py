@@ -158,8 +158,11 @@ def _team(
     held: _Set, rewards: Any, flags: dict[str, Any], lengths: list[int], moves: list[Moves], known: dict[str, Any]
 ) -> tuple[Steps, dict[str, Any]]:
     agents = held.agents("actions")
-    if not agents or agents != held.agents("observations"):
-        raise DataError(f"Its episodes are not all of {len(agents)} agents that each see and act.")
+    if agents != held.agents("observations"):
+        raise DataError(
+            f"Its actions are of {_listed(agents)}, its observations of {_listed(held.agents('observations'))}: a "
+            "team's need the same names, one body's are one array each."
+        )
     own, count = {"rewards": rewards, **flags}, len(agents)
     for name in ("rewards", "terminations", "truncations"):
         found = _per_agent(held, f"infos/{name}", lengths, count)
@@ -183,6 +186,10 @@ def _team(
         spec=Spec(tuple(t.shape[1] for t in obs[0]), act_dims, 0 if state is None else state.shape[1], kind),
     )
     return steps, known
+
+
+def _listed(agents: list[str]) -> str:
+    return f"{', '.join(agents[:8])}{' ...' if len(agents) > 8 else ''}" if agents else "one array"
 
 
 def _actions(

@@ -54,7 +54,7 @@ def fetch(name: str, root: Path) -> None:
 def datasets_in(folder: Path) -> Iterator[None]:
     """Let minari keep its sets in this folder, which it knows by the environment alone."""
     before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = str(folder)
+    os.environ["MINARI_DATASETS_PATH"] = str(folder.absolute())  # minari writes elsewhere where it is relative
     try:
         yield
     finally:

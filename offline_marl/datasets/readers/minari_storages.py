@@ -13,9 +13,12 @@ import numpy.typing as npt
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.readers import hdf5
+from offline_marl.datasets.readers.tables import Recent
 
 Values = npt.NDArray[Any]
 STORAGES = ("hdf5", "arrow", "parquet")
+KEPT = 1 << 27
+"""Bytes of episodes that are kept, because what an episode holds is asked for piece by piece."""
 UNSUSPECTED = 1 << 26
 """Bytes that a Parquet file may claim however small it is."""
 
@@ -67,7 +70,8 @@ class _HDF5:
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self._names = sorted((name for name in file if re.fullmatch(r"episode_\d{1,9}", name)), key=natural)
+        self._names = sorted((n for n in map(str, file) if re.fullmatch(r"episode_\d{1,9}", n)), key=natural)
+        self._recent = Recent[Values](KEPT, lambda values: values.nbytes)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -80,6 +84,12 @@ class _HDF5:
         return found
 
     def read(self, number: int, name: str) -> Values:
+        return self._recent.get((number, name), lambda: self._array(number, name))
+
+    def _array(self, number: int, name: str) -> Values:
+        found = hdf5.quick(self._file, f"{self._names[number]}/{name}")
+        if found is not None:
+            return found
         group, (*parents, last) = self._group(number), name.split("/")
         for parent in parents:
             group = _child(group, parent)
@@ -108,12 +118,12 @@ def _nested(group: Any, name: str, deep: int = 2) -> list[str]:
     held = _child(group, name)
     if held is None or not deep:
         return []
-    inner = [f"{each}/{part}" for each in held for part in _nested(held, each, deep - 1)]
+    inner = [f"{each}/{part}" for each in held if isinstance(each, str) for part in _nested(held, each, deep - 1)]
     return sorted([*hdf5.names(held), *inner], key=natural)
 
 
 class _Arrow:
-    """A folder for each episode, with one file or several; the episode read last is kept."""
+    """A folder for each episode, with one file or several."""
 
     def __init__(self, folder: Path, ending: str) -> None:
         try:
@@ -123,7 +133,7 @@ class _Arrow:
         self._ending = ending
         found = (each for each in folder.iterdir() if re.fullmatch(r"\d{1,9}", each.name) and each.is_dir())
         self._folders = sorted(found, key=lambda each: int(each.name))
-        self._kept: tuple[int, dict[str, Any]] | None = None
+        self._recent = Recent[dict[str, Any]](KEPT, lambda columns: sum(column.nbytes for column in columns.values()))
 
     def __len__(self) -> int:
         return len(self._folders)
@@ -144,9 +154,7 @@ class _Arrow:
         )
 
     def _columns(self, number: int) -> dict[str, Any]:
-        if self._kept is None or self._kept[0] != number:
-            self._kept = (number, self._opened(self._folders[number]))
-        return self._kept[1]
+        return self._recent.get(number, lambda: self._opened(self._folders[number]))
 
     def _opened(self, folder: Path) -> dict[str, Any]:
         import pyarrow
@@ -176,11 +184,20 @@ def _table(file: Path, ending: str) -> Any:
     from pyarrow import parquet
 
     held, size = parquet.ParquetFile(file), file.stat().st_size
-    groups = (held.metadata.row_group(number) for number in range(held.metadata.num_row_groups))
-    claimed = 8 * sum(group.column(at).num_values for group in groups for at in range(group.num_columns))
+    # What its metadata say of single columns is not asked for: pyarrow ends the process where that is damaged.
+    claimed = held.metadata.num_rows * sum(_width(field.type) for field in held.schema_arrow)
     if claimed > max(hdf5.MOST_COMPRESSED * size, UNSUSPECTED) or claimed < 0:
         raise DataError(f"{file.name} claims {claimed:,} bytes, but only {size:,} are stored.")
     return held.read()
+
+
+def _width(kind: Any) -> int:
+    """Bytes of a row, if each number takes eight."""
+    import pyarrow
+
+    if pyarrow.types.is_struct(kind):
+        return sum(_width(field.type) for field in kind)
+    return kind.list_size * _width(kind.value_type) if pyarrow.types.is_fixed_size_list(kind) else 8
 
 
 def _leaves(name: str, column: Any) -> Iterator[tuple[str, Any]]:

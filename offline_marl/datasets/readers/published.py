@@ -12,7 +12,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.catalog import SUFFIX, Entry
 from offline_marl.datasets.files import load_data, save_data
 from offline_marl.datasets.places import HUB
-from offline_marl.datasets.readers import minari, zipped
+from offline_marl.datasets.readers import minari, vault, zipped
 from offline_marl.datasets.readers.formats import fingerprint, opened
 from offline_marl.datasets.readers.steps import save_steps
 
@@ -61,6 +61,7 @@ def local(place: str) -> Path:
     if not place.startswith(HUB):
         if "://" in place:
             raise DataError(f"{place} is no place: there are files, folders, {HUB}owner/repo/path, {minari.SCHEME}ID.")
+        vault.refuse_absent(Path(place))
         return Path(place)
     from offline_marl.datasets.readers import huggingface
 

@@ -247,7 +247,8 @@ def breaks(obs: Table, next_obs: Table) -> Flags:
     for part in parts(obs):
         ahead = np.asarray(obs[part.start + 1 : part.stop + 1], np.float32)
         after = np.asarray(next_obs[part], np.float32)[: len(ahead)]
-        near = np.abs(after - ahead) <= 1e-5 + 1e-5 * np.abs(ahead)
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite ones are refused later
+            near = np.abs(after - ahead) <= 1e-5 + 1e-5 * np.abs(ahead)
         found[part.start : part.start + len(ahead)] = ~near.all(axis=tuple(range(1, near.ndim)))
     return found
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,32 @@ def padded(tables: Sequence[Any], dtype: npt.DTypeLike = np.float32) -> Lazy:
     return Lazy(shape, read)
 
 
+class Recent(Generic[T]):
+    """What was made lately, as much of it as fits.
+
+    Args:
+        most: Bytes that are kept.
+        size: Bytes of one thing.
+    """
+
+    def __init__(self, most: int, size: Callable[[T], int]) -> None:
+        self._most, self._size, self._held = most, size, 0
+        self._kept: OrderedDict[Hashable, T] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What is kept under the key, or made now."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        made = self._kept[key] = make()
+        self._held += self._size(made)
+        while self._held > self._most and len(self._kept) > 1:
+            self._held -= self._size(self._kept.popitem(last=False)[1])
+        return made
+
+
 class Joined:
-    """Rows of many episodes, one after another; the episode read last is kept.
+    """Rows of many episodes, one after another.
 
     Args:
         lengths: Rows of each.
@@ -56,7 +82,6 @@ class Joined:
     def __init__(self, lengths: Sequence[int], shape: tuple[int, ...], read: Callable[[int], Values]) -> None:
         self._ends = np.cumsum(lengths).tolist()
         self._read = read
-        self._kept: tuple[int, Values] | None = None
         self.shape = (self._ends[-1] if self._ends else 0, *shape)
 
     def __len__(self) -> int:
@@ -69,12 +94,7 @@ class Joined:
         while first < last:
             episode = bisect_right(self._ends, first)
             begin = self._ends[episode - 1] if episode else 0
-            held = self._episode(episode)
+            held = self._read(episode)
             parts.append(held[first - begin : last - begin])
             first = self._ends[episode]
-        return np.concatenate(parts) if parts else self._episode(0)[:0]
-
-    def _episode(self, number: int) -> Values:
-        if self._kept is None or self._kept[0] != number:
-            self._kept = (number, self._read(number))
-        return self._kept[1]
+        return np.concatenate(parts) if parts else self._read(0)[:0]

@@ -41,13 +41,27 @@ def uid_of(path: Path) -> Path:
     """
     if _is_uid(path):
         return path
-    uids = sorted(each for each in path.iterdir() if _is_uid(each)) if path.is_dir() else []
+    uids = uids_of(path)
     if not uids:
         raise DataError(f"{path} is no Vault: no folder in it holds {MANIFEST}.")
     if len(uids) > 1:
-        named = ", ".join(each.name for each in uids)
-        raise DataError(f"{path} holds {len(uids)} sets ({named}): name one, such as {path}/{uids[0].name}.")
-    return uids[0]
+        raise DataError(f"{path} holds {len(uids)} sets ({', '.join(uids)}): name one, such as {path}/{uids[0]}.")
+    return path / uids[0]
+
+
+def uids_of(path: Path) -> list[str]:
+    """Names of the sets in a Vault."""
+    return sorted(each.name for each in path.iterdir() if _is_uid(each)) if path.is_dir() else []
+
+
+def refuse_absent(path: Path) -> None:
+    """A set of a Vault that is not there is told with those that are.
+
+    Raises:
+        DataError: The path names one.
+    """
+    if path.parent.suffix == SUFFIX and path.parent.is_dir() and not path.exists():
+        raise DataError(f"{path.parent} holds no '{path.name}'; it holds {', '.join(uids_of(path.parent)) or 'none'}.")
 
 
 @contextmanager
@@ -106,8 +120,8 @@ class _Leaves:
         return self.read(lambda: self.tensorstore.open(spec, open=True, read=True, context=self.context))
 
     @property
-    def _base(self) -> str:
-        return f"file://{self.folder.absolute()}"
+    def _base(self) -> dict[str, str]:
+        return {"driver": "file", "path": f"{self.folder.absolute()}/"}
 
     def _refuse_claims(self, name: str) -> None:
         """Look at what an array says of itself before tensorstore does, which makes room for what is claimed."""
@@ -123,7 +137,7 @@ class _Leaves:
         if any(type(size) is not int or not 0 <= size < 1 << 62 for size in sizes) or not all(told["chunks"]):
             raise DataError(f"{self.folder}: '{name}' claims a shape that cannot be.")
         chunk = math.prod(told["chunks"]) * kind.itemsize
-        if chunk > min(MOST_CHUNK, MOST_COMPRESSED * self.size):
+        if chunk > min(MOST_CHUNK, max(CACHE, MOST_COMPRESSED * self.size)):
             raise DataError(f"{self.folder}: '{name}' claims {chunk:,} bytes a chunk, of {self.size:,} stored in all.")
 
     def index(self) -> int:
@@ -134,7 +148,7 @@ class _Leaves:
         return int(self.read(found.read)[0])
 
     def table(self, name: str, steps: int, convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Lazy:
-        """Lazy of the array `name.` that were written."""
+        """The rows of the array `name.` that were written."""
         found = self.array(f"{name}.")
         shape = tuple(found.shape)
         if len(shape) < 2 or shape[0] != 1 or not 0 < steps <= shape[1]:
@@ -173,7 +187,7 @@ def _steps(leaves: _Leaves) -> Steps:
     actions, act_dims = _actions(leaves, steps, agents, allowed)
     kept = None if state is None else _flat(leaves.table(state, steps, _float))
     kind: Any = "continuous" if len(actions.shape) == 3 else "discrete"
-    if allowed is not None and allowed.shape[1:] != (agents, act_dims[0]):
+    if kind == "discrete" and allowed is not None and allowed.shape[1:] != (agents, act_dims[0]):
         raise DataError(f"{leaves.folder}: '{legals}' has axes {allowed.shape[1:]}, actions {(agents, act_dims[0])}.")
     return Steps(
         obs=obs,

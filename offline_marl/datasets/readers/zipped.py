@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers import archives, kinds
+from offline_marl.datasets.readers import archives, kinds, vault
 from offline_marl.datasets.readers.steps import Steps
 
 DEEPEST = 6
@@ -56,10 +56,9 @@ def set_in(path: Path) -> Path:
     """
     root = archives.unpacked(path)
     found = _sets(root)
-    if len(found) == 1 and found[0].suffix == ".vlt":
-        uids = sorted(each.name for each in found[0].iterdir() if (each / "manifest.ocdbt").is_file())
-        if len(uids) > 1:
-            raise DataError(f"{path} holds {len(uids)} sets ({', '.join(uids)}): name one, such as {path}/{uids[0]}.")
+    uids = vault.uids_of(found[0]) if len(found) == 1 else []
+    if len(uids) > 1:
+        raise DataError(f"{path} holds {len(uids)} sets ({', '.join(uids)}): name one, such as {path}/{uids[0]}.")
     if len(found) != 1:
         raise DataError(f"{path} should hold one set of a known format; it holds {_listed(path, root)}.")
     return found[0]

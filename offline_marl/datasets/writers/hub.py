@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers.huggingface import CHUNK, PAUSE, TRIES, _is_passing, _status, fetch
+from offline_marl.datasets.readers.huggingface import CHUNK, PAUSE, TRIES, fetch, is_passing, status_of
 from offline_marl.datasets.writers.card import Section, card, is_ours, section
 
 README = "README.md"
@@ -102,10 +102,13 @@ def _push(api: Any, upload: Upload, target: Target) -> Pushed:
     head = _asked(target, lambda: api.repo_info(**where)).sha
     picture = str(Path(target.path).with_suffix(".png")) if upload.picture else None
     held = {
-        each.path: each for each in _asked(target, lambda: api.get_paths_info(paths=[target.path, README], **where))
+        each.path: each
+        for each in _asked(target, lambda: api.get_paths_info(paths=[target.path, README, picture or README], **where))
     }
     if target.path in held and not sums.match(held[target.path]) and not upload.overwrite:
         raise DataError(f"{target.uri} holds another file already: choose another name, or say --overwrite.")
+    if picture in held and target.path not in held and not upload.overwrite:
+        raise DataError(f"{target.repo} holds another {picture} already: choose another name, or say --overwrite.")
     told = section(target.uri, target.path, {**upload.said, "file_sha256": sums.sha256}, picture)
     readme = _readme(target, told, README in held, upload.overwrite)
     contents = {target.path: upload.file, picture: upload.picture, README: readme}
@@ -190,7 +193,7 @@ def _asked(target: Target, ask: Callable[[], T]) -> T:
         except Exception as told:
             # Of a large file the client only says that it failed, and keeps why behind it.
             error = told.__cause__ if isinstance(told, RuntimeError) and told.__cause__ else told
-            if not _is_passing(error) or attempt == TRIES - 1:
+            if not is_passing(error) or attempt == TRIES - 1:
                 said = _sentence(error, target)
                 if said is None:
                     raise
@@ -203,7 +206,7 @@ def _sentence(error: BaseException, target: Target) -> str | None:
     """What went wrong; None where it is not the hub's doing."""
     from huggingface_hub import errors as known
 
-    endpoint, status = os.environ.get("HF_ENDPOINT") or "huggingface.co", _status(error)
+    endpoint, status = os.environ.get("HF_ENDPOINT") or "huggingface.co", status_of(error)
     if status == 401 or isinstance(error, known.LocalTokenNotFoundError):
         return "cannot be written: log in with `hf auth login`, or set HF_TOKEN, with a token that may write."
     if status == 403:
@@ -212,9 +215,9 @@ def _sentence(error: BaseException, target: Target) -> str | None:
         return f"was not written: {target.repo} was changed by somebody else meanwhile; push again."
     if isinstance(error, known.RepositoryNotFoundError) or status == 404:
         return f"cannot be written: {endpoint} has no data set {target.repo} that you may see."
-    if status is not None and status >= 500:
+    if status is not None and (status >= 500 or status == 429):
         return f"was not written: {endpoint} answered {status}, {TRIES} times; push again later."
-    if _is_passing(error):
+    if is_passing(error):
         return f"was not written: {endpoint} did not answer; push again later."
     if isinstance(error, known.HfHubHTTPError | ValueError):
         return f"cannot be written: {' '.join(str(error).split())[:200].rstrip('.')}."

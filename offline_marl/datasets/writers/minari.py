@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _create(root: Path, name: str, data: Recording | Dataset, storage: str) -> N
         raise DataError(f"Writing {name} needs minari: pip install 'offline-marl[data]'.") from None
     seen, moved = _spaces(data)
     told = data.metadata
-    with datasets_in(root), warnings.catch_warnings():
+    with datasets_in(root), _sized_once(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it recommends to tell, some of which a set may not know
         made = minari.create_dataset_from_buffers(
             name,
@@ -79,11 +80,24 @@ def _create(root: Path, name: str, data: Recording | Dataset, storage: str) -> N
             description=f"{told.get('how', told.get('name', name))}. Written by offline-marl; its own metadata are "
             f"under '{OURS}'.",
         )
-        kept: dict[str, Any] = {OURS: packed(told)}
-        reference = told.get("reference")
-        if reference:
-            kept |= {"ref_min_score": float(reference["random"]), "ref_max_score": float(reference["expert"])}
-        made.storage.update_metadata(kept)
+    kept: dict[str, Any] = {OURS: packed(told), "dataset_size": made.storage.get_size()}
+    reference = told.get("reference")
+    if reference:
+        kept |= {"ref_min_score": float(reference["random"]), "ref_max_score": float(reference["expert"])}
+    made.storage.update_metadata(kept)
+
+
+@contextmanager
+def _sized_once() -> Iterator[None]:
+    """Minari measures all files after each episode, which takes hours for many episodes; here once, at the end."""
+    from minari.dataset.minari_storage import MinariStorage
+
+    whole = MinariStorage.get_size
+    MinariStorage.get_size = lambda storage: 0.0
+    try:
+        yield
+    finally:
+        MinariStorage.get_size = whole
 
 
 def _spaces(data: Recording | Dataset) -> tuple[Any, Any]:

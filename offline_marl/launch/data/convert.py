@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +23,7 @@ ABOUT = (
     "Writes data in another layout; whole or not at all: killed or on a full disk it leaves no OUT, and the same "
     "command begins again (what was fetched or converted into the cache by then is not fetched or converted again)."
 )
-USAGE = "IN OUT [--to ours|minari|d4rl] [--overwrite]"
+USAGE = "IN OUT [--to ours|minari|d4rl] [--clip-actions] [--overwrite]"
 MINARI = "minari://"
 MEGA = 1_000_000
 ENDINGS = {".safetensors": "ours", ".hdf5": "d4rl", ".h5": "d4rl"}
@@ -38,6 +38,8 @@ class ConvertFlags(Config):
     """File or folder to write; minari://ID is a folder among Minari's own."""
     to: Literal["ours", "minari", "d4rl"] | None = None
     """Layout; by default what OUT's ending says: .safetensors is ours, .hdf5 D4RL's, a folder Minari's."""
+    clip_actions: bool = False
+    """Clip actions that lie outside [-1, 1]; without it such data is refused."""
     overwrite: bool = False
     """Replace OUT if it exists."""
 
@@ -55,11 +57,11 @@ def run(args: Sequence[str]) -> None:
 
     refuse_foreign_folder(out)
     with staged(out, flags.overwrite) as place:
-        file = published(flags.source) if to == "ours" else None
+        file = published(flags.source) if to == "ours" and not flags.clip_actions else None
         if file is not None:
             stream(file, place, flags.source)
         else:
-            copy(flags.source, to, place, flags.out)
+            copy(flags, to, place)
     print(f"{'file' if out.is_file() else 'folder':<12}{out}")
     print(f"{'look at it':<12}{PROGRAM} data info {shlex.quote(str(out))}")
 
@@ -129,23 +131,19 @@ def stream(file: Path, place: Path, source: str) -> None:
     Raises:
         DataError: It cannot be read, or no learner could use it.
     """
+    from offline_marl.core.types import DataError
     from offline_marl.datasets.files import load_data
     from offline_marl.datasets.readers.formats import convert
-    from offline_marl.training.progress import progress_bar
 
-    done = 0
-    with progress_bar(weight_of(file) // MEGA, f"converting {file.name}", "MB", leave=False) as bar:
-
-        def tick(size: int) -> None:
-            nonlocal done
-            done += size
-            bar.update(done // MEGA - bar.n)
-
+    with ticking(weight_of(file), f"converting {file.name}") as tick:
         convert(file, place, {"source": origin(source)}, tick)
-    load_data(place)
+    try:
+        load_data(place)
+    except DataError as error:
+        raise DataError(f"{file.name}: {error}") from None
 
 
-def copy(source: str, to: str, place: Path, out: str) -> None:
+def copy(flags: ConvertFlags, to: str, place: Path) -> None:
     """Load, and write in the other layout.
 
     Raises:
@@ -155,10 +153,48 @@ def copy(source: str, to: str, place: Path, out: str) -> None:
     from offline_marl.launch.data.growing import growing
     from offline_marl.launch.data.opened import opened
 
+    source, out = flags.source, flags.out
     with growing(home(), weight_of(Path(source)), f"reading {Path(source).name}"):
-        data = named(source, opened(source)[0])
+        data = named(source, opened(source, flags.clip_actions)[0])
+    if to == "ours":
+        save(data, place)
+        return
     with growing(place.parent, size_of(data), f"writing {place.name}"):
         write(to, data, place, out.removeprefix(MINARI) if out.startswith(MINARI) else None)
+
+
+def save(data: Recording | Dataset, place: Path) -> None:
+    """Write in our layout, in pieces; what stays on disk is read as it is written."""
+    from offline_marl.core.files import Streamed
+    from offline_marl.datasets.columns import Columns
+    from offline_marl.datasets.files import save_fields
+    from offline_marl.datasets.validate import chunks
+
+    def leaf(value: Any) -> Any:
+        if not isinstance(value, Columns):
+            return value
+        whole: Any = value
+        return Streamed(value.dtype, tuple(value.shape), lambda: (piece for _, piece in chunks(whole)))
+
+    held = {item.name: leaf(getattr(data, item.name)) for item in fields(data) if item.name != "spec"}
+    with ticking(size_of(data), f"writing {place.name}") as tick:
+        save_fields(place, {**held, "metadata": dict(data.metadata)}, getattr(data, "spec", None), tick)
+
+
+@contextmanager
+def ticking(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A bar of megabytes, moved on by the function that is given."""
+    from offline_marl.training.progress import progress_bar
+
+    done = 0
+    with progress_bar(total // MEGA, what, "MB", leave=False) as bar:
+
+        def tick(size: int) -> None:
+            nonlocal done
+            done += size
+            bar.update(done // MEGA - bar.n)
+
+        yield tick
 
 
 def origin(source: str) -> str:
@@ -184,23 +220,20 @@ def weight_of(path: Path) -> int:
 def size_of(data: Recording | Dataset) -> int:
     """Bytes of all its arrays."""
     values: list[Any] = [getattr(data, item.name) for item in fields(data)]
-    return sum(value.numel() * value.element_size() for value in values if hasattr(value, "numel"))
+    return sum(value.numel() * value.dtype.itemsize for value in values if hasattr(value, "numel"))
 
 
 def write(to: str, data: Recording | Dataset, place: Path, dataset_id: str | None = None) -> None:
-    """Write in one of the layouts; `dataset_id` is Minari's.
+    """Write in a published layout; `dataset_id` is Minari's.
 
     Raises:
         DataError: The layout cannot hold the data.
-        ConfigError: There is no writer of it.
     """
-    if to == "ours":
-        from offline_marl.datasets.files import save_data
+    if to == "d4rl":
+        from offline_marl.datasets.writers import d4rl
 
-        save_data(place, data)
-        return
-    try:
-        writer = import_module(f"offline_marl.datasets.writers.{to}")
-    except ImportError:
-        raise ConfigError(f"This version cannot write the layout of {to}.") from None
-    writer.write(place, data, **({"dataset_id": dataset_id} if dataset_id else {}))
+        d4rl.write(place, data)
+    else:
+        from offline_marl.datasets.writers import minari
+
+        minari.write(place, data, dataset_id=dataset_id)

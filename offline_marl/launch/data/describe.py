@@ -6,8 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from offline_marl.datasets.description import description, shown
+from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.description import PARTS, description, shown
 from offline_marl.launch.data.opened import opened
+from offline_marl.training.progress import progress_bar
+
+LARGE = 1_000_000
+"""Transitions."""
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -19,7 +24,15 @@ def describe(name: str) -> dict[str, Any]:
         DataError: The file is missing, damaged or unusable.
     """
     data, path = opened(name)
-    return {"id": name, "file": path, **description(data)}
+    return {"id": name, "file": path, **described(data)}
+
+
+def described(data: Recording | Dataset) -> dict[str, Any]:
+    """The description of data; of large data with a bar, because it takes some seconds."""
+    if len(data.rewards) < LARGE:
+        return description(data)
+    with progress_bar(len(PARTS), "looking through", "part", leave=False) as bar:
+        return description(data, bar.update)
 
 
 def as_json(said: Mapping[str, Any]) -> str:

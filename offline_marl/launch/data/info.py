@@ -18,7 +18,7 @@ class InfoFlags(Config):
     """Flags of `data info`."""
 
     id: CliPositionalArg[str]
-    """Data set (reacher-scripted-mix-v0), task on it (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
+    """Data set (reacher-scripted-mix-v0), task on it (reacher-scripted-mix-v0_2x1notip_0), file, folder, hf://..."""
     # A field called json would hide a method of pydantic's models.
     as_json: Annotated[bool, Field(validation_alias="json")] = False
     """Print JSON for machines."""

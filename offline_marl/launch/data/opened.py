@@ -9,8 +9,12 @@ from offline_marl.datasets.places import place_of
 from offline_marl.training.data import load_recording, open_task
 
 
-def opened(name: str) -> tuple[Recording | Dataset, str]:
+def opened(name: str, clip_actions: bool = False) -> tuple[Recording | Dataset, str]:
     """The data, shared among agents if the name says how, and where it is kept.
+
+    Args:
+        name: See above.
+        clip_actions: Clip actions outside [-1, 1] instead of refusing them.
 
     Raises:
         UnknownDatasetError: The catalogue has no such name.
@@ -21,7 +25,7 @@ def opened(name: str) -> tuple[Recording | Dataset, str]:
     whole, shared = (
         (name, name.count("_") >= 2 and name not in CATALOG) if place is None else (place[0], bool(place[1]))
     )
-    data = open_task(name).data if shared else load_recording(whole)
+    data = open_task(name, clip_actions).data if shared else load_recording(whole, clip_actions)
     if place is not None:
         return data, whole
     return data, str(path_of(find(split_task(name)[0] if shared else whole).name))

@@ -9,7 +9,6 @@ from typing import Any
 from pydantic_settings import CliPositionalArg
 
 from offline_marl.core.config import Config, ConfigError, build
-from offline_marl.core.types import DataError
 from offline_marl.launch.commands import PROGRAM
 from offline_marl.launch.flags import read
 
@@ -46,8 +45,8 @@ def run(args: Sequence[str]) -> None:
     from pathlib import Path
 
     from offline_marl.datasets.catalog import SUFFIX
-    from offline_marl.datasets.description import description
     from offline_marl.datasets.writers.hub import Target, Upload, push
+    from offline_marl.launch.data.describe import described
     from offline_marl.launch.data.opened import opened
 
     target = Target.parse(flags.place, Path(flags.file).name if flags.file.endswith(SUFFIX) else flags.file + SUFFIX)
@@ -55,8 +54,8 @@ def run(args: Sequence[str]) -> None:
     file = Path(kept)
     if file.suffix != SUFFIX or not file.is_file():
         raise ConfigError(f"{flags.file} is no file of our layout: `{PROGRAM} data convert` makes one.")
-    about = description(data)
-    licence = _licence(about["licence"], flags)
+    about = described(data)
+    licence = _licence(about["licence"] if isinstance(about["licence"], str) else None, flags)
     picture = _picture(data, file.name)
     said: dict[str, Any] = {**about, "name": data.metadata.get("name"), "licence": licence}
     done = push(Upload(file, said, picture, flags.private, flags.overwrite), target)
@@ -70,13 +69,14 @@ def run(args: Sequence[str]) -> None:
 
 def _licence(known: str | None, flags: PushFlags) -> str:
     if known and flags.licence and known.lower() != flags.licence.lower():
-        raise DataError(f"{flags.file} says that its licence is {known}, not {flags.licence}: leave --licence away.")
+        raise ConfigError(f"{flags.file} says that its licence is {known}, not {flags.licence}: leave --licence away.")
     if not (known or flags.licence):
-        raise DataError(f"{flags.file} names no licence: say --licence, such as --licence apache-2.0 or cc-by-4.0.")
+        raise ConfigError(f"{flags.file} names no licence: say --licence, such as --licence apache-2.0 or cc-by-4.0.")
     return known or str(flags.licence)
 
 
 def _picture(data: Any, title: str) -> bytes | None:
+    from offline_marl.core.types import DataError
     from offline_marl.datasets.picture import draw_data
 
     try:

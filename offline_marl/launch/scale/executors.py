@@ -149,7 +149,7 @@ def _slurm(jobs: Sequence[Job], profile: Profile, logs: Path, after: Sequence[st
         executor = SlurmExecutor(logs, max_num_timeout=profile.requeues, python=_python(profile))
         executor.update_parameters(**_parameters(profile, after), job_name=_name(some))
         work = Work(SHARE_TO_SAVE * _delay(profile))
-        with _refusals():
+        with slurm.outside_of_jobs(), _refusals():
             given = executor.map_array(work, some) if len(some) > 1 else [executor.submit(work, some[0])]
         with ThreadPoolExecutor(WRITERS) as writers:
             list(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from offline_marl.core.config import ConfigError, suggest
 from offline_marl.core.errors import WorkError
 
 PATIENCE_S = 60.0
+OWN = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")
 ARRAY_LIMIT = 1001
 """Slurm's own limit where it does not say another."""
 
@@ -54,6 +57,8 @@ def explain(said: str, command: str = "sbatch") -> str:
     text = " ".join(lines)
     if re.search(r"contact.*controller|Connection refused|Socket timed out|Zero Bytes", text, re.IGNORECASE):
         return "Slurm's controller (slurmctld) does not answer: it is down, or SLURM_CONF does not point to it."
+    if "configuration source" in text:
+        return "Slurm's commands find no slurm.conf here: use a login node of the cluster, or set SLURM_CONF."
     partition = re.search(r"invalid partition specified: (\S+)", text)
     if partition:
         return f"There is no partition '{partition[1]}' in this cluster: {suggest(partition[1], partitions())}."
@@ -63,6 +68,19 @@ def explain(said: str, command: str = "sbatch") -> str:
         return "No node of the partition has as many cores, as much memory or the GPUs that the profile asks for."
     last = lines[-1].rstrip(".") if lines else "it said nothing"
     return f"{command} refused: {last}."
+
+
+@contextmanager
+def outside_of_jobs() -> Iterator[None]:
+    """What a job's own environment asks for is not asked for by jobs that are submitted from within it."""
+    own = {name: value for name, value in os.environ.items() if name.startswith(OWN) and name != "SLURM_CONF"}
+    own = own if "SLURM_JOB_ID" in own else {}
+    for name in own:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(own)
 
 
 def partitions() -> list[str]:

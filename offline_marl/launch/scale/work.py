@@ -24,6 +24,7 @@ GLANCE_S = 0.05
 KILLED_WITHIN_S = 900.0
 """How long a terminated job of Slurm waits to be killed. Its own end, while a pre-emption's grace lasts, would count as
 a failure, and nobody would start it again."""
+NO_MORE_TURNS = "its time was over in the last turn that `requeues` of the profile allows: submitted again, it goes on"
 ASKED_EVERY_S = 10.0
 
 
@@ -57,6 +58,11 @@ class Work:
             # Slept through rather than waited for by a lock, which a signal's handler could find taken by itself.
             while not self._over:
                 time.sleep(GLANCE_S)
+        except Exception as error:  # a signal's handler raised it: the run's own, or submitit will not ask for a turn
+            if not isinstance(error, BadInputError):
+                note_start(job.out, {"event": "end", "how": "failed", "why": NO_MORE_TURNS})
+            raise
+        else:
             return self._conclude(job)
         finally:
             for number, handler in before.items():

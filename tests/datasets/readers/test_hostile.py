@@ -19,7 +19,7 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("tensorstore")
 
 from hostile_bytes import NPY, ZIP
-from hostile_sets import ABOUT, VAULT, copied, edited, odd, put, sound, told
+from hostile_sets import ABOUT, ARROW, VAULT, calling, copied, edited, odd, put, rewritten, sound, told
 
 from offline_marl.core.errors import BadInputError
 from offline_marl.datasets.base import Dataset
@@ -46,6 +46,7 @@ GROUPS: dict[str, Callable[[Any], None]] = {
     "an episode that is an array": lambda file: put("episode_1", [1.0], file),
     "an episode elsewhere": lambda file: put("episode_1", __import__("h5py").ExternalLink("/etc/passwd", "x"), file),
     "an episode in an episode": lambda file: put("episode_1/observations", file["episode_0"], file),
+    "a name that is no text": lambda file: file["episode_1"].move("rewards", b"r\xff\xfe"),
     "a row too many": lambda file: put("episode_1/actions/agent_0", np.zeros(99, int), file),
     "a wider agent": lambda file: put("episode_1/observations/agent_0", np.zeros((6, 9)), file),
     "a state of another length": lambda file: put("episode_1/infos/state", np.zeros((3, 5)), file),
@@ -110,6 +111,19 @@ def test_minari_episodes(good: dict[str, Path], tmp_path: Path, what: str) -> No
 @pytest.mark.parametrize("what", ABOUT)
 def test_minari_metadata(good: dict[str, Path], tmp_path: Path, what: str) -> None:
     refused(told(copied(good["minari-hdf5"], tmp_path), **ABOUT[what]))
+
+
+@pytest.mark.parametrize("what", ARROW)
+def test_minari_tables(good: dict[str, Path], tmp_path: Path, what: str) -> None:
+    place = copied(good["minari-arrow"], tmp_path)
+    rewritten(ARROW[what], place)
+    refused(place)
+
+
+def test_a_type_that_asks_for_a_pickle_is_a_word(good: dict[str, Path], tmp_path: Path) -> None:
+    place = copied(good["minari-arrow"], tmp_path)
+    rewritten(calling, place)
+    assert isinstance(load_place(place), Dataset)
 
 
 @pytest.mark.parametrize("what", NPY)
@@ -182,4 +196,7 @@ def flip(file: Path, seed: int) -> None:
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(D4RL) + len(OMIGA) + len(EPISODE) + len(GROUPS) + len(ABOUT) + len(NPY) + len(ZIP) + len(VAULT) > 150
+    assert (
+        len(D4RL) + len(OMIGA) + len(EPISODE) + len(GROUPS) + len(ABOUT) + len(ARROW) + len(NPY) + len(ZIP) + len(VAULT)
+        > 200
+    )

@@ -168,6 +168,13 @@ def test_other_spaces_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         open_task("minari://hopper-v0_3x1_0")
 
 
+def test_parts_of_one_bodys_observation_are_no_team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = spaces.Dict({"achieved_goal": box(2), "observation": box(3)})
+    written(tmp_path, monkeypatch, "maze-v0", seen, box(2, 1.0))
+    with pytest.raises(DataError, match="Its actions are of one array, its observations of achieved_goal, observation"):
+        open_task("minari://maze-v0")
+
+
 def test_scores_of_minari_are_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path, monkeypatch, "hopper-v0", box(11), box(3, 1.0))
     about = tmp_path / "hopper-v0" / "data" / "metadata.json"

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from foreign import LENGTHS, TERMINATED, Team, vault_arrays, write_vault, zipped
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.catalog import home
+from offline_marl.datasets.flat import episode_numbers
 from offline_marl.datasets.readers.formats import fingerprint
 from offline_marl.datasets.readers.zipped import split
 from offline_marl.training.data import load_recording, open_task
@@ -66,17 +68,35 @@ def test_a_vault_is_read_whatever_its_wrapping(tmp_path: Path, choices: int, for
     assert data.metadata["vault"]["environment"] == "made up"
 
 
+def test_a_vault_that_flashbax_wrote() -> None:
+    """flashbax 0.1.3 with jax 0.10.2 and orbax-checkpoint 0.12.8: 23 steps, 10 an episode, by the formulas below."""
+    data = loaded(Path(__file__).with_name("flashbax.zip"))
+    time, agent, choice = np.arange(23)[:, None, None], np.arange(2)[:, None], np.arange(5)
+    done = (time + agent)[..., 0] % 5
+    keep = np.arange(23) < 22  # of the last one, which was cut, nobody knows what followed
+    rows = (torch.arange(22) + episode_numbers(data.lengths)).numpy()
+    assert data.lengths.tolist() == [10, 10, 2] and data.spec.act_dims == (5, 5)
+    np.testing.assert_allclose(data.obs[rows], (time + agent / 10 + choice[:4] / 100)[keep], rtol=1e-6)
+    np.testing.assert_array_equal(data.actions, done[keep])
+    np.testing.assert_array_equal(data.rewards, (time - agent)[keep, :, 0])
+    np.testing.assert_array_equal(data.state[rows], np.arange(22)[:, None] * np.arange(1, 4))
+    np.testing.assert_array_equal(
+        data.avail_actions[rows], (((choice + time) % 2 == 0) | (choice == done[..., None]))[keep]
+    )
+    assert data.terminations.any(-1).nonzero().flatten().tolist() == [9, 19]
+
+
 def test_one_of_several_sets_is_named(tmp_path: Path) -> None:
     teams = {name: Team(seed=seed) for seed, name in enumerate(("Good", "Poor"))}
     for name, team in teams.items():
-        write_vault(tmp_path / "x.vlt" / name, vault_arrays(team))
+        write_vault(tmp_path / "x.vlt" / name, vault_arrays(team), small=True)
     archive = zipped(tmp_path / "x.vlt", tmp_path / "x.zip")
     for place in (tmp_path / "x.vlt", archive):
         with pytest.raises(DataError, match=r"holds 2 sets \(Good, Poor\): name one, such as .*/Good"):
             open_task(str(place))
         for name, team in teams.items():
             assert_is(loaded(f"{place}/{name}"), team)
-        with pytest.raises(DataError, match="Best"):
+        with pytest.raises(DataError, match="holds no 'Best'; it holds"):
             open_task(f"{place}/Best")
     (kept,) = (home() / "unpacked").iterdir()
     told = json.loads((kept / "archive.json").read_text())
@@ -101,18 +121,32 @@ def test_choices_without_legals_are_counted(tmp_path: Path) -> None:
     team = Team(choices=3)
     held = {name: value for name, value in vault_arrays(team).items() if name != "infos.legals."}
     held["actions."] = held["actions."][..., None].astype(np.int64)
-    data = loaded(write_vault(tmp_path / "x.vlt" / "a", held))
+    data = loaded(write_vault(tmp_path / "x.vlt" / "a", held, small=True))
     assert data.spec.act_dims == (3, 3) and data.avail_actions is None
+
+
+def test_names_of_folders_are_plain_names(tmp_path: Path) -> None:
+    team, odd = Team(), tmp_path / "a b#c%20?d:e" / "x.vlt" / "Good & Poor"
+    write_vault(tmp_path / "x.vlt" / "a", vault_arrays(team), small=True)
+    odd.parent.mkdir(parents=True)
+    (tmp_path / "x.vlt" / "a").rename(odd)
+    assert_is(loaded(odd.parent), team)
+
+
+def test_legals_of_continuous_actions_mean_nothing(tmp_path: Path) -> None:
+    team = Team()
+    held = {**vault_arrays(team), "infos.legals.": np.ones((18, 2, 9), np.float32)}
+    assert loaded(write_vault(tmp_path / "x.vlt" / "a", held, small=True)).avail_actions is None
 
 
 def test_what_is_written_behind_the_index_does_not_count(tmp_path: Path) -> None:
     team = Team()
-    data = loaded(write_vault(tmp_path / "x.vlt" / "a", vault_arrays(team), index=LENGTHS[0] + LENGTHS[1]))
+    data = loaded(write_vault(tmp_path / "x.vlt" / "a", vault_arrays(team), index=LENGTHS[0] + LENGTHS[1], small=True))
     assert data.lengths.tolist() == [LENGTHS[0] - 1, LENGTHS[1]]
 
 
 def test_it_is_no_recording(tmp_path: Path) -> None:
-    place = write_vault(tmp_path / "x.vlt" / "a", vault_arrays(Team()))
+    place = write_vault(tmp_path / "x.vlt" / "a", vault_arrays(Team()), small=True)
     assert isinstance(load_recording(str(place)), Dataset)
     with pytest.raises(DataError, match="is split among agents already"):
         open_task(f"{place.parent}_2x1_full")

@@ -63,10 +63,18 @@ def test_a_set_survives_every_storage(tmp_path: Path, storage: str, kind: str) -
 
 
 @pytest.mark.parametrize("storage", STORAGES)
+def test_the_folder_may_be_named_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    writer.write(Path("deep/made-v0"), replace(world("continuous", 2), metadata=ABOUT), storage)
+    assert_equal(load_place(Path("deep/made-v0")), replace(world("continuous", 2), metadata=ABOUT))
+
+
+@pytest.mark.parametrize("storage", STORAGES)
 def test_minari_reads_it_too(tmp_path: Path, storage: str) -> None:
     data = replace(world("discrete", 3), metadata=ABOUT)
     writer.write(tmp_path / "made-v0", data, storage)
     found = minari.load_dataset("made-v0")
+    assert found.storage.metadata["dataset_size"] == found.storage.get_size()
     assert found.total_steps == len(data) and found.storage.metadata["ref_max_score"] == -4.0
     for number, episode in enumerate(found.iterate_episodes()):
         held = data.episode(number)

@@ -92,6 +92,14 @@ def test_another_file_of_the_same_name_stays_unless_told(hub: Hub, cli: Cli, tea
     assert held(hub)["team.safetensors"] == discrete_team.read_bytes()
 
 
+def test_a_picture_of_somebody_else_stays_too(hub: Hub, cli: Cli, team: Path) -> None:
+    hub.put("me/data", "team.png", b"theirs")
+    refused = cli("data", "push", team, "hf://me/data", *LICENCE)
+    assert refused.code == 2 and "me/data holds another team.png already" in refused.error
+    assert held(hub) == {"team.png": b"theirs"}
+    assert cli("data", "push", team, "hf://me/data", *LICENCE, "--overwrite").code == 0
+
+
 def test_cards_of_several_files_and_of_others(hub: Hub, cli: Cli, team: Path, discrete_team: Path) -> None:
     assert cli("data", "push", team, "hf://me/data", *LICENCE).code == 0
     assert cli("data", "push", discrete_team, "hf://me/data", "--licence", "mit").code == 0
@@ -132,6 +140,7 @@ def test_token_and_private(hub: Hub, cli: Cli, team: Path, monkeypatch: pytest.M
         ("commit", 401, "log in with `hf auth login`"),
         ("commit", 409, "was changed by somebody else meanwhile; push again."),
         ("commit", 412, "was changed by somebody else meanwhile; push again."),
+        ("commit", 429, "answered 429, 3 times; push again later."),
         ("commit", 503, "answered 503, 3 times; push again later."),
         ("paths-info", 500, "answered 500, 3 times; push again later."),
         ("preupload", 404, "has no data set me/data that you may see."),

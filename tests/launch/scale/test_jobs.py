@@ -19,9 +19,16 @@ from offline_marl.launch.scale.jobs import Job, JobError, perform, read_submitte
 from offline_marl.launch.scale.profile import Profile, read_profile
 from offline_marl.launch.scale.watch import state_of, states_of
 from offline_marl.launch.scale.work import Work
+from offline_marl.training import fitting
 from offline_marl.training.folder import HeldFolderError, RunFolder
 from offline_marl.training.stopping import asked
 from offline_marl.training.trainer import LogHook
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take most of a small fit's time."""
+    monkeypatch.setattr(fitting, "draw_report", lambda *_: None)
 
 
 @pytest.fixture
@@ -101,6 +108,32 @@ def test_a_signal_saves_and_the_next_turn_ends_as_if_there_had_been_none(
     Work()(each)
     assert ends(each) == [how, "done"]
     refuse_difference(ending(straight.out), ending(each.out))
+
+
+def test_a_job_that_gets_no_more_turns_says_so(tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    each, work, log = job(data, tmp_path / "run"), Work(), LogHook.__call__
+
+    def refused(*_: object) -> None:  # as submitit does
+        work.checkpoint(each)
+        raise RuntimeError("timed-out too many times")
+
+    def call(self: LogHook, step: int, *rest: object) -> None:
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            time.sleep(0.2)
+        log(self, step, *rest)
+
+    monkeypatch.setattr(LogHook, "__call__", call)
+    before = signal.signal(signal.SIGUSR2, refused)
+    try:
+        with pytest.raises(RuntimeError, match="too many times"):
+            work(each)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        asked.clear()
+    assert ends(each) == ["preempted", "failed"]
+    assert jobs.read_starts(each.out)[-1]["why"].startswith("its time was over in the last turn")
 
 
 def test_debug_runs_all_and_tells_of_those_that_failed(tmp_path: Path, data: str) -> None:

@@ -16,6 +16,7 @@ from offline_marl.launch.scale import slurm, watch
 from offline_marl.launch.scale.jobs import note_start, write_submitted
 from offline_marl.launch.scale.slurm import MissingSlurmError, SlurmError, explain
 from offline_marl.launch.scale.watch import cancel, state_of, states_of
+from offline_marl.training import fitting
 
 Cli = Callable[..., Any]
 SMALL = ("--steps", 3, "--hidden", "8", "--device", "cpu")
@@ -26,6 +27,12 @@ QUEUE = """\
 7_3|OUT_OF_MEMORY|None
 7_4|COMPLETED|None
 """
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take most of a small fit's time."""
+    monkeypatch.setattr(fitting, "draw_report", lambda *_: None)
 
 
 @pytest.fixture
@@ -126,9 +133,23 @@ def test_what_slurm_complains_of_is_one_sentence(monkeypatch: pytest.MonkeyPatch
     assert explain("slurm_load_jobs error: Unable to contact slurm controller (connect failure)").startswith(
         "Slurm's con"
     )
+    assert explain("fatal: Could not establish a configuration source").startswith(
+        "Slurm's commands find no slurm.conf"
+    )
     assert explain("sbatch: error: QOSMaxSubmit reached\n") == "sbatch refused: QOSMaxSubmit reached."
     with pytest.raises(MissingSlurmError):
         slurm.ask("no-such-command")
+
+
+def test_a_job_may_submit_jobs_that_do_not_inherit_what_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_CONF": "x", "SLURM_CPUS_PER_TASK": "4", "SLURM_JOB_ID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    with slurm.outside_of_jobs():
+        assert [name for name in os.environ if name.startswith("SLURM_")] == ["SLURM_CONF"]
+    assert os.environ["SLURM_CPUS_PER_TASK"] == "4"
+    monkeypatch.delenv("SLURM_JOB_ID")
+    with slurm.outside_of_jobs():
+        assert "SLURM_CPUS_PER_TASK" in os.environ  # the person's own wish
 
 
 LAUNCHER = """
