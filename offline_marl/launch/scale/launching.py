@@ -55,8 +55,12 @@ def how_of(executor: Executor, file: Path | None, parallel: int | None) -> How:
     """
     profile = read_profile(file)
     if parallel is None and executor == "local" and "array_parallelism" not in profile.model_fields_set:
-        parallel = min(profile.array_parallelism, len(os.sched_getaffinity(0)))
+        parallel = min(profile.array_parallelism, _cores())
     return How(executor, profile if parallel is None else profile.model_copy(update={"array_parallelism": parallel}))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def launch(sweep: Sweep, jobs: Sequence[Planned], how: How, again: bool = False) -> Launched:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from offline_marl.launch.scale.jobs import read_starts
+from offline_marl.launch.scale.launching import failed_by_itself
 from offline_marl.launch.scale.sweeps import Sweep
 from offline_marl.launch.scale.watch import State, states_of
 
@@ -49,7 +51,7 @@ def _plain(sweep: Sweep, state: State) -> dict[str, Any]:
     return {
         "job": str(state.folder.relative_to(sweep.path)),
         "state": state.state,
-        "why": state.why,
+        "why": _why(state),
         "id": state.id,
         "requeues": state.requeues,
         "step": state.step,
@@ -58,6 +60,16 @@ def _plain(sweep: Sweep, state: State) -> dict[str, Any]:
         "left_s": None if state.left_s is None else round(state.left_s, 1),
         "log": list(state.log) if state.state == "failed" else [],
     }
+
+
+def _why(state: State) -> str:
+    """What it waits for or failed of; that it was only stopped, and is not lost, is said."""
+    if state.state != "failed" or failed_by_itself(state):
+        return state.why
+    rows = read_starts(state.folder)
+    if rows and rows[-1].get("how") == "terminated":
+        return "it was stopped and has saved: start the sweep again, and it goes on"
+    return state.why
 
 
 def as_lines(said: dict[str, Any]) -> list[str]:

@@ -29,9 +29,15 @@ checkpoint_every = 10
 """
 
 
-def begin(folder: Path) -> subprocess.Popen[str]:
+def begin(folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "offline_marl", "sweep", "sweep.toml", "--executor", "local", "--parallel", "2"]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with (folder / "said.txt").open("wb") as stream:
+        return subprocess.Popen(command, cwd=folder, stdout=stream, stderr=stream)
+
+
+def sweep(folder: Path, *words: str) -> str:
+    command = [sys.executable, "-m", "offline_marl", "sweep", *words]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 def finished(folder: Path) -> set[str]:
@@ -57,13 +63,11 @@ def test_a_sweep_whose_launcher_is_killed_ends_in_one_table(tmp_path):
     before = finished(tmp_path)
     assert 4 <= len(before) < 18
     again = begin(tmp_path)
-    said, _ = again.communicate(timeout=240)
-    assert again.returncode == 0, said
+    assert again.wait(timeout=300) == 0, (tmp_path / "said.txt").read_text()
     assert len(finished(tmp_path)) == 18
     # What was over was not begun again, and what the first launcher left at work was waited for.
     assert len(starts(tmp_path)) <= 18 + 2, starts(tmp_path)
-    command = [sys.executable, "-m", "offline_marl", "sweep", "collect", "sweeps/sweep", "--out", "table.csv"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    sweep(tmp_path, "collect", "sweeps/sweep", "--out", "table.csv")
     with (tmp_path / "table.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {(row["algorithm"], row["dataset"], int(row["seed"])) for row in rows} == {
@@ -71,3 +75,25 @@ def test_a_sweep_whose_launcher_is_killed_ends_in_one_table(tmp_path):
     }
     assert all(float(row["normalized_low"]) <= float(row["normalized_return"]) for row in rows)
     assert all(row["dataset_sha256"] and row["steps"] == "30" for row in rows)
+
+
+@pytest.mark.slow
+def test_cancelling_leaves_no_process_and_loses_no_step(tmp_path):
+    pytest.importorskip("submitit")
+    long = FILE.replace("steps = 30", "steps = 10_000_000").replace("checkpoint_every = 10", "checkpoint_every = 0")
+    (tmp_path / "sweep.toml").write_text(long)
+    launcher = begin(tmp_path)
+    runs = tmp_path / "sweeps" / "sweep" / "runs"
+    until = time.monotonic() + 120
+    while len(list(runs.glob("*/metrics.csv"))) < 2:
+        assert time.monotonic() < until and launcher.poll() is None
+        time.sleep(0.1)
+    time.sleep(0.5)
+    pids = [int(row["pid"]) for row in starts(tmp_path)]
+    assert "2 jobs cancelled" in sweep(tmp_path, "cancel", "sweeps/sweep")
+    assert launcher.wait(timeout=30) == 130
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert len(list(runs.glob("*/checkpoints/step_*"))) == 2, "they saved"
+    told = json.loads(sweep(tmp_path, "status", "sweeps/sweep", "--json"))
+    assert told["running"] == 0 and told["done"] == 0 and not list(runs.glob("*/DONE"))
+    assert "0 jobs cancelled" in sweep(tmp_path, "cancel", "sweeps/sweep")

@@ -117,6 +117,15 @@ def test_status_tells_why_and_how_far(cli, tmp_path, pretended):
     }
 
 
+def test_a_stopped_run_is_not_told_as_lost(cli, tmp_path, pretended):
+    pretended.failing = {"bc"}
+    cli("sweep", written(tmp_path, head(tmp_path, ["bc"], 1, [0]) + TINY))
+    (folder,) = (tmp_path / "sweeps" / "sweep" / "runs").iterdir()
+    note_start(folder, {"event": "start", "id": "debug", **GONE})
+    note_start(folder, {"event": "end", "how": "terminated"})
+    assert "it was stopped and has saved" in cli("sweep", "status", "sweeps/sweep").out
+
+
 def test_one_table_holds_every_varied_field_and_where_it_came_from(cli, tmp_path, pretended):
     text = head(tmp_path, ["bc", "iql"], 1, [0, 1]) + TINY
     pretended.score = lambda job: {"return": 1.0, "return_low": 0.5, "return_high": 1.5, "normalized_return": 10.0}
