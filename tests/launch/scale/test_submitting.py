@@ -167,9 +167,9 @@ submit(jobs, "local", Profile(array_parallelism=2), out / "logs")
 @pytest.mark.slow
 def test_local_jobs_outlive_their_launcher_and_a_second_one_ends_what_is_left(tmp_path: Path, data: str) -> None:
     pytest.importorskip("submitit")
-    jobs = [job(data, tmp_path / f"run{number}", seed=number, steps=1500) for number in range(3)]
+    jobs = [job(data, tmp_path / f"run{number}", seed=number, steps=400) for number in range(3)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), *sys.path])}
-    command = [sys.executable, "-c", LAUNCHER, data, str(tmp_path), "1500"]
+    command = [sys.executable, "-c", LAUNCHER, data, str(tmp_path), "400"]
     launcher = subprocess.Popen(command, env=environment)
     until(lambda: starts(jobs[0]) and starts(jobs[1]))
     launcher.send_signal(signal.SIGKILL)
