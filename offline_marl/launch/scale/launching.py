@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -154,7 +155,9 @@ def _perform(sweep: Sweep, jobs: Sequence[Planned], how: How) -> None:
 def _wait_for_others(sweep: Sweep, jobs: Sequence[Planned]) -> bool:
     """Wait for jobs that a launcher before this one started; False if there were none."""
     waited = False
-    while any(is_live(state) for state in watch.states_of([sweep.folder(job) for job in jobs])):
+    while live := sum(is_live(state) for state in watch.states_of([sweep.folder(job) for job in jobs])):
+        if not waited:
+            print(f"waiting for {live} jobs that were started before", file=sys.stderr)
         waited = True
         time.sleep(GLANCE_S)
     return waited

@@ -80,6 +80,8 @@ class _Choice:
     origin: str
     task: str
     preset: str
+    by_task: bool
+    """Whether the preset is the one that has the task's name."""
     model: str
 
 
@@ -122,7 +124,9 @@ def _choices(algorithm: str, axes: Axes) -> Iterator[_Choice]:
     for (origin, task), preset, model in itertools.product(
         tasks, axes.presets or (NONE,), axes.world_models or (NONE,)
     ):
-        yield _Choice(algorithm, origin, task, preset.replace("{dataset}", task_word(task)), model)
+        yield _Choice(
+            algorithm, origin, task, preset.replace("{dataset}", task_word(task)), preset == "{dataset}", model
+        )
 
 
 def _refuse_unknown_task(origin: str, task: str) -> None:
@@ -172,7 +176,7 @@ def _runs(axes: Axes, choice: _Choice, seed: int, fit: Planned | None) -> Iterat
     beneath = {key: value for key, value in beneath.items() if key not in {"dataset", "environment"}}
     model = {} if choice.model == NONE or fit is not None else {"world_model": locate_model(choice.model)}
     words = [choice.algorithm, task_word(choice.task)]
-    words += [] if choice.preset == NONE or choice.preset == task_word(choice.task) else [spell(choice.preset)]
+    words += [] if choice.preset == NONE or choice.by_task else [spell(choice.preset)]
     words += [] if choice.model == NONE else [spell(Path(choice.model).name)]
     chosen = {"algorithm": choice.algorithm, choice.origin: choice.task}
     chosen |= {"preset": choice.preset, "world_model": choice.model}
