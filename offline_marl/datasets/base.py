@@ -16,10 +16,11 @@ from torch import Tensor
 from offline_marl.core.partition import Partition
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError, Episode, Spec
+from offline_marl.datasets import validate
 from offline_marl.datasets.arrays import Arrays, Given, flat_fields
 from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.flat import Lengths, episode_sums, ranges, starts
-from offline_marl.datasets.validate import SEEN, check_flat, check_team
+from offline_marl.datasets.validate import SEEN
 
 ROWS_AT_ONCE = 1 << 18
 """Of tables that may be larger than memory."""
@@ -54,7 +55,7 @@ class Recording:
             DataError: Shapes that disagree, numbers that are not finite, actions outside [-1, 1], or
                 episode borders that contradict the flags; names episode and field.
         """
-        check_flat(self)
+        validate.check(self)
         return self
 
     def split(self, partition: Partition, mapped: bool = False) -> Dataset:
@@ -216,8 +217,7 @@ class Dataset:
         Raises:
             DataError: See `Recording.check`; also widths that contradict the spec.
         """
-        check_flat(self)
-        check_team(self)
+        validate.check(self)
         return self
 
     def episode(self, index: int) -> Episode:
@@ -238,11 +238,6 @@ class Dataset:
     def select(self, episodes: Chosen) -> Dataset:
         """The data set of the chosen episodes, in the order given."""
         return select(self, episodes)
-
-    def split_episodes(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-        """Training and validation data that share no episode; see `episodes_apart`."""
-        seen, held_out = episodes_apart(self.lengths, fraction, seed)
-        return self.select(seen), self.select(held_out)
 
 
 def episodes_apart(lengths: Lengths, fraction: float, seed: int) -> tuple[Chosen, Chosen]:

@@ -54,25 +54,12 @@ def check(data: Any) -> None:
     Raises:
         DataError: The first problem, and how many more there are.
     """
-    _refuse(problems(data), data)
-
-
-def check_flat(data: Any) -> None:
-    """What recordings and data sets have in common: rows, dtypes, axes, numbers, actions, episode borders.
-
-    Raises:
-        DataError: The first problem, and how many more there are.
-    """
-    _refuse(_flat(data), data)
-
-
-def check_team(data: Any) -> None:
-    """What a data set has beyond a recording: widths as its spec says, choices that exist and are allowed.
-
-    Raises:
-        DataError: The first problem, and how many more there are.
-    """
-    _refuse(_team(data), data)
+    found = problems(data)
+    if len(found) == 1:
+        raise DataError(found[0].sentence)
+    if found:
+        more = f" (and {len(found) - 1} more: `offline-marl data verify` lists them)."
+        raise DataError(found[0].sentence.removesuffix(".") + more)
 
 
 def chunks(value: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -80,13 +67,6 @@ def chunks(value: Tensor) -> Iterator[tuple[int, Tensor]]:
     rows = max(1, CHUNK // max(1, value[:1].numel()))
     for first in range(0, len(value), rows):
         yield first, value[first : first + rows]
-
-
-def _refuse(found: list[Problem], data: Any) -> None:
-    if found:
-        more = len(problems(data)) - 1
-        noted = f" (and {more} more: `offline-marl data verify` lists them)." if more > 0 else ""
-        raise DataError(found[0].sentence.removesuffix(".") + noted if noted else found[0].sentence)
 
 
 def _flat(data: Any) -> list[Problem]:

@@ -10,7 +10,7 @@ import torch
 
 from offline_marl.core.partition import Partition, partition
 from offline_marl.core.types import DataError, Episode, Spec
-from offline_marl.datasets.base import Dataset, Recording, join
+from offline_marl.datasets.base import Dataset, Recording, episodes_apart, join
 from offline_marl.datasets.flat import episode_numbers, episode_sums
 
 SPEC = Spec(obs_dims=(3, 2), act_dims=(2, 1), state_dim=4)
@@ -98,7 +98,7 @@ def test_selected_episodes_keep_the_order_asked_for() -> None:
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.3, 1.0])
 def test_training_and_validation_share_no_episode_and_cover_all(fraction: float) -> None:
     data = make_dataset(*range(1, 21))
-    train, held_out = data.split_episodes(fraction, seed=4)
+    train, held_out = (data.select(part) for part in episodes_apart(data.lengths, fraction, seed=4))
     parts = [{int(part.episode(i).rewards[0, 0]) for i in range(len(part.lengths))} for part in (train, held_out)]
     assert parts[0] | parts[1] == {1000 * i for i in range(20)} and not parts[0] & parts[1]
     assert len(held_out.lengths) == min(max(1, round(20 * fraction)), 19)
@@ -107,13 +107,13 @@ def test_training_and_validation_share_no_episode_and_cover_all(fraction: float)
 
 def test_the_split_is_decided_by_its_seed() -> None:
     data = make_dataset(*range(1, 21))
-    first, again, other = (data.split_episodes(0.3, seed)[1].lengths.tolist() for seed in (4, 4, 5))
+    first, again, other = (episodes_apart(data.lengths, 0.3, seed)[1].tolist() for seed in (4, 4, 5))
     assert first == again != other
 
 
 def test_one_episode_cannot_be_split() -> None:
     with pytest.raises(DataError, match="one episode"):
-        make_dataset(5).split_episodes(0.1, 0)
+        episodes_apart(make_dataset(5).lengths, 0.1, 0)
 
 
 # --- splitting among agents ---------------------------------------------------------------------------------------

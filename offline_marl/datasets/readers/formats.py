@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import SUFFIX, home
-from offline_marl.datasets.files import load_data, save_data
+from offline_marl.datasets.files import load_data
 from offline_marl.datasets.readers.kinds import reader_of
 from offline_marl.datasets.readers.steps import Steps, save_steps
 
@@ -61,12 +60,7 @@ def convert(
         DataError: The format is unknown, or the content is not what its format says.
     """
     digest = (about or {}).get("source_sha256") or fingerprint(path)
-    reader = reader_of(path)
-    if not hasattr(reader, "opened"):
-        data = reader.read(path)
-        save_data(kept, replace(data, metadata={"name": path.name, **data.metadata, "source_sha256": digest}))
-        return
-    with reader.opened(path) as (steps, told):
+    with opened(path) as (steps, told):
         save_steps(kept, steps, {"name": path.name, **told, **(about or {}), "source_sha256": digest}, tick)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -208,29 +208,6 @@ class Altered:
 
     def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
         return self.change(self.table[rows])
-
-
-class Chained:
-    """Tables of equal widths, such as those of episodes, one after another."""
-
-    def __init__(self, tables: Sequence[Table]) -> None:
-        self.tables = tables
-        self._ends = np.cumsum([table.shape[0] for table in tables])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows first."""
-        return (int(self._ends[-1]), *self.tables[0].shape[1:])
-
-    def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
-        start, stop, _ = rows.indices(self.shape[0])
-        found = []
-        for number in range(int(np.searchsorted(self._ends, start, side="right")), len(self.tables)):
-            first = int(self._ends[number]) - self.tables[number].shape[0]
-            if first >= stop:
-                break
-            found.append(self.tables[number][max(start - first, 0) : stop - first])
-        return np.concatenate(found) if found else np.empty((0, *self.shape[1:]), np.float32)
 
 
 def parts(table: Table) -> Iterator[slice]:

@@ -28,11 +28,6 @@ MOST_ABOUT = 1 << 20
 SEEN, STATE, LEGALS = "observations", ("infos.state", "infos.env_state"), ("infos.legals", "infos.legal_actions")
 
 
-def is_vault(path: Path) -> bool:
-    """Whether a folder is a Vault, or one uid of it."""
-    return path.is_dir() and (path.suffix == SUFFIX or _is_uid(path))
-
-
 def uid_of(path: Path) -> Path:
     """The folder of the one uid that a path names.
 

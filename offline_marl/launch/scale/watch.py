@@ -249,17 +249,6 @@ def _tail(given: Submitted) -> tuple[str, ...]:
     return tuple(line for line in lines if line)[-TAIL:]
 
 
-def wait_for(folders: Sequence[Path], every_s: float = 5.0, patience_s: float | None = None) -> list[State]:
-    """Look again and again until every job is done or failed, or the patience is over; gives the last states."""
-    until = None if patience_s is None else time.monotonic() + patience_s
-    while True:
-        states = states_of(folders)
-        over = all(state.state in {"done", "failed"} for state in states)
-        if over or (until is not None and time.monotonic() >= until):
-            return states
-        time.sleep(every_s)
-
-
 def cancel(folders: Sequence[Path]) -> list[State]:
     """End the jobs of these folders that wait or run, and give the states that they were in.
 

@@ -13,7 +13,7 @@ from offline_marl.core.files import Streamed, load_tree, save_tree
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.files import load_data
 from offline_marl.datasets.readers import steps as reading
-from offline_marl.datasets.readers.steps import Altered, Chained, Steps, breaks, save_steps
+from offline_marl.datasets.readers.steps import Altered, Steps, breaks, save_steps
 
 LENGTHS, TERMINATED = (4, 1, 5, 2, 1), (False, True, False, True, False)
 
@@ -125,15 +125,6 @@ def test_tables_of_other_lengths_are_refused(name: str, rows: int) -> None:
     fields[name] = np.zeros((rows, *fields[name].shape[1:]), fields[name].dtype)
     with pytest.raises(DataError, match=f"'{name}' has {rows} rows, 'rewards' 13"):
         Steps(**fields).recording({})
-
-
-def test_chained_tables_read_as_one() -> None:
-    parts = [np.arange(3 * n, dtype=np.float32).reshape(n, 3) + 100 * n for n in (2, 0, 5, 1)]
-    whole, chained = np.concatenate(parts), Chained(parts)
-    assert chained.shape == whole.shape
-    for start in range(9):
-        for stop in range(start, 10):
-            np.testing.assert_array_equal(chained[start:stop], whole[start:stop])
 
 
 def test_breaks_are_found_across_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,9 @@ def test_an_array_of_twelve_finishes_on_three_nodes(tmp_path: Path, data: str, s
     took = time.monotonic() - began
     assert ids == [f"{ids[0].partition('_')[0]}_{number}" for number in range(12)]
     assert took < 2
-    states = watch.wait_for([one.out for one in each], 0.5, 120)
+    folders = [one.out for one in each]
+    until(lambda: all(state.state in {"done", "failed"} for state in states_of(folders)), 120)
+    states = states_of(folders)
     assert {state.state for state in states} == {"done"}
     assert {row["node"] for one in each for row in starts(one)} == {"n1", "n2", "n3"}
 
