@@ -115,14 +115,7 @@ class Stage:
         """Uniform actions from uniform lots in [0, 1)."""
         if self.spec is None:
             return 2 * lots - 1
-        present = self.spec.present("act").numpy()
-        if not self.spec.discrete:
-            spread: TeamActions = (2 * lots - 1) * present
-            return spread
-        # The largest of uniform draws over the choices that can be made is any of them.
-        can = present if seen.avail_actions is None else seen.avail_actions
-        chosen: TeamActions = np.where(can, lots, -1.0).argmax(-1)
-        return chosen
+        return uniform_actions(self.spec, lots, seen)
 
     def disturb(self, seeds: Sequence[int], levels: Sequence[float]) -> Any:
         """A function of actions, what was seen and the step: the actions with each episode's own noise.
@@ -147,3 +140,14 @@ class Stage:
 
     def _seen(self, shown: Any) -> Seen:
         return Seen(shown[:, None], shown) if self.spec is None else shown
+
+
+def uniform_actions(spec: Spec, lots: npt.NDArray[np.floating[Any]], seen: Seen) -> TeamActions:
+    """Uniform actions, or uniform choices among those that can be made, from lots in [0, 1)."""
+    present = spec.present("act").numpy()
+    if not spec.discrete:
+        spread: TeamActions = (2 * lots - 1) * present
+        return spread
+    # The largest of uniform draws over the choices that can be made is any of them.
+    chosen: TeamActions = np.where(present if seen.avail_actions is None else seen.avail_actions, lots, -1.0).argmax(-1)
+    return chosen

@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from offline_marl.core.config import ConfigError
 from offline_marl.core.partition import SCENARIOS, Partition, confs, partition
 from offline_marl.core.seeding import derive
-from offline_marl.core.types import DataError, Spec
+from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, join
 from offline_marl.datasets.catalog import CATALOG, SUFFIX, Reference
 from offline_marl.datasets.files import load_data
-from offline_marl.environments.base import Environment, JointEnv, Seen, TeamActions, environments
+from offline_marl.environments.base import Environment, JointEnv, Seen, environments
 from offline_marl.environments.pettingzoo import environment_of
 from offline_marl.training.collect import Tape
 from offline_marl.training.config import RunConfig
 from offline_marl.training.data import Task
 from offline_marl.training.loading import acting_prey
+from offline_marl.training.stage import uniform_actions
 
 UNIFORM = f"uniform{SUFFIX}"
 """Name, inside the run folder, of the uniform play."""
@@ -150,17 +150,6 @@ def _play_together(env: JointEnv, numbers: range) -> Dataset:
         }
         tape.add({"actions": actions, "rewards": rewards, **ended}, flags[0] | flags[1], **_shown(seen))
     return Dataset(**tape.unwound(), spec=spec)
-
-
-def uniform_actions(spec: Spec, lots: npt.NDArray[np.float32], seen: Seen) -> TeamActions:
-    """Uniform actions, or uniform choices among those that can be made, from lots in [0, 1)."""
-    present = spec.present("act").numpy()
-    if not spec.discrete:
-        spread: TeamActions = (2 * lots - 1) * present
-        return spread
-    # The largest of uniform draws over the choices that can be made is any of them.
-    chosen: TeamActions = np.where(present if seen.avail_actions is None else seen.avail_actions, lots, -1.0).argmax(-1)
-    return chosen
 
 
 def _shown(seen: Seen) -> dict[str, Any]:

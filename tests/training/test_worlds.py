@@ -20,7 +20,8 @@ from offline_marl.environments.base import Seen
 from offline_marl.training import session, worlds
 from offline_marl.training.provenance import other_versions, told_of
 from offline_marl.training.run import evaluate, load, prepare, resume
-from offline_marl.training.worlds import UNIFORM, World, find_world, play_uniformly, uniform_actions
+from offline_marl.training.stage import uniform_actions
+from offline_marl.training.worlds import UNIFORM, World, find_world, play_uniformly
 
 SHORT = {"algorithm": "ma-ppo", "environment": "coordination", "steps": 9, "checkpoint_every": 4, "log_every": 3}
 
