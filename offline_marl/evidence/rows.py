@@ -24,9 +24,11 @@ FIGURES = (
     "versions_differ",
     "episodes",
 )
+DATA = ("data_return", "data_normalized")
+"""What the data itself returned, where the table says it: then nothing has to be looked up."""
 PROVENANCE = ("commit", "dataset_sha256", "wall_s")
 ALGORITHM, TASK, STEPS = ("algorithm", "algo"), ("dataset", "environment"), ("steps", "step")
-KNOWN = {*FIGURES, *PROVENANCE, *ALGORITHM, *TASK, *STEPS, "run", "seed", "tuned_on"}
+KNOWN = {*FIGURES, *DATA, *PROVENANCE, *ALGORITHM, *TASK, *STEPS, "run", "seed", "tuned_on"}
 """Every other column is a setting."""
 
 
@@ -62,7 +64,9 @@ def _read_row(path: Path, line: int, row: Mapping[str, str | None]) -> Run | Lef
         return LeftOut(name, wrong)
     provenance = {column: row[column] for column in PROVENANCE if row.get(column)}
     seed, steps = (_whole(path, line, column, _first(row, column)) for column in (("seed",), STEPS))
-    data, normalized = data_returns(None, Path(task).name if row.get("dataset") else None, provenance)
+    told = {name: _number(path, line, name, row.get(name)) for name in DATA}
+    mark = {"return": told["data_return"], "normalized_return": told["data_normalized"]}
+    data, normalized = data_returns(mark, Path(task).name if row.get("dataset") else None, provenance)
     return Run(
         name=name,
         folder=None,

@@ -19,7 +19,7 @@ ABOUT = (
     "Statistics of finished runs with 95 % intervals, as tables and a page: run folders, folders of them, sweeps, and "
     "tables as `sweep collect` writes them. What is unfinished or failed is listed and in no average."
 )
-USAGE = "PATH... --out DIR [--best] [--reps N] [--seed N]"
+USAGE = "PATH... --out DIR [--best] [--reps N] [--seed N] [--videos] [--title TEXT]"
 MOST_CLAIMS = 10
 
 
@@ -36,6 +36,10 @@ class ReportFlags(Config):
     """Bootstrap resamples behind each interval."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of the resampling; the same one gives the same intervals."""
+    videos: bool = False
+    """Put videos and contact sheets that lie in the folders into the page, which may become large."""
+    title: str | None = None
+    """Of the page."""
 
 
 def run(args: Sequence[str]) -> None:
@@ -58,17 +62,21 @@ def run(args: Sequence[str]) -> None:
     from offline_marl.evidence.summary import summarize
 
     evidence = summarize(gather(flags.paths), reps=flags.reps, seed=flags.seed, best=flags.best)
-    files = _write(evidence, out)
+    files = _write(evidence, out, flags)
     _print(evidence)
     for file in files:
         print(f"{file.name:<16}{file}")
 
 
-def _write(evidence: Evidence, out: Path) -> list[Path]:
-    """Every file of the report; what else it consists of is written here too."""
+def _write(evidence: Evidence, out: Path, flags: ReportFlags) -> list[Path]:
+    """Every file of the report, the page first."""
+    from offline_marl.evidence.page import TITLE, write_page
     from offline_marl.evidence.tables import export
 
-    return export(evidence, out)
+    page = out / "report.html"
+    files = export(evidence, out)
+    write_page(evidence, flags.paths, page, title=flags.title or TITLE, videos=flags.videos)
+    return [page, *files]
 
 
 def _print(evidence: Evidence) -> None:

@@ -99,6 +99,8 @@ class Chromium:
 
     def pdf(self) -> bytes:
         """The page on A4."""
+        self.cdp("Emulation.clearDeviceMetricsOverride")
+        self.cdp("Emulation.setEmulatedMedia", media="", features=[])
         data = self.cdp("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, printBackground=True)["data"]
         return base64.b64decode(data)
 

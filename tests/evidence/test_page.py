@@ -179,15 +179,21 @@ def test_the_answer_names_a_winner_only_where_all_comparisons_allow_it() -> None
     assert "iql is best, 90.0 [88.0, 92.0]; its interval lies clear of every other’s" in clear
     assert "Next is bc 80.0" in clear
     doubt = tuple(replace(each, wins=each.wins and each.other != "bc") for each in found.comparisons)
-    assert "No winner can be named. iql leads with 90.0 [88.0, 92.0], but 3 runs do not tell it from bc." in verdicts(
-        replace(found, comparisons=doubt), cells
+    few = (
+        "leads with 90.0 [88.0, 92.0], but 3 runs are too few to claim a win. Its interval lies clear of every other’s"
     )
+    assert few in verdicts(replace(found, comparisons=doubt), cells)
+    many = [replace(cell, seeds=tuple(range(5))) for cell in cells]
+    several = (
+        "iql leads with 90.0 [88.0, 92.0] and beats 1 of 2 others. The runs do not tell it from bc 80.0 [78.0, 82.0]."
+    )
+    assert several in verdicts(replace(found, comparisons=doubt), many)
     alone = replace(found, comparisons=())
     assert "is best" in verdicts(alone, cells)
     single = [
         replace(cell, normalized_iqm=Estimate(cell.normalized_iqm.value)) for cell in cells if cell.normalized_iqm
     ]
-    assert "No winner" in verdicts(alone, single)
+    assert "too few to claim a win. Next is bc 80.0" in verdicts(alone, single)
 
 
 def test_many_tasks_are_summed_up_first() -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from offline_marl.evidence.page.assemble import render, write_page
+from offline_marl.evidence.page.assemble import TITLE, render, write_page
 
-__all__ = ["render", "write_page"]
+__all__ = ["TITLE", "render", "write_page"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from offline_marl.evidence.estimates import Cell, Evidence
+from offline_marl.evidence.estimates import FEWEST_TO_CLAIM, Cell, Evidence
 from offline_marl.evidence.page import figures
 from offline_marl.evidence.page.markup import Markup, number, tag, text
 from offline_marl.evidence.page.sections import (
@@ -31,20 +31,20 @@ def answer_section(evidence: Evidence) -> Section:
     """One sentence and one figure for each task."""
     tasks = [[cell for cell in evidence.cells if cell.task == task] for task in evidence.tasks]
     sentences = [tag("li", sentence(evidence, cells)) for cells in tasks]
-    first = [tag("li", each) for each in (_overall(evidence), _wins(evidence, tasks)) if each]
+    overall = [tag("li", each) for each in (_overall(evidence),) if each]
     if len(tasks) > MOST_TOLD:
-        told_ = text(
-            tag("ul", first, class_="answer"), folded("Task by task", tag("ul", sentences, class_="answer small"))
-        )
+        wins = tag("li", _wins(evidence, tasks))
+        each = folded("Task by task", tag("ul", sentences, class_="answer small"))
+        told_ = text(tag("ul", overall, wins, class_="answer"), each)
     else:
-        told_ = tag("ul", first[:1], sentences, class_="answer")
+        told_ = tag("ul", overall, sentences, class_="answer")
     drawn = panels([_figure(evidence, cells) for cells in tasks])
     unit = "Normalised returns: 0 is random play, 100 the expert's. " if is_normalized(evidence.cells) else ""
     about = said(
         f"{unit}Interquartile means over runs with 95\u00a0% bootstrap intervals; small dots are runs. "
         f"Scored: {evidence.scored}."
     )
-    return Section("answer", "The answer", text(told_, _beside(evidence), drawn, about))
+    return Section("answer", "The answer", text(told_, drawn, about, _beside(evidence)))
 
 
 def sentence(evidence: Evidence, cells: Sequence[Cell]) -> Markup:
@@ -56,25 +56,50 @@ def sentence(evidence: Evidence, cells: Sequence[Cell]) -> Markup:
     """
     first, *others = ranked(cells)
     normalized = is_normalized(cells)
-    digits = 1 if normalized else None
-    score = tag("span", told(shown(first, normalized), digits), class_="score")
-    task = tag("span", f"{first.task}: ", class_="task")
+    start = text(tag("span", f"{first.task}: ", class_="task"), tag("b", first.label))
+    score = tag("span", _said(first, normalized), class_="score")
     if not others:
-        return text(task, tag("b", first.label), " scores ", score, f" over {counted(first.runs, 'run')}.")
+        return text(start, " scores ", score, f" over {counted(first.runs, 'run')}.")
     near = _not_beaten(evidence, first, others)
-    second = f"{others[0].label} {told(shown(others[0], normalized), digits)}"
-    if near:
-        names = "the others" if len(near) == len(others) > 4 else listed(near)
-        return text(
-            task, "No winner can be named. ", tag("b", first.label), " leads with ", score,
-            f", but {counted(first.runs, 'run')} do not tell it from {names}. Next is {second}.",
-        )  # fmt: skip
-    clear = _clear(first, others, normalized)
-    return text(
-        task, tag("b", first.label), " is best, ", score,
-        f"; its interval lies clear of {'the other' if len(others) == 1 else 'every other'}’s. " if clear else ". ",
-        f"Next is {second}.",
-    )  # fmt: skip
+    second = f"Next is {others[0].label} {_said(others[0], normalized)}."
+    if not near:
+        clear = "; its interval lies clear of " + ("the other’s" if len(others) == 1 else "every other’s")
+        return text(start, " is best, ", score, clear if _clear(first, others, normalized) else "", f". {second}")
+    if first.runs < FEWEST_TO_CLAIM:
+        few = f", but {counted(first.runs, 'run')} {'is' if first.runs == 1 else 'are'} too few to claim a win. "
+        return text(start, " leads with ", score, few, _met(first, others, normalized) or second)
+    beaten = len(others) - len(near)
+    won = f" and beats {beaten} of {counted(len(others), 'other')}" if beaten else ""
+    names = listed([f"{each.label} {_said(each, normalized)}" for each in near])
+    return text(start, " leads with ", score, f"{won}. The runs do not tell it from {names}.")
+
+
+def _said(cell: Cell, normalized: bool) -> str:
+    return told(shown(cell, normalized), 1 if normalized else None)
+
+
+def _met(first: Cell, others: Sequence[Cell], normalized: bool) -> str | None:
+    """Whose intervals overlap the first one's; None where it has none."""
+    if shown(first, normalized).low is None:
+        return None
+    meets = [f"{each.label} {_said(each, normalized)}" for each in others if not _clear(first, [each], normalized)]
+    if meets:
+        return f"Its interval meets that of {listed(meets)}."
+    return f"Its interval lies clear of every other’s; next is {others[0].label} {_said(others[0], normalized)}."
+
+
+def _not_beaten(evidence: Evidence, first: Cell, others: Sequence[Cell]) -> list[Cell]:
+    """What the first may not be called better than: no comparison says so, or, without one, intervals meet."""
+    asked = first.label, (first.task,)
+    held = {each.other: each.wins for each in evidence.comparisons if (each.label, each.tasks) == asked}
+    normalized = is_normalized([first, *others])
+    return [each for each in others if not held.get(each.label, _clear(first, [each], normalized))]
+
+
+def _clear(first: Cell, others: Sequence[Cell], normalized: bool) -> bool:
+    low = shown(first, normalized).low
+    highs = [shown(each, normalized).high for each in others]
+    return low is not None and all(high is not None and high < low for high in highs)
 
 
 def _overall(evidence: Evidence) -> Markup | None:
@@ -105,23 +130,6 @@ def _wins(evidence: Evidence, tasks: Sequence[Sequence[Cell]]) -> Markup:
     open_ = f"On {counts['']} no winner can be named." if counts[""] else ""
     names = f"Best are {listed(best)}. " if best else ""
     return text(tag("span", f"Of {counted(len(tasks), 'task')}: ", class_="task"), names, open_)
-
-
-def _not_beaten(evidence: Evidence, first: Cell, others: Sequence[Cell]) -> list[str]:
-    """Labels that the first may not be called better than: no comparison says so, or, without one, intervals meet."""
-    held = {
-        each.other: each.wins
-        for each in evidence.comparisons
-        if (each.label, each.tasks) == (first.label, (first.task,))
-    }
-    normalized = is_normalized([first, *others])
-    return [each.label for each in others if not held.get(each.label, _clear(first, [each], normalized))]
-
-
-def _clear(first: Cell, others: Sequence[Cell], normalized: bool) -> bool:
-    low = shown(first, normalized).low
-    highs = [shown(each, normalized).high for each in others]
-    return low is not None and all(high is not None and high < low for high in highs)
 
 
 def _beside(evidence: Evidence) -> Markup | None:
@@ -164,9 +172,10 @@ def _figure(evidence: Evidence, cells: Sequence[Cell]) -> Markup:
             )
         )
     own = next((cell.data_normalized if normalized else cell.data_return for cell in cells), None)
-    marks = {} if own is None else {"the data’s own mean": own}
+    digits = 1 if normalized else None
+    marks = {} if own is None else {f"the data’s own mean, {number(own, digits)}": own}
     alt = f"Interquartile mean {name.replace('_', ' ')} on {cells[0].task}, best first. {_in_words(cells, normalized)}"
-    alt += f" The data’s own mean is {number(own)}." if own is not None else ""
+    alt += f" The data’s own mean is {number(own, digits)}." if own is not None else ""
     drawn = figures.intervals(rows, alt, name.replace("_", " ").replace("normalized", "normalised"), marks=marks)
     return panel(cells[0].task, drawn, _counts(cells))
 

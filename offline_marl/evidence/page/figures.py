@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from offline_marl.evidence.page.axes import Scale, cut, grid, place, rule, short, span, spans_decades, words
-from offline_marl.evidence.page.markup import Markup, finite, number, tag, text, void
+from offline_marl.evidence.page.markup import Markup, finite, tag, text, void
 
 COLOURS, DASHES, MARKS = 8, 4, 5
 """How many of each the style sheet, and `mark`, know."""
@@ -112,9 +112,9 @@ def intervals(
     parts.append(rule(x.start, bottom, x.end, bottom, "axis"))
     parts += [words(x.at(tick), bottom + 14, short(tick), anchor="middle") for tick in x.ticks()]
     parts.append(words(WIDTH / 2, bottom + 30, x_label, "label", "middle"))
-    for index, (name, value) in enumerate(marks.items()):
+    for index, name in enumerate(marks):
         foot = bottom + 46 + 14 * index
-        parts.append(words(WIDTH / 2, foot, f"dashed line: {name} {number(value)}", "said", "middle"))
+        parts.append(words(WIDTH / 2, foot, f"dashed line: {name}", "said", "middle"))
     return svg(bottom + 40 + 14 * len(marks), alt, parts)
 
 
