@@ -49,8 +49,6 @@ def run(args: Sequence[str]) -> None:
         BadInputError: Of a kind that says what is wrong.
     """
     given = read(ReportFlags, "report", USAGE, ABOUT, args)
-    if not given.get("paths"):
-        raise ConfigError("report needs at least one PATH: a run folder, a folder of them, a sweep or a table.")
     if "out" not in given:
         raise ConfigError("report needs --out DIR, such as --out report.")
     flags: ReportFlags = build(ReportFlags, given)
