@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import itertools
 import subprocess
 import sys
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from evidence.pages import NASTY, evidence, material
 from offline_marl.evidence.page import render
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+"""A picture of one pixel."""
 ROOT = Path(__file__).parents[2]
 WIDER = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 EMPTY = """return [...document.querySelectorAll('svg[role=img]')].filter((svg) => {
@@ -25,7 +29,7 @@ EMPTY = """return [...document.querySelectorAll('svg[role=img]')].filter((svg) =
     && paths.every((each) => Number.isFinite(each.getBBox().width)));
 }).map((svg) => svg.getAttribute('aria-label'))"""
 CUT = """return [...document.querySelectorAll('main *')].filter((each) => {
-  const style = getComputedStyle(each), hidden = each.closest('.hidden, svg, .copy, button');
+  const style = getComputedStyle(each), hidden = each.closest('.hidden, svg, img, video, button');
   return !hidden && (style.overflowX !== 'visible' || style.overflowY !== 'visible'
     || each.getBoundingClientRect().right > innerWidth + 1);
 }).map((each) => each.outerHTML.slice(0, 120))"""
@@ -45,8 +49,11 @@ def window() -> Iterator[Chromium]:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that a report can show, with names that would be markup if they could, all parts unfolded."""
     found = evidence(labels=("moma-ppo", f"iql {NASTY[0]}", f"bc tuned {NASTY[1]}"))
-    text = render(found, material(found)).replace("<details>", "<details open>")
-    file = tmp_path_factory.mktemp("page") / "report.html"
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "video.png").write_bytes(base64.b64decode(DOT))
+    held = replace(material(found), media=(folder / "video.png",))
+    text = render(found, held).replace("<details>", "<details open>")
+    file = folder / "report.html"
     file.write_text(text, encoding="utf-8")
     return file
 
@@ -71,7 +78,7 @@ def test_nothing_is_fetched_and_nothing_is_said(window: Chromium, page: Path) ->
     window.open(page)
     assert window.asked() == [page.as_uri()]
     assert window.said() == []
-    assert window.run("return document.querySelectorAll('script, img').length") == 1
+    assert window.run("return document.querySelectorAll('script, img').length") == 2
 
 
 def test_fetching_and_complaints_would_be_seen(window: Chromium, page: Path, planted) -> None:

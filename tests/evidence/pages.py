@@ -130,6 +130,8 @@ def matrix() -> dict[str, object]:
         "entry": "Row: the run of agent_0, column: that of agent_1.",
         "runs": [{"name": f"run {number}"} for number in range(4)],
         "normalized_return": same,
+        "normalized_low": [[each - 5 for each in row] for row in same],
+        "normalized_high": [[each + 5 for each in row] for row in same],
         "agreement": [[each / 90 for each in row] for row in same],
         "order": [0, 1, 2, 3],
         "groups": [{"members": [0, 1], "convention": "clockwise"}, {"members": [2, 3], "convention": None}],

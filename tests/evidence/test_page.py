@@ -16,7 +16,7 @@ from evidence.pages import NASTY, evidence, material, matrix, report, run_of
 from offline_marl.evidence.estimates import Cell, Estimate, Evidence
 from offline_marl.evidence.page import render, write_page
 from offline_marl.evidence.page.answer import sentence
-from offline_marl.evidence.page.coordination import crossplay_section
+from offline_marl.evidence.page.crossplay import crossplay_section
 from offline_marl.evidence.page.figures import Interval, Line, Point, intervals, lines, thin
 from offline_marl.evidence.page.markup import Markup, number, tag
 from offline_marl.evidence.page.material import Material, collect_material
@@ -224,13 +224,16 @@ def test_material_is_found_beside_the_runs(tmp_path: Path) -> None:
     (run / "DONE").write_text(json.dumps({"conventions": conventions}))
     (run / "metrics.csv").write_text("step,wall_s,loss/actor\n10,0.1,1.5\n20,0.2,nan\n30,0.3,oops\n")
     (run / "video.mp4").write_bytes(b"film")
-    (run / "contact_sheet.png").write_bytes(b"frames")
+    (run / "video.png").write_bytes(b"frames")
     found = evidence(tasks=1, labels=("bc",), seeds=1)
     held = replace(
         found, gathered=replace(found.gathered, runs=(run_of("reacher-scripted-mix-v0_view0", "bc", 0, 90.0, run),))
     )
     seen = collect_material(held, [tmp_path])
     assert [each.name for each in seen.models] == ["sweep/bc-0/world_model"] and len(seen.matrices) == 1
+    assert [(each.name, each.why) for each in seen.damaged] == [
+        ("sweep/crossplay.json", "no cross-play matrix can be read from it")
+    ]
     assert seen.ends[0].ways() == ["left", "apart", "apart"] and seen.media == ()
     assert sampled(run / "metrics.csv")[0] == {"step": 10.0, "wall_s": 0.1, "loss/actor": 1.5}
     page = write_page(held, [tmp_path], tmp_path / "report.html", videos=True).read_text()

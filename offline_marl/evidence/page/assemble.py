@@ -17,7 +17,8 @@ from offline_marl.evidence.page.comparing import (
     profiles_section,
     scores_section,
 )
-from offline_marl.evidence.page.coordination import agreement_section, crossplay_section
+from offline_marl.evidence.page.coordination import agreement_section
+from offline_marl.evidence.page.crossplay import crossplay_section
 from offline_marl.evidence.page.markup import Markup, tag
 from offline_marl.evidence.page.material import Material, collect_material
 from offline_marl.evidence.page.media import media_section
@@ -80,7 +81,7 @@ def _sections(evidence: Evidence, material: Material) -> list[Section]:
         media_section(material.media),
         losses_section(evidence),
         settings_section(evidence),
-        left_out_section(evidence),
+        left_out_section(evidence, material.damaged),
         origin_section(evidence),
     ]
     return [each for each in found if each is not None]

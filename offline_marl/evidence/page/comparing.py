@@ -41,9 +41,13 @@ def _scores(name: str, caption: str, cells: Sequence[Cell]) -> Markup:
         row: list[Value | str] = [cell.label, figure(cell.runs), figure(cell.budget)]
         row += [estimate(cell.normalized_iqm, 1), estimate(cell.normalized_mean, 1)] if normalized else []
         row += [estimate(cell.iqm, 2), estimate(cell.mean, 2), figure(cell.deviation, 2)]
-        rows.append([*row, *[estimate(cell.agreement, 2)] * agreement, *[cell.tuned_on or ""] * tuned])
+        rows.append([*row, *[estimate(cell.agreement, 2)] * agreement, *[_long(cell.tuned_on)] * tuned])
     own = _data_row(cells, normalized, agreement + tuned)
     return table(name, caption, columns, [*rows, own] if own else rows)
+
+
+def _long(said: str | None) -> Value | str:
+    return Value(tag("span", said, class_="long")) if said else ""
 
 
 def _data_row(cells: Sequence[Cell], normalized: bool, more: int) -> Cells | None:

@@ -1,18 +1,17 @@
-"""Whether agents choose alike: agreement, the conventions that they follow, and who can play with whom."""
+"""Whether agents choose alike: agreement, and the conventions that they follow."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from offline_marl.evidence.estimates import Evidence
 from offline_marl.evidence.page import figures
 from offline_marl.evidence.page.axes import Scale, grid, span
-from offline_marl.evidence.page.markup import Markup, finite, number, tag, text
+from offline_marl.evidence.page.markup import Markup, number, tag, text
 from offline_marl.evidence.page.material import Ended
-from offline_marl.evidence.page.sections import Section, counted, folded, panel, panels, said, styles_of
-from offline_marl.evidence.page.tables import Cells, Column, Value, figure, numeric, table, told
+from offline_marl.evidence.page.sections import Section, folded, panel, panels, said, styles_of
+from offline_marl.evidence.page.tables import Cells, Column, figure, numeric, table, told
 
 MOST_MAPS = 24
 """Figures of where episodes led."""
@@ -86,81 +85,3 @@ def _map(each: Ended) -> Markup:
     drawn = figures.svg(side + 66, alt, grid(x, y, "target x", "target y"), dots)
     keys = tag("ul", [figures.key(f"{name} {counts[name]}", style) for name, style in styles.items()], class_="key")
     return panel(f"{each.label}, seed {each.seed}", drawn, text(each.task, keys))
-
-
-def crossplay_section(matrix: Mapping[str, Any], count: int = 1) -> Section | None:
-    """Who plays how well with whom.
-
-    Args:
-        matrix: The content of a crossplay.json.
-        count: Which one of the page it is, from 1.
-    """
-    runs = [str(run.get("name", "")) for run in matrix["runs"]]
-    normalized = bool(matrix.get("normalized_return"))
-    values = matrix["normalized_return"] if normalized else matrix.get("return")
-    order = matrix.get("order") or list(range(len(runs)))
-    if not values or not runs:
-        return None
-    unit = "normalised return" if normalized else "return"
-    scale = span([each for row in values for each in row], margin=0)
-    digits = 1 if normalized else None
-    rows: list[Cells] = [[runs[i], *(_tinted(values[i][j], scale, digits) for j in order)] for i in order]
-    columns = [Column("run"), *numeric(*(runs[j] for j in order))]
-    name, which = f"crossplay-{count}", "" if count == 1 else f" {count}"
-    task = f"{which} on {matrix.get('task', '')}"
-    drawn = [table(name, f"Cross-play{task}, {unit}", columns, rows)]
-    if matrix.get("agreement"):
-        shares = matrix["agreement"]
-        rows = [[runs[i], *(_tinted(shares[i][j], (0.0, 1.0), 2) for j in order)] for i in order]
-        drawn.append(
-            folded(
-                "Agreement of each pairing", table(f"{name}-agreement", f"Cross-play{task}, agreement", columns, rows)
-            )
-        )
-    about = said(
-        f"Agents of different runs play together; the diagonal is each run with itself. {matrix.get('entry', '')} "
-        f"Mean {unit} over {matrix.get('episodes', '')} starts; darker is higher."
-    )
-    notes = [said(str(note)) for note in matrix.get("notes") or ()]
-    shown = text(_groups(matrix, runs), about, drawn, _sums(matrix, normalized, name, task), notes)
-    return Section(name, f"Cross-play{which}", shown)
-
-
-def _tinted(value: float | None, scale: tuple[float, float], digits: int | None) -> Value:
-    if value is None or not finite(value):
-        return Value(number(None))
-    share = (value - scale[0]) / (scale[1] - scale[0])
-    return Value(number(value, digits), value, min(4, int(5 * share)))
-
-
-def _groups(matrix: Mapping[str, Any], runs: Sequence[str]) -> Markup | None:
-    groups = matrix.get("groups") or []
-    if not groups:
-        return None
-    if len(groups) == 1:
-        return said(tag("b", "All runs play well together"), ": nobody’s convention shuts another one out.")
-    told_ = []
-    for group in groups:
-        names = ", ".join(runs[row] for row in group["members"])
-        way = f" ({group['convention']})" if group.get("convention") else ""
-        told_.append(tag("li", names, way))
-    count = counted(len(groups), "group")
-    return text(
-        said(tag("b", f"The runs fall into {count}"), " that share a convention within and not across:"),
-        tag("ul", told_),
-    )
-
-
-def _sums(matrix: Mapping[str, Any], normalized: bool, name: str, task: str) -> Markup | None:
-    """Means of self-play, cross-play, within and across groups."""
-    prefix = "normalized" if normalized else "return"
-    value = "normalized_return" if normalized else "return"
-    rows: list[Cells] = []
-    for pairings, each in (matrix.get("summary") or {}).items():
-        if each:
-            low, high = number(each.get(f"{prefix}_low"), 2), number(each.get(f"{prefix}_high"), 2)
-            rows.append([str(pairings).replace("_", "-"), figure(each.get(value), 2), f"[{low}, {high}]"])
-    if not rows:
-        return None
-    columns = [Column("pairings"), *numeric("mean", "95 % interval")]
-    return table(f"{name}-sums", f"Means of the pairings{task}", columns, rows)

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from offline_marl.evidence.estimates import Evidence
+from offline_marl.evidence.scores import LeftOut
 from offline_marl.training.model_report import read_report
 
+WHAT = {"report.json": "report of a world model", "crossplay.json": "cross-play matrix"}
 PASSED_OVER = {"checkpoints", "logs", "wandb"}
 """Folders in which nothing of the kind lies, and many files."""
 VIDEOS = (".mp4", ".webm", ".gif")
-SHEETS = ("contact", "sheet", "frames")
-"""A PNG whose name holds one of these is a contact sheet of frames."""
+"""A PNG of the same name beside one is its contact sheet."""
+TABLES = ("return", "return_low", "return_high", "normalized_return", "normalized_low", "normalized_high", "agreement")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Material:
     ends: tuple[Ended, ...] = ()
     media: tuple[Path, ...] = ()
     """Videos and contact sheets, where they were asked for."""
+    damaged: tuple[LeftOut, ...] = ()
+    """Files that should have been part of it and cannot be read."""
 
 
 def collect_material(evidence: Evidence, paths: Sequence[Path], *, videos: bool = False) -> Material:
@@ -61,11 +65,14 @@ def collect_material(evidence: Evidence, paths: Sequence[Path], *, videos: bool 
     folders = [run.folder for run in evidence.gathered.runs if run.folder is not None]
     files = sorted({file for root in [*paths, *folders] for file in _files(root)})
     top = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
-    reports = ((file.parent, read_report(file.parent)) for file in files if file.name == "report.json")
-    models = [Model(_name(folder, top), report) for folder, report in reports if report is not None]
-    matrices = [found for file in files if file.name == "crossplay.json" if (found := _matrix(file)) is not None]
+    reports = {file: read_report(file.parent) for file in files if file.name == "report.json"}
+    models = [Model(_name(file.parent, top), report) for file, report in reports.items() if report is not None]
+    tables = {file: _matrix(file) for file in files if file.name == "crossplay.json"}
+    matrices = [table for table in tables.values() if table is not None]
+    lost = [file for file, found in {**reports, **tables}.items() if found is None]
+    damaged = [LeftOut(str(file.relative_to(top)), f"no {WHAT[file.name]} can be read from it") for file in lost]
     media = [file for file in files if videos and (file.suffix in VIDEOS or _is_sheet(file))]
-    return Material(tuple(models), tuple(matrices), tuple(_ends(evidence)), tuple(media))
+    return Material(tuple(models), tuple(matrices), tuple(_ends(evidence)), tuple(media), tuple(damaged))
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -74,7 +81,7 @@ def _files(root: Path) -> Iterator[Path]:
     for folder, below, names in os.walk(root):
         below[:] = sorted(name for name in below if name not in PASSED_OVER and not name.startswith("."))
         for name in names:
-            if name in ("report.json", "crossplay.json") or name.endswith((*VIDEOS, ".png")):
+            if name in WHAT or name.endswith((*VIDEOS, ".png")):
                 yield Path(folder, name).resolve()
 
 
@@ -84,12 +91,25 @@ def _name(folder: Path, top: Path) -> str:
 
 
 def _is_sheet(file: Path) -> bool:
-    return file.suffix == ".png" and any(word in file.stem for word in SHEETS)
+    return file.suffix == ".png" and any(file.with_suffix(kind).exists() for kind in VIDEOS)
 
 
 def _matrix(file: Path) -> dict[str, Any] | None:
+    """The matrix in a file; None if it is none, or not as many rows and columns as it names runs."""
     found = _json(file)
-    return found if found.get("kind") == "crossplay" and isinstance(found.get("runs"), list) else None
+    runs = found.get("runs")
+    if found.get("kind") != "crossplay" or not isinstance(runs, list):
+        return None
+    count = len(runs)
+    try:
+        square = all(
+            len(table) == count and all(len(row) == count for row in table)
+            for table in (found[name] for name in TABLES if found.get(name) is not None)
+        )
+        named = {*found.get("order", ()), *(row for group in found.get("groups", ()) for row in group["members"])}
+    except (TypeError, KeyError):
+        return None
+    return found if square and named <= set(range(count)) else None
 
 
 def _ends(evidence: Evidence) -> Iterator[Ended]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from offline_marl.evidence.page import figures
-from offline_marl.evidence.page.markup import Markup, number, text
+from offline_marl.evidence.page.markup import Markup, number, tag, text
 from offline_marl.evidence.page.material import Model
 from offline_marl.evidence.page.sections import Section, counted, folded, panel, panels, said
 from offline_marl.evidence.page.tables import Cells, Column, Value, figure, numeric, table
@@ -46,7 +46,7 @@ def _row(model: Model) -> Cells:
     share = cutoff.get("share_above")
     return [
         model.name,
-        Value(verdict(report), float(bool(report["trusted"]))),
+        Value(tag("span", verdict(report), class_="long"), float(bool(report["trusted"]))),
         figure(ahead[0]),
         figure(ahead[1]),
         figure(rewards.get("bias_open_loop")),

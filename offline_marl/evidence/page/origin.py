@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from offline_marl.evidence.estimates import Evidence
-from offline_marl.evidence.page.markup import NOTHING, Markup, text
+from offline_marl.evidence.page.markup import NOTHING, Markup, tag, text
 from offline_marl.evidence.page.sections import Section, counted, folded, listed, said
-from offline_marl.evidence.page.tables import Column, Value, figure, numeric, table
-from offline_marl.evidence.scores import Run
+from offline_marl.evidence.page.tables import Cells, Column, Value, figure, numeric, table
+from offline_marl.evidence.scores import LeftOut, Run
 
 IDENTITY = {
     "seed",
@@ -118,12 +118,12 @@ def _run_row(run: Run) -> list[Value | str]:
     return [run.name, run.label, run.task, *numbers, commit]
 
 
-def left_out_section(evidence: Evidence) -> Section | None:
-    """What was asked for and is in no average."""
-    held = evidence.gathered.left_out
+def left_out_section(evidence: Evidence, damaged: Sequence[LeftOut] = ()) -> Section | None:
+    """What was asked for and is in no average, and files that could not be read."""
+    held = [*evidence.gathered.left_out, *damaged]
     if not held:
         return None
-    rows = [[each.name, each.why] for each in held]
-    drawn = table("out", "Left out", [Column("run"), Column("why")], rows)
-    about = said(f"{counted(len(held), 'run')} stood there and entered no number on this page.")
+    rows: list[Cells] = [[each.name, Value(tag("span", each.why, class_="long"))] for each in held]
+    drawn = table("out", "Left out", [Column("what"), Column("why")], rows)
+    about = said(f"{counted(len(held), 'thing')} stood there and entered no number on this page.")
     return Section("left-out", "What was left out", text(about, drawn))
