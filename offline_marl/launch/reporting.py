@@ -67,7 +67,8 @@ def run(args: Sequence[str]) -> None:
 
 def _numbered(args: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words with a number in place of each path, and the paths: lists of flags are split at commas and quotes."""
-    words, paths = [], []
+    words: list[str] = []
+    paths: list[str] = []
     for previous, arg in zip(["", *args], args, strict=False):
         if arg.startswith("-") or previous in VALUED:
             words.append(arg)
