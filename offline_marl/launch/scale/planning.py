@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -36,7 +36,7 @@ class Planned(Config):
 
     folder: str
     """Its folder, inside the sweep's."""
-    command: str
+    command: Literal["train", "fit-model"]
     """train or fit-model."""
     name: str
     """Algorithm, or kind of world model."""

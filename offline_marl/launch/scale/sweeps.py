@@ -99,12 +99,11 @@ class Sweep:
 
     def job(self, planned: Planned) -> Job:
         """The job as executors take it."""
-        fields = dict(planned.fields)
+        fields, model = dict(planned.fields), None
         if planned.model is not None:
-            fields["world_model"] = str(self.path / planned.model)
-        return Job.model_validate(
-            {"command": planned.command, "name": planned.name, "fields": fields, "out": self.folder(planned)}
-        )
+            model = self.path / planned.model
+            fields["world_model"] = str(model)
+        return Job(command=planned.command, name=planned.name, fields=fields, out=self.folder(planned), after=model)
 
     def folder(self, planned: Planned) -> Path:
         """The job's folder."""
