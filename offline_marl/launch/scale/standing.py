@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_marl.launch.scale.jobs import read_starts
-from offline_marl.launch.scale.launching import failed_by_itself
 from offline_marl.launch.scale.sweeps import Sweep
 from offline_marl.launch.scale.watch import State, states_of
 
-ORDER = ("running", "waiting", "failed", "done")
+ORDER = ("running", "waiting", "stopped", "failed", "done")
 
 
 def stand(sweep: Sweep) -> dict[str, Any]:
@@ -51,7 +49,7 @@ def _plain(sweep: Sweep, state: State) -> dict[str, Any]:
     return {
         "job": str(state.folder.relative_to(sweep.path)),
         "state": state.state,
-        "why": _why(state),
+        "why": state.why,
         "id": state.id,
         "requeues": state.requeues,
         "step": state.step,
@@ -60,16 +58,6 @@ def _plain(sweep: Sweep, state: State) -> dict[str, Any]:
         "left_s": None if state.left_s is None else round(state.left_s, 1),
         "log": list(state.log) if state.state == "failed" else [],
     }
-
-
-def _why(state: State) -> str:
-    """What it waits for or failed of; that it was only stopped, and is not lost, is said."""
-    if state.state != "failed" or failed_by_itself(state):
-        return state.why
-    rows = read_starts(state.folder)
-    if rows and rows[-1].get("how") == "terminated":
-        return "it was stopped and has saved: start the sweep again, and it goes on"
-    return state.why
 
 
 def as_lines(said: dict[str, Any]) -> list[str]:
@@ -81,7 +69,7 @@ def as_lines(said: dict[str, Any]) -> list[str]:
     if said["steps_per_s"] is not None:
         left = "" if said["left_s"] is None else f", about {duration(said['left_s'])} left"
         lines.append(f"{said['steps_per_s']:,.1f} steps/s together{left}")
-    rows = [each for name in ORDER[:3] for each in said["each"] if each["state"] == name]
+    rows = [each for name in ORDER[:-1] for each in said["each"] if each["state"] == name]
     if rows:
         lines += table([("job", "state", "step", "steps/s", "left", "requeues", "why"), *map(_row, rows)])
     for each in rows:

@@ -188,12 +188,16 @@ def _launch(sweep: Sweep, merged: Merged, flags: CarryFlags, source: str, again:
 def _refuse_failed(sweep: Sweep, jobs: Sequence[Planned], held: Sequence[str]) -> None:
     from offline_marl.launch.scale.watch import states_of
 
-    failed = [state for state in states_of([sweep.folder(job) for job in jobs]) if state.state == "failed"]
+    states = states_of([sweep.folder(job) for job in jobs])
+    failed, stopped = ([state for state in states if state.state == name] for name in ("failed", "stopped"))
+    place = shlex.quote(str(sweep.path))
     if failed or held:
         waiting = f", {len(held)} wait for a world model that failed" if held else ""
         first = f", the first ({failed[0].folder.name}): {failed[0].why.rstrip('.')}" if failed else ""
-        place = shlex.quote(str(sweep.path))
         line = f"error: {len(failed)} of {len(jobs)} jobs failed{waiting}{first}: `{PROGRAM} sweep retry {place}`"
+        raise Stopped(FAILED, line)
+    if stopped:
+        line = f"{len(stopped)} of {len(jobs)} jobs were told to stop: `{PROGRAM} sweep {place}` goes on with them"
         raise Stopped(FAILED, line)
 
 
@@ -216,7 +220,7 @@ def _show(sweep: Sweep, merged: Merged, how: How) -> None:
 
 
 def _status(args: Sequence[str]) -> None:
-    about = "Waiting, running, done, failed and why, requeued how often, steps a second, time left."
+    about = "Waiting, running, stopped, done, failed and why, requeued how often, steps a second, time left."
     flags: StatusFlags = build(StatusFlags, read(StatusFlags, "sweep status", "DIR [--json]", about, args))
 
     from offline_marl.launch.scale.standing import as_lines, stand
