@@ -16,7 +16,7 @@ from typing import Any
 from offline_marl.core.errors import WorkError
 from offline_marl.launch.failures import sentence
 from offline_marl.launch.scale import slurm, watch
-from offline_marl.launch.scale.jobs import Executor, Job, not_asked, read_starts, write_submitted
+from offline_marl.launch.scale.jobs import Executor, Job, not_asked, note_start, read_starts, write_submitted
 from offline_marl.launch.scale.profile import Profile
 from offline_marl.launch.scale.work import Work
 
@@ -115,6 +115,7 @@ def _local(jobs: Sequence[Job], profile: Profile, logs: Path) -> list[str]:
             going = _still(going)
     except BaseException:
         for job, given in going:
+            note_start(job.out, {"event": "cancel"})
             watch.end_here(job.out)  # it saves
             given._process.terminate()
         raise
