@@ -108,9 +108,11 @@ class Asker:
         with journal.read():
             import optuna
 
-            self._optuna = optuna.create_study(
-                storage=journal.storage, study_name=study.name, direction="maximize", load_if_exists=True
-            )
+            # Asked to make one that is there, Optuna would add a line each time.
+            if study.name in optuna.get_all_study_names(journal.storage):
+                self._optuna = optuna.load_study(study_name=study.name, storage=journal.storage)
+            else:
+                self._optuna = optuna.create_study(study_name=study.name, storage=journal.storage, direction="maximize")
 
     def trials(self) -> list[Trial]:
         """All trials so far, in order.
