@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from offline_marl.launch.scale import watch
@@ -12,6 +12,7 @@ from offline_marl.launch.scale.planning import Planned
 from offline_marl.launch.scale.results import score_of
 from offline_marl.launch.scale.studies import Study
 from offline_marl.launch.scale.sweeps import Manifest, Sweep, SweepError
+from offline_marl.launch.scale.watch import State
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,19 @@ def failed_folders(sweep: Sweep, manifest: Manifest) -> set[str]:
     """Folders of the runs of trials of which a run has failed."""
     found: set[str] = set()
     for study in manifest.studies:
-        for jobs in study.trials(manifest.jobs).values():
-            if any(failed_by_itself(state) for state in watch.states_of([sweep.folder(job) for job in jobs])):
+        trials = study.trials(manifest.jobs)
+        states = _states(sweep, trials.values())
+        for jobs in trials.values():
+            if any(failed_by_itself(states[job.folder]) for job in jobs):
                 found |= {job.folder for job in jobs}
     return found
+
+
+def _states(sweep: Sweep, trials: Iterable[Sequence[Planned]]) -> dict[str, State]:
+    """Where the jobs of trials stand, by their folders; Slurm is asked once."""
+    jobs = [job for trial in trials for job in trial]
+    states = watch.states_of([sweep.folder(job) for job in jobs])
+    return {job.folder: state for job, state in zip(jobs, states, strict=True)}
 
 
 def standings(sweep: Sweep, manifest: Manifest) -> list[Standing]:
@@ -78,9 +88,10 @@ def standings(sweep: Sweep, manifest: Manifest) -> list[Standing]:
 def standing(sweep: Sweep, jobs: Sequence[Planned], study: Study) -> Standing:
     """How far one study has come; trials that were not scored as they should be count as ended, and as nothing else."""
     over, failed, best = 0, 0, None
-    for number, runs in sorted(study.trials(jobs).items()):
-        states = watch.states_of([sweep.folder(run) for run in runs])
-        if not all(state.state == "done" or failed_by_itself(state) for state in states):
+    trials = study.trials(jobs)
+    states = _states(sweep, trials.values())
+    for number, runs in sorted(trials.items()):
+        if not all(states[run.folder].state == "done" or failed_by_itself(states[run.folder]) for run in runs):
             continue
         over += 1
         try:

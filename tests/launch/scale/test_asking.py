@@ -48,7 +48,7 @@ def test_what_is_proposed_gets_closer_than_chance(tmp_path):
         return sum(-trial.value for trial in trials[-10:]) / 10
 
     # Chance lies 2.25 away in the mean.
-    assert sum(distance("tpe", seed) for seed in range(3)) < 0.7 * sum(distance("random", seed) for seed in range(3))
+    assert sum(distance("tpe", seed) for seed in range(2)) < 0.7 * sum(distance("random", seed) for seed in range(2))
 
 
 def test_the_same_results_lead_to_the_same_proposals(tmp_path):
