@@ -49,6 +49,15 @@ def staged(out: Path, overwrite: bool = False) -> Iterator[Path]:
     _sync(out.parent)
 
 
+@contextmanager
+def turn(out: Path) -> Iterator[None]:
+    """Wait until no other process is within this block for `out`: what takes long to make is made once."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.with_name(f".{out.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

@@ -19,6 +19,7 @@ from offline_marl.datasets.places import place_of
 from offline_marl.datasets.readers import zipped
 from offline_marl.datasets.readers.formats import load_place
 from offline_marl.datasets.readers.published import fetch_entry, local
+from offline_marl.datasets.staging import turn
 from offline_marl.environments.base import Conventions, Environment, JointEnv, State, environments
 from offline_marl.environments.workers import SideBySide
 from offline_marl.training.collect import make_scripted
@@ -108,7 +109,9 @@ def load_recording(name: str, clip_actions: bool = False) -> Recording | Dataset
     entry = find(name)
     path = path_of(name)
     if not path.exists():
-        (fetch_entry if entry.recipe is None else make_scripted)(entry, path)
+        with turn(path):  # the jobs of a sweep begin together
+            if not path.exists():
+                (fetch_entry if entry.recipe is None else make_scripted)(entry, path)
     try:
         return load_data(path, clip_actions)
     except DataError as error:

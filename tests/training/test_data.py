@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -126,6 +129,25 @@ def test_a_catalogue_set_is_made_on_first_use_and_then_read(tmp_path, monkeypatc
         assert isinstance(load_dataset(f"reacher-scripted-mix-v0_{conf}_{view}"), Dataset)
     assert made == ["reacher-scripted-mix-v0"]
     assert load_data(catalog.home() / "datasets" / "reacher-scripted-mix-v0.safetensors").metadata["sha256"]
+
+
+def test_who_wants_a_set_together_makes_it_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("OFFLINE_MARL_HOME", str(tmp_path))
+    made, both = [], threading.Barrier(2)
+
+    def make(entry, path):
+        made.append(entry.name)
+        time.sleep(0.2)
+        save_data(path, reacher_recording())
+
+    def want(_):
+        both.wait()
+        return load_dataset("reacher-scripted-mix-v0_2x1_full").metadata["sha256"]
+
+    monkeypatch.setattr(training_data, "make_scripted", make)
+    with ThreadPoolExecutor(2) as wanting:
+        assert len(set(wanting.map(want, range(2)))) == 1
+    assert len(made) == 1
 
 
 def test_a_damaged_set_of_the_catalogue_says_that_it_can_be_made_again(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from typing import Any
 from offline_marl.core.errors import WorkError
 from offline_marl.launch.failures import sentence
 from offline_marl.launch.scale import slurm, watch
-from offline_marl.launch.scale.jobs import Executor, Job, not_asked, read_starts, write_submitted
+from offline_marl.launch.scale.jobs import Executor, Job, not_asked, note_start, read_starts, write_submitted
 from offline_marl.launch.scale.profile import Profile
 from offline_marl.launch.scale.work import Work
 
@@ -115,6 +115,7 @@ def _local(jobs: Sequence[Job], profile: Profile, logs: Path) -> list[str]:
             going = _still(going)
     except BaseException:
         for job, given in going:
+            note_start(job.out, {"event": "cancel"})
             watch.end_here(job.out)  # it saves
             given._process.terminate()
         raise
@@ -151,14 +152,20 @@ def _slurm(jobs: Sequence[Job], profile: Profile, logs: Path, after: Sequence[st
         work = Work(SHARE_TO_SAVE * _delay(profile))
         with slurm.outside_of_jobs(), _refusals():
             given = executor.map_array(work, some) if len(some) > 1 else [executor.submit(work, some[0])]
-        with ThreadPoolExecutor(WRITERS) as writers:
-            list(
-                writers.map(
-                    lambda pair: write_submitted(pair[0], "slurm", pair[1].job_id, logs), zip(some, given, strict=True)
-                )
-            )
-        ids += [each.job_id for each in given]
+        names = [each.job_id for each in given]
+        _write_down(some, names, logs)
+        ids += names
     return ids
+
+
+def _write_down(jobs: Sequence[Job], ids: Sequence[str], logs: Path) -> None:
+    """Tell each job's folder who has it. Jobs that cannot be written down are taken back: nobody would find them."""
+    try:
+        with ThreadPoolExecutor(WRITERS) as writers:
+            list(writers.map(lambda job, name: write_submitted(job, "slurm", name, logs), jobs, ids))
+    except OSError:
+        slurm.cancel(ids)
+        raise
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from pydantic import Field
 from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
+from offline_marl.launch.scale import disk
 from offline_marl.training import fitting, run
 from offline_marl.training.config import FitConfig, RunConfig
 from offline_marl.training.data import absolute
@@ -46,6 +47,8 @@ class Job(Config):
     """Fields of the run and the algorithm, or of the fit and the model; `dataset` or `environment` among them."""
     out: Path
     """The run folder, by its whole path."""
+    after: Path | None = None
+    """Folder of a fit that is over before: its DONE is waited for, as a shared disk may show it late."""
 
 
 class Submitted(Config):
@@ -104,9 +107,14 @@ def perform(job: Job, patience_s: float = PATIENCE_S) -> dict[str, Any]:
     Raises:
         JobError: The folder holds another run than the job's.
         StoppedEarly: It was asked to stop, and has saved.
+        LateFileError: The fit that it needs has left no DONE.
+        OSError: The disk stayed full, or is broken.
         BadInputError: The run's or the fit's own.
     """
     folder = RunFolder(job.out) if job.command == "train" else ModelFolder(job.out)
+    if job.after is not None and not folder.done:
+        disk.wait_for(job.after / "DONE")
+    room = disk.Patience()
     until = time.monotonic() + patience_s
     while not folder.done:
         try:
@@ -119,6 +127,10 @@ def perform(job: Job, patience_s: float = PATIENCE_S) -> dict[str, Any]:
             if time.monotonic() > until:
                 raise
             time.sleep(0.5)
+        except OSError as error:
+            room.wait(error, str(job.out))
+            if asked.is_set():
+                raise StoppedEarly(0) from None
     refuse_another(job)
     summary: dict[str, Any] = json.loads(folder.done_file.read_text(encoding="utf-8"))
     return summary
@@ -188,10 +200,12 @@ def read_submitted(folder: Path) -> Submitted | None:
 
 
 def note_start(folder: Path, row: Mapping[str, Any]) -> None:
-    """Add a line to the folder's list of starts and ends."""
+    """Add a line to the folder's list of starts and ends; one that a full disk cut off stays a line of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / STARTS).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps({"when": _now(), **row}) + "\n")
+    line = json.dumps({"when": _now(), **row}).encode() + b"\n"
+    with (folder / STARTS).open("ab+") as stream:
+        stream.seek(max(0, stream.tell() - 1))
+        stream.write(line if stream.read() in {b"", b"\n"} else b"\n" + line)
 
 
 def read_starts(folder: Path) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ def explain(said: str, command: str = "sbatch") -> str:
     text = " ".join(lines)
     if re.search(r"contact.*controller|Connection refused|Socket timed out|Zero Bytes", text, re.IGNORECASE):
         return "Slurm's controller (slurmctld) does not answer: it is down, or SLURM_CONF does not point to it."
-    if "configuration source" in text:
+    if "configuration source" in text or "process configuration file" in text:
         return "Slurm's commands find no slurm.conf here: use a login node of the cluster, or set SLURM_CONF."
     partition = re.search(r"invalid partition specified: (\S+)", text)
     if partition:

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_marl.launch.scale.jobs import read_starts
-from offline_marl.launch.scale.launching import failed_by_itself
 from offline_marl.launch.scale.sweeps import Sweep
+from offline_marl.launch.scale.trials import Standing, standings
 from offline_marl.launch.scale.watch import State, states_of
 
-ORDER = ("running", "waiting", "failed", "done")
+ORDER = ("running", "waiting", "stopped", "failed", "done")
 
 
 def stand(sweep: Sweep) -> dict[str, Any]:
     """All that can be told of a sweep now, as plain values."""
-    jobs = sweep.manifest().jobs
+    manifest = sweep.manifest()
+    jobs = manifest.jobs
     states = states_of([sweep.folder(job) for job in jobs])
     counts: Counter[str] = Counter(state.state for state in states)
     running = [state for state in states if state.state == "running"]
@@ -29,6 +29,7 @@ def stand(sweep: Sweep) -> dict[str, Any]:
         "requeues": sum(state.requeues for state in states),
         "steps_per_s": round(sum(rates), 1) if rates else None,
         "left_s": _left(states),
+        "studies": [_plain_study(each) for each in standings(sweep, manifest)],
         "each": [_plain(sweep, state) for state in states],
     }
 
@@ -51,7 +52,7 @@ def _plain(sweep: Sweep, state: State) -> dict[str, Any]:
     return {
         "job": str(state.folder.relative_to(sweep.path)),
         "state": state.state,
-        "why": _why(state),
+        "why": state.why,
         "id": state.id,
         "requeues": state.requeues,
         "step": state.step,
@@ -62,14 +63,18 @@ def _plain(sweep: Sweep, state: State) -> dict[str, Any]:
     }
 
 
-def _why(state: State) -> str:
-    """What it waits for or failed of; that it was only stopped, and is not lost, is said."""
-    if state.state != "failed" or failed_by_itself(state):
-        return state.why
-    rows = read_starts(state.folder)
-    if rows and rows[-1].get("how") == "terminated":
-        return "it was stopped and has saved: start the sweep again, and it goes on"
-    return state.why
+def _plain_study(each: Standing) -> dict[str, Any]:
+    number, value = (None, None) if each.best is None else each.best
+    return {
+        "algorithm": each.study.about["algorithm"],
+        "task": each.study.task,
+        "over": each.over,
+        "trials": each.study.asked.trials,
+        "failed": each.failed,
+        "best_trial": number,
+        "best": value,
+        "line": str(each),
+    }
 
 
 def as_lines(said: dict[str, Any]) -> list[str]:
@@ -78,10 +83,11 @@ def as_lines(said: dict[str, Any]) -> list[str]:
 
     counts = ", ".join(f"{said[name]} {name}" for name in reversed(ORDER) if said[name]) or "none yet"
     lines = [f"{said['sweep']}: {said['jobs']} jobs: {counts}; requeued {said['requeues']} times"]
+    lines += [each["line"] for each in said["studies"]]
     if said["steps_per_s"] is not None:
         left = "" if said["left_s"] is None else f", about {duration(said['left_s'])} left"
         lines.append(f"{said['steps_per_s']:,.1f} steps/s together{left}")
-    rows = [each for name in ORDER[:3] for each in said["each"] if each["state"] == name]
+    rows = [each for name in ORDER[:-1] for each in said["each"] if each["state"] == name]
     if rows:
         lines += table([("job", "state", "step", "steps/s", "left", "requeues", "why"), *map(_row, rows)])
     for each in rows:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from offline_marl.launch.scale import slurm
-from offline_marl.launch.scale.jobs import Submitted, read_starts, read_submitted
+from offline_marl.launch.scale.jobs import Submitted, note_start, read_starts, read_submitted
 from offline_marl.launch.scale.work import born
 from offline_marl.training import checkpoint
 from offline_marl.training.metrics import read_rows
 
-Name = Literal["waiting", "running", "done", "failed"]
+Name = Literal["waiting", "running", "done", "failed", "stopped"]
 TAIL = 5
 """Last lines of the log that are kept."""
 TAIL_BYTES = 20_000
@@ -51,6 +51,7 @@ WAITS = {
 }
 """Slurm's commonest reasons; others are told in its own words."""
 REQUEUED = "requeued, "
+GOES_ON = "it was told to stop: started again, it goes on"
 NEVER = "DependencyNeverSatisfied"
 
 
@@ -157,6 +158,8 @@ def _state(folder: Path, given: Submitted | None, queued: Queue) -> State:
     name, why = judge(given, starts, queued)
     if _done_meanwhile(folder, given, queued):
         return replace(known, state="done", left_s=0.0)
+    if name == "failed" and _was_stopped(given, starts):
+        name, why = "stopped", GOES_ON
     if name != "running":
         known = replace(known, left_s=None)
     requeues = known.requeues + why.startswith(REQUEUED)  # its next start is not written down yet
@@ -211,6 +214,13 @@ def _last_words(given: Submitted, starts: list[dict[str, Any]]) -> str:
     return str(last.get("why", "")) if last.get("how") == "failed" and last.get("when", "") >= given.when else ""
 
 
+def _was_stopped(given: Submitted, starts: list[dict[str, Any]]) -> bool:
+    """Whether it was cancelled, or told to end and had the time to save; nothing of it is lost."""
+    last = starts[-1] if starts else {}
+    ours = last.get("event") == "cancel" or last.get("how") == "terminated"
+    return ours and last.get("when", "") >= given.when
+
+
 def _requeues(starts: list[dict[str, Any]]) -> int:
     begun = [str(row.get("id")) for row in starts if row.get("event") == "start"]
     return len(begun) - len(set(begun))
@@ -257,6 +267,9 @@ def cancel(folders: Sequence[Path]) -> list[State]:
     """
     live = [state for state in states_of(folders) if state.state in {"waiting", "running"}]
     given = [(read_submitted(state.folder), state) for state in live]
+    for each, state in given:
+        if each is not None:
+            note_start(state.folder, {"event": "cancel"})
     slurm.cancel([each.id for each, _ in given if each is not None and each.executor == "slurm"])
     for each, state in given:
         if each is not None and each.executor == "local":

@@ -16,7 +16,7 @@ from typing import Any
 
 from offline_marl.core.errors import BadInputError
 from offline_marl.launch.failures import TERMINATED, sentence
-from offline_marl.launch.scale import slurm
+from offline_marl.launch.scale import disk, slurm
 from offline_marl.launch.scale.jobs import Job, note_start, perform
 from offline_marl.training.stopping import asked
 
@@ -48,7 +48,7 @@ class Work:
             BadInputError: The run's or the fit's own, or another error that ended it.
             SystemExit: It was terminated, and has saved.
         """
-        note_start(job.out, {"event": "start", **whereabouts()})
+        self._note(job, disk.Patience(), event="start", **whereabouts())
         # Ctrl-C reaches every process of a terminal: a job of its own process then saves as well.
         heard = [signal.SIGTERM, *([signal.SIGINT] if os.environ.get("SUBMITIT_EXECUTOR") == "local" else [])]
         before = {number: signal.signal(number, lambda *_: asked.set()) for number in heard}
@@ -60,7 +60,7 @@ class Work:
                 time.sleep(GLANCE_S)
         except Exception as error:  # a signal's handler raised it: the run's own, or submitit will not ask for a turn
             if not isinstance(error, BadInputError):
-                note_start(job.out, {"event": "end", "how": "failed", "why": NO_MORE_TURNS})
+                self._note(job, how="failed", why=NO_MORE_TURNS)
             raise
         else:
             return self._conclude(job)
@@ -84,7 +84,7 @@ class Work:
             self._note_failure(job, self._error)
             raise self._error
         why = "saved" if self._over else f"did not save within {self.patience_s:.0f} s: its last checkpoint counts"
-        note_start(job.out, {"event": "end", "how": "preempted", "why": why})
+        self._note(job, how="preempted", why=why)
         return DelayedSubmission(Work(self.patience_s), job)
 
     def _perform(self, job: Job) -> None:
@@ -97,20 +97,30 @@ class Work:
     def _conclude(self, job: Job) -> dict[str, Any]:
         error = self._error
         if error is None:
-            note_start(job.out, {"event": "end", "how": "done"})
+            self._note(job, how="done")
             return self._summary
         # Terminated, its simulators' processes with it: that they are gone is no failure of the run.
         if asked.is_set() and not isinstance(error, BadInputError):
-            note_start(job.out, {"event": "end", "how": "terminated", "why": str(error)})
+            self._note(job, how="terminated", why=str(error))
             _wait_to_be_killed()
             raise SystemExit(TERMINATED)
         self._note_failure(job, error)
         raise error
 
-    @staticmethod
-    def _note_failure(job: Job, error: BaseException) -> None:
+    def _note_failure(self, job: Job, error: BaseException) -> None:
         why = sentence(error) if isinstance(error, Exception) else type(error).__name__
-        note_start(job.out, {"event": "end", "how": "failed", "why": " ".join(why.split())})
+        self._note(job, how="failed", why=" ".join(why.split()))
+
+    @staticmethod
+    def _note(job: Job, room: disk.Patience | None = None, event: str = "end", **row: Any) -> None:
+        """A line in the job's folder. Its end has no time to wait for room: DONE, or its absence, tells of it too."""
+        while True:
+            try:
+                return note_start(job.out, {"event": event, **row})
+            except OSError as error:
+                if room is None:
+                    return
+                room.wait(error, str(job.out))
 
 
 def whereabouts() -> dict[str, Any]:

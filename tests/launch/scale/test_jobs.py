@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,13 +14,13 @@ from runs import ending, refuse_difference
 from worlds import saved, world
 
 from offline_marl.core.config import ConfigError
-from offline_marl.launch.scale import jobs
+from offline_marl.launch.scale import disk, jobs
 from offline_marl.launch.scale.executors import FailedJobsError, submit
 from offline_marl.launch.scale.jobs import Job, JobError, perform, read_submitted
 from offline_marl.launch.scale.profile import Profile, read_profile
 from offline_marl.launch.scale.watch import state_of, states_of
 from offline_marl.launch.scale.work import Work
-from offline_marl.training import fitting
+from offline_marl.training import checkpoint, fitting
 from offline_marl.training.folder import HeldFolderError, RunFolder
 from offline_marl.training.stopping import asked
 from offline_marl.training.trainer import LogHook
@@ -74,6 +75,73 @@ def test_it_waits_for_a_process_that_is_still_in_its_folder(tmp_path: Path, data
     held.__enter__()
     threading.Timer(0.3, held.__exit__, (None, None, None)).start()
     assert perform(each)["steps"] == 20
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """No pause takes time; holds how long each would have been."""
+    pauses: list[float] = []
+    monkeypatch.setattr(asked, "wait", pauses.append)
+    return pauses
+
+
+@pytest.mark.parametrize("name", ["bc", "ensemble"])
+def test_a_disk_that_is_full_for_a_while_costs_only_time(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch, hasty: list[float], name: str
+) -> None:
+    straight, each, save = job(data, tmp_path / "straight", name), job(data, tmp_path / "run", name), checkpoint.save
+    perform(straight)
+    tries = [0]
+
+    def full_at_first(folder: Path, step: int, *rest: object) -> None:
+        tries[0] += step == 20
+        if step == 20 and tries[0] < 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+        save(folder, step, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoint, "save", full_at_first)
+    perform(each)
+    assert tries[0] >= 3 and hasty == [2.0, 4.0]
+    refuse_difference(ending(straight.out), ending(each.out))
+
+
+@pytest.mark.parametrize(("number", "tries"), [(errno.EDQUOT, 15), (errno.EROFS, 1)])
+def test_a_disk_that_stays_full_or_is_broken_ends_the_job(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch, hasty: list[float], number: int, tries: int
+) -> None:
+    calls = []
+
+    def never(folder: Path, *_: object) -> None:
+        calls.append(folder)
+        raise OSError(number, "no", str(folder))
+
+    monkeypatch.setattr(checkpoint, "save", never)
+    each = job(data, tmp_path / "run", steps=2)
+    with pytest.raises(OSError, match="no"):
+        Work()(each)
+    assert len(calls) == tries and sum(hasty) == (disk.FULL_S if tries > 1 else 0)
+    assert ends(each) == ["failed"]
+
+
+def test_a_world_model_that_shows_late_is_waited_for(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = tmp_path / "model"
+    each = job(data, tmp_path / "run").model_copy(update={"after": fit})
+    threading.Timer(0.3, lambda: (fit.mkdir(), (fit / "DONE").touch())).start()
+    assert perform(each)["steps"] == 20
+    never = job(data, tmp_path / "other").model_copy(update={"after": tmp_path / "nothing"})
+    monkeypatch.setattr(disk.wait_for, "__defaults__", (0.0,))
+    with pytest.raises(disk.LateFileError, match=r"nothing/DONE is not there after 0 s: what writes it failed"):
+        perform(never)
+
+
+def test_a_line_that_a_full_disk_cut_off_costs_no_other(tmp_path: Path) -> None:
+    jobs.note_start(tmp_path, {"event": "start"})
+    with (tmp_path / jobs.STARTS).open("a") as stream:
+        stream.write('{"when": "20')
+    jobs.note_start(tmp_path, {"event": "end"})
+    assert [row["event"] for row in jobs.read_starts(tmp_path)] == ["start", "end"]
 
 
 @pytest.mark.parametrize("name", ["bc", "ensemble"])

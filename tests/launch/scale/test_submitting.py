@@ -191,9 +191,9 @@ def test_a_local_job_that_is_cancelled_saves_and_one_that_is_killed_is_noticed(t
         until(lambda: state_of(jobs[1].out).state == "failed")
         assert state_of(jobs[1].out).why == "its process is gone, and its folder holds no DONE"
         assert cancel([jobs[0].out])[0].state == "running"
-        until(lambda: state_of(jobs[0].out).state == "failed")
+        until(lambda: state_of(jobs[0].out).state == "stopped")
         assert list((jobs[0].out / "checkpoints").glob("step_*"))
     finally:
         launcher.send_signal(signal.SIGINT)  # it tells the rest to save, and ends
         launcher.wait(30)
-    until(lambda: state_of(jobs[2].out).state == "failed")
+    until(lambda: state_of(jobs[2].out).state == "stopped")

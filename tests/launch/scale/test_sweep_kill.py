@@ -95,5 +95,9 @@ def test_cancelling_leaves_no_process_and_loses_no_step(tmp_path):
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert len(list(runs.glob("*/checkpoints/step_*"))) == 2, "they saved"
     told = json.loads(sweep(tmp_path, "status", "sweeps/sweep", "--json"))
-    assert told["running"] == 0 and told["done"] == 0 and not list(runs.glob("*/DONE"))
+    assert (
+        told["running"] == told["done"] == told["failed"] == 0
+        and told["stopped"] == 2
+        and not list(runs.glob("*/DONE"))
+    )
     assert "0 jobs cancelled" in sweep(tmp_path, "cancel", "sweeps/sweep")

@@ -123,7 +123,9 @@ def test_a_stopped_run_is_not_told_as_lost(cli, tmp_path, pretended):
     (folder,) = (tmp_path / "sweeps" / "sweep" / "runs").iterdir()
     note_start(folder, {"event": "start", "id": "debug", **GONE})
     note_start(folder, {"event": "end", "how": "terminated"})
-    assert "it was stopped and has saved" in cli("sweep", "status", "sweeps/sweep").out
+    said = cli("sweep", "status", "sweeps/sweep").out
+    assert "1 jobs: 1 stopped;" in said and "it was told to stop: started again, it goes on" in said
+    assert "nothing in " in cli("sweep", "retry", "sweeps/sweep").out
 
 
 def test_one_table_holds_every_varied_field_and_where_it_came_from(cli, tmp_path, pretended):
