@@ -18,7 +18,8 @@ command -v chromium >/dev/null && command -v chromedriver >/dev/null || install 
 command -v chromium >/dev/null && command -v chromedriver >/dev/null || cannot "Debian's packages lack the browser or its driver"
 if [ ! -s "$dir/axe-$axe.js" ]; then
   command -v npm >/dev/null || install npm
-  (cd "$dir" && npm pack --silent "axe-core@$axe" >npm.log 2>&1) || cannot "npm could not fetch axe-core ($(tail -n 1 "$dir/npm.log"))"
+  (cd "$dir" && npm pack --loglevel=error --fetch-retries=1 "axe-core@$axe" >npm.log 2>&1) ||
+    cannot "npm could not fetch axe-core ($(grep -im1 'request\|err' "$dir/npm.log"))"
   tar -xzf "$dir/axe-core-$axe.tgz" -O package/axe.min.js >"$dir/axe.part" || cannot "axe-core's archive is damaged"
   mv "$dir/axe.part" "$dir/axe-$axe.js"
   rm "$dir/axe-core-$axe.tgz"

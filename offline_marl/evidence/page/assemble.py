@@ -46,7 +46,7 @@ def write_page(
         `out`.
     """
     material = collect_material(evidence, paths, videos=videos)
-    write_atomically(out, render(evidence, material, title=title).encode())
+    write_atomically(out, render(evidence, material, title=title).encode(errors="replace"))
     return out
 
 

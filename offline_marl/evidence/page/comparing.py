@@ -34,15 +34,16 @@ def _scores(name: str, caption: str, cells: Sequence[Cell]) -> Markup:
     agreement, tuned = any(cell.agreement for cell in cells), any(cell.tuned_on for cell in cells)
     columns = [Column("label"), *numeric("runs", "updates")]
     columns += numeric("normalised IQM", "normalised mean") if normalized else []
-    columns += numeric("return, IQM", "return, mean", "deviation")
-    columns += [*numeric("agreement") * agreement, *[Column("tuned")] * tuned]
+    columns += numeric("agreement") * agreement
+    columns += [*numeric("return, IQM", "return, mean", "deviation"), *[Column("tuned")] * tuned]
     rows: list[Cells] = []
     for cell in cells:
         row: list[Value | str] = [cell.label, figure(cell.runs), figure(cell.budget)]
         row += [estimate(cell.normalized_iqm, 1), estimate(cell.normalized_mean, 1)] if normalized else []
+        row += [estimate(cell.agreement, 2)] * agreement
         row += [estimate(cell.iqm, 2), estimate(cell.mean, 2), figure(cell.deviation, 2)]
-        rows.append([*row, *[estimate(cell.agreement, 2)] * agreement, *[_long(cell.tuned_on)] * tuned])
-    own = _data_row(cells, normalized, agreement + tuned)
+        rows.append([*row, *[_long(cell.tuned_on)] * tuned])
+    own = _data_row(cells, normalized, agreement, tuned)
     return table(name, caption, columns, [*rows, own] if own else rows)
 
 
@@ -50,13 +51,13 @@ def _long(said: str | None) -> Value | str:
     return Value(tag("span", said, class_="long")) if said else ""
 
 
-def _data_row(cells: Sequence[Cell], normalized: bool, more: int) -> Cells | None:
+def _data_row(cells: Sequence[Cell], normalized: bool, agreement: bool, tuned: bool) -> Cells | None:
     raw = next((cell.data_return for cell in cells if cell.data_return is not None), None)
     scaled = next((cell.data_normalized for cell in cells if cell.data_normalized is not None), None)
     if raw is None and scaled is None:
         return None
     first: list[Value | str] = ["", figure(scaled, 1)] if normalized else []
-    return ["the data’s own", "", "", *first, "", figure(raw, 2), "", *[""] * more]
+    return ["the data’s own", "", "", *first, *[""] * agreement, "", figure(raw, 2), "", *[""] * tuned]
 
 
 def aggregates_section(evidence: Evidence) -> Section | None:
