@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from finished import run, scored
+from finished import rliable, run, scored
 from numpy.testing import assert_allclose
 
 from offline_marl.evidence import statistics
@@ -15,8 +15,7 @@ from offline_marl.evidence.estimates import LAST, Comparison, Evidence
 from offline_marl.evidence.scores import EvidenceError, Gathered
 from offline_marl.evidence.summary import _cells, summarize
 
-library = pytest.importorskip("rliable.library")
-metrics = pytest.importorskip("rliable.metrics")
+library, metrics = rliable()
 
 
 def better(evidence: Evidence, label: str, other: str, tasks: tuple[str, ...]) -> Comparison:
