@@ -181,6 +181,12 @@ def _collect(args: Sequence[str]) -> None:
     run(args)
 
 
+def _crossplay(args: Sequence[str]) -> None:
+    from offline_marl.launch.crossplaying import run
+
+    run(args)
+
+
 def _sweep(args: Sequence[str]) -> None:
     from offline_marl.launch.scale.sweeping import run
 
@@ -227,6 +233,7 @@ COMMANDS = {
     "fit-model": Command("KIND --dataset ID ...", "fit a world model, and say how far it can be trusted", _fit_model),
     "resume": Command("RUN", "go on with a run, or a fit, that was stopped", _resume),
     "evaluate": Command("RUN [--episodes N]", "score a run in the simulator", _evaluate),
+    "crossplay": Command("RUN RUN ...", "let agents of different runs play together", _crossplay),
     "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", _collect),
     "submit": Command("train|fit-model|status|check ...", "give a run to Slurm, and see where it stands", _submit),
     "sweep": Command("FILE|status|collect ...", "many runs from one file; their state, their table", _sweep),
