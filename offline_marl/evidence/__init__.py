@@ -1,1 +1,1 @@
-"""Statements about finished runs: what they score, how sure that is, and who can play with whom."""
+"""Statements about finished runs: their scores, statistics with intervals, tables and pages."""
