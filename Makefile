@@ -28,7 +28,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check test slow slurm bench docs speed clean
+.PHONY: help demo setup fmt check test slow slurm browser bench page docs speed clean
 
 help: ## show this list
 	@echo "make TARGET [VENV=$(VENV)] [TORCH=$(TORCH)] [PYTHON=$(PYTHON)]"
@@ -59,8 +59,16 @@ slow: $(DEV) ## the tests that learn or kill processes
 slurm: $(DEV) ## the tests on a real Slurm, which tests/slurm/up.sh starts here; as root, on Debian
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slurm -rs $(ARGS)
 
+browser: $(DEV) ## open the report in a real Chromium, with axe-core; tests/browser/up.sh fetches both
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs $(ARGS)
+
 bench: $(DEV) ## train and score a preset: make bench PRESET=ma_iql/published
 	$(PY) benchmarks/run.py $(PRESET) $(ARGS)
+
+page: $(DEV) ## write docs/report.html, and its picture, anew from benchmarks/results/headline.csv
+	$(PY) -m offline_marl report benchmarks/results/headline.csv --title 'The headline: who agrees on mixed Reacher data' --out build/page
+	cp build/page/report.html docs/report.html
+	$(PY) tests/browser/picture.py docs/report.html docs/pictures/report.png
 
 docs: $(DEV) ## write docs/algorithms anew from docstrings and configs
 	$(PY) docs/build.py

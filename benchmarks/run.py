@@ -24,6 +24,7 @@ MODEL_FREE = ("bc", "cql", "iql", "ma_iql", "omar", "td3_bc")
 FIELDS = [
     *("algo", "dataset", "seed", "step", "return", "return_low", "return_high"),
     *("normalized_return", "normalized_low", "normalized_high", "agreement", "episodes", "commit", "wall_s"),
+    *("data_return", "data_normalized"),
 ]
 
 
@@ -83,7 +84,13 @@ def collect(folder: Path) -> dict[str, object] | None:
         **{key: round(value, 4) for key, value in done["score"].items()},
         "commit": versions.get("commit", "")[:10],
         "wall_s": done["wall_s"],
+        "data_return": rounded(done["data"].get("return")),
+        "data_normalized": rounded(done["data"].get("normalized_return")),
     }
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def main() -> None:
@@ -106,7 +113,7 @@ def main() -> None:
     rows.sort(key=lambda row: (str(row["dataset"]), str(row["algo"]), int(str(row["seed"]))))
     options.results.parent.mkdir(parents=True, exist_ok=True)
     with options.results.open("w", newline="") as stream:
-        table = csv.DictWriter(stream, FIELDS, lineterminator="\n")
+        table = csv.DictWriter(stream, FIELDS, lineterminator="\n", extrasaction="ignore")
         table.writeheader()
         table.writerows(rows)
     print(f"{len(rows)} of {len(places)} runs finished; rows in {options.results}")

@@ -10,6 +10,8 @@ from offline_marl.evidence.scores import Gathered
 Scale = Literal["return", "normalized_return"]
 FEWEST = 2
 """Runs under which no interval is given."""
+FEWEST_TO_CLAIM = 5
+"""Runs on each task, on both sides, under which no win is claimed: the bootstrap of so few is far too sure."""
 LAST = "last checkpoint at the declared budget"
 BEST = "best of {} evaluations (chosen on the test environment)"
 
@@ -97,7 +99,8 @@ class Comparison:
     probability: Estimate
     """Ties count half."""
     wins: bool
-    """Whether it may be claimed that the label is better; see docs/evidence.md for when it may not."""
+    """Whether it may be claimed that the label is better: the interval's lower end is above a half, and both have at
+    least five runs on each task."""
 
 
 @dataclass(frozen=True)

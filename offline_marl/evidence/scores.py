@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,16 +72,3 @@ class Gathered:
     """Sentences that belong beside the numbers, such as that budgets differ."""
     varied: tuple[str, ...] = ()
     """Settings other than the seed that differ among the runs."""
-
-
-def gather(paths: Sequence[Path]) -> Gathered:
-    """The runs under these paths.
-
-    Args:
-        paths: Run folders; folders of run folders at any depth, sweeps among them, in which world models are passed
-            over; and tables as in benchmarks/results or as `sweep collect` writes them.
-
-    Raises:
-        EvidenceError: A path is not there or is nothing of that kind, or no run has finished.
-    """
-    raise NotImplementedError

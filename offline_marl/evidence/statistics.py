@@ -100,6 +100,34 @@ def picked(values: Floats, numbers: Ints, owners: Ints | None = None) -> Floats:
     return found
 
 
+def column_estimates(
+    values: Floats, owners: Sequence[int], runs: Sequence[int], reps: int, seed: int
+) -> dict[str, Estimates]:
+    """Mean and interquartile mean of each column, with intervals.
+
+    Args:
+        values: `[run, column]`, NaN past a column's runs.
+        owners: The cell of each column; columns of one cell are resampled together.
+        runs: How many each cell has.
+        reps: Resamples.
+        seed: The same one gives the same intervals.
+    """
+    cells, count = np.asarray(owners), values.shape[1]
+
+    def both(numbers: Ints) -> Floats:
+        drawn = picked(values, numbers, cells)
+        return np.concatenate([means(drawn), interquartile_means(drawn)])
+
+    found = bootstrap(runs, both, reps, seed)
+    halves = {"mean": slice(0, count), "iqm": slice(count, None)}
+    return {name: Estimates(found.value[half], found.low[half], found.high[half]) for name, half in halves.items()}
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Standard deviation over runs (n - 1); None of a single one."""
+    return float(np.std(values, ddof=1)) if len(values) >= FEWEST else None
+
+
 def means(values: Floats) -> Floats:
     """Mean of each column; NaN is padding."""
     there = ~np.isnan(values)

@@ -1,0 +1,116 @@
+"""The page as a whole: head, table of contents, sections. The same evidence gives the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from offline_marl.core.files import write_atomically
+from offline_marl.evidence.estimates import Evidence
+from offline_marl.evidence.page.answer import answer_section
+from offline_marl.evidence.page.comparing import (
+    aggregates_section,
+    improvement_section,
+    profiles_section,
+    scores_section,
+)
+from offline_marl.evidence.page.coordination import agreement_section, crossplay_section
+from offline_marl.evidence.page.markup import Markup, tag
+from offline_marl.evidence.page.material import Material, collect_material
+from offline_marl.evidence.page.media import media_section
+from offline_marl.evidence.page.models import models_section
+from offline_marl.evidence.page.origin import left_out_section, origin_section, settings_section
+from offline_marl.evidence.page.sections import Section, counted
+from offline_marl.evidence.page.training import curves_section, losses_section
+
+TITLE = "Offline multi-agent RL: what the runs say"
+
+
+def write_page(
+    evidence: Evidence, paths: Sequence[Path], out: Path, *, title: str = TITLE, videos: bool = False
+) -> Path:
+    """Write the page of some evidence.
+
+    Args:
+        evidence: Statistics of the runs.
+        paths: What was gathered from: world models, cross-play and videos are looked for there too.
+        out: The HTML file; replaced whole or not at all.
+        title: Of the page.
+        videos: Whether videos and contact sheets become part of it.
+
+    Returns:
+        `out`.
+    """
+    material = collect_material(evidence, paths, videos=videos)
+    write_atomically(out, render(evidence, material, title=title).encode())
+    return out
+
+
+def render(evidence: Evidence, material: Material | None = None, *, title: str = TITLE) -> str:
+    """The page as text."""
+    sections = _sections(evidence, material or Material())
+    links = tag("ul", [tag("li", tag("a", each.title, href=f"#{each.name}")) for each in sections])
+    body = tag(
+        "body",
+        tag("a", "Skip to the answer", href="#answer", class_="skip"),
+        tag("header", tag("h1", title), tag("p", _about(evidence))),
+        tag("nav", links, aria_label="Contents"),
+        tag("main", [each.drawn() for each in sections]),
+        tag("footer", tag("p", "Made by offline-marl report. This file is complete: it fetches nothing.")),
+        tag("script", _part("page.js")),
+    )
+    return f"<!doctype html>\n{tag('html', _head(title), body, lang='en')}\n"
+
+
+def _sections(evidence: Evidence, material: Material) -> list[Section]:
+    matrices = [crossplay_section(each, number) for number, each in enumerate(material.matrices, 1)]
+    found = [
+        answer_section(evidence),
+        scores_section(evidence),
+        aggregates_section(evidence),
+        improvement_section(evidence),
+        profiles_section(evidence),
+        agreement_section(evidence, material.ends),
+        *matrices,
+        curves_section(evidence),
+        models_section(material.models),
+        media_section(material.media),
+        losses_section(evidence),
+        settings_section(evidence),
+        left_out_section(evidence),
+        origin_section(evidence),
+    ]
+    return [each for each in found if each is not None]
+
+
+def _about(evidence: Evidence) -> str:
+    counts = (
+        counted(len(evidence.gathered.runs), "run"),
+        counted(len(evidence.labels), "label"),
+        counted(len(evidence.tasks), "task"),
+    )
+    return " · ".join(counts)
+
+
+def _head(title: str) -> Markup:
+    # Nothing may be fetched and no other script may run, whatever a name holds.
+    script = base64.b64encode(hashlib.sha256(_part("page.js").encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'; img-src data:; media-src data:"
+    )
+    return tag(
+        "head",
+        Markup('<meta charset="utf-8">'),
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
+        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Markup('<meta name="color-scheme" content="light dark">'),
+        tag("title", title),
+        tag("style", _part("page.css")),
+    )
+
+
+def _part(name: str) -> Markup:
+    return Markup(files(__package__).joinpath(name).read_text(encoding="utf-8"))

@@ -1,0 +1,115 @@
+"""What lies beside the scores in the folders of a report: world models, cross-play, conventions, videos."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_marl.evidence.estimates import Evidence
+from offline_marl.training.model_report import read_report
+
+PASSED_OVER = {"checkpoints", "logs", "wandb"}
+"""Folders in which nothing of the kind lies, and many files."""
+VIDEOS = (".mp4", ".webm", ".gif")
+SHEETS = ("contact", "sheet", "frames")
+"""A PNG whose name holds one of these is a contact sheet of frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A world model with its report."""
+
+    name: str
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What the agents of a run had settled on when the episodes of its score ended."""
+
+    label: str
+    task: str
+    seed: int
+    names: tuple[str, ...]
+    followed: tuple[tuple[int, ...], ...]
+    """Of each episode, by agent: position in `names`, negative for nothing."""
+    targets: tuple[tuple[float, float], ...] | None
+
+    def ways(self) -> list[str]:
+        """Of each episode: the convention that all followed, or `apart`."""
+        return [self.names[each[0]] if each[0] >= 0 and len(set(each)) == 1 else "apart" for each in self.followed]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """All of it."""
+
+    models: tuple[Model, ...] = ()
+    matrices: tuple[dict[str, Any], ...] = ()
+    """Contents of every crossplay.json."""
+    ends: tuple[Ended, ...] = ()
+    media: tuple[Path, ...] = ()
+    """Videos and contact sheets, where they were asked for."""
+
+
+def collect_material(evidence: Evidence, paths: Sequence[Path], *, videos: bool = False) -> Material:
+    """Look for it under the paths that were reported on, and in the folders of their runs."""
+    folders = [run.folder for run in evidence.gathered.runs if run.folder is not None]
+    files = sorted({file for root in [*paths, *folders] for file in _files(root)})
+    top = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
+    reports = ((file.parent, read_report(file.parent)) for file in files if file.name == "report.json")
+    models = [Model(_name(folder, top), report) for folder, report in reports if report is not None]
+    matrices = [found for file in files if file.name == "crossplay.json" if (found := _matrix(file)) is not None]
+    media = [file for file in files if videos and (file.suffix in VIDEOS or _is_sheet(file))]
+    return Material(tuple(models), tuple(matrices), tuple(_ends(evidence)), tuple(media))
+
+
+def _files(root: Path) -> Iterator[Path]:
+    if root.is_file():
+        return
+    for folder, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if name not in PASSED_OVER and not name.startswith("."))
+        for name in names:
+            if name in ("report.json", "crossplay.json") or name.endswith((*VIDEOS, ".png")):
+                yield Path(folder, name).resolve()
+
+
+def _name(folder: Path, top: Path) -> str:
+    below = folder.relative_to(top)
+    return str(below) if below.parts else folder.name
+
+
+def _is_sheet(file: Path) -> bool:
+    return file.suffix == ".png" and any(word in file.stem for word in SHEETS)
+
+
+def _matrix(file: Path) -> dict[str, Any] | None:
+    found = _json(file)
+    return found if found.get("kind") == "crossplay" and isinstance(found.get("runs"), list) else None
+
+
+def _ends(evidence: Evidence) -> Iterator[Ended]:
+    for run in evidence.gathered.runs:
+        found = {} if run.folder is None else _json(run.folder / "DONE").get("conventions")
+        if found:
+            targets = found.get("targets")
+            yield Ended(
+                run.label,
+                run.task,
+                run.seed,
+                tuple(map(str, found["names"])),
+                tuple(tuple(map(int, each)) for each in found["followed"]),
+                None if targets is None else tuple((float(x), float(y)) for x, y in targets),
+            )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
