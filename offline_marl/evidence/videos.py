@@ -20,6 +20,7 @@ from offline_marl.evidence.captions import COLORS, MissingEncoderError, captione
 from offline_marl.training.evaluation import episode_seeds
 from offline_marl.training.folder import RunFolder
 from offline_marl.training.frames import Shot, open_stage, shots
+from offline_marl.training.progress import progress_bar
 
 FASTEST = {".mp4": 60.0, ".gif": 25.0}
 """Pictures in a second at most, by the ending of a file; of faster worlds not every step is shown."""
@@ -89,13 +90,15 @@ def film(run: str | Path, path: str | Path, episodes: int = 1, seed: int = 0) ->
         fps, names = speed / every, env.spec.agents
         title = RunFolder(run).config().algorithm
         chosen, returns, count = Chosen(), [0.0] * episodes, 0
-        with _encoder(path, fps) as encoder:
+        most = episodes * (2 + env.max_steps // every)
+        with progress_bar(most, "video", "picture", leave=False) as bar, _encoder(path, fps) as encoder:
             for shot in shots(policy, env, episode_seeds(seed, episodes), every):
-                picture = captioned(shot.picture, _lines(title, shot, episodes), names)
+                picture = captioned(shot.picture, caption_of(title, shot, episodes), names)
                 encoder.append_data(picture)
                 returns[shot.episode] = shot.earned
                 chosen.add(shot)
                 count += 1
+                bar.update()
     finally:
         env.close()
     sheet = path.with_suffix(".png")
@@ -103,7 +106,8 @@ def film(run: str | Path, path: str | Path, episodes: int = 1, seed: int = 0) ->
     return Film(path, sheet, count, fps, tuple(returns))
 
 
-def _lines(title: str, shot: Shot, episodes: int) -> list[str]:
+def caption_of(title: str, shot: Shot, episodes: int = 1) -> list[str]:
+    """What stands in the corner of a picture, above the names."""
     which = "" if episodes == 1 else f", episode {shot.episode + 1} of {episodes}"
     return [f"{title}{which}", f"step {shot.step}", f"return {shot.earned:.2f}"]
 

@@ -151,7 +151,9 @@ def test_a_planted_difference_is_found_and_a_planted_null_is_not() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("runs", "tasks", "false", "found"), [(5, 1, 0.06, 0.8), (10, 1, 0.05, 0.95), (5, 4, 0.04, 0.97)])
+@pytest.mark.parametrize(
+    ("runs", "tasks", "false", "found"), [(5, 1, 0.06, 0.8), (10, 1, 0.05, 0.95), (5, 4, 0.04, 0.97)]
+)
 def test_the_rates_that_the_documents_state(runs: int, tasks: int, false: float, found: float) -> None:
     """At least `found` of differences of two deviations, at most `false` of nulls, in one direction."""
     assert wins(runs, tasks, shift=0.0, trials=2_000, reps=1_000) <= false
