@@ -41,7 +41,9 @@ def draw_matrix(found: Crossplay, form: str) -> bytes | None:
     image = io.BytesIO()
     settings: Any = {"svg.hashsalt": "crossplay", "svg.fonttype": "none"}
     with mpl.rc_context(settings):
-        figure.savefig(image, format=form, dpi=130, metadata={"Date": None} if form == "svg" else None)
+        figure.savefig(
+            image, format=form, dpi=130 if side < 8 else 90, metadata={"Date": None} if form == "svg" else None
+        )
     return image.getvalue()
 
 
@@ -65,11 +67,12 @@ def _draw_panel(
     image = axes.imshow(values, cmap=COLORS, vmin=low, vmax=high)
     axes.figure.colorbar(image, ax=axes, shrink=0.7)
     count = len(values)
+    ends = ends if count <= MOST_NUMBERS // 2 else None
     for i, j in np.ndindex(values.shape) if count <= MOST_NUMBERS else ():
         light = (values[i, j] - low) > 0.55 * max(high - low, 1e-12)
         color = "black" if light else "white"
         axes.text(j, i - (0.12 if ends else 0), digits.format(values[i, j]), ha="center", va="center", color=color)
-        if ends is not None and count <= MOST_NUMBERS // 2:
+        if ends is not None:
             text = f"{digits.format(ends[0][i, j])} to {digits.format(ends[1][i, j])}"
             axes.text(j, i + 0.24, text, ha="center", va="center", color=color, fontsize=6.5)
     _frame_groups(axes, found)

@@ -14,7 +14,7 @@ from typing import Any
 
 from offline_marl.core.config import ConfigError
 from offline_marl.core.files import write_atomically, writing
-from offline_marl.environments.base import Frame
+from offline_marl.environments.base import Frame, JointEnv
 from offline_marl.environments.painting import FPS
 from offline_marl.evidence.captions import COLORS, MissingEncoderError, captioned, pillow, sheet_of
 from offline_marl.training.evaluation import episode_seeds
@@ -85,9 +85,8 @@ def film(run: str | Path, path: str | Path, episodes: int = 1, seed: int = 0) ->
     refuse_unwritable(path)
     policy, env = open_stage(run, COLORS)
     try:
-        speed = float(getattr(env, "fps", FPS))
-        every = math.ceil(speed / FASTEST[path.suffix.lower()])
-        fps, names = speed / every, env.spec.agents
+        every, fps = _pace(env, path)
+        names = env.spec.agents
         title = RunFolder(run).config().algorithm
         chosen, returns, count = Chosen(), [0.0] * episodes, 0
         most = episodes * (2 + env.max_steps // every)
@@ -104,6 +103,13 @@ def film(run: str | Path, path: str | Path, episodes: int = 1, seed: int = 0) ->
     sheet = path.with_suffix(".png")
     write_atomically(sheet, chosen.sheet(episodes))
     return Film(path, sheet, count, fps, tuple(returns))
+
+
+def _pace(env: JointEnv, path: Path) -> tuple[int, float]:
+    """Steps from one picture to the next, and pictures in a second."""
+    speed = float(getattr(env, "fps", FPS))
+    every = math.ceil(speed / FASTEST[path.suffix.lower()])
+    return every, speed / every
 
 
 def caption_of(title: str, shot: Shot, episodes: int = 1) -> list[str]:

@@ -26,6 +26,7 @@ from offline_marl.training.config import CollectConfig
 from offline_marl.training.folder import RunFolderError
 from offline_marl.training.run import evaluate
 
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "crossplay.csv"
 ENOUGH = {"steps": 150, "lr": 0.02, "batch_size": 64, "hidden": [16], "final_episodes": 1, "checkpoint_every": 0}
 
 
@@ -193,6 +194,18 @@ def test_names_tell_runs_apart(meeting, tmp_path):
     twin.symlink_to(meeting[1])
     found = crossplay([meeting[0], meeting[2]], episodes=1)
     assert [player.name for player in found.players] == ["rendezvous-left-0", "rendezvous-left-1"]
+
+
+def test_the_committed_matrix_has_two_blocks():
+    with RESULTS.open() as stream:
+        rows = list(csv.DictReader(stream))
+    runs = {row["row"] for row in rows}
+    assert len(rows) == len(runs) ** 2 and len(runs) == 12
+    for row in rows:
+        one, other = (row[name].split("_")[1] for name in ("row", "column"))
+        assert (one == other) == bool(int(row["same_group"]))
+        assert float(row["normalized_return"]) > 75 if one == other else float(row["normalized_high"]) < 55
+        assert float(row["agreement"]) > 0.8 if one == other else float(row["agreement"]) < 0.2
 
 
 @pytest.mark.slow
