@@ -216,9 +216,9 @@ def test_the_arms_conventions_show_as_blocks(tmp_path):
     for convention in ("clockwise", "counterclockwise"):
         for seed in (0, 1):
             out, data = tmp_path / f"{convention}_{seed}", f"reacher-scripted-{convention}-v0_2x1notip_0"
-            small_run(out, data, seed=seed, steps=1_500, hidden=[64, 64], batch_size=256, lr=1e-3, final_episodes=1)
+            small_run(out, data, seed=seed, steps=1_000, hidden=[64, 64], batch_size=128, lr=1e-3, final_episodes=1)
             runs.append(out)
-    found = crossplay(runs, episodes=40)
+    found = crossplay(runs, episodes=30)
     assert [group.members for group in found.groups] == [(0, 1), (2, 3)]
     assert [group.convention for group in found.groups] == ["clockwise", "counterclockwise"]
     told = {name: each for name, each in found.summary.items()}
