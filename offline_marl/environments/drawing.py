@@ -20,6 +20,8 @@ from offline_marl.environments.base import Frame, MissingSimulatorError
 LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
 """Values of MUJOCO_GL that need no display, and the shared library of each."""
 WITH_DISPLAY = "glfw"
+CAMERAS = {"Reacher-v5": {"trackbodyid": 0, "distance": 0.75, "elevation": -90.0, "azimuth": 90.0}}
+"""Where Gymnasium's own camera shows little: the arm lies in a plane, and is seen best from above."""
 ADVICE = "apt-get install libegl1 libgl1-mesa-dri (Debian), or libosmesa6 and MUJOCO_GL=osmesa"
 
 
@@ -54,6 +56,8 @@ def draw_body(name: str, env: Any) -> Frame:
     if renderer is None:
         raise DataError(f"{name} has no picture: only bodies of MuJoCo are drawn.")
     _refuse_broken(choose_library())
+    if name in CAMERAS:
+        renderer.default_cam_config = CAMERAS[name]  # read when the first picture is made
     return np.ascontiguousarray(renderer.render("rgb_array"), np.uint8)
 
 

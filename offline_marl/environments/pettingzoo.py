@@ -27,6 +27,7 @@ from offline_marl.environments.base import (
     TeamActions,
 )
 from offline_marl.environments.clocked import refuse_partition
+from offline_marl.environments.painting import Painted, painted_world
 from offline_marl.environments.particles import lightened
 from offline_marl.environments.spaces import MASK, flattened, is_flat, own_limit, shown_space, state_of
 
@@ -87,7 +88,7 @@ def environment_of(
     return PettingZoo
 
 
-class PettingZooTeam:
+class PettingZooTeam(Painted):
     """Many copies of a parallel environment of PettingZoo.
 
     Observations of any fixed size are flattened and padded with zeros to the widest. Continuous actions in [-1, 1] are
@@ -207,7 +208,8 @@ class PettingZooTeam:
         env = self._envs[copy]
         if getattr(env.unwrapped, "render_mode", None) is None:
             env.unwrapped.render_mode = "rgb_array"
-        frame = env.render()
+        with painted_world(env, self.colors):
+            frame = env.render()
         if not isinstance(frame, np.ndarray) or frame.ndim != 3:
             raise DataError(f"{self.name} draws no pictures as arrays (its render_mode should be rgb_array).")
         return np.ascontiguousarray(frame[..., :3], np.uint8)

@@ -28,6 +28,7 @@ from offline_marl.environments.base import (
     State,
 )
 from offline_marl.environments.drawing import draw_body
+from offline_marl.environments.painting import FPS, Color, Painted, paint_body
 
 
 def make_env(env_id: str, **kwargs: Any) -> Any:
@@ -58,7 +59,7 @@ def _missing(env_id: str, error: Exception) -> MissingSimulatorError:
 ToPhysics = Callable[[npt.NDArray[np.float32]], tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
 
 
-class GymnasiumSimulator:
+class GymnasiumSimulator(Painted):
     """Many copies of a Gymnasium task whose observations and actions are flat boxes.
 
     Copies are built when first needed. The time limit of the task shows up as truncation, and actions in [-1, 1] are
@@ -166,6 +167,7 @@ class GymnasiumSimulator:
         """
         if not 0 <= copy < len(self._envs):
             raise DataError(f"{self.env_id} has {len(self._envs)} copies, but copy {copy} was to be drawn.")
+        paint_body(self._envs[copy], self.colors)
         return draw_body(self.env_id, self._envs[copy])
 
     def close(self) -> None:
@@ -206,7 +208,7 @@ def _stretch(env_id: str, space: Any) -> tuple[Floats, Floats]:
     return (high + low) / 2, (high - low) / 2
 
 
-class SplitEnv:
+class SplitEnv(Painted):
     """A simulator as the agents of a partition see it: every agent gets its columns, all get the same reward.
 
     Args:
@@ -268,6 +270,16 @@ class SplitEnv:
     def versions(self) -> dict[str, str]:
         """Those of the simulator."""
         return self.simulator.versions()
+
+    def paint(self, colors: Sequence[Color]) -> None:
+        """Show the joints of each agent in its colour."""
+        if isinstance(self.simulator, Painted):
+            self.simulator.paint([colors[agent] for agent in self._joint_act[0]])
+
+    @property
+    def fps(self) -> float:
+        """Steps in a second of the simulated world."""
+        return self.simulator.fps if isinstance(self.simulator, Painted) else FPS
 
     def render(self, copy: int = 0) -> Frame:
         """What one copy looks like now, see `JointEnv.render`."""

@@ -167,16 +167,30 @@ def _evaluate(args: Sequence[str]) -> None:
     from offline_marl.launch.flags import EvaluateFlags, read
 
     about = "Scores a run's newest checkpoint in the environment that its data came from."
-    usage = "RUN [--episodes N] [--seed N]"
+    usage = "RUN [--episodes N] [--seed N] [--video FILE.mp4 [--video-episodes N]]"
     flags: EvaluateFlags = build(EvaluateFlags, read(EvaluateFlags, "evaluate", usage, about, args))
 
     from offline_marl.training import run
 
+    shown = []
+    if flags.video is not None:  # first: what it lacks is said before a long evaluation
+        from offline_marl.evidence.videos import film
+
+        made = film(flags.run, flags.video, flags.video_episodes, flags.seed)
+        shown = [("video", f"{made.path} ({made.frames} pictures, {made.fps:g} a second)"), ("pictures", made.sheet)]
     print(run.evaluate(flags.run, flags.episodes, flags.seed))
+    for name, value in shown:
+        print(f"{name:<12}{value}")
 
 
 def _collect(args: Sequence[str]) -> None:
     from offline_marl.launch.collecting import run
+
+    run(args)
+
+
+def _crossplay(args: Sequence[str]) -> None:
+    from offline_marl.launch.crossplaying import run
 
     run(args)
 
@@ -232,7 +246,8 @@ COMMANDS = {
     "train": Command("ALGORITHM --dataset ID ...", "train on data, or in an environment; score, draw", _train),
     "fit-model": Command("KIND --dataset ID ...", "fit a world model, and say how far it can be trusted", _fit_model),
     "resume": Command("RUN", "go on with a run, or a fit, that was stopped", _resume),
-    "evaluate": Command("RUN [--episodes N]", "score a run in the simulator", _evaluate),
+    "evaluate": Command("RUN [--episodes N] [--video FILE]", "score a run in the simulator, and film it", _evaluate),
+    "crossplay": Command("RUN RUN ...", "let agents of different runs play together", _crossplay),
     "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", _collect),
     "submit": Command("train|fit-model|status|check ...", "give a run to Slurm, and see where it stands", _submit),
     "sweep": Command("FILE|status|collect ...", "many runs from one file; their state, their table", _sweep),

@@ -59,6 +59,10 @@ class EvaluateFlags(Config):
     """Episodes to play."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides their starts; runs scored with the same one are scored on the same starts."""
+    video: Path | None = None
+    """File to show the first of these episodes in, .mp4 or .gif, and beside it a sheet of pictures, .png."""
+    video_episodes: Annotated[int, Field(ge=1)] = 1
+    """Episodes of the video, one after another."""
 
 
 def read_training(

@@ -1,20 +1,38 @@
-"""An episode of a run as pictures."""
+"""Episodes of a run as pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from offline_marl.core.types import DataError
+from offline_marl.core.types import DataError, Policy
+from offline_marl.environments.base import Frame, JointEnv
+from offline_marl.environments.painting import Color
 from offline_marl.training.evaluation import Memory, episode_seeds, seen_tensors
 from offline_marl.training.folder import RunFolder
 from offline_marl.training.run import load, task_of
 
 
-@torch.no_grad()
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A picture and what it shows."""
+
+    picture: Frame
+    episode: int
+    """From 0."""
+    step: int
+    """Steps done; 0 is the start."""
+    earned: float
+    """Return so far, averaged over agents."""
+    last: bool
+    """Whether the episode ends here."""
+
+
 def frames(run: str | Path, seed: int = 0, *, every: int = 1, explore: bool = False) -> npt.NDArray[np.uint8]:
     """What one episode of a run's newest checkpoint looks like, drawn off screen.
 
@@ -32,6 +50,24 @@ def frames(run: str | Path, seed: int = 0, *, every: int = 1, explore: bool = Fa
         DataError: There is nothing to act in, or it has no picture.
         MissingSimulatorError: The simulator, or a library that draws off screen, is not installed.
     """
+    policy, env = open_stage(run)
+    try:
+        return np.stack([shot.picture for shot in shots(policy, env, episode_seeds(seed, 1), every, explore)])
+    finally:
+        env.close()
+
+
+def open_stage(run: str | Path, colors: Sequence[Color] = ()) -> tuple[Policy, JointEnv]:
+    """A run's newest checkpoint and one copy of its environment, to be closed by the caller.
+
+    Args:
+        run: The run folder.
+        colors: Those of the agents, where the environment can show them, the first again after the last one.
+
+    Raises:
+        RunFolderError: The folder holds no run or no readable checkpoint.
+        DataError: There is nothing to act in, or it has no picture.
+    """
     folder = RunFolder(run)
     policy = load(run)
     env = task_of(folder).make_env(1)
@@ -39,19 +75,31 @@ def frames(run: str | Path, seed: int = 0, *, every: int = 1, explore: bool = Fa
         raise DataError(f"{folder.path} cannot be shown: no environment belongs to its data.")
     if not hasattr(env, "render"):
         raise DataError(f"{folder.path} cannot be shown: its environment has no picture.")
-    try:
-        seen = env.reset(episode_seeds(seed, 1))
-        memory, shown = Memory(env.spec, policy.window, 1, "cpu"), [env.render()]
+    if colors and hasattr(env, "paint"):
+        env.paint([colors[agent % len(colors)] for agent in range(env.spec.n_agents)])
+    return policy, env
+
+
+def shots(policy: Policy, env: JointEnv, seeds: Sequence[int], every: int = 1, explore: bool = False) -> Iterator[Shot]:
+    """Play one episode per seed and draw it; the first and the last state are always shown.
+
+    Raises:
+        DataError: The environment has no picture.
+        MissingSimulatorError: A library that draws off screen is not installed.
+    """
+    for episode, seed in enumerate(seeds):
+        seen = env.reset([seed])
+        memory, earned, over = Memory(env.spec, policy.window, 1, "cpu"), 0.0, False
+        yield Shot(env.render(), episode, 0, earned, last=False)
         for step in range(1, env.max_steps + 1):
             obs, avail = seen_tensors(seen, "cpu")
-            actions = policy.act(obs, history=memory.history, avail_actions=avail, explore=explore)
+            with torch.no_grad():
+                actions = policy.act(obs, history=memory.history, avail_actions=avail, explore=explore)
             memory.remember(obs, actions)
-            seen, _, terminations, truncations = env.step(actions.numpy())
+            seen, rewards, terminations, truncations = env.step(actions.numpy())
+            earned += float(rewards.mean(dtype=np.float64))
             over = bool(terminations[0] or truncations[0])
             if over or step % every == 0:
-                shown.append(env.render())
+                yield Shot(env.render(), episode, step, earned, over)
             if over:
                 break
-        return np.stack(shown)
-    finally:
-        env.close()

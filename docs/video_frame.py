@@ -1,0 +1,26 @@
+"""One picture as videos have it: `python docs/video_frame.py RUN [STEP]` writes docs/pictures/video_frame.png."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from pathlib import Path
+
+from offline_marl.evidence.captions import COLORS, captioned, pillow
+from offline_marl.evidence.videos import caption_of
+from offline_marl.training.evaluation import episode_seeds
+from offline_marl.training.frames import open_stage, shots
+
+
+def main(run: str, step: str = "20") -> None:
+    policy, env = open_stage(run, COLORS)
+    shot = next(islice(shots(policy, env, episode_seeds(0, 1)), int(step), None))
+    picture = captioned(shot.picture, caption_of(Path(run).name, shot), env.spec.agents)
+    env.close()
+    place = Path(__file__).resolve().parent / "pictures" / "video_frame.png"
+    pillow()[0].fromarray(picture).save(place, optimize=True)
+    print(place)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

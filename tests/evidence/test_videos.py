@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from runs import small_run
+from worlds import saved, world
+
+from offline_marl.core.config import ConfigError
+from offline_marl.core.types import DataError
+from offline_marl.environments.base import MissingSimulatorError
+from offline_marl.evidence import videos
+from offline_marl.evidence.captions import COLORS, MissingEncoderError, captioned, sheet_of
+from offline_marl.evidence.videos import Chosen, film, refuse_unwritable
+from offline_marl.training import session, worlds
+from offline_marl.training.frames import Shot
+from offline_marl.training.run import evaluate
+
+pytest.importorskip("imageio_ffmpeg")
+pytest.importorskip("PIL")
+
+
+def seen(path, high, wide):
+    """All pictures of a video, as ffmpeg decodes it."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    command = [get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    told = subprocess.run(command, capture_output=True, check=True)
+    return np.frombuffer(told.stdout, np.uint8).reshape(-1, high, wide, 3)
+
+
+def near(picture, color):
+    """Pixels of a colour, as exactly as a codec keeps it."""
+    return int((np.abs(picture.astype(int) - np.array(color)).max(-1) < 40).sum())
+
+
+@pytest.fixture(scope="module")
+def particles(tmp_path_factory):
+    """A run of two agents, seven pictures an episode."""
+    pytest.importorskip("mpe2")
+    out = tmp_path_factory.mktemp("particles") / "run"
+    short = {"env_settings": {"N": 2}, "max_steps": 6, "steps": 1, "batch_size": 8, "final_episodes": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "draw_run", lambda *_: None)
+        patch.setattr(worlds, "UNIFORM_STEPS", 50)
+        small_run(out, None, "ma-ppo", environment="simple-spread", **short)
+        yield out
+
+
+@pytest.mark.parametrize("ending", ["mp4", "gif"])
+def test_a_video_shows_the_episodes_that_are_evaluated(particles, tmp_path, ending):
+    made = film(particles, tmp_path / f"two.{ending}", episodes=2, seed=1)
+    shown = seen(made.path, 700, 700)
+    assert len(shown) == 14 and (made.frames, made.fps) == (14, 10)
+    assert made.returns == pytest.approx(evaluate(particles, episodes=2, seed=1).returns)
+    assert all(picture.mean() > 20 and picture.std() > 20 for picture in shown), "neither black nor white"
+    assert all((one != other).any() for one, other in pairwise(shown))
+    beyond = shown.copy()
+    beyond[:, :200, :250] = 0
+    assert (beyond[0] != beyond[6]).sum() > 100, "not the words alone change"
+    for color in COLORS[:2]:
+        # In the corner a square of some 20 pixels, and the agent itself.
+        assert near(shown[3], color) > 500 and near(shown[3][:200, :250], color) > 200
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["two.png", f"two.{ending}"])
+    from PIL import Image
+
+    with Image.open(made.sheet) as image:
+        sheet = np.asarray(image)
+    assert sheet.shape[1] == 4 * 248 + 8 and near(sheet, COLORS[0]) > 100
+
+
+def test_a_faster_world_keeps_its_pace(particles, tmp_path, monkeypatch):
+    from offline_marl.environments.painting import Painted
+
+    monkeypatch.setattr(Painted, "fps", 125.0)
+    made = film(particles, tmp_path / "fast.mp4")
+    assert made.frames == 3 and made.fps == pytest.approx(125 / 3)  # steps 0, 3 and 6
+
+
+@pytest.mark.mujoco
+def test_an_arm_is_filmed_off_screen(tmp_path, monkeypatch):
+    pytest.importorskip("mujoco")
+    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(worlds, "UNIFORM_STEPS", 50)
+    once = {"steps": 1, "batch_size": 8, "final_episodes": 1}
+    small_run(tmp_path / "run", None, "ma-ppo", environment="reacher_2x1notip_0", **once)
+    monkeypatch.setitem(videos.FASTEST, ".mp4", 5.0)
+    try:
+        made = film(tmp_path / "run", tmp_path / "arm.mp4")
+    except MissingSimulatorError as error:
+        pytest.skip(str(error))
+    shown = seen(made.path, 480, 480)
+    assert len(shown) == 6 and made.fps == 5
+    assert all(picture[160:].mean() > 50 and (one != picture).any() for one, picture in pairwise(shown))
+
+
+@pytest.mark.parametrize("death", [KeyboardInterrupt, OSError])
+def test_what_is_not_finished_leaves_no_file(particles, tmp_path, monkeypatch, death):
+    film(particles, tmp_path / "one.mp4")
+    before = (tmp_path / "one.mp4").read_bytes()
+    calls = []
+
+    def dying(*given):
+        calls.append(given)
+        if len(calls) == 4:
+            raise death
+        return captioned(*given)
+
+    monkeypatch.setattr(videos, "captioned", dying)
+    for name in ("one.mp4", "two.mp4"):
+        calls.clear()
+        with pytest.raises(death):
+            film(particles, tmp_path / name)
+    assert (tmp_path / "one.mp4").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.mp4", "one.png"]
+
+
+def test_what_cannot_be_filmed_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    for name in ("film.avi", "film"):
+        with pytest.raises(ConfigError, match=r"--video .*film.* should end in .mp4 or .gif"):
+            film(tmp_path / "run", tmp_path / name)
+    small_run(tmp_path / "toy", None, "ma-ppo", environment="coordination", steps=1, final_episodes=1)
+    with pytest.raises(DataError, match="coordination has no picture"):
+        film(tmp_path / "toy", tmp_path / "toy.mp4")
+    small_run(tmp_path / "data", saved(tmp_path, world("continuous")), steps=1)
+    with pytest.raises(DataError, match="cannot be shown: no environment belongs to its data"):
+        film(tmp_path / "data", tmp_path / "toy.mp4")
+    assert not list(tmp_path.glob("toy.*"))
+
+
+@pytest.mark.parametrize("lacking", ["imageio_ffmpeg", "imageio", "PIL"])
+def test_a_missing_encoder_is_named(tmp_path, monkeypatch, lacking):
+    monkeypatch.setitem(sys.modules, lacking, None)
+    with pytest.raises(MissingEncoderError, match=r"pip install 'offline-marl\[video\]'"):
+        refuse_unwritable(tmp_path / "film.mp4")
+
+
+def test_a_package_without_its_program_is_named(tmp_path, monkeypatch):
+    def nowhere():
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setattr(importlib.import_module("imageio_ffmpeg"), "get_ffmpeg_exe", nowhere)
+    with pytest.raises(MissingEncoderError, match=r"pip install 'offline-marl\[video\]'"):
+        refuse_unwritable(tmp_path / "film.mp4")
+
+
+@pytest.mark.parametrize("size", [(320, 320), (241, 321), (480, 640)])
+def test_words_stay_in_the_corner_of_a_picture_with_even_sides(size):
+    high, wide = size
+    picture = captioned(
+        np.full((high, wide, 3), 255, np.uint8), ["bc", "step 12", "return -3.21"], ["agent_0", "agent_1"]
+    )
+    assert picture.shape == (high + high % 2, wide + wide % 2, 3)
+    written = np.argwhere((picture != 255).any(-1))
+    assert written.max(0)[0] < high / 2 and written.max(0)[1] < wide / 2
+    box = picture[: written.max(0)[0], : written.max(0)[1]]
+    assert (box.min(-1) > 200).sum() > 100, "white words on a dark box"
+    assert all(near(box, color) >= 60 for color in COLORS[:2])
+
+
+def test_many_agents_do_not_fill_the_picture():
+    names = [f"agent_{number}" for number in range(30)]
+    picture = captioned(np.full((320, 320, 3), 255, np.uint8), ["bc"], names)
+    assert (picture[-40:] == 255).all()
+
+
+def test_a_sheet_shows_evenly_spaced_steps():
+    chosen = Chosen()
+    for step in range(1001):
+        chosen.add(Shot(np.full((8, 8, 3), step % 256, np.uint8), 0, step, -step, step == 1000))
+    steps = [shot.step for shot in chosen.kept]
+    assert len(steps) <= videos.KEPT and len({b - a for a, b in pairwise(steps)}) == 1
+    assert chosen.sheet(1).startswith(b"\x89PNG")
+    sheet = sheet_of([np.zeros((50, 100, 3), np.uint8)] * 5, list("abcde"), 4, 100)
+    assert sheet.size[0] == 4 * 108 + 8 and sheet.size[1] > 2 * 58
