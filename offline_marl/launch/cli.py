@@ -187,6 +187,12 @@ def _sweep(args: Sequence[str]) -> None:
     run(args)
 
 
+def _report_on(args: Sequence[str]) -> None:
+    from offline_marl.launch.reporting import run
+
+    run(args)
+
+
 def _report(result: Result) -> None:
     run = shlex.quote(str(result.folder))
     print(result.score if result.score is not None else "no score: there is nothing to act in")
@@ -230,5 +236,6 @@ COMMANDS = {
     "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", _collect),
     "submit": Command("train|fit-model|status|check ...", "give a run to Slurm, and see where it stands", _submit),
     "sweep": Command("FILE|status|collect ...", "many runs from one file; their state, their table", _sweep),
+    "report": Command("PATH... --out DIR", "statistics of finished runs, as tables and a page", _report_on),
     "data": Command("list|info|verify|...", "look at data, check, convert, mix, draw and share it", _data),
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from offline_marl.datasets.base import Dataset
+from offline_marl.datasets.catalog import Reference
 
 
 def other_versions(then: Mapping[str, Any] | None, now: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -31,3 +32,10 @@ def told_of(data: Dataset) -> dict[str, Any]:
         "versions": versions or None,
     }
     return {name: value for name, value in told.items() if value is not None}
+
+
+def mean_return_of(data: Dataset, reference: Reference | None) -> dict[str, Any]:
+    """What the episodes of the data return in the mean, to stand beside scores."""
+    mean = float(data.returns().double().mean())
+    normalized = None if reference is None else reference.normalized(mean)
+    return {"return": mean, "normalized_return": normalized, "episodes": len(data.lengths)}

@@ -28,7 +28,7 @@ from offline_marl.training.folder import RunFolder, RunFolderError, newest_state
 from offline_marl.training.metrics import loggers_of, refuse_missing
 from offline_marl.training.picture import draw_run
 from offline_marl.training.progress import progress_bar
-from offline_marl.training.provenance import other_versions, told_of
+from offline_marl.training.provenance import mean_return_of, other_versions, told_of
 from offline_marl.training.stopping import StopHook
 from offline_marl.training.trainer import CheckpointHook, EvaluateHook, Hook, LogHook, train
 from offline_marl.training.wiring import plan_source
@@ -159,6 +159,8 @@ class Session:
             title = f"{self.config.algorithm} on {self.task.id}, seed {self.config.seed}"
             picture = draw_run(self.folder.path, title, score)
             summary |= {"score": score.row(), "returns": score.returns.tolist(), "data": told_of(self.task.data)}
+            if self.task.world is None:
+                summary["data"] |= mean_return_of(self.task.data, self.task.reference)
             summary |= {"versions": dict(score.versions or {}), "versions_differ": score.other_versions}
             if score.conventions is not None:
                 summary["conventions"] = score.conventions.plain()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +9,8 @@ from typing import Any
 
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
+from offline_marl.evidence.reading import say_tuned
+from offline_marl.evidence.tables import as_csv
 from offline_marl.launch.scale.planning import Planned
 from offline_marl.launch.scale.sweeps import Sweep, SweepError, settings_of
 from offline_marl.training.folder import RunFolder
@@ -96,22 +96,6 @@ def _values(job: Planned, varied: Sequence[str]) -> dict[str, Any]:
     except BadInputError:  # its algorithm is not installed any more
         settings = {}
     return {field: job.fields.get(field, settings.get(field)) for field in varied}
-
-
-def say_tuned(told: dict[str, Any]) -> str:
-    """How the settings of a run were chosen."""
-    seeds = ", ".join(map(str, told["seeds"]))
-    return f"tuned on seeds {seeds}: best {told['metric']} of {told['configurations']} settings"
-
-
-def as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows under a line of names; lists and tables as JSON, nothing where nothing is known."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: json.dumps(v) if isinstance(v, list | tuple | dict) else v for name, v in row.items()})
-    return text.getvalue()
 
 
 def collect(sweep: Sweep, out: Path) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""Statements about finished runs: their scores, statistics with intervals, tables and pages."""

@@ -1,0 +1,152 @@
+"""One run from its folder, or why it cannot be compared."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offline_marl.evidence.data_returns import data_returns
+from offline_marl.evidence.scores import Figures, LeftOut, Run
+from offline_marl.training.folder import TUNED, RunFolder, RunFolderError
+from offline_marl.training.metrics import read_rows
+
+TAIL_BYTES = 4_000
+LONGEST = 200
+"""Letters of a last word that are shown."""
+
+
+def read_run(path: Path) -> Run | LeftOut:
+    """The run of this folder, labelled with its algorithm alone; what is unfinished, failed or damaged says so."""
+    folder = RunFolder(path)
+    name = path.resolve().name
+    if not folder.config_file.exists():
+        return LeftOut(name, _failure(path) or "it has not begun")
+    try:
+        config = folder.config().model_dump(mode="json")
+    except RunFolderError as error:
+        return LeftOut(name, str(error))
+    rows = [row for row in read_rows(folder.path / "metrics.jsonl") if isinstance(row, dict)]
+    if not folder.done:
+        return LeftOut(name, _failure(path) or _unfinished(rows, config["steps"]))
+    done = _plain(folder.done_file)
+    if done is None:
+        return LeftOut(name, "its DONE was damaged or edited")
+    if not isinstance(done.get("score"), Mapping):
+        return LeftOut(name, "it has no score: there was nothing to act in")
+    score = figures(done["score"])
+    wrong = unusable(done["score"])
+    if wrong is not None:
+        return LeftOut(name, wrong)
+    return _run(path, name, config, done, score, rows)
+
+
+def _run(
+    path: Path, name: str, config: dict[str, Any], done: dict[str, Any], score: Figures, rows: list[dict[str, Any]]
+) -> Run:
+    provenance = RunFolder(path).versions()
+    curve = _curve(rows)
+    best = done.get("best")
+    task = Path(config["environment"] or config["dataset"]).name
+    data, normalized = data_returns(done.get("data"), None if config["environment"] else task, provenance)
+    return Run(
+        name=name,
+        folder=path,
+        algorithm=config["algorithm"],
+        label=config["algorithm"],
+        task=task,
+        seed=config["seed"],
+        budget=config["steps"],
+        step=int(done.get("steps", config["steps"])),
+        score=score,
+        curve=curve,
+        best=figures(best) if isinstance(best, Mapping) and unusable(best) is None else None,
+        evaluations=max(1, len(curve)),
+        settings={**{key: value for key, value in config.items() if key != "settings"}, **config["settings"]},
+        provenance=provenance,
+        tuned_on=_tuned(path),
+        data_return=data,
+        data_normalized=normalized,
+    )
+
+
+def figures(row: Mapping[str, Any]) -> Figures:
+    """The numbers of a row; None for what is none or is not finite."""
+    return {name: float(value) if _finite(value) else None for name, value in row.items() if not isinstance(value, str)}
+
+
+def unusable(row: Mapping[str, Any]) -> str | None:
+    """Why a score cannot be averaged; None if it can."""
+    if "return" not in row or row["return"] is None:
+        return "its score holds no return"
+    for name in ("return", "normalized_return"):
+        if row.get(name) is not None and not _finite(row[name]):
+            return f"its {name} is {row[name]}, which is no number that can be averaged"
+    return None
+
+
+def say_tuned(told: Mapping[str, Any]) -> str:
+    """How the settings of a run were chosen."""
+    seeds = ", ".join(map(str, told["seeds"]))
+    return f"tuned on seeds {seeds}: best {told['metric']} of {told['configurations']} settings"
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _plain(file: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _tuned(path: Path) -> str | None:
+    if not (path / TUNED).exists():
+        return None
+    try:
+        return say_tuned(_plain(path / TUNED) or {})
+    except (KeyError, TypeError):
+        return f"tuned, but its {TUNED} was damaged or is of another version"
+
+
+def _curve(rows: list[dict[str, Any]]) -> tuple[Figures, ...]:
+    """Evaluations by step; those without a finite return are no points."""
+    found = {row["step"]: row for row in rows if row.get("kind") == "eval" and unusable(row) is None}
+    return tuple(figures(found[step]) for step in sorted(found))
+
+
+def _unfinished(rows: list[dict[str, Any]], steps: int) -> str:
+    step = max((row.get("step", 0) for row in rows), default=0)
+    return f"unfinished: {step:,} of {steps:,} updates"
+
+
+def _failure(path: Path) -> str | None:
+    """The last words of a run that failed, as its job wrote them down; None if it wrote none."""
+    starts = read_rows(path / "starts.jsonl")
+    last = starts[-1] if starts and isinstance(starts[-1], dict) else {}
+    if last.get("how") != "failed":
+        return None
+    return f"failed: {_short(str(last.get('why') or _log(path) or 'it did not say why'))}"
+
+
+def _log(path: Path) -> str | None:
+    """The last line that the job of this folder printed."""
+    job = _plain(path / "job.json") or {}
+    file = Path(str(job.get("logs"))) / f"{job.get('id')}_0_log.err"
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
+            lines = stream.read().decode(errors="replace").split("\n")
+    except OSError:
+        return None
+    return next((line.rpartition("\r")[2].strip() for line in reversed(lines) if line.strip()), None)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."

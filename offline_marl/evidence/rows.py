@@ -1,0 +1,115 @@
+"""Runs from a committed table: benchmarks/results, or what `sweep collect` wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offline_marl.evidence.data_returns import data_returns
+from offline_marl.evidence.reading import figures, unusable
+from offline_marl.evidence.scores import EvidenceError, LeftOut, Run
+
+FIGURES = (
+    "return",
+    "return_low",
+    "return_high",
+    "normalized_return",
+    "normalized_low",
+    "normalized_high",
+    "agreement",
+    "random_return",
+    "versions_differ",
+    "episodes",
+)
+PROVENANCE = ("commit", "dataset_sha256", "wall_s")
+ALGORITHM, TASK, STEPS = ("algorithm", "algo"), ("dataset", "environment"), ("steps", "step")
+KNOWN = {*FIGURES, *PROVENANCE, *ALGORITHM, *TASK, *STEPS, "run", "seed", "tuned_on"}
+"""Every other column is a setting."""
+
+
+def read_table(path: Path) -> list[Run | LeftOut]:
+    """A run for each row; rows whose score is no number are left out.
+
+    Raises:
+        EvidenceError: The file is no table of scores, or a row cannot be read.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise EvidenceError(f"{path} is no table of comma-separated values: {error}.") from None
+    columns = list(rows[0]) if rows else []
+    for wanted in (ALGORITHM, TASK, ("seed",), STEPS, ("return",)):
+        if not set(wanted) & set(columns):
+            raise EvidenceError(
+                f"{path} is no table of scores: it has no column '{wanted[0]}' "
+                f"(`offline-marl sweep collect` writes one)."
+            )
+    return [_read_row(path, number, row) for number, row in enumerate(rows, start=2)]
+
+
+def _read_row(path: Path, line: int, row: Mapping[str, str | None]) -> Run | LeftOut:
+    algorithm, task = _first(row, ALGORITHM), _first(row, TASK)
+    if not algorithm or not task:
+        raise EvidenceError(f"Line {line} of {path} does not say its algorithm and its data set.")
+    name = row.get("run") or f"{algorithm} {Path(task).name} seed {row['seed']}"
+    score = {column: _number(path, line, column, row[column]) for column in FIGURES if column in row}
+    wrong = unusable(score)
+    if wrong is not None:
+        return LeftOut(name, wrong)
+    provenance = {column: row[column] for column in PROVENANCE if row.get(column)}
+    seed, steps = (_whole(path, line, column, _first(row, column)) for column in (("seed",), STEPS))
+    data, normalized = data_returns(None, Path(task).name if row.get("dataset") else None, provenance)
+    return Run(
+        name=name,
+        folder=None,
+        algorithm=algorithm,
+        label=algorithm,
+        task=Path(task).name,
+        seed=seed,
+        budget=steps,
+        step=steps,
+        score=figures(score),
+        settings={key: _value(value) for key, value in row.items() if key is not None and key not in KNOWN},
+        provenance=provenance,
+        tuned_on=row.get("tuned_on") or None,
+        data_return=data,
+        data_normalized=normalized,
+    )
+
+
+def _first(row: Mapping[str, str | None], columns: tuple[str, ...]) -> str:
+    return next((value for column in columns if (value := row.get(column))), "")
+
+
+def _number(path: Path, line: int, column: str, text: str | None) -> float | None:
+    if not text:
+        return None
+    if text in {"True", "False"}:
+        return float(text == "True")
+    try:
+        return float(text)
+    except ValueError:
+        raise EvidenceError(f"Line {line} of {path} has '{text}' in the column '{column}': no number.") from None
+
+
+def _whole(path: Path, line: int, columns: tuple[str, ...], text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise EvidenceError(f"Line {line} of {path} has '{text}' as its {columns[0]}: no whole number.") from None
+
+
+def _value(text: Any) -> Any:
+    """A setting as it was before it became text."""
+    if text in (None, ""):
+        return None
+    if text in {"True", "False"}:
+        return text == "True"
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError):
+        return text

@@ -1,0 +1,74 @@
+"""What is compared: one score for each finished run, and what was left out and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from offline_marl.core.errors import BadInputError
+
+Figures = Mapping[str, float | None]
+"""Named as in `Score.row()`: return, return_low, normalized_return, agreement, episodes ..."""
+
+
+class EvidenceError(BadInputError, ValueError):
+    """Runs that nothing can be said about; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: a run folder, or a row of a committed table."""
+
+    name: str
+    """As shown: the folder's name, or algorithm, task and seed of a row. May hold anything: escape it."""
+    folder: Path | None
+    """None for a row of a table."""
+    algorithm: str
+    """Registry name."""
+    label: str
+    """What is compared: the algorithm, and the settings other than the seed that differ among the gathered runs."""
+    task: str
+    """Data set or environment."""
+    seed: int
+    budget: int
+    """Declared updates."""
+    step: int
+    """Updates at which the score was taken."""
+    score: Figures
+    curve: tuple[Figures, ...] = ()
+    """Evaluations over updates, in order: step, return, normalized_return ..."""
+    best: Figures | None = None
+    """The evaluation with the highest return, its step among the figures; chosen on the test environment."""
+    evaluations: int = 1
+    """Among how many evaluations the best one was chosen."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """config.json, the algorithm's own settings beside the run's; of a row, what its columns say."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """versions.json: commit, dataset_sha256, packages; of a row, its commit and checksum."""
+    tuned_on: str | None = None
+    """How its settings were chosen, if other runs chose them: "tuned on seeds 0, 1: best ..."."""
+    data_return: float | None = None
+    """Mean return of the episodes that it learned from, where known."""
+    data_normalized: float | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something that was asked for and is in no average."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All that was found."""
+
+    runs: tuple[Run, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Sentences that belong beside the numbers, such as that budgets differ."""
+    varied: tuple[str, ...] = ()
+    """Settings other than the seed that differ among the runs."""

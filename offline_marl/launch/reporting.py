@@ -1,0 +1,133 @@
+"""`offline-marl report`: its flags, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from offline_marl.core.config import Config, ConfigError, build
+from offline_marl.launch.flags import read
+
+if TYPE_CHECKING:
+    from offline_marl.evidence.estimates import Estimate, Evidence
+
+ABOUT = (
+    "Statistics of finished runs with 95 % intervals, as tables and a page: run folders, folders of them, sweeps, and "
+    "tables as `sweep collect` writes them. What is unfinished or failed is listed and in no average."
+)
+USAGE = "PATH... --out DIR [--best] [--reps N] [--seed N]"
+MOST_CLAIMS = 10
+
+
+class ReportFlags(Config):
+    """Flags of `report`."""
+
+    paths: CliPositionalArg[list[Path]]
+    """Run folders, folders of them at any depth, sweeps, or tables (CSV)."""
+    out: Path | None = None
+    """Folder of the report; files of an earlier one in it are replaced."""
+    best: bool = False
+    """Score each run's best evaluation, which was chosen on the test environment, in place of its last checkpoint."""
+    reps: Annotated[int, Field(ge=100, le=50_000)] = 2_000
+    """Bootstrap resamples behind each interval."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of the resampling; the same one gives the same intervals."""
+
+
+def run(args: Sequence[str]) -> None:
+    """Report on what the words behind `report` name.
+
+    Raises:
+        BadInputError: Of a kind that says what is wrong.
+    """
+    given = read(ReportFlags, "report", USAGE, ABOUT, args)
+    if "out" not in given:
+        raise ConfigError("report needs --out DIR, such as --out report.")
+    flags: ReportFlags = build(ReportFlags, given)
+    out = Path(str(flags.out))
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file: name a folder.")
+
+    from offline_marl.evidence.gathering import gather
+    from offline_marl.evidence.summary import summarize
+
+    evidence = summarize(gather(flags.paths), reps=flags.reps, seed=flags.seed, best=flags.best)
+    files = _write(evidence, out)
+    _print(evidence)
+    for file in files:
+        print(f"{file.name:<16}{file}")
+
+
+def _write(evidence: Evidence, out: Path) -> list[Path]:
+    """Every file of the report; what else it consists of is written here too."""
+    from offline_marl.evidence.tables import export
+
+    return export(evidence, out)
+
+
+def _print(evidence: Evidence) -> None:
+    from offline_marl.launch.listing import print_lines, table
+
+    print(f"{len(evidence.gathered.runs)} runs, {evidence.scored}; mean over runs [95 % interval]")
+    for task in evidence.tasks:
+        print(task)
+        cells = [cell for cell in evidence.cells if cell.task == task]
+        known = next((cell for cell in cells if cell.data_return is not None), None)
+        if known is not None:
+            own = "" if known.data_normalized is None else f"{known.data_normalized:.1f}"
+            data = [("(the data itself)", "", f"{known.data_return:.3f}", own, "")]
+        else:
+            data = []
+        rows = [
+            (
+                cell.label,
+                str(cell.runs),
+                _said(cell.mean, 3),
+                _said(cell.normalized_mean, 1),
+                "" if cell.tuned_on is None else cell.tuned_on,
+            )
+            for cell in cells
+        ]
+        print_lines(table([("label", "runs", "return", "normalized", ""), *rows, *data]))
+    _print_over_tasks(evidence)
+    _print_asides(evidence)
+
+
+def _print_over_tasks(evidence: Evidence) -> None:
+    from offline_marl.launch.listing import print_lines, table
+
+    if evidence.aggregates and len(evidence.tasks) > 1:
+        print(f"all {len(evidence.tasks)} tasks, normalised")
+        rows = [
+            (each.label, *(_said(value, 1) for value in (each.iqm, each.mean, each.median, each.optimality_gap)))
+            for each in evidence.aggregates
+        ]
+        print_lines(table([("label", "IQM", "mean", "median", "optimality gap"), *rows]))
+    wins = [each for each in evidence.comparisons if each.wins]
+    for each in wins[:MOST_CLAIMS]:
+        where = each.tasks[0] if len(each.tasks) == 1 else f"{len(each.tasks)} tasks"
+        print(f"{each.label} returns more than {each.other} with probability {_said(each.probability, 2)} on {where}")
+    if len(wins) > MOST_CLAIMS:
+        print(f"... and {len(wins) - MOST_CLAIMS} more wins")
+
+
+def _print_asides(evidence: Evidence) -> None:
+    from offline_marl.launch.listing import print_lines
+
+    if evidence.gathered.left_out:
+        print(f"left out: {len(evidence.gathered.left_out)}")
+        print_lines(f"  {each.name}: {each.why}" for each in evidence.gathered.left_out)
+    print_lines(f"note: {note}" for note in evidence.notes)
+
+
+def _said(estimate: Estimate | None, digits: int) -> str:
+    if estimate is None:
+        return ""
+    value = f"{estimate.value:.{digits}f}"
+    if estimate.low is None or estimate.high is None:
+        return value
+    return f"{value} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

@@ -1,0 +1,156 @@
+"""What a report says of runs: tables, comparisons, curves; and how often it is right, in simulations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from finished import run, scored
+from numpy.testing import assert_allclose
+
+from offline_marl.evidence.comparing import compare
+from offline_marl.evidence.estimates import LAST, Comparison, Evidence
+from offline_marl.evidence.scores import EvidenceError, Gathered
+from offline_marl.evidence.summary import _cells, summarize
+
+library = pytest.importorskip("rliable.library")
+metrics = pytest.importorskip("rliable.metrics")
+
+
+def better(evidence: Evidence, label: str, other: str, tasks: tuple[str, ...]) -> Comparison:
+    return next(c for c in evidence.comparisons if (c.label, c.other, c.tasks) == (label, other, tasks))
+
+
+def test_a_row_for_each_label_on_each_task() -> None:
+    gathered = scored({("bc", "A"): [1, 2, 6], ("iql", "A"): [4, 5, 9], ("bc", "B"): [10, 20, 30]}, data_return=0.5)
+    found = summarize(gathered, reps=200)
+    assert [(cell.task, cell.label, cell.runs, cell.seeds) for cell in found.cells] == [
+        ("A", "bc", 3, (0, 1, 2)),
+        ("A", "iql", 3, (0, 1, 2)),
+        ("B", "bc", 3, (0, 1, 2)),
+    ]
+    cell = found.cells[0]
+    assert cell.mean.value == 3.0 and cell.iqm.value == 3.0 and cell.deviation == pytest.approx(7**0.5)
+    assert cell.mean.low is not None and 1 <= cell.mean.low < 3 < (cell.mean.high or 0) <= 6
+    assert cell.normalized_mean == cell.mean and cell.agreement is None and cell.data_return == 0.5
+    assert found.scored == LAST
+    assert found.tasks == ("A", "B") and found.labels == ("bc", "iql")
+
+
+def test_over_tasks_equals_rliable() -> None:
+    draw = np.random.default_rng(0)
+    scores = {(label, task): draw.normal(50 + 10 * (label == "iql"), 30, 5) for label in ("bc", "iql") for task in "AB"}
+    found = summarize(scored(scores), reps=2_000)
+    for each in found.aggregates:
+        matrix = np.stack([scores[each.label, "A"], scores[each.label, "B"]], axis=1)
+        _, ends = library.get_interval_estimates(
+            {"": matrix}, lambda x: np.array([metrics.aggregate_mean(x), metrics.aggregate_median(x)]), reps=2_000
+        )
+        assert (each.tasks, each.runs) == (("A", "B"), 5)
+        assert each.iqm.value == pytest.approx(metrics.aggregate_iqm(matrix))
+        assert each.optimality_gap.value == pytest.approx(100 * metrics.aggregate_optimality_gap(matrix / 100))
+        width = ends[""][1, 0] - ends[""][0, 0]
+        assert_allclose([each.mean.low, each.mean.high], ends[""][:, 0], atol=0.1 * width)
+        profile = next(p for p in found.profiles if p.label == each.label)
+        assert_allclose(profile.fraction, library.score_distributions(matrix, np.array(profile.taus)), atol=1e-12)
+        assert profile.low is not None and all(np.array(profile.low) <= profile.fraction)
+        assert profile.taus[0] <= matrix.min() and profile.taus[-1] >= max(100, matrix.max())
+    one, other = (np.stack([scores[label, "A"], scores[label, "B"]], axis=1) for label in ("iql", "bc"))
+    both = better(found, "iql", "bc", ("A", "B"))
+    assert both.probability.value == pytest.approx(metrics.probability_of_improvement(one, other))
+    back = better(found, "bc", "iql", ("A", "B")).probability
+    assert back.value == pytest.approx(1 - both.probability.value)
+    assert back.low == pytest.approx(1 - (both.probability.high or 0))
+
+
+def test_unequal_numbers_of_runs_are_compared_pair_by_pair_alone() -> None:
+    gathered = scored({("bc", "A"): [1, 2, 3, 4, 5], ("iql", "A"): [6, 7, 8, 9, 10, 11], ("cql", "B"): [1, 2]})
+    found = summarize(gathered, reps=100)
+    assert found.aggregates == () and found.profiles == ()
+    assert any("Nothing is said over all tasks together" in note for note in found.notes)
+    pair = better(found, "iql", "bc", ("A",))
+    assert pair.probability.value == 1.0 and pair.wins and pair.runs == (6, 5)
+    assert not better(found, "bc", "iql", ("A",)).wins
+    assert not any("cql" in (each.label, each.other) for each in found.comparisons)  # no task in common
+
+
+def test_raw_returns_are_never_averaged_over_tasks() -> None:
+    gathered = scored({("bc", "A"): [1, 2], ("bc", "B"): [1, 2]})
+    bare = tuple(replace(each, score={"return": each.score["return"]}) for each in gathered.runs)
+    found = summarize(Gathered(bare), reps=100)
+    assert found.aggregates == () and found.cells[0].normalized_mean is None
+    assert any("not normalised" in note for note in found.notes)
+
+
+def test_one_seed_gets_no_interval_and_few_claim_nothing() -> None:
+    found = summarize(scored({("bc", "A"): [1.0], ("iql", "A"): [5.0]}), reps=100)
+    assert found.cells[0].mean.low is None and found.cells[0].deviation is None
+    assert found.aggregates[0].iqm.low is None and found.profiles[0].low is None
+    assert found.comparisons[0].probability.low is None and not found.comparisons[1].wins
+    assert any(
+        note.startswith("No interval is given where there is one run alone: bc on A; iql on A") for note in found.notes
+    )
+    four = summarize(scored({("bc", "A"): [1, 2, 3, 4], ("iql", "A"): [5, 6, 7, 8]}), reps=100)
+    assert better(four, "iql", "bc", ("A",)).probability.low == 1.0
+    assert not better(four, "iql", "bc", ("A",)).wins
+    assert any("fewer than 5 runs" in note for note in four.notes)
+
+
+def test_curves_keep_to_steps_that_all_runs_evaluated() -> None:
+    def curved(seed: int, steps: tuple[int, ...]) -> tuple[dict[str, float | None], ...]:
+        return tuple({"step": step, "return": step + seed, "normalized_return": None} for step in steps)
+
+    runs = [run("bc", "A", seed, 1.0, curve=curved(seed, (10, 20, 30)[: 3 - (seed == 1)])) for seed in range(3)]
+    found = summarize(Gathered(tuple(runs)), reps=100)
+    (curve,) = found.curves
+    assert (curve.scale, curve.runs, curve.steps, curve.iqm) == ("return", 3, (10, 20), (11.0, 21.0))
+    assert curve.low is not None and curve.high is not None and 10 <= curve.low[0] < 11 < curve.high[0] <= 12
+
+
+def test_best_is_said_to_be_best_of_how_many() -> None:
+    best = {"step": 40.0, "return": 9.0, "normalized_return": 90.0}
+    runs = [run("bc", "A", seed, 1.0, best=best, evaluations=20 + seed) for seed in range(2)]
+    found = summarize(Gathered((*runs, run("bc", "A", 5, 2.0))), reps=100, best=True)
+    assert found.scored == "best of 20 to 21 evaluations (chosen on the test environment)"
+    assert found.cells[0].mean.value == 9.0 and found.gathered.runs[0].step == 40
+    assert [each.why for each in found.gathered.left_out] == ["it does not know its best evaluation, only its last"]
+    with pytest.raises(EvidenceError, match="None of the runs knows its best evaluation"):
+        summarize(scored({("bc", "A"): [1.0]}), best=True)
+    with pytest.raises(EvidenceError, match="no run"):
+        summarize(Gathered(()))
+
+
+def test_the_same_numbers_every_time() -> None:
+    gathered = scored({("bc", "A"): [1, 5, 3], ("iql", "A"): [2, 8, 4]})
+    assert summarize(gathered, reps=100) == summarize(gathered, reps=100)
+    assert summarize(gathered, reps=100) != summarize(gathered, reps=100, seed=1)
+
+
+def wins(runs: int, tasks: int, shift: float, trials: int) -> float:
+    """How often a label is said to win whose scores lie `shift` standard deviations above the other's."""
+    draw = np.random.default_rng(0)
+    claims = 0
+    for _ in range(trials):
+        names = [str(number) for number in range(tasks)]
+        scores = {("new", name): draw.normal(shift, 1, runs) for name in names}
+        scores |= {("old", name): draw.normal(0, 1, runs) for name in names}
+        found = compare(_cells(scored(scores).runs), 200, 0)
+        claims += found[0].label == "new" and found[0].wins
+    return claims / trials
+
+
+def test_a_planted_difference_is_found_and_a_planted_null_is_not() -> None:
+    assert wins(5, 4, shift=2.0, trials=20) >= 0.95
+    assert wins(5, 4, shift=0.0, trials=40) <= 0.1  # the rate itself is measured below
+    assert wins(4, 1, shift=5.0, trials=2) == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("runs", "tasks", "false", "found"), [(5, 1, 0.09, 0.75), (10, 1, 0.06, 0.95), (5, 4, 0.05, 0.97)]
+)
+def test_the_rates_that_the_documents_state(runs: int, tasks: int, false: float, found: float) -> None:
+    """At least `found` of differences of two deviations, at most `false` of nulls, in one direction."""
+    assert wins(runs, tasks, shift=0.0, trials=500) <= false
+    assert wins(runs, tasks, shift=2.0, trials=200) >= found

@@ -1,0 +1,81 @@
+"""`offline-marl report`: what it prints, what it refuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from finished import folder
+
+from offline_marl.launch.cli import main
+
+
+def report(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(["report", *map(str, args)])
+    out, err = capsys.readouterr()
+    return int(str(end.value.code)), out, err
+
+
+def runs(place: Path, algorithms: Sequence[str] = ("bc", "iql"), seeds: int = 5) -> Path:
+    for step, algorithm in enumerate(algorithms):
+        for seed in range(seeds):
+            told = {"return": -3.0, "normalized_return": None}
+            path = place / "runs" / f"{algorithm}_{seed}"
+            folder(path, 10 * step + seed / 10, algorithm=algorithm, seed=seed, data=told)
+    return place / "runs"
+
+
+def test_report_prints_a_table_what_it_claims_and_where_files_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rliable")
+    folder(runs(tmp_path) / "going", done=False)
+    code, out, err = report(capsys, tmp_path / "runs", "--out", tmp_path / "out", "--reps", "200")
+    assert code == 0 and err == ""
+    assert out.startswith("10 runs, last checkpoint at the declared budget")
+    assert "0.200 [" in out and "(the data itself)" in out and "-3.000" in out
+    assert "iql returns more than bc with probability 1.00 [1.00, 1.00] on toy" in out
+    assert "left out: 1" in out and "going: unfinished" in out
+    for name in ("scores.csv", "summary.csv", "evidence.json", "marl_eval.json"):
+        assert (tmp_path / "out" / name).is_file() and name in out
+
+
+def test_best_is_labelled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rliable")
+    code, out, _ = report(capsys, runs(tmp_path, ["bc"], 2), "--best", "--out", tmp_path / "out", "--reps", "100")
+    assert code == 0 and "best of 2 evaluations (chosen on the test environment)" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "report needs PATHS"),
+        (["runs"], "report needs --out DIR"),
+        (["runs", "--out", "file"], "--out file is a file: name a folder."),
+        (["gone", "--out", "x"], "There is no gone: name run folders"),
+        (["runs", "--out", "x", "--reps", "3"], "Field 'reps' cannot be '3'"),
+        (["runs", "--out", "x", "--top", "3"], "Unknown flag '--top' of report"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    args: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    os.mkdir("runs")
+    code, out, err = report(capsys, *args)
+    assert code == 2 and out == "" and len(err.splitlines()) == 1
+    assert err.startswith("error: ") and said in err
+
+
+def test_without_rliable_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    code, _, err = report(capsys, runs(tmp_path, ["bc"], 1), "--out", tmp_path / "out")
+    assert code == 2 and "pip install 'offline-marl[report]'" in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
