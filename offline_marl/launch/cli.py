@@ -227,11 +227,18 @@ def _submit(args: Sequence[str]) -> None:
     run(args)
 
 
+def _watch(args: Sequence[str]) -> None:
+    from offline_marl.launch.watching import run
+
+    run(args)
+
+
 COMMANDS = {
     "list": Command("[algorithms|worldmodels|environments|datasets|presets|plugins]", "what there is", _list),
     "train": Command("ALGORITHM --dataset ID ...", "train on data, or in an environment; score, draw", _train),
     "fit-model": Command("KIND --dataset ID ...", "fit a world model, and say how far it can be trusted", _fit_model),
     "resume": Command("RUN", "go on with a run, or a fit, that was stopped", _resume),
+    "watch": Command("RUN|SWEEP|FOLDER", "see how runs are doing, as they go", _watch),
     "evaluate": Command("RUN [--episodes N]", "score a run in the simulator", _evaluate),
     "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", _collect),
     "submit": Command("train|fit-model|status|check ...", "give a run to Slurm, and see where it stands", _submit),
