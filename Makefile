@@ -62,8 +62,9 @@ slurm: $(DEV) ## the tests on a real Slurm, which tests/slurm/up.sh starts here;
 bench: $(DEV) ## train and score a preset: make bench PRESET=ma_iql/published
 	$(PY) benchmarks/run.py $(PRESET) $(ARGS)
 
-docs: $(DEV) ## write docs/algorithms anew from docstrings and configs
+docs: $(DEV) ## write docs/algorithms and the architecture picture anew from the code
 	$(PY) docs/build.py
+	$(PY) docs/architecture.py
 
 speed: $(DEV) ## time our updates against the bare arithmetic
 	$(PY) benchmarks/speed.py $(ARGS)
