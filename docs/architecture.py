@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import configparser
 import re
+import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -61,7 +62,11 @@ def floors() -> list[list[str]]:
 
 def arrows(rooms: set[str]) -> list[Way]:
     """Which room imports which."""
-    graph = grimp.build_graph(PACKAGE.name, cache_dir=None)
+    sys.path.insert(0, str(PACKAGE.parent))  # this tree, whatever is installed
+    try:
+        graph = grimp.build_graph(PACKAGE.name, cache_dir=None)
+    finally:
+        sys.path.pop(0)
     found = set()
     for module in graph.modules:
         for other in graph.find_modules_directly_imported_by(module):
@@ -151,6 +156,8 @@ def pull(node: Node) -> tuple[float, float]:
     near = [*node.above, *node.below]
     strength = [8.0 if node.lane and each.lane else 1.0 for each in near]
     total = sum(strength)
+    if not near:
+        return node.x, 1.0
     return sum(each.x * pulls for each, pulls in zip(near, strength, strict=True)) / total, total
 
 
