@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from offline_marl.evidence.scores import Gathered, Run
 from offline_marl.training.config import RunConfig
@@ -56,6 +60,12 @@ def folder(
         figures = {} if score is None else {"score": row(steps, score), "best": best}
         (path / "DONE").write_text(json.dumps({"steps": steps, "wall_s": 1.0, **figures, **marked}))
     return path
+
+
+def rliable() -> tuple[Any, Any]:
+    """rliable's library and metrics, or a skip; see `statistics._rliable` for the stream."""
+    with contextlib.redirect_stderr(sys.__stderr__):
+        return pytest.importorskip("rliable.library"), pytest.importorskip("rliable.metrics")
 
 
 def row(step: int, value: float) -> dict[str, Any]:

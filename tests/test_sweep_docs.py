@@ -11,11 +11,13 @@ import pytest
 from offline_marl.launch.cli import main
 from offline_marl.launch.scale.planning import plan
 from offline_marl.launch.scale.results import FIGURES
-from offline_marl.launch.scale.sweep_file import Axes, SweepFile, read_sweep_file
+from offline_marl.launch.scale.studies import plan_studies
+from offline_marl.launch.scale.sweep_file import Axes, Optuna, SweepFile, read_sweep_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "sweeps.md").read_text()
 EXAMPLE = ROOT / "examples" / "sweep.toml"
+TUNE = ROOT / "examples" / "tune.toml"
 
 
 def test_the_file_on_the_page_is_the_example():
@@ -27,6 +29,15 @@ def test_the_example_becomes_as_many_jobs_as_the_page_says():
     # bc, iql, moma-ppo, and a world model for each data set.
     assert len(jobs) == 2 * 3 * 2 + 2 * 3 * 2 * 8 + 2 * 5 * 2 + 2
     assert f"{len(jobs)} jobs" in PAGE
+
+
+def test_the_file_that_is_tuned_is_on_the_page_and_becomes_as_many_trials_as_it_says():
+    assert f"```toml\n{TUNE.read_text()}```" in PAGE
+    assert plan(read_sweep_file(TUNE)) == []
+    (study,) = plan_studies(read_sweep_file(TUNE))
+    assert f"{study.asked.trials} trials of {('two', 'three')[len(study.runs) - 2]} seeds" in PAGE
+    told = set(re.findall(r"`(\w+)`|^(\w+) =", PAGE, re.MULTILINE))
+    assert set(Optuna.model_fields) - {"fields"} <= {name for pair in told for name in pair}
 
 
 def test_the_page_names_every_key_of_the_file():

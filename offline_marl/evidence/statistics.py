@@ -8,6 +8,7 @@ one task), so that whatever is computed of a run, its curve included, comes from
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -194,7 +195,9 @@ def _numpy_seeded(seed: int) -> Iterator[None]:
 
 def _rliable() -> Any:
     try:
-        from rliable import library
+        # Its absl keeps the stream of this moment for its log and closes it later, unless it is the process's own.
+        with contextlib.redirect_stderr(sys.__stderr__ or sys.stderr):
+            from rliable import library
     except (ImportError, TypeError):  # TypeError: an arch that does not import beside a newer pandas
         raise MissingRliableError(
             "Intervals need rliable, which is not installed or does not import: pip install 'offline-marl[report]'."

@@ -21,6 +21,8 @@ ABOUT = (
 )
 USAGE = "PATH... --out DIR [--best] [--reps N] [--seed N]"
 MOST_CLAIMS = 10
+VALUED = {"--out", "--reps", "--seed"}
+"""Flags whose value is the next word."""
 
 
 class ReportFlags(Config):
@@ -44,7 +46,8 @@ def run(args: Sequence[str]) -> None:
     Raises:
         BadInputError: Of a kind that says what is wrong.
     """
-    given = read(ReportFlags, "report", USAGE, ABOUT, args)
+    words, paths = _numbered(args)
+    given = {**read(ReportFlags, "report", USAGE, ABOUT, words), "paths": paths}
     if "out" not in given:
         raise ConfigError("report needs --out DIR, such as --out report.")
     flags: ReportFlags = build(ReportFlags, given)
@@ -60,6 +63,19 @@ def run(args: Sequence[str]) -> None:
     _print(evidence)
     for file in files:
         print(f"{file.name:<16}{file}")
+
+
+def _numbered(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words with a number in place of each path, and the paths: lists of flags are split at commas and quotes."""
+    words: list[str] = []
+    paths: list[str] = []
+    for previous, arg in zip(["", *args], args, strict=False):
+        if arg.startswith("-") or previous in VALUED:
+            words.append(arg)
+        else:
+            words.append(str(len(paths)))
+            paths.append(arg)
+    return words, paths
 
 
 def _write(evidence: Evidence, out: Path) -> list[Path]:

@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+from finished import rliable
 from numpy.testing import assert_allclose
 
 from offline_marl.evidence import statistics as st
 from offline_marl.evidence.estimates import Estimate
 
-library = pytest.importorskip("rliable.library")
-metrics = pytest.importorskip("rliable.metrics")
+library, metrics = rliable()
 stats = pytest.importorskip("scipy.stats")
 
 

@@ -79,3 +79,15 @@ def test_without_rliable_it_says_what_to_install(
     code, _, err = report(capsys, runs(tmp_path, ["bc"], 1), "--out", tmp_path / "out")
     assert code == 2 and "pip install 'offline-marl[report]'" in err and len(err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_paths_may_hold_commas_brackets_quotes_and_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rliable")
+    monkeypatch.chdir(tmp_path)
+    names = ["a,b", "5", "[x]", 'q"u<b>', "c d"]
+    for seed, name in enumerate(names):
+        folder(tmp_path / name, seed=seed)
+    code, out, _ = report(capsys, *names, "--out", "out,1", "--reps", "100")
+    assert code == 0 and out.startswith("5 runs") and (tmp_path / "out,1" / "scores.csv").is_file()

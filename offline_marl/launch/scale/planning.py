@@ -19,7 +19,7 @@ from offline_marl.core.errors import BadInputError
 from offline_marl.core.seeding import derive
 from offline_marl.launch.presets import read_preset
 from offline_marl.launch.scale.naming import digest, folder_name, spell, task_word
-from offline_marl.launch.scale.sweep_file import NONE, Axes, Distribution, ModelPart, Search, SweepFile
+from offline_marl.launch.scale.sweep_file import NONE, Axes, Distribution, ModelPart, Optuna, Search, SweepFile
 from offline_marl.training.data import absolute, refuse_unknown
 from offline_marl.training.fitting import prepare_fit
 from offline_marl.training.run import prepare
@@ -91,8 +91,28 @@ def plan(said: SweepFile) -> list[Planned]:
     Raises:
         BadInputError: Any of them could not begin; the sentence names what is wrong.
     """
-    runs: list[Planned] = []
     fits: dict[str, Planned] = {}
+    runs: list[Planned] = []
+    for axes, choice, seed, fit in _combinations(said, fits):
+        if axes.optuna is None:
+            runs += _runs(axes, choice, seed, fit)
+    return [*fits.values(), *map(checked, runs)]
+
+
+def templates(said: SweepFile) -> Iterator[tuple[Optuna, Planned]]:
+    """What Optuna tunes: for every combination the run without the fields that trials set, seed after seed.
+
+    Raises:
+        BadInputError: See `plan`.
+    """
+    for axes, choice, seed, fit in _combinations(said, {}):
+        if axes.optuna is not None:
+            for run in _runs(axes, choice, seed, fit):
+                yield axes.optuna, run
+
+
+def _combinations(said: SweepFile, fits: dict[str, Planned]) -> Iterator[tuple[Axes, _Choice, int, Planned | None]]:
+    """Everything that is varied but the fields, and the fit that each needs; fits are entered as they are met."""
     known: set[tuple[str, str]] = set()
     for algorithm in said.algorithms:
         axes = said.axes_of(algorithm)
@@ -106,8 +126,7 @@ def plan(said: SweepFile) -> list[Planned]:
                 if fit is not None:
                     _enter(fit, fits)
                     fit = fits[digest(fit.about)]
-                runs += _runs(axes, choice, seed, fit)
-    return [*fits.values(), *map(_checked, runs)]
+                yield axes, choice, seed, fit
 
 
 def _enter(fit: Planned, fits: dict[str, Planned]) -> None:
@@ -115,7 +134,7 @@ def _enter(fit: Planned, fits: dict[str, Planned]) -> None:
     key = digest(fit.about)
     if key not in fits:
         met = any(fit.folder == other.folder for other in fits.values())
-        fits[key] = _checked(fit.model_copy(update={"folder": f"{fit.folder}-{key}"}) if met else fit)
+        fits[key] = checked(fit.model_copy(update={"folder": f"{fit.folder}-{key}"}) if met else fit)
 
 
 def _choices(algorithm: str, axes: Axes) -> Iterator[_Choice]:
@@ -220,12 +239,20 @@ def draw(source: Distribution, seed: int, field: str, trial: int) -> Any:
         value = math.exp(math.log(low) + lot * (math.log(high) - math.log(low)))
     else:
         value = low + lot * (high - low)
-    # Four digits say enough, and can be typed.
-    return round(value) if source.integer else float(f"{value:.4g}")
+    return round(value) if source.integer else shortened(value)
 
 
-def _checked(job: Planned) -> Planned:
-    """The same job, after all that can be known before it begins was looked at."""
+def shortened(value: float) -> float:
+    """Four digits of it: they say enough, and can be typed."""
+    return float(f"{value:.4g}")
+
+
+def checked(job: Planned) -> Planned:
+    """The same job, after all that can be known before it begins was looked at.
+
+    Raises:
+        ConfigError: It could not begin.
+    """
     try:
         job.settled()
     except BadInputError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 from offline_marl.launch.drawing import duration
 from offline_marl.launch.scale.sweeps import Sweep
+from offline_marl.launch.scale.trials import Standing, standings
 from offline_marl.launch.scale.watch import State, states_of
 
 ORDER = ("running", "waiting", "stopped", "failed", "done")
@@ -16,7 +17,8 @@ ORDER = ("running", "waiting", "stopped", "failed", "done")
 
 def stand(sweep: Sweep) -> dict[str, Any]:
     """All that can be told of a sweep now, as plain values."""
-    jobs = sweep.manifest().jobs
+    manifest = sweep.manifest()
+    jobs = manifest.jobs
     states = states_of([sweep.folder(job) for job in jobs])
     counts: Counter[str] = Counter(state.state for state in states)
     running = [state for state in states if state.state == "running"]
@@ -28,6 +30,7 @@ def stand(sweep: Sweep) -> dict[str, Any]:
         "requeues": sum(state.requeues for state in states),
         "steps_per_s": round(sum(rates), 1) if rates else None,
         "left_s": _left(states),
+        "studies": [_plain_study(each) for each in standings(sweep, manifest)],
         "each": [_plain(sweep, state) for state in states],
     }
 
@@ -61,12 +64,27 @@ def _plain(sweep: Sweep, state: State) -> dict[str, Any]:
     }
 
 
+def _plain_study(each: Standing) -> dict[str, Any]:
+    number, value = (None, None) if each.best is None else each.best
+    return {
+        "algorithm": each.study.about["algorithm"],
+        "task": each.study.task,
+        "over": each.over,
+        "trials": each.study.asked.trials,
+        "failed": each.failed,
+        "best_trial": number,
+        "best": value,
+        "line": str(each),
+    }
+
+
 def as_lines(said: dict[str, Any]) -> list[str]:
     """Counts, a line for each job that is not done, and the last words of those that failed."""
     from offline_marl.launch.listing import table
 
     counts = ", ".join(f"{said[name]} {name}" for name in reversed(ORDER) if said[name]) or "none yet"
     lines = [f"{said['sweep']}: {said['jobs']} jobs: {counts}; requeued {said['requeues']} times"]
+    lines += [each["line"] for each in said["studies"]]
     if said["steps_per_s"] is not None:
         left = "" if said["left_s"] is None else f", about {duration(said['left_s'])} left"
         lines.append(f"{said['steps_per_s']:,.1f} steps/s together{left}")

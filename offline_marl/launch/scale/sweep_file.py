@@ -14,6 +14,8 @@ NONE = "none"
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0)]
 Grid = dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]
+Metric = Literal["return", "normalized_return", "return_low", "normalized_low", "agreement"]
+"""What can choose settings; more is better."""
 
 
 class Distribution(Config):
@@ -54,6 +56,19 @@ class Search(Config):
     """What each field is drawn from."""
 
 
+class Optuna(Search):
+    """Trials that Optuna proposes, each after the results of those before."""
+
+    sampler: Literal["tpe", "random"] = "tpe"
+    """How: by tree-structured Parzen estimators, or at random."""
+    metric: Metric | None = None
+    """What it raises, as a mean over the seeds; without it normalized_return, or return where there is none."""
+    startup: Annotated[int, Field(ge=1)] = 10
+    """Trials that must have ended before tpe begins; those before are drawn at random."""
+    at_once: Annotated[int, Field(ge=1)] | None = None
+    """Trials in a round; without it as many as run at once."""
+
+
 class ModelPart(Config):
     """A world model that runs share."""
 
@@ -84,6 +99,20 @@ class Axes(Config):
     """Values of each field that is varied; all combinations are run."""
     search: Search | None = None
     """Random search, beside or in place of the grid."""
+    optuna: Optuna | None = None
+    """Optuna's search, in place of a random one."""
+
+    @model_validator(mode="after")
+    def _one_search(self) -> Axes:
+        if self.search is not None and self.optuna is not None:
+            raise ValueError("[search] and [optuna] both say how trials are drawn: keep one of them")
+        return self
+
+    @property
+    def drawn(self) -> dict[str, Distribution]:
+        """What trials draw, by either search."""
+        search = self.optuna or self.search
+        return {} if search is None else search.fields
 
     @field_validator("datasets", "environments", "seeds", "presets", "world_models")
     @classmethod
@@ -116,13 +145,15 @@ class SweepFile(Axes):
     def axes_of(self, algorithm: str) -> Axes:
         """What is varied for one algorithm."""
         own = self.algorithm.get(algorithm, Axes())
-        lists = ("datasets", "environments", "seeds", "presets", "world_models", "search")
+        lists = ("datasets", "environments", "seeds", "presets", "world_models")
+        searched = self if own.search is None and own.optuna is None else own
         if own.datasets is not None or own.environments is not None:
             tasks = {"datasets": own.datasets, "environments": own.environments}
         else:
             tasks = {"datasets": self.datasets, "environments": self.environments}
         chosen = {name: getattr(self if getattr(own, name) is None else own, name) for name in lists}
-        joined = {"fields": {**self.fields, **own.fields}, "grid": {**self.grid, **own.grid}}
+        joined: dict[str, Any] = {"search": searched.search, "optuna": searched.optuna}
+        joined |= {"fields": {**self.fields, **own.fields}, "grid": {**self.grid, **own.grid}}
         return Axes.model_construct(**{**chosen, **tasks, **joined})
 
 
@@ -148,8 +179,7 @@ def read_sweep_file(path: Path) -> SweepFile:
             raise ConfigError(f"{path} names nothing to learn {name} on: add datasets = [...] or environments = [...].")
         if axes.seeds is None:
             raise ConfigError(f"{path} names no seeds: add seeds = [0, 1, 2].")
-        drawn = set(axes.search.fields) if axes.search is not None else set()
-        for field in sorted(drawn & set(axes.grid)):
+        for field in sorted(set(axes.drawn) & set(axes.grid)):
             raise ConfigError(
                 f"{path}: '{field}' of {name} is in the grid and in the search: it can be in one of them."
             )
@@ -167,8 +197,7 @@ TAKEN = {
 
 
 def _refuse_taken(path: Path, name: str, part: Axes) -> None:
-    drawn = part.search.fields if part.search is not None else {}
-    for field in (*part.fields, *part.grid, *drawn):
+    for field in (*part.fields, *part.grid, *part.drawn):
         if field in TAKEN:
             raise ConfigError(f"{path}: '{field}' is no field to set here: list it under {TAKEN[field]} = [...].")
         if field in {"out", "config", "fit"}:
@@ -194,8 +223,13 @@ def _owner(place: tuple[Any, ...]) -> type[Config]:
     """The part of the file that a place of an error lies in."""
     kind: type[Config] = SweepFile
     for word in place[:-1]:
-        parts: dict[str, type[Config]] = {"algorithm": Axes, "models": ModelPart, "search": Search}
-        kind = Distribution if kind is Search and word == "fields" else parts.get(str(word), kind)
+        parts: dict[str, type[Config]] = {
+            "algorithm": Axes,
+            "models": ModelPart,
+            "search": Search,
+            "optuna": Optuna,
+        }
+        kind = Distribution if issubclass(kind, Search) and word == "fields" else parts.get(str(word), kind)
     return kind
 
 

@@ -20,8 +20,8 @@ from offline_marl.launch.failures import FAILED, Stopped
 from offline_marl.launch.flags import read
 
 if TYPE_CHECKING:
-    from offline_marl.launch.scale.launching import How
     from offline_marl.launch.scale.planning import Planned
+    from offline_marl.launch.scale.studies import Study
     from offline_marl.launch.scale.sweeps import Merged, Sweep
 
 Executor = Literal["debug", "local", "slurm"]
@@ -102,21 +102,26 @@ def _start(args: Sequence[str]) -> None:
     about = "Runs every job of a sweep file that is not over; typed again it goes on. docs/sweeps.md has an example."
     flags: StartFlags = build(StartFlags, read(StartFlags, "sweep", "FILE [--out DIR]", about, args))
 
+    from offline_marl.launch.scale.studies import besides, merge_studies, plan_studies
     from offline_marl.launch.scale.sweeps import Merged, Sweep, merge
 
     if flags.file.is_dir():
         if flags.out is not None:
             raise ConfigError(f"--out is for a sweep file: {flags.file} is the folder of a sweep already.")
         sweep = Sweep(flags.file)
-        jobs = list(sweep.manifest().jobs)
-        return _launch(sweep, Merged(jobs, jobs, []), flags, sweep.manifest().source)
+        manifest = sweep.manifest()
+        merged = Merged(list(manifest.jobs), besides(manifest.jobs, manifest.studies), [])
+        return _launch(sweep, merged, flags, manifest.source, manifest.studies)
 
     from offline_marl.launch.scale.planning import plan
     from offline_marl.launch.scale.sweep_file import read_sweep_file
 
-    asked = plan(read_sweep_file(flags.file))
+    said, source = read_sweep_file(flags.file), str(flags.file)
+    asked, studies = plan(said), plan_studies(said)
     sweep = Sweep(flags.out or Path("sweeps") / flags.file.stem)
-    _launch(sweep, merge(sweep.held(), asked, str(flags.file)), flags, str(flags.file))
+    merged = merge(sweep.held(), asked, source)
+    held = sweep.manifest().studies if sweep.file.exists() else ()
+    _launch(sweep, merged, flags, source, merge_studies(held, studies, merged.moved, source))
 
 
 def _retry(args: Sequence[str]) -> None:
@@ -159,30 +164,49 @@ def _best(args: Sequence[str]) -> None:
     _launch(sweep, merge(held, asked, source), flags, source)
 
 
-def _launch(sweep: Sweep, merged: Merged, flags: CarryFlags, source: str, again: bool = False) -> None:
+def _launch(
+    sweep: Sweep,
+    merged: Merged,
+    flags: CarryFlags,
+    source: str,
+    studies: Sequence[Study] = (),
+    again: bool = False,
+) -> None:
     """Remember the jobs, start those that are to be started, say what came of it.
 
     Raises:
         Stopped: Some of them failed.
     """
+    from offline_marl.launch.scale.asking import refuse_missing
     from offline_marl.launch.scale.launching import how_of, launch
+    from offline_marl.launch.scale.rounds import tune
+    from offline_marl.launch.scale.showing import show
+    from offline_marl.launch.scale.trials import standing
 
+    if studies:
+        refuse_missing()
     before = sweep.manifest() if sweep.file.exists() else None
     executor: Executor = flags.executor or ("local" if before is None else before.executor)
     profile = flags.profile or (None if before is None or before.profile is None else Path(before.profile))
     how = how_of(executor, profile, flags.parallel)
     if flags.dry_run:
-        return _show(sweep, merged, how)
+        return show(sweep, merged, how, studies)
     with _terminated_like_interrupted(), sweep.locked():
-        sweep.remember(source, executor, profile, merged.every)
+        sweep.remember(source, executor, profile, merged.every, studies)
         added = f", {len(merged.new)} of them new" if before is not None and merged.new else ""
         print(f"{len(merged.every)} jobs{added}, in {sweep.path}", file=sys.stderr)
-        said = launch(sweep, merged.named, how, again)
+        said, blamed = (
+            tune(sweep, merged.named, studies, how)
+            if studies
+            else (launch(sweep, merged.named, how, again), merged.named)
+        )
     place = shlex.quote(str(sweep.path))
     print(f"{len(said.started)} started; before: {said.done} done, {said.live} under way, {said.failed} failed")
+    for study in studies:
+        print(standing(sweep, sweep.manifest().jobs, study))
     print(f"{'status':<12}{PROGRAM} sweep status {place}")
     print(f"{'table':<12}{PROGRAM} sweep collect {place}")
-    _refuse_failed(sweep, merged.named, said.held)
+    _refuse_failed(sweep, blamed, said.held)
 
 
 def _refuse_failed(sweep: Sweep, jobs: Sequence[Planned], held: Sequence[str]) -> None:
@@ -199,24 +223,6 @@ def _refuse_failed(sweep: Sweep, jobs: Sequence[Planned], held: Sequence[str]) -
     if stopped:
         line = f"{len(stopped)} of {len(jobs)} jobs were told to stop: `{PROGRAM} sweep {place}` goes on with them"
         raise Stopped(FAILED, line)
-
-
-def _show(sweep: Sweep, merged: Merged, how: How) -> None:
-    """What a launch would do."""
-    from offline_marl.launch.scale import executors
-    from offline_marl.launch.scale.launching import arrays, ready_of
-
-    ready = ready_of(sweep, merged.named)
-    for job in ready:
-        print(f"{job.command:<11}{sweep.folder(job)}{'' if job.model is None else f' (after {job.model})'}")
-    new = f", {len(merged.new)} of them new" if merged.new else ""
-    print(f"{len(ready)} of {len(merged.every)} jobs to start{new}; nothing was started")
-    if how.executor == "slurm":
-        for fits, some in arrays(sweep, merged.named, ready):
-            jobs = [sweep.job(job) for job in some]
-            after = [f"<id of {fit.folder}>" for fit in fits]
-            print(f"\n# an array of {len(jobs)}")
-            print(executors.dry_run(jobs, how.profile, sweep.logs, after))
 
 
 def _status(args: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -17,6 +18,7 @@ from offline_marl.core.errors import BadInputError
 from offline_marl.launch.scale.jobs import Executor, Job
 from offline_marl.launch.scale.naming import digest
 from offline_marl.launch.scale.planning import Planned
+from offline_marl.launch.scale.studies import Study
 from offline_marl.training.folder import TUNED, write_json
 
 
@@ -35,6 +37,8 @@ class Manifest(Config):
     """The profile file that was named last."""
     jobs: tuple[Planned, ...] = ()
     """Every job that was ever added, in that order."""
+    studies: tuple[Study, ...] = ()
+    """What Optuna tunes: its trials are among the jobs."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Merged:
     """Those that the file names."""
     new: list[Planned]
     """Those that were not there."""
+    moved: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Folders of the jobs, by those that were proposed."""
 
 
 class Sweep:
@@ -87,15 +93,42 @@ class Sweep:
             raise SweepError(f"{self.path} holds no sweep and is not empty: choose another --out.")
         return ()
 
-    def remember(self, source: str, executor: Executor, profile: Path | None, jobs: Sequence[Planned]) -> None:
-        """Write down the jobs, where they come from, and who carries them out."""
+    def remember(
+        self,
+        source: str,
+        executor: Executor,
+        profile: Path | None,
+        jobs: Sequence[Planned],
+        studies: Sequence[Study] = (),
+    ) -> None:
+        """Write down the jobs, where they come from, and who carries them out; studies are added to those there."""
         named = None if profile is None else str(profile.absolute())
-        manifest = Manifest(source=source, executor=executor, profile=named, jobs=tuple(jobs))
+        held = self.manifest().studies if self.file.exists() else ()
+        every = {study.key: study for study in (*held, *studies)}
+        manifest = Manifest(
+            source=source, executor=executor, profile=named, jobs=tuple(jobs), studies=tuple(every.values())
+        )
         write_json(self.file, manifest.model_dump(mode="json"))
         for job in jobs:
             mark = self.folder(job) / TUNED
             if job.tuned_on is not None and job.command == "train" and not mark.exists():
                 write_json(mark, job.tuned_on)  # for whoever reads the run without the sweep
+
+    def add(self, jobs: Sequence[Planned]) -> list[Planned]:
+        """Write down further jobs, each in a folder of its own.
+
+        Returns:
+            Them, in their folders.
+        """
+        manifest = self.manifest()
+        taken, added = {job.folder for job in manifest.jobs}, list[Planned]()
+        for job in jobs:
+            added.append(job.model_copy(update={"folder": apart(job.folder, taken, _key(job))}))
+            taken.add(added[-1].folder)
+        if added:
+            more = manifest.model_copy(update={"jobs": (*manifest.jobs, *added)})
+            write_json(self.file, more.model_dump(mode="json"))
+        return added
 
     def job(self, planned: Planned) -> Job:
         """The job as executors take it."""
@@ -175,7 +208,7 @@ def merge(old: Sequence[Planned], asked: Sequence[Planned], source: str) -> Merg
             by_key[_key(held)] = held
         moved[proposed.folder] = held.folder
         named[held.folder] = held
-    return Merged(every, list(named.values()), new)
+    return Merged(every, list(named.values()), new, moved)
 
 
 def apart(folder: str, taken: set[str], key: str) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from offline_marl.core.config import ConfigError, suggest
 from offline_marl.launch.scale.naming import digest
 from offline_marl.launch.scale.planning import Planned
 from offline_marl.launch.scale.results import runs_of, score_of
+from offline_marl.launch.scale.sweep_file import Metric
 from offline_marl.launch.scale.sweeps import Sweep, SweepError, apart, settings_of
+from offline_marl.launch.scale.trials import failed_folders
 
-METRICS = ("return", "normalized_return", "return_low", "normalized_low", "agreement")
+METRICS: tuple[str, ...] = get_args(Metric)
 """What can choose; more is better."""
 
 
@@ -50,9 +52,13 @@ def choose(sweep: Sweep, metric: str) -> list[Chosen]:
     """
     if metric not in METRICS:
         raise ConfigError(f"Unknown metric '{metric}': {suggest(metric, METRICS)}.")
-    runs = runs_of(sweep.manifest().jobs)
+    manifest = sweep.manifest()
+    failed = failed_folders(sweep, manifest)
+    runs = [run for run in runs_of(manifest.jobs) if run.folder not in failed]
     if any(run.tuned_on is not None for run in runs):
         raise SweepError(f"The settings in {sweep.path} were chosen already: choose among those of the first sweep.")
+    if failed and not runs:
+        raise SweepError(f"All trials of {sweep.path} have failed: there is nothing to choose from.")
     groups: dict[tuple[str, str], dict[str, list[Planned]]] = {}
     for run in runs:
         alike = groups.setdefault((run.name, _task(run)), {})

@@ -19,6 +19,15 @@ REFUSED = {
     "[search]\ntrials = 2\nfields.lr = {distribution = 'log-uniform', low = 0, high = 1}": "a low above 0",
     "[search]\ntrials = 2\nfields.lr = {distribution = 'choice', values = []}": "at least one",
     "[search]\ntrials = 2\nfields = {}": "'search.fields' is empty",
+    "[optuna]\ntrails = 3": "'optuna.trails': did you mean 'trials'",
+    "[optuna]\ntrials = 2\nsampler = 'gp'\nfields.lr = {distribution = 'choice', values = [1]}": "optuna.sampler",
+    "[optuna]\ntrials = 2\nmetric = 'los'\nfields.lr = {distribution = 'choice', values = [1]}": "optuna.metric",
+    "[optuna]\ntrials = 2\nfields.lr = {distribution = 'uniform', lo = 1}": "did you mean 'low'",
+    "[optuna]\ntrials = 2\nfields = {}": "'optuna.fields' is empty",
+    "[optuna]\ntrials = 2\nfields.seed = {distribution = 'choice', values = [1]}": "list it under seeds",
+    "[grid]\nlr = [1e-3]\n[optuna]\ntrials = 2\nfields.lr = {distribution = 'choice', values = [1]}": "in one of them",
+    "[search]\ntrials = 2\nfields.lr = {distribution = 'choice', values = [1]}\n"
+    "[optuna]\ntrials = 2\nfields.lr = {distribution = 'choice', values = [1]}": "keep one of them",
     "[fields]\nseed = 3": "list it under seeds",
     "[grid]\ndataset = ['x']": "list it under datasets",
     "[fields]\nout = 'x'": "the sweep decides it",
@@ -78,3 +87,18 @@ def test_an_algorithm_replaces_lists_and_adds_fields():
     own = said.axes_of("iql")
     assert own.seeds == (2,) and own.fields == {"steps": 3, "lr": 0.2}
     assert own.datasets is None and own.environments == ("y",)
+
+
+def test_an_algorithm_searches_in_its_own_way():
+    lr = {"lr": {"distribution": "choice", "values": [1]}}
+    said = SweepFile.model_validate(
+        {
+            "algorithms": ["bc", "iql"],
+            "datasets": ["x"],
+            "seeds": [0],
+            "optuna": {"trials": 3, "fields": lr},
+            "algorithm": {"iql": {"search": {"trials": 2, "fields": lr}}},
+        }
+    )
+    assert said.axes_of("bc").optuna is not None and said.axes_of("bc").search is None
+    assert said.axes_of("iql").optuna is None and said.axes_of("iql").search is not None

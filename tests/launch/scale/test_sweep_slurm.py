@@ -8,7 +8,7 @@ import json
 import pytest
 from launch.conftest import cli  # noqa: F401 - a fixture
 from launch.scale.cluster import slurm, until
-from launch.scale.sweeping import TINY, written
+from launch.scale.sweeping import TINY, head, written
 from launch.scale.test_slurm import cluster  # noqa: F401 - a fixture
 from worlds import saved, world
 
@@ -56,3 +56,20 @@ def test_cancelling_empties_the_queue_and_the_sweep_goes_on(cli, tmp_path):  # n
     assert cli("sweep", "cancel", "sweeps/sweep").out.startswith("4 jobs cancelled")
     until(lambda: not slurm("squeue", "-h"))
     assert cli("sweep", file, "--dry-run").out.count("train") >= 4
+
+
+def test_optuna_proposes_from_what_ran_on_slurm(cli, tmp_path):  # noqa: F811
+    pytest.importorskip("optuna")
+    wanted = """
+[optuna]
+trials = 4
+at_once = 2
+startup = 2
+metric = "return"
+fields.lr = { distribution = "log-uniform", low = 1e-4, high = 1e-2 }
+"""
+    file = written(tmp_path, head(tmp_path, ["bc"], 1, [0]) + TINY + wanted)
+    said = cli("sweep", file, "--executor", "slurm")
+    assert said.code == 0 and said.out.startswith("4 started"), said.err
+    assert "4 of 4 trials, best return" in cli("sweep", "status", "sweeps/sweep").out
+    assert cli("sweep", file).out.startswith("0 started; before: 4 done")
