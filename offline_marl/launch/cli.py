@@ -238,11 +238,11 @@ COMMANDS = {
     "train": Command("ALGORITHM --dataset ID ...", "train on data, or in an environment; score, draw", _train),
     "fit-model": Command("KIND --dataset ID ...", "fit a world model, and say how far it can be trusted", _fit_model),
     "resume": Command("RUN", "go on with a run, or a fit, that was stopped", _resume),
-    "watch": Command("RUN|SWEEP|FOLDER", "see how runs are doing, as they go", _watch),
     "evaluate": Command("RUN [--episodes N]", "score a run in the simulator", _evaluate),
     "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", _collect),
     "submit": Command("train|fit-model|status|check ...", "give a run to Slurm, and see where it stands", _submit),
     "sweep": Command("FILE|status|collect ...", "many runs from one file; their state, their table", _sweep),
+    "watch": Command("RUN|SWEEP|FOLDER", "see how runs are doing, as they go", _watch),
     "report": Command("PATH... --out DIR", "statistics of finished runs, as tables and a page", _report_on),
     "data": Command("list|info|verify|...", "look at data, check, convert, mix, draw and share it", _data),
 }

@@ -104,11 +104,12 @@ class Watched:
         self._config: dict[str, Any] = {}
         self._was_held = False
 
-    def look(self, held: frozenset[int]) -> Look:
+    def look(self, held: frozenset[int], whole: bool = True) -> Look:
         """The run now.
 
         Args:
             held: Files that are locked on this machine, see `held_files`.
+            whole: Whether metrics besides the score are wanted.
         """
         self._tail.read()
         self._config = self._config or _object(self.folder / "config.json")
@@ -124,7 +125,9 @@ class Watched:
         elif state == "running" and rate and found.steps is not None:
             since = max(0.0, time.time() - self._tail.when)
             found = replace(found, left_s=max(0.0, (found.steps - step) / rate - since))
-        return replace(found, state=state, why=why, score=scores(self._tail.rows["eval"]), series=_series(rows))
+        return replace(
+            found, state=state, why=why, score=scores(self._tail.rows["eval"]), series=_series(rows) if whole else {}
+        )
 
     def _state(self, held: frozenset[int]) -> tuple[State, str]:
         if (self.folder / "DONE").exists():

@@ -105,7 +105,7 @@ class View:
             return
         held = held_files()
         folders = run_folders(self.path) if self.many else [self.path]
-        self.looks = [self._at(folder).look(held) for folder in folders]
+        self.looks = [self._at(folder).look(held, not self.many) for folder in folders]
         if single and (self.path / "job.json").exists() and self.looks[0].state != "done":
             self._ask_of_job()
         running = [look for look in self.looks if look.state == "running"]
@@ -131,7 +131,7 @@ class View:
         said = stand(sweep)
         self.looks = []
         for each in said["each"]:
-            seen = self._at(sweep.path / each["job"]).look(frozenset())
+            seen = self._at(sweep.path / each["job"]).look(frozenset(), False)
             known = {name: each[name] for name in ("state", "why", "step", "steps", "left_s")}
             title = Path(each["job"]).name
             self.looks.append(replace(seen, title=title, rate=each["steps_per_s"], **known))
@@ -175,6 +175,7 @@ class View:
         try:
             with Screen(sys.stdout) as screen:
                 while not self.over:
+                    began = time.monotonic()
                     try:
                         self.look()
                     except (BadInputError, OSError) as error:
@@ -182,7 +183,8 @@ class View:
                     frame = self.frame(_paper(sys.stdout, shutil.get_terminal_size().lines))
                     screen.draw(frame)
                     if not self.over:
-                        time.sleep(every or (5.0 if self.many else 1.0))
+                        # Many runs on a slow disk should not keep a login node busy.
+                        time.sleep(max(every or (5.0 if self.many else 1.0), 3 * (time.monotonic() - began)))
         finally:
             print("\n".join(self.frame(_paper(sys.stdout, None)) if self.looks else frame), flush=True)
 
