@@ -71,9 +71,9 @@ def _list(args: Sequence[str]) -> None:
         "datasets": listing.dataset_rows,
     }
     # Long, or slow because it imports what it lists: shown when asked for.
-    asked = {"presets": preset_rows, "plugins": listing.plugin_rows}
+    asked = {"presets": preset_rows, "plugins": listing.plugin_rows, "loggers": listing.logger_rows}
     about = (
-        "What there is: names, where they come from, what they are. Presets and plugins are listed when named;\n"
+        "What there is: names, where they come from, what they are. Presets, plugins and loggers only when named;\n"
         "`plugins` imports those that bring algorithms and says which of them work."
     )
     wanted = words("list", args, f"[{'|'.join([*shelves, *asked])}]", about)
@@ -234,7 +234,7 @@ def _watch(args: Sequence[str]) -> None:
 
 
 COMMANDS = {
-    "list": Command("[algorithms|worldmodels|environments|datasets|presets|plugins]", "what there is", _list),
+    "list": Command("[algorithms|worldmodels|environments|datasets|presets|plugins|loggers]", "what there is", _list),
     "train": Command("ALGORITHM --dataset ID ...", "train on data, or in an environment; score, draw", _train),
     "fit-model": Command("KIND --dataset ID ...", "fit a world model, and say how far it can be trusted", _fit_model),
     "resume": Command("RUN", "go on with a run, or a fit, that was stopped", _resume),

@@ -272,6 +272,27 @@ def test_a_sweep_is_shown_by_its_jobs(tmp_path, capsys, monkeypatch):
     ]
 
 
+def test_a_submitted_run_is_asked_for_where_it_was_given(tmp_path, capsys):
+    from offline_marl.launch.scale.jobs import Job, write_submitted
+
+    run = begin(tmp_path / "run")
+    write_submitted(Job(command="train", name="bc", fields={}, out=run), "local", "999999999", tmp_path / "logs")
+    assert watch(run) == 1
+    assert "its process is gone, and its folder holds no DONE" in capsys.readouterr().out
+
+
+def test_a_run_that_fits_its_world_model_first_shows_the_fit(tmp_path, capsys):
+    run = begin(tmp_path / "run")
+    model = begin(run / "world_model", steps=50)
+    (model / "config.json").write_text('{"model": "ensemble", "dataset": "toy", "seed": 0, "steps": 50}')
+    log(model, 25)
+    assert watch(run) == 0
+    shown = capsys.readouterr().out
+    assert "0 of 100 updates, 0%" in shown and "ensemble on toy, seed 0" in shown and "25 of 50 updates" in shown
+    log(run, 10)
+    assert watch(run) == 0 and "ensemble" not in capsys.readouterr().out
+
+
 def test_only_new_lines_are_read_and_a_cut_one_waits(tmp_path):
     tail = Tail(tmp_path / "metrics.jsonl")
     tail.read()

@@ -11,6 +11,7 @@ from worlds import saved, world
 
 from offline_marl.core.config import ConfigError
 from offline_marl.core.registry import RegistryError
+from offline_marl.launch.cli import main
 from offline_marl.training import fitting
 from offline_marl.training import loggers as hook
 from offline_marl.training.config import RunConfig
@@ -179,6 +180,18 @@ def test_what_is_no_logger_is_refused_before_the_folder_is_taken(tmp_path, data,
     with pytest.raises(kind, match=said):
         small_run(tmp_path / "run", data, loggers=asked)
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_an_unknown_name_is_told_on_the_command_line_and_known_ones_are_listed(tmp_path, data, capsys):
+    for words in (["train", "bc", "--dataset", str(data), "--loggers", "nobody,other"], ["list", "loggers"]):
+        with pytest.raises(SystemExit) as end:
+            main([*words, *(["--out", str(tmp_path / "run")] if words[0] == "train" else [])])
+        said = capsys.readouterr()
+        assert (end.value.code, words[0]) in {(2, "train"), (0, "list")}
+        assert (said.err if words[0] == "train" else said.out).splitlines() == {
+            "train": ["error: Unknown logger 'nobody': there are: none."],
+            "list": ["loggers", "  none"],
+        }[words[0]]
 
 
 def test_a_single_one_needs_no_list(tmp_path, data):
