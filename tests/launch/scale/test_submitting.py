@@ -153,11 +153,12 @@ def test_a_job_may_submit_jobs_that_do_not_inherit_what_it_asked_for(monkeypatch
 
 
 LAUNCHER = """
-import sys
+import signal, sys
 from pathlib import Path
 from launch.scale.cluster import job
 from offline_marl.launch.scale.executors import submit
 from offline_marl.launch.scale.profile import Profile
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 data, out = sys.argv[1], Path(sys.argv[2])
 jobs = [job(data, out / f"run{number}", seed=number, steps=int(sys.argv[3])) for number in range(3)]
 submit(jobs, "local", Profile(array_parallelism=2), out / "logs")
@@ -195,5 +196,5 @@ def test_a_local_job_that_is_cancelled_saves_and_one_that_is_killed_is_noticed(t
         assert list((jobs[0].out / "checkpoints").glob("step_*"))
     finally:
         launcher.send_signal(signal.SIGINT)  # it tells the rest to save, and ends
-        launcher.wait(30)
+        assert launcher.wait(30)
     until(lambda: state_of(jobs[2].out).state == "stopped")
