@@ -8,7 +8,7 @@ import io
 import json
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
 from offline_marl.training.config import LearnFlags
-from offline_marl.training.loggers import Logger, Start, named_loggers, start_guarded
+from offline_marl.training.loggers import Logger, LoggerError, Start, named_loggers, start_guarded
 from offline_marl.training.rows import Pace, Row, read_rows
 
 __all__ = ["FileLogger", "Logger", "MissingLoggerError", "Row", "asked_loggers", "loggers_of", "read_rows"]
@@ -48,20 +48,30 @@ def loggers_of(
     """
     new = not (folder / LINES).exists()
     found: list[Logger] = [FileLogger(folder, start, last)]
+    try:
+        for name, opened, advice in _openings(config, folder, start, own):
+            found += start_guarded(name, opened, new, advice)
+    except LoggerError:
+        for logger in found:
+            logger.close()
+        raise
+    return found
+
+
+def _openings(
+    config: LearnFlags, folder: Path, start: int, own: Sequence[tuple[str, Logger]]
+) -> Iterator[tuple[str, Callable[[], Logger], str]]:
+    """Each logger besides the files: its name, what opens it, and advice where that fails."""
     settings = config.model_dump(mode="json")
     if config.tensorboard:
-        found += start_guarded("TensorBoard", lambda: TensorBoardLogger(folder, start), new)
+        yield "TensorBoard", lambda: TensorBoardLogger(folder, start), ""
     if config.wandb != "off":
         project, mode = config.wandb_project, config.wandb
         advice = ": see `wandb login`, or use --wandb offline"
-        found += start_guarded(
-            "W&B", lambda: WandbLogger(folder, project, mode, settings, wandb_id(folder)), new, advice
-        )
-    if own:
-        run = Start(folder, settings, start, read_rows(folder / LINES))
-        for name, logger in own:
-            found += start_guarded(name, functools.partial(_started, logger, run), new)
-    return found
+        yield "W&B", lambda: WandbLogger(folder, project, mode, settings, wandb_id(folder)), advice
+    run = Start(folder, settings, start, read_rows(folder / LINES) if own else [])
+    for name, logger in own:
+        yield name, functools.partial(_started, logger, run), ""
 
 
 def _started(logger: Logger, run: Start) -> Logger:

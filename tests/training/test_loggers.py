@@ -111,8 +111,10 @@ def test_a_logger_that_spoils_its_row_spoils_nobody_elses(tmp_path, data):
 
 
 def test_one_that_cannot_start_ends_a_new_run_and_not_one_that_is_taken_up(tmp_path, data, capsys):
+    kept = Kept()
     with pytest.raises(LoggerError, match=r"^The logger Broken could not be started \(OSError: no route to host\)\.$"):
-        small_run(tmp_path / "run", data, loggers=[Broken("start")])
+        small_run(tmp_path / "run", data, loggers=[kept, Broken("start")])
+    assert kept.told is not None and kept.closed == 1
     resume(tmp_path / "run", loggers=[Broken("start")])
     assert "could not be started (OSError: no route to host): the run goes on without it." in capsys.readouterr().err
     assert (tmp_path / "run" / "DONE").exists()
