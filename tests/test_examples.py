@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from worlds import reacher_recording, saved
+from worlds import reacher_recording, saved, world
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,3 +37,15 @@ def test_custom_algorithm_trains_and_scores(tmp_path: Path) -> None:
     )
     assert "normalized return" in done.stdout
     assert json.loads((tmp_path / "run" / "config.json").read_text())["settings"]["spared"] == 0.1
+
+
+def test_own_logger_keeps_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = saved(tmp_path, world("continuous"))
+    options = ["own_logger.py", "--dataset", str(data), "--steps", "200", "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", options)
+    runpy.run_path(str(ROOT / "examples" / "own_logger.py"), run_name="__main__")
+    assert "loss/actor" in capsys.readouterr().out
+    with sqlite3.connect(tmp_path / "run" / "rows.sqlite") as base:
+        assert base.execute("SELECT DISTINCT step FROM rows").fetchall() == [(100,), (200,)]

@@ -30,6 +30,7 @@ SAME = {
     "tensorboard",
     "wandb",
     "wandb_project",
+    "loggers",
 }
 """Fields that are said elsewhere, or that change no score."""
 PLACES = {"world_model", "init"}

@@ -71,9 +71,9 @@ def _list(args: Sequence[str]) -> None:
         "datasets": listing.dataset_rows,
     }
     # Long, or slow because it imports what it lists: shown when asked for.
-    asked = {"presets": preset_rows, "plugins": listing.plugin_rows}
+    asked = {"presets": preset_rows, "plugins": listing.plugin_rows, "loggers": listing.logger_rows}
     about = (
-        "What there is: names, where they come from, what they are. Presets and plugins are listed when named;\n"
+        "What there is: names, where they come from, what they are. Presets, plugins and loggers only when named;\n"
         "`plugins` imports those that bring algorithms and says which of them work."
     )
     wanted = words("list", args, f"[{'|'.join([*shelves, *asked])}]", about)
@@ -241,8 +241,14 @@ def _submit(args: Sequence[str]) -> None:
     run(args)
 
 
+def _watch(args: Sequence[str]) -> None:
+    from offline_marl.launch.watching import run
+
+    run(args)
+
+
 COMMANDS = {
-    "list": Command("[algorithms|worldmodels|environments|datasets|presets|plugins]", "what there is", _list),
+    "list": Command("[algorithms|worldmodels|environments|datasets|presets|plugins|loggers]", "what there is", _list),
     "train": Command("ALGORITHM --dataset ID ...", "train on data, or in an environment; score, draw", _train),
     "fit-model": Command("KIND --dataset ID ...", "fit a world model, and say how far it can be trusted", _fit_model),
     "resume": Command("RUN", "go on with a run, or a fit, that was stopped", _resume),
@@ -251,6 +257,7 @@ COMMANDS = {
     "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", _collect),
     "submit": Command("train|fit-model|status|check ...", "give a run to Slurm, and see where it stands", _submit),
     "sweep": Command("FILE|status|collect ...", "many runs from one file; their state, their table", _sweep),
+    "watch": Command("RUN|SWEEP|FOLDER", "see how runs are doing, as they go", _watch),
     "report": Command("PATH... --out DIR", "statistics of finished runs, as tables and a page", _report_on),
     "data": Command("list|info|verify|...", "look at data, check, convert, mix, draw and share it", _data),
 }

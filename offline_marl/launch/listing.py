@@ -8,6 +8,7 @@ from typing import Any
 from offline_marl import algorithms, environments, worldmodels
 from offline_marl.core.registry import Listing, Registry, RegistryError
 from offline_marl.datasets.catalog import CATALOG, path_of
+from offline_marl.training.loggers import loggers
 
 
 def algorithm_rows() -> list[tuple[str, ...]]:
@@ -32,6 +33,11 @@ def _fate(entry: Listing) -> str:
 def model_rows() -> list[tuple[str, ...]]:
     """Name, origin and first docstring line of each kind of world model."""
     return _rows(worldmodels.registry)
+
+
+def logger_rows() -> list[tuple[str, ...]]:
+    """Name, origin and package of each logger that plugins bring."""
+    return _rows(loggers)
 
 
 def environment_rows() -> list[tuple[str, ...]]:

@@ -47,6 +47,8 @@ class LearnFlags(Config):
     """Log to Weights & Biases (needs the extra 'log'); offline writes into the run folder."""
     wandb_project: str = "offline-marl"
     """Project of the W&B run."""
+    loggers: tuple[str, ...] = ()
+    """Loggers of plugins, or registered in this process, by name: --loggers mine,other."""
 
 
 class RunFlags(LearnFlags):

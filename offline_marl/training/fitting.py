@@ -25,7 +25,7 @@ from offline_marl.training.config import FitConfig, LearnFlags
 from offline_marl.training.data import Task, absolute, facts_of, open_task
 from offline_marl.training.devices import pick_device
 from offline_marl.training.folder import ModelFolder, describe_software, newest_state
-from offline_marl.training.metrics import loggers_of, refuse_missing
+from offline_marl.training.metrics import SILENT, asked_loggers, loggers_of
 from offline_marl.training.model_picture import draw_report
 from offline_marl.training.model_report import read_report, write_report
 from offline_marl.training.progress import progress_bar
@@ -129,7 +129,7 @@ def continue_fit(folder: ModelFolder, task: Task, reader: LearnFlags | None = No
     config = config_for(folder, task)
     if folder.done:  # read by as many at once as like to
         read = {} if reader is None else reader.model_dump(include={"device", "threads"})
-        return FitSession(folder, config.model_copy(update={**read, "tensorboard": False, "wandb": "off"}), task).run()
+        return FitSession(folder, config.model_copy(update={**read, **SILENT}), task).run()
     with folder.locked():
         folder.sweep()
         return FitSession(folder, config, task).run()
@@ -159,7 +159,7 @@ class FitSession:
 
     def __init__(self, folder: ModelFolder, config: FitConfig, task: Task) -> None:
         self.folder, self.config, self.task = folder, config, task
-        refuse_missing(config.tensorboard, config.wandb != "off")
+        self.loggers = asked_loggers(config)
         torch.set_num_threads(config.threads)
         device = pick_device(config.device)
         kind = worldmodels.get(config.model)
@@ -195,7 +195,7 @@ class FitSession:
 
     def _learn(self, looking: HeldOutHook, stood: Mapping[str, Any]) -> tuple[int, float]:
         config, start = self.config, stood["step"]
-        loggers = loggers_of(config, self.folder.path, start, config.steps)
+        loggers = loggers_of(config, self.folder.path, start, config.steps, self.loggers)
         with contextlib.ExitStack() as stack:
             for logger in loggers:
                 stack.callback(logger.close)

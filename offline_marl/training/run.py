@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from offline_marl.training.devices import pick_device
 from offline_marl.training.evaluation import Score
 from offline_marl.training.folder import RunFolder, RunFolderError, describe_software
 from offline_marl.training.loading import load, make_algorithm
+from offline_marl.training.loggers import Logger, apart
 from offline_marl.training.session import Result, Session, make_scorer
 from offline_marl.training.wiring import locate_model, refuse_mixtures
 from offline_marl.training.worlds import UNIFORM, absolute_runs, open_world
@@ -55,7 +56,12 @@ def prepare(algorithm: str, dataset: str | None, fields: Mapping[str, Any]) -> R
 
 
 def train(
-    algorithm: str, dataset: str | Dataset | None = None, *, out: str | Path | None = None, **fields: Any
+    algorithm: str,
+    dataset: str | Dataset | None = None,
+    *,
+    out: str | Path | None = None,
+    loggers: Sequence[str | Logger] = (),
+    **fields: Any,
 ) -> Result:
     """Train an algorithm on a data set, or in an environment, and score it.
 
@@ -64,6 +70,7 @@ def train(
         dataset: Task id (`reacher-scripted-mix-v0_2x1notip_0`), a file, or a Dataset of your own, which
             is kept in the run folder. None for an algorithm that learns in an `environment`.
         out: The run folder; by default `runs/<algorithm>_<dataset>_seed<seed>`.
+        loggers: Names of loggers, which the run remembers, and objects, which `resume` has to be given again.
         fields: Any field of the run (`steps`, `seed`, `device` ...) or of the algorithm's config.
 
     Raises:
@@ -76,7 +83,8 @@ def train(
     """
     own = dataset if isinstance(dataset, Dataset) else None
     named = OWN_DATA if own is not None else None if dataset is None else absolute(str(dataset))
-    config = prepare(algorithm, named, fields)
+    names, objects = apart(loggers)
+    config = prepare(algorithm, named, {**fields, "loggers": names})
     refuse_mixtures(config, algorithms.get(algorithm).needs)
     # Written down as what it is here: a generator's state cannot move between kinds of device.
     here = {
@@ -100,7 +108,7 @@ def train(
             save_data(folder.path / (OWN_DATA if task.world is None else UNIFORM), task.data)
             task = _open(config, folder.path)
         # Made first: settings that it refuses should not leave the folder taken.
-        session = Session(folder, config, task, learner)
+        session = Session(folder, config, task, learner, objects)
         folder.begin(config, _provenance(task))
         return session.run()
 
@@ -110,8 +118,12 @@ def default_folder(config: RunConfig) -> Path:
     return Path("runs") / f"{config.algorithm}_{Path(config.task).name.replace(':', '.')}_seed{config.seed}"
 
 
-def resume(run: str | Path) -> Result:
+def resume(run: str | Path, *, loggers: Sequence[Logger] = ()) -> Result:
     """Go on with a run that was stopped; its end equals that of a run that never stopped, bit for bit.
+
+    Args:
+        run: The run folder.
+        loggers: Objects, besides those whose names the run was begun with.
 
     Raises:
         RunFolderError: The folder holds no run, the data changed, or no checkpoint can be read.
@@ -127,7 +139,7 @@ def resume(run: str | Path) -> Result:
         then, now = folder.versions().get("dataset_sha256"), task.data.metadata.get("sha256")
         if then is not None and then != now:
             raise RunFolderError(f"{task.id} is not the data this run began with (sha256 is {now}, was {then}).")
-        return Session(folder, config, task, make_algorithm(config, task.data.spec)).run()
+        return Session(folder, config, task, make_algorithm(config, task.data.spec), loggers).run()
 
 
 def evaluate(run: str | Path, episodes: int = 100, seed: int = 0) -> Score:

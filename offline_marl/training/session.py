@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from offline_marl.training.data import Task
 from offline_marl.training.devices import pick_device
 from offline_marl.training.evaluation import Score, episode_seeds, play, summarize
 from offline_marl.training.folder import RunFolder, RunFolderError, newest_state
-from offline_marl.training.metrics import loggers_of, refuse_missing
+from offline_marl.training.metrics import Logger, asked_loggers, loggers_of
 from offline_marl.training.picture import draw_run
 from offline_marl.training.progress import progress_bar
 from offline_marl.training.provenance import mean_return_of, other_versions, told_of
@@ -60,14 +60,17 @@ class Session:
         config: The run's settings.
         task: Its data and environment.
         learner: The algorithm, freshly made from the seed.
+        loggers: Besides those that the settings name.
     """
 
-    def __init__(self, folder: RunFolder, config: RunConfig, task: Task, learner: Algorithm) -> None:
+    def __init__(
+        self, folder: RunFolder, config: RunConfig, task: Task, learner: Algorithm, loggers: Sequence[Logger] = ()
+    ) -> None:
         self.folder = folder
         self.config = config
         self.task = task
         self.learner = learner
-        refuse_missing(config.tensorboard, config.wandb != "off")
+        self.loggers = [] if folder.done else asked_loggers(config, loggers)
         torch.set_num_threads(config.threads)
         device = pick_device(config.device)
         learner.place(device, derive(config.seed, "exploration"))
@@ -112,7 +115,7 @@ class Session:
         if outside := self.task.data.metadata.get("clipped_actions"):
             total = self.task.data.actions.numel()
             print(f"warning: {outside:,} of {total:,} action entries lay outside [-1, 1]: clipped.", file=sys.stderr)
-        loggers = loggers_of(config, self.folder.path, start, config.steps)
+        loggers = loggers_of(config, self.folder.path, start, config.steps, self.loggers)
         with contextlib.ExitStack() as stack:
             for logger in loggers:
                 stack.callback(logger.close)

@@ -15,7 +15,7 @@ from offline_marl.core.errors import WorkError
 from offline_marl.core.types import Metrics, Source
 from offline_marl.networks.learner import Learner
 from offline_marl.training.evaluation import Score
-from offline_marl.training.metrics import Logger
+from offline_marl.training.loggers import Logger
 
 
 class DivergedError(WorkError, RuntimeError):

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from runs import table
 
 from offline_marl.training import metrics
+from offline_marl.training.config import RunConfig
+from offline_marl.training.loggers import LoggerError
 from offline_marl.training.metrics import FileLogger, MissingLoggerError, TensorBoardLogger, read_rows, refuse_missing
 
 
@@ -102,15 +106,21 @@ def test_a_logger_that_is_not_installed_is_refused_with_what_to_install(monkeypa
 class FakeWandb:
     """Stands in for the package: keeps what it was told."""
 
-    def __init__(self):
-        self.started, self.logged, self.finished = None, [], False
+    def __init__(self, step=0):
+        self.started, self.logged, self.finished, self.axes = None, [], False, {}
+        self.step = step
 
     def init(self, **kwargs):
         self.started = kwargs
         return self
 
-    def log(self, row):
+    def define_metric(self, name, step_metric):
+        self.axes[name] = step_metric
+
+    def log(self, row, step, commit):
+        assert commit
         self.logged.append(row)
+        self.step = step + 1
 
     def finish(self):
         self.finished = True
@@ -126,3 +136,92 @@ def test_wandb_gets_the_config_and_every_row_under_its_kind(tmp_path, monkeypatc
     assert fake.started["resume"] == "allow" and fake.started["dir"] == str(tmp_path)
     assert fake.logged == [{"train/loss/actor": 10 / 3, "step": 10}, {"eval/return": -1.0, "step": 10}]
     assert fake.finished
+    assert fake.axes == {"*": "step"} and fake.step == 2
+
+
+def started(tmp_path, monkeypatch, step=0, **fields):
+    """What W&B is started with, and gets, by a run that stands at update 20."""
+    write(FileLogger(tmp_path, 0, 100), (10, 20, 30), scored=(20,))
+    fake = FakeWandb(step)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = RunConfig(algorithm="bc", dataset="x", **fields)
+    loggers = metrics.loggers_of(config, tmp_path, 20, 100)
+    for logger in loggers:
+        write(logger, (30,))
+        logger.close()
+    return fake
+
+
+def test_wandb_online_gets_only_what_it_has_not(tmp_path, monkeypatch):
+    # A process that was killed had sent four rows; one after the checkpoint is made again, and is there already.
+    fake = started(tmp_path, monkeypatch, step=4, wandb="online", wandb_project="mine")
+    assert fake.started["mode"] == "online" and fake.started["project"] == "mine" and fake.logged == []
+    lost = started(tmp_path, monkeypatch, step=1, wandb="online")
+    assert [(row["step"], "eval/return" in row) for row in lost.logged] == [(20, False), (20, True), (30, False)]
+
+
+def test_wandb_offline_begins_with_the_rows_that_stand(tmp_path, monkeypatch):
+    fake = started(tmp_path, monkeypatch, wandb="offline")
+    assert [row["step"] for row in fake.logged] == [10, 20, 20, 30]
+
+
+def test_the_id_at_wandb_goes_with_the_folder(tmp_path, monkeypatch):
+    first = started(tmp_path / "here", monkeypatch, wandb="online").started["id"]
+    (tmp_path / "here").rename(tmp_path / "elsewhere")
+    assert started(tmp_path / "elsewhere", monkeypatch, wandb="online").started["id"] == first
+    assert started(tmp_path / "other", monkeypatch, wandb="online").started["id"] != first
+    (tmp_path / "other" / "wandb-id").write_text("cut/off")
+    assert len(metrics.wandb_id(tmp_path / "other")) == 16
+
+
+def test_wandb_that_cannot_start_ends_only_a_new_run(tmp_path, monkeypatch, capsys):
+    fake = FakeWandb()
+    fake.init = lambda **_: (_ for _ in ()).throw(ConnectionError("api key not configured"))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = RunConfig(algorithm="bc", dataset="x", wandb="online")
+    with pytest.raises(
+        LoggerError, match=r"^The logger W&B could not be started .*: see `wandb login`, or use --wandb"
+    ):
+        metrics.loggers_of(config, tmp_path, 0, 100)
+    assert len(metrics.loggers_of(config, tmp_path, 0, 100)) == 1
+    assert "the run goes on without it" in capsys.readouterr().err
+
+
+def test_the_rate_is_logged_where_it_can_be_told(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    logger = metrics.WandbLogger(tmp_path, "mine", "offline", {}, "id7")
+    for kind, step, wall_s in (("train", 100, 1.0), ("eval", 100, None), ("train", 200, 3.0), ("train", 300, 3.0)):
+        logger.write(kind, {"step": step, "wall_s": wall_s})
+    assert [row.get("train/updates_per_s") for row in fake.logged] == [None, None, 50.0, None]
+
+
+@pytest.mark.slow
+def test_a_real_offline_wandb_goes_on_under_the_same_id_and_its_last_folder_is_whole(tmp_path):
+    pytest.importorskip("wandb")
+    script = """
+import os, sys
+from pathlib import Path
+from offline_marl.training.config import RunConfig
+from offline_marl.training.metrics import loggers_of
+folder, start, steps, end = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
+loggers = loggers_of(RunConfig(algorithm="bc", dataset="x", wandb="offline"), folder, start, 100)
+for step in steps:
+    for logger in loggers:
+        logger.write("train", {"step": step, "wall_s": step / 10, "loss/actor": step / 3})
+if end == "kill":
+    os._exit(9)
+for logger in loggers:
+    logger.close()
+"""
+    for start, steps, end in (("0", "[10, 20, 30]", "kill"), ("20", "[30, 40]", "close")):
+        command = [sys.executable, "-c", f"import json{script}", str(tmp_path), start, steps, end]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == (9 if end == "kill" else 0), done.stderr
+        folder = sorted(tmp_path.glob("wandb/offline-run-*"))[-1]
+        assert folder.name.endswith(metrics.wandb_id(tmp_path))
+    program = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(folder)]
+    lines = subprocess.run(program, capture_output=True, text=True, check=True).stdout.splitlines()
+    rows = [record["history"] for record in map(json.loads, lines) if "history" in record]
+    assert [row["item"]["step"] for row in rows] == [10, 20, 30, 40]
+    assert [row["item"]["_step"] for row in rows] == [0, 1, 2, 3]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from offline_marl.launch.drawing import duration
 from offline_marl.launch.scale.sweeps import Sweep
 from offline_marl.launch.scale.trials import Standing, standings
 from offline_marl.launch.scale.watch import State, states_of
@@ -101,10 +102,3 @@ def _row(each: dict[str, Any]) -> tuple[str, ...]:
     rate = "" if each["steps_per_s"] is None or each["state"] != "running" else f"{each['steps_per_s']:,.1f}"
     left = "" if each["left_s"] is None else duration(each["left_s"])
     return Path(each["job"]).name, each["state"], step, rate, left, str(each["requeues"]), each["why"]
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"

@@ -1,0 +1,39 @@
+"""Rows of metrics as they are kept and read. Imports no torch, so that whoever only looks at a run answers at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, float | int | None]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; a last line that was cut off is left out."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+class Pace:
+    """Updates per second from one row of training to the next."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, float] | None = None
+
+    def of(self, kind: str, row: Row) -> float | None:
+        """Since the row before it; None for the first, and for rows that are no training's."""
+        step, wall_s = row.get("step"), row.get("wall_s")
+        if kind != "train" or step is None or wall_s is None:
+            return None
+        before, self._last = self._last, (step, wall_s)
+        if before is None or wall_s <= before[1]:
+            return None
+        return (step - before[0]) / (wall_s - before[1])
