@@ -160,12 +160,22 @@ def test_a_real_process_on_a_real_terminal_is_interrupted_cleanly(tmp_path):
     before = termios.tcgetattr(theirs)
     program = "from offline_marl.launch.cli import main; main()"
     command = [sys.executable, "-c", program, "watch", str(run), "--every", "0.1"]
-    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env={**os.environ, "TERM": "xterm"}) as going:
+    with subprocess.Popen(
+        command,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm"},
+        # As from a terminal: a shell that runs the tests in the background ignores SIGINT, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as going:
         text = b""
         while text.count(b"\x1b[H") < 3:
             text += os.read(ours, 65_536)
         going.send_signal(signal.SIGINT)
-        assert going.wait(10) == 130 and going.stderr.read() == b"interrupted.\n"
+        try:
+            assert going.wait(10) == 130 and going.stderr.read() == b"interrupted.\n"
+        finally:
+            going.kill()
     os.set_blocking(ours, False)
     with contextlib.suppress(BlockingIOError):
         text += os.read(ours, 65_536)
