@@ -69,7 +69,7 @@ TINY = ("--steps", 4, "--eval-every", 0, "--final-episodes", 2, "--batch-size", 
         ("resume gone", "gone holds no run"),
         ("evaluate gone", "gone holds no run"),
         ("evaluate gone --episodes 0", "Field 'episodes' cannot be '0'"),
-        ("evaluate gone --video x", "Unknown flag '--video' of evaluate"),
+        ("evaluate gone --vidoe x", "Unknown flag '--vidoe' of evaluate"),
     ],
 )
 def test_bad_words_are_told_in_one_sentence(cli: Cli, command: str, said: str) -> None:
