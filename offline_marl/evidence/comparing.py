@@ -26,7 +26,7 @@ def aggregate(cells: Cells, reps: int, seed: int) -> tuple[tuple[Aggregate, ...]
     flat, shape = _scores(cells)
     found = statistics.bootstrap(
         [shape[0]] * flat.shape[1],
-        lambda numbers: statistics.aggregates(statistics.picked(flat, numbers).reshape(shape)).ravel(),
+        lambda numbers: _merged(statistics.aggregates(statistics.picked(flat, numbers).reshape(*shape, -1))),
         reps,
         seed,
     )
@@ -47,7 +47,7 @@ def profile(cells: Cells, reps: int, seed: int) -> tuple[Profile, ...]:
     taus = np.linspace(min(0.0, float(np.floor(flat.min()))), max(100.0, float(np.ceil(flat.max()))), TAUS)
     found = statistics.bootstrap(
         [shape[0]] * flat.shape[1],
-        lambda numbers: statistics.profiles(statistics.picked(flat, numbers).reshape(shape), taus).ravel(),
+        lambda numbers: _merged(statistics.profiles(statistics.picked(flat, numbers).reshape(*shape, -1), taus)),
         reps,
         seed,
     )
@@ -92,8 +92,9 @@ def compare(cells: Cells, reps: int, seed: int) -> tuple[Comparison, ...]:
     scores = statistics.padded([[float(run.score["return"] or 0.0) for run in runs] for runs in cells.values()])
 
     def averaged(numbers: Ints) -> Floats:
-        shares: Floats = weights @ statistics.improvements(statistics.picked(scores, numbers), first, second)
-        return shares
+        shares = statistics.improvements(statistics.picked(scores, numbers), first, second)
+        # Draw by draw: a product of whole matrices rounds otherwise.
+        return np.stack([weights @ share for share in np.ascontiguousarray(shares.T)], axis=1)
 
     found = statistics.bootstrap([len(runs) for runs in cells.values()], averaged, reps, seed)
     made = []
@@ -117,6 +118,11 @@ def _reversed(there: Estimate) -> Estimate:
     if there.low is None or there.high is None:
         return Estimate(1 - there.value)
     return Estimate(1 - there.value, 1 - there.high, 1 - there.low)
+
+
+def _merged(estimates: Floats) -> Floats:
+    """`[kind, of what, draw]` as `[estimate, draw]`."""
+    return estimates.reshape(-1, estimates.shape[-1])
 
 
 def _sides(cells: Cells) -> tuple[list[str], list[str]]:

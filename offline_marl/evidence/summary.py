@@ -169,7 +169,7 @@ def _banded(
     columns = [[table[step] for table in tables] for _, _, steps, tables in part for step in steps]
     owners = [number for number, (_, _, steps, _) in enumerate(part) for _ in steps]
     counts = [len(tables) for _, _, _, tables in part]
-    found = statistics.column_estimates(statistics.padded(columns), owners, counts, reps, seed)["iqm"]
+    found = statistics.column_estimates(statistics.padded(columns), owners, counts, reps, seed, ("iqm",))["iqm"]
     curves, begin = [], 0
     for task, label, steps, tables in part:
         end = begin + len(steps)

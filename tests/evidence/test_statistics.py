@@ -40,8 +40,8 @@ def test_improvement_by_hand() -> None:
 
 
 def test_profile_by_hand() -> None:
-    scores = np.array([10.0, 20.0, 20.0, 40.0]).reshape(2, 2, 1)
-    assert_allclose(st.profiles(scores, np.array([0.0, 10, 20, 39, 40])), [[1, 0.75, 0.25, 0.25, 0]])
+    scores = np.array([10.0, 20.0, 20.0, 40.0]).reshape(2, 2, 1, 1)
+    assert_allclose(st.profiles(scores, np.array([0.0, 10, 20, 39, 40])), [[[1], [0.75], [0.25], [0.25], [0]]])
 
 
 def test_formulas_are_scipys_for_columns_of_any_length() -> None:
@@ -66,7 +66,9 @@ def test_formulas_are_rliables() -> None:
         expected = [getattr(metrics, f"aggregate_{name}")(matrix) for name in names]
         expected.append(100 * metrics.aggregate_optimality_gap(matrix / 100, gamma=1))
         assert_allclose(st.aggregates(scores)[:, label], expected)
-        assert_allclose(st.profiles(scores, taus)[label], library.score_distributions(matrix, taus), atol=1e-12)
+        assert_allclose(
+            st.profiles(scores[..., None], taus)[label, :, 0], library.score_distributions(matrix, taus), atol=1e-12
+        )
     cells = scores.reshape(5, -1)  # cell = task * 4 + label
     own = st.improvements(cells, np.array([1, 5, 9]), np.array([2, 6, 10])).mean()
     assert own == pytest.approx(metrics.probability_of_improvement(scores[:, :, 1], scores[:, :, 2]))
@@ -76,7 +78,7 @@ def test_intervals_are_rliables_draw_for_draw() -> None:
     matrix = fixed(5, 3)
 
     def aggregated(numbers: st.Ints) -> st.Floats:
-        return st.aggregates(st.picked(matrix, numbers)[:, :, None]).ravel()
+        return st.aggregates(st.picked(matrix, numbers))
 
     own = st.bootstrap([5] * 3, aggregated, reps=200, seed=7)
     state = np.random.get_state()
@@ -104,14 +106,14 @@ def test_intervals_of_profiles_and_improvement_are_rliables() -> None:
     flat = scores.reshape(5, 4)
     profile = st.bootstrap(
         [5] * 4,
-        lambda numbers: st.profiles(st.picked(flat, numbers).reshape(5, 2, 2), taus)[0],
+        lambda numbers: st.profiles(st.picked(flat, numbers).reshape(5, 2, 2, -1), taus)[0],
         reps=2_000,
         seed=0,
     )
     _, bands = library.create_performance_profile({"": scores[:, :, 0]}, taus, reps=1_000)
     assert np.abs(np.stack([profile.low, profile.high]) - bands[""]).max() <= 0.1  # a tenth: one of ten scores
     better = st.bootstrap(
-        [5] * 4, lambda numbers: st.improvements(st.picked(flat, numbers), one, other).mean(keepdims=True), 2_000, 0
+        [5] * 4, lambda numbers: st.improvements(st.picked(flat, numbers), one, other).mean(0, keepdims=True), 2_000, 0
     )
     _, ends = library.get_interval_estimates(
         {"": [scores[:, :, 0], scores[:, :, 1]]},
@@ -145,8 +147,9 @@ def test_cells_of_unequal_runs_are_each_resampled_among_their_own() -> None:
     found = st.bootstrap([5, 3, 1], watch, reps=50, seed=0)
     for drawn in seen:
         for number, column in enumerate(columns):
-            assert set(drawn[: len(column), number]) <= set(column)
+            assert set(drawn[: len(column), number].ravel()) <= set(column)
             assert np.isnan(drawn[len(column) :, number]).all()
+    assert sum(drawn.shape[2] for drawn in seen) == 1 + 50  # the runs themselves, and every draw
     assert_allclose(found.value, [3.0, 20.0, 7.0])
     assert found.at(2, 1) == Estimate(7.0)
     assert found.at(1, 3).low is not None

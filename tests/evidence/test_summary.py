@@ -138,7 +138,7 @@ def wins(runs: int, tasks: int, shift: float, trials: int, reps: int) -> float:
 
     def share(numbers: statistics.Ints) -> statistics.Floats:
         drawn = statistics.picked(cells, numbers)
-        return statistics.improvements(drawn, first, first + len(first)).reshape(trials, tasks).mean(1)
+        return statistics.improvements(drawn, first, first + len(first)).reshape(trials, tasks, -1).mean(1)
 
     found = statistics.bootstrap([runs] * cells.shape[1], share, reps, 0)
     return float((found.low > EVEN).mean())

@@ -12,6 +12,8 @@ from finished import folder
 
 from offline_marl.launch.cli import main
 
+ROOT = Path(__file__).parents[2]
+
 
 def report(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as end:
@@ -91,3 +93,16 @@ def test_paths_may_hold_commas_brackets_quotes_and_numbers(
         folder(tmp_path / name, seed=seed)
     code, out, _ = report(capsys, *names, "--out", "out,1", "--reps", "100")
     assert code == 0 and out.startswith("5 runs") and (tmp_path / "out,1" / "scores.csv").is_file()
+
+
+def test_the_committed_page_is_what_the_command_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rliable")
+    recipe = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "offline_marl report" in line)
+    monkeypatch.chdir(ROOT)
+    code, _, _ = report(capsys, "benchmarks/results/headline.csv", "--title", recipe.split("'")[1], "--out", tmp_path)
+    committed = ROOT / "docs" / "report.html"
+    assert code == 0
+    assert (tmp_path / "report.html").read_bytes() == committed.read_bytes(), "run `make page`"
+    assert committed.stat().st_size < 500_000
