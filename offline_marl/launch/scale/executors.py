@@ -15,7 +15,7 @@ from typing import Any
 
 from offline_marl.core.errors import WorkError
 from offline_marl.launch.failures import sentence
-from offline_marl.launch.scale import slurm, watch
+from offline_marl.launch.scale import handing, slurm, watch
 from offline_marl.launch.scale.jobs import Executor, Job, not_asked, note_start, read_starts, write_submitted
 from offline_marl.launch.scale.profile import Profile
 from offline_marl.launch.scale.work import Work
@@ -148,12 +148,13 @@ def _slurm(jobs: Sequence[Job], profile: Profile, logs: Path, after: Sequence[st
     for first in range(0, len(jobs), limit):
         some = jobs[first : first + limit]
         executor = SlurmExecutor(logs, max_num_timeout=profile.requeues, python=_python(profile))
-        executor.update_parameters(**_parameters(profile, after), job_name=_name(some))
         work = Work(SHARE_TO_SAVE * _delay(profile))
-        with slurm.outside_of_jobs(), _refusals():
-            given = executor.map_array(work, some) if len(some) > 1 else [executor.submit(work, some[0])]
-        names = [each.job_id for each in given]
-        _write_down(some, names, logs)
+        with handing.on_the_way(some, logs) as word:
+            executor.update_parameters(**_parameters(profile, after), job_name=_name(some), comment=word)
+            with slurm.outside_of_jobs(), _refusals():
+                given = executor.map_array(work, some) if len(some) > 1 else [executor.submit(work, some[0])]
+            names = [each.job_id for each in given]
+            _write_down(some, names, logs)
         ids += names
     return ids
 

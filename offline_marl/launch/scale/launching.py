@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from offline_marl.core.errors import BadInputError, WorkError
-from offline_marl.launch.scale import executors, watch
+from offline_marl.launch.scale import executors, handing, watch
 from offline_marl.launch.scale.jobs import Executor, read_starts
 from offline_marl.launch.scale.planning import Planned
 from offline_marl.launch.scale.profile import Profile, read_profile
@@ -80,6 +80,8 @@ def launch(sweep: Sweep, jobs: Sequence[Planned], how: How, again: bool = False)
         WorkError: Slurm refused the jobs.
     """
     said = Launched()
+    if how.executor == "slurm":
+        handing.settle(sweep.logs)
     ready = _ready(sweep, jobs, again, said)
     if how.executor == "slurm":
         _queue(sweep, jobs, ready, how, said)

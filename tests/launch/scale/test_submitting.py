@@ -12,8 +12,8 @@ import pytest
 from launch.scale.cluster import done, job, starts, until
 from worlds import saved, world
 
-from offline_marl.launch.scale import slurm, watch
-from offline_marl.launch.scale.jobs import note_start, write_submitted
+from offline_marl.launch.scale import handing, slurm, watch
+from offline_marl.launch.scale.jobs import note_start, read_submitted, write_submitted
 from offline_marl.launch.scale.slurm import MissingSlurmError, SlurmError, explain
 from offline_marl.launch.scale.watch import cancel, state_of, states_of
 from offline_marl.training import fitting
@@ -150,6 +150,36 @@ def test_a_job_may_submit_jobs_that_do_not_inherit_what_it_asked_for(monkeypatch
     monkeypatch.delenv("SLURM_JOB_ID")
     with slurm.outside_of_jobs():
         assert "SLURM_CPUS_PER_TASK" in os.environ  # the person's own wish
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_slurm_took_from_a_launcher_that_died_is_told_to_its_folders(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    jobs, logs = [job(data, tmp_path / f"run{number}") for number in range(count)], tmp_path / "logs"
+    logs.mkdir()
+    with pytest.raises(KeyboardInterrupt), handing.on_the_way(jobs, logs) as word:
+        write_submitted(jobs[0], "slurm", "6_9", logs)  # an older submission
+        raise KeyboardInterrupt
+    ids = ["7"] if count == 1 else ["7_1", "7_2"]  # 7_0 has run, and Slurm has forgotten it
+    said = "".join(f"{name}|{word}\n" for name in ids) + "8|somebody's\n"
+    monkeypatch.setattr(slurm, "ask", lambda *_: said)
+    assert handing.settle(logs) == count and handing.settle(logs) == 0
+    held = [read_submitted(each.out) for each in jobs]
+    assert [each and each.id for each in held] == (["7"] if count == 1 else ["7_0", "7_1", "7_2"])
+    assert [each and each.job for each in held] == jobs
+
+
+def test_what_slurm_did_not_take_is_forgotten(tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    each = job(data, tmp_path / "run")
+    with pytest.raises(SlurmError), handing.on_the_way([each], tmp_path):
+        raise SlurmError("refused.")
+    monkeypatch.setattr(slurm, "ask", lambda *_: pytest.fail("there is nothing to ask for"))
+    assert handing.settle(tmp_path) == 0
+    with pytest.raises(KeyboardInterrupt), handing.on_the_way([each], tmp_path):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(slurm, "ask", lambda *_: "8|somebody's\n")
+    assert handing.settle(tmp_path) == 0 and not list(tmp_path.glob("*.json")) and read_submitted(each.out) is None
 
 
 LAUNCHER = """

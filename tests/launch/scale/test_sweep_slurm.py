@@ -12,6 +12,8 @@ from launch.scale.sweeping import TINY, head, written
 from launch.scale.test_slurm import cluster  # noqa: F401 - a fixture
 from worlds import saved, world
 
+from offline_marl.launch.scale import executors
+
 pytestmark = pytest.mark.slurm
 FILE = """
 algorithms = ["bc", "iql"]
@@ -73,3 +75,18 @@ fields.lr = { distribution = "log-uniform", low = 1e-4, high = 1e-2 }
     assert said.code == 0 and said.out.startswith("4 started"), said.err
     assert "4 of 4 trials, best return" in cli("sweep", "status", "sweeps/sweep").out
     assert cli("sweep", file).out.startswith("0 started; before: 4 done")
+
+
+def test_a_launcher_killed_after_slurm_took_its_jobs_queues_none_twice(cli, tmp_path, monkeypatch):  # noqa: F811
+    data = json.dumps(saved(tmp_path, world("continuous")))
+    file = written(tmp_path, FILE.format(data=data, tiny=TINY).replace('world_models = ["none", "small"]', ""))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executors, "_write_down", killed)
+        assert cli("sweep", file, "--executor", "slurm").code == 130
+    assert not list((tmp_path / "sweeps").glob("*/runs/*/job.json"))
+    assert cli("sweep", file).out.startswith("0 started")
+    until(lambda: json.loads(cli("sweep", "status", "sweeps/sweep", "--json").out)["done"] == 4, 120)
