@@ -53,14 +53,19 @@ def quick_disk() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def packages_read_once() -> Iterator[None]:
-    """Entry points of installed packages are looked up once for each state of sys.path, not at every command."""
-    looked_up = metadata.entry_points
+    """What is installed is looked up once for each state of sys.path, not at every command and every run."""
+    looked_up, version = metadata.entry_points, metadata.version
 
     @cache
     def known(path: tuple[str, ...], **wanted: str) -> metadata.EntryPoints:
         return looked_up(**wanted)
 
+    @cache
+    def known_version(path: tuple[str, ...], name: str) -> str:
+        return version(name)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metadata, "version", lambda name: known_version(tuple(sys.path), name))
         patch.setattr(metadata, "entry_points", lambda **wanted: known(tuple(sys.path), **wanted))
         yield
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import ConfigDict, Field, create_model
 from pydantic_settings import CliPositionalArg, CliSettingsSource, SettingsError
 
 from offline_marl.core.config import Config, ConfigError, load_settings, suggest
@@ -61,7 +61,7 @@ class EvaluateFlags(Config):
     """Decides their starts; runs scored with the same one are scored on the same starts."""
 
 
-class Composed(BaseModel):
+class Composed(Config):
     """Base, beside others, of configs that are put together when called: there is no source to read docstrings from.
 
     Pydantic would look for it through all modules and all callers, which takes longer than all else that flags need.
