@@ -38,7 +38,7 @@ def test_answers_without_torch() -> None:
         "import contextlib, io, sys\nfrom offline_marl.launch.cli import main\n"
         f"for command in {QUICK!r}:\n"
         "    with contextlib.redirect_stdout(io.StringIO()) as said:\n"
-        "        try: main(command.split())\n"
+        "        code = None\n        try: main(command.split())\n"
         "        except SystemExit as end: code = end.code\n"
         "    heavy = {'torch', 'mujoco', 'gymnasium', 'pydantic_settings'} & set(sys.modules)\n"
         "    assert code == 0 and not heavy and said.getvalue(), (command, code, heavy)"
