@@ -6,13 +6,17 @@ import importlib
 import inspect
 import os
 import pkgutil
+import sys
 from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 # Before torch is imported, here and in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+from warm import Warm
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,6 +37,45 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OFFLINE_MARL_HOME", str(home))
         yield home
+
+
+# --- time ---------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="session", autouse=True)
+def quick_disk() -> Iterator[None]:
+    """Nothing waits for the disk: no test pulls the plug. Tests of what happens when it fails put their own in place.
+
+    Processes that tests start, those that are killed among them, wait as ever.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # a closed or foreign file is still an error
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packages_read_once() -> Iterator[None]:
+    """What is installed is looked up once for each state of sys.path, not at every command and every run."""
+    looked_up, version = metadata.entry_points, metadata.version
+
+    @cache
+    def known(path: tuple[str, ...], **wanted: str) -> metadata.EntryPoints:
+        return looked_up(**wanted)
+
+    @cache
+    def known_version(path: tuple[str, ...], name: str) -> str:
+        return version(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metadata, "version", lambda name: known_version(tuple(sys.path), name))
+        patch.setattr(metadata, "entry_points", lambda **wanted: known(tuple(sys.path), **wanted))
+        yield
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """Starts Python processes that have torch already."""
+    server = Warm()
+    yield server
+    server.close()
 
 
 # --- axes ---------------------------------------------------------------------------------------------------------

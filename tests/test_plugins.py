@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm import Warm
 from worlds import saved, world
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,37 +92,48 @@ def plugins(tmp_path_factory) -> Path:
 
 def python(plugins: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
     """Run Python where the plugins are installed; its standard output and error."""
-    paths = [str(plugins), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        capture_output=True,
-        text=True,
-    )
+    done = subprocess.run([sys.executable, *arguments], env=beside(plugins), capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     return done.stdout, done.stderr
 
 
-def test_plugins_are_listed_beside_the_built_in_ones_without_being_imported(plugins):
+def beside(plugins: Path) -> dict[str, str]:
+    paths = [str(plugins), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+@pytest.fixture
+def warmly(plugins: Path, warm: Warm):
+    """As `python`, in a process that has torch already."""
+
+    def run(*arguments: str, code: int = 0) -> tuple[str, str]:
+        done = warm.run(*arguments, env=beside(plugins))
+        assert done.returncode == code, done.stderr
+        return done.stdout, done.stderr
+
+    return run
+
+
+def test_plugins_are_listed_beside_the_built_in_ones_without_being_imported(warmly):
     code = (
         "import json, sys, offline_marl\n"
         "algorithms = offline_marl.algorithms\n"
         "print(json.dumps([algorithms.names(), [[l.name, l.origin] for l in algorithms.listings()],"
         " 'my_package' in sys.modules]))"
     )
-    names, origins, imported = json.loads(python(plugins, "-c", code)[0])
+    names, origins, imported = json.loads(warmly("-c", code)[0])
     assert {"bc", "iql", "ma-iql", "my-algo", "bad-algo"} <= set(names) and not imported
     assert dict(origins)["my-algo"] == "my-package" and dict(origins)["bad-algo"] == "bad-package"
 
 
-def test_a_plugin_that_does_not_import_is_named_and_harms_nobody_else(plugins):
+def test_a_plugin_that_does_not_import_is_named_and_harms_nobody_else(warmly):
     code = (
         "from offline_marl.algorithms.base import algorithms\n"
         "print(algorithms.get('my-algo').__name__, algorithms.get('bc').__name__)\n"
         "try: algorithms.get('bad-algo')\n"
         "except LookupError as error: print(error)"
     )
-    good, said = python(plugins, "-c", code)[0].splitlines()
+    good, said = warmly("-c", code)[0].splitlines()
     assert good == "MyAlgo BC"
     assert "'bad-algo'" in said and "bad-package" in said and "no_such_package_anywhere" in said
 
@@ -136,28 +148,28 @@ def test_the_command_line_trains_a_plugin_with_its_own_flags(plugins, tmp_path):
     assert ",3.0" in (tmp_path / "run" / "metrics.csv").read_text()
 
 
-def test_the_command_line_shows_a_plugins_flags_and_says_which_plugin_is_broken(plugins, tmp_path):
-    shown = python(plugins, "-m", "offline_marl", "train", "my-algo", "--help")[0]
+def test_the_command_line_shows_a_plugins_flags_and_says_which_plugin_is_broken(warmly, tmp_path):
+    shown = warmly("-m", "offline_marl", "train", "my-algo", "--help")[0]
     assert "--my-field" in shown and "Multiplies the loss" in shown
-    listed = python(plugins, "-m", "offline_marl", "list", "algorithms")[0]
+    listed = warmly("-m", "offline_marl", "list", "algorithms")[0]
     assert "my-algo" in listed and "bad-algo" in listed
     data = saved(tmp_path, world("continuous"))
-    refused = python(plugins, "-m", "offline_marl", "train", "bad-algo", "--dataset", data, code=2)[1].strip()
+    refused = warmly("-m", "offline_marl", "train", "bad-algo", "--dataset", data, code=2)[1].strip()
     assert "bad-package" in refused and "Traceback" not in refused and len(refused.splitlines()) == 1
 
 
-def test_list_plugins_says_which_work_and_why_others_do_not(plugins):
-    rows = {line.split()[0]: line for line in python(plugins, "-m", "offline_marl", "list", "plugins")[0].splitlines()}
+def test_list_plugins_says_which_work_and_why_others_do_not(warmly):
+    rows = {line.split()[0]: line for line in warmly("-m", "offline_marl", "list", "plugins")[0].splitlines()}
     assert rows["top-cloning"].split() == ["top-cloning", "marl-top-cloning", "works"]
     assert rows["my-algo"].endswith("works")
     assert "bad-package" in rows["bad-algo"] and "no_such_package_anywhere" in rows["bad-algo"]
     assert "one-package" in rows["rival"] and "two-package" in rows["rival"] and "uninstall one" in rows["rival"]
 
 
-def test_two_packages_that_claim_one_name_are_refused_and_both_named(plugins, tmp_path):
-    listed = python(plugins, "-m", "offline_marl", "list", "algorithms")[0]
+def test_two_packages_that_claim_one_name_are_refused_and_both_named(warmly, tmp_path):
+    listed = warmly("-m", "offline_marl", "list", "algorithms")[0]
     assert re.search(r"rival +one-package, two-package +refused: claimed by one-package and two-package", listed)
-    refused = python(plugins, "-m", "offline_marl", "train", "rival", "--dataset", "x", code=2)[1].strip()
+    refused = warmly("-m", "offline_marl", "train", "rival", "--dataset", "x", code=2)[1].strip()
     assert "one-package" in refused and "two-package" in refused and len(refused.splitlines()) == 1
 
 
@@ -166,18 +178,18 @@ def settings_of(run: Path) -> dict:
     return {**config, **config["settings"]}
 
 
-def test_the_example_plugin_trains_with_its_own_flag_and_its_own_preset(plugins, tmp_path):
+def test_the_example_plugin_trains_with_its_own_flag_and_its_own_preset(warmly, tmp_path):
     data = saved(tmp_path, world("continuous"))
     train = ["-m", "offline_marl", "train", "top-cloning", "--dataset", data, *TINY]
-    python(plugins, *train, "--share=0.4", "--out", str(tmp_path / "flag"))
+    warmly(*train, "--share=0.4", "--out", str(tmp_path / "flag"))
     assert settings_of(tmp_path / "flag")["share"] == 0.4
     assert "kept/share" in (tmp_path / "flag" / "metrics.csv").read_text().splitlines()[0]
     preset = "reacher-scripted-mix-v0_2x1notip_0"
-    python(plugins, *train, "--preset", preset, "--out", str(tmp_path / "preset"))
+    warmly(*train, "--preset", preset, "--out", str(tmp_path / "preset"))
     settings = settings_of(tmp_path / "preset")
     assert (settings["share"], settings["eval_every"]) == (0.3, 2500)
     assert (settings["steps"], settings["dataset"]) == (20, data), "flags win over the preset"
-    assert preset in python(plugins, "-m", "offline_marl", "train", "top-cloning", "--help")[0]
+    assert preset in warmly("-m", "offline_marl", "train", "top-cloning", "--help")[0]
 
 
 def test_a_plugins_presets_are_listed_without_importing_it(plugins):

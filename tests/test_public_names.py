@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from warm import Warm
 
 import offline_marl
 
@@ -63,7 +64,7 @@ def test_importing_the_library_loads_neither_torch_nor_a_simulator() -> None:
     assert loaded == "[]"
 
 
-def test_the_registry_is_one_whether_or_not_an_algorithm_was_imported_before() -> None:
+def test_the_registry_is_one_whether_or_not_an_algorithm_was_imported_before(warm: Warm) -> None:
     # Importing any algorithm binds the package of that name to `offline_marl.algorithms`: the two must be the same.
     importlib.import_module("offline_marl.algorithms.bc")
     from offline_marl.algorithms.base import algorithms
@@ -73,7 +74,8 @@ def test_the_registry_is_one_whether_or_not_an_algorithm_was_imported_before() -
         assert "ma-iql" in answers.names() and answers.get("bc").__name__ == "BC"
         assert callable(answers.register) and answers.listings()
     first = "from offline_marl import AlgorithmConfig, algorithms; print(algorithms.names(), AlgorithmConfig.__name__)"
-    assert "ma-iql" in run(first)
+    done = warm.run("-c", first)
+    assert done.returncode == 0 and "ma-iql" in done.stdout, done.stderr
 
 
 def test_listing_the_algorithms_loads_no_torch() -> None:

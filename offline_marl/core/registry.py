@@ -11,6 +11,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -120,7 +121,7 @@ class Registry(Generic[T]):
         """One line about each name; imports nothing."""
         files, plugins = self._files(), self._plugins()
         found = []
-        for name in self.names():
+        for name in sorted({*files, *self._loaded, *plugins}):
             if name in files:
                 summary = self._summaries.get(name) or _first_line(files[name].read_text(encoding="utf-8"))
                 found.append(Listing(name, summary, "built-in"))
@@ -184,5 +185,6 @@ def _place(thing: Any) -> str:
     return f"{_module(thing)}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
 
 
+@cache
 def _first_line(source: str) -> str:
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from pydantic import Field, create_model
+from pydantic import ConfigDict, Field, create_model
 from pydantic_settings import CliPositionalArg, CliSettingsSource, SettingsError
 
 from offline_marl.core.config import Config, ConfigError, load_settings, suggest
@@ -65,6 +65,15 @@ class EvaluateFlags(Config):
     """Episodes of the video, one after another."""
 
 
+class Composed(Config):
+    """Base, beside others, of configs that are put together when called: there is no source to read docstrings from.
+
+    Pydantic would look for it through all modules and all callers, which takes longer than all else that flags need.
+    """
+
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
+
 def read_training(
     algorithm: str, kind: type[Config], about: str, args: Sequence[str], online: bool = False
 ) -> tuple[dict[str, Any], Path | None]:
@@ -89,7 +98,7 @@ def read_training(
         str | None,
         Field(None, description=f"Settings of a name, under those of file and flags: {presets}."),
     )
-    everything = create_model("Training", __base__=(kind, TrainFlags), preset=preset_flag)
+    everything = create_model("Training", __base__=(kind, TrainFlags, Composed), preset=preset_flag)
     groups = {**dict.fromkeys(TrainFlags.model_fields, "the run"), **dict.fromkeys(kind.model_fields, algorithm)}
     command = f"train {algorithm}"
     task = "--dataset ID | --environment NAME" if online else "--dataset ID"
@@ -109,7 +118,7 @@ def read_training(
 
 def read_fit(model: str, kind: type[Config], about: str, args: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
     """What flags and file say of a world model to fit: flags over file; see `read_training`."""
-    everything = create_model("Fitting", __base__=(kind, FitModelFlags))
+    everything = create_model("Fitting", __base__=(kind, FitModelFlags, Composed))
     groups = {**dict.fromkeys(FitModelFlags.model_fields, "the fit"), **dict.fromkeys(kind.model_fields, model)}
     command = f"fit-model {model}"
     given = read(everything, command, "--dataset ID [--FIELD VALUE ...]", about, args, groups)

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -48,13 +45,14 @@ def test_the_registry_knows_reacher():
     assert "reacher" in environments.names() and "split" not in environments.names()
 
 
-def test_importing_environments_pulls_in_no_simulator():
+def test_importing_environments_pulls_in_no_simulator(warm):
     names = ("reacher", "mamujoco", "mpe", "pettingzoo", "coordination", "rendezvous")
     code = (
         f"import sys, {', '.join(f'offline_marl.environments.{name}' for name in names)}\n"
         "print(sorted({'gymnasium', 'mujoco', 'gymnasium_robotics', 'pettingzoo', 'mpe2'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = warm.run("-c", code)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
 
 

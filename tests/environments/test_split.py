@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -199,7 +198,7 @@ class TestGymnasium:
             assert np.array_equal(seen.obs[:, agent, : len(columns)], seen.state[:, list(columns)])
             assert (seen.obs[:, agent, len(columns) :] == 0).all()
 
-    def test_a_missing_mujoco_is_named_with_its_extra(self):
+    def test_a_missing_mujoco_is_named_with_its_extra(self, warm):
         code = (
             "import sys; sys.modules['mujoco'] = None\n"
             "from offline_marl.environments.base import MissingSimulatorError\n"
@@ -207,6 +206,7 @@ class TestGymnasium:
             "try: make_env('Reacher-v5')\n"
             "except MissingSimulatorError as error: print(error)\n"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        done = warm.run("-c", code)
+        assert done.returncode == 0, done.stderr
         assert "pip install 'offline-marl[environments]'" in done.stdout
         assert done.stdout.count("\n") == 1

@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -93,17 +91,17 @@ def test_a_fit_that_died_after_any_step_ends_as_if_it_had_not(tmp_path, data, fi
         refuse_difference(dict(straight.model.state_dict()), dict(resumed.model.state_dict()))
 
 
-def test_a_process_killed_in_a_fit_is_gone_on_with_as_if_it_had_not_been(tmp_path, data):
+def test_a_process_killed_in_a_fit_is_gone_on_with_as_if_it_had_not_been(tmp_path, data, warm):
     fields = {"steps": 200, "patience": 1_000}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALL_FIT, **fields, "hidden": "8"}.items()]
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "offline_marl", "fit-model", "ensemble", "--dataset", data, "--out", str(out)]
-    with subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not checkpoints(out):
-            assert process.poll() is None
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait(30) == -signal.SIGKILL, "it ended before it could be killed: give it more steps"
+    process = warm.start("-m", "offline_marl", "fit-model", "ensemble", "--dataset", data, "--out", str(out), *flags)
+    deadline = time.monotonic() + 60
+    while not checkpoints(out) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    done = process.wait()
+    assert done.returncode == -signal.SIGKILL, f"it ended before it could be killed: give it more steps {done.stderr}"
     assert not (out / "DONE").exists()
     resume_fit(out)
     small_fit(tmp_path / "straight", data, **fields)

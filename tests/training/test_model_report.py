@@ -14,7 +14,7 @@ from offline_marl.core.config import build
 from offline_marl.core.types import Batch
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.training import fitting
+from offline_marl.training import fitting, session
 from offline_marl.training.foresight import evenly, foresee, look_far
 from offline_marl.training.model_picture import draw_report
 from offline_marl.training.model_report import measure_model, read_report, spearman, verdict, write_report
@@ -316,6 +316,14 @@ def task(tmp_path) -> str:
     return saved(tmp_path, reacher_recording(), "arm.safetensors") + "_2x1_0"
 
 
+@pytest.fixture
+def no_pictures(monkeypatch) -> None:
+    """They take most of a small fit's time, and have tests of their own."""
+    monkeypatch.setattr(fitting, "draw_report", lambda *_: None)
+    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_a_fit_ends_with_a_report_that_is_read_again(tmp_path, task) -> None:
     fit = fitting.fit_model("ensemble", task, out=tmp_path / "model", **SMALL)
     assert fit.report == read_report(fit.folder) == json.loads((fit.folder / "report.json").read_text())
@@ -343,6 +351,7 @@ def test_without_matplotlib_there_is_a_report_and_no_picture(tmp_path, task, mon
     assert fit.report is not None and not (fit.folder / "report.png").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_training_with_a_model_that_is_not_trusted_warns_once(tmp_path, task, capsys) -> None:
     from offline_marl.training import run
 
@@ -366,6 +375,7 @@ def test_a_trusted_model_is_used_in_silence(tmp_path, fitted, capsys) -> None:
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_command_says_the_verdict_and_where_the_report_is(tmp_path, task, capsys) -> None:
     from offline_marl.launch.cli import main
 
