@@ -118,7 +118,7 @@ def _table(cells: Cells, reps: int, seed: int) -> tuple[Cell, ...]:
             agreement=mean["agreement"],
             data_return=_first(run.data_return for run in runs),
             data_normalized=_first(run.data_normalized for run in runs),
-            tuned_on=_first(run.tuned_on for run in runs),
+            tuned_on="; ".join(dict.fromkeys(run.tuned_on for run in runs if run.tuned_on)) or None,
         )
 
     return tuple(row(number, task, label, runs) for number, ((task, label), runs) in enumerate(cells.items()))

@@ -220,3 +220,15 @@ def test_the_catalogues_data_is_looked_up_where_it_is_on_disk(tmp_path: Path, mo
     assert data_returns.data_returns(None, task, {"dataset_sha256": "other"}) == (None, None)
     assert data_returns.data_returns(None, "unknown") == (None, None)
     data_returns._of_catalogue.cache_clear()
+
+
+def test_runs_that_chose_a_setting_are_apart_from_those_it_was_tested_with(tmp_path: Path) -> None:
+    for seed in (0, 1, 2, 3):
+        folder(tmp_path / f"bc{seed}", 9.0 - seed, seed=seed)
+    for seed in (2, 3):
+        told = {"seeds": [0, 1], "metric": "return", "configurations": 4}
+        (tmp_path / f"bc{seed}" / "tuned.json").write_text(json.dumps(told))
+    found = gather([tmp_path])
+    labels = [(run.label, run.seed) for run in found.runs]
+    assert labels == [("bc, while tuning", 0), ("bc, while tuning", 1), ("bc", 2), ("bc", 3)]
+    assert any(note.startswith("Runs that chose the settings of bc on toy are shown apart") for note in found.notes)

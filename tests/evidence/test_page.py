@@ -247,3 +247,31 @@ def test_two_hundred_runs_are_quick_and_small() -> None:
     begun = time.process_time()
     page = render(found, material(found))
     assert time.process_time() - begun < 5 and len(page) < 2_000_000
+
+
+def test_scores_that_are_alike_are_level_and_lead_nothing() -> None:
+    found = evidence(tasks=2, seeds=5)
+    one, other, third = (cell for cell in found.cells if cell.task == found.tasks[0])
+    level = [one, replace(other, normalized_iqm=one.normalized_iqm), third]
+    assert verdicts(found, level).endswith(": bc and iql are level at 90.0. Next is ma-iql 70.0 [68.0, 72.0].")
+    overall = tuple(replace(each, iqm=found.aggregates[0].iqm) for each in found.aggregates[:2])
+    page = words(render(replace(found, aggregates=overall)))
+    assert "Over all 2 tasks: bc and iql are level at 90.0." in page
+
+
+def test_an_interval_that_was_withheld_meets_nothing() -> None:
+    found = replace(evidence(tasks=1), comparisons=())
+    first, other, _ = found.cells
+    alone = replace(other, normalized_iqm=Estimate(80.0), seeds=(0,))
+    said = verdicts(found, [first, alone])
+    assert "meets" not in said and "Next is bc 80.0; of one run no interval can be given." in said
+
+
+def test_tables_of_best_evaluations_say_so_themselves() -> None:
+    scored = "best of 5 evaluations (chosen on the test environment)"
+    page = render(replace(evidence(), scored=scored))
+    captions = re.findall(r"<caption[^>]*>([^<]*)</caption>", page)
+    told = [each for each in captions if each.startswith(("Scores on", "Aggregates", "Probability"))]
+    assert len(told) > 3 and all(each.endswith(scored) for each in told)
+    assert page.count(f'<span class="below">3 runs each, {scored}') == 2
+    assert scored not in render(evidence())

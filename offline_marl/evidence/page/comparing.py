@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from offline_marl.evidence.estimates import Cell, Comparison, Evidence
+from offline_marl.evidence.estimates import LAST, Cell, Comparison, Evidence
 from offline_marl.evidence.page import figures
 from offline_marl.evidence.page.markup import Markup, number, tag, text
 from offline_marl.evidence.page.sections import Section, counted, folded, legend, panel, panels, ranked, said, styles_of
@@ -25,7 +25,7 @@ def scores_section(evidence: Evidence) -> Section:
     drawn = []
     for place, task in enumerate(evidence.tasks):
         cells = ranked([cell for cell in evidence.cells if cell.task == task])
-        drawn.append(_scores(f"scores-{place}", f"Scores on {task}", cells))
+        drawn.append(_scores(f"scores-{place}", f"Scores on {task}{told_if_best(evidence)}", cells))
     return Section("scores", "Scores", text(about, drawn))
 
 
@@ -45,6 +45,11 @@ def _scores(name: str, caption: str, cells: Sequence[Cell]) -> Markup:
         rows.append([*row, *[_long(cell.tuned_on)] * tuned])
     own = _data_row(cells, normalized, agreement, tuned)
     return table(name, caption, columns, [*rows, own] if own else rows)
+
+
+def told_if_best(evidence: Evidence) -> str:
+    """Behind a caption: scores of another checkpoint than the last carry that wherever they are copied to."""
+    return "" if evidence.scored == LAST else f", {evidence.scored}"
 
 
 def _long(said: str | None) -> Value | str:
@@ -77,7 +82,9 @@ def aggregates_section(evidence: Evidence) -> Section | None:
         "less is better."
     )
     return Section(
-        "over-tasks", "Over all tasks", text(about, table("aggregates", f"Aggregates over {tasks}", columns, rows))
+        "over-tasks",
+        "Over all tasks",
+        text(about, table("aggregates", f"Aggregates over {tasks}{told_if_best(evidence)}", columns, rows)),
     )
 
 
@@ -97,7 +104,9 @@ def profiles_section(evidence: Evidence) -> Section | None:
     about = said(
         "How many of a label’s runs, over all tasks, score above each value: higher and further right is better."
     )
-    shown = panels([panel("Performance profiles", drawn, f"Half of the runs exceed: {halves}.")])
+    shown = panels(
+        [panel(f"Performance profiles{told_if_best(evidence)}", drawn, f"Half of the runs exceed: {halves}.")]
+    )
     return Section(
         "profiles", "Performance profiles", text(about, legend([each.label for each in held], styles), shown)
     )
@@ -131,7 +140,7 @@ def _matrix(evidence: Evidence, number: int, tasks: tuple[str, ...], held: list[
     names = [name for name in evidence.labels if any(name in (each.label, each.other) for each in held)]
     found = {(each.label, each.other): each for each in held}
     rows: list[Cells] = [[name, *(_chance(found.get((name, other))) for other in names)] for name in names]
-    caption = f"Probability of improvement on {where}"
+    caption = f"Probability of improvement on {where}{told_if_best(evidence)}"
     return table(f"improvement-{number}", caption, [Column("row better than"), *numeric(*names)], rows, stacked=True)
 
 
