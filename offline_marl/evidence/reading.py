@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from offline_marl.training.folder import TUNED, RunFolder, RunFolderError
 from offline_marl.training.metrics import read_rows
 
 TAIL_BYTES = 4_000
+FARTHEST = 1e100
+"""From zero: what lies beyond has diverged, and its square is no number any more."""
 LONGEST = 200
 """Letters of a last word that are shown."""
 
@@ -21,18 +24,20 @@ LONGEST = 200
 def read_run(path: Path) -> Run | LeftOut:
     """The run of this folder, labelled with its algorithm alone; what is unfinished, failed or damaged says so."""
     folder = RunFolder(path)
-    name = path.resolve().name
+    (name,) = names_of([path])
     if not folder.config_file.exists():
         return LeftOut(name, _failure(path) or "it has not begun")
     try:
         config = folder.config().model_dump(mode="json")
     except RunFolderError as error:
         return LeftOut(name, str(error))
-    rows = [row for row in read_rows(folder.path / "metrics.jsonl") if isinstance(row, dict)]
+    rows = [
+        row for row in read_rows(folder.path / "metrics.jsonl") if isinstance(row, dict) and _finite(row.get("step"))
+    ]
     if not folder.done:
         return LeftOut(name, _failure(path) or _unfinished(rows, config["steps"]))
     done = _plain(folder.done_file)
-    if done is None:
+    if done is None or not _finite(done.get("steps", 0)):
         return LeftOut(name, "its DONE was damaged or edited")
     if not isinstance(done.get("score"), Mapping):
         return LeftOut(name, "it has no score: there was nothing to act in")
@@ -46,7 +51,7 @@ def read_run(path: Path) -> Run | LeftOut:
 def _run(
     path: Path, name: str, config: dict[str, Any], done: dict[str, Any], score: Figures, rows: list[dict[str, Any]]
 ) -> Run:
-    provenance = RunFolder(path).versions()
+    provenance = _plain(RunFolder(path).versions_file) or {}
     curve = _curve(rows)
     best = done.get("best")
     task = Path(config["environment"] or config["dataset"]).name
@@ -83,7 +88,7 @@ def unusable(row: Mapping[str, Any]) -> str | None:
         return "its score holds no return"
     for name in ("return", "normalized_return"):
         if row.get(name) is not None and not _finite(row[name]):
-            return f"its {name} is {row[name]}, which is no number that can be averaged"
+            return f"its {name} is {_short(str(row[name]))}, which is no number that can be averaged"
     return None
 
 
@@ -94,13 +99,25 @@ def say_tuned(told: Mapping[str, Any]) -> str:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and -FARTHEST <= value <= FARTHEST
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, with as many of the folders above as it takes to tell them apart."""
+    parts = [[os.fsencode(part).decode(errors="replace") for part in each.resolve().parts] for each in folders]
+    names = [each[-1] for each in parts]
+    for depth in range(2, max(map(len, parts), default=0) + 1):
+        held = Counter(names)
+        if len(held) == len(names):
+            break
+        names = ["/".join(each[-depth:]) if held[name] > 1 else name for each, name in zip(parts, names, strict=True)]
+    return names
 
 
 def _plain(file: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

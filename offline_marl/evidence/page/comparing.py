@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+from offline_marl.evidence.comparing import MOST_PAIRED
 from offline_marl.evidence.estimates import LAST, Cell, Comparison, Evidence
 from offline_marl.evidence.page import figures
 from offline_marl.evidence.page.markup import Markup, number, tag, text
@@ -139,9 +141,14 @@ def _matrix(evidence: Evidence, number: int, tasks: tuple[str, ...], held: list[
     where = tasks[0] if len(tasks) == 1 else counted(len(tasks), "common task") + f" ({', '.join(tasks)})"
     names = [name for name in evidence.labels if any(name in (each.label, each.other) for each in held)]
     found = {(each.label, each.other): each for each in held}
-    rows: list[Cells] = [[name, *(_chance(found.get((name, other))) for other in names)] for name in names]
+    partners = Counter(each.label for each in held)
+    # Of very many labels, only some were compared with all others.
+    others = (
+        names if len(names) <= MOST_PAIRED else [name for name in names if partners[name] == max(partners.values())]
+    )
+    rows: list[Cells] = [[name, *(_chance(found.get((name, other))) for other in others)] for name in names]
     caption = f"Probability of improvement on {where}{told_if_best(evidence)}"
-    return table(f"improvement-{number}", caption, [Column("row better than"), *numeric(*names)], rows, stacked=True)
+    return table(f"improvement-{number}", caption, [Column("row better than"), *numeric(*others)], rows, stacked=True)
 
 
 def _chance(held: Comparison | None) -> Value:

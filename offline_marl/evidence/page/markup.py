@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Iterable
+
+from offline_marl.evidence.reading import FARTHEST
 
 NOTHING = "–"
 """What stands where there is no number."""
@@ -59,7 +60,7 @@ def number(value: float | None, digits: int | None = None) -> str:
 
 def finite(value: object) -> bool:
     """Whether there is a number that can be drawn; what was read from a file may be anything."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and -FARTHEST <= value <= FARTHEST
 
 
 def _text(child: Child) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from offline_marl.evidence.estimates import Curve, Evidence
 from offline_marl.evidence.page import figures
-from offline_marl.evidence.page.markup import Markup, number, text
+from offline_marl.evidence.page.markup import Markup, finite, number, text
 from offline_marl.evidence.page.sections import Section, counted, folded, legend, panel, panels, said, styles_of
 from offline_marl.evidence.scores import Run
 
@@ -103,10 +104,11 @@ def sampled(path: Path, most: int = MOST_ROWS) -> list[dict[str, float]]:
     if len(body) > most:
         body = [body[round(index * (len(body) - 1) / (most - 1))] for index in range(most)]
     found = []
-    for row in csv.DictReader([*lines[:1], *body]):
-        numbers = {name: value for name, cell in row.items() if name and (value := _number(cell)) is not None}
-        if "step" in numbers:
-            found.append(numbers)
+    with contextlib.suppress(csv.Error):  # what stands before a damaged line is shown
+        for row in csv.DictReader([*lines[:1], *body]):
+            numbers = {name: value for name, cell in row.items() if name and (value := _number(cell)) is not None}
+            if finite(numbers.get("step")):
+                found.append(numbers)
     return found
 
 
