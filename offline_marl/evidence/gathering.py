@@ -60,13 +60,7 @@ def _folders(path: Path) -> Iterator[Path]:
     if (path / "config.json").is_file():
         yield path
         return
-    walked: set[str] = set()
-    for place, inner, files in os.walk(path, followlinks=True):
-        here, real = Path(place), os.path.realpath(place)
-        if real in walked:  # links may lead round in a circle
-            inner.clear()
-            continue
-        walked.add(real)
+    for here, inner, files in walk(path):
         if "config.json" in files:
             inner.clear()
             if not holds_model(here):
@@ -75,6 +69,17 @@ def _folders(path: Path) -> Iterator[Path]:
         inner[:] = sorted((name for name in inner if not name.startswith(".")), key=_natural)
         if SWEEP in files:
             yield from (folder for folder in _jobs(here) if not (folder / "config.json").exists())
+
+
+def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As `os.walk`, through linked folders too, each folder once: links may lead round in a circle."""
+    walked: set[str] = set()
+    for place, inner, files in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(place)) in walked:
+            inner.clear()
+            continue
+        walked.add(real)
+        yield Path(place), inner, files
 
 
 def _jobs(sweep: Path) -> list[Path]:

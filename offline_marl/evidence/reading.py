@@ -12,7 +12,7 @@ from typing import Any
 from offline_marl.evidence.data_returns import data_returns
 from offline_marl.evidence.scores import Figures, LeftOut, Run
 from offline_marl.training.folder import TUNED, RunFolder, RunFolderError
-from offline_marl.training.metrics import read_rows
+from offline_marl.training.rows import each_row, read_rows
 
 TAIL_BYTES = 4_000
 FARTHEST = 1e100
@@ -31,11 +31,9 @@ def read_run(path: Path) -> Run | LeftOut:
         config = folder.config().model_dump(mode="json")
     except RunFolderError as error:
         return LeftOut(name, str(error))
-    rows = [
-        row for row in read_rows(folder.path / "metrics.jsonl") if isinstance(row, dict) and _finite(row.get("step"))
-    ]
+    rows, reached = _evaluations(folder.path / "metrics.jsonl")
     if not folder.done:
-        return LeftOut(name, _failure(path) or _unfinished(rows, config["steps"]))
+        return LeftOut(name, _failure(path) or f"unfinished: {reached:,.0f} of {config['steps']:,} updates")
     done = _plain(folder.done_file)
     if done is None or not _finite(done.get("steps", 0)):
         return LeftOut(name, "its DONE was damaged or edited")
@@ -131,15 +129,21 @@ def _tuned(path: Path) -> str | None:
         return f"tuned, but its {TUNED} was damaged or is of another version"
 
 
+def _evaluations(file: Path) -> tuple[list[dict[str, Any]], float]:
+    """Rows of evaluations, and the last step of all rows."""
+    rows, reached = [], 0.0
+    for row in each_row(file):
+        if isinstance(row, dict) and _finite(row.get("step")):
+            reached = max(reached, row["step"])
+            if row.get("kind") == "eval":
+                rows.append(row)
+    return rows, reached
+
+
 def _curve(rows: list[dict[str, Any]]) -> tuple[Figures, ...]:
     """Evaluations by step; those without a finite return are no points."""
-    found = {row["step"]: row for row in rows if row.get("kind") == "eval" and unusable(row) is None}
+    found = {row["step"]: row for row in rows if unusable(row) is None}
     return tuple(figures(found[step]) for step in sorted(found))
-
-
-def _unfinished(rows: list[dict[str, Any]], steps: int) -> str:
-    step = max((row.get("step", 0) for row in rows), default=0)
-    return f"unfinished: {step:,} of {steps:,} updates"
 
 
 def _failure(path: Path) -> str | None:

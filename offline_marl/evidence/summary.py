@@ -72,7 +72,7 @@ def _leaders(rows: Sequence[Cell], aggregates: Sequence[Aggregate]) -> set[str] 
     for row in sorted(rows, key=lambda row: (-row.iqm.value, row.label)):
         raw.setdefault(row.task, row)
     first = sorted(aggregates, key=lambda each: (-each.iqm.value, each.label))[:1]
-    return {each.label for each in (*best.values(), *raw.values(), *first)}
+    return {cell.label for cell in (*best.values(), *raw.values())} | {each.label for each in first}
 
 
 def _best(gathered: Gathered) -> Gathered:

@@ -275,3 +275,21 @@ def test_tables_of_best_evaluations_say_so_themselves() -> None:
     assert len(told) > 3 and all(each.endswith(scored) for each in told)
     assert page.count(f'<span class="below">3 runs each, {scored}') == 2
     assert scored not in render(evidence())
+
+
+def test_names_turn_no_direction_and_long_ones_are_broken() -> None:
+    found = evidence(labels=("a\u202eb\x1b[31m", "y" * 300))
+    page = render(found)
+    assert "\u202e" not in page and "\x1b" not in page and "a\ufffdb" in page
+    assert '<th scope="col" class="n broken">' in page and '<th scope="row" class="broken">' in page
+
+
+def test_a_row_that_is_not_there_is_not_spoken_of() -> None:
+    found = evidence()
+    bare = replace(found, cells=tuple(replace(each, data_return=None, data_normalized=None) for each in found.cells))
+    assert "The last row is the data’s own" in render(found) and "last row" not in render(bare)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1e-6, "1e-06"), (0.00125, "0.00125"), (2e30, "2e+30"), (0.05, "0.050")])
+def test_numbers_of_any_size_show_something_and_not_too_much(value: float, shown: str) -> None:
+    assert number(value) == shown and number(-value) == f"-{shown}"

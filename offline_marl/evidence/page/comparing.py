@@ -20,9 +20,12 @@ MOST_ALONE = 12
 
 def scores_section(evidence: Evidence) -> Section:
     """A table for each task: a row for each label, and one for the data that they learned from."""
+    own = any(cell.data_return is not None or cell.data_normalized is not None for cell in evidence.cells)
+    last = " The last row is the data’s own: the mean over the episodes that were learned from."
     about = said(
         "IQM is the interquartile mean, that of the middle half of the runs; deviation is that of the raw return over "
-        "runs. The last row is the data’s own: the mean over the episodes that were learned from."
+        "runs.",
+        last if own else None,
     )
     drawn = []
     for place, task in enumerate(evidence.tasks):

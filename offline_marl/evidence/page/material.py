@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_marl.evidence.estimates import Evidence
+from offline_marl.evidence.gathering import walk
 from offline_marl.evidence.page.markup import finite
 from offline_marl.evidence.scores import LeftOut, Run
 from offline_marl.training.model_report import read_report
@@ -80,7 +81,7 @@ def collect_material(evidence: Evidence, paths: Sequence[Path], *, videos: bool 
 def _files(root: Path) -> Iterator[Path]:
     if root.is_file():
         return
-    for folder, below, names in os.walk(root):
+    for folder, below, names in walk(root):
         below[:] = sorted(name for name in below if name not in PASSED_OVER and not name.startswith("."))
         for name in names:
             if name in WHAT or name.endswith((*VIDEOS, ".png")):
