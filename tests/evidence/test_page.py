@@ -254,6 +254,8 @@ def test_scores_that_are_alike_are_level_and_lead_nothing() -> None:
     one, other, third = (cell for cell in found.cells if cell.task == found.tasks[0])
     level = [one, replace(other, normalized_iqm=one.normalized_iqm), third]
     assert verdicts(found, level).endswith(": bc and iql are level at 90.0. Next is ma-iql 70.0 [68.0, 72.0].")
+    three = [one, *(replace(each, normalized_iqm=one.normalized_iqm) for each in (other, third))]
+    assert verdicts(found, three).endswith(": bc, iql and ma-iql are level at 90.0.")
     overall = tuple(replace(each, iqm=found.aggregates[0].iqm) for each in found.aggregates[:2])
     page = words(render(replace(found, aggregates=overall)))
     assert "Over all 2 tasks: bc and iql are level at 90.0." in page
@@ -293,3 +295,42 @@ def test_a_row_that_is_not_there_is_not_spoken_of() -> None:
 @pytest.mark.parametrize(("value", "shown"), [(1e-6, "1e-06"), (0.00125, "0.00125"), (2e30, "2e+30"), (0.05, "0.050")])
 def test_numbers_of_any_size_show_something_and_not_too_much(value: float, shown: str) -> None:
     assert number(value) == shown and number(-value) == f"-{shown}"
+
+
+def test_figures_of_very_many_labels_draw_the_best_and_say_so() -> None:
+    found = evidence(tasks=2, labels=tuple(f"iql, lr {number}" for number in range(20)))
+    page = render(found)
+    said = "Drawn are the best 8 of 20; evidence.json holds all."
+    profiles, curves = (page.partition(f'id="{name}"')[2].partition("</section>")[0] for name in ("profiles", "curves"))
+    assert said in profiles and said in curves and "Drawn are" not in render(evidence())
+    assert "iql, lr 7" in profiles and "iql, lr 8" not in profiles and "iql, lr 8" not in curves
+
+
+@pytest.mark.parametrize(
+    "fault", [{"summary": {"self_play": [1]}}, {"return_low": 3}, {"groups": 5}, {"runs": [1, 2, 3, 4]}]
+)
+def test_an_edited_matrix_costs_no_page(fault: dict[str, object], tmp_path: Path) -> None:
+    good = {**matrix(), "normalized_return": None, "return": matrix()["normalized_return"]}
+    (tmp_path / "crossplay.json").write_text(json.dumps({**good, **fault}))
+    found = evidence()
+    page = render(found, collect_material(found, [tmp_path]))
+    assert 'id="crossplay-1"' not in page and "cross-play matrix" in page.partition('id="left-out"')[2]
+
+
+@pytest.mark.parametrize("fault", [{"reasons": 5}, {"open_loop": [1]}, {"rewards": {"bias_open_loop": [1]}}])
+def test_an_edited_report_costs_no_page(fault: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(json.dumps({**report(), **fault}))
+    found = evidence()
+    page = render(found, collect_material(found, [tmp_path]))
+    assert "report of a world model was edited" in page or 'id="models"' in page
+
+
+@pytest.mark.parametrize(
+    "conventions", [[1], {"names": ["a"]}, {"names": ["a"], "followed": [[7, 7]]}, {"names": ["a"], "followed": [[]]}]
+)
+def test_edited_conventions_cost_no_page(conventions: object, tmp_path: Path) -> None:
+    (tmp_path / "DONE").write_text(json.dumps({"conventions": conventions}))
+    found = evidence(tasks=1, labels=("bc",), seeds=1)
+    run = replace(found.gathered.runs[0], folder=tmp_path)
+    found = replace(found, gathered=replace(found.gathered, runs=(run,)))
+    assert collect_material(found, [tmp_path]).ends == ()

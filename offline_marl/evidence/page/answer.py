@@ -67,7 +67,7 @@ def sentence(evidence: Evidence, cells: Sequence[Cell]) -> Markup:
         rest = [each for each in others if each.label not in level]
         after = f". Next is {rest[0].label} {_said(rest[0], normalized)}." if rest else "."
         return text(
-            start, f" and {listed(level)} are level at ", tag("span", _value(first, normalized), class_="score"), after
+            start, _beside_it(level), " are level at ", tag("span", _value(first, normalized), class_="score"), after
         )
     second = f"Next is {others[0].label} {_said(others[0], normalized)}."
     if not near:
@@ -84,6 +84,10 @@ def sentence(evidence: Evidence, cells: Sequence[Cell]) -> Markup:
 
 def _said(cell: Cell, normalized: bool) -> str:
     return told(shown(cell, normalized), 1 if normalized else None)
+
+
+def _beside_it(others: Sequence[str]) -> str:
+    return f"{' and' if len(others) == 1 else ','} {listed(others)}"
 
 
 def _value(cell: Cell, normalized: bool) -> str:
@@ -135,7 +139,8 @@ def _overall(evidence: Evidence) -> Markup | None:
         return text(
             where,
             tag("b", first.label),
-            f" and {listed(level)} are level at ",
+            _beside_it(level),
+            " are level at ",
             tag("span", number(first.iqm.value, 1), class_="score"),
             ".",
         )

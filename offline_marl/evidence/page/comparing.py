@@ -9,7 +9,19 @@ from offline_marl.evidence.comparing import MOST_PAIRED
 from offline_marl.evidence.estimates import LAST, Cell, Comparison, Evidence
 from offline_marl.evidence.page import figures
 from offline_marl.evidence.page.markup import Markup, number, tag, text
-from offline_marl.evidence.page.sections import Section, counted, folded, legend, panel, panels, ranked, said, styles_of
+from offline_marl.evidence.page.sections import (
+    MOST_DRAWN,
+    Section,
+    best_drawn,
+    counted,
+    folded,
+    legend,
+    panel,
+    panels,
+    ranked,
+    said,
+    styles_of,
+)
 from offline_marl.evidence.page.tables import Cells, Column, Value, estimate, figure, numeric, table
 
 CLEAR = 0.75
@@ -97,17 +109,21 @@ def profiles_section(evidence: Evidence) -> Section | None:
     """Which share of runs reaches which score."""
     if not evidence.profiles:
         return None
+    place = {each.label: (-each.iqm.value, number) for number, each in enumerate(evidence.aggregates)}
     styles, held = styles_of(evidence), evidence.profiles
+    if len(held) > MOST_DRAWN:
+        held = tuple(sorted(held, key=lambda each: place.get(each.label, (0.0, 0)))[:MOST_DRAWN])
     curves = []
     for each in held:
         low, high = each.low or [None] * len(each.taus), each.high or [None] * len(each.taus)
         points = [figures.Point(*values) for values in zip(each.taus, each.fraction, low, high, strict=True)]
         curves.append(figures.Line(each.label, styles[each.label], points))
-    halves = "; ".join(f"{each.label} {number(_half(each.taus, each.fraction))}" for each in held)
+    halves = "; ".join(f"{each.label}: {number(_half(each.taus, each.fraction))}" for each in held)
     alt = f"Performance profiles. Score that half of the runs exceed: {halves}."
     drawn = figures.lines(curves, alt, "normalised return", "share of runs above", limits=(0.0, 1.0))
     about = said(
-        "How many of a label’s runs, over all tasks, score above each value: higher and further right is better."
+        "How many of a label’s runs, over all tasks, score above each value: higher and further right is better.",
+        best_drawn(len(evidence.profiles)),
     )
     shown = panels(
         [panel(f"Performance profiles{told_if_best(evidence)}", drawn, f"Half of the runs exceed: {halves}.")]

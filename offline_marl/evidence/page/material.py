@@ -16,7 +16,8 @@ from offline_marl.evidence.page.markup import finite
 from offline_marl.evidence.scores import LeftOut, Run
 from offline_marl.training.model_report import read_report
 
-WHAT = {"report.json": "report of a world model", "crossplay.json": "cross-play matrix"}
+REPORT, MATRIX = "report of a world model", "cross-play matrix"
+WHAT = {"report.json": REPORT, "crossplay.json": MATRIX}
 PASSED_OVER = {"checkpoints", "logs", "wandb"}
 """Folders in which nothing of the kind lies, and many files."""
 VIDEOS = (".mp4", ".webm", ".gif")

@@ -10,7 +10,18 @@ from pathlib import Path
 from offline_marl.evidence.estimates import Curve, Evidence
 from offline_marl.evidence.page import figures
 from offline_marl.evidence.page.markup import Markup, finite, number, text
-from offline_marl.evidence.page.sections import Section, counted, folded, legend, panel, panels, said, styles_of
+from offline_marl.evidence.page.sections import (
+    MOST_DRAWN,
+    Section,
+    best_drawn,
+    counted,
+    folded,
+    legend,
+    panel,
+    panels,
+    said,
+    styles_of,
+)
 from offline_marl.evidence.scores import Run
 
 MOST_ROWS = 60
@@ -24,11 +35,13 @@ APART = {"step", "wall_s"}
 
 def curves_section(evidence: Evidence) -> Section | None:
     """Scores over updates, a figure for each task."""
-    drawn, names = [], set()
+    drawn, names, most = [], set(), 0
     for task in evidence.tasks:
         held = [curve for curve in evidence.curves if curve.task == task and len(curve.steps) > 1]
         if any(curve.scale == "normalized_return" for curve in held):
             held = [curve for curve in held if curve.scale == "normalized_return"]
+        most = max(most, len(held))
+        held = sorted(held, key=lambda each: -each.iqm[-1])[:MOST_DRAWN] if len(held) > MOST_DRAWN else held
         if held:
             drawn.append(_learning(evidence, task, held))
             names |= {curve.label for curve in held}
@@ -36,7 +49,8 @@ def curves_section(evidence: Evidence) -> Section | None:
         return None
     labels = [label for label in evidence.labels if label in names]
     about = said(
-        "Interquartile mean over runs with its 95 % interval, at the updates that all runs of a label evaluated."
+        "Interquartile mean over runs with its 95 % interval, at the updates that all runs of a label evaluated.",
+        best_drawn(most),
     )
     shown = text(about, legend(labels, styles_of(evidence)), panels(drawn))
     return Section("curves", "Learning curves", shown)
