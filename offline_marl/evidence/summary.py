@@ -51,8 +51,8 @@ def summarize(gathered: Gathered, *, reps: int = REPS, seed: int = 0, best: bool
     pairs = sum(comparison.wins for comparison in comparisons)
     if leaders is not None:
         notes.append(
-            f"There are more than {MOST_PAIRED} labels: only those that lead on a task, or over all tasks, are compared "
-            "with every other one."
+            f"There are more than {MOST_PAIRED} labels: only those that lead on a task, or over all tasks, are "
+            "compared with every other one."
         )
     if pairs:
         notes.append(

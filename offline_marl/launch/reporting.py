@@ -96,7 +96,8 @@ def _write(evidence: Evidence, out: Path, flags: ReportFlags) -> list[Path]:
 def _print(evidence: Evidence) -> None:
     from offline_marl.launch.listing import table
 
-    print(f"{len(evidence.gathered.runs)} runs, {evidence.scored}; mean over runs [95 % interval]")
+    count = len(evidence.gathered.runs)
+    print(f"{count} run{'' if count == 1 else 's'}, {evidence.scored}; mean over runs [95 % interval]")
     for task in evidence.tasks:
         _lines([task])
         cells = [cell for cell in evidence.cells if cell.task == task]
