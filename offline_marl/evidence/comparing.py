@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -13,6 +13,8 @@ from offline_marl.evidence.scores import Run
 from offline_marl.evidence.statistics import Floats, Ints
 
 TAUS = 101
+MOST_PAIRED = 30
+"""Labels up to which each is compared with each: pairs grow with their square, as does the table of them."""
 EVEN = 0.5
 Cells = Mapping[tuple[str, str], Sequence[Run]]
 
@@ -68,15 +70,18 @@ def profile(cells: Cells, reps: int, seed: int) -> tuple[Profile, ...]:
     )
 
 
-def compare(cells: Cells, reps: int, seed: int) -> tuple[Comparison, ...]:
+def compare(cells: Cells, reps: int, seed: int, leaders: Collection[str] | None = None) -> tuple[Comparison, ...]:
     """Every pair of labels, in both directions: over the tasks that both have, and on each where there are several.
 
-    Raw returns are compared, which within a task is the same as comparing normalised ones.
+    Raw returns are compared, which within a task is the same as comparing normalised ones. With `leaders`, only pairs
+    with one of these labels.
     """
     tasks, labels = _sides(cells)
     keys = list(cells)
     scopes: list[tuple[str, str, tuple[str, ...]]] = []
     for one, other in combinations(labels, 2):
+        if leaders is not None and not {one, other} & set(leaders):
+            continue
         common = tuple(task for task in tasks if (task, one) in cells and (task, other) in cells)
         several = [(task,) for task in common] if len(common) > 1 else []
         scopes += [(one, other, each) for each in ([common] if common else []) + several]
@@ -86,15 +91,15 @@ def compare(cells: Cells, reps: int, seed: int) -> tuple[Comparison, ...]:
     place = {single: number for number, single in enumerate(singles)}
     first = np.array([keys.index((task, one)) for task, one, _ in singles])
     second = np.array([keys.index((task, other)) for task, _, other in singles])
-    weights = np.zeros((len(scopes), len(singles)))
-    for number, (one, other, scope) in enumerate(scopes):
-        weights[number, [place[task, one, other] for task in scope]] = 1 / len(scope)
+    held = np.array([place[task, one, other] for one, other, scope in scopes for task in scope])
+    lengths = np.array([len(scope) for _, _, scope in scopes])
+    starts = np.cumsum(lengths) - lengths
     scores = statistics.padded([[float(run.score["return"] or 0.0) for run in runs] for runs in cells.values()])
 
     def averaged(numbers: Ints) -> Floats:
         shares = statistics.improvements(statistics.picked(scores, numbers), first, second)
-        # Draw by draw: a product of whole matrices rounds otherwise.
-        return np.stack([weights @ share for share in np.ascontiguousarray(shares.T)], axis=1)
+        means: Floats = np.add.reduceat(shares[held], starts, axis=0) / lengths[:, None]
+        return means
 
     found = statistics.bootstrap([len(runs) for runs in cells.values()], averaged, reps, seed)
     made = []

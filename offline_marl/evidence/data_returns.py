@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +25,9 @@ def data_returns(
             nothing is made or fetched for it. None of a run without data.
         provenance: Its `dataset_sha256`, if known, must be the set's.
     """
-    if isinstance(told, Mapping) and isinstance(told.get("return"), int | float):
-        normalized = told.get("normalized_return")
-        return float(told["return"]), float(normalized) if isinstance(normalized, int | float) else None
+    mean = _finite(told.get("return")) if isinstance(told, Mapping) else None
+    if mean is not None:
+        return mean, _finite(told.get("normalized_return"))
     name = None if task is None else _name(task)
     found = None if name is None else _of_catalogue(name)
     if name is None or found is None:
@@ -36,6 +37,10 @@ def data_returns(
     if expected and expected != checksum:
         return None, None
     return mean, CATALOG[name].reference.normalized(mean)
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and abs(value) < math.inf else None
 
 
 def _name(task: str) -> str | None:

@@ -6,10 +6,11 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from offline_marl.evidence.labels import named
-from offline_marl.evidence.reading import read_run
+from offline_marl.evidence.reading import names_of, read_run
 from offline_marl.evidence.rows import read_table
 from offline_marl.evidence.scores import EvidenceError, Gathered, LeftOut, Run
 from offline_marl.training.folder import holds_model
@@ -28,6 +29,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
         EvidenceError: A path is not there or is nothing of that kind, or no run has finished.
     """
     found: list[Run | LeftOut] = []
+    folders: list[Path] = []
     seen: set[Path] = set()
     for path in paths:
         if path.is_file():
@@ -36,9 +38,10 @@ def gather(paths: Sequence[Path]) -> Gathered:
         elif path.is_dir():
             fresh = [folder for folder in _folders(path) if folder.resolve() not in seen]
             seen |= {folder.resolve() for folder in fresh}
-            found += [_read(folder) for folder in fresh]
+            folders += fresh
         else:
             raise EvidenceError(f"There is no {path}: name run folders, folders of them, sweeps or tables (CSV).")
+    found += [replace(_read(folder), name=name) for folder, name in zip(folders, names_of(folders), strict=True)]
     runs, left_out = [each for each in found if isinstance(each, Run)], [e for e in found if isinstance(e, LeftOut)]
     if not runs:
         raise EvidenceError(_nothing(paths, left_out))
@@ -48,7 +51,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
 
 def _read(folder: Path) -> Run | LeftOut:
     if holds_model(folder):
-        return LeftOut(folder.resolve().name, "it is a world model: its own report says how far it can be trusted")
+        return LeftOut("", "it is a world model: its own report says how far it can be trusted")
     return read_run(folder)
 
 
@@ -57,8 +60,7 @@ def _folders(path: Path) -> Iterator[Path]:
     if (path / "config.json").is_file():
         yield path
         return
-    for place, inner, files in os.walk(path):
-        here = Path(place)
+    for here, inner, files in walk(path):
         if "config.json" in files:
             inner.clear()
             if not holds_model(here):
@@ -67,6 +69,17 @@ def _folders(path: Path) -> Iterator[Path]:
         inner[:] = sorted((name for name in inner if not name.startswith(".")), key=_natural)
         if SWEEP in files:
             yield from (folder for folder in _jobs(here) if not (folder / "config.json").exists())
+
+
+def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As `os.walk`, through linked folders too, each folder once: links may lead round in a circle."""
+    walked: set[str] = set()
+    for place, inner, files in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(place)) in walked:
+            inner.clear()
+            continue
+        walked.add(real)
+        yield Path(place), inner, files
 
 
 def _jobs(sweep: Path) -> list[Path]:
@@ -78,7 +91,7 @@ def _jobs(sweep: Path) -> list[Path]:
     try:
         jobs = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["jobs"]
         return [sweep / job["folder"] for job in jobs if job.get("command", "train") == "train"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise EvidenceError(f"{sweep / SWEEP} was damaged or edited: which runs there should be is lost.") from None
 
 

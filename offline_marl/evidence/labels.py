@@ -33,6 +33,9 @@ SAME = {
     "loggers",
 }
 """Fields that are said elsewhere, or that change no score."""
+CHOSE = ", while tuning"
+SEEDS = re.compile(r"tuned on seeds (-?\d+(?:, -?\d+)*):")
+"""As `reading.say_tuned` says which seeds chose."""
 PLACES = {"world_model", "init"}
 """Fields that may name another run's folder; each seed has its own."""
 
@@ -46,8 +49,9 @@ def named(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut], list[str], lis
     runs, notes = _tasks_apart(runs)
     runs, varied, spread = _settings_apart(runs)
     runs, budgets = _budgets_apart(runs)
+    runs, chose = _choosers_apart(runs)
     runs, doubles = _once(runs)
-    return runs, doubles, [*notes, *spread, *budgets], varied
+    return runs, doubles, [*notes, *spread, *budgets, *chose], varied
 
 
 def _tasks_apart(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
@@ -109,6 +113,22 @@ def _budgets_apart(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         "compares the budgets too."
     ]
     return [replace(run, label=f"{run.label}, {run.budget:,} updates") for run in runs], notes
+
+
+def _choosers_apart(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Runs that chose a setting apart from those that were made with it afterwards: their scores were picked."""
+    seeds: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for run in runs:
+        told = SEEDS.match(run.tuned_on or "")
+        seeds[run.task, run.label] |= {int(each) for each in told[1].split(", ")} if told else set()
+    apart = [run for run in runs if run.tuned_on is None and run.seed in seeds[run.task, run.label]]
+    notes = [
+        f"Runs that chose the settings of {label} on {task} are shown apart, as '{label}{CHOSE}': "
+        "their scores were picked for being high."
+        for task, label in dict.fromkeys((run.task, run.label) for run in apart)
+    ]
+    chose = {id(run) for run in apart}
+    return [replace(run, label=f"{run.label}{CHOSE}") if id(run) in chose else run for run in runs], notes
 
 
 def _once(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from offline_marl.evidence.data_returns import data_returns
 from offline_marl.evidence.scores import Figures, LeftOut, Run
 from offline_marl.training.folder import TUNED, RunFolder, RunFolderError
-from offline_marl.training.metrics import read_rows
+from offline_marl.training.rows import each_row, read_rows
 
 TAIL_BYTES = 4_000
+FARTHEST = 1e100
+"""From zero: what lies beyond has diverged, and its square is no number any more."""
 LONGEST = 200
 """Letters of a last word that are shown."""
 
@@ -21,18 +24,18 @@ LONGEST = 200
 def read_run(path: Path) -> Run | LeftOut:
     """The run of this folder, labelled with its algorithm alone; what is unfinished, failed or damaged says so."""
     folder = RunFolder(path)
-    name = path.resolve().name
+    (name,) = names_of([path])
     if not folder.config_file.exists():
         return LeftOut(name, _failure(path) or "it has not begun")
     try:
         config = folder.config().model_dump(mode="json")
     except RunFolderError as error:
         return LeftOut(name, str(error))
-    rows = [row for row in read_rows(folder.path / "metrics.jsonl") if isinstance(row, dict)]
+    rows, reached = _evaluations(folder.path / "metrics.jsonl")
     if not folder.done:
-        return LeftOut(name, _failure(path) or _unfinished(rows, config["steps"]))
+        return LeftOut(name, _failure(path) or f"unfinished: {reached:,.0f} of {config['steps']:,} updates")
     done = _plain(folder.done_file)
-    if done is None:
+    if done is None or not _finite(done.get("steps", 0)):
         return LeftOut(name, "its DONE was damaged or edited")
     if not isinstance(done.get("score"), Mapping):
         return LeftOut(name, "it has no score: there was nothing to act in")
@@ -46,7 +49,7 @@ def read_run(path: Path) -> Run | LeftOut:
 def _run(
     path: Path, name: str, config: dict[str, Any], done: dict[str, Any], score: Figures, rows: list[dict[str, Any]]
 ) -> Run:
-    provenance = RunFolder(path).versions()
+    provenance = _plain(RunFolder(path).versions_file) or {}
     curve = _curve(rows)
     best = done.get("best")
     task = Path(config["environment"] or config["dataset"]).name
@@ -83,7 +86,7 @@ def unusable(row: Mapping[str, Any]) -> str | None:
         return "its score holds no return"
     for name in ("return", "normalized_return"):
         if row.get(name) is not None and not _finite(row[name]):
-            return f"its {name} is {row[name]}, which is no number that can be averaged"
+            return f"its {name} is {_short(str(row[name]))}, which is no number that can be averaged"
     return None
 
 
@@ -94,13 +97,25 @@ def say_tuned(told: Mapping[str, Any]) -> str:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and -FARTHEST <= value <= FARTHEST
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, with as many of the folders above as it takes to tell them apart."""
+    parts = [[os.fsencode(part).decode(errors="replace") for part in each.resolve().parts] for each in folders]
+    names = [each[-1] for each in parts]
+    for depth in range(2, max(map(len, parts), default=0) + 1):
+        held = Counter(names)
+        if len(held) == len(names):
+            break
+        names = ["/".join(each[-depth:]) if held[name] > 1 else name for each, name in zip(parts, names, strict=True)]
+    return names
 
 
 def _plain(file: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -114,15 +129,21 @@ def _tuned(path: Path) -> str | None:
         return f"tuned, but its {TUNED} was damaged or is of another version"
 
 
+def _evaluations(file: Path) -> tuple[list[dict[str, Any]], float]:
+    """Rows of evaluations, and the last step of all rows."""
+    rows, reached = [], 0.0
+    for row in each_row(file):
+        if isinstance(row, dict) and _finite(row.get("step")):
+            reached = max(reached, row["step"])
+            if row.get("kind") == "eval":
+                rows.append(row)
+    return rows, reached
+
+
 def _curve(rows: list[dict[str, Any]]) -> tuple[Figures, ...]:
     """Evaluations by step; those without a finite return are no points."""
-    found = {row["step"]: row for row in rows if row.get("kind") == "eval" and unusable(row) is None}
+    found = {row["step"]: row for row in rows if unusable(row) is None}
     return tuple(figures(found[step]) for step in sorted(found))
-
-
-def _unfinished(rows: list[dict[str, Any]], steps: int) -> str:
-    step = max((row.get("step", 0) for row in rows), default=0)
-    return f"unfinished: {step:,} of {steps:,} updates"
 
 
 def _failure(path: Path) -> str | None:

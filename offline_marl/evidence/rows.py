@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +39,28 @@ def read_table(path: Path) -> list[Run | LeftOut]:
         EvidenceError: The file is no table of scores, or a row cannot be read.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            rows, columns = list(reader), list(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error) as error:
         raise EvidenceError(f"{path} is no table of comma-separated values: {error}.") from None
-    columns = list(rows[0]) if rows else []
-    for wanted in (ALGORITHM, TASK, ("seed",), STEPS, ("return",)):
-        if not set(wanted) & set(columns):
-            raise EvidenceError(
-                f"{path} is no table of scores: it has no column '{wanted[0]}' "
-                f"(`offline-marl sweep collect` writes one)."
-            )
+    _check(path, columns)
+    if not rows:
+        raise EvidenceError(f"{path} holds no scores: there is nothing below its line of names.")
     return [_read_row(path, number, row) for number, row in enumerate(rows, start=2)]
+
+
+def _check(path: Path, columns: Sequence[str]) -> None:
+    """Refuse what is no table of scores."""
+    for wanted in (ALGORITHM, TASK, ("seed",), STEPS, ("return",)):
+        if set(wanted) & set(columns):
+            continue
+        sign = next((name for sign, name in ((";", "semicolons"), ("\t", "tabs")) if sign in "".join(columns)), None)
+        if sign is not None:
+            raise EvidenceError(f"{path} has {sign} between its columns: save it with commas.")
+        raise EvidenceError(
+            f"{path} is no table of scores: it has no column '{wanted[0]}' (`offline-marl sweep collect` writes one)."
+        )
 
 
 def _read_row(path: Path, line: int, row: Mapping[str, str | None]) -> Run | LeftOut:

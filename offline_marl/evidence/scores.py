@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,15 @@ from offline_marl.core.errors import BadInputError
 
 Figures = Mapping[str, float | None]
 """Named as in `Score.row()`: return, return_low, normalized_return, agreement, episodes ..."""
+
+
+COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Signs that command a terminal, or turn the direction of what stands behind them."""
+
+
+def legible(text: str) -> str:
+    """Text from outside as it may be shown: it changes nothing but its own place."""
+    return COMMANDS.sub("\ufffd", text)
 
 
 class EvidenceError(BadInputError, ValueError):

@@ -76,7 +76,9 @@ def bootstrap(runs: Sequence[int], statistic: Statistic, reps: int, seed: int) -
     Raises:
         MissingRliableError: rliable is not installed.
     """
+    _rliable()  # also where draws are kept: what is missing is told every time
     counts = tuple(int(count) for count in runs)
+    reps = reps if max(counts) >= FEWEST else 1  # one run each is always drawn again
     plain = np.broadcast_to(np.arange(max(counts))[:, None, None], (max(counts), len(counts), 1))
     value = statistic(plain)[:, 0]
     drawn, found = _draws(counts, reps, seed), np.empty((len(value), reps))

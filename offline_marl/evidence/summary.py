@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import TypeVar
 
 from offline_marl.evidence import statistics
-from offline_marl.evidence.comparing import aggregate, compare, profile
-from offline_marl.evidence.estimates import BEST, FEWEST, FEWEST_TO_CLAIM, LAST, Cell, Curve, Evidence, Scale
+from offline_marl.evidence.comparing import MOST_PAIRED, aggregate, compare, profile
+from offline_marl.evidence.estimates import BEST, FEWEST, FEWEST_TO_CLAIM, LAST, Aggregate, Cell, Curve, Evidence, Scale
 from offline_marl.evidence.scores import EvidenceError, Gathered, LeftOut, Run
 
 REPS = 2_000
+MOST_NAMED = 6
+"""Rows that a note names."""
 POINTS = 2_000
 """Points of curves that are resampled together; they would take the memory of all resamples otherwise."""
 Cells = Mapping[tuple[str, str], Sequence[Run]]
@@ -42,15 +44,35 @@ def summarize(gathered: Gathered, *, reps: int = REPS, seed: int = 0, best: bool
     rows = _table(cells, reps, seed)
     aggregates, why = aggregate(cells, reps, seed)
     profiles = profile(cells, reps, seed) if aggregates else ()
-    comparisons = compare(cells, reps, seed)
+    leaders = _leaders(rows, aggregates)
+    comparisons = compare(cells, reps, seed, leaders)
     curves = tuple(_curves(cells, "return", reps, seed)) + tuple(_curves(cells, "normalized_return", reps, seed))
-    notes = [*gathered.notes, *_few(rows), *why]
+    notes = [*gathered.notes, *_few(rows), *_uneven(cells), *why]
     pairs = sum(comparison.wins for comparison in comparisons)
+    if leaders is not None:
+        notes.append(
+            f"There are more than {MOST_PAIRED} labels: only those that lead on a task, or over all tasks, are "
+            "compared with every other one."
+        )
     if pairs:
         notes.append(
             f"{len(comparisons) // 2} comparisons, each at 95 %, uncorrected for their number: {pairs} claim a win."
         )
     return Evidence(gathered, scored, reps, seed, rows, aggregates, profiles, comparisons, curves, tuple(notes))
+
+
+def _leaders(rows: Sequence[Cell], aggregates: Sequence[Aggregate]) -> set[str] | None:
+    """Labels that are compared with every other; None where there are few enough to compare each with each."""
+    if len({row.label for row in rows}) <= MOST_PAIRED:
+        return None
+    best: dict[str, Cell] = {}
+    for row in sorted(rows, key=lambda row: (-(row.normalized_iqm or row.iqm).value, row.label)):
+        best.setdefault(row.task, row)
+    raw: dict[str, Cell] = {}
+    for row in sorted(rows, key=lambda row: (-row.iqm.value, row.label)):
+        raw.setdefault(row.task, row)
+    first = sorted(aggregates, key=lambda each: (-each.iqm.value, each.label))[:1]
+    return {cell.label for cell in (*best.values(), *raw.values())} | {each.label for each in first}
 
 
 def _best(gathered: Gathered) -> Gathered:
@@ -118,7 +140,7 @@ def _table(cells: Cells, reps: int, seed: int) -> tuple[Cell, ...]:
             agreement=mean["agreement"],
             data_return=_first(run.data_return for run in runs),
             data_normalized=_first(run.data_normalized for run in runs),
-            tuned_on=_first(run.tuned_on for run in runs),
+            tuned_on="; ".join(dict.fromkeys(run.tuned_on for run in runs if run.tuned_on)) or None,
         )
 
     return tuple(row(number, task, label, runs) for number, ((task, label), runs) in enumerate(cells.items()))
@@ -133,7 +155,7 @@ def _few(rows: Sequence[Cell]) -> list[str]:
     notes = []
     single = [row for row in rows if row.runs < FEWEST]
     if single:
-        names = "; ".join(f"{row.label} on {row.task}" for row in single)
+        names = _some([f"{row.label} on {row.task}" for row in single])
         notes.append(f"No interval is given where there is one run alone: {names}.")
     few = sum(row.runs < FEWEST_TO_CLAIM for row in rows)
     if few:
@@ -142,6 +164,22 @@ def _few(rows: Sequence[Cell]) -> list[str]:
             "and their intervals are too narrow."
         )
     return notes
+
+
+def _uneven(cells: Cells) -> list[str]:
+    """Labels without a curve although their runs have one each."""
+    steps = {key: [{row["step"] for row in run.curve} for run in runs] for key, runs in cells.items()}
+    lost = [
+        f"{label} on {task}"
+        for (task, label), each in steps.items()
+        if max(map(len, each)) > 1 and len(set.intersection(*each)) < 2
+    ]
+    return [f"No curve is drawn where runs were not evaluated at the same updates: {_some(lost)}."] if lost else []
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return "; ".join(names[:MOST_NAMED]) + more
 
 
 def _curves(cells: Cells, scale: Scale, reps: int, seed: int) -> list[Curve]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -50,7 +51,7 @@ def export(evidence: Evidence, out: Path) -> list[Path]:
         MARL_EVAL: _json(marl_eval(evidence)),
     }
     for name, text in content.items():
-        write_atomically(out / name, text.encode())
+        write_atomically(out / name, text.encode(errors="replace"))
     return [out / name for name in content]
 
 
@@ -164,4 +165,13 @@ def _three(name: str, estimate: Estimate | None) -> dict[str, float | None]:
 
 
 def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=1, allow_nan=False, default=str) + "\n"
+    return json.dumps(_finite(content), indent=1, allow_nan=False, default=str) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """As it is, but with null for numbers that JSON has no word for; settings and versions may hold any."""
+    if isinstance(value, Mapping):
+        return {str(name): _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,11 +94,12 @@ def _write(evidence: Evidence, out: Path, flags: ReportFlags) -> list[Path]:
 
 
 def _print(evidence: Evidence) -> None:
-    from offline_marl.launch.listing import print_lines, table
+    from offline_marl.launch.listing import table
 
-    print(f"{len(evidence.gathered.runs)} runs, {evidence.scored}; mean over runs [95 % interval]")
+    count = len(evidence.gathered.runs)
+    print(f"{count} run{'' if count == 1 else 's'}, {evidence.scored}; mean over runs [95 % interval]")
     for task in evidence.tasks:
-        print(task)
+        _lines([task])
         cells = [cell for cell in evidence.cells if cell.task == task]
         known = next((cell for cell in cells if cell.data_return is not None), None)
         if known is not None:
@@ -116,13 +117,13 @@ def _print(evidence: Evidence) -> None:
             )
             for cell in cells
         ]
-        print_lines(table([("label", "runs", "return", "normalized", ""), *rows, *data]))
+        _lines(table([("label", "runs", "return", "normalized", ""), *rows, *data]))
     _print_over_tasks(evidence)
     _print_asides(evidence)
 
 
 def _print_over_tasks(evidence: Evidence) -> None:
-    from offline_marl.launch.listing import print_lines, table
+    from offline_marl.launch.listing import table
 
     if evidence.aggregates and len(evidence.tasks) > 1:
         print(f"all {len(evidence.tasks)} tasks, normalised")
@@ -130,28 +131,40 @@ def _print_over_tasks(evidence: Evidence) -> None:
             (each.label, *(_said(value, 1) for value in (each.iqm, each.mean, each.median, each.optimality_gap)))
             for each in evidence.aggregates
         ]
-        print_lines(table([("label", "IQM", "mean", "median", "optimality gap"), *rows]))
+        _lines(table([("label", "IQM", "mean", "median", "optimality gap"), *rows]))
     wins = [each for each in evidence.comparisons if each.wins]
     for each in wins[:MOST_CLAIMS]:
         where = each.tasks[0] if len(each.tasks) == 1 else f"{len(each.tasks)} tasks"
-        print(f"{each.label} returns more than {each.other} with probability {_said(each.probability, 2)} on {where}")
+        said = _said(each.probability, 2)
+        _lines([f"{each.label} returns more than {each.other} with probability {said} on {where}"])
     if len(wins) > MOST_CLAIMS:
         print(f"... and {len(wins) - MOST_CLAIMS} more wins")
 
 
 def _print_asides(evidence: Evidence) -> None:
-    from offline_marl.launch.listing import print_lines
-
     if evidence.gathered.left_out:
         print(f"left out: {len(evidence.gathered.left_out)}")
-        print_lines(f"  {each.name}: {each.why}" for each in evidence.gathered.left_out)
-    print_lines(f"note: {note}" for note in evidence.notes)
+        _lines(f"  {each.name}: {each.why}" for each in evidence.gathered.left_out)
+    _lines(f"note: {note}" for note in evidence.notes)
+
+
+def _lines(lines: Iterable[str]) -> None:
+    """Print each on a line of its own, whatever names in it hold."""
+    from offline_marl.evidence.scores import legible
+
+    for line in lines:
+        print(legible(line.replace("\n", " ")))
 
 
 def _said(estimate: Estimate | None, digits: int) -> str:
     if estimate is None:
         return ""
-    value = f"{estimate.value:.{digits}f}"
+    value = _number(estimate.value, digits)
     if estimate.low is None or estimate.high is None:
         return value
-    return f"{value} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+    return f"{value} [{_number(estimate.low, digits)}, {_number(estimate.high, digits)}]"
+
+
+def _number(value: float, digits: int) -> str:
+    """With so many digits behind the point, unless that would show nothing of it or too much."""
+    return f"{value:.4g}" if 0 < abs(value) < 0.5 * 0.1**digits or abs(value) >= 1e9 else f"{value:.{digits}f}"

@@ -109,7 +109,7 @@ class Folder(Generic[Settings]):
                 if kind is not self.kind and isinstance(held, dict) and field in held:
                     raise RunFolderError(f"{self.path} holds {what}, not {MARKS[self.kind][1]}.")
             config: Settings = build(self.kind, held)
-        except (ValueError, ConfigError) as error:
+        except (ValueError, RecursionError, ConfigError) as error:
             raise RunFolderError(f"{self.config_file} was damaged or edited: {error}") from None
         return config
 
@@ -165,7 +165,7 @@ def holds_model(path: Path | str) -> bool:
     """Whether a folder is that of a world model."""
     try:
         held = json.loads(ModelFolder(path).config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(held, dict) and MARKS[FitConfig][0] in held
 

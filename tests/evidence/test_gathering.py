@@ -15,7 +15,10 @@ from offline_marl.datasets import catalog
 from offline_marl.datasets.files import save_data
 from offline_marl.evidence import data_returns
 from offline_marl.evidence.gathering import gather
+from offline_marl.evidence.page import write_page
 from offline_marl.evidence.scores import EvidenceError, Gathered
+from offline_marl.evidence.summary import summarize
+from offline_marl.evidence.tables import export
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -220,3 +223,93 @@ def test_the_catalogues_data_is_looked_up_where_it_is_on_disk(tmp_path: Path, mo
     assert data_returns.data_returns(None, task, {"dataset_sha256": "other"}) == (None, None)
     assert data_returns.data_returns(None, "unknown") == (None, None)
     data_returns._of_catalogue.cache_clear()
+
+
+def test_runs_that_chose_a_setting_are_apart_from_those_it_was_tested_with(tmp_path: Path) -> None:
+    for seed in (0, 1, 2, 3):
+        folder(tmp_path / f"bc{seed}", 9.0 - seed, seed=seed)
+    for seed in (2, 3):
+        told = {"seeds": [0, 1], "metric": "return", "configurations": 4}
+        (tmp_path / f"bc{seed}" / "tuned.json").write_text(json.dumps(told))
+    found = gather([tmp_path])
+    labels = [(run.label, run.seed) for run in found.runs]
+    assert labels == [("bc, while tuning", 0), ("bc, while tuning", 1), ("bc", 2), ("bc", 3)]
+    assert any(note.startswith("Runs that chose the settings of bc on toy are shown apart") for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("versions.json", "[1]"),
+        ("versions.json", '{"x": NaN}'),
+        ("metrics.jsonl", '{"kind": "eval", "return": 1}'),
+        ("metrics.jsonl", '{"kind": "eval", "step": "x", "return": 1}'),
+        ("metrics.jsonl", '{"kind": "eval", "step": null, "return": 1}'),
+        ("metrics.jsonl", '{"kind": "eval", "step": 5, "return": 1' + "0" * 400 + "}"),
+        ("metrics.csv", "step,loss\nnan,1\n1,inf\n"),
+        ("metrics.csv", "step," + "x" * 200_000),
+        ("tuned.json", "[" * 100_000),
+    ],
+)
+def test_a_damaged_file_beside_a_score_costs_no_report(tmp_path: Path, file: str, text: str) -> None:
+    pytest.importorskip("rliable")
+    for seed in (0, 1):
+        (folder(tmp_path / "runs" / f"bc{seed}", seed=seed) / file).write_text(text)
+    held = summarize(gather([tmp_path]), reps=100)
+    assert held.cells[0].runs == 2
+    export(held, tmp_path / "out")
+    assert write_page(held, [tmp_path], tmp_path / "out" / "report.html").stat().st_size > 1_000
+
+
+@pytest.mark.parametrize(
+    "mark", ['{"steps": "x", "score": {"return": 1}}', '{"score": {"return": 1' + "0" * 400 + "}}", "[" * 100_000]
+)
+def test_a_damaged_mark_leaves_its_run_out(tmp_path: Path, mark: str) -> None:
+    folder(tmp_path / "good")
+    (folder(tmp_path / "bad", seed=1) / "DONE").write_text(mark)
+    assert list(why(gather([tmp_path]))) == ["bad"]
+
+
+def test_diverged_scores_are_left_out_before_they_overflow(tmp_path: Path) -> None:
+    folder(tmp_path / "good")
+    folder(tmp_path / "far", 1.7e308, seed=1)
+    assert why(gather([tmp_path])) == {"far": "its return is 1.7e+308, which is no number that can be averaged"}
+
+
+def test_linked_folders_are_followed_but_not_round_in_circles(tmp_path: Path) -> None:
+    folder(tmp_path / "real" / "bc0")
+    (tmp_path / "chosen").mkdir()
+    (tmp_path / "chosen" / "first").symlink_to(tmp_path / "real" / "bc0")
+    (tmp_path / "chosen" / "round").symlink_to(tmp_path)
+    assert [run.name for run in gather([tmp_path / "chosen"]).runs] == ["bc0"]
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for seed, place in enumerate(("a", "b", "c")):
+        folder(tmp_path / place / "seed0", seed=seed, done=place != "c")
+    folder(tmp_path / "other", seed=7)
+    os.rename(tmp_path / "other", os.fsencode(tmp_path) + b"/bad\xff")
+    found = gather([tmp_path])
+    assert [run.name for run in found.runs] == ["a/seed0", "b/seed0", "bad\ufffd"]
+    assert list(why(found)) == ["c/seed0"]
+    (tmp_path / "out").mkdir()
+    assert b"bad" in export(summarize(found, reps=100), tmp_path / "out")[0].read_bytes()
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", ""])
+def test_tables_of_spreadsheets_are_read(tmp_path: Path, mark: str) -> None:
+    rows = "bc,toy,0,1,2,NaN\nbc,toy,1,1,3,NaN\n"
+    (tmp_path / "x.csv").write_text(f"{mark}algo,dataset,seed,step,return,alpha\n{rows}", encoding="utf-8")
+    found = gather([tmp_path / "x.csv"])
+    assert [(run.label, run.seed) for run in found.runs] == [("bc", 0), ("bc", 1)]
+    export(summarize(found, reps=100), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("algo,dataset,seed,step,return\n", "holds no scores"), ("algo;dataset;seed\n1;2;3\n", "has semicolons between")],
+)
+def test_near_misses_of_tables_are_told(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(EvidenceError, match=said):
+        gather([tmp_path / "x.csv"])

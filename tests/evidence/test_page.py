@@ -247,3 +247,90 @@ def test_two_hundred_runs_are_quick_and_small() -> None:
     begun = time.process_time()
     page = render(found, material(found))
     assert time.process_time() - begun < 5 and len(page) < 2_000_000
+
+
+def test_scores_that_are_alike_are_level_and_lead_nothing() -> None:
+    found = evidence(tasks=2, seeds=5)
+    one, other, third = (cell for cell in found.cells if cell.task == found.tasks[0])
+    level = [one, replace(other, normalized_iqm=one.normalized_iqm), third]
+    assert verdicts(found, level).endswith(": bc and iql are level at 90.0. Next is ma-iql 70.0 [68.0, 72.0].")
+    three = [one, *(replace(each, normalized_iqm=one.normalized_iqm) for each in (other, third))]
+    assert verdicts(found, three).endswith(": bc, iql and ma-iql are level at 90.0.")
+    overall = tuple(replace(each, iqm=found.aggregates[0].iqm) for each in found.aggregates[:2])
+    page = words(render(replace(found, aggregates=overall)))
+    assert "Over all 2 tasks: bc and iql are level at 90.0." in page
+
+
+def test_an_interval_that_was_withheld_meets_nothing() -> None:
+    found = replace(evidence(tasks=1), comparisons=())
+    first, other, _ = found.cells
+    alone = replace(other, normalized_iqm=Estimate(80.0), seeds=(0,))
+    said = verdicts(found, [first, alone])
+    assert "meets" not in said and "Next is bc 80.0; of one run no interval can be given." in said
+
+
+def test_tables_of_best_evaluations_say_so_themselves() -> None:
+    scored = "best of 5 evaluations (chosen on the test environment)"
+    page = render(replace(evidence(), scored=scored))
+    captions = re.findall(r"<caption[^>]*>([^<]*)</caption>", page)
+    told = [each for each in captions if each.startswith(("Scores on", "Aggregates", "Probability"))]
+    assert len(told) > 3 and all(each.endswith(scored) for each in told)
+    assert page.count(f'<span class="below">3 runs each, {scored}') == 2
+    assert scored not in render(evidence())
+
+
+def test_names_turn_no_direction_and_long_ones_are_broken() -> None:
+    found = evidence(labels=("a\u202eb\x1b[31m", "y" * 300))
+    page = render(found)
+    assert "\u202e" not in page and "\x1b" not in page and "a\ufffdb" in page
+    assert '<th scope="col" class="n broken">' in page and '<th scope="row" class="broken">' in page
+
+
+def test_a_row_that_is_not_there_is_not_spoken_of() -> None:
+    found = evidence()
+    bare = replace(found, cells=tuple(replace(each, data_return=None, data_normalized=None) for each in found.cells))
+    assert "The last row is the data’s own" in render(found) and "last row" not in render(bare)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1e-6, "1e-06"), (0.00125, "0.00125"), (2e30, "2e+30"), (0.05, "0.050")])
+def test_numbers_of_any_size_show_something_and_not_too_much(value: float, shown: str) -> None:
+    assert number(value) == shown and number(-value) == f"-{shown}"
+
+
+def test_figures_of_very_many_labels_draw_the_best_and_say_so() -> None:
+    found = evidence(tasks=2, labels=tuple(f"iql, lr {number}" for number in range(20)))
+    page = render(found)
+    said = "Drawn are the best 8 of 20; evidence.json holds all."
+    profiles, curves = (page.partition(f'id="{name}"')[2].partition("</section>")[0] for name in ("profiles", "curves"))
+    assert said in profiles and said in curves and "Drawn are" not in render(evidence())
+    assert "iql, lr 7" in profiles and "iql, lr 8" not in profiles and "iql, lr 8" not in curves
+
+
+@pytest.mark.parametrize(
+    "fault", [{"summary": {"self_play": [1]}}, {"return_low": 3}, {"groups": 5}, {"runs": [1, 2, 3, 4]}]
+)
+def test_an_edited_matrix_costs_no_page(fault: dict[str, object], tmp_path: Path) -> None:
+    good = {**matrix(), "normalized_return": None, "return": matrix()["normalized_return"]}
+    (tmp_path / "crossplay.json").write_text(json.dumps({**good, **fault}))
+    found = evidence()
+    page = render(found, collect_material(found, [tmp_path]))
+    assert 'id="crossplay-1"' not in page and "cross-play matrix" in page.partition('id="left-out"')[2]
+
+
+@pytest.mark.parametrize("fault", [{"reasons": 5}, {"open_loop": [1]}, {"rewards": {"bias_open_loop": [1]}}])
+def test_an_edited_report_costs_no_page(fault: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(json.dumps({**report(), **fault}))
+    found = evidence()
+    page = render(found, collect_material(found, [tmp_path]))
+    assert "report of a world model was edited" in page or 'id="models"' in page
+
+
+@pytest.mark.parametrize(
+    "conventions", [[1], {"names": ["a"]}, {"names": ["a"], "followed": [[7, 7]]}, {"names": ["a"], "followed": [[]]}]
+)
+def test_edited_conventions_cost_no_page(conventions: object, tmp_path: Path) -> None:
+    (tmp_path / "DONE").write_text(json.dumps({"conventions": conventions}))
+    found = evidence(tasks=1, labels=("bc",), seeds=1)
+    run = replace(found.gathered.runs[0], folder=tmp_path)
+    found = replace(found, gathered=replace(found.gathered, runs=(run,)))
+    assert collect_material(found, [tmp_path]).ends == ()

@@ -173,3 +173,10 @@ def test_missing_rliable_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "rliable", None)
     with pytest.raises(st.MissingRliableError, match=r"pip install 'offline-marl\[report\]'\.$"):
         st.bootstrap([2], lambda numbers: numbers[0].astype(float), 10, 0)
+
+
+def test_draws_that_are_kept_do_not_hide_that_rliable_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    st.bootstrap([1], lambda numbers: numbers[0].astype(float), 10, 0)
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    with pytest.raises(st.MissingRliableError):
+        st.bootstrap([1], lambda numbers: numbers[0].astype(float), 10, 0)

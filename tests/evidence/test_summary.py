@@ -164,3 +164,18 @@ def test_fewer_than_five_runs_claim_nothing_however_far_apart() -> None:
     assert not any(each.wins for each in compare(_cells(scored(apart).runs), 100, 0))
     apart = {("old", "A"): range(5), ("new", "A"): range(100, 105)}
     assert [each.wins for each in compare(_cells(scored(apart).runs), 100, 0)] == [False, True]
+
+
+def test_of_very_many_labels_only_the_leaders_are_compared() -> None:
+    found = summarize(scored({(f"iql, lr {lr}", task): [lr, lr + 1] for lr in range(60) for task in "AB"}), reps=100)
+    assert len(found.comparisons) == 2 * 3 * 59
+    assert all("iql, lr 59" in (each.label, each.other) for each in found.comparisons)
+    assert any("more than 30 labels" in note for note in found.notes)
+
+
+def test_runs_evaluated_at_other_updates_have_no_curve_and_that_is_said() -> None:
+    curves = [tuple({"step": float(step), "return": 1.0} for step in steps) for steps in ((1, 2, 3), (4, 5, 6))]
+    runs = tuple(run("bc", "A", seed, 1.0, curve=curve) for seed, curve in enumerate(curves))
+    found = summarize(Gathered(runs), reps=100)
+    assert not found.curves
+    assert "No curve is drawn where runs were not evaluated at the same updates: bc on A." in found.notes

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from offline_marl.evidence.estimates import FEWEST_TO_CLAIM, Cell, Evidence
 from offline_marl.evidence.page import figures
+from offline_marl.evidence.page.comparing import told_if_best
 from offline_marl.evidence.page.markup import Markup, number, tag, text
 from offline_marl.evidence.page.sections import (
     Section,
@@ -61,6 +62,13 @@ def sentence(evidence: Evidence, cells: Sequence[Cell]) -> Markup:
     if not others:
         return text(start, " scores ", score, f" over {counted(first.runs, 'run')}.")
     near = _not_beaten(evidence, first, others)
+    level = [each.label for each in others if shown(each, normalized).value == shown(first, normalized).value]
+    if level:
+        rest = [each for each in others if each.label not in level]
+        after = f". Next is {rest[0].label} {_said(rest[0], normalized)}." if rest else "."
+        return text(
+            start, _beside_it(level), " are level at ", tag("span", _value(first, normalized), class_="score"), after
+        )
     second = f"Next is {others[0].label} {_said(others[0], normalized)}."
     if not near:
         clear = "; its interval lies clear of " + ("the other’s" if len(others) == 1 else "every other’s")
@@ -78,10 +86,21 @@ def _said(cell: Cell, normalized: bool) -> str:
     return told(shown(cell, normalized), 1 if normalized else None)
 
 
+def _beside_it(others: Sequence[str]) -> str:
+    return f"{' and' if len(others) == 1 else ','} {listed(others)}"
+
+
+def _value(cell: Cell, normalized: bool) -> str:
+    return number(shown(cell, normalized).value, 1 if normalized else None)
+
+
 def _met(first: Cell, others: Sequence[Cell], normalized: bool) -> str | None:
     """Whose intervals overlap the first one's; None where it has none."""
     if shown(first, normalized).low is None:
         return None
+    bare = [each.label for each in others if shown(each, normalized).high is None]
+    if bare:
+        return f"Next is {others[0].label} {_said(others[0], normalized)}; of one run no interval can be given."
     meets = [f"{each.label} {_said(each, normalized)}" for each in others if not _clear(first, [each], normalized)]
     if meets:
         return f"Its interval meets that of {listed(meets)}."
@@ -113,8 +132,18 @@ def _overall(evidence: Evidence) -> Markup | None:
     }
     near = [each.label for each in held[1:] if not wins.get(each.label, False)]
     verdict = f"leads, but the runs do not tell it from {listed(near)}" if near else "is best"
+    level = [each.label for each in held[1:] if each.iqm.value == first.iqm.value]
     where = tag("span", f"Over all {len(first.tasks)} tasks: ", class_="task")
     score = tag("span", told(first.iqm, 1), class_="score")
+    if level:
+        return text(
+            where,
+            tag("b", first.label),
+            _beside_it(level),
+            " are level at ",
+            tag("span", number(first.iqm.value, 1), class_="score"),
+            ".",
+        )
     return text(
         where, tag("b", first.label), f" {verdict}, ", score, f". Next is {second.label} {told(second.iqm, 1)}."
     )
@@ -177,7 +206,7 @@ def _figure(evidence: Evidence, cells: Sequence[Cell]) -> Markup:
     alt = f"Interquartile mean {name.replace('_', ' ')} on {cells[0].task}, best first. {_in_words(cells, normalized)}"
     alt += f" The data’s own mean is {number(own, digits)}." if own is not None else ""
     drawn = figures.intervals(rows, alt, name.replace("_", " ").replace("normalized", "normalised"), marks=marks)
-    return panel(cells[0].task, drawn, _counts(cells))
+    return panel(cells[0].task, drawn, f"{_counts(cells)}{told_if_best(evidence)}")
 
 
 def _in_words(cells: Sequence[Cell], normalized: bool) -> str:

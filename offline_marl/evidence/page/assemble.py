@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,13 +21,15 @@ from offline_marl.evidence.page.comparing import (
 from offline_marl.evidence.page.coordination import agreement_section
 from offline_marl.evidence.page.crossplay import crossplay_section
 from offline_marl.evidence.page.markup import Markup, tag
-from offline_marl.evidence.page.material import Material, collect_material
+from offline_marl.evidence.page.material import MATRIX, REPORT, Material, collect_material
 from offline_marl.evidence.page.media import media_section
 from offline_marl.evidence.page.models import models_section
 from offline_marl.evidence.page.origin import left_out_section, origin_section, settings_section
 from offline_marl.evidence.page.sections import Section, counted
 from offline_marl.evidence.page.training import curves_section, losses_section
+from offline_marl.evidence.scores import LeftOut
 
+EDITED = "its {} was edited: it does not hold what it should"
 TITLE = "Offline multi-agent RL: what the runs say"
 
 
@@ -67,7 +70,14 @@ def render(evidence: Evidence, material: Material | None = None, *, title: str =
 
 
 def _sections(evidence: Evidence, material: Material) -> list[Section]:
-    matrices = [crossplay_section(each, number) for number, each in enumerate(material.matrices, 1)]
+    models = [each for each in material.models if _drawable(partial(models_section, [each]))]
+    held = [each for each in material.matrices if _drawable(partial(crossplay_section, each))]
+    matrices = [crossplay_section(each, number) for number, each in enumerate(held, 1)]
+    damaged = [
+        *material.damaged,
+        *(LeftOut(each.name, EDITED.format(REPORT)) for each in material.models if each not in models),
+        *(LeftOut(str(each.get("task")), EDITED.format(MATRIX)) for each in material.matrices if each not in held),
+    ]
     found = [
         answer_section(evidence),
         scores_section(evidence),
@@ -77,14 +87,23 @@ def _sections(evidence: Evidence, material: Material) -> list[Section]:
         agreement_section(evidence, material.ends),
         *matrices,
         curves_section(evidence),
-        models_section(material.models),
+        models_section(models),
         media_section(material.media),
         losses_section(evidence),
         settings_section(evidence),
-        left_out_section(evidence, material.damaged),
+        left_out_section(evidence, damaged),
         origin_section(evidence),
     ]
     return [each for each in found if each is not None]
+
+
+def _drawable(draw: Callable[[], object]) -> bool:
+    """Whether a part can be made of what a file holds, which anybody may have edited."""
+    try:
+        draw()
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError, ArithmeticError):
+        return False
+    return True
 
 
 def _about(evidence: Evidence) -> str:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
-from offline_marl.evidence.estimates import Cell, Comparison, Evidence
+from offline_marl.evidence.comparing import MOST_PAIRED
+from offline_marl.evidence.estimates import LAST, Cell, Comparison, Evidence
 from offline_marl.evidence.page import figures
 from offline_marl.evidence.page.markup import Markup, number, tag, text
-from offline_marl.evidence.page.sections import Section, counted, folded, legend, panel, panels, ranked, said, styles_of
+from offline_marl.evidence.page.sections import (
+    MOST_DRAWN,
+    Section,
+    best_drawn,
+    counted,
+    folded,
+    legend,
+    panel,
+    panels,
+    ranked,
+    said,
+    styles_of,
+)
 from offline_marl.evidence.page.tables import Cells, Column, Value, estimate, figure, numeric, table
 
 CLEAR = 0.75
@@ -18,14 +32,17 @@ MOST_ALONE = 12
 
 def scores_section(evidence: Evidence) -> Section:
     """A table for each task: a row for each label, and one for the data that they learned from."""
+    own = any(cell.data_return is not None or cell.data_normalized is not None for cell in evidence.cells)
+    last = " The last row is the data’s own: the mean over the episodes that were learned from."
     about = said(
         "IQM is the interquartile mean, that of the middle half of the runs; deviation is that of the raw return over "
-        "runs. The last row is the data’s own: the mean over the episodes that were learned from."
+        "runs.",
+        last if own else None,
     )
     drawn = []
     for place, task in enumerate(evidence.tasks):
         cells = ranked([cell for cell in evidence.cells if cell.task == task])
-        drawn.append(_scores(f"scores-{place}", f"Scores on {task}", cells))
+        drawn.append(_scores(f"scores-{place}", f"Scores on {task}{told_if_best(evidence)}", cells))
     return Section("scores", "Scores", text(about, drawn))
 
 
@@ -45,6 +62,11 @@ def _scores(name: str, caption: str, cells: Sequence[Cell]) -> Markup:
         rows.append([*row, *[_long(cell.tuned_on)] * tuned])
     own = _data_row(cells, normalized, agreement, tuned)
     return table(name, caption, columns, [*rows, own] if own else rows)
+
+
+def told_if_best(evidence: Evidence) -> str:
+    """Behind a caption: scores of another checkpoint than the last carry that wherever they are copied to."""
+    return "" if evidence.scored == LAST else f", {evidence.scored}"
 
 
 def _long(said: str | None) -> Value | str:
@@ -77,7 +99,9 @@ def aggregates_section(evidence: Evidence) -> Section | None:
         "less is better."
     )
     return Section(
-        "over-tasks", "Over all tasks", text(about, table("aggregates", f"Aggregates over {tasks}", columns, rows))
+        "over-tasks",
+        "Over all tasks",
+        text(about, table("aggregates", f"Aggregates over {tasks}{told_if_best(evidence)}", columns, rows)),
     )
 
 
@@ -85,19 +109,25 @@ def profiles_section(evidence: Evidence) -> Section | None:
     """Which share of runs reaches which score."""
     if not evidence.profiles:
         return None
+    place = {each.label: (-each.iqm.value, number) for number, each in enumerate(evidence.aggregates)}
     styles, held = styles_of(evidence), evidence.profiles
+    if len(held) > MOST_DRAWN:
+        held = tuple(sorted(held, key=lambda each: place.get(each.label, (0.0, 0)))[:MOST_DRAWN])
     curves = []
     for each in held:
         low, high = each.low or [None] * len(each.taus), each.high or [None] * len(each.taus)
         points = [figures.Point(*values) for values in zip(each.taus, each.fraction, low, high, strict=True)]
         curves.append(figures.Line(each.label, styles[each.label], points))
-    halves = "; ".join(f"{each.label} {number(_half(each.taus, each.fraction))}" for each in held)
+    halves = "; ".join(f"{each.label}: {number(_half(each.taus, each.fraction))}" for each in held)
     alt = f"Performance profiles. Score that half of the runs exceed: {halves}."
     drawn = figures.lines(curves, alt, "normalised return", "share of runs above", limits=(0.0, 1.0))
     about = said(
-        "How many of a label’s runs, over all tasks, score above each value: higher and further right is better."
+        "How many of a label’s runs, over all tasks, score above each value: higher and further right is better.",
+        best_drawn(len(evidence.profiles)),
     )
-    shown = panels([panel("Performance profiles", drawn, f"Half of the runs exceed: {halves}.")])
+    shown = panels(
+        [panel(f"Performance profiles{told_if_best(evidence)}", drawn, f"Half of the runs exceed: {halves}.")]
+    )
     return Section(
         "profiles", "Performance profiles", text(about, legend([each.label for each in held], styles), shown)
     )
@@ -130,9 +160,14 @@ def _matrix(evidence: Evidence, number: int, tasks: tuple[str, ...], held: list[
     where = tasks[0] if len(tasks) == 1 else counted(len(tasks), "common task") + f" ({', '.join(tasks)})"
     names = [name for name in evidence.labels if any(name in (each.label, each.other) for each in held)]
     found = {(each.label, each.other): each for each in held}
-    rows: list[Cells] = [[name, *(_chance(found.get((name, other))) for other in names)] for name in names]
-    caption = f"Probability of improvement on {where}"
-    return table(f"improvement-{number}", caption, [Column("row better than"), *numeric(*names)], rows, stacked=True)
+    partners = Counter(each.label for each in held)
+    # Of very many labels, only some were compared with all others.
+    others = (
+        names if len(names) <= MOST_PAIRED else [name for name in names if partners[name] == max(partners.values())]
+    )
+    rows: list[Cells] = [[name, *(_chance(found.get((name, other))) for other in others)] for name in names]
+    caption = f"Probability of improvement on {where}{told_if_best(evidence)}"
+    return table(f"improvement-{number}", caption, [Column("row better than"), *numeric(*others)], rows, stacked=True)
 
 
 def _chance(held: Comparison | None) -> Value:

@@ -141,7 +141,7 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 def _row(row: Interval, top: float, x: Scale) -> Markup:
     # The number keeps its room; the name gets what is left.
     room = WIDTH - 24 - 6.2 * len(row.said)
-    parts = [tag("title", row.name), words(x.start, top + 8, cut(row.name, room), "name")]
+    parts = [tag("title", row.name), words(x.start, top + 8, cut(row.name, 0.9 * room), "name")]
     parts.append(words(x.end, top + 8, row.said, "said", "end"))
     middle = top + 20
     parts += [

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Iterable
+
+from offline_marl.evidence.reading import FARTHEST
+from offline_marl.evidence.scores import legible
 
 NOTHING = "–"
 """What stands where there is no number."""
@@ -50,8 +52,10 @@ def number(value: float | None, digits: int | None = None) -> str:
     """
     if value is None or not finite(value):
         return NOTHING
+    size = abs(value)
+    if digits is None and (size >= 1e9 or 0 < size < 0.01):
+        return f"{value:.4g}"
     if digits is None:
-        size = abs(value)
         digits = 0 if size >= 1000 or value == int(value) else 1 if size >= 100 else 2 if size >= 1 else 3
     told = f"{value:,.{digits}f}"
     return told.removeprefix("-") if not told.strip("-0.,") else told
@@ -59,7 +63,7 @@ def number(value: float | None, digits: int | None = None) -> str:
 
 def finite(value: object) -> bool:
     """Whether there is a number that can be drawn; what was read from a file may be anything."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and -FARTHEST <= value <= FARTHEST
 
 
 def _text(child: Child) -> str:
@@ -68,8 +72,12 @@ def _text(child: Child) -> str:
     if isinstance(child, Markup):
         return child
     if isinstance(child, (str, int, float)):
-        return html.escape(str(child))
+        return _escaped(child)
     return "".join(_text(each) for each in child)
+
+
+def _escaped(value: object) -> str:
+    return html.escape(legible(str(value)))
 
 
 def _attributes(attributes: dict[str, Attribute]) -> str:
@@ -79,5 +87,5 @@ def _attributes(attributes: dict[str, Attribute]) -> str:
         if value is True:
             told.append(f" {name}")
         elif value is not None and value is not False:
-            told.append(f' {name}="{html.escape(str(value))}"')
+            told.append(f' {name}="{_escaped(value)}"')
     return "".join(told)

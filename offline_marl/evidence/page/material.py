@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from offline_marl.evidence.estimates import Evidence
-from offline_marl.evidence.scores import LeftOut
+from offline_marl.evidence.gathering import walk
+from offline_marl.evidence.page.markup import finite
+from offline_marl.evidence.scores import LeftOut, Run
 from offline_marl.training.model_report import read_report
 
-WHAT = {"report.json": "report of a world model", "crossplay.json": "cross-play matrix"}
+REPORT, MATRIX = "report of a world model", "cross-play matrix"
+WHAT = {"report.json": REPORT, "crossplay.json": MATRIX}
 PASSED_OVER = {"checkpoints", "logs", "wandb"}
 """Folders in which nothing of the kind lies, and many files."""
 VIDEOS = (".mp4", ".webm", ".gif")
@@ -78,7 +82,7 @@ def collect_material(evidence: Evidence, paths: Sequence[Path], *, videos: bool 
 def _files(root: Path) -> Iterator[Path]:
     if root.is_file():
         return
-    for folder, below, names in os.walk(root):
+    for folder, below, names in walk(root):
         below[:] = sorted(name for name in below if name not in PASSED_OVER and not name.startswith("."))
         for name in names:
             if name in WHAT or name.endswith((*VIDEOS, ".png")):
@@ -116,20 +120,27 @@ def _ends(evidence: Evidence) -> Iterator[Ended]:
     for run in evidence.gathered.runs:
         found = {} if run.folder is None else _json(run.folder / "DONE").get("conventions")
         if found:
-            targets = found.get("targets")
-            yield Ended(
-                run.label,
-                run.task,
-                run.seed,
-                tuple(map(str, found["names"])),
-                tuple(tuple(map(int, each)) for each in found["followed"]),
-                None if targets is None else tuple((float(x), float(y)) for x, y in targets),
-            )
+            with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError, IndexError):  # it was edited
+                ended = _ended(run, found)
+                ended.ways()
+                yield ended
+
+
+def _ended(run: Run, found: Any) -> Ended:
+    targets = found.get("targets")
+    return Ended(
+        run.label,
+        run.task,
+        run.seed,
+        tuple(map(str, found["names"])),
+        tuple(tuple(map(int, each)) for each in found["followed"]),
+        None if targets is None else tuple((float(x), float(y)) for x, y in targets if finite(x) and finite(y)),
+    )
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

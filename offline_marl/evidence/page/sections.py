@@ -9,6 +9,9 @@ from offline_marl.evidence.estimates import Cell, Estimate, Evidence
 from offline_marl.evidence.page import figures
 from offline_marl.evidence.page.markup import Child, Markup, tag
 
+MOST_DRAWN = 8
+"""Lines of one figure; of more than that no eye tells one from another."""
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -44,6 +47,11 @@ def panels(each: Sequence[Markup]) -> Markup:
 def folded(summary: str, *children: Child) -> Markup:
     """A part that opens when asked; print shows it open."""
     return tag("details", tag("summary", summary), *children)
+
+
+def best_drawn(count: int) -> str:
+    """What a figure of too many lines says of itself; nothing where all are drawn."""
+    return f" Drawn are the best {MOST_DRAWN} of {count}; evidence.json holds all." if count > MOST_DRAWN else ""
 
 
 def legend(names: Sequence[str], styles: Mapping[str, int]) -> Markup:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from offline_marl.evidence.estimates import Estimate
 from offline_marl.evidence.page.markup import NOTHING, Child, Markup, finite, number, tag
 
+LONG = 60
+"""Letters of a cell from which it is broken into lines even without a space in it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -73,7 +76,7 @@ def table(
         head: How many cells of a row, from the left, are its heads.
         stacked: Whether intervals stand below their numbers, for tables of many columns.
     """
-    top = tag("tr", [tag("th", each.title, scope="col", class_="n" if each.numeric else None) for each in columns])
+    top = tag("tr", [tag("th", each.title, scope="col", class_=_head(each)) for each in columns])
     body = [tag("tr", [_cell(cell, columns[i], i < head) for i, cell in enumerate(row)]) for row in rows]
     drawn = tag(
         "table",
@@ -85,8 +88,21 @@ def table(
     return tag("div", drawn, class_="scroll", role="region", tabindex=0, aria_labelledby=f"{name}-table")
 
 
+def _head(column: Column) -> str | None:
+    return " ".join(filter(None, ["n" if column.numeric else "", _width(column.title)])) or None
+
+
+def _width(said: Child) -> str:
+    return "broken" if isinstance(said, str) and not isinstance(said, Markup) and len(said) > LONG else ""
+
+
 def _cell(cell: Value | str, column: Column, head: bool) -> Markup:
     value = cell if isinstance(cell, Value) else Value(cell)
-    classes = " ".join(filter(None, ["n" if column.numeric else "", f"t{value.tint}" if value.tint else ""])) or None
+    classes = (
+        " ".join(
+            filter(None, ["n" if column.numeric else "", f"t{value.tint}" if value.tint else "", _width(value.shown)])
+        )
+        or None
+    )
     key = None if value.key is None else f"{value.key:.6g}"
     return tag("th" if head else "td", value.shown, scope="row" if head else None, class_=classes, data_key=key)

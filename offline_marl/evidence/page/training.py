@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from offline_marl.evidence.estimates import Curve, Evidence
 from offline_marl.evidence.page import figures
-from offline_marl.evidence.page.markup import Markup, number, text
-from offline_marl.evidence.page.sections import Section, counted, folded, legend, panel, panels, said, styles_of
+from offline_marl.evidence.page.markup import Markup, finite, number, text
+from offline_marl.evidence.page.sections import (
+    MOST_DRAWN,
+    Section,
+    best_drawn,
+    counted,
+    folded,
+    legend,
+    panel,
+    panels,
+    said,
+    styles_of,
+)
 from offline_marl.evidence.scores import Run
 
 MOST_ROWS = 60
@@ -23,11 +35,13 @@ APART = {"step", "wall_s"}
 
 def curves_section(evidence: Evidence) -> Section | None:
     """Scores over updates, a figure for each task."""
-    drawn, names = [], set()
+    drawn, names, most = [], set(), 0
     for task in evidence.tasks:
         held = [curve for curve in evidence.curves if curve.task == task and len(curve.steps) > 1]
         if any(curve.scale == "normalized_return" for curve in held):
             held = [curve for curve in held if curve.scale == "normalized_return"]
+        most = max(most, len(held))
+        held = sorted(held, key=lambda each: -each.iqm[-1])[:MOST_DRAWN] if len(held) > MOST_DRAWN else held
         if held:
             drawn.append(_learning(evidence, task, held))
             names |= {curve.label for curve in held}
@@ -35,7 +49,8 @@ def curves_section(evidence: Evidence) -> Section | None:
         return None
     labels = [label for label in evidence.labels if label in names]
     about = said(
-        "Interquartile mean over runs with its 95 % interval, at the updates that all runs of a label evaluated."
+        "Interquartile mean over runs with its 95 % interval, at the updates that all runs of a label evaluated.",
+        best_drawn(most),
     )
     shown = text(about, legend(labels, styles_of(evidence)), panels(drawn))
     return Section("curves", "Learning curves", shown)
@@ -103,10 +118,11 @@ def sampled(path: Path, most: int = MOST_ROWS) -> list[dict[str, float]]:
     if len(body) > most:
         body = [body[round(index * (len(body) - 1) / (most - 1))] for index in range(most)]
     found = []
-    for row in csv.DictReader([*lines[:1], *body]):
-        numbers = {name: value for name, cell in row.items() if name and (value := _number(cell)) is not None}
-        if "step" in numbers:
-            found.append(numbers)
+    with contextlib.suppress(csv.Error):  # what stands before a damaged line is shown
+        for row in csv.DictReader([*lines[:1], *body]):
+            numbers = {name: value for name, cell in row.items() if name and (value := _number(cell)) is not None}
+            if finite(numbers.get("step")):
+                found.append(numbers)
     return found
 
 
