@@ -22,6 +22,8 @@ LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
 WITH_DISPLAY = "glfw"
 CAMERAS = {"Reacher-v5": {"trackbodyid": 0, "distance": 0.75, "elevation": -90.0, "azimuth": 90.0}}
 """Where Gymnasium's own camera shows little: the arm lies in a plane, and is seen best from above."""
+AMBIENT = {"Reacher-v5": 0.4}
+"""Light from all sides, for a body that brings no lamp of its own; MuJoCo's 0.1 leaves it in the dark."""
 ADVICE = "apt-get install libegl1 libgl1-mesa-dri (Debian), or libosmesa6 and MUJOCO_GL=osmesa"
 
 
@@ -58,6 +60,8 @@ def draw_body(name: str, env: Any) -> Frame:
     _refuse_broken(choose_library())
     if name in CAMERAS:
         renderer.default_cam_config = CAMERAS[name]  # read when the first picture is made
+    if name in AMBIENT:
+        env.unwrapped.model.vis.headlight.ambient[:] = AMBIENT[name]  # of pictures alone: physics knows no light
     return np.ascontiguousarray(renderer.render("rgb_array"), np.uint8)
 
 

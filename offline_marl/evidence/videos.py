@@ -14,6 +14,7 @@ from typing import Any
 
 from offline_marl.core.config import ConfigError
 from offline_marl.core.files import write_atomically, writing
+from offline_marl.core.room import refuse_unwritable
 from offline_marl.environments.base import Frame, JointEnv
 from offline_marl.environments.painting import FPS
 from offline_marl.evidence.captions import COLORS, MissingEncoderError, captioned, pillow, sheet_of
@@ -43,15 +44,18 @@ class Film:
     """One per episode, averaged over agents."""
 
 
-def refuse_unwritable(path: Path) -> None:
+def refuse_video(path: Path) -> None:
     """Make sure that a video can be written, before anything is played.
 
     Raises:
-        ConfigError: The file ends in neither .mp4 nor .gif.
+        ConfigError: The file ends in neither .mp4 nor .gif, or its folder cannot be written to.
         MissingEncoderError: imageio, its ffmpeg or Pillow is not installed.
     """
     if path.suffix.lower() not in FASTEST:
         raise ConfigError(f"--video {path} should end in .mp4 or .gif.")
+    if path.is_dir():
+        raise ConfigError(f"--video {path} is a folder: name a file.")
+    refuse_unwritable(path.parent, "--video's folder")
     pillow()
     try:
         import imageio_ffmpeg
@@ -75,14 +79,14 @@ def film(run: str | Path, path: str | Path, episodes: int = 1, seed: int = 0) ->
         seed: Decides their starts.
 
     Raises:
-        ConfigError: The file ends in neither .mp4 nor .gif.
+        ConfigError: The file ends in neither .mp4 nor .gif, or its folder cannot be written to.
         MissingEncoderError: What writes videos is not installed.
         RunFolderError: The folder holds no run or no readable checkpoint.
         DataError: There is nothing to act in, or it has no picture.
         MissingSimulatorError: The simulator, or a library that draws off screen, is not installed.
     """
     path = Path(path)
-    refuse_unwritable(path)
+    refuse_video(path)
     policy, env = open_stage(run, COLORS)
     try:
         every, fps = _pace(env, path)

@@ -15,7 +15,7 @@ from offline_marl.core.types import DataError
 from offline_marl.environments.base import MissingSimulatorError
 from offline_marl.evidence import videos
 from offline_marl.evidence.captions import COLORS, MissingEncoderError, captioned, sheet_of
-from offline_marl.evidence.videos import Chosen, film, refuse_unwritable
+from offline_marl.evidence.videos import Chosen, film, refuse_video
 from offline_marl.training import session, worlds
 from offline_marl.training.frames import Shot
 from offline_marl.training.run import evaluate
@@ -96,6 +96,9 @@ def test_an_arm_is_filmed_off_screen(tmp_path, monkeypatch):
     shown = seen(made.path, 480, 480)
     assert len(shown) == 6 and made.fps == 5
     assert all(picture[160:].mean() > 50 and (one != picture).any() for one, picture in pairwise(shown))
+    # Its links are lit so well that they look like the squares beside the agents' names.
+    assert all(near(picture[160:], color) > 50 for picture in shown for color in COLORS[:2])
+    assert made.returns == pytest.approx(evaluate(tmp_path / "run", episodes=1).returns), "paint weighs nothing"
 
 
 @pytest.mark.parametrize("death", [KeyboardInterrupt, OSError])
@@ -124,6 +127,12 @@ def test_what_cannot_be_filmed_says_so(tmp_path, monkeypatch):
     for name in ("film.avi", "film"):
         with pytest.raises(ConfigError, match=r"--video .*film.* should end in .mp4 or .gif"):
             film(tmp_path / "run", tmp_path / name)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot be written to: .*file is a file"):
+        film(tmp_path / "run", tmp_path / "file" / "film.mp4")
+    with pytest.raises(ConfigError, match=r"folder.mp4 is a folder"):
+        film(tmp_path / "run", tmp_path / "folder.mp4")
     small_run(tmp_path / "toy", None, "ma-ppo", environment="coordination", steps=1, final_episodes=1)
     with pytest.raises(DataError, match="coordination has no picture"):
         film(tmp_path / "toy", tmp_path / "toy.mp4")
@@ -137,7 +146,7 @@ def test_what_cannot_be_filmed_says_so(tmp_path, monkeypatch):
 def test_a_missing_encoder_is_named(tmp_path, monkeypatch, lacking):
     monkeypatch.setitem(sys.modules, lacking, None)
     with pytest.raises(MissingEncoderError, match=r"pip install 'offline-marl\[video\]'"):
-        refuse_unwritable(tmp_path / "film.mp4")
+        refuse_video(tmp_path / "film.mp4")
 
 
 def test_a_package_without_its_program_is_named(tmp_path, monkeypatch):
@@ -146,7 +155,7 @@ def test_a_package_without_its_program_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(importlib.import_module("imageio_ffmpeg"), "get_ffmpeg_exe", nowhere)
     with pytest.raises(MissingEncoderError, match=r"pip install 'offline-marl\[video\]'"):
-        refuse_unwritable(tmp_path / "film.mp4")
+        refuse_video(tmp_path / "film.mp4")
 
 
 @pytest.mark.parametrize("size", [(320, 320), (241, 321), (480, 640)])
