@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from ctypes.util import find_library
 from functools import lru_cache
 from typing import Any
@@ -65,6 +66,26 @@ def draw_body(name: str, env: Any) -> Frame:
     return np.ascontiguousarray(renderer.render("rgb_array"), np.uint8)
 
 
+def import_mujoco() -> None:
+    """Import MuJoCo, if it is installed, whatever MUJOCO_GL says: it asks for that library as it is imported.
+
+    One that is broken keeps nobody from simulating, and is told when something is drawn.
+    """
+    asked = os.environ.get("MUJOCO_GL")
+    if asked is None or "mujoco" in sys.modules:
+        return
+    try:
+        importlib.import_module("mujoco")
+    except ImportError:
+        return
+    except Exception:  # each library fails in its own way
+        os.environ["MUJOCO_GL"] = "disabled"
+        try:
+            importlib.import_module("mujoco")
+        finally:
+            os.environ["MUJOCO_GL"] = asked
+
+
 @lru_cache(maxsize=1)
 def _refuse_broken(library: str) -> None:
     """Tried first by itself: a viewer that fails half-way complains once more when it is thrown away."""
@@ -72,6 +93,8 @@ def _refuse_broken(library: str) -> None:
         raise MissingSimulatorError(f"MUJOCO_GL={library} is unknown: it should be egl, osmesa or glfw.")
     try:
         importlib.import_module(f"mujoco.{library}").GLContext(8, 8).free()
+        if library == WITH_DISPLAY and not importlib.import_module("glfw").init():
+            raise RuntimeError("there is no display")  # its context does not say so
     except Exception as error:  # each library fails in its own way
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise MissingSimulatorError(f"Nothing can be drawn with MUJOCO_GL={library} ({reason}): {ADVICE}.") from error

@@ -124,7 +124,12 @@ def caption_of(title: str, shot: Shot, episodes: int = 1) -> list[str]:
 
 @contextmanager
 def _encoder(path: Path, fps: float) -> Iterator[Any]:
-    """Takes pictures; what it wrote moves to its place when all went well."""
+    """Takes pictures; what it wrote moves to its place when all went well.
+
+    Raises:
+        OSError: The encoder did not write all of them, of which it says nothing itself: the disk may be full.
+    """
+    import imageio_ffmpeg
     from imageio import v2
 
     kind = path.suffix.lower()
@@ -137,12 +142,33 @@ def _encoder(path: Path, fps: float) -> Iterator[Any]:
         writer = v2.get_writer(
             beside, format="FFMPEG", fps=fps, macro_block_size=2, ffmpeg_log_level="error", **settings
         )
+        shown = Counted(writer)
         try:
-            yield writer
+            yield shown
         finally:
             writer.close()
+        try:
+            written = imageio_ffmpeg.count_frames_and_secs(str(beside))[0]
+        except RuntimeError:
+            written = 0
+        if written < shown.count:
+            raise OSError(
+                f"Only {written} of {shown.count} pictures of {path} could be written in {folder}: is the disk full?"
+            )
         with beside.open("rb") as whole, writing(path) as stream:
             shutil.copyfileobj(whole, stream)
+
+
+class Counted:
+    """A writer that knows how many pictures it was given."""
+
+    def __init__(self, writer: Any) -> None:
+        self.writer, self.count = writer, 0
+
+    def append_data(self, picture: Frame) -> None:
+        """One more."""
+        self.writer.append_data(picture)
+        self.count += 1
 
 
 class Chosen:

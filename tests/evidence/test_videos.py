@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -120,6 +121,26 @@ def test_what_is_not_finished_leaves_no_file(particles, tmp_path, monkeypatch, d
             film(particles, tmp_path / name)
     assert (tmp_path / "one.mp4").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.mp4", "one.png"]
+
+
+@pytest.mark.parametrize("ending", ["mp4", "gif"])
+def test_a_video_that_the_encoder_could_not_finish_is_no_video(particles, tmp_path, monkeypatch, ending):
+    """As on a full disk, of which the encoder tells nobody."""
+    whole = videos.Counted.append_data
+
+    def cut(self, picture):
+        whole(self, picture)
+        if self.count == 7:
+            self.writer.close()
+            os.truncate(next(room.glob("*/film.mp4")), 8_000)
+
+    room = tmp_path / "room"
+    room.mkdir()
+    monkeypatch.setattr(videos.tempfile, "tempdir", str(room))
+    monkeypatch.setattr(videos.Counted, "append_data", cut)
+    with pytest.raises(OSError, match=r"Only \d of 7 pictures of .*film"):
+        film(particles, tmp_path / f"film.{ending}")
+    assert [path.name for path in tmp_path.iterdir()] == ["room"] and not list(room.iterdir())
 
 
 def test_what_cannot_be_filmed_says_so(tmp_path, monkeypatch):
