@@ -15,7 +15,7 @@ from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import MissingSimulatorError
 from offline_marl.evidence import videos
-from offline_marl.evidence.captions import COLORS, MissingEncoderError, captioned, sheet_of
+from offline_marl.evidence.captions import COLORS, DARK, WHITE, MissingEncoderError, captioned, sheet_of
 from offline_marl.evidence.videos import Chosen, film, refuse_video
 from offline_marl.training import session, worlds
 from offline_marl.training.frames import Shot
@@ -191,6 +191,33 @@ def test_words_stay_in_the_corner_of_a_picture_with_even_sides(size):
     box = picture[: written.max(0)[0], : written.max(0)[1]]
     assert (box.min(-1) > 200).sum() > 100, "white words on a dark box"
     assert all(near(box, color) >= 60 for color in COLORS[:2])
+
+
+# Machado, Oliveira and Fernandes (2009), severity 1: what dichromats see of linear red, green and blue.
+EYES = {
+    "all cones": np.eye(3),
+    "no long ones": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no middle ones": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "no short ones": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+def lab(color, eye):
+    """CIELAB (D65) of a colour as this eye sees it; 2.3 is a just noticeable difference."""
+    part = np.array(color) / 255
+    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4) @ np.array(eye).T
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = np.clip(linear, 0, 1) @ to_xyz.T / [0.9505, 1, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eye", EYES)
+def test_colours_of_agents_are_told_apart_by_every_eye(eye):
+    seen_as = [lab(color, EYES[eye]) for color in COLORS]
+    pairs = [np.linalg.norm(one - other) for i, one in enumerate(seen_as) for other in seen_as[:i]]
+    assert len(pairs) == 28 and min(pairs) > 25
+    assert min(np.linalg.norm(each - lab(ground, EYES[eye])) for each in seen_as for ground in (WHITE, DARK)) > 18
 
 
 def test_many_agents_do_not_fill_the_picture():
