@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from ctypes.util import find_library
 from functools import lru_cache
 from typing import Any
@@ -22,6 +23,8 @@ LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
 WITH_DISPLAY = "glfw"
 CAMERAS = {"Reacher-v5": {"trackbodyid": 0, "distance": 0.75, "elevation": -90.0, "azimuth": 90.0}}
 """Where Gymnasium's own camera shows little: the arm lies in a plane, and is seen best from above."""
+AMBIENT = {"Reacher-v5": 0.4}
+"""Light from all sides, for a body that brings no lamp of its own; MuJoCo's 0.1 leaves it in the dark."""
 ADVICE = "apt-get install libegl1 libgl1-mesa-dri (Debian), or libosmesa6 and MUJOCO_GL=osmesa"
 
 
@@ -58,7 +61,29 @@ def draw_body(name: str, env: Any) -> Frame:
     _refuse_broken(choose_library())
     if name in CAMERAS:
         renderer.default_cam_config = CAMERAS[name]  # read when the first picture is made
+    if name in AMBIENT:
+        env.unwrapped.model.vis.headlight.ambient[:] = AMBIENT[name]  # of pictures alone: physics knows no light
     return np.ascontiguousarray(renderer.render("rgb_array"), np.uint8)
+
+
+def import_mujoco() -> None:
+    """Import MuJoCo, if it is installed, whatever MUJOCO_GL says: it asks for that library as it is imported.
+
+    One that is broken keeps nobody from simulating, and is told when something is drawn.
+    """
+    asked = os.environ.get("MUJOCO_GL")
+    if asked is None or "mujoco" in sys.modules:
+        return
+    try:
+        importlib.import_module("mujoco")
+    except ImportError:
+        return
+    except Exception:  # each library fails in its own way
+        os.environ["MUJOCO_GL"] = "disabled"
+        try:
+            importlib.import_module("mujoco")
+        finally:
+            os.environ["MUJOCO_GL"] = asked
 
 
 @lru_cache(maxsize=1)
@@ -68,6 +93,8 @@ def _refuse_broken(library: str) -> None:
         raise MissingSimulatorError(f"MUJOCO_GL={library} is unknown: it should be egl, osmesa or glfw.")
     try:
         importlib.import_module(f"mujoco.{library}").GLContext(8, 8).free()
+        if library == WITH_DISPLAY and not importlib.import_module("glfw").init():
+            raise RuntimeError("there is no display")  # its context does not say so
     except Exception as error:  # each library fails in its own way
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise MissingSimulatorError(f"Nothing can be drawn with MUJOCO_GL={library} ({reason}): {ADVICE}.") from error

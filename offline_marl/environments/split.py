@@ -27,7 +27,7 @@ from offline_marl.environments.base import (
     Simulator,
     State,
 )
-from offline_marl.environments.drawing import draw_body
+from offline_marl.environments.drawing import draw_body, import_mujoco
 from offline_marl.environments.painting import FPS, Color, Painted, paint_body
 
 
@@ -43,6 +43,7 @@ def make_env(env_id: str, **kwargs: Any) -> Any:
         raise _missing(env_id, error) from error
     spec = deepcopy(gymnasium.spec(env_id))
     spec.order_enforce = False
+    import_mujoco()
     try:
         return gymnasium.make(spec, disable_env_checker=True, **kwargs)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:

@@ -14,14 +14,14 @@ from offline_marl.environments.painting import Color
 COLORS: tuple[Color, ...] = (
     (46, 134, 222),
     (240, 160, 20),
-    (0, 158, 115),
-    (204, 121, 167),
-    (86, 200, 240),
-    (213, 94, 0),
-    (235, 222, 66),
-    (140, 110, 220),
+    (238, 0, 102),
+    (136, 0, 255),
+    (255, 204, 255),
+    (170, 238, 153),
+    (170, 68, 0),
+    (153, 51, 136),
 )
-"""Of agents, told apart by colour-blind eyes too; after the last one the first comes again."""
+"""Of agents, told apart by colour-blind eyes too, on white and on dark; after the last one the first comes again."""
 WHITE, DARK = (255, 255, 255), (24, 26, 32)
 MOST_NAMES = 12
 GAP = 8

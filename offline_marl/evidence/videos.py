@@ -14,6 +14,7 @@ from typing import Any
 
 from offline_marl.core.config import ConfigError
 from offline_marl.core.files import write_atomically, writing
+from offline_marl.core.room import refuse_unwritable
 from offline_marl.environments.base import Frame, JointEnv
 from offline_marl.environments.painting import FPS
 from offline_marl.evidence.captions import COLORS, MissingEncoderError, captioned, pillow, sheet_of
@@ -43,15 +44,18 @@ class Film:
     """One per episode, averaged over agents."""
 
 
-def refuse_unwritable(path: Path) -> None:
+def refuse_video(path: Path) -> None:
     """Make sure that a video can be written, before anything is played.
 
     Raises:
-        ConfigError: The file ends in neither .mp4 nor .gif.
+        ConfigError: The file ends in neither .mp4 nor .gif, or its folder cannot be written to.
         MissingEncoderError: imageio, its ffmpeg or Pillow is not installed.
     """
     if path.suffix.lower() not in FASTEST:
         raise ConfigError(f"--video {path} should end in .mp4 or .gif.")
+    if path.is_dir():
+        raise ConfigError(f"--video {path} is a folder: name a file.")
+    refuse_unwritable(path.parent, "--video's folder")
     pillow()
     try:
         import imageio_ffmpeg
@@ -75,14 +79,14 @@ def film(run: str | Path, path: str | Path, episodes: int = 1, seed: int = 0) ->
         seed: Decides their starts.
 
     Raises:
-        ConfigError: The file ends in neither .mp4 nor .gif.
+        ConfigError: The file ends in neither .mp4 nor .gif, or its folder cannot be written to.
         MissingEncoderError: What writes videos is not installed.
         RunFolderError: The folder holds no run or no readable checkpoint.
         DataError: There is nothing to act in, or it has no picture.
         MissingSimulatorError: The simulator, or a library that draws off screen, is not installed.
     """
     path = Path(path)
-    refuse_unwritable(path)
+    refuse_video(path)
     policy, env = open_stage(run, COLORS)
     try:
         every, fps = _pace(env, path)
@@ -120,7 +124,12 @@ def caption_of(title: str, shot: Shot, episodes: int = 1) -> list[str]:
 
 @contextmanager
 def _encoder(path: Path, fps: float) -> Iterator[Any]:
-    """Takes pictures; what it wrote moves to its place when all went well."""
+    """Takes pictures; what it wrote moves to its place when all went well.
+
+    Raises:
+        OSError: The encoder did not write all of them, of which it says nothing itself: the disk may be full.
+    """
+    import imageio_ffmpeg
     from imageio import v2
 
     kind = path.suffix.lower()
@@ -133,12 +142,33 @@ def _encoder(path: Path, fps: float) -> Iterator[Any]:
         writer = v2.get_writer(
             beside, format="FFMPEG", fps=fps, macro_block_size=2, ffmpeg_log_level="error", **settings
         )
+        shown = Counted(writer)
         try:
-            yield writer
+            yield shown
         finally:
             writer.close()
+        try:
+            written = imageio_ffmpeg.count_frames_and_secs(str(beside))[0]
+        except RuntimeError:
+            written = 0
+        if written < shown.count:
+            raise OSError(
+                f"Only {written} of {shown.count} pictures of {path} could be written in {folder}: is the disk full?"
+            )
         with beside.open("rb") as whole, writing(path) as stream:
             shutil.copyfileobj(whole, stream)
+
+
+class Counted:
+    """A writer that knows how many pictures it was given."""
+
+    def __init__(self, writer: Any) -> None:
+        self.writer, self.count = writer, 0
+
+    def append_data(self, picture: Frame) -> None:
+        """One more."""
+        self.writer.append_data(picture)
+        self.count += 1
 
 
 class Chosen:

@@ -12,6 +12,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from offline_marl.core.config import Config, build
+from offline_marl.core.room import refuse_unwritable
 from offline_marl.launch.flags import read
 
 ABOUT = (
@@ -44,6 +45,9 @@ def run(args: Sequence[str]) -> None:
     """
     flags: CrossplayFlags = build(CrossplayFlags, read(CrossplayFlags, "crossplay", USAGE, ABOUT, args))
 
+    folder = flags.out or Path(os.path.commonpath([each.absolute().parent for each in flags.runs])) / "crossplay"
+    refuse_unwritable(folder, "--out")
+
     from offline_marl.evidence.crossplay import crossplay
     from offline_marl.evidence.matrix_files import lines_of, write_crossplay
     from offline_marl.training.progress import progress_bar
@@ -52,7 +56,6 @@ def run(args: Sequence[str]) -> None:
         found = crossplay(flags.runs, flags.episodes, flags.seed, flags.workers, bar.update)
     for note in found.notes:
         print(f"warning: {note}", file=sys.stderr)
-    folder = flags.out or Path(os.path.commonpath([each.absolute().parent for each in flags.runs])) / "crossplay"
     written = write_crossplay(found, folder)
     if len(written) < 4:
         print("warning: no picture: pip install 'offline-marl[report]'.", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,11 @@ class Paper:
         mark = "~" if self.ascii else "…"
         return text[: room - 1] + mark
 
+    def shorten(self, name: str, width: int) -> str:
+        """The name, cut in its middle: what tells it from others, such as its seed, stands at its end."""
+        tail = max(1, (width - 1) * 2 // 3)
+        return name if len(name) <= width else self.cut(name, width - tail) + name[-tail:]
+
     def bar(self, share: float, width: int) -> str:
         """How much is done."""
         full = round(min(max(share, 0.0), 1.0) * width)
@@ -51,7 +57,8 @@ class Paper:
         return done * full + left * (width - full)
 
     def spark(self, values: Sequence[float], width: int) -> str:
-        """A small curve of all values, from the lowest to the highest."""
+        """A small curve of all finite values, from the lowest to the highest."""
+        values = [value for value in values if math.isfinite(value)]
         if not values or width < 1:
             return ""
         ramp = "_.-=*#" if self.ascii else "▁▂▃▄▅▆▇█"
@@ -85,7 +92,8 @@ def _metrics(rows: Mapping[str, Sequence[float]], paper: Paper) -> list[str]:
     room = min(40, paper.width - name - 13)
     lines = []
     for each, values in rows.items():
-        best = f"  best {max(values):.4g}" if each in {"score", "return"} and room >= 30 else ""
+        finite = [value for value in values if math.isfinite(value)]
+        best = f"  best {max(finite):.4g}" if finite and each in {"score", "return"} and room >= 30 else ""
         curve = paper.spark(values, room - len(best))
         lines.append(f"{paper.cut(each, name):<{name}} {values[-1]:>10.4g}  {curve}{best}")
     return lines
@@ -120,7 +128,7 @@ def draw_jobs(title: str, looks: Sequence[Look], paper: Paper, rate: float | Non
 def _job(look: Look, paper: Paper, name: int) -> str:
     progress = f"{_share(look):>4.0%}"
     score = f"{look.score[1][-1]:.4g}" if look.score else ""
-    cells = [f"{paper.cut(look.title, name):<{name}}", f"{look.state:<7}", progress]
+    cells = [f"{paper.shorten(look.title, name):<{name}}", f"{look.state:<7}", progress]
     wide = paper.width >= NARROW
     if wide:
         cells.append(f"{(duration(look.left_s) if look.left_s and look.state == 'running' else ''):>7}")

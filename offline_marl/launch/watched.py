@@ -76,8 +76,10 @@ class Tail:
         whole = text[: text.rfind(b"\n") + 1]
         self._place += len(whole)
         for row in plain_lines(whole):
-            if isinstance(row.get("step"), int) and row.get("kind") in self.rows:
-                self.rows[row["kind"]].append(row)
+            kind, wall_s = row.get("kind"), row.get("wall_s", 0.0)
+            sound = isinstance(row.get("step"), int) and isinstance(wall_s, int | float) and math.isfinite(wall_s)
+            if sound and isinstance(kind, str) and kind in self.rows:
+                self.rows[kind].append(row)
 
 
 def plain_lines(text: bytes) -> Iterator[dict[str, Any]]:
@@ -142,8 +144,9 @@ class Watched:
         if not self._config and not self._tail.when:
             return "waiting", "it has not begun"
         quiet = time.time() - max(_when(self.folder / name) for name in ("metrics.jsonl", "checkpoints", "config.json"))
-        if quiet < FRESH_S and not self._was_held:
-            return "running", f"held by nobody on this machine, last written {quiet:.0f} s ago"
+        # A clock that is a little ahead is another machine's; one that is far ahead says nothing of now.
+        if abs(quiet) < FRESH_S and not self._was_held:
+            return "running", f"held by nobody on this machine, last written {max(0.0, quiet):.0f} s ago"
         return "stopped", f"go on with `offline-marl resume {self.folder}`"
 
 
@@ -171,7 +174,7 @@ def held_files() -> frozenset[int]:
 def scores(rows: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[float, ...]] | None:
     """What the newest score is called, and the scores of that name: normalised where they are."""
     for name in ("normalized_return", "return"):
-        values = tuple(_finite(row.get(name) for row in rows))
+        values = tuple(_numbers(row.get(name) for row in rows))
         if values:
             return ("score" if name == "normalized_return" else name), values
     return None
@@ -180,13 +183,14 @@ def scores(rows: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[float, ...]] |
 def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[float]]:
     names = [name for name in (rows[-1] if rows else {}) if name not in {"kind", "step", "wall_s"}]
     names.sort(key=lambda name: not name.startswith("loss/"))
-    found = {name: list(_finite(row.get(name) for row in rows)) for name in names}
+    found = {name: list(_numbers(row.get(name) for row in rows)) for name in names}
     return {name: values for name, values in found.items() if values}
 
 
-def _finite(values: Any) -> Iterator[float]:
+def _numbers(values: Any) -> Iterator[float]:
+    """Those that are numbers; NaN and infinity stay, because they are what one looks for."""
     for value in values:
-        if isinstance(value, int | float) and math.isfinite(value):
+        if isinstance(value, int | float):
             yield float(value)
 
 

@@ -96,7 +96,13 @@ class View:
         return f"{len(names)} of {len(self.looks)} runs not done: {', '.join(names[:3])}." if names else ""
 
     def look(self) -> None:
-        """See how things stand."""
+        """See how things stand.
+
+        Raises:
+            ConfigError: What was seen before is no longer there.
+        """
+        if self.looks and self._watched and not self.path.exists():
+            raise ConfigError(f"{self.path} is gone.")
         sweep = (self.path / "sweep.json").is_file()
         single = not sweep and ((self.path / "config.json").exists() or (self.path / "job.json").exists())
         self.many = sweep or (not single and bool(run_folders(self.path)))
@@ -190,7 +196,7 @@ class View:
 
 
 class Screen:
-    """A terminal's second screen, given back on leaving, also when we are told to end.
+    """A terminal's second screen, given back on leaving, also when we are told to end, and while we are suspended.
 
     Args:
         stream: The terminal.
@@ -198,10 +204,12 @@ class Screen:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
+        self._drawn = ""
 
     def __enter__(self) -> Screen:
-        self._before = signal.signal(signal.SIGTERM, _terminated)
+        for number, heed in ((signal.SIGTERM, _terminated), (signal.SIGTSTP, self._suspend)):
+            self._before[number] = signal.signal(number, heed)
         self._write(OPEN)
         return self
 
@@ -209,12 +217,22 @@ class Screen:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._write(SHUT)
-        signal.signal(signal.SIGTERM, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def _suspend(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-Z: the shell gets its own screen; what was drawn is there again when we go on."""
+        self._write(SHUT)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, self._suspend)
+        self._write(OPEN + self._drawn)
 
     def draw(self, lines: Sequence[str]) -> None:
         """Show these lines in place of those before; nothing is cleared first, so that nothing flickers."""
         head = [f"\x1b[1m{line}\x1b[0m" for line in lines[:1]]
-        self._write("\x1b[H" + "\n".join(f"{line}\x1b[K" for line in [*head, *lines[1:]]) + "\x1b[J")
+        self._drawn = "\x1b[H" + "\n".join(f"{line}\x1b[K" for line in [*head, *lines[1:]]) + "\x1b[J"
+        self._write(self._drawn)
 
     def _write(self, text: str) -> None:
         self._stream.write(text)

@@ -73,7 +73,7 @@ def named_loggers(names: Sequence[str], given: Sequence[Logger] = ()) -> list[tu
         make = loggers.get(name)
         try:
             found.append((name, make()))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise LoggerError(f"The logger '{name}' cannot be made ({_said(error)}).") from error
     found += [(getattr(each, "__name__", type(each).__name__), each) for each in given]
     for name, each in found:
@@ -103,7 +103,7 @@ def start_guarded(name: str, open_it: Callable[[], Logger], new: bool, advice: s
     """
     try:
         return [Guarded(name, open_it())]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if new:
             raise LoggerError(f"The logger {name} could not be started ({_said(error)}){advice}.") from error
         _warn(f"the logger {name} could not be started ({_said(error)}): the run goes on without it.")
@@ -133,7 +133,7 @@ class Guarded(Logger):
     def _try(self, what: str, do: Callable[[], None]) -> None:
         try:
             do()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # some clients end the process of whoever uses them
             if not self.failed:
                 _warn(f"the logger {self.name} {what} ({_said(error)}); metrics.csv and eval.csv have every row.")
             self.failed = True
@@ -143,6 +143,6 @@ def _warn(line: str) -> None:
     print(f"\nwarning: {line}", file=sys.stderr)
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return (f"{type(error).__name__}: {text}" if text else type(error).__name__).rstrip(".")

@@ -97,3 +97,31 @@ def test_what_is_missing_is_named_in_a_sentence(monkeypatch):
     assert drawing.draw_body("arm", BODY).shape == (2, 3, 3)
     with pytest.raises(DataError, match="walker has no picture"):
         drawing.draw_body("walker", SimpleNamespace(unwrapped=SimpleNamespace()))
+
+
+def test_a_wrong_or_broken_library_keeps_nobody_from_simulating(monkeypatch):
+    """MuJoCo itself does not even import then."""
+    asked = []
+
+    def imported(name):
+        asked.append(drawing.os.environ["MUJOCO_GL"])
+        if asked[-1] != "disabled":
+            raise RuntimeError("invalid value for environment variable MUJOCO_GL")
+
+    monkeypatch.delitem(sys.modules, "mujoco", raising=False)
+    monkeypatch.setattr(drawing.importlib, "import_module", imported)
+    drawing.import_mujoco()
+    assert asked == [], "nothing was asked for"
+    monkeypatch.setenv("MUJOCO_GL", "wrong")
+    drawing.import_mujoco()
+    assert asked == ["wrong", "disabled"] and drawing.os.environ["MUJOCO_GL"] == "wrong"
+
+
+def test_glfw_without_a_display_is_told(monkeypatch):
+    context = SimpleNamespace(GLContext=lambda *size: SimpleNamespace(free=lambda: None))
+    modules = {"mujoco": ModuleType("mujoco"), "mujoco.glfw": context, "glfw": SimpleNamespace(init=lambda: False)}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    with pytest.raises(MissingSimulatorError, match=r"MUJOCO_GL=glfw \(there is no display\)"):
+        drawing.draw_body("arm", BODY)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from offline_marl.evidence.crossplay import crossplay, guests
 from offline_marl.evidence.groups import find_groups, losses, together
 from offline_marl.evidence.matrix_files import csv_of, lines_of, plain, write_crossplay
 from offline_marl.evidence.players import MixedTeam
+from offline_marl.launch.cli import main
 from offline_marl.training import session
 from offline_marl.training.collecting import collect
 from offline_marl.training.config import CollectConfig
@@ -102,6 +104,42 @@ def test_one_guest_among_three_is_each_agent_in_turn(colours):
     assert "one guest" in plain(found)["entry"]
 
 
+@pytest.mark.parametrize("agents", [2, 3])
+def test_rows_give_agent_0_and_columns_the_guest(agents):
+    """Planted: run k does k, and agent i's action is worth 10 ** i, so that a return tells who played what."""
+
+    class Doing:
+        window = 0
+
+        def __init__(self, number):
+            self.number = number
+
+        def act(self, obs, **_):
+            return torch.full((len(obs), agents, 1), float(self.number))
+
+    class World:
+        spec = SimpleNamespace(n_agents=agents, step_dim=2)
+        copies = 2
+
+        def reset(self, seeds):
+            return SimpleNamespace(obs=np.zeros((len(seeds), agents, 1), np.float32), avail_actions=None, state=None)
+
+        def step(self, actions):
+            worth = np.repeat((actions[..., 0] * 10.0 ** np.arange(agents)).sum(1, keepdims=True), agents, 1)
+            over = np.ones(len(actions), dtype=bool)
+            return self.reset(over), worth, over, ~over
+
+    players = [SimpleNamespace(policy=Doing(number), folder=str(number)) for number in range(3)]
+    returns, agreement, _ = crossplay_module._play_all(players, None, World(), [1, 2, 3], lambda: None)
+    for i, j in np.ndindex(3, 3):
+        teams = [[j if agent == guest else i for agent in range(agents)] for guest in guests(agents)]
+        expected = np.mean([sum(run * 10**agent for agent, run in enumerate(team)) for team in teams])
+        assert returns[i, j] == pytest.approx([expected] * 3)
+    assert agreement is None
+    if agents == 2:
+        assert returns[1, 2, 0] == 1 + 10 * 2, "agent_0 of run 1 with agent_1 of run 2"
+
+
 def test_every_agent_reads_its_own_runs_window():
     class Reader:
         def __init__(self, window, sign):
@@ -153,6 +191,15 @@ def test_files_say_what_was_found(matrix, tmp_path):
     assert "rendezvous-left-0" in svg and "run of agent_1" in svg and png.startswith(b"\x89PNG")
     lines = lines_of(matrix)
     assert lines[2].split()[:2] == ["1", "rendezvous-left-0"] and any(line.startswith("gap") for line in lines)
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_anybody_plays(meeting, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(crossplay_module, "crossplay", None)
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(SystemExit) as end:
+            main(["crossplay", *meeting[:2], "--out", str(out)])
+        assert end.value.code == 2 and f"--out {out} cannot be written to" in capsys.readouterr().err
 
 
 def test_two_runs_alone_say_nothing_of_others(meeting):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -14,8 +15,8 @@ from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import MissingSimulatorError
 from offline_marl.evidence import videos
-from offline_marl.evidence.captions import COLORS, MissingEncoderError, captioned, sheet_of
-from offline_marl.evidence.videos import Chosen, film, refuse_unwritable
+from offline_marl.evidence.captions import COLORS, DARK, WHITE, MissingEncoderError, captioned, sheet_of
+from offline_marl.evidence.videos import Chosen, film, refuse_video
 from offline_marl.training import session, worlds
 from offline_marl.training.frames import Shot
 from offline_marl.training.run import evaluate
@@ -96,6 +97,9 @@ def test_an_arm_is_filmed_off_screen(tmp_path, monkeypatch):
     shown = seen(made.path, 480, 480)
     assert len(shown) == 6 and made.fps == 5
     assert all(picture[160:].mean() > 50 and (one != picture).any() for one, picture in pairwise(shown))
+    # Its links are lit so well that they look like the squares beside the agents' names.
+    assert all(near(picture[160:], color) > 50 for picture in shown for color in COLORS[:2])
+    assert made.returns == pytest.approx(evaluate(tmp_path / "run", episodes=1).returns), "paint weighs nothing"
 
 
 @pytest.mark.parametrize("death", [KeyboardInterrupt, OSError])
@@ -119,11 +123,37 @@ def test_what_is_not_finished_leaves_no_file(particles, tmp_path, monkeypatch, d
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.mp4", "one.png"]
 
 
+@pytest.mark.parametrize("ending", ["mp4", "gif"])
+def test_a_video_that_the_encoder_could_not_finish_is_no_video(particles, tmp_path, monkeypatch, ending):
+    """As on a full disk, of which the encoder tells nobody."""
+    whole = videos.Counted.append_data
+
+    def cut(self, picture):
+        whole(self, picture)
+        if self.count == 7:
+            self.writer.close()
+            os.truncate(next(room.glob("*/film.mp4")), 8_000)
+
+    room = tmp_path / "room"
+    room.mkdir()
+    monkeypatch.setattr(videos.tempfile, "tempdir", str(room))
+    monkeypatch.setattr(videos.Counted, "append_data", cut)
+    with pytest.raises(OSError, match=r"Only \d of 7 pictures of .*film"):
+        film(particles, tmp_path / f"film.{ending}")
+    assert [path.name for path in tmp_path.iterdir()] == ["room"] and not list(room.iterdir())
+
+
 def test_what_cannot_be_filmed_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "draw_run", lambda *_: None)
     for name in ("film.avi", "film"):
         with pytest.raises(ConfigError, match=r"--video .*film.* should end in .mp4 or .gif"):
             film(tmp_path / "run", tmp_path / name)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot be written to: .*file is a file"):
+        film(tmp_path / "run", tmp_path / "file" / "film.mp4")
+    with pytest.raises(ConfigError, match=r"folder.mp4 is a folder"):
+        film(tmp_path / "run", tmp_path / "folder.mp4")
     small_run(tmp_path / "toy", None, "ma-ppo", environment="coordination", steps=1, final_episodes=1)
     with pytest.raises(DataError, match="coordination has no picture"):
         film(tmp_path / "toy", tmp_path / "toy.mp4")
@@ -137,7 +167,7 @@ def test_what_cannot_be_filmed_says_so(tmp_path, monkeypatch):
 def test_a_missing_encoder_is_named(tmp_path, monkeypatch, lacking):
     monkeypatch.setitem(sys.modules, lacking, None)
     with pytest.raises(MissingEncoderError, match=r"pip install 'offline-marl\[video\]'"):
-        refuse_unwritable(tmp_path / "film.mp4")
+        refuse_video(tmp_path / "film.mp4")
 
 
 def test_a_package_without_its_program_is_named(tmp_path, monkeypatch):
@@ -146,7 +176,7 @@ def test_a_package_without_its_program_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(importlib.import_module("imageio_ffmpeg"), "get_ffmpeg_exe", nowhere)
     with pytest.raises(MissingEncoderError, match=r"pip install 'offline-marl\[video\]'"):
-        refuse_unwritable(tmp_path / "film.mp4")
+        refuse_video(tmp_path / "film.mp4")
 
 
 @pytest.mark.parametrize("size", [(320, 320), (241, 321), (480, 640)])
@@ -161,6 +191,33 @@ def test_words_stay_in_the_corner_of_a_picture_with_even_sides(size):
     box = picture[: written.max(0)[0], : written.max(0)[1]]
     assert (box.min(-1) > 200).sum() > 100, "white words on a dark box"
     assert all(near(box, color) >= 60 for color in COLORS[:2])
+
+
+# Machado, Oliveira and Fernandes (2009), severity 1: what dichromats see of linear red, green and blue.
+EYES = {
+    "all cones": np.eye(3),
+    "no long ones": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no middle ones": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "no short ones": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+def lab(color, eye):
+    """CIELAB (D65) of a colour as this eye sees it; 2.3 is a just noticeable difference."""
+    part = np.array(color) / 255
+    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4) @ np.array(eye).T
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = np.clip(linear, 0, 1) @ to_xyz.T / [0.9505, 1, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eye", EYES)
+def test_colours_of_agents_are_told_apart_by_every_eye(eye):
+    seen_as = [lab(color, EYES[eye]) for color in COLORS]
+    pairs = [np.linalg.norm(one - other) for i, one in enumerate(seen_as) for other in seen_as[:i]]
+    assert len(pairs) == 28 and min(pairs) > 25
+    assert min(np.linalg.norm(each - lab(ground, EYES[eye])) for each in seen_as for ground in (WHITE, DARK)) > 18
 
 
 def test_many_agents_do_not_fill_the_picture():

@@ -373,3 +373,73 @@ def test_a_run_is_watched_without_torch(tmp_path):
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", program, str(run)], check=True, capture_output=True)
     assert time.monotonic() - began < 20
+
+
+def test_what_has_become_nan_is_shown_as_such(tmp_path, capsys):
+    run = begin(tmp_path / "run")
+    log(run, 10)
+    log(run, 20, **{"loss/actor": float("nan")})
+    log(run, 10, kind="eval", **{"return": 2.0})
+    log(run, 20, kind="eval", **{"return": float("nan")})
+    assert watch(run) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"loss/actor +nan +\S", said) and re.search(r"return +nan +\S.* best 2\n", said)
+
+
+@pytest.mark.parametrize("row", ['"step": 5, "wall_s": null', '"step": 5, "wall_s": "x"', '"kind": ["x"], "step": 5'])
+def test_a_line_that_is_no_row_hides_no_run(tmp_path, capsys, row):
+    run = begin(tmp_path / "run")
+    (run / "metrics.jsonl").write_text('{"kind": "train", ' + row + "}\n")
+    log(run, 10, 20)
+    assert watch(tmp_path) == 0
+    assert "20%" in capsys.readouterr().out
+
+
+def test_a_clock_far_ahead_keeps_no_run_going(tmp_path):
+    run = begin(tmp_path / "run")
+    for ahead, state in ((60, "running"), (86_400, "stopped")):
+        os.utime(run / "config.json", (time.time() + ahead,) * 2)
+        look = Watched(run).look(frozenset())
+        assert look.state == state and "written -" not in look.why
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_folder_that_goes_while_it_is_watched_is_told(tmp_path, terminal, monkeypatch, sweep):
+    run = begin(tmp_path / "all" / "run")
+    log(run, 10)
+    gone = tmp_path / "elsewhere"
+    path = run.parent if sweep else run
+
+    def back():
+        gone.rename(path)
+        finish(run)
+
+    monkeypatch.setattr(watching, "SETTLE_S", 0.0)
+    meanwhile(monkeypatch, lambda: path.rename(gone), back)
+    assert terminal.watch(path) == 0
+    told = f"this look failed, another follows: {path} is gone."
+    assert terminal.frames()[1][-1] == Paper(80).cut(told)
+
+
+def test_names_keep_what_tells_them_apart():
+    paper = Paper(width=60)
+    looks = [Look(Path("x"), f"iql on reacher-scripted-mix-v0_2x1notip_0, seed {seed}") for seed in (1, 12)]
+    lines = draw_jobs("all", looks, paper, None, None)[-2:]
+    assert lines[0].split("  ")[0].endswith("seed 1") and lines[1].split("  ")[0].endswith("seed 12")
+    assert all(len(line.split("  waiting")[0]) == 24 for line in lines)
+
+
+def test_suspended_it_lends_the_screen_back(terminal, monkeypatch):
+    """The signal itself is not sent: it would suspend whoever runs this."""
+    stops = []
+    monkeypatch.setattr(watching.os, "kill", lambda *sent: stops.append((sent, terminal.read())))
+    before = signal.getsignal(signal.SIGTSTP)
+    with watching.Screen(terminal.out) as screen:
+        screen.draw(["one", "two"])
+        signal.raise_signal(signal.SIGTSTP)
+        assert signal.getsignal(signal.SIGTSTP) == screen._suspend
+    (sent, shown) = stops[0]
+    assert sent == (os.getpid(), signal.SIGTSTP) and shown.endswith(watching.SHUT)
+    again = terminal.read()[len(shown) :]
+    assert again.startswith(watching.OPEN) and "two" in again and again.endswith(watching.SHUT)
+    assert signal.getsignal(signal.SIGTSTP) == before

@@ -100,6 +100,16 @@ def test_a_failing_logger_is_told_once_and_the_run_goes_on(tmp_path, data, capsy
     assert (tmp_path / "run" / "DONE").exists()
 
 
+def test_a_logger_that_ends_the_process_ends_its_part_alone(tmp_path, data, capsys):
+    class Leaving(Logger):
+        def write(self, kind, row):
+            sys.exit(3)
+
+    small_run(tmp_path / "run", data, loggers=[Leaving()])
+    assert "the logger Leaving failed at this row and gets no more (SystemExit: 3)" in capsys.readouterr().err
+    assert (tmp_path / "run" / "DONE").exists()
+
+
 def test_a_logger_that_spoils_its_row_spoils_nobody_elses(tmp_path, data):
     class Spoiling(Logger):
         def write(self, kind, row):
