@@ -112,6 +112,8 @@ class View:
         held = held_files()
         folders = run_folders(self.path) if self.many else [self.path]
         self.looks = [self._at(folder).look(held, not self.many) for folder in folders]
+        if self.many:  # of many, the folder tells which; algorithm and data may be those of all
+            self.looks = [replace(look, title=str(look.folder.relative_to(self.path))) for look in self.looks]
         if single and (self.path / "job.json").exists() and self.looks[0].state != "done":
             self._ask_of_job()
         running = [look for look in self.looks if look.state == "running"]
