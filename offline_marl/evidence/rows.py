@@ -10,25 +10,15 @@ from typing import Any
 
 from offline_marl.evidence.data_returns import data_returns
 from offline_marl.evidence.reading import figures, unusable
-from offline_marl.evidence.scores import EvidenceError, LeftOut, Run
+from offline_marl.evidence.scores import FIGURES, EvidenceError, LeftOut, Run
 
-FIGURES = (
-    "return",
-    "return_low",
-    "return_high",
-    "normalized_return",
-    "normalized_low",
-    "normalized_high",
-    "agreement",
-    "random_return",
-    "versions_differ",
-    "episodes",
-)
+READ = (*FIGURES, "versions_differ")
+"""Columns that become the score."""
 DATA = ("data_return", "data_normalized")
 """What the data itself returned, where the table says it: then nothing has to be looked up."""
 PROVENANCE = ("commit", "dataset_sha256", "wall_s")
 ALGORITHM, TASK, STEPS = ("algorithm", "algo"), ("dataset", "environment"), ("steps", "step")
-KNOWN = {*FIGURES, *DATA, *PROVENANCE, *ALGORITHM, *TASK, *STEPS, "run", "seed", "tuned_on"}
+KNOWN = {*READ, *DATA, *PROVENANCE, *ALGORITHM, *TASK, *STEPS, "run", "seed", "tuned_on"}
 """Every other column is a setting."""
 
 
@@ -68,7 +58,7 @@ def _read_row(path: Path, line: int, row: Mapping[str, str | None]) -> Run | Lef
     if not algorithm or not task:
         raise EvidenceError(f"Line {line} of {path} does not say its algorithm and its data set.")
     name = row.get("run") or f"{algorithm} {Path(task).name} seed {row['seed']}"
-    score = {column: _number(path, line, column, row[column]) for column in FIGURES if column in row}
+    score = {column: _number(path, line, column, row[column]) for column in READ if column in row}
     wrong = unusable(score)
     if wrong is not None:
         return LeftOut(name, wrong)

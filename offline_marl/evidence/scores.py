@@ -13,6 +13,18 @@ from offline_marl.core.errors import BadInputError
 Figures = Mapping[str, float | None]
 """Named as in `Score.row()`: return, return_low, normalized_return, agreement, episodes ..."""
 
+FIGURES = (
+    "return",
+    "return_low",
+    "return_high",
+    "normalized_return",
+    "normalized_low",
+    "normalized_high",
+    "agreement",
+    "random_return",
+    "episodes",
+)
+"""Columns of a score in tables; agreement and random_return only where a run has them."""
 
 COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Signs that command a terminal, or turn the direction of what stands behind them."""

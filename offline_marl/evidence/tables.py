@@ -13,23 +13,12 @@ from typing import Any
 
 from offline_marl.core.files import write_atomically
 from offline_marl.evidence.estimates import Estimate, Evidence
-from offline_marl.evidence.scores import Run
+from offline_marl.evidence.scores import FIGURES, Run
 
 SCORES, SUMMARY, EVERYTHING, MARL_EVAL = "scores.csv", "summary.csv", "evidence.json", "marl_eval.json"
 FORMAT = 1
 """Of evidence.json; raised when a field changes its meaning."""
 LOST_ENVIRONMENT = "unknown"
-FIGURES = (
-    "return",
-    "return_low",
-    "return_high",
-    "normalized_return",
-    "normalized_low",
-    "normalized_high",
-    "agreement",
-    "random_return",
-    "episodes",
-)
 ENDS = ("", "_low", "_high")
 
 

@@ -84,7 +84,7 @@ def _numbered(args: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _write(evidence: Evidence, out: Path, flags: ReportFlags) -> list[Path]:
     """Every file of the report, the page first."""
-    from offline_marl.evidence.page import TITLE, write_page
+    from offline_marl.evidence.page.assemble import TITLE, write_page
     from offline_marl.evidence.tables import export
 
     page = out / "report.html"

@@ -14,7 +14,7 @@ import pytest
 from browser.chromium import A4, DESKTOP, PHONE, Chromium, MissingBrowserError, chromium
 from evidence.pages import NASTY, evidence, material
 
-from offline_marl.evidence.page import render
+from offline_marl.evidence.page.assemble import render
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -15,7 +15,7 @@ from offline_marl.datasets import catalog
 from offline_marl.datasets.files import save_data
 from offline_marl.evidence import data_returns
 from offline_marl.evidence.gathering import gather
-from offline_marl.evidence.page import write_page
+from offline_marl.evidence.page.assemble import write_page
 from offline_marl.evidence.scores import EvidenceError, Gathered
 from offline_marl.evidence.summary import summarize
 from offline_marl.evidence.tables import export

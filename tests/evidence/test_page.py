@@ -14,8 +14,8 @@ import pytest
 from evidence.pages import NASTY, evidence, material, matrix, report, run_of
 
 from offline_marl.evidence.estimates import Cell, Estimate, Evidence
-from offline_marl.evidence.page import render, write_page
 from offline_marl.evidence.page.answer import sentence
+from offline_marl.evidence.page.assemble import render, write_page
 from offline_marl.evidence.page.crossplay import crossplay_section
 from offline_marl.evidence.page.figures import Interval, Line, Point, intervals, lines, thin
 from offline_marl.evidence.page.markup import Markup, number, tag

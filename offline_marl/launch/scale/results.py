@@ -10,23 +10,12 @@ from typing import Any
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
 from offline_marl.evidence.reading import say_tuned
+from offline_marl.evidence.scores import FIGURES
 from offline_marl.evidence.tables import as_csv
 from offline_marl.launch.scale.planning import Planned
 from offline_marl.launch.scale.sweeps import Sweep, SweepError, settings_of
 from offline_marl.training.folder import RunFolder
 
-FIGURES = (
-    "return",
-    "return_low",
-    "return_high",
-    "normalized_return",
-    "normalized_low",
-    "normalized_high",
-    "agreement",
-    "random_return",
-    "episodes",
-)
-"""Columns of a score; agreement and random_return only where a run has them."""
 SELDOM = {"environment", "preset", "world_model", "agreement", "random_return"}
 """Columns that are left out where no run has them."""
 
