@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +40,8 @@ class ReportFlags(Config):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of the resampling; the same one gives the same intervals."""
     videos: bool = False
-    """Put videos and contact sheets that lie in the folders into the page, which may become large."""
+    """Film a run of each label and task (12 at most), and put these and other videos that lie in the folders into the
+    page, which may become large."""
     title: str | None = None
     """Of the page."""
 
@@ -63,7 +65,13 @@ def run(args: Sequence[str]) -> None:
     from offline_marl.evidence.summary import summarize
 
     evidence = summarize(gather(flags.paths), reps=flags.reps, seed=flags.seed, best=flags.best)
-    files = _write(evidence, out, flags)
+    filmed: list[Path] = []
+    if flags.videos:
+        from offline_marl.evidence.filming import film_runs
+
+        filmed, reasons = film_runs(evidence.gathered.runs, out / "videos")
+        evidence = replace(evidence, notes=(*evidence.notes, *reasons))
+    files = _write(evidence, out, flags, filmed)
     _print(evidence)
     for file in files:
         print(f"{file.name:<16}{file}")
@@ -82,14 +90,14 @@ def _numbered(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return words, paths
 
 
-def _write(evidence: Evidence, out: Path, flags: ReportFlags) -> list[Path]:
+def _write(evidence: Evidence, out: Path, flags: ReportFlags, filmed: Sequence[Path]) -> list[Path]:
     """Every file of the report, the page first."""
     from offline_marl.evidence.page.assemble import TITLE, write_page
     from offline_marl.evidence.tables import export
 
     page = out / "report.html"
     files = export(evidence, out)
-    write_page(evidence, flags.paths, page, title=flags.title or TITLE, videos=flags.videos)
+    write_page(evidence, flags.paths, page, title=flags.title or TITLE, videos=flags.videos, filmed=filmed)
     return [page, *files]
 
 

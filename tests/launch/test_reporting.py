@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from finished import folder
 
+from offline_marl.evidence import filming
+from offline_marl.evidence.captions import MissingEncoderError
+from offline_marl.evidence.videos import Film
 from offline_marl.launch.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +47,32 @@ def test_report_prints_a_table_what_it_claims_and_where_files_are(
     assert "left out: 1" in out and "going: unfinished" in out
     for name in ("scores.csv", "summary.csv", "evidence.json", "marl_eval.json"):
         assert (tmp_path / "out" / name).is_file() and name in out
+
+
+def test_videos_are_of_one_run_of_each_label_and_what_stops_them_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rliable")
+    seen = []
+
+    def filmed(run: Path, path: Path) -> Film:
+        seen.append(run.name)
+        if run.name.startswith("iql"):
+            raise MissingEncoderError("Videos need imageio: pip install it.")
+        for file in (path, path.with_suffix(".png")):
+            file.write_bytes(b"seen")
+        return Film(path, path.with_suffix(".png"), 1, 25.0, (0.0,))
+
+    monkeypatch.setattr(filming, "film", filmed)
+    args = (runs(tmp_path, seeds=2), "--out", tmp_path / "out", "--reps", "100")
+    code, out, _ = report(capsys, *args, "--videos")
+    assert code == 0 and seen == ["bc_0", "iql_0"]
+    assert "note: No video of iql on toy: Videos need imageio: pip install it." in out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:video/mp4;base64,c2Vlbg==") == page.count("data:image/png;base64,c2Vlbg==") == 1
+    assert "Videos need imageio" in page
+    report(capsys, *args)
+    assert "data:video" not in (tmp_path / "out" / "report.html").read_text() and len(seen) == 2
 
 
 def test_best_is_labelled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

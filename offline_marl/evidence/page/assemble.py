@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -34,7 +35,13 @@ TITLE = "Offline multi-agent RL: what the runs say"
 
 
 def write_page(
-    evidence: Evidence, paths: Sequence[Path], out: Path, *, title: str = TITLE, videos: bool = False
+    evidence: Evidence,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    title: str = TITLE,
+    videos: bool = False,
+    filmed: Sequence[Path] = (),
 ) -> Path:
     """Write the page of some evidence.
 
@@ -43,12 +50,15 @@ def write_page(
         paths: What was gathered from: world models, cross-play and videos are looked for there too.
         out: The HTML file; replaced whole or not at all.
         title: Of the page.
-        videos: Whether videos and contact sheets become part of it.
+        videos: Whether videos and contact sheets that lie there become part of it.
+        filmed: Others that do.
 
     Returns:
         `out`.
     """
     material = collect_material(evidence, paths, videos=videos)
+    every = dict.fromkeys([*(file.resolve() for file in filmed), *material.media])
+    material = replace(material, media=tuple(every))
     write_atomically(out, render(evidence, material, title=title).encode(errors="replace"))
     return out
 
