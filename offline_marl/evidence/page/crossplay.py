@@ -83,7 +83,7 @@ def _groups(matrix: Mapping[str, Any], runs: Sequence[str]) -> Markup | None:
     if not groups:
         return None
     if len(groups) == 1:
-        return said(tag("b", "All runs play well together"), ": nobody’s convention shuts another one out.")
+        return said(tag("b", "No two runs are apart"), ": playing together costs none of them much.")
     told_ = []
     for group in groups:
         names = ", ".join(runs[row] for row in group["members"])
