@@ -16,7 +16,7 @@ from offline_marl.core.files import DamagedFileError
 from offline_marl.training import checkpoint, fitting, session
 from offline_marl.training.data import Task
 from offline_marl.training.fitting import Fit, fit_model
-from offline_marl.training.metrics import read_rows
+from offline_marl.training.rows import read_rows
 from offline_marl.training.run import Result, train
 
 SMALL: dict[str, Any] = {

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from offline_marl.training.rows import newest_rate
+
 State = Literal["waiting", "running", "done", "failed", "stopped"]
 FRESH_S = 120.0
 """A run that nobody on this machine holds may be another's, as long as it has written within so many seconds."""
-RATE_ROWS = 10
-"""Newest rows that the rate is taken over."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Watched:
         steps, rows = self._config.get("steps"), self._tail.rows["train"]
         found = Look(self.folder, _title(self._config, self.folder), steps=steps if isinstance(steps, int) else None)
         last = rows[-1] if rows else {}
-        step, rate = last.get("step", 0), _rate(rows[-RATE_ROWS:])
+        step, rate = last.get("step", 0), newest_rate(rows)
         found = replace(found, step=step, rate=rate, elapsed_s=last.get("wall_s"))
         state, why = self._state(held)
         if state == "done":
@@ -192,14 +192,6 @@ def _numbers(values: Any) -> Iterator[float]:
     for value in values:
         if isinstance(value, int | float):
             yield float(value)
-
-
-def _rate(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    if not rows:
-        return None
-    first: Mapping[str, Any] = rows[0] if len(rows) > 1 else {"step": 0, "wall_s": 0.0}
-    took = rows[-1].get("wall_s", 0.0) - first.get("wall_s", 0.0)
-    return (rows[-1]["step"] - first["step"]) / took if took > 0 else None
 
 
 def _title(config: Mapping[str, Any], folder: Path) -> str:

@@ -19,8 +19,6 @@ from offline_marl.training.config import LearnFlags
 from offline_marl.training.loggers import Logger, LoggerError, Start, named_loggers, start_guarded
 from offline_marl.training.rows import Pace, Row, read_rows
 
-__all__ = ["FileLogger", "Logger", "MissingLoggerError", "Row", "asked_loggers", "loggers_of", "read_rows"]
-
 LINES = "metrics.jsonl"
 WANDB_ID = "wandb-id"
 SILENT: Mapping[str, Any] = {"tensorboard": False, "wandb": "off", "loggers": ()}

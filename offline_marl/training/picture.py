@@ -12,7 +12,7 @@ import numpy as np
 from offline_marl.core.files import write_atomically
 from offline_marl.environments.base import Conventions
 from offline_marl.training.evaluation import Score
-from offline_marl.training.metrics import read_rows
+from offline_marl.training.rows import read_rows
 
 BLUE, GREY, RED = "#2563a8", "#8a8f98", "#c0392b"
 MARKS = ((BLUE, "o"), ("#e08a1e", "s"), ("#3c8d5a", "^"), ("#7b52ab", "D"))

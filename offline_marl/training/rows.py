@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, float | int | None]
+RATE_ROWS = 10
+"""Newest rows of training that a run's rate is taken over."""
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -25,6 +27,16 @@ def each_row(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except (ValueError, RecursionError):
                 break
+
+
+def newest_rate(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Updates per second over the newest rows of training; None where they do not tell."""
+    if not rows:
+        return None
+    newest = rows[-RATE_ROWS:]
+    first: Mapping[str, Any] = newest[0] if len(newest) > 1 else {"step": 0, "wall_s": 0.0}
+    took = newest[-1].get("wall_s", 0.0) - first.get("wall_s", 0.0)
+    return (newest[-1]["step"] - first["step"]) / took if took > 0 else None
 
 
 class Pace:

@@ -25,7 +25,8 @@ from offline_marl.training.data import Task
 from offline_marl.training.devices import pick_device
 from offline_marl.training.evaluation import Score, episode_seeds, play, summarize
 from offline_marl.training.folder import RunFolder, RunFolderError, newest_state
-from offline_marl.training.metrics import Logger, asked_loggers, loggers_of
+from offline_marl.training.loggers import Logger
+from offline_marl.training.metrics import asked_loggers, loggers_of
 from offline_marl.training.picture import draw_run
 from offline_marl.training.progress import progress_bar
 from offline_marl.training.provenance import mean_return_of, other_versions, told_of

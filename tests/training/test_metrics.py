@@ -11,7 +11,8 @@ from runs import table
 from offline_marl.training import metrics
 from offline_marl.training.config import RunConfig
 from offline_marl.training.loggers import LoggerError
-from offline_marl.training.metrics import FileLogger, MissingLoggerError, TensorBoardLogger, read_rows, refuse_missing
+from offline_marl.training.metrics import FileLogger, MissingLoggerError, TensorBoardLogger, refuse_missing
+from offline_marl.training.rows import read_rows
 
 
 def write(logger, steps, scored=()):

@@ -19,7 +19,7 @@ from offline_marl.launch.scale import slurm
 from offline_marl.launch.scale.jobs import Submitted, note_start, read_starts, read_submitted
 from offline_marl.launch.scale.work import born
 from offline_marl.training import checkpoint
-from offline_marl.training.metrics import read_rows
+from offline_marl.training.rows import newest_rate, read_rows
 
 Name = Literal["waiting", "running", "done", "failed", "stopped"]
 TAIL = 5
@@ -234,16 +234,8 @@ def _progress(folder: Path) -> dict[str, Any]:
     rows = [row for row in read_rows(folder / "metrics.jsonl") if row.get("kind") == "train"]
     saved = checkpoint.found(folder / "checkpoints")
     step = max([saved[0][0] if saved else 0, *(row["step"] for row in rows[-1:])])
-    rate = _rate(rows[-10:])
+    rate = newest_rate(rows)
     return {"step": step, "steps": steps, "rate": rate, "left_s": (steps - step) / rate if rate else None}
-
-
-def _rate(rows: list[dict[str, Any]]) -> float | None:
-    if not rows:
-        return None
-    first = rows[0] if len(rows) > 1 else {"step": 0, "wall_s": 0.0}
-    took = rows[-1]["wall_s"] - first["wall_s"]
-    return (rows[-1]["step"] - first["step"]) / took if took > 0 else None
 
 
 def _tail(given: Submitted) -> tuple[str, ...]:
