@@ -70,11 +70,11 @@ def tensor_values(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in state.items():
         if isinstance(value, torch.Tensor):
             yield f"tensor {name}", digest([value])
-        elif isinstance(value, dict):
-            for part, node in value.items():
-                inside = list(tensors_of(node))
-                if inside:
-                    yield f"tensors of {name}/{part}", digest(inside)
+    for name, value in state.items():
+        for part, node in value.items() if isinstance(value, dict) else ():
+            inside = list(tensors_of(node))
+            if inside:
+                yield f"tensors of {name}/{part}", digest(inside)
 
 
 def data_values(file: Path) -> Iterator[tuple[str, str]]:
@@ -204,21 +204,28 @@ def library_commit() -> str:
     """
     if not (REPOSITORY / ".git").exists():
         raise RuntimeError(f"{REPOSITORY} is no git checkout: a record names the commit that it was made at.")
-    library = Path(offline_marl.__file__).resolve().parent
-    if library != REPOSITORY / "offline_marl":
-        raise RuntimeError(f"The library in use is {library}, not this checkout's: set PYTHONPATH={REPOSITORY}.")
+    if library() != REPOSITORY:
+        raise RuntimeError(f"The library in use is that of {library()}: set PYTHONPATH={REPOSITORY}.")
     if git("status", "--porcelain", "--", "offline_marl"):
         raise RuntimeError("The library holds changes that no commit has: commit them before recording.")
     return git("log", "-1", "--format=%H", "--", "offline_marl")
+
+
+def library() -> Path:
+    """The folder that the library in use was imported from."""
+    return Path(offline_marl.__file__).resolve().parents[1]
 
 
 def git(*words: str) -> str:
     """What git answers in this repository.
 
     Raises:
-        RuntimeError: It refuses; the message is its own.
+        RuntimeError: It refuses, with its own message, or is not installed.
     """
-    done = subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True)
+    try:
+        done = subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True)
+    except OSError as error:
+        raise RuntimeError(f"git does not run: {error}") from None
     if done.returncode:
         raise RuntimeError(f"git {words[0]}: {done.stderr.strip()}")
     return done.stdout.strip()
@@ -232,6 +239,6 @@ def unpack(commit: str, folder: Path) -> None:
     """
     if not (REPOSITORY / ".git").exists():
         raise RuntimeError(f"{REPOSITORY} is no git checkout")
-    archive = folder / "library.tar"
+    archive = folder / "library.zip"
     git("archive", f"--output={archive}", commit, "offline_marl")
-    shutil.unpack_archive(archive, folder, filter="data")
+    shutil.unpack_archive(archive, folder)

@@ -21,7 +21,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="golden runs")
     parser.add_argument("--into", type=Path, help="folder for the records of a library without a history")
+    parser.add_argument("--library", type=Path, help="folder that the library has to come from")
     asked = parser.parse_args()
+    if asked.library not in (None, golden_records.library()):
+        parser.error(f"the library in use is that of {golden_records.library()}, not of {asked.library}")
     known = golden_runs.runs()
     names = asked.names or list(known)
     unknown = [name for name in names if name not in known]

@@ -71,3 +71,8 @@ def test_rows_are_read_as_they_are_written_and_clocks_are_left_out(tmp_path: Pat
     assert dict(golden_records.table_values(tmp_path / "metrics.csv")) == {
         "metrics.csv step 20, column loss": "0.30000000000000004"
     }
+
+
+def test_a_commit_that_the_history_lacks_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="git"):
+        golden_records.unpack("0" * 40, tmp_path)

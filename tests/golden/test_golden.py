@@ -29,7 +29,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def expected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Outcome]:
     """What a run should come to: its record where bits can be compared, else what the recorded commit does here."""
-    wanted = {item.callspec.params["name"] for item in request.session.items if item.fspath == request.node.fspath}
+    selected = [item for item in request.session.items if item.path == Path(__file__) and hasattr(item, "callspec")]
+    wanted = [item.callspec.params["name"] for item in selected]
     elsewhere: dict[str, Path] = {}
 
     def of(name: str) -> Outcome:
@@ -54,7 +55,7 @@ def run_at(commit: str, names: list[str], folder: Path) -> Path:
     script = Path(golden_records.__file__).with_name("record.py")
     records = folder / "records"
     done = subprocess.run(
-        [sys.executable, str(script), "--into", str(records), *names],
+        [sys.executable, str(script), *names, "--into", str(records), "--library", str(folder.resolve())],
         env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
@@ -74,3 +75,13 @@ def test_a_golden_run_ends_as_it_was_recorded(name: str, expected: Callable[[str
     now = golden_records.outcome(golden_runs.play(name, home))
     difference = golden_records.first_difference(name, recorded, now)
     assert difference is None, difference
+
+
+@pytest.mark.slow
+@pytest.mark.mujoco
+def test_the_library_of_a_recorded_commit_runs_here_and_repeats_its_record(tmp_path: Path) -> None:
+    record = RECORDED["bc-continuous"]
+    if record["platform"] != golden_records.here():
+        pytest.skip("recorded on another platform")
+    made = golden_records.recorded(run_at(record["commit"], ["bc-continuous"], tmp_path))
+    assert made["bc-continuous"]["outcome"] == record["outcome"]
