@@ -19,10 +19,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-from test_legacy import ARCHIVE, HERE, HOST, JOBS, ends_of, processor
+from test_legacy import ARCHIVE, HERE, HOST, JOBS, ends_of, software
 
 LEFT_OUT = {"lock", "picture.png", "report.png"}
 SMALL = "--device cpu --hidden 8 --log-every 7 --checkpoint-every 20 --keep-checkpoints 1 --eval-every 30"
@@ -30,6 +31,9 @@ SMALL += " --eval-episodes 2 --final-episodes 4"
 RUN = f"{SMALL} --steps 60 --batch-size 16"
 FIT = "--device cpu --hidden 8 --members 2 --elites 1 --batch-size 16 --holdout .3 --log-every 7 --eval-every 30"
 FIT += " --checkpoint-every 20 --keep-checkpoints 1"
+OWN_FIT = '{"steps":60,"hidden":[8],"members":2,"elites":1,"batch_size":16,"holdout":0.3,"log_every":7,"eval_every":30,'
+OWN_FIT += '"checkpoint_every":20,"keep_checkpoints":1}'
+"""Without spaces: commands are split at them."""
 IMAGINED = "--horizon 3 --rollouts 8 --retain 64 --refill-every 10"
 TASK = "--dataset data/rendezvous.safetensors"
 ROWS = 5
@@ -60,7 +64,7 @@ def main() -> None:
         root = Path(place).resolve()
         make_data(root)
         ends = {**make_models(root), **make_runs(root), **make_sweep(root), **make_jobs(root)}
-        (root / "ends.json").write_text(json.dumps({"processor": processor(), "ends": ends}, indent=1) + "\n")
+        (root / "ends.json").write_text(json.dumps({"made_with": software(), "ends": ends}, indent=1) + "\n")
         for name in ("twins", "bin", "home"):
             shutil.rmtree(root / name, ignore_errors=True)
         pack(root)
@@ -75,7 +79,7 @@ def make_data(root: Path) -> None:
 def make_models(root: Path) -> dict[str, Any]:
     command(root, f"fit-model ensemble {TASK} {FIT} --steps 60 --out models/finished")
     command(root, f"fit-model ensemble {TASK} {FIT} --steps 60 --seed 1 --out twins/unfinished")
-    command(root, f"fit-model ensemble {TASK} {FIT} --steps 60 --seed 1 --out models/unfinished", killed=True)
+    command(root, f"fit-model ensemble {TASK} {FIT} --steps 60 --seed 1 --out models/unfinished", ends="KILL")
     return {"models/unfinished": ends_of(root / "twins" / "unfinished")}
 
 
@@ -88,15 +92,18 @@ def make_runs(root: Path) -> dict[str, Any]:
         "ma-ppo": f"ma-ppo --environment rendezvous {RUN}",
         "mixed": f"td3-bc {TASK} {RUN} {model} {IMAGINED}",
         "moma-ppo": f"moma-ppo {TASK} {RUN} {model} {IMAGINED}",
+        "own-model": f"moma-ppo {TASK} {RUN} --world-model ensemble --fit {OWN_FIT} {IMAGINED}",
+        "own-model-fit": f"td3-bc {TASK} {RUN} --world-model ensemble --fit {OWN_FIT} {IMAGINED}",
     }
     for name, words in begun.items():
         command(root, f"train {words} --out twins/{name}")
-        command(root, f"train {words} --out runs/{name}", killed=True)
+        inside = "world_model" if name == "own-model-fit" else f"{name}/metrics.jsonl"
+        command(root, f"train {words} --out runs/{name}", ends="KILL", inside=inside)
     command(root, f"train bc {TASK} {RUN} --out runs/finished")
     command(root, f"train bc {TASK} {RUN} --seed 1 --out runs/finished-1")
     command(root, f"train td3-bc {TASK} {RUN} {model} {IMAGINED} --out runs/finished-mixed")
     command(root, "--object finished-object")
-    command(root, "--object object", killed=True)
+    command(root, "--object object", ends="KILL")
     finished = ("finished", "finished-1", "finished-mixed", "finished-object")
     known = {f"runs/{name}": ends_of(root / "twins" / name) for name in begun}
     known["runs/object"] = ends_of(root / "runs" / "finished-object")
@@ -122,7 +129,7 @@ def make_sweep(root: Path) -> dict[str, Any]:
     file.write_text(SWEEP.replace("/@HERE@", str(root)))
     command(root, "sweep sweep.toml --executor debug --out twins/sweep")
     names = [Path(job["folder"]) for job in json.loads((root / "twins/sweep/sweep.json").read_text())["jobs"]]
-    command(root, "sweep sweep.toml --executor debug --out sweep", killed=True, inside=names[2].name)
+    command(root, "sweep sweep.toml --executor debug --out sweep", ends="KILL", inside=names[2].name)
     return {f"sweep/{name}": ends_of(root / "twins/sweep" / name) for name in names}
 
 
@@ -140,7 +147,8 @@ def make_jobs(root: Path) -> dict[str, Any]:
         command(root, f"submit train td3-bc {TASK} {RUN} --executor slurm --out jobs/{name}", env=env)
         known[f"jobs/{name}"] = ends_of(root / "twins" / "td3-bc")
     turn = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "4712", "SLURMD_NODENAME": "node"}
-    command(root, f"--job {root / 'jobs/requeued/logs'}", killed=True, env=turn)
+    env = {**turn, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
+    command(root, f"--job {root / 'jobs/requeued/logs'}", ends="USR2", env=env)
     for file in root.glob("jobs/*/logs/*"):
         if file.name.endswith("_submitted.pkl"):
             replace_paths(file, root)
@@ -155,35 +163,30 @@ def replace_paths(file: Path, root: Path) -> None:
 
     delayed = DelayedSubmission.load(file)
     (job,) = delayed.args
-    fields = {name: value.replace(str(root), f"/{HERE}") if isinstance(value, str) else value
-              for name, value in job.fields.items()}  # fmt: skip
+    fields = {**job.fields, "dataset": job.fields["dataset"].replace(str(root), f"/{HERE}")}
     out = Path(str(job.out).replace(str(root), f"/{HERE}"))
     delayed.args = (job.model_copy(update={"out": out, "fields": fields}),)
     delayed.dump(file)
 
 
 # --- processes ----------------------------------------------------------------------------------------------------
-def command(root: Path, words: str, killed: bool = False, inside: str = "", env: dict[str, str] | None = None) -> None:
-    """Run the command line in `root`; when killed, at the row of metrics of a run whose path has `inside` in it."""
+CODES = {"": 0, "KILL": -signal.SIGKILL, "USR2": 255}
+"""What a process ends with, by the signal that it gets; submitit asks for another turn at the second."""
+
+
+def command(root: Path, words: str, ends: str = "", inside: str = "", env: dict[str, str] | None = None) -> None:
+    """Run the command line in `root`; a signal ends it at a row of metrics whose file has `inside` in its path."""
     given = {"OMP_NUM_THREADS": "1", "OFFLINE_MARL_HOME": str(root / "home"), **(env or {})}
-    given |= {"KILLED_INSIDE": inside or "/"} if killed else {}
-    ran = subprocess.run([sys.executable, __file__, *words.split()], cwd=root, env={**os.environ, **given}, text=True,
-                         capture_output=True)  # fmt: skip
-    if ran.returncode != (-signal.SIGKILL if killed else 0):
+    given |= {"SIGNAL": ends, "INSIDE": inside or "/"} if ends else {}
+    started = [sys.executable, __file__, *words.split()]
+    ran = subprocess.run(started, cwd=root, env={**os.environ, **given}, text=True, capture_output=True)
+    if ran.returncode != CODES[ends]:
         raise SystemExit(f"{words}\n{ran.stdout}\n{ran.stderr}\nended with {ran.returncode}")
 
 
 def become(words: list[str]) -> None:
-    if inside := os.environ.get("KILLED_INSIDE"):
-        rows = [0]
-
-        def count(event: str, args: tuple[Any, ...]) -> None:
-            if event == "open" and args[1] == "a" and str(args[0]).endswith("metrics.jsonl") and inside in str(args[0]):
-                rows[0] += 1
-                if rows[0] > ROWS:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(count)
+    if name := os.environ.get("SIGNAL"):
+        end_at_a_row(signal.Signals[f"SIG{name}"], os.environ["INSIDE"])
     if words[0] == "--object":
         train_on_an_object(Path.cwd(), words[1])
     elif words[0] == "--job":
@@ -192,6 +195,20 @@ def become(words: list[str]) -> None:
     else:
         sys.argv = ["offline-marl", *words]
         runpy.run_module("offline_marl", run_name="__main__", alter_sys=True)
+
+
+def end_at_a_row(number: signal.Signals, inside: str) -> None:
+    """Send this process a signal as it opens the file for a row, as files of rows alone are: to append."""
+    rows = [0]
+
+    def count(event: str, args: tuple[Any, ...]) -> None:
+        if event == "open" and args[1] == "a" and str(args[0]).endswith("metrics.jsonl") and inside in str(args[0]):
+            rows[0] += 1
+            if rows[0] == ROWS + 1:
+                os.kill(os.getpid(), number)
+                time.sleep(0.3)  # until it is heard
+
+    sys.addaudithook(count)
 
 
 # --- packing ------------------------------------------------------------------------------------------------------
