@@ -1,7 +1,8 @@
 """Names for things that plug in: algorithms, environments and what comes later.
 
-Three doors lead in: a file in the room's folder (its name is the key), the decorator, and an entry
-point of an installed package. Listing names imports nothing; a plugin loads only when asked for.
+Three doors lead in: a file in the room's folder, whose calls of `register("name")` are read without running it, the
+decorator, and an entry point of an installed package. Listing names imports nothing; a plugin loads only when asked
+for.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -20,7 +21,6 @@ from offline_marl.core.config import suggest
 from offline_marl.core.errors import BadInputError
 
 T = TypeVar("T")
-GROUND = frozenset({"__init__", "base"})
 
 
 class RegistryError(BadInputError, LookupError):
@@ -38,32 +38,33 @@ class Listing:
     """`built-in`, `here` (decorator) or the plugin's package."""
 
 
+@dataclass(frozen=True)
+class _Builtin:
+    """A name that a file of the room registers."""
+
+    module: str
+    summary: str
+
+
 class Registry(Generic[T]):
     """Finds things by name.
 
     Args:
         kind: What the things are, in the singular, as errors should say it.
-        package: The room whose files are the built-in entries; also the entry-point group.
-        leaves_out: Files of the room that register nothing.
-        families: Files of the room that register several names, none of them the file's own: what each name is.
+        package: The room whose files register the built-in entries; also the entry-point group.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        package: str,
-        leaves_out: frozenset[str] = frozenset(),
-        families: Mapping[str, Mapping[str, str]] | None = None,
-    ) -> None:
+    def __init__(self, kind: str, package: str) -> None:
         self.kind = kind
         self.package = package
-        self._families = {name: file for file, names in (families or {}).items() for name in names}
-        self._summaries = {name: text for names in (families or {}).values() for name, text in names.items()}
-        self._leaves_out = GROUND | leaves_out | set(families or {})
         self._loaded: dict[str, T] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str, summary: str | None = None) -> Callable[[T], T]:
         """Decorator that enters a thing under `name`.
+
+        Args:
+            name: The key. In a file of the room it is written out, so that listing it runs no code.
+            summary: What lists say of it, where there is no class with a docstring; written out, too.
 
         Raises:
             RegistryError: The name is not kebab-case, or something else holds it already.
@@ -77,9 +78,10 @@ class Registry(Generic[T]):
             held = self._loaded.get(name)
             if held is not None and _place(held) != _place(thing):
                 raise RegistryError(f"Two {self.kind}s are called '{name}': {_place(held)} and {_place(thing)}.")
-            if name in self._files() and _module(thing) != self._module(name):
+            builtin = self._builtins().get(name)
+            if builtin is not None and _module(thing) != builtin.module:
                 raise RegistryError(
-                    f"The name '{name}' belongs to the built-in {self.kind} {self._module(name)}; "
+                    f"The name '{name}' belongs to the built-in {self.kind} {builtin.module}; "
                     f"{_place(thing)} needs another one."
                 )
             self._loaded[name] = thing
@@ -89,7 +91,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """All names, sorted; imports nothing."""
-        return sorted({*self._files(), *self._loaded, *self._plugins()})
+        return sorted({*self._builtins(), *self._loaded, *self._plugins()})
 
     def get(self, name: str) -> T:
         """The thing called `name`, imported now if it was not before.
@@ -100,31 +102,32 @@ class Registry(Generic[T]):
         """
         if name in self._loaded:
             return self._loaded[name]
-        if name in self._files():
-            importlib.import_module(self._module(name))
+        builtins = self._builtins()
+        if name in builtins:
+            importlib.import_module(builtins[name].module)
         elif name in self._plugins():
             self._load_plugin(name)
         else:
             raise RegistryError(f"Unknown {self.kind} '{name}': {suggest(name, self.names())}.")
         if name not in self._loaded:
-            raise RegistryError(f"Importing the {self.kind} '{name}' did not register it; its decorator names another.")
+            raise RegistryError(f"Importing the {self.kind} '{name}' did not register it.")
         return self._loaded[name]
 
     def module_of(self, name: str) -> str | None:
         """The module that a built-in or a plugin's name lives in; None if nobody, or more than one, claims it."""
-        if name in self._files():
-            return self._module(name)
+        builtin = self._builtins().get(name)
+        if builtin is not None:
+            return builtin.module
         points = self._plugins().get(name, [])
         return points[0].module if len(points) == 1 else None
 
     def listings(self) -> list[Listing]:
         """One line about each name; imports nothing."""
-        files, plugins = self._files(), self._plugins()
+        builtins, plugins = self._builtins(), self._plugins()
         found = []
-        for name in sorted({*files, *self._loaded, *plugins}):
-            if name in files:
-                summary = self._summaries.get(name) or _first_line(files[name].read_text(encoding="utf-8"))
-                found.append(Listing(name, summary, "built-in"))
+        for name in sorted({*builtins, *self._loaded, *plugins}):
+            if name in builtins:
+                found.append(Listing(name, builtins[name].summary, "built-in"))
                 losers = sorted(_origin(point) for point in plugins.get(name, []))
                 found += [Listing(name, f"refused: the name is that of a built-in {self.kind}", by) for by in losers]
             elif name in plugins:
@@ -137,17 +140,16 @@ class Registry(Generic[T]):
                 found.append(Listing(name, (getattr(thing, "__doc__", None) or "").partition("\n")[0], "here"))
         return found
 
-    def _module(self, name: str) -> str:
-        return f"{self.package}.{self._families.get(name, name.replace('-', '_'))}"
-
-    def _files(self) -> dict[str, Path]:
+    def _builtins(self) -> dict[str, _Builtin]:
         folder = Path(__file__).parents[1].joinpath(*self.package.split(".")[1:])
-        own = {
-            path.stem.replace("_", "-"): path
-            for path in folder.glob("*.py")
-            if path.stem not in self._leaves_out and not path.stem.startswith("_")
-        }
-        return {**own, **{name: folder / f"{file}.py" for name, file in self._families.items()}}
+        found: dict[str, _Builtin] = {}
+        for path in sorted(folder.glob("*.py")):
+            module = f"{self.package}.{path.stem}"
+            for name, summary in _registered(path.read_text(encoding="utf-8"), folder.name).items():
+                if name in found:
+                    raise RegistryError(f"Two files register the {self.kind} '{name}': {found[name].module}, {module}.")
+                found[name] = _Builtin(module, summary)
+        return found
 
     def _plugins(self) -> dict[str, list[metadata.EntryPoint]]:
         found: dict[str, list[metadata.EntryPoint]] = {}
@@ -186,5 +188,35 @@ def _place(thing: Any) -> str:
 
 
 @cache
-def _first_line(source: str) -> str:
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+def _registered(source: str, room: str) -> dict[str, str]:
+    """Names that a file of a room registers, each with its summary.
+
+    The summary is the call's second argument, else the first line of the module's docstring where the file registers
+    one name, else that of the decorated class.
+    """
+    if ".register(" not in source:
+        return {}
+    tree = ast.parse(source)
+    calls = [call for node in tree.body for call in _register_calls(node, room)]
+    whole = _first_line(tree) if len(calls) == 1 else ""
+    return {name: summary or whole or about for name, summary, about in calls}
+
+
+def _register_calls(node: ast.stmt, room: str) -> Iterator[tuple[str, str, str]]:
+    """Name, summary and docstring's first line of each `<room>.register("name")` at a module's top level."""
+    about, places = "", []
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        about, places = _first_line(node), list(node.decorator_list)
+    elif isinstance(node, ast.Expr):  # the inner call of `room.register("name")(thing)`
+        places = [each for each in ast.walk(node) if isinstance(each, ast.expr)]
+    for call in places:
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "register"):
+            continue
+        given = [*call.args, *(keyword.value for keyword in call.keywords)]
+        texts = [each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+        if isinstance(call.func.value, ast.Name) and call.func.value.id in (room, "registry") and texts:
+            yield texts[0], texts[1] if len(texts) > 1 else "", about
+
+
+def _first_line(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> str:
+    return (ast.get_docstring(node) or "").partition("\n")[0]

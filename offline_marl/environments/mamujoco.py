@@ -69,7 +69,9 @@ class Body(Environment):
 
 @environments.register("ant")
 class Ant(Body):
-    """Contact forces are left out of the state, so that it is what partitions know; they still cost reward.
+    """Four-legged ant that runs, Gymnasium's Ant-v5 without contact forces: 4x2, t4x2, 2x4, 2x4d.
+
+    Contact forces are left out of the state, so that it is what partitions know; they still cost reward.
 
     The simulator measures progress from where the torso stood within its last step of integration, which no state
     tells: the first reward of a restored copy was up to 0.04 off, either way.
@@ -81,27 +83,39 @@ class Ant(Body):
 
 @environments.register("halfcheetah")
 class HalfCheetah(Body):
-    """Never falls: its episodes end by the clock alone."""
+    """Two-legged cheetah in a plane that runs, Gymnasium's HalfCheetah-v5: 2x3, 6x1.
+
+    It never falls: its episodes end by the clock alone.
+    """
 
     name, env_id, hidden, positions = "halfcheetah", "HalfCheetah-v5", 1, 9
 
 
 @environments.register("hopper")
 class Hopper(Body):
-    """States cut velocities at 10, so that copies restored from faster ones are slowed to it."""
+    """One-legged hopper in a plane, Gymnasium's Hopper-v5: 3x1.
+
+    States cut velocities at 10, so that copies restored from faster ones are slowed to it.
+    """
 
     name, env_id, hidden, positions = "hopper", "Hopper-v5", 1, 6
 
 
 @environments.register("swimmer")
 class Swimmer(Body):
-    """Its episodes end by the clock alone."""
+    """Three links that swim in a plane, Gymnasium's Swimmer-v5: 2x1.
+
+    Its episodes end by the clock alone.
+    """
 
     name, env_id, hidden, positions = "swimmer", "Swimmer-v5", 2, 5
 
 
 @environments.register("walker2d")
 class Walker2d(Body):
-    """States cut velocities at 10, as hopper's do."""
+    """Two-legged walker in a plane, Gymnasium's Walker2d-v5: 2x3, 6x1.
+
+    States cut velocities at 10, as hopper's do.
+    """
 
     name, env_id, hidden, positions = "walker2d", "Walker2d-v5", 1, 9

@@ -4,7 +4,5 @@ from typing import Any
 
 from offline_marl.core.registry import Registry
 
-registry: Registry[Any] = Registry(
-    "world model", __name__, leaves_out=frozenset({"facts", "members", "rollout", "uncertainty"})
-)
+registry: Registry[Any] = Registry("world model", __name__)
 register, get, names, listings = registry.register, registry.get, registry.names, registry.listings

@@ -24,9 +24,23 @@ from toolshed.gadgets.base import gadgets
 class SixEyes:
     pass
 '''
-MISNAMED = (
-    '"""Says one name, registers another."""\nfrom toolshed.gadgets.base import gadgets\ngadgets.register("odd")(int)\n'
-)
+FAMILY = '''"""Several gadgets in one file."""
+from toolshed.gadgets.base import gadgets
+
+@gadgets.register("odd")
+class Odd:
+    """A gadget of odd size.
+
+    More about it.
+    """
+
+class Shelf:
+    def put(self):
+        return gadgets.register("never-run")
+
+gadgets.register("even", "Told in the call.")(int)
+'''
+HELPER = '"""Nothing that plugs in."""\n@print\ndef helper(): ...\nother.register("not-ours")(int)\n'
 BASE = "from offline_marl.core.registry import Registry\ngadgets = Registry('gadget', 'toolshed.gadgets')\n"
 
 
@@ -78,7 +92,14 @@ def gadgets(
     room = tmp_path / "toolshed" / "gadgets"
     room.mkdir(parents=True)
     (tmp_path / "toolshed" / "__init__.py").write_text("")
-    files = {"__init__": "", "base": BASE, "six_eyes": SIX_EYES, "misnamed": MISNAMED, "_private": "1 / 0"}
+    files = {
+        "__init__": "",
+        "base": BASE,
+        "six_eyes": SIX_EYES,
+        "family": FAMILY,
+        "helper": HELPER,
+        "_private": "1 / 0",
+    }
     for name, text in files.items():
         (room / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
@@ -131,20 +152,26 @@ def test_names_and_listings_of_all_doors_import_nothing(
     plugins.append(FakePoint("plugged", Here))
     gadgets.register("my-own")(Here)
     before = set(sys.modules)
-    assert gadgets.names() == ["misnamed", "my-own", "plugged", "six-eyes"]
+    assert gadgets.names() == ["even", "my-own", "odd", "plugged", "six-eyes"]
     assert gadgets.listings() == [
-        Listing("misnamed", "Says one name, registers another.", "built-in"),
+        Listing("even", "Told in the call.", "built-in"),
         Listing("my-own", "Made in a script.", "here"),
+        Listing("odd", "A gadget of odd size.", "built-in"),
         Listing("plugged", "plugin of nice-plugin", "nice-plugin"),
         Listing("six-eyes", "A gadget with six eyes.", "built-in"),
     ]
     assert set(sys.modules) == before and plugins[0].loads == 0
 
 
-def test_files_that_register_nothing_are_left_out(gadgets: Registry[type[object]]) -> None:
-    assert "base" not in gadgets.names() and "-private" not in gadgets.names()
-    quiet: Registry[type[object]] = Registry("gadget", ROOM, leaves_out=frozenset({"misnamed"}))
-    assert quiet.names() == ["six-eyes"]
+def test_a_helper_file_in_the_room_is_not_listed(gadgets: Registry[type[object]]) -> None:
+    assert gadgets.names() == ["even", "odd", "six-eyes"]
+    assert gadgets.module_of("odd") == f"{ROOM}.family" and gadgets.module_of("helper") is None
+
+
+def test_two_files_that_register_one_name_are_both_named(gadgets: Registry[type[object]], tmp_path: Path) -> None:
+    (tmp_path / "toolshed" / "gadgets" / "twin.py").write_text(SIX_EYES)
+    with pytest.raises(RegistryError, match=r"'six-eyes': toolshed.gadgets.six_eyes, toolshed.gadgets.twin"):
+        gadgets.names()
 
 
 def test_an_unknown_name_is_answered_with_the_closest_and_the_list(
@@ -152,9 +179,9 @@ def test_an_unknown_name_is_answered_with_the_closest_and_the_list(
 ) -> None:
     plugins.append(FakePoint("plugged", Here))
     assert refusal(gadgets, "six-eye") == (
-        "Unknown gadget 'six-eye': did you mean 'six-eyes'? (there are: misnamed, plugged, six-eyes)."
+        "Unknown gadget 'six-eye': did you mean 'six-eyes'? (there are: even, odd, plugged, six-eyes)."
     )
-    assert refusal(gadgets, "zzzz") == "Unknown gadget 'zzzz': there are: misnamed, plugged, six-eyes."
+    assert refusal(gadgets, "zzzz") == "Unknown gadget 'zzzz': there are: even, odd, plugged, six-eyes."
 
 
 @pytest.mark.parametrize("name", ["../etc/passwd", "six_eyes", "Six-Eyes", "base", "--init--", ""])
@@ -217,13 +244,17 @@ def test_a_broken_plugin_is_named_with_its_reason_and_harms_nobody_else(
     assert "'broken' of the plugin bad-package does not import" in message
     assert type(reason).__name__ in message and str(reason) in message
     assert gadgets.get("plugged") is Here and gadgets.get("six-eyes").__name__ == "SixEyes"
-    assert "broken" in gadgets.names() and len(gadgets.listings()) == 4
+    assert "broken" in gadgets.names() and len(gadgets.listings()) == 5
 
 
-def test_a_file_that_registers_another_name_is_told_so(gadgets: Registry[type[object]]) -> None:
-    assert refusal(gadgets, "misnamed") == (
-        "Importing the gadget 'misnamed' did not register it; its decorator names another."
+def test_a_name_that_its_file_does_not_register_when_it_runs_is_told_so(
+    gadgets: Registry[type[object]], tmp_path: Path
+) -> None:
+    source = SIX_EYES.replace("six-eyes", "shy").replace(
+        "@gadgets", "gadgets = type('Not', (), {'register': staticmethod(lambda name: lambda thing: thing)})\n@gadgets"
     )
+    (tmp_path / "toolshed" / "gadgets" / "shy.py").write_text(source)
+    assert refusal(gadgets, "shy") == "Importing the gadget 'shy' did not register it."
 
 
 def test_the_librarys_own_algorithms_are_found_by_their_files() -> None:
@@ -233,3 +264,11 @@ def test_the_librarys_own_algorithms_are_found_by_their_files() -> None:
     assert algorithms.get("ma-iql").__name__ == "MAIQL"
     summaries = {entry.name: entry.summary for entry in algorithms.listings()}
     assert summaries["bc"].startswith("Behaviour cloning")
+
+
+def test_every_built_in_algorithm_lives_in_the_file_of_its_name() -> None:
+    from offline_marl.algorithms.base import algorithms
+
+    for entry in algorithms.listings():
+        if entry.origin == "built-in":
+            assert algorithms.module_of(entry.name) == f"offline_marl.algorithms.{entry.name.replace('-', '_')}"

@@ -116,7 +116,7 @@ def test_mpe_agrees_with_mpe2_step_by_step(name, continuous):
     env = environments.get(f"{name}-continuous" if continuous else name).make(None, 2)
     obs_dims, *act_dims = WIDTHS[name]
     assert (env.spec.obs_dims, env.spec.act_dims, env.max_steps) == (obs_dims, act_dims[continuous], 25)
-    other = factory_of(f"mpe2.{MODULES[name]}")(max_cycles=25, continuous_actions=continuous)
+    other = factory_of(MODULES[name])(max_cycles=25, continuous_actions=continuous)
     seen, (obs, _) = env.reset([4, 7]), other.reset(seed=7)
     draw = np.random.default_rng(0)
     for step in range(25):
