@@ -73,9 +73,8 @@ page: $(DEV) ## write docs/report.html, and its picture, anew from benchmarks/re
 	cp build/page/report.html docs/report.html
 	$(PY) tests/browser/picture.py docs/report.html docs/pictures/report.png
 
-docs: $(DEV) ## write docs/algorithms and the architecture picture anew from the code
+docs: $(DEV) ## write docs/algorithms anew from the code
 	$(PY) docs/build.py
-	$(PY) docs/architecture.py
 
 speed: $(DEV) ## time our updates against the bare arithmetic
 	$(PY) benchmarks/speed.py $(ARGS)

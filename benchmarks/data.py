@@ -25,7 +25,7 @@ from offline_marl.core.partition import partition
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.files import load_data
-from offline_marl.datasets.readers.formats import convert
+from offline_marl.datasets.readers.convert import convert
 
 SIZES = {"reacher": ("2x1notip", "0", 10, 2, 50), "ant": ("t4x2", "0", 27, 8, 1000)}
 """Conf, view, widths of state and joint action, steps of an episode."""

@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms
+from offline_marl.algorithms.presets import preset_names
 from offline_marl.core.config import Config
-from offline_marl.launch.parser import show
-from offline_marl.launch.presets import preset_names
-from offline_marl.training.config import RunFlags
+from offline_marl.launch.cli.parser import show
+from offline_marl.runs.config import RunFlags
 
 HERE = Path(__file__).resolve().parent
 MARK = "<!-- Written by docs/build.py from docstrings and configs: change those, then `make docs`. -->"

@@ -6,9 +6,9 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-from offline_marl.evidence.captions import COLORS, captioned, pillow
-from offline_marl.evidence.videos import caption_of
-from offline_marl.training.evaluation import episode_seeds
+from offline_marl.environments.episodes import episode_seeds
+from offline_marl.films.captions import COLORS, captioned, pillow
+from offline_marl.films.videos import caption_of
 from offline_marl.training.frames import open_stage, shots
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import offline_marl
-from offline_marl.launch.presets import read_preset
-from offline_marl.training.picture import draw_conventions
+from offline_marl.algorithms.presets import read_preset
+from offline_marl.training.run_picture import draw_conventions
 
 DATASET = "reacher-scripted-mix-v0_2x1notip_0"
 

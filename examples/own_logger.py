@@ -14,8 +14,8 @@ import argparse
 import sqlite3
 
 import offline_marl
-from offline_marl.training.loggers import Logger, Start
-from offline_marl.training.rows import Row
+from offline_marl.runs.loggers import Logger, Start
+from offline_marl.runs.metric_rows import Row
 
 
 class SqliteLogger(Logger):

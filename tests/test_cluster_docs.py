@@ -10,9 +10,9 @@ import pytest
 from worlds import saved, world
 
 from offline_marl.launch.cli import main
-from offline_marl.launch.scale.jobs import FILE, STARTS
-from offline_marl.launch.scale.profile import Profile, read_profile
-from offline_marl.training.folder import BEFOREHAND
+from offline_marl.launch.jobs.job import FILE, STARTS
+from offline_marl.launch.jobs.profile import Profile, read_profile
+from offline_marl.runs.folder import BEFOREHAND
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "clusters.md").read_text()
 

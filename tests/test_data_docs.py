@@ -10,7 +10,7 @@ import pytest
 from hub import running
 
 from offline_marl.launch.cli import main
-from offline_marl.launch.data.table import COMMANDS
+from offline_marl.launch.cli.data.table import COMMANDS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "data-commands.md"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from offline_marl.algorithms.presets import read_preset
 from offline_marl.launch.cli import main
-from offline_marl.launch.presets import read_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from offline_marl.launch.cli import main
-from offline_marl.launch.scale.planning import plan
-from offline_marl.launch.scale.results import FIGURES
-from offline_marl.launch.scale.studies import plan_studies
-from offline_marl.launch.scale.sweep_file import Axes, Optuna, SweepFile, read_sweep_file
+from offline_marl.launch.sweeps.file import Axes, Optuna, SweepFile, read_sweep_file
+from offline_marl.launch.sweeps.plan import plan
+from offline_marl.launch.sweeps.studies import plan_studies
+from offline_marl.launch.sweeps.table import FIGURES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "sweeps.md").read_text()

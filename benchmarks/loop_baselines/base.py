@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from offline_marl.core.types import Batch, Spec
-from offline_marl.networks.memory import sinusoids
+from offline_marl.networks.inputs import sinusoids
 
 WIDTH = 128
 GAMMA, TAU = 0.99, 0.005

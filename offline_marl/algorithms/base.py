@@ -15,12 +15,12 @@ from torch import Tensor
 from offline_marl.algorithms import registry
 from offline_marl.core.axes import PerAgent
 from offline_marl.core.config import Config
+from offline_marl.core.learner import Learner
 from offline_marl.core.registry import Registry
 from offline_marl.core.types import AvailActions, History, Obs, Spec
 from offline_marl.networks.actors import AgentPolicy
 from offline_marl.networks.distributions import Categorical, ClippedNormal, TanhNormal
-from offline_marl.networks.learner import Learner
-from offline_marl.networks.memory import AgentInputs
+from offline_marl.networks.inputs import AgentInputs
 from offline_marl.networks.targets import polyak
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

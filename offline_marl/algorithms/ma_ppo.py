@@ -23,12 +23,12 @@ from torch import Tensor
 
 from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, Share, Width, algorithms, masked_mean
 from offline_marl.core.axes import Features, PerAgent
+from offline_marl.core.learner import clip_each
 from offline_marl.core.types import Batch, Metrics, Needs, Spec
 from offline_marl.losses import advantages, policy
 from offline_marl.networks.actors import Actor, GaussianActor
 from offline_marl.networks.critics import Value
 from offline_marl.networks.distributions import ClippedNormal
-from offline_marl.networks.gradients import clip_each
 from offline_marl.networks.mixers import Mixer, MixerKind
 
 NotNegative = Annotated[float, Field(ge=0.0)]

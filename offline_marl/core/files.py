@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from offline_marl.core.config import ConfigError
 from offline_marl.core.errors import BadInputError
 
 PIECE = 1 << 24
@@ -236,3 +237,25 @@ def checksum_of(tensors: Mapping[str, Tensor], skeleton: str) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     return digest.hexdigest()
+
+
+def refuse_unwritable(folder: Path, what: str) -> None:
+    """Make sure that files can be written into a folder, which need not be there yet and is not made.
+
+    Args:
+        folder: The folder.
+        what: What named it, for the message: `--out`.
+
+    Raises:
+        ConfigError: It is a file, or neither it nor the nearest folder above it can be written to.
+    """
+    here = folder.absolute()
+    while not here.exists() and here != here.parent:
+        here = here.parent
+    if not here.is_dir():
+        raise ConfigError(f"{what} {folder} cannot be written to: {here} is a file.")
+    try:
+        with tempfile.TemporaryFile(dir=here):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{what} {folder} cannot be written to: {error.strerror or error}.") from None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.types import DataError, Spec
-from offline_marl.datasets.flat import Lengths, add_final_rows, followed, last_steps, lengths_of
+from offline_marl.datasets.episode_index import Lengths, add_final_rows, followed, last_steps, lengths_of
 
 Arrays = Any
 """One array with an agent axis, or a list with one array for each agent; numpy or torch."""

@@ -19,7 +19,7 @@ from offline_marl.core.types import DataError, Episode, Spec
 from offline_marl.datasets import validate
 from offline_marl.datasets.arrays import Arrays, Given, flat_fields
 from offline_marl.datasets.columns import Columns
-from offline_marl.datasets.flat import Lengths, episode_sums, ranges, starts
+from offline_marl.datasets.episode_index import Lengths, episode_sums, ranges, starts
 from offline_marl.datasets.validate import SEEN
 
 ROWS_AT_ONCE = 1 << 18

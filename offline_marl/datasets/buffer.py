@@ -15,7 +15,7 @@ from offline_marl.core.files import expect_random_reads
 from offline_marl.core.types import Batch, DataError, Needs
 from offline_marl.datasets.base import Chosen, Dataset
 from offline_marl.datasets.columns import Columns
-from offline_marl.datasets.flat import Lengths, starts
+from offline_marl.datasets.episode_index import Lengths, starts
 
 Rows = Annotated[Tensor, "batch"]
 

@@ -14,6 +14,7 @@ import platformdirs
 
 from offline_marl.core.config import suggest
 from offline_marl.core.errors import BadInputError
+from offline_marl.core.reference import Reference
 
 SUFFIX = ".safetensors"
 """Ending of files in this library's layout."""
@@ -21,19 +22,6 @@ SUFFIX = ".safetensors"
 
 class UnknownDatasetError(BadInputError, LookupError):
     """A name that the catalogue does not hold; the message lists those it does."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Returns that normalised ones are measured against: 0 is `random`, 100 is `expert`."""
-
-    random: float
-    expert: float
-    note: str = ""
-
-    def normalized(self, value: float) -> float:
-        """100 (x - random) / (expert - random)."""
-        return 100.0 * (value - self.random) / (self.expert - self.random)
 
 
 @dataclass(frozen=True)

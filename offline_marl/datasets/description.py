@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offline_marl.core.reference import Reference
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.catalog import Reference
 from offline_marl.datasets.statistics import (
     action_counts,
     action_ranges,

@@ -69,7 +69,7 @@ def examine_data(data: Recording | Dataset, layout: str | None = None) -> Report
 
 def _examine_other(path: Path) -> Report:
     """Converted first, into a folder of its own: nothing in it was looked at before."""
-    from offline_marl.datasets.readers.formats import convert
+    from offline_marl.datasets.readers.convert import convert
 
     home().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="verifying-", dir=home()) as folder:

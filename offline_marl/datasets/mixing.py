@@ -15,8 +15,8 @@ from offline_marl.core.config import Config
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.episode_index import episode_sums
 from offline_marl.datasets.episodes import join_episodes, select_episodes
-from offline_marl.datasets.flat import episode_sums
 
 Load = Callable[[str], Recording | Dataset]
 Share = Annotated[float, Field(ge=0, le=1)]

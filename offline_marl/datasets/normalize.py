@@ -12,7 +12,7 @@ from torch import Tensor
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import ROWS_AT_ONCE, Dataset
 from offline_marl.datasets.columns import Columns
-from offline_marl.datasets.flat import starts
+from offline_marl.datasets.episode_index import starts
 
 LEAST_STD = 1e-3
 """Columns that hardly move (and padding, which never does) are divided by no less than this."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from offline_marl.core.types import Spec
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.flat import episode_sums
+from offline_marl.datasets.episode_index import episode_sums
 from offline_marl.datasets.validate import CHUNK, SEEN, chunks
 
 SAMPLE = 10_000

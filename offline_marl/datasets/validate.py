@@ -14,7 +14,7 @@ from torch import Tensor
 
 from offline_marl.core.axes import AxisError, axes_of_fields, bind
 from offline_marl.core.types import DataError
-from offline_marl.datasets.flat import last_steps, starts
+from offline_marl.datasets.episode_index import last_steps, starts
 
 SEEN = frozenset({"obs", "state", "avail_actions"})
 """Fields with time+1 rows an episode; the others have time."""

@@ -12,9 +12,9 @@ import torch
 
 from offline_marl.core.types import DataError, Policy
 from offline_marl.environments.base import Frame, JointEnv
+from offline_marl.environments.episodes import Memory, episode_seeds, seen_tensors
 from offline_marl.environments.painting import Color
-from offline_marl.training.evaluation import Memory, episode_seeds, seen_tensors
-from offline_marl.training.folder import RunFolder
+from offline_marl.runs.folder import RunFolder
 from offline_marl.training.run import load, task_of
 
 

@@ -16,16 +16,16 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, clipped
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.files import save_data
-from offline_marl.training.config import RunConfig
-from offline_marl.training.data import Task, absolute, load_dataset, open_task
-from offline_marl.training.devices import pick_device
-from offline_marl.training.evaluation import Score
-from offline_marl.training.folder import RunFolder, RunFolderError, describe_software
-from offline_marl.training.loading import load, make_algorithm
-from offline_marl.training.loggers import Logger, apart
+from offline_marl.environments.scores import Score
+from offline_marl.runs.config import RunConfig, refuse_mixtures
+from offline_marl.runs.devices import pick_device
+from offline_marl.runs.folder import RunFolder, RunFolderError, describe_software
+from offline_marl.runs.loading import load, make_algorithm
+from offline_marl.runs.loggers import Logger, apart
+from offline_marl.training.environment_tasks import UNIFORM, absolute_runs, open_world
 from offline_marl.training.session import Result, Session, make_scorer
-from offline_marl.training.wiring import locate_model, refuse_mixtures
-from offline_marl.training.worlds import UNIFORM, absolute_runs, open_world
+from offline_marl.training.sources.choose import locate_model
+from offline_marl.training.tasks import Task, absolute, load_dataset, open_task
 
 __all__ = ["Result", "evaluate", "load", "load_dataset", "prepare", "resume", "train"]
 

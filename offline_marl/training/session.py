@@ -15,25 +15,26 @@ import torch
 
 from offline_marl.algorithms.base import Algorithm, algorithms
 from offline_marl.core.config import build
+from offline_marl.core.progress import progress_bar
+from offline_marl.core.reference import Reference
 from offline_marl.core.seeding import derive, seeded_globally
+from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import refuse_long_window
 from offline_marl.datasets.normalize import best_values, obs_statistics, scale_rewards
 from offline_marl.environments.base import Conventions, MissingSimulatorError
-from offline_marl.training import checkpoint
-from offline_marl.training.config import RunConfig
-from offline_marl.training.data import Task
-from offline_marl.training.devices import pick_device
-from offline_marl.training.evaluation import Score, episode_seeds, play, summarize
-from offline_marl.training.folder import RunFolder, RunFolderError, newest_state
-from offline_marl.training.loggers import Logger
-from offline_marl.training.metrics import asked_loggers, loggers_of
-from offline_marl.training.picture import draw_run
-from offline_marl.training.progress import progress_bar
-from offline_marl.training.provenance import mean_return_of, other_versions, told_of
-from offline_marl.training.stopping import StopHook
-from offline_marl.training.trainer import CheckpointHook, EvaluateHook, Hook, LogHook, train
-from offline_marl.training.wiring import plan_source
-from offline_marl.training.worlds import versions_of
+from offline_marl.environments.episodes import episode_seeds, play
+from offline_marl.environments.scores import Score, summarize
+from offline_marl.runs import checkpoint
+from offline_marl.runs.config import RunConfig
+from offline_marl.runs.devices import pick_device
+from offline_marl.runs.folder import RunFolder, RunFolderError, newest_state
+from offline_marl.runs.log_files import asked_loggers, loggers_of
+from offline_marl.runs.loggers import Logger
+from offline_marl.training.environment_tasks import versions_of
+from offline_marl.training.loop import CheckpointHook, EvaluateHook, Hook, LogHook, StopHook, train
+from offline_marl.training.run_picture import draw_run
+from offline_marl.training.sources.choose import plan_source
+from offline_marl.training.tasks import Task
 
 MOST_COPIES = 50
 """Copies of a simulator that step side by side in an evaluation."""
@@ -247,3 +248,35 @@ def make_scorer(task: Task, seed: int, most: int, device: torch.device | str, wo
         return replace(summed, random_return=task.random_return, other_versions=others, versions=versions)
 
     return score
+
+
+def other_versions(then: Mapping[str, Any] | None, now: Mapping[str, str]) -> tuple[str, ...] | None:
+    """What is not as it was, of all that both name: simulators and the environment's id.
+
+    Returns:
+        Such as `("mujoco 3.2.0, now 4.0.0",)`; None where nothing can be compared.
+    """
+    both = [name for name in now if name in (then or {})]
+    if not then or not both:
+        return None
+    return tuple(f"{name} {then[name]}, now {now[name]}" for name in both if str(then[name]) != now[name])
+
+
+def told_of(data: Dataset) -> dict[str, Any]:
+    """What scores repeat of the data behind them; what is not known is left out."""
+    about = data.metadata
+    versions = dict(about.get("versions") or {})
+    told = {
+        "name": about.get("name"),
+        "sha256": about.get("sha256"),
+        "env_id": versions.pop("env_id", None) or about.get("scenario"),
+        "versions": versions or None,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def mean_return_of(data: Dataset, reference: Reference | None) -> dict[str, Any]:
+    """What the episodes of the data return in the mean, to stand beside scores."""
+    mean = float(data.returns().double().mean())
+    normalized = None if reference is None else reference.normalized(mean)
+    return {"return": mean, "normalized_return": normalized, "episodes": len(data.lengths)}

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from offline_marl.core.axes import PerAgent
 from offline_marl.core.config import Config
+from offline_marl.core.learner import Learner
 from offline_marl.core.registry import Registry
 from offline_marl.core.types import Batch, History, Obs
-from offline_marl.networks.learner import Learner
 from offline_marl.networks.targets import frozen_copy
 from offline_marl.worldmodels import registry
 from offline_marl.worldmodels.facts import TENSORS, Facts

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from offline_marl.losses import dynamics
 from offline_marl.networks.ensembles import MemberRows, StackedLinear, StackedMLP
-from offline_marl.networks.memory import HistoryEncoder
+from offline_marl.networks.inputs import HistoryEncoder
 
 Kind = Literal["gaussian", "mixture", "deterministic", "vae"]
 Activation = Literal["relu", "silu", "tanh"]

@@ -18,8 +18,8 @@ from offline_marl.core.types import Batch, Needs
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.networks.ensembles import AgentMLP
-from offline_marl.networks.memory import AgentInputs
-from offline_marl.training.sources import DatasetSource
+from offline_marl.networks.inputs import AgentInputs
+from offline_marl.training.sources.recorded import DatasetSource
 
 ROWS = 24
 DATA = {kind: world(kind) for kind in SPECS}

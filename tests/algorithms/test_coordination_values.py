@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from offline_marl.algorithms.base import Algorithm, algorithms
+from offline_marl.collection.record import record_team
 from offline_marl.core.config import build
 from offline_marl.core.registry import RegistryError
 from offline_marl.core.seeding import seeded_globally
@@ -14,10 +15,10 @@ from offline_marl.datasets.base import Dataset, join
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.environments.coordination import Coordination
-from offline_marl.training.collect import record_team
-from offline_marl.training.data import open_task
-from offline_marl.training.evaluation import Score, episode_seeds, play, summarize
-from offline_marl.training.sources import DatasetSource
+from offline_marl.environments.episodes import episode_seeds, play
+from offline_marl.environments.scores import Score, summarize
+from offline_marl.training.sources.recorded import DatasetSource
+from offline_marl.training.tasks import open_task
 
 AGENTS, CHOICES, STEPS = 3, 3, 6
 START = CHOICES

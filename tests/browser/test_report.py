@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from browser.chromium import A4, DESKTOP, PHONE, Chromium, MissingBrowserError, chromium
-from evidence.pages import NASTY, evidence, material
+from pages import NASTY, evidence, material
 
-from offline_marl.evidence.page.assemble import render
+from offline_marl.report.page.assemble import render
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

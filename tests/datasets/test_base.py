@@ -11,7 +11,7 @@ import torch
 from offline_marl.core.partition import Partition, partition
 from offline_marl.core.types import DataError, Episode, Spec
 from offline_marl.datasets.base import Dataset, Recording, episodes_apart, join
-from offline_marl.datasets.flat import episode_numbers, episode_sums
+from offline_marl.datasets.episode_index import episode_numbers, episode_sums
 
 SPEC = Spec(obs_dims=(3, 2), act_dims=(2, 1), state_dim=4)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from offline_marl.core.partition import SCENARIOS
-from offline_marl.datasets.catalog import CATALOG, Reference, UnknownDatasetError, find, home, path_of
+from offline_marl.core.reference import Reference
+from offline_marl.datasets.catalog import CATALOG, UnknownDatasetError, find, home, path_of
 from offline_marl.environments import registry
 
 

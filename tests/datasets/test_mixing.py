@@ -10,8 +10,8 @@ from worlds import reacher_recording, world
 
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.types import DataError
+from offline_marl.datasets.episode_index import episode_sums
 from offline_marl.datasets.files import save_data
-from offline_marl.datasets.flat import episode_sums
 from offline_marl.datasets.mixing import MixRecipe, mix
 
 SETS: dict[str, Callable[[], Any]] = {

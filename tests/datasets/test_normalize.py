@@ -7,7 +7,7 @@ import torch
 from offline_marl.core.types import DataError, Episode, Spec
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.normalize import LEAST_STD, best_values, obs_statistics, scale_rewards
-from offline_marl.networks.memory import AgentInputs
+from offline_marl.networks.inputs import AgentInputs
 
 
 def make_data(obs: torch.Tensor, dims: tuple[int, ...]) -> Dataset:

@@ -14,10 +14,10 @@ from worlds import reacher_recording, world
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.episode_index import episode_numbers
 from offline_marl.datasets.files import save_data
-from offline_marl.datasets.flat import episode_numbers
-from offline_marl.datasets.readers.formats import load_place
-from offline_marl.datasets.readers.kinds import kind_of
+from offline_marl.datasets.readers.convert import load_place
+from offline_marl.datasets.readers.detect import kind_of
 from offline_marl.datasets.writers import d4rl, minari
 
 pytest.importorskip("h5py")

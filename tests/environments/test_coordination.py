@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from offline_marl.collection.record import make_scripted, record_team
 from offline_marl.core.partition import partition
 from offline_marl.core.registry import RegistryError
 from offline_marl.core.types import DataError
 from offline_marl.datasets.catalog import find
 from offline_marl.environments.base import environments
 from offline_marl.environments.coordination import Coordination, CoordinationGame
-from offline_marl.training.collect import make_scripted, record_team
-from offline_marl.training.data import open_task
+from offline_marl.training.tasks import open_task
 
 
 def choices(*rows):

@@ -8,14 +8,14 @@ from runs import small_run
 from worlds import saved, world
 
 from offline_marl.core.types import DataError
-from offline_marl.training import session, worlds
+from offline_marl.training import environment_tasks, session
 from offline_marl.training.frames import frames
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
     monkeypatch.setattr(session, "draw_run", lambda *_: None)
-    monkeypatch.setattr(worlds, "UNIFORM_STEPS", 50)
+    monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 50)
 
 
 def test_an_episode_of_a_run_is_shown_from_its_first_state_to_its_last(tmp_path):

@@ -75,7 +75,7 @@ def test_the_command_line_goes_on_after_kills_as_if_they_had_not_been(tmp_path):
 
 @pytest.mark.parametrize("name", ["config.json", "versions.json"])
 def test_a_run_killed_while_it_wrote_down_what_it_is_can_be_begun_again(tmp_path, monkeypatch, name):
-    from offline_marl.training import folder
+    from offline_marl.runs import folder
 
     class Killed(BaseException):
         pass

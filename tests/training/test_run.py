@@ -13,9 +13,9 @@ from offline_marl.algorithms.bc import BC
 from offline_marl.core.config import ConfigError
 from offline_marl.core.registry import RegistryError
 from offline_marl.core.types import DataError, Needs
+from offline_marl.environments.episodes import episode_seeds, play
+from offline_marl.runs.folder import RunFolderError
 from offline_marl.training import run
-from offline_marl.training.evaluation import episode_seeds, play
-from offline_marl.training.folder import RunFolderError
 
 
 @pytest.fixture

@@ -25,10 +25,11 @@ from offline_marl.algorithms.base import algorithms
 from offline_marl.algorithms.bc import BC
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError
-from offline_marl.training import metrics, run
-from offline_marl.training.folder import RunFolderError
-from offline_marl.training.metrics import MissingLoggerError
-from offline_marl.training.trainer import DivergedError
+from offline_marl.runs import log_files
+from offline_marl.runs.folder import RunFolderError
+from offline_marl.runs.log_files import MissingLoggerError
+from offline_marl.training import run
+from offline_marl.training.loop import DivergedError
 
 
 @pytest.fixture
@@ -237,7 +238,7 @@ def test_standardisation_comes_from_the_data_and_travels_with_the_checkpoint(tmp
 )
 def test_settings_that_cannot_run_do_not_take_the_folder(tmp_path, data, monkeypatch, fields, error):
     with monkeypatch.context() as patch, pytest.raises(error):
-        patch.setattr(metrics, "find_spec", lambda name: None)
+        patch.setattr(log_files, "find_spec", lambda name: None)
         small_run(tmp_path / "run", data, **fields)
     assert small_run(tmp_path / "run", data).algorithm is not None
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers.bodies import known_columns, scenario_of
 from offline_marl.datasets.readers.pickled import read_pickle
+from offline_marl.datasets.readers.scenarios import known_columns, scenario_of
 from offline_marl.datasets.readers.steps import Steps, breaks
 
 TABLES = ("observations", "next_observations", "actions")

@@ -15,8 +15,8 @@ from torch import Tensor
 from offline_marl.core.files import PIECE, Streamed
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.episode_index import Lengths, followed, last_steps, lengths_of
 from offline_marl.datasets.files import save_fields
-from offline_marl.datasets.flat import Lengths, followed, last_steps, lengths_of
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers import archives, kinds, vault
+from offline_marl.datasets.readers import archives, detect, vault
 from offline_marl.datasets.readers.steps import Steps
 
 DEEPEST = 6
@@ -24,7 +24,7 @@ def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
         DataError: The archive is damaged or hostile, or holds no set, or several.
     """
     held = set_in(path)
-    with kinds.reader_of(held).opened(held) as found:
+    with detect.reader_of(held).opened(held) as found:
         yield found
 
 
@@ -67,7 +67,7 @@ def set_in(path: Path) -> Path:
 def _sets(folder: Path, deep: int = 0) -> list[Path]:
     """The sets nearest to the top."""
     # An archive in an archive is not opened: some hold themselves.
-    if deep and (kinds.kind_of(folder) if folder.is_dir() else folder.suffix in {*kinds.FILES} - {".zip"}):
+    if deep and (detect.kind_of(folder) if folder.is_dir() else folder.suffix in {*detect.FILES} - {".zip"}):
         return [folder]
     if not folder.is_dir() or deep == DEEPEST:
         return []

@@ -10,8 +10,8 @@ import torch
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.flat import episode_numbers
-from offline_marl.datasets.readers.kept import OURS, packed
+from offline_marl.datasets.episode_index import episode_numbers
+from offline_marl.datasets.readers.embedded_metadata import OURS, packed
 
 
 def write(path: Path, data: Recording | Dataset) -> None:

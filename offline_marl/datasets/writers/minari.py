@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from offline_marl.core.types import DataError, Episode
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.flat import starts
-from offline_marl.datasets.readers.kept import OURS, packed
-from offline_marl.datasets.readers.minari_remote import datasets_in
-from offline_marl.datasets.readers.minari_storages import STORAGES
+from offline_marl.datasets.episode_index import starts
+from offline_marl.datasets.readers.embedded_metadata import OURS, packed
+from offline_marl.datasets.readers.minari.remote import datasets_in
+from offline_marl.datasets.readers.minari.storages import STORAGES
 
 _ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+")
 

@@ -1,1 +1,1 @@
-"""Many runs: jobs, who runs them, and where they stand."""
+"""Former names of jobs, for those that were queued before they moved; kept for one release."""

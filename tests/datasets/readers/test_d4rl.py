@@ -13,8 +13,8 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets import catalog
 from offline_marl.datasets.files import load_data
 from offline_marl.datasets.readers import d4rl
-from offline_marl.datasets.readers.formats import fingerprint, load_place
-from offline_marl.training.data import absolute, load_recording, open_task
+from offline_marl.datasets.readers.convert import fingerprint, load_place
+from offline_marl.training.tasks import absolute, load_recording, open_task
 
 h5py = pytest.importorskip("h5py")
 

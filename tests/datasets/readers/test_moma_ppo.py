@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers.formats import fingerprint, load_place
-from offline_marl.training.data import load_recording, open_task
+from offline_marl.datasets.readers.convert import fingerprint, load_place
+from offline_marl.training.tasks import load_recording, open_task
 
 EPISODES, LENGTH = 6, 5
 

@@ -9,8 +9,8 @@ import pytest
 from foreign import LENGTHS, Team, omiga_arrays, write_hdf5
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers.kinds import kind_of_hdf5
-from offline_marl.training.data import open_task
+from offline_marl.datasets.readers.detect import kind_of_hdf5
+from offline_marl.training.tasks import open_task
 
 pytest.importorskip("h5py")
 

@@ -13,10 +13,10 @@ from foreign import LENGTHS, TERMINATED, Team, vault_arrays, write_vault, zipped
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.catalog import home
-from offline_marl.datasets.flat import episode_numbers
-from offline_marl.datasets.readers.formats import fingerprint
+from offline_marl.datasets.episode_index import episode_numbers
+from offline_marl.datasets.readers.convert import fingerprint
 from offline_marl.datasets.readers.zipped import split
-from offline_marl.training.data import load_recording, open_task
+from offline_marl.training.tasks import load_recording, open_task
 
 pytest.importorskip("tensorstore")
 

@@ -13,10 +13,10 @@ from worlds import reacher_recording, world
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.readers.formats import load_place
-from offline_marl.datasets.readers.minari_storages import STORAGES
+from offline_marl.datasets.readers.convert import load_place
+from offline_marl.datasets.readers.minari.storages import STORAGES
 from offline_marl.datasets.writers import minari as writer
-from offline_marl.training.data import open_task
+from offline_marl.training.tasks import open_task
 
 minari = pytest.importorskip("minari")
 pytest.importorskip("pyarrow")

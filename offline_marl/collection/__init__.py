@@ -1,0 +1,1 @@
+"""Recorded behaviour in an environment becomes a data set."""

@@ -1,0 +1,80 @@
+"""Work that goes on where it was stopped: chunks of episodes in a folder that says of what they are."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from offline_marl.collection import recorder
+from offline_marl.collection.processes import record_side_by_side
+from offline_marl.collection.recorder import Crew, Work
+from offline_marl.core.progress import progress_bar
+from offline_marl.core.types import DataError
+from offline_marl.runs.folder import write_json
+
+
+def chunks_of(episodes: int, first: int = 0) -> list[range]:
+    """Episodes from `first` on, cut into chunks."""
+    last = first + episodes
+    return [range(start, min(start + recorder.CHUNK, last)) for start in range(first, last, recorder.CHUNK)]
+
+
+def record_missing(work: Work, chunks: Sequence[range], here: Crew, workers: int, what: str) -> None:
+    """Record the chunks that are not kept yet.
+
+    Args:
+        work: What is recorded.
+        chunks: Episodes of each chunk.
+        here: Records in this process, where one is enough.
+        workers: How many processes may record.
+        what: What the progress bar says.
+
+    Raises:
+        WorkerError: A worker died or could not go on; chunks that are whole stay.
+    """
+    missing = [numbers for numbers in chunks if work.kept(numbers) is None]
+    whole, left = (sum(map(len, each)) for each in (chunks, missing))
+    with progress_bar(whole, what, "episode", initial=whole - left, leave=left > 0) as bar:
+        if workers > 1 and len(missing) > 1:
+            record_side_by_side(work, missing, workers, bar.update)
+            return
+        for numbers in missing:
+            here.record(work, numbers)
+            bar.update(len(numbers))
+
+
+@contextlib.contextmanager
+def holding(folder: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
+    """Hold the folder of unfinished work against a second process, and make sure that it is of this very work.
+
+    Raises:
+        DataError: Another process works on it, or it is of other work.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"Another process is collecting into {folder}.") from None
+        _keep_recipe(folder / "recipe.json", recipe)
+        yield
+
+
+def _keep_recipe(path: Path, recipe: Mapping[str, Any]) -> None:
+    if not path.exists():
+        write_json(path, recipe)
+        return
+    try:
+        then = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        then = {}
+    changed = [name for name in recipe if not isinstance(then, dict) or then.get(name) != recipe[name]]
+    if changed:
+        raise DataError(
+            f"{path.parent} holds chunks of another collection (other {' and '.join(changed)}): "
+            "delete it, or choose another --out."
+        )

@@ -1,0 +1,124 @@
+"""`collect`: episodes of experts, runs and chance, by shares, into one file that says who acted in which.
+
+Chunks are kept beside the file until it is whole: a collection that was killed goes on where it stood, and its file is
+equal bit for bit to that of one that was not, whatever the number of copies and of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from offline_marl.collection.assignment import make_cast, read_shares, whole_counts
+from offline_marl.collection.chunks import chunks_of, holding, record_missing
+from offline_marl.collection.config import CollectConfig
+from offline_marl.collection.recorder import Crew, Work, environment
+from offline_marl.collection.references import given_reference, known_reference, measured_reference
+from offline_marl.core.config import ConfigError
+from offline_marl.core.types import DataError
+from offline_marl.datasets.base import Dataset, Recording, join
+from offline_marl.datasets.catalog import SUFFIX
+from offline_marl.datasets.files import save_data
+from offline_marl.datasets.statistics import reward_kind
+
+PLAIN = {"environment", "settings", "max_steps", "noise", "seed"}
+"""Settings that decide what is recorded, beside actors and episodes."""
+
+
+def collect(config: CollectConfig, told: Mapping[str, Any] | None = None) -> Path:
+    """Record what `config` says; goes on where an earlier call with the same settings was stopped.
+
+    Args:
+        config: The settings; those of tiers are not heeded here.
+        told: Metadata that is known beforehand; with a `reference` among it none is measured.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: A setting contradicts another one.
+        DataError: The file exists, or beside it lie chunks of another collection.
+        RegistryError: The environment or an expert is unknown.
+        RunFolderError: A run cannot be read.
+        WorkerError: A worker died.
+    """
+    out = Path(config.out)
+    _refuse(config, out)
+    torch.set_num_threads(1)  # more could change the last digit of what runs do
+    shares = read_shares(config.who or environment(config).experts or ("random",))
+    crew = Crew(config, list(shares), config.deviate, config.episodes)
+    try:
+        recipe = _recipe(config, crew, whole_counts(list(shares.values()), config.episodes))
+        cast, parts = make_cast(config, shares, crew.stage.agents), out.with_name(f"{out.name}.parts")
+        with holding(parts, recipe):
+            work = Work(config, cast, parts, crew.about(), crew.conf)
+            chunks = chunks_of(config.episodes)
+            record_missing(work, chunks, crew, config.workers, f"collecting {config.environment}")
+            data: Any = join([replace(work.kept(numbers), metadata={}) for numbers in chunks], {})
+            save_data(out, replace(data, metadata=_described(work, recipe, data, told or {})).check())
+        shutil.rmtree(parts)
+    finally:
+        crew.close()
+    return out
+
+
+def _refuse(config: CollectConfig, out: Path) -> None:
+    given_reference(config)
+    if out.suffix != SUFFIX:
+        raise ConfigError(f"--out {out} should end in {SUFFIX}.")
+    if out.exists():
+        raise DataError(f"{out} exists already: choose another --out.")
+    for name in ("deviate_share", "conf"):
+        if config.deviate is None and name in config.model_fields_set:
+            raise ConfigError(f"--{name.replace('_', '-')} needs --deviate NAME, whom a deviating agent follows.")
+
+
+def _recipe(config: CollectConfig, crew: Crew, counts: list[int]) -> dict[str, Any]:
+    """All that decides what is recorded."""
+    about = crew.about()
+    said = [{**actor, "episodes": count} for actor, count in zip(about, counts, strict=False)]
+    versions = {**crew.stage.versions, "offline-marl": metadata.version("offline-marl")}
+    if any(each["kind"] == "run" for each in about):
+        versions["torch"] = torch.__version__
+    recipe = {**config.model_dump(mode="json", include=PLAIN), "actors": said, "versions": versions}
+    if crew.deviant is not None:
+        recipe["deviate"] = {**about[-1], "share": config.deviate_share, "conf": crew.conf}
+    plain: dict[str, Any] = json.loads(json.dumps(recipe))
+    return plain
+
+
+def _described(
+    work: Work, recipe: Mapping[str, Any], data: Recording | Dataset, told: Mapping[str, Any]
+) -> dict[str, Any]:
+    config, cast = work.config, work.cast
+    said = ", ".join(f"{actor['episodes']} of {actor['name']}" for actor in recipe["actors"])
+    about: dict[str, Any] = {
+        "name": Path(config.out).stem,
+        "scenario": config.environment,
+        "how": f"collected episodes: {said}, shuffled",
+        "actors": recipe["actors"],
+        "who": list(cast.who),
+        "action_noise": list(config.noise),
+        "noise_levels": list(cast.levels),
+        "seed": config.seed,
+        "seeds": list(cast.seeds),
+        "settings": dict(config.settings),
+        **({} if config.max_steps is None else {"max_steps": config.max_steps}),
+        "reward": reward_kind(data),
+        "versions": recipe["versions"],
+    }
+    if "deviate" in recipe:
+        about |= {"deviate": recipe["deviate"], "deviators": list(cast.deviators)}
+        about["how"] += f"; in some of them one agent followed {recipe['deviate']['name']} instead"
+    if "reference" not in told:
+        known = known_reference(config)
+        measured = {} if known else measured_reference(config, cast, data, recipe["actors"], work.folder / "random")
+        about |= {"reference": vars(known)} if known else measured
+    return {**about, **told}

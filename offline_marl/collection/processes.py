@@ -1,0 +1,159 @@
+"""Chunks of episodes recorded by several processes, each with simulators of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+from offline_marl.collection.recorder import Crew, Work
+from offline_marl.core.errors import BadInputError, WorkError
+from offline_marl.core.types import DataError
+
+PATIENCE = 5.0
+"""Seconds that a worker has to end before it is killed."""
+
+
+class WorkerError(WorkError):
+    """A worker that ended early; the message is one sentence."""
+
+
+Worker = tuple[BaseProcess, Any]
+"""A process and this end of its pipe."""
+
+
+def record_side_by_side(work: Work, chunks: Sequence[range], workers: int, advance: Callable[[int], object]) -> None:
+    """Record chunks of episodes in processes of their own; none is left behind, however this ends.
+
+    Args:
+        work: What they record.
+        chunks: Episodes of each chunk.
+        workers: How many processes.
+        advance: Told the number of episodes of each chunk that was kept.
+
+    Raises:
+        WorkerError: A worker died or could not go on; chunks that are whole stay.
+    """
+    waiting, busy = deque(chunks), dict[Any, tuple[BaseProcess, range]]()
+    with _started(work, min(workers, len(chunks))) as started:
+        for process, channel in started:
+            busy[channel] = process, _hand_over(channel, waiting.popleft())
+        while busy:
+            for channel in wait(list(busy)):
+                process, numbers = busy.pop(channel)
+                _refuse_failure(process, channel, numbers)
+                advance(len(numbers))
+                if waiting:
+                    busy[channel] = process, _hand_over(channel, waiting.popleft())
+
+
+def _hand_over(channel: Any, numbers: range) -> range:
+    with contextlib.suppress(BrokenPipeError):  # its death is told where its answer is awaited
+        channel.send(numbers)
+    return numbers
+
+
+def _refuse_failure(process: BaseProcess, channel: Any, numbers: range) -> None:
+    where = f"episodes {numbers[0]} to {numbers[-1]}"
+    try:
+        failure = channel.recv()
+    except (EOFError, OSError):
+        process.join(PATIENCE)
+        code = process.exitcode
+        how = f"was killed ({signal.Signals(-code).name})" if code is not None and code < 0 else f"died (code {code})"
+        raise WorkerError(
+            f"A worker {how} while it recorded {where}: chunks that are whole are kept, the same command goes on."
+        ) from None
+    if failure is not None:
+        expected, told = failure
+        if not expected:
+            raise RuntimeError(f"A worker failed while it recorded {where}:\n{told}")
+        raise WorkerError(f"A worker could not record {where}: {told}")
+
+
+@contextlib.contextmanager
+def _started(work: Work, count: int) -> Iterator[list[Worker]]:
+    started: list[Worker] = []
+    try:
+        # Blocked while they are born, which they inherit: an interruption is told to this process alone, which ends
+        # them. The tracker goes first: where it starts later, it unblocks what it finds blocked.
+        resource_tracker.ensure_running()
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(count):
+                _start(started)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        for _, channel in started:
+            # Not an argument of theirs: who starts them would wait until they have read it.
+            with contextlib.suppress(BrokenPipeError):
+                channel.send(work)
+        yield started
+        for _, channel in started:
+            with contextlib.suppress(OSError):
+                channel.send(None)
+        for process, _ in started:
+            process.join(PATIENCE)
+    finally:
+        _end(started)
+
+
+def _start(started: list[Worker]) -> None:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there,), daemon=True)
+    started.append((process, here))  # known before it runs, so that an interruption finds it
+    process.start()
+    there.close()
+
+
+def _end(started: Sequence[Worker]) -> None:
+    alive = [process for process, _ in started if process.pid is not None]
+    for _, channel in started:
+        channel.close()
+    for process in alive:
+        process.terminate()
+    for process in alive:
+        process.join(PATIENCE)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _serve(channel: Any) -> None:
+    """Be told the work, record the chunks that are asked for until there are no more, or nobody asks."""
+    torch.set_num_threads(1)
+    gone = (EOFError, BrokenPipeError, ConnectionResetError)
+    with contextlib.suppress(*gone):
+        try:
+            _record(channel)
+        except gone:
+            raise
+        except (BadInputError, WorkError) as error:
+            channel.send((True, str(error)))
+        except OSError as error:
+            channel.send((True, f"{error.strerror or error}: {error.filename}."))
+        except Exception:
+            channel.send((False, traceback.format_exc()))
+
+
+def _record(channel: Any) -> None:
+    work: Work = channel.recv()
+    crew = Crew(work.config, work.cast.names, work.cast.deviate)
+    try:
+        if crew.about() != work.actors:
+            raise DataError("a run has changed since the collection began.")
+        while (numbers := channel.recv()) is not None:
+            crew.record(work, numbers)
+            channel.send(None)
+    finally:
+        crew.close()

@@ -1,0 +1,91 @@
+"""Tells published formats apart, and converts each file once into this library's layout."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from offline_marl.core.types import DataError
+from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.catalog import SUFFIX, home
+from offline_marl.datasets.files import load_data
+from offline_marl.datasets.readers.detect import reader_of
+from offline_marl.datasets.readers.steps import Steps, save_steps
+
+VERSION = 1
+"""Of the readers: raised when one of them reads something otherwise, so that it is converted again."""
+CHUNK = 1 << 20
+
+
+def load_place(path: Path, clip_actions: bool = False) -> Recording | Dataset:
+    """What is in a file or folder of any format known.
+
+    Another format than ours is converted on first use and kept in the cache; its metadata then hold the checksum of
+    what was given (`source_sha256`) beside that of the converted file (`sha256`).
+
+    Raises:
+        DataError: The format is unknown, or the content cannot be used.
+    """
+    if path.suffix == SUFFIX:
+        return load_data(path, clip_actions)
+    if not path.exists():
+        raise DataError(f"There is no file {path}.")
+    digest = fingerprint(path)
+    kept = home() / "converted" / f"{path.name}-{digest[:16]}-{VERSION}{SUFFIX}"
+    if not kept.exists():
+        convert(path, kept, {"source_sha256": digest})
+    return load_data(kept, clip_actions)
+
+
+def convert(
+    path: Path,
+    kept: Path,
+    about: Mapping[str, Any] | None = None,
+    tick: Callable[[int], object] | None = None,
+) -> None:
+    """Write what is in a file or folder of a published format to `kept`, in our layout, whole or not at all.
+
+    It goes through memory in pieces. Numbers and bounds are checked when it is loaded.
+
+    Args:
+        path: What is read.
+        kept: What is written.
+        about: Metadata over those that the format tells.
+        tick: Told the bytes of each piece that was written.
+
+    Raises:
+        DataError: The format is unknown, or the content is not what its format says.
+    """
+    digest = (about or {}).get("source_sha256") or fingerprint(path)
+    with opened(path) as (steps, told):
+        save_steps(kept, steps, {"name": path.name, **told, **(about or {}), "source_sha256": digest}, tick)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
+    """The steps in a file or folder of a published format, to be read while it is open, and what is known of them.
+
+    Raises:
+        DataError: The format is unknown, or the content is not what its format says.
+    """
+    with reader_of(path).opened(path) as found:
+        yield found
+
+
+def fingerprint(path: Path) -> str:
+    """Sha256 of a file's content, or of the names and contents of a folder's files."""
+    digest = hashlib.sha256()
+    for file in _files(path):
+        if path.is_dir():
+            digest.update(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n".encode())
+        with file.open("rb") as stream:
+            while content := stream.read(CHUNK):
+                digest.update(content)
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> Iterable[Path]:
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]

@@ -1,0 +1,63 @@
+"""What a Minari folder's metadata tell, and what of them our code may rely on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from offline_marl.core.types import DataError
+from offline_marl.datasets.readers.embedded_metadata import OURS, is_number, unpacked
+from offline_marl.datasets.readers.spaces import Moves
+
+MOST_ABOUT = 1 << 26
+"""Bytes of metadata.json."""
+
+
+def metadata_of(folder: Path) -> dict[str, Any]:
+    """What the folder's metadata.json holds.
+
+    Raises:
+        DataError: It is missing, damaged, or no dict.
+    """
+    file = folder / "data" / "metadata.json"
+    try:
+        about = json.loads(file.read_text(encoding="utf-8")) if file.stat().st_size <= MOST_ABOUT else None
+    except (OSError, ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict):
+        raise DataError(f"{file} cannot be read.")
+    return about
+
+
+def env_names(about: dict[str, Any]) -> list[str]:
+    """Id of the environment, if it is told."""
+    try:
+        return [str(json.loads(about["env_spec"])["id"])]
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return []
+
+
+def told(about: dict[str, Any], name: str, moves: Sequence[Moves]) -> dict[str, Any]:
+    """Our own metadata, if our writer left them, and what Minari tells.
+
+    Args:
+        about: See `metadata_of`.
+        name: The set's, if it tells none.
+        moves: What each agent can do.
+
+    Raises:
+        DataError: What stands where our metadata should is something else.
+    """
+    known = {"name": str(about.get("dataset_id", name))[:200], **unpacked(about.get(OURS))}
+    known |= {"format": "minari", "minari_version": str(about.get("minari_version", ""))[:40]}
+    scores = [about.get(name) for name in ("ref_min_score", "ref_max_score")]
+    if "reference" not in known and all(is_number(score) for score in scores) and scores[0] != scores[1]:
+        known["reference"] = {"random": scores[0], "expert": scores[1], "note": "Minari's ref_min_score, ref_max_score"}
+    bounds = [each.bounds for each in moves]
+    if any(each is not None for each in bounds):
+        known["action_bounds"] = bounds
+    elif not all(each.told for each in moves):
+        known["action_bounds"] = "not told; taken as [-1, 1]"
+    return known

@@ -1,0 +1,84 @@
+"""Act in the real environment, many episodes side by side, and say how sure the mean is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from offline_marl.core.reference import Reference
+from offline_marl.environments.base import Conventions
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Score:
+    """Returns of evaluation episodes, and what they add up to."""
+
+    returns: npt.NDArray[np.float64]
+    """One per episode, averaged over agents."""
+    low: float
+    """Lower end of the mean's 95 % bootstrap interval."""
+    high: float
+    reference: Reference | None = None
+    conventions: Conventions | None = None
+    """What the agents settled on in each episode; None where there is nothing to agree on."""
+    random_return: float | None = None
+    """What uniform play returned, where it was measured."""
+    other_versions: tuple[str, ...] | None = None
+    """What played these episodes in another version than the training data; None where that cannot be told."""
+    versions: Mapping[str, str] | None = None
+    """All that the episodes depended on, the environment's id among it."""
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(self.returns.mean())
+
+    @property
+    def normalized(self) -> tuple[float, float, float] | None:
+        """Mean, low and high on the scale where 0 is random and 100 is expert; None without references."""
+        if self.reference is None:
+            return None
+        return tuple(self.reference.normalized(x) for x in (self.mean, self.low, self.high))  # type: ignore[return-value]
+
+    def row(self) -> dict[str, Any]:
+        """The figures by name, normalised ones None where there are no references."""
+        mean, low, high = self.normalized or (None, None, None)
+        agreement = {} if self.conventions is None else {"agreement": float(self.conventions.agreed.mean())}
+        return {
+            "return": self.mean,
+            "return_low": self.low,
+            "return_high": self.high,
+            "normalized_return": mean,
+            "normalized_low": low,
+            "normalized_high": high,
+            **agreement,
+            **({} if self.random_return is None else {"random_return": self.random_return}),
+            **({} if self.other_versions is None else {"versions_differ": bool(self.other_versions)}),
+            "episodes": len(self.returns),
+        }
+
+    def __str__(self) -> str:
+        raw = f"return {self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        agreed = "" if self.conventions is None else f", agreement {self.conventions.agreed.mean():.2f}"
+        beside = "" if self.random_return is None else f", uniform play {self.random_return:.3f}"
+        beside += ", other versions than the data's" if self.other_versions else ""
+        if self.normalized is None:
+            return f"{raw}{agreed}, {len(self.returns)} episodes{beside}"
+        mean, low, high = self.normalized
+        beside = f"{raw}, {len(self.returns)} episodes{beside}"
+        return f"normalized return {mean:.1f} [{low:.1f}, {high:.1f}]{agreed} ({beside})"
+
+
+def summarize(
+    returns: npt.NDArray[np.float64], reference: Reference | None = None, conventions: Conventions | None = None
+) -> Score:
+    """Mean and its 95 % percentile-bootstrap interval; the resampling is the same at each call."""
+    draws = np.random.default_rng(0).integers(len(returns), size=(RESAMPLES, len(returns)))
+    low, high = np.percentile(returns[draws].mean(1), [2.5, 97.5])
+    return Score(returns, float(low), float(high), reference, conventions)

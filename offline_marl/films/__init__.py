@@ -1,0 +1,1 @@
+"""Episodes as videos, captioned frames and contact sheets."""

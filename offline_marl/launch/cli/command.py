@@ -1,0 +1,80 @@
+"""What the command line is made of: words, the commands behind them, and the page that lists them. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata
+
+from offline_marl.core.config import ConfigError, suggest
+
+PROGRAM = "offline-marl"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word of the command line and what it does with the words behind it."""
+
+    usage: str
+    summary: str
+    run: Callable[[Sequence[str]], None]
+
+
+def running(module: str) -> Callable[[Sequence[str]], None]:
+    """What runs a command whose file of this package is imported when it runs: `train`, `data.info`."""
+
+    def run(args: Sequence[str]) -> None:
+        import_module(f"offline_marl.launch.cli.{module}").run(args)
+
+    return run
+
+
+def choose(group: str, commands: Mapping[str, Command], args: Sequence[str]) -> None:
+    """Run the command that the first word names; without one, list them.
+
+    Raises:
+        ConfigError: There is no such command.
+    """
+    if not args or args[0] in {"-h", "--help"}:
+        _overview(group, commands)
+    elif args[0] == "--version" and not group:
+        print(f"{PROGRAM} {_version()}")
+    elif args[0] in commands:
+        commands[args[0]].run(args[1:])
+    else:
+        kind = "flag" if args[0].startswith("-") else "command"
+        raise ConfigError(f"Unknown {kind} '{group}{args[0]}': {suggest(args[0], [*commands, '--help'])}.")
+
+
+def words(command: str, args: Sequence[str], usage: str, about: str, most: int = 1) -> Sequence[str] | None:
+    """The plain words behind a command that has no flags; None after `--help`.
+
+    Raises:
+        ConfigError: There is a flag, or one word too many.
+    """
+    if any(arg in {"-h", "--help"} for arg in args):
+        print(f"usage: {PROGRAM} {command} {usage}".rstrip() + f"\n\n{about}")
+        return None
+    for arg in args:
+        if arg.startswith("-"):
+            raise ConfigError(f"Unknown flag '{arg}' of {command}: it has none but --help.")
+    if len(args) > most:
+        raise ConfigError(f"'{args[most]}' is one word too many for {command}; see `{PROGRAM} {command} --help`.")
+    return args
+
+
+def _overview(group: str, commands: Mapping[str, Command]) -> None:
+    from offline_marl.launch.cli.text import print_lines, table
+
+    if not group:
+        print(f"{PROGRAM} {_version()}: learn to act together from recorded data alone\n")
+    print(f"usage: {PROGRAM} {group}COMMAND ...\n")
+    print_lines(table([(f"{group}{name} {each.usage}".rstrip(), each.summary) for name, each in commands.items()]))
+    print(f"\n`{PROGRAM} {group}COMMAND --help` says more{'' if group else ', --version which version this is'}.")
+
+
+def _version() -> str:
+    try:
+        return metadata.version("offline-marl")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"

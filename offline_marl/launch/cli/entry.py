@@ -1,0 +1,84 @@
+"""The command line: finds the command and runs it; an expected failure becomes one sentence and an exit code.
+
+What answers at once imports no torch; what a command needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from offline_marl.core.errors import INTERRUPTED, PIPE_CLOSED, sentence
+from offline_marl.launch.cli.command import Command, choose, running
+from offline_marl.launch.cli.data.table import COMMANDS as DATA_COMMANDS
+from offline_marl.launch.cli.failures import Stopped, exit_code
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Raises:
+        SystemExit: Always; its code is 0, 1 (failed at work), 2 (bad input) or 130 (interrupted).
+    """
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing is left to say, also not when Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = PIPE_CLOSED
+    except KeyboardInterrupt:
+        code = _complain("interrupted.", INTERRUPTED)
+    except Stopped as stop:
+        code = _complain(str(stop), stop.code)
+    except Exception as error:
+        known = exit_code(error)
+        if known is None:
+            raise
+        code = _complain(f"error: {sentence(error)}", known)
+    raise SystemExit(code)
+
+
+def _run(args: Sequence[str]) -> int:
+    try:
+        choose("", COMMANDS, args)
+    except SystemExit as end:  # so argparse ends its help
+        if end.code:
+            raise
+    sys.stdout.flush()
+    return 0
+
+
+def _complain(line: str, code: int) -> int:
+    print(" ".join(line.split()), file=sys.stderr)
+    return code
+
+
+COMMANDS = {
+    "list": Command(
+        "[algorithms|worldmodels|environments|datasets|presets|plugins|loggers]", "what there is", running("list")
+    ),
+    "train": Command(
+        "ALGORITHM --dataset ID ...", "train on data, or in an environment; score, draw", running("train")
+    ),
+    "fit-model": Command(
+        "KIND --dataset ID ...", "fit a world model, and say how far it can be trusted", running("fit_model")
+    ),
+    "resume": Command("RUN", "go on with a run, or a fit, that was stopped", running("resume")),
+    "evaluate": Command(
+        "RUN [--episodes N] [--video FILE]", "score a run in the simulator, and film it", running("evaluate")
+    ),
+    "crossplay": Command("RUN RUN ...", "let agents of different runs play together", running("crossplay")),
+    "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", running("collect")),
+    "submit": Command(
+        "train|fit-model|status|check ...", "give a run to Slurm, and see where it stands", running("submit")
+    ),
+    "sweep": Command("FILE|status|collect ...", "many runs from one file; their state, their table", running("sweep")),
+    "watch": Command("RUN|SWEEP|FOLDER", "see how runs are doing, as they go", running("watch")),
+    "report": Command("PATH... --out DIR", "statistics of finished runs, as tables and a page", running("report")),
+    "data": Command(
+        "list|info|verify|...",
+        "look at data, check, convert, mix, draw and share it",
+        lambda args: choose("data ", DATA_COMMANDS, args),
+    ),
+}

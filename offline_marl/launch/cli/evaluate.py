@@ -1,0 +1,27 @@
+"""`offline-marl evaluate`: the score of a run, and a film of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from offline_marl.core.config import build
+from offline_marl.launch.cli.flags import EvaluateFlags, read
+
+
+def run(args: Sequence[str]) -> None:
+    """Score, and film, the newest checkpoint of a run."""
+    about = "Scores a run's newest checkpoint in the environment that its data came from."
+    usage = "RUN [--episodes N] [--seed N] [--video FILE.mp4 [--video-episodes N]]"
+    flags: EvaluateFlags = build(EvaluateFlags, read(EvaluateFlags, "evaluate", usage, about, args))
+
+    from offline_marl.training.run import evaluate
+
+    shown = []
+    if flags.video is not None:  # first: what it lacks is said before a long evaluation
+        from offline_marl.films.videos import film
+
+        made = film(flags.run, flags.video, flags.video_episodes, flags.seed)
+        shown = [("video", f"{made.path} ({made.frames} pictures, {made.fps:g} a second)"), ("pictures", made.sheet)]
+    print(evaluate(flags.run, flags.episodes, flags.seed))
+    for name, value in shown:
+        print(f"{name:<12}{value}")

@@ -1,0 +1,53 @@
+"""Expected failures: which they are, the sentence each is told in, and the exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from offline_marl.core.errors import BAD_INPUT, FAILED, INTERRUPTED, TERMINATED, BadInputError, WorkError
+
+
+class Stopped(Exception):
+    """A run that ended early, for a reason that is no fault of the program."""
+
+    def __init__(self, code: int, line: str) -> None:
+        super().__init__(line)
+        self.code = code
+
+
+def exit_code(error: Exception) -> int | None:
+    """The code of an expected failure; None for a bug, which should show its traceback."""
+    if isinstance(error, BadInputError):
+        return BAD_INPUT
+    return FAILED if isinstance(error, WorkError | OSError) else None
+
+
+@contextlib.contextmanager
+def going(folder: Path) -> Iterator[None]:
+    """While a run is going: an interruption or a failing disk says what is kept and how to go on.
+
+    SIGTERM, by which schedulers announce the end, lets the run save after the update that it is in.
+    """
+    from offline_marl.runs.stopping import StoppedEarly, asked
+
+    resume = f"go on with `offline-marl resume {shlex.quote(str(folder))}`"
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield
+    except StoppedEarly as stop:
+        raise Stopped(TERMINATED, f"{stop}: {resume}") from None
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        begun = (folder / "config.json").exists()
+        raise Stopped(INTERRUPTED, f"interrupted: {resume}" if begun else "interrupted before the run began.") from None
+    except OSError as error:
+        place = error.filename or f"a file of {folder}"
+        kept = f"; the last good checkpoint is kept, {resume}" if any(folder.glob("**/checkpoints/step_*")) else ""
+        raise Stopped(FAILED, f"error: {error.strerror or error}: {place}{kept}.") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,58 @@
+"""`offline-marl fit-model`: its flags, one call, and what it prints."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from offline_marl.core.config import ConfigError
+from offline_marl.launch.cli.command import PROGRAM
+from offline_marl.launch.cli.failures import going
+from offline_marl.launch.cli.list import model_rows
+from offline_marl.launch.cli.text import print_lines, table
+
+if TYPE_CHECKING:
+    from offline_marl.training.models.fit import Fit
+
+
+def run(args: Sequence[str]) -> None:
+    """Fit the kind of world model that the first word names; without one, list them."""
+    if not args or args[0] in {"-h", "--help"}:
+        return _overview()
+    name = args[0]
+    if name.startswith("-"):
+        raise ConfigError(f"fit-model needs the KIND first, before {name}: `{PROGRAM} list worldmodels` shows them.")
+    from offline_marl.launch.cli.flags import read_fit
+    from offline_marl.worldmodels.base import worldmodels
+
+    kind = worldmodels.get(name)
+    summary = next(entry.summary for entry in worldmodels.listings() if entry.name == name)
+    fields, out = read_fit(name, kind.Config, summary, args[1:])
+    dataset = fields.pop("dataset")
+
+    from offline_marl.training.models.fit import default_model_folder, fit_model, prepare_fit
+
+    folder = out or default_model_folder(prepare_fit(name, dataset, fields))
+    with going(folder):
+        print_fit(fit_model(name, dataset, out=folder, **fields))
+
+
+def _overview() -> None:
+    print(f"usage: {PROGRAM} fit-model KIND --dataset ID [--config FILE] [--FIELD VALUE ...]\n")
+    print_lines(table(model_rows()))
+    print(f"\n`{PROGRAM} fit-model KIND --help` shows all fields of the fit and of the model, with their defaults.")
+
+
+def print_fit(fit: Fit) -> None:
+    """Print how far a fitted model can be trusted, and where all that belongs to it lies."""
+    from offline_marl.training.models.report import verdict
+
+    error = sum(fit.errors) / len(fit.errors)
+    print(f"held-out error {error:.3f} of the data's own deviation, {len(fit.errors)} members, {fit.steps:,} updates")
+    print(f"{'verdict':<12}{verdict(fit.report)}")
+    print(f"{'model':<12}{fit.folder}")
+    for name, file in (("report", fit.folder / "report.json"), ("picture", fit.folder / "report.png")):
+        if file.is_file():
+            print(f"{name:<12}{file}")
+    print(f"{'use it':<12}{PROGRAM} train ALGORITHM --dataset ID --world-model {shlex.quote(str(fit.folder))}")

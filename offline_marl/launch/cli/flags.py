@@ -1,0 +1,200 @@
+"""Flags from a config's fields: pydantic-settings builds and reads them, its parser is made to answer in one sentence.
+
+Only what was given is returned: files merge beneath it, and whoever owns the config fills in the defaults.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from pydantic import ConfigDict, Field, create_model
+from pydantic_settings import CliPositionalArg, CliSettingsSource, SettingsError
+
+from offline_marl.algorithms.presets import preset_names, read_preset
+from offline_marl.core.config import Config, ConfigError, load_settings, suggest
+from offline_marl.launch.cli.parser import Adder, Parser
+from offline_marl.runs.config import FitFlags, RunFlags
+
+PROGRAM = "offline-marl"
+ORIGINS = {"dataset", "environment"}
+"""Of which a run has one."""
+
+
+class TrainFlags(RunFlags):
+    """Flags of `train` that are no algorithm's."""
+
+    preset: str | None = None
+    """Settings of a name; file and flags win over them."""
+    config: Path | None = None
+    """TOML, YAML or JSON file of any fields on this page, named as here; flags win over it."""
+    out: Path | None = None
+    """Run folder; without it runs/<algorithm>_<dataset>_seed<seed>."""
+
+
+class FitModelFlags(FitFlags):
+    """Flags of `fit-model` that are no model's."""
+
+    config: Path | None = None
+    """TOML, YAML or JSON file of any fields on this page, named as here; flags win over it."""
+    out: Path | None = None
+    """Folder of the model; without it models/<kind>_<dataset>_seed<seed>."""
+
+
+class ResumeFlags(Config):
+    """Flags of `resume`."""
+
+    run: CliPositionalArg[Path]
+    """Run folder."""
+
+
+class EvaluateFlags(Config):
+    """Flags of `evaluate`."""
+
+    run: CliPositionalArg[Path]
+    """Run folder; its newest checkpoint is scored, on the CPU."""
+    episodes: Annotated[int, Field(ge=1)] = 100
+    """Episodes to play."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides their starts; runs scored with the same one are scored on the same starts."""
+    video: Path | None = None
+    """File to show the first of these episodes in, .mp4 or .gif, and beside it a sheet of pictures, .png."""
+    video_episodes: Annotated[int, Field(ge=1)] = 1
+    """Episodes of the video, one after another."""
+
+
+class Composed(Config):
+    """Base, beside others, of configs that are put together when called: there is no source to read docstrings from.
+
+    Pydantic would look for it through all modules and all callers, which takes longer than all else that flags need.
+    """
+
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
+
+def read_training(
+    algorithm: str, kind: type[Config], about: str, args: Sequence[str], online: bool = False
+) -> tuple[dict[str, Any], Path | None]:
+    """What flags, file and preset say of a run to train: flags over file over preset.
+
+    Args:
+        algorithm: Registry name.
+        kind: The algorithm's config.
+        about: What `--help` says of the algorithm.
+        args: The command line behind the algorithm's name.
+        online: Whether it can learn without data.
+
+    Returns:
+        Fields of the run and of the algorithm, `dataset` or `environment` among them, and the run folder if named.
+
+    Raises:
+        ConfigError: A flag, a preset or a field of the file is unknown or unreadable, or there is no task.
+    """
+    presets = ", ".join(preset_names(algorithm)) or "none"
+    # Never instantiated: it tells pydantic-settings which flags there are. The algorithm's win, as in `prepare`.
+    preset_flag: tuple[Any, Any] = (
+        str | None,
+        Field(None, description=f"Settings of a name, under those of file and flags: {presets}."),
+    )
+    everything = create_model("Training", __base__=(kind, TrainFlags, Composed), preset=preset_flag)
+    groups = {**dict.fromkeys(TrainFlags.model_fields, "the run"), **dict.fromkeys(kind.model_fields, algorithm)}
+    command = f"train {algorithm}"
+    task = "--dataset ID | --environment NAME" if online else "--dataset ID"
+    given = read(everything, command, f"{task} [--FIELD VALUE ...]", about, args, groups)
+    known = set(everything.model_fields) - {"config", "preset"}
+    preset = given.pop("preset", None)
+    given = _with_file(given, known)
+    if preset is not None:
+        beneath = _known(read_preset(algorithm, preset), known, f"the preset '{preset}'")
+        if ORIGINS & set(given):
+            beneath = {name: value for name, value in beneath.items() if name not in ORIGINS}
+        given = {**beneath, **given}
+    if online and not ORIGINS & set(given):
+        raise ConfigError(f"{command} needs --environment NAME (`{PROGRAM} list environments`) or --dataset ID.")
+    return _with_folder(given, command)
+
+
+def read_fit(model: str, kind: type[Config], about: str, args: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
+    """What flags and file say of a world model to fit: flags over file; see `read_training`."""
+    everything = create_model("Fitting", __base__=(kind, FitModelFlags, Composed))
+    groups = {**dict.fromkeys(FitModelFlags.model_fields, "the fit"), **dict.fromkeys(kind.model_fields, model)}
+    command = f"fit-model {model}"
+    given = read(everything, command, "--dataset ID [--FIELD VALUE ...]", about, args, groups)
+    return _with_folder(_with_file(given, set(everything.model_fields) - {"config"}), command)
+
+
+def _with_file(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    file = given.pop("config", None)
+    return given if file is None else {**_known(load_settings(Path(file)), known, str(file)), **given}
+
+
+def _with_folder(given: dict[str, Any], command: str) -> tuple[dict[str, Any], Path | None]:
+    if not ORIGINS & set(given):
+        raise ConfigError(f"{command} needs --dataset ID: `{PROGRAM} data list` shows what there is.")
+    out = given.pop("out", None)
+    if out is not None and not isinstance(out, str):
+        raise ConfigError(f"Field 'out' cannot be {out!r}: it should be the path of a folder.")
+    return given, None if out is None else Path(out)
+
+
+def read(
+    kind: type[Config],
+    command: str,
+    usage: str,
+    about: str,
+    args: Sequence[str],
+    groups: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The fields that a command line gives, their values not yet validated; `--help` prints and exits.
+
+    Args:
+        kind: Its fields are the flags.
+        command: What comes before the flags, without the program's name.
+        usage: What comes behind it, in short.
+        about: Text above the flags.
+        args: The command line behind the command.
+        groups: Heading in `--help` of each field; those without one stand first.
+
+    Raises:
+        ConfigError: A flag is unknown, lacks its value, or the value cannot be read.
+    """
+    parser = Parser(f"{PROGRAM} {command}", command, usage, about)
+    adder = Adder(parser, kind.model_fields, groups or {})
+    try:
+        source: Any = CliSettingsSource(
+            cast(Any, kind),
+            root_parser=parser,
+            cli_kebab_case=True,
+            cli_hide_none_type=True,
+            parse_args_method=Parser.parse,
+            add_argument_method=adder.add,
+        )
+        given: dict[str, Any] = source(args=[_numbers(_kebab(arg)) for arg in args])()
+    except SettingsError as error:
+        raise ConfigError(f"A flag of {command} cannot be read: {' '.join(str(error).split())}.") from None
+    return given
+
+
+def _known(settings: Mapping[str, Any], known: set[str], place: str) -> dict[str, Any]:
+    fields = {str(name).replace("-", "_"): value for name, value in settings.items()}
+    for name in fields:
+        if name not in known:
+            raise ConfigError(f"Unknown field '{name}' in {place}: {suggest(name, known)}.")
+    return fields
+
+
+def _numbers(arg: str) -> str:
+    """Lists of numbers as JSON has them, which knows no `.2`."""
+    name, equals, value = arg.rpartition("=")
+    return f"{name}{equals}{_POINT.sub('0.', value)}" if _NUMBERS.fullmatch(value) else arg
+
+
+_NUMBERS = re.compile(r"[-+.\d,e]*,[-+.\d,e]*")
+_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
+
+
+def _kebab(arg: str) -> str:
+    name, equals, value = arg.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if arg.startswith("--") else arg

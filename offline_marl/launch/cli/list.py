@@ -1,0 +1,110 @@
+"""`offline-marl list`: what there is, from registries and the catalogue. Nothing listed is imported, nor is torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from offline_marl import algorithms, environments, worldmodels
+from offline_marl.algorithms.presets import preset_rows
+from offline_marl.core.config import ConfigError, suggest
+from offline_marl.core.registry import Listing, Registry, RegistryError
+from offline_marl.datasets.catalog import CATALOG, path_of
+from offline_marl.launch.cli.command import words
+from offline_marl.launch.cli.text import print_lines, table
+from offline_marl.runs.loggers import loggers
+
+
+def run(args: Sequence[str]) -> None:
+    """Print the shelves that are named, or those that are short.
+
+    Raises:
+        ConfigError: There is no such shelf.
+    """
+    shelves = {
+        "algorithms": algorithm_rows,
+        "worldmodels": model_rows,
+        "environments": environment_rows,
+        "datasets": dataset_rows,
+    }
+    # Long, or slow because it imports what it lists: shown when asked for.
+    asked = {"presets": preset_rows, "plugins": plugin_rows, "loggers": logger_rows}
+    about = (
+        "What there is: names, where they come from, what they are. Presets, plugins and loggers only when named;\n"
+        "`plugins` imports those that bring algorithms and says which of them work."
+    )
+    wanted = words("list", args, f"[{'|'.join([*shelves, *asked])}]", about)
+    if wanted is None:
+        return
+    every = {**shelves, **asked}
+    if wanted and wanted[0] not in every:
+        raise ConfigError(f"Unknown list '{wanted[0]}': {suggest(wanted[0], every)}.")
+    for name in wanted or shelves:
+        print(name)
+        print_lines(table(every[name]()) or ["  none"])
+
+
+def algorithm_rows() -> list[tuple[str, ...]]:
+    """Name, origin and first docstring line of each algorithm."""
+    return _rows(algorithms.registry)
+
+
+def plugin_rows() -> list[tuple[str, ...]]:
+    """Name, package and fate of each algorithm that another package brings. Imports them, unlike all else here."""
+    entries = [entry for entry in algorithms.listings() if entry.origin not in {"built-in", "here"}]
+    return [(entry.name, entry.origin, _fate(entry)) for entry in entries]
+
+
+def _fate(entry: Listing) -> str:
+    try:
+        algorithms.get(entry.name)
+    except RegistryError as error:
+        return str(error)
+    return entry.summary if entry.summary.startswith("refused") else "works"
+
+
+def model_rows() -> list[tuple[str, ...]]:
+    """Name, origin and first docstring line of each kind of world model."""
+    return _rows(worldmodels.registry)
+
+
+def logger_rows() -> list[tuple[str, ...]]:
+    """Name, origin and package of each logger that plugins bring."""
+    return _rows(loggers)
+
+
+def environment_rows() -> list[tuple[str, ...]]:
+    """Name, origin and first docstring line of each environment."""
+    return _rows(environments.registry)
+
+
+def dataset_rows() -> list[tuple[str, ...]]:
+    """Name, size, whether it is here already, and summary of each data set of the catalogue."""
+    return [
+        (
+            entry.name,
+            entry.size,
+            "on disk" if path_of(entry.name).exists() else f"{'made' if entry.recipe else 'fetched'} on first use",
+            entry.summary,
+        )
+        for entry in CATALOG.values()
+    ]
+
+
+def partition_lines() -> list[str]:
+    """How to name a task on the catalogue's data sets: the confs and views of each body, and what has none."""
+    from offline_marl.core.partition import SCENARIOS, confs, views
+
+    scenarios = dict.fromkeys(entry.scenario for entry in CATALOG.values())
+    lines = []
+    for scenario in scenarios:
+        if scenario not in SCENARIOS:
+            lines.append(f"{scenario}: NAME alone, it is made for a team")
+            continue
+        shown = views(scenario, confs(scenario)[0])
+        lines.append(f"{scenario}: CONF is {' | '.join(confs(scenario))}; VIEW is {' | '.join(shown)}")
+    return lines
+
+
+def _rows(registry: Registry[Any]) -> list[tuple[str, ...]]:
+    return [(entry.name, entry.origin, entry.summary) for entry in registry.listings()]

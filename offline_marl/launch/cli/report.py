@@ -1,0 +1,178 @@
+"""`offline-marl report`: its flags, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from offline_marl.core.config import Config, ConfigError, build
+from offline_marl.launch.cli.flags import read
+
+if TYPE_CHECKING:
+    from offline_marl.report.statistics.estimates import Estimate, Evidence
+
+ABOUT = (
+    "Statistics of finished runs with 95 % intervals, as tables and a page: run folders, folders of them, sweeps, and "
+    "tables as `sweep collect` writes them. What is unfinished or failed is listed and in no average."
+)
+USAGE = "PATH... --out DIR [--best] [--reps N] [--seed N] [--videos] [--title TEXT]"
+MOST_CLAIMS = 10
+VALUED = {"--out", "--reps", "--seed", "--title"}
+"""Flags whose value is the next word."""
+
+
+class ReportFlags(Config):
+    """Flags of `report`."""
+
+    paths: CliPositionalArg[list[Path]]
+    """Run folders, folders of them at any depth, sweeps, or tables (CSV)."""
+    out: Path | None = None
+    """Folder of the report; files of an earlier one in it are replaced."""
+    best: bool = False
+    """Score each run's best evaluation, which was chosen on the test environment, in place of its last checkpoint."""
+    reps: Annotated[int, Field(ge=100, le=50_000)] = 2_000
+    """Bootstrap resamples behind each interval."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of the resampling; the same one gives the same intervals."""
+    videos: bool = False
+    """Film a run of each label and task (12 at most), and put these and other videos that lie in the folders into the
+    page, which may become large."""
+    title: str | None = None
+    """Of the page."""
+
+
+def run(args: Sequence[str]) -> None:
+    """Report on what the words behind `report` name.
+
+    Raises:
+        BadInputError: Of a kind that says what is wrong.
+    """
+    words, paths = _numbered(args)
+    given = {**read(ReportFlags, "report", USAGE, ABOUT, words), "paths": paths}
+    if "out" not in given:
+        raise ConfigError("report needs --out DIR, such as --out report.")
+    flags: ReportFlags = build(ReportFlags, given)
+    out = Path(str(flags.out))
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file: name a folder.")
+
+    from offline_marl.report.gather.gathering import gather
+    from offline_marl.report.statistics.summary import summarize
+
+    evidence = summarize(gather(flags.paths), reps=flags.reps, seed=flags.seed, best=flags.best)
+    filmed: list[Path] = []
+    if flags.videos:
+        from offline_marl.report.films import film_runs
+
+        filmed, reasons = film_runs(evidence.gathered.runs, out / "videos")
+        evidence = replace(evidence, notes=(*evidence.notes, *reasons))
+    files = _write(evidence, out, flags, filmed)
+    _print(evidence)
+    for file in files:
+        print(f"{file.name:<16}{file}")
+
+
+def _numbered(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words with a number in place of each path, and the paths: lists of flags are split at commas and quotes."""
+    words: list[str] = []
+    paths: list[str] = []
+    for previous, arg in zip(["", *args], args, strict=False):
+        if arg.startswith("-") or previous in VALUED:
+            words.append(arg)
+        else:
+            words.append(str(len(paths)))
+            paths.append(arg)
+    return words, paths
+
+
+def _write(evidence: Evidence, out: Path, flags: ReportFlags, filmed: Sequence[Path]) -> list[Path]:
+    """Every file of the report, the page first."""
+    from offline_marl.report.export import export
+    from offline_marl.report.page.assemble import TITLE, write_page
+
+    page = out / "report.html"
+    files = export(evidence, out)
+    write_page(evidence, flags.paths, page, title=flags.title or TITLE, videos=flags.videos, filmed=filmed)
+    return [page, *files]
+
+
+def _print(evidence: Evidence) -> None:
+    from offline_marl.launch.cli.text import table
+
+    count = len(evidence.gathered.runs)
+    print(f"{count} run{'' if count == 1 else 's'}, {evidence.scored}; mean over runs [95 % interval]")
+    for task in evidence.tasks:
+        _lines([task])
+        cells = [cell for cell in evidence.cells if cell.task == task]
+        known = next((cell for cell in cells if cell.data_return is not None), None)
+        if known is not None:
+            own = "" if known.data_normalized is None else f"{known.data_normalized:.1f}"
+            data = [("(the data itself)", "", f"{known.data_return:.3f}", own, "")]
+        else:
+            data = []
+        rows = [
+            (
+                cell.label,
+                str(cell.runs),
+                _said(cell.mean, 3),
+                _said(cell.normalized_mean, 1),
+                "" if cell.tuned_on is None else cell.tuned_on,
+            )
+            for cell in cells
+        ]
+        _lines(table([("label", "runs", "return", "normalized", ""), *rows, *data]))
+    _print_over_tasks(evidence)
+    _print_asides(evidence)
+
+
+def _print_over_tasks(evidence: Evidence) -> None:
+    from offline_marl.launch.cli.text import table
+
+    if evidence.aggregates and len(evidence.tasks) > 1:
+        print(f"all {len(evidence.tasks)} tasks, normalised")
+        rows = [
+            (each.label, *(_said(value, 1) for value in (each.iqm, each.mean, each.median, each.optimality_gap)))
+            for each in evidence.aggregates
+        ]
+        _lines(table([("label", "IQM", "mean", "median", "optimality gap"), *rows]))
+    wins = [each for each in evidence.comparisons if each.wins]
+    for each in wins[:MOST_CLAIMS]:
+        where = each.tasks[0] if len(each.tasks) == 1 else f"{len(each.tasks)} tasks"
+        said = _said(each.probability, 2)
+        _lines([f"{each.label} returns more than {each.other} with probability {said} on {where}"])
+    if len(wins) > MOST_CLAIMS:
+        print(f"... and {len(wins) - MOST_CLAIMS} more wins")
+
+
+def _print_asides(evidence: Evidence) -> None:
+    if evidence.gathered.left_out:
+        print(f"left out: {len(evidence.gathered.left_out)}")
+        _lines(f"  {each.name}: {each.why}" for each in evidence.gathered.left_out)
+    _lines(f"note: {note}" for note in evidence.notes)
+
+
+def _lines(lines: Iterable[str]) -> None:
+    """Print each on a line of its own, whatever names in it hold."""
+    from offline_marl.report.gather.scores import legible
+
+    for line in lines:
+        print(legible(line.replace("\n", " ")))
+
+
+def _said(estimate: Estimate | None, digits: int) -> str:
+    if estimate is None:
+        return ""
+    value = _number(estimate.value, digits)
+    if estimate.low is None or estimate.high is None:
+        return value
+    return f"{value} [{_number(estimate.low, digits)}, {_number(estimate.high, digits)}]"
+
+
+def _number(value: float, digits: int) -> str:
+    """With so many digits behind the point, unless that would show nothing of it or too much."""
+    return f"{value:.4g}" if 0 < abs(value) < 0.5 * 0.1**digits or abs(value) >= 1e9 else f"{value:.{digits}f}"

@@ -1,0 +1,196 @@
+"""`offline-marl submit`: one job, given to Slurm or run here, and whether this machine can submit at all."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from offline_marl.core.config import Config, ConfigError, build
+from offline_marl.core.errors import FAILED
+from offline_marl.launch.cli.command import PROGRAM, Command, choose
+from offline_marl.launch.cli.failures import Stopped
+
+if TYPE_CHECKING:
+    from offline_marl.launch.jobs.job import Job
+
+
+def run(args: Sequence[str]) -> None:
+    """Do what the words behind `submit` say.
+
+    Raises:
+        BadInputError: Of a kind that says what is wrong.
+        Stopped: `check` found that this machine cannot submit.
+    """
+    choose("submit ", COMMANDS, args)
+
+
+def _train(args: Sequence[str]) -> None:
+    _submit("train", "ALGORITHM", args)
+
+
+def _fit_model(args: Sequence[str]) -> None:
+    _submit("fit-model", "KIND", args)
+
+
+def _submit(command: Literal["train", "fit-model"], what: str, args: Sequence[str]) -> None:
+    usage = f"{PROGRAM} submit {command} {what} --dataset ID [--FIELD VALUE ...] [--executor slurm|local|debug]"
+    own, rest = split(args)
+    if not rest or rest[0] in {"-h", "--help"}:
+        print(f"usage: {usage} [--profile FILE] [--dry-run]\n\n{ABOUT}")
+        return
+    if rest[0].startswith("-"):
+        raise ConfigError(f"submit {command} needs the {what} first, before {rest[0]}.")
+
+    from offline_marl.launch.jobs import executors
+    from offline_marl.launch.jobs.job import Job, checked
+    from offline_marl.launch.jobs.profile import read_profile
+
+    profile = read_profile(own.profile)
+    fields, out = (_read_training if command == "train" else _read_fit)(rest[0], rest[1:])
+    job = checked(Job(command=command, name=rest[0], fields=fields, out=out))
+    logs = job.out / "logs"
+    if own.dry_run:
+        print(executors.dry_run([job], profile, logs))
+        return
+    _refuse_twice(job)
+    name = executors.submit([job], own.executor, profile, logs)[0]
+    rows = [("run folder", str(job.out)), ("logs", str(logs))]
+    rows += [("job", name), ("cancel", f"scancel {name}")] if own.executor == "slurm" else []
+    for title, value in rows:
+        print(f"{title:<12}{value}")
+    if own.executor == "slurm":
+        print(f"{'see it':<12}{PROGRAM} submit status {shlex.quote(str(job.out))}")
+
+
+def _refuse_twice(job: Job) -> None:
+    from offline_marl.launch.jobs.job import JobError, read_submitted, refuse_another
+    from offline_marl.launch.jobs.states import state_of
+
+    refuse_another(job)
+    if read_submitted(job.out) is not None:
+        state = state_of(job.out)
+        if state.state in {"waiting", "running"}:
+            raise JobError(f"{job.out} is {state.state} already, as job {state.id}.")
+
+
+class _Own:
+    """What `submit` takes for itself, before the flags of the run."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+
+        flags: SubmitFlags = build(SubmitFlags, given)
+        self.executor, self.profile, self.dry_run = flags.executor, flags.profile, flags.dry_run
+
+
+def split(args: Sequence[str]) -> tuple[_Own, list[str]]:
+    """The flags of `submit`, and the words that are the run's."""
+    given, rest, words = dict[str, Any](), list[str](), list(args)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        field = name.removeprefix("--").replace("-", "_")
+        if name == "--dry-run":
+            given[field] = value if equals else True
+        elif name in {"--executor", "--profile"}:
+            if not equals and not words:
+                raise ConfigError(f"Flag {name} of submit needs a value.")
+            given[field] = value if equals else words.pop(0)
+        else:
+            rest.append(word)
+    return _Own(given), rest
+
+
+def _read_training(name: str, args: Sequence[str]) -> tuple[dict[str, Any], Path]:
+    from offline_marl.algorithms.base import algorithms
+    from offline_marl.launch.cli.flags import read_training
+    from offline_marl.training import run as runs
+
+    kind = algorithms.get(name)
+    about = next(entry.summary for entry in algorithms.listings() if entry.name == name)
+    fields, out = read_training(name, kind.Config, about, args, kind.needs.origin == "environment")
+    rest = {field: value for field, value in fields.items() if field != "dataset"}
+    return fields, out or runs.default_folder(runs.prepare(name, fields.get("dataset"), rest))
+
+
+def _read_fit(name: str, args: Sequence[str]) -> tuple[dict[str, Any], Path]:
+    from offline_marl.launch.cli.flags import read_fit
+    from offline_marl.training.models import fit as fitting
+    from offline_marl.worldmodels.base import worldmodels
+
+    kind = worldmodels.get(name)
+    about = next(entry.summary for entry in worldmodels.listings() if entry.name == name)
+    fields, out = read_fit(name, kind.Config, about, args)
+    rest = {field: value for field, value in fields.items() if field != "dataset"}
+    return fields, out or fitting.default_model_folder(fitting.prepare_fit(name, fields["dataset"], rest))
+
+
+def _check(args: Sequence[str]) -> None:
+    own, rest = split(args)
+    if rest:
+        raise ConfigError(f"'{rest[0]}' is one word too many: {PROGRAM} submit check [--profile FILE].")
+
+    from offline_marl.launch.jobs.site_check import findings
+
+    bad = 0
+    for good, line in findings(own.profile):
+        bad += not good
+        print(f"{'ok' if good else 'NO':<4}{line}")
+    if bad:
+        raise Stopped(FAILED, "This machine cannot submit with this profile: see the lines with NO.")
+    print("This machine can submit.")
+
+
+def _status(args: Sequence[str]) -> None:
+    if not args or args[0].startswith("-"):
+        print(f"usage: {PROGRAM} submit status RUN ...\n\nWhere submitted runs stand; of those that failed, why.")
+        return
+
+    from offline_marl.launch.cli.text import print_lines, table
+    from offline_marl.launch.jobs.states import states_of
+
+    states = states_of([Path(arg).absolute() for arg in args])
+    rows = [("run", "state", "step", "of", "per s", "left", "requeues", "why")]
+    for each in states:
+        rate = "" if each.rate is None else f"{each.rate:.1f}"
+        of = "" if each.steps is None else f"{each.steps:,}"
+        rows.append(
+            (str(each.folder), each.state, f"{each.step:,}", of, rate, _left(each.left_s), str(each.requeues), each.why)
+        )
+    print_lines(table(rows))
+    for each in states:
+        if each.state == "failed" and each.log:
+            print(f"\nlast lines of {each.folder}")
+            print_lines([f"  {line}" for line in each.log])
+
+
+def _left(seconds: float | None) -> str:
+    if not seconds:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+ABOUT = (
+    "Gives one run to an executor: slurm (the default), local (a process of this machine) or debug (this process).\n"
+    "All flags of the command work, see its --help. --profile FILE says what the job asks for (account, partition,\n"
+    "minutes, memory_gb, gpus, setup ...); --dry-run prints the script and submits nothing. Submitted again, a run\n"
+    "goes on in its folder."
+)
+COMMANDS = {
+    "train": Command("ALGORITHM --dataset ID ...", "train as a job", _train),
+    "fit-model": Command("KIND --dataset ID ...", "fit a world model as a job", _fit_model),
+    "status": Command("RUN ...", "where submitted runs stand, and why they failed", _status),
+    "check": Command("[--profile FILE]", "whether this machine can submit, in plain words", _check),
+}
+
+
+class SubmitFlags(Config):
+    """To whom jobs are given, and how."""
+
+    executor: Literal["debug", "local", "slurm"] = "slurm"
+    """slurm, local (processes of this machine) or debug (this process)."""
+    profile: Path | None = None
+    """TOML file of what a job asks for; without it $OFFLINE_MARL_PROFILE, else the user's profile.toml."""
+    dry_run: bool = False
+    """Print the scripts and submit nothing."""

@@ -1,0 +1,254 @@
+"""`offline-marl watch`: runs as they go, drawn in place on a terminal, or once into a pipe. Runs need no torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Annotated, Any, TextIO
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from offline_marl.core.config import Config, ConfigError, build
+from offline_marl.core.errors import FAILED, TERMINATED, BadInputError
+from offline_marl.launch.cli.failures import Stopped
+from offline_marl.launch.cli.flags import read
+from offline_marl.launch.cli.terminal import Paper, draw_jobs, draw_run
+from offline_marl.runs.live import Look, Watched, held_files, run_folders
+
+ABOUT = (
+    "Shows how a run, a fit, a sweep or all runs of a folder are doing, until they are done: rate, time left, losses, "
+    "scores. Only looks: the runs may be another process's, user's or machine's. Its exit code is 0 if all got done."
+)
+USAGE = "RUN|SWEEP|FOLDER [--every S] [--once]"
+SETTLE_S = 30.0
+"""How long all runs of a folder have to be over before nothing more is expected in it."""
+OPEN, SHUT = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
+"""A screen of our own without cursor and wrapping; the user's, as it was."""
+
+
+class WatchFlags(Config):
+    """Flags of `watch`."""
+
+    path: CliPositionalArg[Path]
+    """Run folder, model folder, sweep, or a folder of runs at any depth; it may be made later."""
+    every: Annotated[float, Field(ge=0.1)] | None = None
+    """Seconds between looks; without it 1 for a run, 5 for many."""
+    once: bool = False
+    """Look once and end; so it is where the output is no terminal."""
+
+
+def run(args: Sequence[str]) -> None:
+    """Watch what the words behind `watch` name.
+
+    Raises:
+        ConfigError: There is nothing of the kind.
+        Stopped: Some run failed, or was stopped.
+    """
+    flags: WatchFlags = build(WatchFlags, read(WatchFlags, "watch", USAGE, ABOUT, args))
+    live = not flags.once and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    if flags.path.is_file():
+        raise ConfigError(f"{flags.path} is a file: name the folder of a run, of a sweep, or of several runs.")
+    if not live and not flags.path.is_dir():
+        raise ConfigError(f"There is no folder {flags.path}: on a terminal, without --once, watch waits for it.")
+    view = View(flags.path)
+    if live:
+        view.follow(flags.every)
+    else:
+        view.look()
+        print("\n".join(view.frame(_paper(sys.stdout, None))))
+    if view.bad:
+        raise Stopped(FAILED, view.bad)
+
+
+class View:
+    """What a path shows, looked at again and again: it may be nothing yet, and become a run or a folder of them.
+
+    Args:
+        path: A run, a sweep, or a folder of runs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.looks: list[Look] = []
+        self.many = False
+        self.over = False
+        """Whether nothing more is expected."""
+        self.rate: float | None = None
+        self.left_s: float | None = None
+        self.note = ""
+        """Why this look shows what the one before it did."""
+        self._watched: dict[Path, Watched] = {}
+        self._settled: float | None = None
+        self._seen_going = False
+
+    @property
+    def bad(self) -> str:
+        """A sentence about the runs that came to no good end; empty if there are none."""
+        names = [f"{look.title} {look.state}" for look in self.looks if look.state in {"failed", "stopped"}]
+        return f"{len(names)} of {len(self.looks)} runs not done: {', '.join(names[:3])}." if names else ""
+
+    def look(self) -> None:
+        """See how things stand.
+
+        Raises:
+            ConfigError: What was seen before is no longer there.
+        """
+        if self.looks and self._watched and not self.path.exists():
+            raise ConfigError(f"{self.path} is gone.")
+        sweep = (self.path / "sweep.json").is_file()
+        single = not sweep and ((self.path / "config.json").exists() or (self.path / "job.json").exists())
+        self.many = sweep or (not single and bool(run_folders(self.path)))
+        if sweep:
+            self._look_at_sweep()
+            return
+        held = held_files()
+        folders = run_folders(self.path) if self.many else [self.path]
+        self.looks = [self._at(folder).look(held, not self.many) for folder in folders]
+        if self.many:  # of many, the folder tells which; algorithm and data may be those of all
+            self.looks = [replace(look, title=str(look.folder.relative_to(self.path))) for look in self.looks]
+        if single and (self.path / "job.json").exists() and self.looks[0].state != "done":
+            self._ask_of_job()
+        running = [look for look in self.looks if look.state == "running"]
+        self.rate = sum(look.rate or 0.0 for look in running) or None
+        self.left_s = max((look.left_s or 0.0 for look in running), default=None)
+        self._conclude(any(look.going for look in self.looks))
+
+    def _at(self, folder: Path) -> Watched:
+        return self._watched.setdefault(folder, Watched(folder))
+
+    def _ask_of_job(self) -> None:
+        """A job that was submitted may wait in a queue, which its folder does not tell."""
+        from offline_marl.launch.jobs.states import state_of
+
+        known = state_of(self.path)
+        self.looks = [replace(self.looks[0], state=known.state, why=known.why)]
+
+    def _look_at_sweep(self) -> None:
+        from offline_marl.launch.sweeps.folder import Sweep
+        from offline_marl.launch.sweeps.status import stand
+
+        sweep = Sweep(self.path)
+        said = stand(sweep)
+        self.looks = []
+        for each in said["each"]:
+            seen = self._at(sweep.path / each["job"]).look(frozenset(), False)
+            known = {name: each[name] for name in ("state", "why", "step", "steps", "left_s")}
+            title = Path(each["job"]).name
+            self.looks.append(replace(seen, title=title, rate=each["steps_per_s"], **known))
+        self.rate, self.left_s = said["steps_per_s"], said["left_s"]
+        queued = any(each["state"] == "waiting" and each["id"] for each in said["each"])
+        self._conclude(bool(said["running"]) or queued or sweep.launcher() is not None)
+
+    def _conclude(self, going: bool) -> None:
+        """Nothing more is expected once nothing goes; of a folder in which runs were going, after a while."""
+        self._seen_going = self._seen_going or going
+        if going:
+            self._settled = None
+        elif self._settled is None:
+            self._settled = time.monotonic()
+        wait = SETTLE_S if self.many and self._seen_going else 0.0
+        self.over = self._settled is not None and time.monotonic() - self._settled >= wait
+        ends = "everything is over: this ends soon, unless another run begins"
+        self.note = ends if self._settled is not None and not self.over else ""
+
+    def frame(self, paper: Paper) -> list[str]:
+        """What is to be seen."""
+        if self.many:
+            lines = draw_jobs(str(self.path), self.looks, paper, self.rate, self.left_s)
+        else:
+            lines = [line for look in self._with_model() for line in [*draw_run(look, paper), ""]][:-1]
+        if not self.note:
+            return paper.fit(lines)
+        kept = lines if paper.height is None else lines[: max(0, paper.height - 2)]
+        return paper.fit([*kept, "", self.note])
+
+    def _with_model(self) -> list[Look]:
+        """The run, and before its first update the world model that it waits for."""
+        model = self.path / "world_model"
+        if self.looks and self.looks[0].step == 0 and (model / "config.json").exists():
+            return [*self.looks, self._at(model).look(held_files())]
+        return self.looks
+
+    def follow(self, every: float | None) -> None:
+        """Look and draw until all is over; whatever ends it, the terminal is left as it was, the last look on it."""
+        frame: list[str] = []
+        try:
+            with Screen(sys.stdout) as screen:
+                while not self.over:
+                    began = time.monotonic()
+                    try:
+                        self.look()
+                    except (BadInputError, OSError) as error:
+                        self.note = f"this look failed, another follows: {' '.join(str(error).split())}"
+                    frame = self.frame(_paper(sys.stdout, shutil.get_terminal_size().lines))
+                    screen.draw(frame)
+                    if not self.over:
+                        # Many runs on a slow disk should not keep a login node busy.
+                        time.sleep(max(every or (5.0 if self.many else 1.0), 3 * (time.monotonic() - began)))
+        finally:
+            print("\n".join(self.frame(_paper(sys.stdout, None)) if self.looks else frame), flush=True)
+
+
+class Screen:
+    """A terminal's second screen, given back on leaving, also when we are told to end, and while we are suspended.
+
+    Args:
+        stream: The terminal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._before: dict[int, Any] = {}
+        self._drawn = ""
+
+    def __enter__(self) -> Screen:
+        for number, heed in ((signal.SIGTERM, _terminated), (signal.SIGTSTP, self._suspend)):
+            self._before[number] = signal.signal(number, heed)
+        self._write(OPEN)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._write(SHUT)
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def _suspend(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-Z: the shell gets its own screen; what was drawn is there again when we go on."""
+        self._write(SHUT)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, self._suspend)
+        self._write(OPEN + self._drawn)
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Show these lines in place of those before; nothing is cleared first, so that nothing flickers."""
+        head = [f"\x1b[1m{line}\x1b[0m" for line in lines[:1]]
+        self._drawn = "\x1b[H" + "\n".join(f"{line}\x1b[K" for line in [*head, *lines[1:]]) + "\x1b[J"
+        self._write(self._drawn)
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise Stopped(TERMINATED, "terminated.")
+
+
+def _paper(stream: TextIO, height: int | None) -> Paper:
+    try:
+        "█░▁·…".encode(stream.encoding or "ascii")
+        plain = False
+    except (UnicodeError, LookupError):
+        plain = True
+    return Paper(max(20, shutil.get_terminal_size().columns), height, plain)

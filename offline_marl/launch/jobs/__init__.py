@@ -1,0 +1,1 @@
+"""One run on any machine: what a job is, who runs it, and where it stands."""

@@ -1,0 +1,242 @@
+"""Jobs: a folder, and the words that begin the run or the fit in it; performed again, a job goes on in its folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from offline_marl.core.config import Config, ConfigError, build
+from offline_marl.core.errors import BadInputError
+from offline_marl.core.files import write_atomically
+from offline_marl.launch.jobs import disk
+from offline_marl.runs.config import FitConfig, RunConfig
+from offline_marl.runs.folder import HeldFolderError, ModelFolder, RunFolder
+from offline_marl.runs.stopping import StoppedEarly, asked
+from offline_marl.training import run
+from offline_marl.training.models import fit as fitting
+from offline_marl.training.sources.choose import locate_model
+from offline_marl.training.tasks import absolute
+
+FILE = "job.json"
+STARTS = "starts.jsonl"
+PATIENCE_S = 900.0
+"""How long a job waits for its folder: the process of a lost node may still be at work there."""
+ELSEWHERE = {"device", "dataset", "world_model", "init", "env_settings"}
+"""Fields that a run writes down as what they mean on its machine."""
+Executor = Literal["debug", "local", "slurm"]
+
+
+class JobError(BadInputError):
+    """A job's folder that holds something else than the job; the message is one sentence."""
+
+
+class Job(Config):
+    """One run or fit."""
+
+    command: Literal["train", "fit-model"] = "train"
+    """What is done in the folder."""
+    name: str
+    """Registry name of the algorithm, or of the kind of model."""
+    fields: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the run and the algorithm, or of the fit and the model; `dataset` or `environment` among them."""
+    out: Path
+    """The run folder, by its whole path."""
+    after: Path | None = None
+    """Folder of a fit that is over before: its DONE is waited for, as a shared disk may show it late."""
+
+
+class Submitted(Config):
+    """What `job.json` holds: the job, and to whom it was given last."""
+
+    job: Job
+    executor: Executor
+    id: str
+    """The executor's name of it: `123` or `123_4` for Slurm, a process id for local."""
+    logs: Path
+    """Folder of what it prints."""
+    when: str
+    """When it was submitted, in UTC."""
+
+
+def checked(job: Job) -> Job:
+    """The same job with whole paths, so that it means the same wherever it is performed.
+
+    Raises:
+        ConfigError: A field is unknown or has a bad value.
+        RegistryError: The algorithm or the kind of model is unknown.
+    """
+    fields = dict(job.fields)
+    if fields.get("dataset") is not None:
+        fields["dataset"] = absolute(str(fields["dataset"]))
+    if job.command == "fit-model" and "dataset" not in fields:
+        raise ConfigError(f"A fit of {job.name} needs a dataset.")
+    if fields.get("world_model") is not None:
+        fields["world_model"] = locate_model(str(fields["world_model"]))
+    if fields.get("init") is not None:
+        fields["init"] = str(Path(fields["init"]).absolute())
+    whole = job.model_copy(update={"fields": fields, "out": job.out.absolute()})
+    settings_of(whole)
+    return whole
+
+
+def settings_of(job: Job) -> RunConfig | FitConfig:
+    """The full settings of the run or the fit; raises what `checked` does."""
+    fields = dict(job.fields)
+    dataset = fields.pop("dataset", None)
+    if job.command == "fit-model":
+        return fitting.prepare_fit(job.name, str(dataset), fields)
+    return run.prepare(job.name, dataset, fields)
+
+
+def perform(job: Job, patience_s: float = PATIENCE_S) -> dict[str, Any]:
+    """Begin, or go on with, what stands in the job's folder; what is finished returns at once.
+
+    Args:
+        job: A checked one.
+        patience_s: How long to wait while another process works in the folder.
+
+    Returns:
+        What the run or the fit wrote into its DONE.
+
+    Raises:
+        JobError: The folder holds another run than the job's.
+        StoppedEarly: It was asked to stop, and has saved.
+        LateFileError: The fit that it needs has left no DONE.
+        OSError: The disk stayed full, or is broken.
+        BadInputError: The run's or the fit's own.
+    """
+    folder = RunFolder(job.out) if job.command == "train" else ModelFolder(job.out)
+    if job.after is not None and not folder.done:
+        disk.wait_for(job.after / "DONE")
+    room = disk.Patience()
+    until = time.monotonic() + patience_s
+    while not folder.done:
+        try:
+            with folder.locked():
+                pass
+            _go(job, folder)
+        except HeldFolderError:
+            if asked.is_set():
+                raise StoppedEarly(0) from None
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
+        except OSError as error:
+            room.wait(error, str(job.out))
+            if asked.is_set():
+                raise StoppedEarly(0) from None
+    refuse_another(job)
+    summary: dict[str, Any] = json.loads(folder.done_file.read_text(encoding="utf-8"))
+    return summary
+
+
+def refuse_another(job: Job) -> None:
+    """Make sure that the job's folder holds the job's own run, or none.
+
+    Raises:
+        JobError: It holds another one.
+        RunFolderError: It holds something of another kind.
+    """
+    folder = RunFolder(job.out) if job.command == "train" else ModelFolder(job.out)
+    if folder.config_file.exists():
+        _refuse_another(job, folder)
+
+
+def _go(job: Job, folder: RunFolder | ModelFolder) -> None:
+    fields = dict(job.fields)
+    dataset = fields.pop("dataset", None)
+    if folder.config_file.exists():
+        _refuse_another(job, folder)
+        if job.command == "train":
+            run.resume(job.out)
+        else:
+            fitting.resume_fit(job.out)
+    elif job.command == "train":
+        run.train(job.name, dataset, out=job.out, **fields)
+    else:
+        fitting.fit_model(job.name, str(dataset), out=job.out, **fields)
+
+
+def _refuse_another(job: Job, folder: RunFolder | ModelFolder) -> None:
+    held, wanted = _flat(folder.config().model_dump(mode="json")), _flat(settings_of(job).model_dump(mode="json"))
+    for name in wanted.keys() - ELSEWHERE:
+        if held.get(name) != wanted[name]:
+            raise JobError(
+                f"{folder.path} holds another run than this job's ({name} is {held.get(name)!r} there and "
+                f"{wanted[name]!r} here): name another folder, or remove that one."
+            )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: value for name, value in settings.items() if name != "settings"}, **settings["settings"]}
+
+
+def write_submitted(job: Job, executor: Executor, name: str, logs: Path) -> None:
+    """Write down in the job's folder to whom it was given."""
+    about = Submitted(job=job, executor=executor, id=name, logs=logs, when=_now())
+    write_atomically(job.out / FILE, (about.model_dump_json(indent=2) + "\n").encode())
+
+
+def read_submitted(folder: Path) -> Submitted | None:
+    """What `job.json` holds; None where there is none.
+
+    Raises:
+        JobError: It was damaged or edited.
+    """
+    try:
+        held = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        submitted: Submitted = build(Submitted, held)
+    except FileNotFoundError:
+        return None
+    except (ValueError, ConfigError) as error:
+        raise JobError(f"{folder / FILE} was damaged or edited: {error}") from None
+    return submitted
+
+
+def note_start(folder: Path, row: Mapping[str, Any]) -> None:
+    """Add a line to the folder's list of starts and ends; one that a full disk cut off stays a line of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({"when": _now(), **row}).encode() + b"\n"
+    with (folder / STARTS).open("ab+") as stream:
+        stream.seek(max(0, stream.tell() - 1))
+        stream.write(line if stream.read() in {b"", b"\n"} else b"\n" + line)
+
+
+def read_starts(folder: Path) -> list[dict[str, Any]]:
+    """Every start and end of the job's processes, in order; a line that was cut off is left out."""
+    return list(_lines(folder / STARTS))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+@contextmanager
+def not_asked() -> Iterator[None]:
+    """Whatever was asked of this process before is over, and what is asked within it too."""
+    asked.clear()
+    try:
+        yield
+    finally:
+        asked.clear()
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,276 @@
+"""Where jobs stand: from the files in their folders and, for those on Slurm, from its queue; no accounting needed.
+
+What the queue no longer knows and no DONE tells of has died, whatever killed it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from offline_marl.launch.jobs import slurm
+from offline_marl.launch.jobs.job import Submitted, note_start, read_starts, read_submitted
+from offline_marl.launch.jobs.worker import born
+from offline_marl.runs import checkpoint
+from offline_marl.runs.metric_rows import newest_rate, read_rows
+
+Name = Literal["waiting", "running", "done", "failed", "stopped"]
+TAIL = 5
+"""Last lines of the log that are kept."""
+TAIL_BYTES = 20_000
+LATE_S = 5
+"""How long to wait for the DONE of jobs that Slurm has seen complete."""
+RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "STOPPED"}
+ENDED = {
+    "FAILED": "its process ended with an error or was killed",
+    "OUT_OF_MEMORY": "it needed more memory than it had asked for",
+    "TIMEOUT": "its time was over before it could save",
+    "CANCELLED": "it was cancelled",
+    "NODE_FAIL": "its node was lost",
+    "BOOT_FAIL": "its node did not start",
+    "DEADLINE": "it could not have ended in time",
+    "PREEMPTED": "its place was given to another job",
+    "COMPLETED": "its process ended, but the folder holds no DONE",
+}
+WAITS = {
+    "": "in the queue",
+    "None": "in the queue",
+    "Priority": "others are before it",
+    "Resources": "no node is free",
+    "BeginTime": "its start is set for later",
+    "Dependency": "a job that it depends on is not done",
+    "JobArrayTaskLimit": "as many of its submission run as may",
+    "PartitionConfig": "no node of its partition has what it asks for",
+}
+"""Slurm's commonest reasons; others are told in its own words."""
+REQUEUED = "requeued, "
+GOES_ON = "it was told to stop: started again, it goes on"
+NEVER = "DependencyNeverSatisfied"
+
+
+@dataclass(frozen=True)
+class State:
+    """Where one job stands."""
+
+    folder: Path
+    state: Name
+    why: str = ""
+    """What it waits for, or what it failed of."""
+    id: str = ""
+    requeues: int = 0
+    """How often its process was started again by the same submission."""
+    step: int = 0
+    steps: int | None = None
+    """None before the run has begun."""
+    rate: float | None = None
+    """Updates per second, over the last rows of metrics."""
+    left_s: float | None = None
+    """Seconds to the last update."""
+    log: tuple[str, ...] = ()
+    """Its last lines."""
+
+
+def state_of(folder: Path) -> State:
+    """Where the job of a folder stands; see `states_of`."""
+    return states_of([folder])[0]
+
+
+def states_of(folders: Sequence[Path]) -> list[State]:
+    """Where the jobs of these folders stand; Slurm is asked once for all.
+
+    Raises:
+        JobError: A job.json was damaged or edited.
+        SlurmError: Slurm does not answer.
+        MissingSlurmError: Jobs were submitted to Slurm, and this machine has none.
+    """
+    given = {folder: None if (folder / "DONE").exists() else read_submitted(folder) for folder in folders}
+    queued = Queue([each.id for each in given.values() if each is not None and each.executor == "slurm"])
+    return [_state(folder, given[folder], queued) for folder in folders]
+
+
+class Queue:
+    """What Slurm's queue says of jobs, asked when first needed.
+
+    Args:
+        ids: The jobs.
+    """
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self._late_s = LATE_S
+        self._found = _squeue(ids) if ids else {}
+        gone = [name for name in ids if name not in self._found]
+        if gone:
+            self._found |= _sacct(gone)
+
+    def wait(self) -> bool:
+        """Give files that are on their way a moment; false once all jobs together have been given enough."""
+        self._late_s = self._late_s - 1
+        if self._late_s >= 0:
+            time.sleep(1.0)
+        return self._late_s >= 0
+
+    def __getitem__(self, name: str) -> tuple[str, str]:
+        """Slurm's state of a job and its reason; both empty of one that is gone."""
+        return self._found.get(name, ("", ""))
+
+
+def _squeue(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """State and reason of each job that is in the queue or left it a short while ago."""
+    heads = ",".join(dict.fromkeys(name.partition("_")[0] for name in ids))
+    try:
+        said = slurm.ask("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r", "-j", heads)
+    except slurm.SlurmError as error:
+        if "Invalid job id" in str(error):  # all of them are gone
+            return {}
+        raise
+    rows = (line.split("|", 2) for line in said.splitlines())
+    return {row[0]: (row[1], row[2]) for row in rows if len(row) == 3}
+
+
+def _sacct(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """What the accounting says of jobs that are gone; nothing where there is none."""
+    heads = ",".join(dict.fromkeys(name.partition("_")[0] for name in ids))
+    try:
+        said = slurm.ask("sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", heads)
+    except (slurm.SlurmError, slurm.MissingSlurmError):
+        return {}
+    rows = (line.split("|", 1) for line in said.splitlines())
+    return {row[0]: (row[1].split(" ")[0], "") for row in rows if len(row) == 2 and row[1]}
+
+
+def _state(folder: Path, given: Submitted | None, queued: Queue) -> State:
+    starts = read_starts(folder)
+    known = State(folder, "waiting", id="" if given is None else given.id, requeues=_requeues(starts))
+    known = replace(known, **_progress(folder))
+    if (folder / "DONE").exists():
+        return replace(known, state="done", left_s=0.0, rate=known.rate)
+    if given is None:
+        return replace(known, why="it was not submitted")
+    judge: Callable[[Submitted, list[dict[str, Any]], Queue], tuple[Name, str]]
+    judge = _on_slurm if given.executor == "slurm" else _here
+    name, why = judge(given, starts, queued)
+    if _done_meanwhile(folder, given, queued):
+        return replace(known, state="done", left_s=0.0)
+    if name == "failed" and _was_stopped(given, starts):
+        name, why = "stopped", GOES_ON
+    if name != "running":
+        known = replace(known, left_s=None)
+    requeues = known.requeues + why.startswith(REQUEUED)  # its next start is not written down yet
+    return replace(known, state=name, why=why, requeues=requeues, log=_tail(given))
+
+
+def _done_meanwhile(folder: Path, given: Submitted, queued: Queue) -> bool:
+    """Whether it got done since the first look; a disk that is shared may show that late."""
+    while "DONE" not in os.listdir(folder):
+        if queued[given.id][0] != "COMPLETED" or not queued.wait():
+            return False
+    return True
+
+
+def _on_slurm(given: Submitted, starts: list[dict[str, Any]], queued: Queue) -> tuple[Name, str]:
+    state, reason = queued[given.id]
+    if state in RUNNING:
+        return "running", ""
+    if reason == NEVER:
+        return "failed", "a job that it depends on failed"
+    if state and state not in ENDED:
+        again = any(row.get("event") == "start" and row.get("id") == given.id for row in starts)
+        return "waiting", f"{REQUEUED if again else ''}{WAITS.get(reason, reason)}"
+    told = _last_words(given, starts)
+    if told:
+        return "failed", told
+    return "failed", ENDED.get(state, "it is gone from Slurm's queue, and its folder holds no DONE")
+
+
+def _here(given: Submitted, starts: list[dict[str, Any]], queued: Queue) -> tuple[Name, str]:
+    begun = [row for row in starts if row.get("event") == "start"]
+    told = _last_words(given, starts)
+    if told:
+        return "failed", told
+    if begun and begun[-1].get("host") != socket.gethostname():
+        return "running", f"on {begun[-1].get('host')}, which only that machine can tell for certain"
+    if begun and _alive(begun[-1]):
+        return "running", ""
+    if given.id.isdigit() and born(int(given.id)) is not None:
+        return "waiting", "its process is starting"
+    return "failed", "its process is gone, and its folder holds no DONE"
+
+
+def _alive(start: dict[str, Any]) -> bool:
+    now = born(int(start.get("pid", 0)))
+    return now is not None and now == start.get("born")
+
+
+def _last_words(given: Submitted, starts: list[dict[str, Any]]) -> str:
+    """What the job itself said of its failure; empty if it was killed, or began again after it."""
+    last = starts[-1] if starts else {}
+    return str(last.get("why", "")) if last.get("how") == "failed" and last.get("when", "") >= given.when else ""
+
+
+def _was_stopped(given: Submitted, starts: list[dict[str, Any]]) -> bool:
+    """Whether it was cancelled, or told to end and had the time to save; nothing of it is lost."""
+    last = starts[-1] if starts else {}
+    ours = last.get("event") == "cancel" or last.get("how") == "terminated"
+    return ours and last.get("when", "") >= given.when
+
+
+def _requeues(starts: list[dict[str, Any]]) -> int:
+    begun = [str(row.get("id")) for row in starts if row.get("event") == "start"]
+    return len(begun) - len(set(begun))
+
+
+def _progress(folder: Path) -> dict[str, Any]:
+    try:
+        steps = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    rows = [row for row in read_rows(folder / "metrics.jsonl") if row.get("kind") == "train"]
+    saved = checkpoint.found(folder / "checkpoints")
+    step = max([saved[0][0] if saved else 0, *(row["step"] for row in rows[-1:])])
+    rate = newest_rate(rows)
+    return {"step": step, "steps": steps, "rate": rate, "left_s": (steps - step) / rate if rate else None}
+
+
+def _tail(given: Submitted) -> tuple[str, ...]:
+    """The last lines of what the job printed; a bar that was drawn over counts as its last state."""
+    path = given.logs / f"{given.id}_0_log.err"
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            text = stream.read().decode(errors="replace")
+    except OSError:
+        return ()
+    lines = (line.rstrip("\r").rpartition("\r")[2].strip() for line in text.split("\n"))
+    return tuple(line for line in lines if line)[-TAIL:]
+
+
+def cancel(folders: Sequence[Path]) -> list[State]:
+    """End the jobs of these folders that wait or run, and give the states that they were in.
+
+    Raises:
+        SlurmError: Slurm refused.
+    """
+    live = [state for state in states_of(folders) if state.state in {"waiting", "running"}]
+    given = [(read_submitted(state.folder), state) for state in live]
+    for each, state in given:
+        if each is not None:
+            note_start(state.folder, {"event": "cancel"})
+    slurm.cancel([each.id for each, _ in given if each is not None and each.executor == "slurm"])
+    for each, state in given:
+        if each is not None and each.executor == "local":
+            end_here(state.folder)
+    return live
+
+
+def end_here(folder: Path) -> None:
+    """Tell the job's process on this machine, if it is on this one, to save and end."""
+    begun = [row for row in read_starts(folder) if row.get("event") == "start"]
+    if begun and begun[-1].get("host") == socket.gethostname() and _alive(begun[-1]):
+        os.kill(int(begun[-1]["pid"]), signal.SIGTERM)

@@ -1,0 +1,161 @@
+"""A job's process: performs the job, and saves on the scheduler's signals, so that its next turn goes on from there.
+
+SIGUSR2 announces a pre-emption or the end of the time: save, then ask for another turn. SIGTERM announces that the
+process will be killed (`scontrol requeue`, `scancel`, a drained node): save, then wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from offline_marl.core.errors import TERMINATED, BadInputError, sentence
+from offline_marl.launch.jobs import disk, slurm
+from offline_marl.launch.jobs.job import Job, note_start, perform
+from offline_marl.runs.stopping import asked
+
+GLANCE_S = 0.05
+KILLED_WITHIN_S = 900.0
+"""How long a terminated job of Slurm waits to be killed. Its own end, while a pre-emption's grace lasts, would count as
+a failure, and nobody would start it again."""
+NO_MORE_TURNS = "its time was over in the last turn that `requeues` of the profile allows: submitted again, it goes on"
+ASKED_EVERY_S = 10.0
+
+
+class Work:
+    """What the executor calls with a job, in the job's process.
+
+    Args:
+        patience_s: Seconds that a pre-empted job may take to save; it asks for another turn even if it has not, and
+            goes on from its last periodic checkpoint.
+    """
+
+    def __init__(self, patience_s: float = 60.0) -> None:
+        self.patience_s = patience_s
+        self._over = False
+        self._error: BaseException | None = None
+
+    def __call__(self, job: Job) -> dict[str, Any]:
+        """Perform the job in a thread, while this one, the main one, waits for signals.
+
+        Raises:
+            BadInputError: The run's or the fit's own, or another error that ended it.
+            SystemExit: It was terminated, and has saved.
+        """
+        self._note(job, disk.Patience(), event="start", **whereabouts())
+        # Ctrl-C reaches every process of a terminal: a job of its own process then saves as well.
+        heard = [signal.SIGTERM, *([signal.SIGINT] if os.environ.get("SUBMITIT_EXECUTOR") == "local" else [])]
+        before = {number: signal.signal(number, lambda *_: asked.set()) for number in heard}
+        try:
+            # A daemon, so that a run that does not come to its end keeps no process alive that was told to go.
+            threading.Thread(target=self._perform, args=(job,), daemon=True).start()
+            # Slept through rather than waited for by a lock, which a signal's handler could find taken by itself.
+            while not self._over:
+                time.sleep(GLANCE_S)
+        except Exception as error:  # a signal's handler raised it: the run's own, or submitit will not ask for a turn
+            if not isinstance(error, BadInputError):
+                self._note(job, how="failed", why=NO_MORE_TURNS)
+            raise
+        else:
+            return self._conclude(job)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def checkpoint(self, job: Job) -> Any:
+        """Save, and say with what the job's next turn begins: submitit calls this before the job loses its machine.
+
+        Raises:
+            BadInputError: The run ended with this meanwhile.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        asked.set()
+        until = time.monotonic() + self.patience_s
+        while not self._over and time.monotonic() < until:
+            time.sleep(GLANCE_S)
+        if isinstance(self._error, BadInputError):
+            self._note_failure(job, self._error)
+            raise self._error
+        why = "saved" if self._over else f"did not save within {self.patience_s:.0f} s: its last checkpoint counts"
+        self._note(job, how="preempted", why=why)
+        return DelayedSubmission(Work(self.patience_s), job)
+
+    def _perform(self, job: Job) -> None:
+        try:
+            self._summary = perform(job)
+        except BaseException as error:
+            self._error = error
+        self._over = True
+
+    def _conclude(self, job: Job) -> dict[str, Any]:
+        error = self._error
+        if error is None:
+            self._note(job, how="done")
+            return self._summary
+        # Terminated, its simulators' processes with it: that they are gone is no failure of the run.
+        if asked.is_set() and not isinstance(error, BadInputError):
+            self._note(job, how="terminated", why=str(error))
+            _wait_to_be_killed()
+            raise SystemExit(TERMINATED)
+        self._note_failure(job, error)
+        raise error
+
+    def _note_failure(self, job: Job, error: BaseException) -> None:
+        why = sentence(error) if isinstance(error, Exception) else type(error).__name__
+        self._note(job, how="failed", why=" ".join(why.split()))
+
+    @staticmethod
+    def _note(job: Job, room: disk.Patience | None = None, event: str = "end", **row: Any) -> None:
+        """A line in the job's folder. Its end has no time to wait for room: DONE, or its absence, tells of it too."""
+        while True:
+            try:
+                return note_start(job.out, {"event": event, **row})
+            except OSError as error:
+                if room is None:
+                    return
+                room.wait(error, str(job.out))
+
+
+def whereabouts() -> dict[str, Any]:
+    """Which executor runs this process, under which id and where."""
+    here: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "born": born(os.getpid())}
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        name = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
+        node = os.environ.get("SLURMD_NODENAME", here["host"])
+        return {**here, "executor": "slurm", "id": name, "node": node}
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        return {**here, "executor": "local", "id": os.environ.get("SUBMITIT_LOCAL_JOB_ID", "")}
+    return {**here, "executor": "debug", "id": str(os.getpid())}
+
+
+def born(process: int) -> int | None:
+    """When a process of this machine began, in ticks since it was booted; None if it is gone, or this is no Linux.
+
+    With it a process id that was given away again is told from the one that was written down.
+    """
+    try:
+        words = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if words[0] == "Z" else int(words[19])
+
+
+def _wait_to_be_killed() -> None:
+    """Stay while Slurm counts the job as running; the others' end is theirs to count."""
+    until = time.monotonic() + KILLED_WITHIN_S
+    while os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and _is_running() and time.monotonic() < until:
+        time.sleep(ASKED_EVERY_S)
+
+
+def _is_running() -> bool:
+    try:
+        return "RUNNING" in slurm.ask("squeue", "-h", "-j", os.environ.get("SLURM_JOB_ID", ""), "-o", "%T")
+    except (slurm.SlurmError, slurm.MissingSlurmError):
+        return True

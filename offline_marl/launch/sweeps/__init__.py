@@ -1,0 +1,1 @@
+"""Many planned jobs in one folder, none of them twice."""

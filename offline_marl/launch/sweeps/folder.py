@@ -1,0 +1,248 @@
+"""The sweep's folder: which jobs it has, what a file adds to them, and nothing twice."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_marl.core.config import Config, ConfigError, build
+from offline_marl.core.errors import BadInputError
+from offline_marl.launch.jobs.job import Executor, Job
+from offline_marl.launch.sweeps.names import digest
+from offline_marl.launch.sweeps.plan import Planned
+from offline_marl.launch.sweeps.studies import Study
+from offline_marl.runs.folder import TUNED, write_json
+
+
+class SweepError(BadInputError, RuntimeError):
+    """A sweep's folder that cannot be used as asked; the message is one sentence."""
+
+
+class Manifest(Config):
+    """What `sweep.json` holds."""
+
+    source: str
+    """The file, or the sweep, that the jobs come from."""
+    executor: Executor = "local"
+    """Who carried the jobs out last."""
+    profile: str | None = None
+    """The profile file that was named last."""
+    jobs: tuple[Planned, ...] = ()
+    """Every job that was ever added, in that order."""
+    studies: tuple[Study, ...] = ()
+    """What Optuna tunes: its trials are among the jobs."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a file means beside the jobs that are there."""
+
+    every: list[Planned]
+    """All jobs of the sweep, the old ones first."""
+    named: list[Planned]
+    """Those that the file names."""
+    new: list[Planned]
+    """Those that were not there."""
+    moved: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Folders of the jobs, by those that were proposed."""
+
+
+class Sweep:
+    """A folder with `sweep.json`, `runs/`, `models/` and `logs/`.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).absolute()
+        self.file = self.path / "sweep.json"
+        self.logs = self.path / "logs"
+
+    def manifest(self) -> Manifest:
+        """What the folder remembers.
+
+        Raises:
+            SweepError: It holds no sweep, or its sweep.json was damaged.
+        """
+        if not self.file.is_file():
+            raise SweepError(f"{self.path} holds no sweep (there is no sweep.json in it): start one with a sweep file.")
+        try:
+            found: Manifest = build(Manifest, json.loads(self.file.read_text(encoding="utf-8")))
+        except (ValueError, ConfigError) as error:
+            raise SweepError(f"{self.file} was damaged or edited: {' '.join(str(error).split())}") from None
+        return found
+
+    def held(self) -> Sequence[Planned]:
+        """Its jobs; none where it has yet to begin.
+
+        Raises:
+            SweepError: There is something else in the folder, or see `manifest`.
+        """
+        if self.file.exists():
+            return self.manifest().jobs
+        if self.path.is_dir() and any(each.name != "lock" for each in self.path.iterdir()):
+            raise SweepError(f"{self.path} holds no sweep and is not empty: choose another --out.")
+        return ()
+
+    def remember(
+        self,
+        source: str,
+        executor: Executor,
+        profile: Path | None,
+        jobs: Sequence[Planned],
+        studies: Sequence[Study] = (),
+    ) -> None:
+        """Write down the jobs, where they come from, and who carries them out; studies are added to those there."""
+        named = None if profile is None else str(profile.absolute())
+        held = self.manifest().studies if self.file.exists() else ()
+        every = {study.key: study for study in (*held, *studies)}
+        manifest = Manifest(
+            source=source, executor=executor, profile=named, jobs=tuple(jobs), studies=tuple(every.values())
+        )
+        write_json(self.file, manifest.model_dump(mode="json"))
+        for job in jobs:
+            mark = self.folder(job) / TUNED
+            if job.tuned_on is not None and job.command == "train" and not mark.exists():
+                write_json(mark, job.tuned_on)  # for whoever reads the run without the sweep
+
+    def add(self, jobs: Sequence[Planned]) -> list[Planned]:
+        """Write down further jobs, each in a folder of its own.
+
+        Returns:
+            Them, in their folders.
+        """
+        manifest = self.manifest()
+        taken, added = {job.folder for job in manifest.jobs}, list[Planned]()
+        for job in jobs:
+            added.append(job.model_copy(update={"folder": apart(job.folder, taken, _key(job))}))
+            taken.add(added[-1].folder)
+        if added:
+            more = manifest.model_copy(update={"jobs": (*manifest.jobs, *added)})
+            write_json(self.file, more.model_dump(mode="json"))
+        return added
+
+    def job(self, planned: Planned) -> Job:
+        """The job as executors take it."""
+        fields, model = dict(planned.fields), None
+        if planned.model is not None:
+            model = self.path / planned.model
+            fields["world_model"] = str(model)
+        return Job(command=planned.command, name=planned.name, fields=fields, out=self.folder(planned), after=model)
+
+    def folder(self, planned: Planned) -> Path:
+        """The job's folder."""
+        return self.path / planned.folder
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the sweep against a second launcher; the lock goes with the process, however it ends.
+
+        Raises:
+            SweepError: Another launcher is at work on it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        # Never truncated by who does not hold it: it says who does.
+        with (self.path / "lock").open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SweepError(
+                    f"Another process is launching jobs of {self.path}: see `offline-marl sweep status {self.path}`."
+                ) from None
+            stream.truncate(0)
+            stream.write(json.dumps([socket.gethostname(), os.getpid()]))
+            stream.flush()
+            yield
+
+    def launcher(self) -> tuple[str, int] | None:
+        """Machine and process that launch jobs here now; None if nobody does."""
+        try:
+            with (self.path / "lock").open("a+") as stream:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    stream.seek(0)
+                    host, process = json.loads(stream.read())
+                    return str(host), int(process)
+        except (OSError, ValueError, TypeError):
+            return None
+        return None
+
+
+def merge(old: Sequence[Planned], asked: Sequence[Planned], source: str) -> Merged:
+    """Add to a sweep's jobs those of a file that are not among them.
+
+    A job is known by its combination (algorithm, task, seed, varied fields). Where a combination has gone from the
+    file, a new one of the same settings takes its place: a field added to the grid with the value that it had before
+    adds nothing.
+
+    Raises:
+        ConfigError: The file changes a setting of a job that is there.
+    """
+    by_key = {_key(job): job for job in old}
+    kept = {_key(job) for job in asked}
+    by_settings = {_settings(job): job for job in old if _key(job) not in kept}
+    taken, moved = {job.folder for job in old}, dict[str, str]()
+    every, named, new = list(old), dict[str, Planned](), list[Planned]()
+    for proposed in asked:
+        job = proposed.model_copy(update={"model": moved.get(str(proposed.model), proposed.model)})
+        held = by_key.get(_key(job))
+        if held is not None:
+            _refuse_change(held, job, source)
+        elif by_settings:
+            held = by_settings.pop(_settings(job), None)
+        if held is None:
+            held = job.model_copy(update={"folder": apart(job.folder, taken, _key(job))})
+            taken.add(held.folder)
+            new.append(held)
+            every.append(held)
+            by_key[_key(held)] = held
+        moved[proposed.folder] = held.folder
+        named[held.folder] = held
+    return Merged(every, list(named.values()), new, moved)
+
+
+def apart(folder: str, taken: set[str], key: str) -> str:
+    """The folder's name, with a hash behind it if another job has that name."""
+    return folder if folder not in taken else f"{folder}-{key}"
+
+
+def settings_of(job: Planned) -> dict[str, Any]:
+    """All settings by name, those of the algorithm among the others.
+
+    Raises:
+        BadInputError: See `Planned.settled`.
+    """
+    settled = job.settled()
+    own: Mapping[str, Any] = settled.pop("settings", {})
+    return {**settled, **own, "world_model": job.model or settled.get("world_model")}
+
+
+def _key(job: Planned) -> str:
+    return digest([job.command, job.about])
+
+
+def _settings(job: Planned) -> str:
+    try:
+        return digest([job.command, settings_of(job)])
+    except BadInputError:  # of an algorithm, say, that is not installed any more
+        return digest(job.model_dump(mode="json"))
+
+
+def _refuse_change(held: Planned, job: Planned, source: str) -> None:
+    then, now = settings_of(held), settings_of(job)
+    for field in now:
+        if now[field] != then.get(field):
+            raise ConfigError(
+                f"{source} changes {field} of {Path(held.folder).name} from {then.get(field)!r} to {now[field]!r}, but "
+                "a job keeps its settings: put it back, or give the changed sweep another --out."
+            )

@@ -1,0 +1,261 @@
+"""From a sweep file to planned jobs: every combination, checked before anything is started."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from offline_marl.algorithms.base import algorithms
+from offline_marl.algorithms.presets import read_preset
+from offline_marl.core.config import Config, ConfigError, suggest
+from offline_marl.core.errors import BadInputError
+from offline_marl.core.seeding import derive
+from offline_marl.launch.sweeps.file import NONE, Axes, Distribution, ModelPart, Optuna, Search, SweepFile
+from offline_marl.launch.sweeps.names import digest, folder_name, spell, task_word
+from offline_marl.runs.config import refuse_mixtures
+from offline_marl.training.environment_tasks import find_world
+from offline_marl.training.models.fit import prepare_fit
+from offline_marl.training.run import prepare
+from offline_marl.training.sources.choose import locate_model
+from offline_marl.training.tasks import absolute, refuse_unknown
+from offline_marl.worldmodels.base import worldmodels
+
+SHARED = ("device", "threads", "clip_actions", "memory")
+"""Fields of the runs that also hold for the world models they share, unless these say otherwise."""
+
+
+class Planned(Config):
+    """One job of a sweep, as the sweep's folder remembers it."""
+
+    folder: str
+    """Its folder, inside the sweep's."""
+    command: Literal["train", "fit-model"]
+    """train or fit-model."""
+    name: str
+    """Algorithm, or kind of world model."""
+    fields: dict[str, Any]
+    """All that was given for it, dataset or environment among it; a shared world model is in `model`."""
+    model: str | None = None
+    """Folder, inside the sweep's or absolute, of the world model that another job fits for it."""
+    about: dict[str, Any] = Field(default_factory=dict)
+    """Which combination it is; two jobs that differ here are not the same job."""
+    varied: tuple[str, ...] = ()
+    """Fields of `fields` that the grid or the search set."""
+    tuned_on: dict[str, Any] | None = None
+    """By what these settings were chosen, if they were."""
+
+    def settled(self) -> dict[str, Any]:
+        """All that decides the job's result, defaults included.
+
+        Raises:
+            BadInputError: A setting is unknown, has a bad value or contradicts another.
+        """
+        fields = dict(self.fields)
+        dataset, device = fields.pop("dataset", None), fields.get("device", "auto")
+        # The machine that starts the jobs may have another device than those that run them.
+        fields |= {"device": "cpu" if str(device).startswith("cuda") else device}
+        if self.command == "fit-model":
+            settled = prepare_fit(self.name, str(dataset), fields).model_dump(mode="json")
+        else:
+            if self.model is not None:
+                fields["world_model"] = os.path.join(os.sep, self.model)
+            config = prepare(self.name, dataset, fields)
+            refuse_mixtures(config, algorithms.get(self.name).needs)
+            settled = config.model_dump(mode="json")
+        return {**settled, "device": device}
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """One value of each list that is no field's."""
+
+    algorithm: str
+    origin: str
+    task: str
+    preset: str
+    by_task: bool
+    """Whether the preset is the one that has the task's name."""
+    model: str
+
+
+def plan(said: SweepFile) -> list[Planned]:
+    """All jobs of a file, world models before the runs that need them; folders are given as proposals.
+
+    Raises:
+        BadInputError: Any of them could not begin; the sentence names what is wrong.
+    """
+    fits: dict[str, Planned] = {}
+    runs: list[Planned] = []
+    for axes, choice, seed, fit in _combinations(said, fits):
+        if axes.optuna is None:
+            runs += _runs(axes, choice, seed, fit)
+    return [*fits.values(), *map(checked, runs)]
+
+
+def templates(said: SweepFile) -> Iterator[tuple[Optuna, Planned]]:
+    """What Optuna tunes: for every combination the run without the fields that trials set, seed after seed.
+
+    Raises:
+        BadInputError: See `plan`.
+    """
+    for axes, choice, seed, fit in _combinations(said, {}):
+        if axes.optuna is not None:
+            for run in _runs(axes, choice, seed, fit):
+                yield axes.optuna, run
+
+
+def _combinations(said: SweepFile, fits: dict[str, Planned]) -> Iterator[tuple[Axes, _Choice, int, Planned | None]]:
+    """Everything that is varied but the fields, and the fit that each needs; fits are entered as they are met."""
+    known: set[tuple[str, str]] = set()
+    for algorithm in said.algorithms:
+        axes = said.axes_of(algorithm)
+        algorithms.get(algorithm)
+        for choice in _choices(algorithm, axes):
+            if (choice.origin, choice.task) not in known:
+                _refuse_unknown_task(choice.origin, choice.task)
+                known.add((choice.origin, choice.task))
+            for seed in axes.seeds or ():
+                fit = _fit_of(said, axes, choice, seed)
+                if fit is not None:
+                    _enter(fit, fits)
+                    fit = fits[digest(fit.about)]
+                yield axes, choice, seed, fit
+
+
+def _enter(fit: Planned, fits: dict[str, Planned]) -> None:
+    """Note a world model that is needed, once; two of one name, to files of one name, get folders apart."""
+    key = digest(fit.about)
+    if key not in fits:
+        met = any(fit.folder == other.folder for other in fits.values())
+        fits[key] = checked(fit.model_copy(update={"folder": f"{fit.folder}-{key}"}) if met else fit)
+
+
+def _choices(algorithm: str, axes: Axes) -> Iterator[_Choice]:
+    tasks = [("dataset", absolute(task)) for task in axes.datasets or ()]
+    tasks += [("environment", task) for task in axes.environments or ()]
+    for (origin, task), preset, model in itertools.product(
+        tasks, axes.presets or (NONE,), axes.world_models or (NONE,)
+    ):
+        yield _Choice(
+            algorithm, origin, task, preset.replace("{dataset}", task_word(task)), preset == "{dataset}", model
+        )
+
+
+def _refuse_unknown_task(origin: str, task: str) -> None:
+    if origin == "dataset":
+        refuse_unknown(task)
+    else:
+        find_world(task)
+
+
+def _fit_of(said: SweepFile, axes: Axes, choice: _Choice, seed: int) -> Planned | None:
+    """The job that fits the shared world model of a combination; None where nothing is to be fitted."""
+    name = choice.model
+    part = said.models.get(name)
+    if part is None:
+        if name == NONE or name not in worldmodels.names():
+            _refuse_unknown_model(name, said)
+            return None
+        part = ModelPart(kind=name)
+    if not worldmodels.get(part.kind).fitted:
+        if part.fields:
+            raise ConfigError(f"There is nothing to fit in {part.kind}, so that [models.{name}] takes no fields.")
+        return None
+    if choice.origin != "dataset":
+        raise ConfigError(f"The world model '{name}' is fitted to data, and {choice.task} is an environment.")
+    shared = {field: value for field, value in axes.fields.items() if field in SHARED}
+    own = seed if part.seed == "run" else int(part.seed)
+    words = [spell(name), task_word(choice.task)]
+    return Planned(
+        folder=f"models/{folder_name(words, {}, own)}",
+        command="fit-model",
+        name=part.kind,
+        fields={**shared, **part.fields, "dataset": choice.task, "seed": own},
+        about={"world_model": name, "dataset": choice.task, "seed": own, "shared": part.seed != "run"},
+    )
+
+
+def _refuse_unknown_model(name: str, said: SweepFile) -> None:
+    if name == NONE or os.sep in name or Path(name).is_dir():
+        return
+    known = {*said.models, *worldmodels.names(), NONE}
+    raise ConfigError(f"Unknown world model '{name}': {suggest(name, known)}; a folder is named ./{name}.")
+
+
+def _runs(axes: Axes, choice: _Choice, seed: int, fit: Planned | None) -> Iterator[Planned]:
+    preset = {} if choice.preset == NONE else read_preset(choice.algorithm, choice.preset)
+    beneath = {key.replace("-", "_"): value for key, value in preset.items()}
+    beneath = {key: value for key, value in beneath.items() if key not in {"dataset", "environment"}}
+    model = {} if choice.model == NONE or fit is not None else {"world_model": locate_model(choice.model)}
+    words = [choice.algorithm, task_word(choice.task)]
+    words += [] if choice.preset == NONE or choice.by_task else [spell(choice.preset)]
+    words += [] if choice.model == NONE else [spell(Path(choice.model).name)]
+    chosen = {"algorithm": choice.algorithm, choice.origin: choice.task}
+    chosen |= {"preset": choice.preset, "world_model": choice.model}
+    for point in _points(axes.grid):
+        for trial, drawn in _trials(axes.search):
+            yield Planned(
+                folder=f"runs/{folder_name(words + _trial_word(trial), point, seed)}",
+                command="train",
+                name=choice.algorithm,
+                fields={**beneath, **axes.fields, **point, **drawn, **model, choice.origin: choice.task, "seed": seed},
+                model=None if fit is None else fit.folder,
+                about={**chosen, **point, **({} if trial is None else {"trial": trial}), "seed": seed},
+                varied=(*point, *drawn),
+            )
+
+
+def _points(grid: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*grid.values()):
+        yield {field.replace("-", "_"): value for field, value in zip(grid, values, strict=True)}
+
+
+def _trial_word(trial: int | None) -> list[str]:
+    return [] if trial is None else [f"trial{trial:03d}"]
+
+
+def _trials(search: Search | None) -> Iterator[tuple[int | None, dict[str, Any]]]:
+    if search is None:
+        yield None, {}
+        return
+    for trial in range(search.trials):
+        yield trial, {field: draw(each, search.seed, field, trial) for field, each in search.fields.items()}
+
+
+def draw(source: Distribution, seed: int, field: str, trial: int) -> Any:
+    """What a trial takes for a field: nothing but these four decides it."""
+    lot = random.Random(derive(seed, field, trial)).random()
+    if source.distribution == "choice":
+        return source.values[int(lot * len(source.values))]
+    low, high = float(source.low or 0), float(source.high or 0)
+    if source.distribution == "log-uniform":
+        value = math.exp(math.log(low) + lot * (math.log(high) - math.log(low)))
+    else:
+        value = low + lot * (high - low)
+    return round(value) if source.integer else shortened(value)
+
+
+def shortened(value: float) -> float:
+    """Four digits of it: they say enough, and can be typed."""
+    return float(f"{value:.4g}")
+
+
+def checked(job: Planned) -> Planned:
+    """The same job, after all that can be known before it begins was looked at.
+
+    Raises:
+        ConfigError: It could not begin.
+    """
+    try:
+        job.settled()
+    except BadInputError as error:
+        raise ConfigError(f"{job.folder.partition('/')[2]} cannot begin: {error}") from None
+    return job

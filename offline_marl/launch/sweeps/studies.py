@@ -1,0 +1,167 @@
+"""Studies: what Optuna tunes, one for each algorithm, task, preset, world model and point of the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from offline_marl.core.config import Config, ConfigError
+from offline_marl.launch.sweeps.file import Distribution, Optuna, SweepFile
+from offline_marl.launch.sweeps.names import digest, task_word
+from offline_marl.launch.sweeps.plan import Planned, checked, shortened, templates
+
+
+class Study(Config):
+    """Trials of one combination, as the sweep's folder remembers it."""
+
+    about: dict[str, Any]
+    """Which combination it is."""
+    asked: Optuna
+    """What the sweep file says of it."""
+    runs: tuple[Planned, ...]
+    """Its run for each seed, without the fields that a trial sets."""
+
+    @property
+    def key(self) -> str:
+        """Told from those of other combinations."""
+        return digest(self.about)
+
+    @property
+    def title(self) -> str:
+        """Its algorithm and task, as they are told."""
+        return f"{self.about['algorithm']} on {task_word(self.task)}"
+
+    @property
+    def name(self) -> str:
+        """Its name in Optuna's file."""
+        return f"{self.title}, {self.key}"
+
+    @property
+    def task(self) -> str:
+        """The data set, or the environment."""
+        return str(self.about.get("dataset") or self.about.get("environment"))
+
+    def trial(self, number: int, drawn: Mapping[str, Any]) -> list[Planned]:
+        """The jobs of a trial, one for each seed; folders are given as proposals."""
+        return [_of_trial(run, number, drawn) for run in self.runs]
+
+    def trials(self, jobs: Sequence[Planned]) -> dict[int, list[Planned]]:
+        """Those of a sweep's jobs that are its trials', by their number."""
+        found: dict[int, list[Planned]] = {}
+        for job in jobs:
+            if job.command == "train" and "trial" in job.about:
+                own = {name: value for name, value in job.about.items() if name not in {"trial", "seed"}}
+                if own == self.about:
+                    found.setdefault(int(job.about["trial"]), []).append(job)
+        return found
+
+
+def _of_trial(run: Planned, number: int, drawn: Mapping[str, Any]) -> Planned:
+    stem, _, seed = run.folder.rpartition("_seed")
+    return run.model_copy(
+        update={
+            "folder": f"{stem}_trial{number:03d}_seed{seed}",
+            "fields": {**run.fields, **drawn},
+            "about": {**run.about, "trial": number},
+            "varied": (*run.varied, *drawn),
+        }
+    )
+
+
+def plan_studies(said: SweepFile) -> list[Study]:
+    """All studies of a file.
+
+    Raises:
+        BadInputError: A run with an outermost value of a field could not begin.
+    """
+    groups: dict[str, tuple[Optuna, dict[str, Any], list[Planned]]] = {}
+    for asked, run in templates(said):
+        about = {name: value for name, value in run.about.items() if name != "seed"}
+        groups.setdefault(digest(about), (asked, about, []))[2].append(run)
+    studies = [Study(about=about, asked=asked, runs=tuple(runs)) for asked, about, runs in groups.values()]
+    for study in studies:
+        for drawn in _corners(study.asked.fields):
+            checked(study.trial(0, drawn)[0])
+    return studies
+
+
+def _corners(fields: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
+    """Every outermost value of every field, beside the first of the others."""
+    ends = {name.replace("-", "_"): _ends(source) for name, source in fields.items()}
+    first = {name: values[0] for name, values in ends.items()}
+    yield first
+    for name, values in ends.items():
+        for value in values[1:]:
+            yield {**first, name: value}
+
+
+def _ends(source: Distribution) -> tuple[Any, ...]:
+    if source.distribution == "choice":
+        return source.values
+    return tuple(spelt(source, value) for value in (float(source.low or 0), float(source.high or 0)))
+
+
+def spelt(source: Distribution, value: float) -> Any:
+    """A number as a trial takes it: whole or of four digits, and never outside the range."""
+    if source.integer:
+        return round(value)
+    return min(max(shortened(value), float(source.low or 0)), float(source.high or 0))
+
+
+def merge_studies(held: Sequence[Study], asked: Sequence[Study], moved: Mapping[str, str], source: str) -> list[Study]:
+    """The studies that a file asks for, beside those that a sweep has.
+
+    Args:
+        held: The sweep's.
+        asked: The file's.
+        moved: Folders of world models, by the folders that the file's jobs propose.
+        source: The file.
+
+    Raises:
+        ConfigError: The file changes what trials that are there were proposed by, or were run with.
+    """
+    before = {study.key: study for study in held}
+    found = []
+    for study in asked:
+        runs = [run.model_copy(update={"model": moved.get(str(run.model), run.model)}) for run in study.runs]
+        study = study.model_copy(update={"runs": tuple(runs)})
+        if study.key in before:
+            _refuse_change(before[study.key], study, source)
+        found.append(study)
+    return found
+
+
+FREE = ("trials", "at_once")
+"""What may be changed between launches."""
+
+
+def _refuse_change(before: Study, now: Study, source: str) -> None:
+    old, new = _decides(before), _decides(now)
+    for name, value in new.items():
+        if old.get(name) != value:
+            raise ConfigError(
+                f"{source} changes {name} of {now.title} from {old.get(name)!r} to {value!r}, but Optuna's trials were "
+                "made with the first: put it back, or give the changed sweep another --out."
+            )
+
+
+def _decides(study: Study) -> dict[str, Any]:
+    asked = study.asked.model_dump(mode="json", exclude={*FREE, "fields"})
+    fields = {
+        name: source.model_dump(mode="json", exclude_defaults=True) for name, source in study.asked.fields.items()
+    }
+    runs = study.model_dump(mode="json")["runs"]
+    own = {name: value for name, value in runs[0]["fields"].items() if name != "seed"}
+    return {
+        "the seeds": [run["fields"]["seed"] for run in runs],
+        "the names of [optuna.fields]": list(fields),
+        **{f"[optuna] {name}": value for name, value in asked.items()},
+        **{f"[optuna.fields] {name}": value for name, value in fields.items()},
+        **own,
+    }
+
+
+def besides(jobs: Sequence[Planned], studies: Sequence[Study]) -> list[Planned]:
+    """The jobs that are no trials' of these studies."""
+    theirs = {job.folder for study in studies for trial in study.trials(jobs).values() for job in trial}
+    return [job for job in jobs if job.folder not in theirs]

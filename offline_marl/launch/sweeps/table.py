@@ -1,0 +1,103 @@
+"""What a sweep came to: one table, a row for each finished run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from offline_marl.core.errors import BadInputError
+from offline_marl.core.files import write_atomically
+from offline_marl.launch.sweeps.folder import Sweep, SweepError, settings_of
+from offline_marl.launch.sweeps.plan import Planned
+from offline_marl.report.export import as_csv
+from offline_marl.report.gather.run_folders import say_tuned
+from offline_marl.report.gather.scores import FIGURES
+from offline_marl.runs.folder import RunFolder
+
+SELDOM = {"environment", "preset", "world_model", "agreement", "random_return"}
+"""Columns that are left out where no run has them."""
+
+
+def runs_of(jobs: Sequence[Planned]) -> list[Planned]:
+    """The jobs that train."""
+    return [job for job in jobs if job.command == "train"]
+
+
+def score_of(folder: Path) -> dict[str, Any] | None:
+    """What a finished run's mark says; None where the run has not finished.
+
+    Raises:
+        SweepError: The mark was damaged or edited.
+    """
+    mark = RunFolder(folder).done_file
+    try:
+        found = json.loads(mark.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("score", {}), dict):
+        raise SweepError(f"{mark} was damaged or edited: remove it and start the sweep again, and it is made anew.")
+    return found
+
+
+def table_of(sweep: Sweep) -> list[dict[str, Any]]:
+    """A row for each finished run, in the order in which the jobs were added.
+
+    Every field that any job of the sweep varies is a column; a run that was not asked for it shows its default.
+    """
+    runs = runs_of(sweep.manifest().jobs)
+    varied = list(dict.fromkeys(field for job in runs for field in job.varied))
+    rows = [row for job in runs if (row := _row(sweep, job, varied)) is not None]
+    unused = {name for name in SELDOM if all(row[name] in (None, "none") for row in rows)}
+    return [{name: value for name, value in row.items() if name not in unused} for row in rows]
+
+
+def _row(sweep: Sweep, job: Planned, varied: Sequence[str]) -> dict[str, Any] | None:
+    done = score_of(sweep.folder(job))
+    if done is None:
+        return None
+    versions, score = RunFolder(sweep.folder(job)).versions(), done.get("score", {})
+    return {
+        "run": Path(job.folder).name,
+        "algorithm": job.name,
+        "dataset": job.fields.get("dataset"),
+        "environment": job.fields.get("environment"),
+        "preset": job.about.get("preset"),
+        "world_model": job.about.get("world_model"),
+        **_values(job, varied),
+        "seed": job.fields["seed"],
+        **{name: score.get(name) for name in FIGURES},
+        "steps": done.get("steps"),
+        "wall_s": done.get("wall_s"),
+        "commit": versions.get("commit", versions.get("offline-marl")),
+        "dataset_sha256": versions.get("dataset_sha256"),
+        "tuned_on": None if job.tuned_on is None else say_tuned(job.tuned_on),
+    }
+
+
+def _values(job: Planned, varied: Sequence[str]) -> dict[str, Any]:
+    missing = set(varied) - set(job.fields)
+    try:
+        settings = settings_of(job) if missing else {}
+    except BadInputError:  # its algorithm is not installed any more
+        settings = {}
+    return {field: job.fields.get(field, settings.get(field)) for field in varied}
+
+
+def collect(sweep: Sweep, out: Path) -> tuple[int, int]:
+    """Write the table.
+
+    Returns:
+        How many runs are in it, and how many the sweep has.
+
+    Raises:
+        SweepError: None has finished.
+    """
+    rows, runs = table_of(sweep), runs_of(sweep.manifest().jobs)
+    if not rows:
+        raise SweepError(f"None of the {len(runs)} runs of {sweep.path} has finished: there is nothing to collect.")
+    write_atomically(out, as_csv(rows).encode())
+    return len(rows), len(runs)

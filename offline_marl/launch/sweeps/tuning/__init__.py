@@ -1,0 +1,1 @@
+"""Studies whose trials Optuna proposes, and the best settings found."""

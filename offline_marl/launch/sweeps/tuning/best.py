@@ -1,0 +1,176 @@
+"""Retrain the best: choose settings by a metric over a sweep's seeds, then run them on seeds that chose nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from offline_marl.core.config import ConfigError, suggest
+from offline_marl.launch.sweeps.file import Metric
+from offline_marl.launch.sweeps.folder import Sweep, SweepError, apart, settings_of
+from offline_marl.launch.sweeps.names import digest
+from offline_marl.launch.sweeps.plan import Planned
+from offline_marl.launch.sweeps.table import runs_of, score_of
+from offline_marl.launch.sweeps.tuning.progress import failed_folders
+
+METRICS: tuple[str, ...] = get_args(Metric)
+"""What can choose; more is better."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The settings that won, for one algorithm and one task."""
+
+    algorithm: str
+    task: str
+    runs: tuple[Planned, ...]
+    """Its runs, one a seed."""
+    values: tuple[float, ...]
+    """Their metric."""
+    among: int
+    """How many settings there were to choose from."""
+
+    @property
+    def mean(self) -> float:
+        """What it was chosen by."""
+        return sum(self.values) / len(self.values)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds it was chosen on."""
+        return sorted(int(run.fields["seed"]) for run in self.runs)
+
+
+def choose(sweep: Sweep, metric: str) -> list[Chosen]:
+    """The best settings of each algorithm on each task, by the mean of a metric over the sweep's seeds.
+
+    Raises:
+        ConfigError: There is no such metric.
+        SweepError: Runs are missing, were not scored so, or not on the same seeds.
+    """
+    if metric not in METRICS:
+        raise ConfigError(f"Unknown metric '{metric}': {suggest(metric, METRICS)}.")
+    manifest = sweep.manifest()
+    failed = failed_folders(sweep, manifest)
+    runs = [run for run in runs_of(manifest.jobs) if run.folder not in failed]
+    if any(run.tuned_on is not None for run in runs):
+        raise SweepError(f"The settings in {sweep.path} were chosen already: choose among those of the first sweep.")
+    if failed and not runs:
+        raise SweepError(f"All trials of {sweep.path} have failed: there is nothing to choose from.")
+    groups: dict[tuple[str, str], dict[str, list[Planned]]] = {}
+    for run in runs:
+        alike = groups.setdefault((run.name, _task(run)), {})
+        alike.setdefault(_settings_key(run), []).append(run)
+    values = _values(sweep, runs, metric)
+    return [_best(key, list(alike.values()), values) for key, alike in groups.items()]
+
+
+def _values(sweep: Sweep, runs: Sequence[Planned], metric: str) -> dict[str, float]:
+    values, missing = dict[str, float](), list[str]()
+    for run in runs:
+        done = score_of(sweep.folder(run))
+        if done is None:
+            missing.append(run.folder)
+            continue
+        value = done.get("score", {}).get(metric)
+        if value is None:
+            raise SweepError(f"{run.folder} of {sweep.path} has no {metric}: choose by another metric.")
+        values[run.folder] = float(value) if math.isfinite(float(value)) else -math.inf
+    if missing:
+        raise SweepError(
+            f"{len(missing)} of {len(runs)} runs of {sweep.path} have not finished ({missing[0]} ...): a choice among "
+            "the others would not be fair; see `offline-marl sweep status`."
+        )
+    return values
+
+
+def _best(key: tuple[str, str], settings: Sequence[Sequence[Planned]], values: dict[str, float]) -> Chosen:
+    seeds = {tuple(sorted(int(run.fields["seed"]) for run in runs)) for runs in settings}
+    if len(seeds) > 1:
+        raise SweepError(
+            f"The settings of {key[0]} on {key[1]} ran on different seeds, so that they cannot be compared."
+        )
+    among = [Chosen(*key, tuple(runs), tuple(values[run.folder] for run in runs), len(settings)) for runs in settings]
+    return max(among, key=lambda each: each.mean)  # the first of equals
+
+
+def retrain(sweep: Sweep, chosen: Sequence[Chosen], metric: str, seeds: Sequence[int]) -> list[Planned]:
+    """The chosen settings on new seeds, as jobs of another sweep; shared world models are used where they are.
+
+    Raises:
+        ConfigError: A seed is one of those that chose.
+    """
+    fits = {job.folder: job for job in sweep.manifest().jobs if job.command == "fit-model"}
+    jobs: dict[str, Planned] = {}
+    for each in chosen:
+        for seed in seeds:
+            if seed in each.seeds:
+                raise ConfigError(
+                    f"Seed {seed} chose the settings of {each.algorithm}: give seeds that are not among "
+                    f"{', '.join(map(str, each.seeds))}."
+                )
+            told = {"seeds": each.seeds, "metric": metric, "configurations": each.among, "sweep": str(sweep.path)}
+            for job in _again(sweep, each, fits, seed):
+                key = digest([job.command, job.about])
+                folder = apart(job.folder, {other.folder for other in jobs.values()}, key)
+                jobs.setdefault(key, job.model_copy(update={"folder": folder, "tuned_on": told}))
+    return sorted(jobs.values(), key=lambda job: job.command != "fit-model")
+
+
+def _again(sweep: Sweep, each: Chosen, fits: dict[str, Planned], seed: int) -> list[Planned]:
+    run = each.runs[0]
+    fit = fits.get(str(run.model))
+    if fit is None:
+        return [_reseeded(run, seed)]
+    if fit.about.get("shared", True):
+        return [_reseeded(run, seed).model_copy(update={"model": str(sweep.path / fit.folder)})]
+    own = _reseeded(fit, seed)
+    return [own, _reseeded(run, seed).model_copy(update={"model": own.folder})]
+
+
+def _reseeded(job: Planned, seed: int) -> Planned:
+    stem = job.folder.rsplit("_seed", 1)[0]
+    changed = {"fields": {**job.fields, "seed": seed}, "about": {**job.about, "seed": seed}}
+    return job.model_copy(update={"folder": f"{stem}_seed{seed}", **changed})
+
+
+def refuse_other_choice(held: Sequence[Planned], asked: Sequence[Planned], place: Sweep) -> None:
+    """Make sure that a table never mixes two choices.
+
+    Raises:
+        SweepError: The folder holds other settings for an algorithm and a task.
+    """
+    now = {(run.name, _task(run)): _settings_key(run) for run in runs_of(asked)}
+    for run in runs_of(held):
+        if now.get((run.name, _task(run)), _settings_key(run)) != _settings_key(run):
+            raise SweepError(
+                f"{place.path} holds other settings of {run.name} on {_task(run)}, chosen before the sweep grew: give "
+                "this choice another --out."
+            )
+
+
+def _task(run: Planned) -> str:
+    return str(run.fields.get("dataset") or run.fields.get("environment"))
+
+
+def _settings_key(run: Planned) -> str:
+    """The same for runs that differ in nothing but the seed."""
+    decides = {name: value for name, value in settings_of(run).items() if name not in {"seed", "world_model"}}
+    return digest([decides, [run.about.get(name) for name in ("world_model", "preset", "trial")]])
+
+
+def as_lines(chosen: Sequence[Chosen], metric: str) -> list[str]:
+    """What was chosen, a line for each algorithm and task."""
+    return [_line(each, metric) for each in chosen]
+
+
+def _line(each: Chosen, metric: str) -> str:
+    run = each.runs[0]
+    told: dict[str, Any] = {name: run.fields[name] for name in run.varied}
+    told |= {name: run.about[name] for name in ("preset", "world_model") if run.about.get(name, "none") != "none"}
+    settings = ", ".join(f"{name} = {value}" for name, value in told.items()) or "its only settings"
+    seeds = ", ".join(map(str, each.seeds))
+    figures = f"{metric} {each.mean:.3f} over seeds {seeds}, best of {each.among}"
+    return f"{each.algorithm} on {each.task}: {settings} ({figures})"

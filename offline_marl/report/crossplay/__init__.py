@@ -1,0 +1,1 @@
+"""Cross-play: agents of different runs in one team."""

@@ -1,0 +1,270 @@
+"""Agents of different runs play together on the same starts; the matrix of their returns shows who fits whom.
+
+Two agents: entry (i, j) is the team of agent_0 from run i and agent_1 from run j. More agents: the team of run i in
+which one agent is run j's, averaged over which one it is. The diagonal is self-play.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from offline_marl.core.reference import Reference
+from offline_marl.core.types import DataError
+from offline_marl.environments.base import Conventions, JointEnv
+from offline_marl.environments.episodes import Episodes, episode_seeds, play
+from offline_marl.report.crossplay.groups import SHARE, Matrix, find_groups, losses, scale_of, together
+from offline_marl.report.crossplay.players import MixedTeam, Player, open_players
+from offline_marl.training.session import MOST_COPIES
+from offline_marl.training.tasks import Task
+
+RESAMPLES = 2_000
+Values = npt.NDArray[np.float64]
+Returns = Annotated[npt.NDArray[np.float64], "row column start"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % percentile-bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that share a convention, by the rule of `evidence.groups`."""
+
+    members: tuple[int, ...]
+    """Rows of the matrix."""
+    convention: str | None
+    """What their own teams follow most; None where the environment tells none, or none is followed."""
+    followed: float | None
+    """Share of self-play episodes in which all agents followed it."""
+
+
+@dataclass(frozen=True)
+class Crossplay:
+    """Who plays how well with whom."""
+
+    players: tuple[Player, ...]
+    task: str
+    """Where they met: a body's with conf and view, else the environment."""
+    agents: int
+    episodes: int
+    seed: int
+    """Decides the starts; all pairings play the same ones."""
+    returns: Returns
+    low: Matrix
+    """Ends of the 95 % bootstrap intervals over starts."""
+    high: Matrix
+    reference: Reference | None
+    agreement: Matrix | None
+    """Share of episodes in which all agents followed one convention; None where there is nothing to agree on."""
+    groups: tuple[Group, ...]
+    loss: Matrix
+    limit: float
+    """Loss above which two runs can be apart."""
+    summary: dict[str, Interval | None]
+    """Means of self_play (the diagonal), cross_play (the rest), within and across groups, and the gap of the first two;
+    None where there are no such pairings."""
+    covers: str
+    """What the intervals of the summary cover."""
+    notes: tuple[str, ...]
+
+    @property
+    def means(self) -> Matrix:
+        """Mean returns."""
+        found: Matrix = self.returns.mean(-1)
+        return found
+
+    def scaled(self, values: Values, difference: bool = False) -> Values:
+        """Returns, or differences of returns, on the scale of `unit`."""
+        if self.reference is None:
+            return values
+        normalized: Values = np.vectorize(self.reference.normalized, otypes=[np.float64])(values)
+        return normalized - self.reference.normalized(0.0) if difference else normalized
+
+    @property
+    def unit(self) -> str:
+        """What scores are told in."""
+        return "return" if self.reference is None else "normalized return"
+
+    @property
+    def order(self) -> list[int]:
+        """Rows, group by group."""
+        return [row for group in self.groups for row in group.members]
+
+
+def crossplay(
+    runs: Sequence[str | Path],
+    episodes: int = 100,
+    seed: int = 0,
+    workers: int = 1,
+    tick: Callable[[], object] = lambda: None,
+) -> Crossplay:
+    """Let the newest checkpoints of runs play together, deterministically and on the CPU.
+
+    Args:
+        runs: Run folders, two or more, trained for one environment that is shared among agents in one way.
+        episodes: Starts of each pairing.
+        seed: Decides the starts; the same ones as those of `evaluate` with this seed.
+        workers: Processes that step the simulator; nothing depends on how many.
+        tick: Called after each pairing of the matrix.
+
+    Raises:
+        ConfigError: There are fewer than two runs, or one is named twice.
+        RunFolderError: A folder holds no run, or no checkpoint that can be read.
+        DataError: Their agents cannot meet, there is nothing to act in, or a run's actions are not finite.
+    """
+    players, tasks = open_players(runs)
+    env = tasks[0].make_envs(min(MOST_COPIES, episodes), workers)
+    if env is None:
+        raise DataError(f"{players[0].folder} cannot play: no environment belongs to its data ({tasks[0].id}).")
+    try:
+        agents = env.spec.n_agents
+        if agents < 2:
+            raise DataError(f"{tasks[0].id} has a single agent: there is nobody to play with.")
+        torch.set_num_threads(1)
+        found = _play_all(players, tasks[0], env, episode_seeds(seed, episodes), tick)
+    finally:
+        env.close()
+    return _told(players, tasks, agents, seed, *found)
+
+
+def guests(agents: int) -> tuple[int, ...]:
+    """Agents that the second run plays, one at a time."""
+    return (1,) if agents == 2 else tuple(range(agents))
+
+
+def _play_all(
+    players: Sequence[Player], task: Task, env: JointEnv, seeds: Sequence[int], tick: Callable[[], object]
+) -> tuple[Returns, Matrix | None, list[Conventions | None]]:
+    """Returns, agreement, and what the runs' own teams followed."""
+    count, agents = len(players), env.spec.n_agents
+    returns, agreed = np.zeros((count, count, len(seeds))), np.full((count, count), np.nan)
+    own: list[Conventions | None] = []
+    for i, row in enumerate(players):
+        for j, column in enumerate(players):
+            positions = guests(agents) if i != j else (0,)
+            for guest in positions:
+                members = [column.policy if agent == guest else row.policy for agent in range(agents)]
+                played = _played(members, env, seeds, (row, column))
+                returns[i, j] += played.returns / len(positions)
+                followed = None if played.ends is None else task.conventions(played.ends)
+                if followed is not None:
+                    agreed[i, j] = np.nansum([agreed[i, j], followed.agreed.mean() / len(positions)])
+                if i == j:
+                    own.append(followed)
+            tick()
+    return returns, None if own[0] is None else agreed, own
+
+
+def _played(members: Sequence[object], env: JointEnv, seeds: Sequence[int], pair: tuple[Player, Player]) -> Episodes:
+    try:
+        return play(MixedTeam(members), env, seeds)  # type: ignore[arg-type]
+    except DataError as error:
+        raise DataError(f"{pair[0].folder} with {pair[1].folder}: {error}") from None
+
+
+def _told(
+    players: Sequence[Player],
+    tasks: Sequence[Task],
+    agents: int,
+    seed: int,
+    returns: Returns,
+    agreement: Matrix | None,
+    own: Sequence[Conventions | None],
+) -> Crossplay:
+    draw = np.random.default_rng(0)
+    count, episodes = len(players), returns.shape[-1]
+    starts = draw.multinomial(episodes, np.full(episodes, 1 / episodes), RESAMPLES) / episodes
+    drawn = (starts @ returns.reshape(-1, episodes).T).reshape(-1, count, count)
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    means, loss = returns.mean(-1), losses(returns.mean(-1))
+    reference, random, notes = _scale(tasks)
+    limit = SHARE * scale_of(means, random)
+    groups = find_groups(loss, np.percentile(losses(drawn), 2.5, axis=0), limit)
+    notes += [f"{each.name} is unfinished: its step {each.step:,} plays." for each in players if not each.finished]
+    return Crossplay(
+        players=tuple(players),
+        task=_place(tasks[0]),
+        agents=agents,
+        episodes=episodes,
+        seed=seed,
+        returns=returns,
+        low=low,
+        high=high,
+        reference=reference,
+        agreement=agreement,
+        groups=tuple(_named(group, own) for group in groups),
+        loss=loss,
+        limit=limit,
+        summary=_summary(means, drawn, groups, draw),
+        covers="starts and runs, resampled together" if count > 2 else "starts alone: two runs say nothing of others",
+        notes=tuple(notes),
+    )
+
+
+def _place(task: Task) -> str:
+    shares = task.partition
+    return f"{shares.scenario}_{shares.key}" if shares else str(task.data.metadata.get("scenario", task.id))
+
+
+def _scale(tasks: Sequence[Task]) -> tuple[Reference | None, float | None, list[str]]:
+    """Reference scores that all runs share, what random play returns, and what is to be said about it."""
+    references = {(each.random, each.expert) for each in (task.reference for task in tasks) if each is not None}
+    if len(references) == 1 and all(task.reference is not None for task in tasks):
+        return tasks[0].reference, references.pop()[0], []
+    notes = ["Returns are not normalized: the runs' data name different reference scores."] if references else []
+    randoms = [task.random_return for task in tasks if task.random_return is not None]
+    return None, float(np.mean(randoms)) if randoms else None, notes
+
+
+def _named(group: Sequence[int], own: Sequence[Conventions | None]) -> Group:
+    teams = [own[row] for row in group]
+    names = teams[0].names if teams[0] is not None else ()
+    shares = {name: np.mean([each.counts()[name] / len(each.followed) for each in teams if each]) for name in names}
+    best = max(shares, key=lambda name: shares[name], default=None)
+    if best is None or not shares[best]:
+        return Group(tuple(group), None, None)
+    return Group(tuple(group), best, float(shares[best]))
+
+
+def _summary(
+    means: Matrix, drawn: npt.NDArray[np.float64], groups: Sequence[Sequence[int]], draw: np.random.Generator
+) -> dict[str, Interval | None]:
+    """Means over pairings; each draw takes runs, with replacement, and starts.
+
+    A run that is drawn twice never meets itself in cross-play; draws without such a pairing are left out.
+    """
+    count = len(means)
+    self, same = np.eye(count, dtype=bool), together(groups)
+    taken = draw.multinomial(count, np.full(count, 1 / count), len(drawn)).astype(np.float64)
+    taken = taken if count > 2 else np.ones_like(taken)
+    pairs = taken[:, :, None] * taken[:, None, :]
+    pairs[:, self] = taken
+    found: dict[str, Interval | None] = {}
+    averages: dict[str, tuple[float, npt.NDArray[np.float64]]] = {}
+    for name, chosen in {"self_play": self, "cross_play": ~self, "within": same & ~self, "across": ~same}.items():
+        found[name] = None
+        if chosen.any():
+            weights = pairs[:, chosen]
+            with np.errstate(invalid="ignore"):
+                draws = (weights * drawn[:, chosen]).sum(1) / weights.sum(1)
+            averages[name] = float(means[chosen].mean()), draws
+            found[name] = _interval(*averages[name])
+    (own, own_draws), (other, other_draws) = averages["self_play"], averages["cross_play"]
+    return {**found, "gap": _interval(own - other, own_draws - other_draws)}
+
+
+def _interval(mean: float, draws: npt.NDArray[np.float64]) -> Interval:
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return Interval(mean, float(low), float(high))

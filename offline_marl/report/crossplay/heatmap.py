@@ -1,0 +1,96 @@
+"""The cross-play matrix as a picture: numbers in cells, groups in frames, colours that colour-blind eyes tell apart."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from offline_marl.report.crossplay.crossplay import Crossplay
+
+COLORS = "cividis"
+MOST_NUMBERS = 16
+"""Rows up to which cells show their numbers; ends of intervals up to half of it."""
+
+
+def draw_matrix(found: Crossplay, form: str) -> bytes | None:
+    """The picture as svg or png, equal for equal matrices.
+
+    Returns:
+        Its bytes; None where matplotlib (extra `report`) is not installed.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    panels = 1 if found.agreement is None else 2
+    side = min(3.0 + 0.62 * len(found.players), 14.0)
+    figure = Figure(figsize=(side * panels + 1.0, 0.86 * side + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    _draw_returns(axes[0], found)
+    if found.agreement is not None:
+        order = found.order
+        _draw_panel(axes[1], found, found.agreement[np.ix_(order, order)], None, "{:.2f}", (0.0, 1.0))
+        axes[1].set_title("agreement: share of episodes in one convention")
+        axes[1].set_yticks(range(len(order)), [str(number + 1) for number in range(len(order))])
+    image = io.BytesIO()
+    settings: Any = {"svg.hashsalt": "crossplay", "svg.fonttype": "none"}
+    with mpl.rc_context(settings):
+        figure.savefig(
+            image, format=form, dpi=130 if side < 8 else 90, metadata={"Date": None} if form == "svg" else None
+        )
+    return image.getvalue()
+
+
+def _draw_returns(axes: Any, found: Crossplay) -> None:
+    order = np.ix_(found.order, found.order)
+    means, low, high = (found.scaled(each)[order] for each in (found.means, found.low, found.high))
+    digits = "{:.0f}" if found.reference is not None else "{:.2f}"
+    _draw_panel(axes, found, means, (low, high), digits, None)
+    axes.set_title(f"mean {found.unit}, {found.episodes} starts")
+
+
+def _draw_panel(
+    axes: Any,
+    found: Crossplay,
+    values: npt.NDArray[np.float64],
+    ends: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None,
+    digits: str,
+    limits: tuple[float, float] | None,
+) -> None:
+    low, high = limits or (float(values.min()), float(values.max()))
+    image = axes.imshow(values, cmap=COLORS, vmin=low, vmax=high)
+    axes.figure.colorbar(image, ax=axes, shrink=0.7)
+    count = len(values)
+    ends = ends if count <= MOST_NUMBERS // 2 else None
+    for i, j in np.ndindex(values.shape) if count <= MOST_NUMBERS else ():
+        light = (values[i, j] - low) > 0.55 * max(high - low, 1e-12)
+        color = "black" if light else "white"
+        axes.text(j, i - (0.12 if ends else 0), digits.format(values[i, j]), ha="center", va="center", color=color)
+        if ends is not None:
+            text = f"{digits.format(ends[0][i, j])} to {digits.format(ends[1][i, j])}"
+            axes.text(j, i + 0.24, text, ha="center", va="center", color=color, fontsize=6.5)
+    _frame_groups(axes, found)
+    names = [f"{number + 1} {found.players[row].name}" for number, row in enumerate(found.order)]
+    axes.set_yticks(range(count), names)
+    axes.set_xticks(range(count), [str(number + 1) for number in range(count)])
+    two = found.agents == 2
+    axes.set_xlabel("run of agent_1" if two else "run of the one guest")
+    axes.set_ylabel("run of agent_0" if two else "run of the team")
+
+
+def _frame_groups(axes: Any, found: Crossplay) -> None:
+    from matplotlib.patches import Rectangle
+
+    first = 0
+    for group in found.groups:
+        size = len(group.members)
+        frame = Rectangle((first - 0.5, first - 0.5), size, size, fill=False, linewidth=2.5, edgecolor="#d1495b")
+        frame.set_clip_on(False)
+        axes.add_patch(frame)
+        first += size

@@ -1,0 +1,1 @@
+"""Scores of finished runs, from run folders and tables."""

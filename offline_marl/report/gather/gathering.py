@@ -1,0 +1,124 @@
+"""All runs under some paths, named apart, beside what had to be left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from offline_marl.report.gather.labels import named
+from offline_marl.report.gather.run_folders import names_of, read_run
+from offline_marl.report.gather.scores import EvidenceError, Gathered, LeftOut, Run
+from offline_marl.report.gather.tables import read_table
+from offline_marl.runs.folder import holds_model
+
+SWEEP = "sweep.json"
+
+
+def gather(paths: Sequence[Path]) -> Gathered:
+    """The runs under these paths.
+
+    Args:
+        paths: Run folders; folders of run folders at any depth, sweeps among them, in which world models are passed
+            over; and tables as in benchmarks/results or as `sweep collect` writes them.
+
+    Raises:
+        EvidenceError: A path is not there or is nothing of that kind, or no run has finished.
+    """
+    found: list[Run | LeftOut] = []
+    folders: list[Path] = []
+    seen: set[Path] = set()
+    for path in paths:
+        if path.is_file():
+            found += read_table(path) if path.resolve() not in seen else []
+            seen.add(path.resolve())
+        elif path.is_dir():
+            fresh = [folder for folder in _folders(path) if folder.resolve() not in seen]
+            seen |= {folder.resolve() for folder in fresh}
+            folders += fresh
+        else:
+            raise EvidenceError(f"There is no {path}: name run folders, folders of them, sweeps or tables (CSV).")
+    found += [replace(_read(folder), name=name) for folder, name in zip(folders, names_of(folders), strict=True)]
+    runs, left_out = [each for each in found if isinstance(each, Run)], [e for e in found if isinstance(e, LeftOut)]
+    if not runs:
+        raise EvidenceError(_nothing(paths, left_out))
+    labelled, doubles, notes, varied = named(runs)
+    return Gathered(tuple(labelled), (*left_out, *doubles), (*notes, *_notes(labelled)), tuple(varied))
+
+
+def _read(folder: Path) -> Run | LeftOut:
+    if holds_model(folder):
+        return LeftOut("", "it is a world model: its own report says how far it can be trusted")
+    return read_run(folder)
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """The run folders at and under a path, and those that a sweep has yet to begin; `path` itself may be a model."""
+    if (path / "config.json").is_file():
+        yield path
+        return
+    for here, inner, files in walk(path):
+        if "config.json" in files:
+            inner.clear()
+            if not holds_model(here):
+                yield here
+            continue
+        inner[:] = sorted((name for name in inner if not name.startswith(".")), key=_natural)
+        if SWEEP in files:
+            yield from (folder for folder in _jobs(here) if not (folder / "config.json").exists())
+
+
+def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As `os.walk`, through linked folders too, each folder once: links may lead round in a circle."""
+    walked: set[str] = set()
+    for place, inner, files in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(place)) in walked:
+            inner.clear()
+            continue
+        walked.add(real)
+        yield Path(place), inner, files
+
+
+def _jobs(sweep: Path) -> list[Path]:
+    """The folders of a sweep's training jobs.
+
+    Raises:
+        EvidenceError: The sweep's list was damaged.
+    """
+    try:
+        jobs = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["jobs"]
+        return [sweep / job["folder"] for job in jobs if job.get("command", "train") == "train"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise EvidenceError(f"{sweep / SWEEP} was damaged or edited: which runs there should be is lost.") from None
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """seed2 before seed10."""
+    return [(bool(part), int(part or 0), text) for part, text in re.findall(r"(\d*)(\D*)", name)]
+
+
+def _nothing(paths: Sequence[Path], left_out: Sequence[LeftOut]) -> str:
+    where = ", ".join(map(str, paths))
+    if not left_out:
+        return f"There is no run in {where}: name run folders, folders of them, sweeps or tables (CSV)."
+    first = left_out[0]
+    count = f"None of the {len(left_out)} runs" if len(left_out) > 1 else "The run"
+    return f"{count} in {where} can{'' if len(left_out) > 1 else 'not'} be compared: {first.name}: {first.why}."
+
+
+def _notes(runs: Sequence[Run]) -> list[str]:
+    """What readers of scores should know of how they were taken."""
+    notes = []
+    episodes = {int(count) for run in runs if (count := run.score.get("episodes"))}
+    if len(episodes) > 1:
+        notes.append(f"Scores are means of {min(episodes)} to {max(episodes)} episodes.")
+    others = sum(bool(run.score.get("versions_differ")) for run in runs)
+    if others:
+        notes.append(f"{others} of {len(runs)} runs were scored with other versions than their data was recorded with.")
+    tuned = sum(run.tuned_on is not None for run in runs)
+    if tuned:
+        notes.append(f"The settings of {tuned} of {len(runs)} runs were chosen by other runs; tables mark them.")
+    return notes

@@ -1,0 +1,119 @@
+"""Runs from a committed table: benchmarks/results, or what `sweep collect` wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from offline_marl.report.gather.data_returns import data_returns
+from offline_marl.report.gather.run_folders import figures, unusable
+from offline_marl.report.gather.scores import FIGURES, EvidenceError, LeftOut, Run
+
+READ = (*FIGURES, "versions_differ")
+"""Columns that become the score."""
+DATA = ("data_return", "data_normalized")
+"""What the data itself returned, where the table says it: then nothing has to be looked up."""
+PROVENANCE = ("commit", "dataset_sha256", "wall_s")
+ALGORITHM, TASK, STEPS = ("algorithm", "algo"), ("dataset", "environment"), ("steps", "step")
+KNOWN = {*READ, *DATA, *PROVENANCE, *ALGORITHM, *TASK, *STEPS, "run", "seed", "tuned_on"}
+"""Every other column is a setting."""
+
+
+def read_table(path: Path) -> list[Run | LeftOut]:
+    """A run for each row; rows whose score is no number are left out.
+
+    Raises:
+        EvidenceError: The file is no table of scores, or a row cannot be read.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            rows, columns = list(reader), list(reader.fieldnames or ())
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise EvidenceError(f"{path} is no table of comma-separated values: {error}.") from None
+    _check(path, columns)
+    if not rows:
+        raise EvidenceError(f"{path} holds no scores: there is nothing below its line of names.")
+    return [_read_row(path, number, row) for number, row in enumerate(rows, start=2)]
+
+
+def _check(path: Path, columns: Sequence[str]) -> None:
+    """Refuse what is no table of scores."""
+    for wanted in (ALGORITHM, TASK, ("seed",), STEPS, ("return",)):
+        if set(wanted) & set(columns):
+            continue
+        sign = next((name for sign, name in ((";", "semicolons"), ("\t", "tabs")) if sign in "".join(columns)), None)
+        if sign is not None:
+            raise EvidenceError(f"{path} has {sign} between its columns: save it with commas.")
+        raise EvidenceError(
+            f"{path} is no table of scores: it has no column '{wanted[0]}' (`offline-marl sweep collect` writes one)."
+        )
+
+
+def _read_row(path: Path, line: int, row: Mapping[str, str | None]) -> Run | LeftOut:
+    algorithm, task = _first(row, ALGORITHM), _first(row, TASK)
+    if not algorithm or not task:
+        raise EvidenceError(f"Line {line} of {path} does not say its algorithm and its data set.")
+    name = row.get("run") or f"{algorithm} {Path(task).name} seed {row['seed']}"
+    score = {column: _number(path, line, column, row[column]) for column in READ if column in row}
+    wrong = unusable(score)
+    if wrong is not None:
+        return LeftOut(name, wrong)
+    provenance = {column: row[column] for column in PROVENANCE if row.get(column)}
+    seed, steps = (_whole(path, line, column, _first(row, column)) for column in (("seed",), STEPS))
+    told = {name: _number(path, line, name, row.get(name)) for name in DATA}
+    mark = {"return": told["data_return"], "normalized_return": told["data_normalized"]}
+    data, normalized = data_returns(mark, Path(task).name if row.get("dataset") else None, provenance)
+    return Run(
+        name=name,
+        folder=None,
+        algorithm=algorithm,
+        label=algorithm,
+        task=Path(task).name,
+        seed=seed,
+        budget=steps,
+        step=steps,
+        score=figures(score),
+        settings={key: _value(value) for key, value in row.items() if key is not None and key not in KNOWN},
+        provenance=provenance,
+        tuned_on=row.get("tuned_on") or None,
+        data_return=data,
+        data_normalized=normalized,
+    )
+
+
+def _first(row: Mapping[str, str | None], columns: tuple[str, ...]) -> str:
+    return next((value for column in columns if (value := row.get(column))), "")
+
+
+def _number(path: Path, line: int, column: str, text: str | None) -> float | None:
+    if not text:
+        return None
+    if text in {"True", "False"}:
+        return float(text == "True")
+    try:
+        return float(text)
+    except ValueError:
+        raise EvidenceError(f"Line {line} of {path} has '{text}' in the column '{column}': no number.") from None
+
+
+def _whole(path: Path, line: int, columns: tuple[str, ...], text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise EvidenceError(f"Line {line} of {path} has '{text}' as its {columns[0]}: no whole number.") from None
+
+
+def _value(text: Any) -> Any:
+    """A setting as it was before it became text."""
+    if text in (None, ""):
+        return None
+    if text in {"True", "False"}:
+        return text == "True"
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError):
+        return text

@@ -1,0 +1,141 @@
+"""The page as a whole: head, table of contents, sections. The same evidence gives the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+from offline_marl.core.files import write_atomically
+from offline_marl.report.gather.scores import LeftOut
+from offline_marl.report.page.answer import answer_section
+from offline_marl.report.page.comparing import aggregates_section, improvement_section, profiles_section, scores_section
+from offline_marl.report.page.coordination import agreement_section
+from offline_marl.report.page.crossplay import crossplay_section
+from offline_marl.report.page.markup import Markup, tag
+from offline_marl.report.page.material import MATRIX, REPORT, Material, collect_material
+from offline_marl.report.page.media import media_section
+from offline_marl.report.page.models import models_section
+from offline_marl.report.page.origin import left_out_section, origin_section, settings_section
+from offline_marl.report.page.sections import Section, counted
+from offline_marl.report.page.training import curves_section, losses_section
+from offline_marl.report.statistics.estimates import Evidence
+
+EDITED = "its {} was edited: it does not hold what it should"
+TITLE = "Offline multi-agent RL: what the runs say"
+
+
+def write_page(
+    evidence: Evidence,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    title: str = TITLE,
+    videos: bool = False,
+    filmed: Sequence[Path] = (),
+) -> Path:
+    """Write the page of some evidence.
+
+    Args:
+        evidence: Statistics of the runs.
+        paths: What was gathered from: world models, cross-play and videos are looked for there too.
+        out: The HTML file; replaced whole or not at all.
+        title: Of the page.
+        videos: Whether videos and contact sheets that lie there become part of it.
+        filmed: Others that do.
+
+    Returns:
+        `out`.
+    """
+    material = collect_material(evidence, paths, videos=videos)
+    every = dict.fromkeys([*(file.resolve() for file in filmed), *material.media])
+    material = replace(material, media=tuple(every))
+    write_atomically(out, render(evidence, material, title=title).encode(errors="replace"))
+    return out
+
+
+def render(evidence: Evidence, material: Material | None = None, *, title: str = TITLE) -> str:
+    """The page as text."""
+    sections = _sections(evidence, material or Material())
+    links = tag("ul", [tag("li", tag("a", each.title, href=f"#{each.name}")) for each in sections])
+    body = tag(
+        "body",
+        tag("a", "Skip to the answer", href="#answer", class_="skip"),
+        tag("header", tag("h1", title), tag("p", _about(evidence))),
+        tag("nav", links, aria_label="Contents"),
+        tag("main", [each.drawn() for each in sections]),
+        tag("footer", tag("p", "Made by offline-marl report. This file is complete: it fetches nothing.")),
+        tag("script", _part("page.js")),
+    )
+    return f"<!doctype html>\n{tag('html', _head(title), body, lang='en')}\n"
+
+
+def _sections(evidence: Evidence, material: Material) -> list[Section]:
+    models = [each for each in material.models if _drawable(partial(models_section, [each]))]
+    held = [each for each in material.matrices if _drawable(partial(crossplay_section, each))]
+    matrices = [crossplay_section(each, number) for number, each in enumerate(held, 1)]
+    damaged = [
+        *material.damaged,
+        *(LeftOut(each.name, EDITED.format(REPORT)) for each in material.models if each not in models),
+        *(LeftOut(str(each.get("task")), EDITED.format(MATRIX)) for each in material.matrices if each not in held),
+    ]
+    found = [
+        answer_section(evidence),
+        scores_section(evidence),
+        aggregates_section(evidence),
+        improvement_section(evidence),
+        profiles_section(evidence),
+        agreement_section(evidence, material.ends),
+        *matrices,
+        curves_section(evidence),
+        models_section(models),
+        media_section(material.media),
+        losses_section(evidence),
+        settings_section(evidence),
+        left_out_section(evidence, damaged),
+        origin_section(evidence),
+    ]
+    return [each for each in found if each is not None]
+
+
+def _drawable(draw: Callable[[], object]) -> bool:
+    """Whether a part can be made of what a file holds, which anybody may have edited."""
+    try:
+        draw()
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError, ArithmeticError):
+        return False
+    return True
+
+
+def _about(evidence: Evidence) -> str:
+    counts = (
+        counted(len(evidence.gathered.runs), "run"),
+        counted(len(evidence.labels), "label"),
+        counted(len(evidence.tasks), "task"),
+    )
+    return " · ".join(counts)
+
+
+def _head(title: str) -> Markup:
+    # Nothing may be fetched and no other script may run, whatever a name holds.
+    script = base64.b64encode(hashlib.sha256(_part("page.js").encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'; img-src data:; media-src data:"
+    )
+    return tag(
+        "head",
+        Markup('<meta charset="utf-8">'),
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
+        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Markup('<meta name="color-scheme" content="light dark">'),
+        tag("title", title),
+        tag("style", _part("page.css")),
+    )
+
+
+def _part(name: str) -> Markup:
+    return Markup(files(__package__).joinpath(name).read_text(encoding="utf-8"))

@@ -1,0 +1,176 @@
+"""Settings of a run that are no algorithm's. Imports no torch, so that the command line answers at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from offline_marl.core.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from offline_marl.core.types import Needs
+
+Count = Annotated[int, Field(ge=1)]
+Period = Annotated[int, Field(ge=0)]
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+SpreadName = Literal[
+    "covariance_norm", "standardized_variance", "reward_variance", "max_aleatoric", "pairwise_difference"
+]
+
+
+class LearnFlags(Config):
+    """What every run has, whether it trains agents or fits a world model."""
+
+    dataset: str | None = None
+    """Catalogue name, a body's with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
+    clip_actions: bool = False
+    """Clip actions of the data that lie outside [-1, 1], and say how many, instead of refusing the data."""
+    memory: Annotated[float, Field(gt=0)] = 4.0
+    """Gigabytes that the data may take; a larger set stays on disk, and its rows are read as they are drawn."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides initial weights and the order of batches."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""
+    threads: Count = 1
+    """Torch threads; results are equal bit for bit only for the same number."""
+    log_every: Count = 100
+    """Updates between rows of metrics.csv; each row is the mean over them."""
+    checkpoint_every: Period = 5_000
+    """Updates between checkpoints; 0 saves only at the end."""
+    keep_checkpoints: Period = 2
+    """Newest checkpoints that stay on disk; 0 keeps all, for `collect --tiers`."""
+    tensorboard: bool = False
+    """Write TensorBoard events into the run folder (needs the extra 'log')."""
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Log to Weights & Biases (needs the extra 'log'); offline writes into the run folder."""
+    wandb_project: str = "offline-marl"
+    """Project of the W&B run."""
+    loggers: tuple[str, ...] = ()
+    """Loggers of plugins, or registered in this process, by name: --loggers mine,other."""
+
+
+class RunFlags(LearnFlags):
+    """What every training run has, whatever it trains."""
+
+    environment: str | None = None
+    """To learn in without data: reacher_2x1notip_0, simple-spread, or PettingZoo's by package.module:function."""
+    env_settings: dict[str, Any] = Field(default_factory=dict)
+    """What the environment is made with, such as {"N": 5}; for those that are no body of Gymnasium's."""
+    max_steps: Count | None = None
+    """Length of the environment's episodes, where it can be chosen."""
+    workers: Count = 1
+    """Processes that step the simulator, for scores and for learners in it; nothing depends on how many."""
+    steps: Count = 100_000
+    """Updates; the published runs take 1,000,000."""
+    eval_every: Period = 5_000
+    """Updates between evaluations in the environment; 0 evaluates only at the end."""
+    eval_episodes: Count = 20
+    """Episodes of each evaluation on the way."""
+    final_episodes: Count = 100
+    """Episodes of the evaluation at the end, which is the score."""
+    eval_seed: Annotated[int, Field(ge=0)] = 0
+    """Decides the starts of the evaluation episodes; runs with the same one are scored on the same starts."""
+    init: str | None = None
+    """Run folder whose networks of the same name and shape are taken over before training, such as a bc run's."""
+    world_model: str | None = None
+    """Folder of a fitted world model, or a kind (ensemble, oracle); what is missing is fitted first, and kept."""
+    fit: dict[str, Any] = Field(default_factory=dict)
+    """Fields of fit-model and of the kind for a world model that is fitted first, such as {"steps": 6000}."""
+    real_fraction: Share | Literal["auto"] | None = None
+    """Share of recorded rows in a batch beside imagined ones (.05 unless said); auto weighs all rows alike."""
+    real_fraction_end: Share | None = None
+    """Share at the last update, reached in equal steps; without it the share stays."""
+    horizon: Count = 10
+    """Steps of an imagined episode."""
+    rollouts: Count = 256
+    """Imagined episodes of one refill; on-policy learners make as many as their batch_size asks for."""
+    refill_every: Count = 10
+    """Updates between refills."""
+    retain: Count = 1_000
+    """Newest imagined rows kept to draw from."""
+    start_share: Share = 0.0
+    """Share of imagined episodes that begin where a recorded one begins; the others begin anywhere in the data."""
+    spread: SpreadName = "covariance_norm"
+    """What measures how much the world model's members disagree."""
+    spread_weight: Weight = 0.1
+    """Taken from the reward per unit of spread."""
+    reward_spread_weight: Weight = 0.05
+    """Taken from the reward per unit of the variance of predicted rewards."""
+    cutoff: Weight = 2.0
+    """Spread that ends an imagined episode; 0 for never."""
+    cutoff_quantile: Share | None = None
+    """The cutoff as a quantile of the spread on recorded transitions, which means the same in every task."""
+    clip_imagined: bool = True
+    """Keep imagined observations and rewards inside the range of the data."""
+
+
+class RunConfig(RunFlags):
+    """All that decides a run: its flags, the algorithm's name and the algorithm's own settings."""
+
+    algorithm: str
+    """Registry name."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the algorithm's config, all of them once the run has begun."""
+
+    @property
+    def task(self) -> str:
+        """The data set or the environment, as it was named."""
+        return str(self.dataset if self.environment is None else self.environment)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> RunConfig:
+        if (self.dataset is None) == (self.environment is None):
+            raise ValueError(
+                f"{self.algorithm} needs either --dataset ID or, to learn without data, --environment NAME"
+                f"{', not both' if self.dataset else ''}"
+            )
+        if self.environment is None and (self.env_settings or self.max_steps):
+            raise ValueError("--env-settings and --max-steps are for an --environment")
+        return self
+
+
+class FitFlags(LearnFlags):
+    """What every fit of a world model has."""
+
+    dataset: str
+    """Catalogue name, a body's with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
+    steps: Count = 10_000
+    """Updates at most; the fit ends early when held-out episodes are foreseen no better."""
+    eval_every: Count = 500
+    """Updates between looks at held-out episodes."""
+    checkpoint_every: Period = 1_000
+    """Updates between checkpoints; 0 saves only at the end."""
+
+
+class FitConfig(FitFlags):
+    """All that decides the fit of a world model."""
+
+    model: str
+    """Registry name of its kind."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the kind's config, all of them once the fit has begun."""
+
+
+def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
+    """Refuse settings of where rows come from that contradict each other or the algorithm.
+
+    Raises:
+        ConfigError: Says which, and what would be right.
+    """
+    name, share = config.algorithm, config.real_fraction
+    if config.environment is not None and needs.origin != "environment":
+        raise ConfigError(f"{name} learns from recorded data: give it --dataset; --environment is for ma-ppo.")
+    if config.environment is not None and config.settings.get("clip_target"):
+        raise ConfigError("--clip-target needs recorded data, whose best return is the bound: leave it away.")
+    if needs.origin != "data" and (share is not None or config.real_fraction_end is not None):
+        raise ConfigError(f"{name} learns from its own episodes alone: it takes no --real-fraction.")
+    if needs.origin == "environment" and config.world_model is not None:
+        raise ConfigError(f"{name} learns in the environment itself: moma-ppo is the one that takes --world-model.")
+    if needs.origin == "data" and config.world_model is None and (share, config.real_fraction_end) != (None, None):
+        raise ConfigError("--real-fraction needs a --world-model: without one every row is recorded.")
+    if share == "auto" and config.real_fraction_end is not None:
+        raise ConfigError("--real-fraction auto follows the number of imagined rows: it takes no --real-fraction-end.")

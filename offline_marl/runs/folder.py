@@ -1,0 +1,222 @@
+"""The run folder: all there is to a run, held by one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from offline_marl.core.config import ConfigError, build
+from offline_marl.core.errors import BadInputError
+from offline_marl.core.files import DamagedFileError, write_atomically
+from offline_marl.runs import checkpoint
+from offline_marl.runs.config import FitConfig, LearnFlags, RunConfig
+
+TUNED = "tuned.json"
+"""Of a run whose settings were chosen by other runs: their seeds, and by what."""
+BEFOREHAND = {
+    "lock",
+    "versions.json",
+    "dataset.safetensors",
+    "uniform.safetensors",
+    "job.json",
+    "starts.jsonl",
+    "logs",
+    TUNED,
+}
+"""What may lie in a folder before its run begins: whoever submitted it, or a run killed early, left it there."""
+PACKAGES = ("offline-marl", "torch", "numpy", "gymnasium", "mujoco")
+
+
+class RunFolderError(BadInputError, RuntimeError):
+    """A run folder that cannot be used as asked; the message is one sentence."""
+
+
+class HeldFolderError(RunFolderError):
+    """A run folder that another process holds."""
+
+
+MARKS: dict[type[LearnFlags], tuple[str, str]] = {
+    RunConfig: ("algorithm", "a training run"),
+    FitConfig: ("model", "a world model"),
+}
+"""The field by which the settings of each kind of folder are known, and what it holds."""
+Settings = TypeVar("Settings", bound=LearnFlags)
+
+
+class Folder(Generic[Settings]):
+    """Paths and small files of one run.
+
+    Args:
+        path: The folder.
+        kind: What its config.json holds.
+    """
+
+    def __init__(self, path: Path | str, kind: type[Settings]) -> None:
+        self.path = Path(path)
+        self.kind = kind
+        self.config_file = self.path / "config.json"
+        self.versions_file = self.path / "versions.json"
+        self.done_file = self.path / "DONE"
+        self.checkpoints = self.path / "checkpoints"
+
+    @property
+    def done(self) -> bool:
+        """Whether the run reached its last step and its score."""
+        return self.done_file.exists()
+
+    def refuse_strangers(self, config: Settings) -> None:
+        """Make sure that a new run may begin here.
+
+        Raises:
+            RunFolderError: The folder holds a run already, or anything else.
+        """
+        if self.config_file.exists():
+            same = self.config() == config
+            state = "finished" if self.done else "unfinished"
+            advice = (
+                f"go on with `offline-marl resume {self.path}`" if same and not self.done else "choose another --out"
+            )
+            raise RunFolderError(f"{self.path} holds {'this very' if same else 'another'} run ({state}): {advice}.")
+        strangers = [name for name in os.listdir(self.path) if name not in BEFOREHAND and not name.endswith(".part")]
+        if strangers:
+            raise RunFolderError(f"{self.path} is no run folder and is not empty: choose another --out.")
+
+    def begin(self, config: Settings, versions: Mapping[str, Any]) -> None:
+        """Write down what the run is."""
+        write_json(self.versions_file, versions)
+        write_json(self.config_file, config.model_dump(mode="json"))
+
+    def config(self) -> Settings:
+        """The run's settings.
+
+        Raises:
+            RunFolderError: The folder holds no run, or its config.json was damaged.
+        """
+        if not self.config_file.is_file():
+            raise RunFolderError(f"{self.path} holds no run (there is no config.json in it).")
+        try:
+            held = json.loads(self.config_file.read_text(encoding="utf-8"))
+            for kind, (field, what) in MARKS.items():
+                if kind is not self.kind and isinstance(held, dict) and field in held:
+                    raise RunFolderError(f"{self.path} holds {what}, not {MARKS[self.kind][1]}.")
+            config: Settings = build(self.kind, held)
+        except (ValueError, RecursionError, ConfigError) as error:
+            raise RunFolderError(f"{self.config_file} was damaged or edited: {error}") from None
+        return config
+
+    def versions(self) -> dict[str, Any]:
+        """What the run was begun with; empty if that was lost."""
+        try:
+            found: dict[str, Any] = json.loads(self.versions_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found
+
+    def sweep(self) -> None:
+        """Remove what a killed process had half written; only for who holds the folder."""
+        for folder in (self.path, self.checkpoints):
+            for part in folder.glob(".*.part"):
+                part.unlink(missing_ok=True)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the run as done, its score inside the mark."""
+        write_json(self.done_file, summary)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against a second process; the lock goes with the process, however it ends.
+
+        Raises:
+            HeldFolderError: Another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise HeldFolderError(f"Another process is working on {self.path}.") from None
+            yield
+
+
+class RunFolder(Folder[RunConfig]):
+    """The folder of a training run."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path, RunConfig)
+
+
+class ModelFolder(Folder[FitConfig]):
+    """The folder of a world model: the run that fitted it."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path, FitConfig)
+
+
+def holds_model(path: Path | str) -> bool:
+    """Whether a folder is that of a world model."""
+    try:
+        held = json.loads(ModelFolder(path).config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(held, dict) and MARKS[FitConfig][0] in held
+
+
+def newest_state(folder: Folder[Any]) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read, or None if there never was one; says which could not.
+
+    Raises:
+        RunFolderError: There are checkpoints and none can be read.
+    """
+    damaged = None
+    for path, state in checkpoint.candidates(folder.checkpoints):
+        if not isinstance(state, DamagedFileError):
+            if damaged is not None:
+                print(f"warning: {damaged} Going on from {path.name}.", file=sys.stderr)
+            return state
+        damaged = state
+    if damaged is not None:
+        raise RunFolderError(f"No checkpoint of {folder.path} can be read: {damaged}")
+    return None
+
+
+def state_at(folder: Folder[Any], step: int) -> dict[str, Any]:
+    """The checkpoint of this step.
+
+    Raises:
+        RunFolderError: There is none, or it cannot be read.
+    """
+    try:
+        return checkpoint.read(folder.checkpoints, step)
+    except FileNotFoundError:
+        steps = ", ".join(str(each) for each, _ in reversed(checkpoint.found(folder.checkpoints))) or "none at all"
+        raise RunFolderError(f"{folder.path} holds no checkpoint of step {step}: there are {steps}.") from None
+    except DamagedFileError as error:
+        raise RunFolderError(str(error)) from None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a small JSON file, whole or not at all."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def describe_software() -> dict[str, Any]:
+    """Versions of the packages that results depend on, and the commit if this is a checkout."""
+    found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    source = Path(__file__).resolve().parents[2]
+    if (source / ".git").exists():
+        asked = ["git", "-C", str(source), "rev-parse", "HEAD"]
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            found["commit"] = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    return found

@@ -1,0 +1,234 @@
+"""What can be seen of runs from outside, as they go: rows, marks and locks of their folders. Imports no torch.
+
+Whatever is missing, half written or cut off is taken as not there yet.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from offline_marl.runs.metric_rows import newest_rate
+
+State = Literal["waiting", "running", "done", "failed", "stopped"]
+FRESH_S = 120.0
+"""A run that nobody on this machine holds may be another's, as long as it has written within so many seconds."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A run as it stands now."""
+
+    folder: Path
+    title: str
+    state: State = "waiting"
+    why: str = ""
+    step: int = 0
+    steps: int | None = None
+    """None before the run has begun."""
+    rate: float | None = None
+    """Updates per second over the newest rows."""
+    elapsed_s: float | None = None
+    left_s: float | None = None
+    score: tuple[str, tuple[float, ...]] | None = None
+    """What the score is called, and the scores so far."""
+    series: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Other metrics so far, losses first."""
+
+    @property
+    def going(self) -> bool:
+        """Whether something may still come of it without anybody's doing."""
+        return self.state in {"running", "waiting"}
+
+
+class Tail:
+    """The whole lines of a growing `metrics.jsonl`; only what is new is read.
+
+    Args:
+        path: The file, which may come later, and is replaced when its run is taken up.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[str, list[dict[str, Any]]] = {"train": [], "eval": []}
+        self.when = 0.0
+        """Time of the last change, in seconds since the epoch."""
+        self._place, self._file = 0, -1
+
+    def read(self) -> None:
+        """Take in what has been added."""
+        try:
+            with self.path.open("rb") as stream:
+                about = os.fstat(stream.fileno())
+                if about.st_ino != self._file or about.st_size < self._place:
+                    self.rows, self._place, self._file = {"train": [], "eval": []}, 0, about.st_ino
+                self.when = about.st_mtime
+                stream.seek(self._place)
+                text = stream.read()
+        except OSError:
+            return
+        whole = text[: text.rfind(b"\n") + 1]
+        self._place += len(whole)
+        for row in plain_lines(whole):
+            kind, wall_s = row.get("kind"), row.get("wall_s", 0.0)
+            sound = isinstance(row.get("step"), int) and isinstance(wall_s, int | float) and math.isfinite(wall_s)
+            if sound and isinstance(kind, str) and kind in self.rows:
+                self.rows[kind].append(row)
+
+
+def plain_lines(text: bytes) -> Iterator[dict[str, Any]]:
+    """The lines that are JSON objects."""
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+class Watched:
+    """A run folder, looked at again and again.
+
+    Args:
+        folder: It may come later.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tail = Tail(folder / "metrics.jsonl")
+        self._config: dict[str, Any] = {}
+        self._was_held = False
+
+    def look(self, held: frozenset[int], whole: bool = True) -> Look:
+        """The run now.
+
+        Args:
+            held: Files that are locked on this machine, see `held_files`.
+            whole: Whether metrics besides the score are wanted.
+        """
+        self._tail.read()
+        self._config = self._config or _object(self.folder / "config.json")
+        steps, rows = self._config.get("steps"), self._tail.rows["train"]
+        found = Look(self.folder, _title(self._config, self.folder), steps=steps if isinstance(steps, int) else None)
+        last = rows[-1] if rows else {}
+        step, rate = last.get("step", 0), newest_rate(rows)
+        found = replace(found, step=step, rate=rate, elapsed_s=last.get("wall_s"))
+        state, why = self._state(held)
+        if state == "done":
+            end = _object(self.folder / "DONE").get("steps")
+            found = replace(found, step=end if isinstance(end, int) else step, left_s=0.0)
+        elif state == "running" and rate and found.steps is not None:
+            since = max(0.0, time.time() - self._tail.when)
+            found = replace(found, left_s=max(0.0, (found.steps - step) / rate - since))
+        return replace(
+            found, state=state, why=why, score=scores(self._tail.rows["eval"]), series=_series(rows) if whole else {}
+        )
+
+    def _state(self, held: frozenset[int]) -> tuple[State, str]:
+        if (self.folder / "DONE").exists():
+            return "done", ""
+        lock = _inode(self.folder / "lock")
+        if lock in held:
+            self._was_held = True
+            return "running", ""
+        why = _last_words(self.folder / "starts.jsonl")
+        if why:
+            return "failed", why
+        if not self._config and not self._tail.when:
+            return "waiting", "it has not begun"
+        quiet = time.time() - max(_when(self.folder / name) for name in ("metrics.jsonl", "checkpoints", "config.json"))
+        # A clock that is a little ahead is another machine's; one that is far ahead says nothing of now.
+        if abs(quiet) < FRESH_S and not self._was_held:
+            return "running", f"held by nobody on this machine, last written {max(0.0, quiet):.0f} s ago"
+        return "stopped", f"go on with `offline-marl resume {self.folder}`"
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Every folder of a run or a fit below this one, itself included; what lies inside a run is its own."""
+    found = []
+    for place, inside, files in os.walk(folder):
+        inside.sort()
+        if "config.json" in files:
+            found.append(Path(place))
+            inside.clear()
+    return found
+
+
+def held_files() -> frozenset[int]:
+    """Inodes of the files that processes of this machine hold; none where the system does not tell."""
+    try:
+        lines = Path("/proc/locks").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    words = (line.split() for line in lines)
+    return frozenset(int(each[5].rpartition(":")[2]) for each in words if len(each) > 5 and each[1] == "FLOCK")
+
+
+def scores(rows: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[float, ...]] | None:
+    """What the newest score is called, and the scores of that name: normalised where they are."""
+    for name in ("normalized_return", "return"):
+        values = tuple(_numbers(row.get(name) for row in rows))
+        if values:
+            return ("score" if name == "normalized_return" else name), values
+    return None
+
+
+def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[float]]:
+    names = [name for name in (rows[-1] if rows else {}) if name not in {"kind", "step", "wall_s"}]
+    names.sort(key=lambda name: not name.startswith("loss/"))
+    found = {name: list(_numbers(row.get(name) for row in rows)) for name in names}
+    return {name: values for name, values in found.items() if values}
+
+
+def _numbers(values: Any) -> Iterator[float]:
+    """Those that are numbers; NaN and infinity stay, because they are what one looks for."""
+    for value in values:
+        if isinstance(value, int | float):
+            yield float(value)
+
+
+def _title(config: Mapping[str, Any], folder: Path) -> str:
+    what = config.get("algorithm") or config.get("model")
+    task = config.get("environment") or config.get("dataset")
+    if not what:
+        return str(folder)
+    return f"{what} on {Path(str(task)).name}, seed {config.get('seed')}"
+
+
+def _last_words(path: Path) -> str:
+    """What the job said of its failure, if nothing was started after it."""
+    try:
+        rows = list(plain_lines(path.read_bytes()))
+    except OSError:
+        return ""
+    last = rows[-1] if rows else {}
+    return str(last.get("why") or "its process failed") if last.get("how") == "failed" else ""
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return -1
+
+
+def _when(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,86 @@
+"""An algorithm from the settings of its run: freshly made, or as its newest checkpoint left it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from offline_marl.algorithms.base import Algorithm, algorithms
+from offline_marl.core.config import build
+from offline_marl.core.seeding import seeded_globally
+from offline_marl.core.types import DataError, Spec
+from offline_marl.runs.config import RunConfig, refuse_mixtures
+from offline_marl.runs.folder import RunFolder, RunFolderError, newest_state, state_at
+
+
+def load(run: str | Path, step: int | None = None) -> Algorithm:
+    """The trained algorithm of a run's newest readable checkpoint, on the CPU, ready to `act`.
+
+    Args:
+        run: The run folder.
+        step: Take the checkpoint of this step instead.
+
+    Raises:
+        RunFolderError: The folder holds no run, or no checkpoint (or none of that step) that can be read.
+    """
+    folder = RunFolder(run)
+    config = folder.config()
+    widths = folder.versions().get("spec")
+    if widths is None:
+        raise RunFolderError(f"{folder.versions_file} is missing or damaged.")
+    learner = make_algorithm(config, Spec.from_plain(widths))
+    state = newest_state(folder) if step is None else state_at(folder, step)
+    if state is None:
+        raise RunFolderError(f"{folder.path} holds no checkpoint yet.")
+    learner.load_state_dict(state["algorithm"])
+    return learner
+
+
+def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
+    """The algorithm of a run, its weights drawn from the run's seed.
+
+    Raises:
+        DataError: The algorithm cannot eat data of this spec.
+    """
+    kind = algorithms.get(config.algorithm)
+    needs = kind.needs
+    if spec.action_kind not in needs.actions:
+        wanted = " or ".join(sorted(needs.actions))
+        raise DataError(f"{config.algorithm} needs {wanted} actions; {config.task} holds {spec.action_kind} ones.")
+    if needs.state and not spec.state_dim:
+        raise DataError(f"{config.algorithm} needs a global state; {config.task} holds none.")
+    refuse_mixtures(config, needs)
+    with seeded_globally(config.seed, "initialisation"):
+        return kind(build(kind.Config, config.settings), spec)
+
+
+def acting_prey(run: str | Path) -> Callable[[npt.NDArray[np.float32]], Any]:
+    """The last agent of a run as a function of its own observation, such as the prey of MPE's Tag; deterministic.
+
+    Returns:
+        A function from its observation to a choice, or to actions in [0, 1] as mpe2 has them.
+
+    Raises:
+        RunFolderError: The folder holds no run or no readable checkpoint.
+        DataError: The agent reads its past, of which the function is told nothing.
+    """
+    policy = load(run)
+    spec = policy.spec
+    if policy.window:
+        raise DataError(f"The run {run} reads its past (window = {policy.window}), which a given prey does not.")
+
+    @torch.no_grad()
+    def act(obs: npt.NDArray[np.float32]) -> Any:
+        if len(obs) != spec.obs_dims[-1]:
+            raise DataError(f"The last agent of {run} sees {spec.obs_dims[-1]} numbers, not the prey's {len(obs)}.")
+        seen = torch.zeros(1, spec.n_agents, spec.obs_dim)
+        seen[0, -1, : len(obs)] = torch.from_numpy(obs)
+        chosen = policy.act(seen)[0, -1]
+        return int(chosen) if spec.discrete else (chosen[: spec.act_dims[-1]].numpy() + 1) / 2
+
+    return act

@@ -1,0 +1,157 @@
+"""An environment instead of data: its name becomes a task, whose only rows are those of uniform play.
+
+Uniform play of the first `UNIFORM_STEPS` steps tells what standardises observations and what random play returns. It
+is kept in the run folder; statistics of it go with every checkpoint, inside the networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offline_marl.collection.record import Tape
+from offline_marl.collection.recordable import uniform_actions
+from offline_marl.core.config import ConfigError
+from offline_marl.core.partition import SCENARIOS, Partition, confs, partition
+from offline_marl.core.reference import Reference
+from offline_marl.core.seeding import derive
+from offline_marl.core.types import DataError
+from offline_marl.datasets.base import Dataset, join
+from offline_marl.datasets.catalog import CATALOG, SUFFIX
+from offline_marl.datasets.files import load_data
+from offline_marl.environments.base import Environment, JointEnv, Seen, environments
+from offline_marl.environments.pettingzoo import environment_of
+from offline_marl.runs.config import RunConfig
+from offline_marl.runs.loading import acting_prey
+from offline_marl.training.tasks import Task
+
+UNIFORM = f"uniform{SUFFIX}"
+"""Name, inside the run folder, of the uniform play."""
+UNIFORM_STEPS = 5_000
+"""Steps of it, up to the end of the last episode."""
+COPIES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """An environment as a team of agents has it."""
+
+    name: str
+    kind: type[Environment]
+    partition: Partition | None
+    reference: Reference | None
+
+    def make(self, copies: int) -> JointEnv:
+        """The environment in many copies."""
+        return self.kind.make(self.partition, copies)
+
+
+def find_world(name: str, settings: Mapping[str, Any] | None = None, max_steps: int | None = None) -> World:
+    """What an environment's name means: `reacher_2x1_full`, `simple-spread`, `package.module:function`.
+
+    Raises:
+        RegistryError: There is no environment of this name; the answer lists all.
+        PartitionError: The conf or the view is unknown.
+        DataError: A body comes without conf and view, or it takes no such settings.
+    """
+    settings = _with_runs(settings or {})
+    if ":" in name or "." in name:
+        return World(name, environment_of(name, settings, max_steps), None, None)
+    body, *share = name.split("_", 2)
+    kind = environments.get(body)
+    if share and body not in SCENARIOS:
+        raise DataError(f"{body} is made for a team: leave _{'_'.join(share)} away.")
+    if body in SCENARIOS and len(share) != 2:
+        raise ConfigError(
+            f"{name} does not say who moves and sees what: --environment BODY_CONF_VIEW, "
+            f"such as {body}_{confs(body)[0]}_full."
+        )
+    shares = partition(body, share[0], share[1]) if share else None
+    plain = not settings and max_steps is None
+    known = [entry.reference for entry in CATALOG.values() if plain and entry.scenario == body]
+    return World(name, kind.told(settings, max_steps), shares, known[0] if known else None)
+
+
+def absolute_runs(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings, a run that acts in the environment by its whole path."""
+    return {name: str(Path(value).absolute()) if _is_run(name, value) else value for name, value in settings.items()}
+
+
+def _with_runs(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: acting_prey(value) if _is_run(name, value) else value for name, value in settings.items()}
+
+
+def _is_run(name: str, value: Any) -> bool:
+    return name == "prey" and isinstance(value, str) and Path(value).is_dir()
+
+
+def open_world(config: RunConfig, folder: Path | None = None) -> Task:
+    """The task of a run without data.
+
+    Args:
+        config: Names an environment.
+        folder: Uniform play is read from here if it is here.
+
+    Raises:
+        BadInputError: Of a kind that says why there is no such environment, or why it cannot be played.
+    """
+    world = find_world(str(config.environment), config.env_settings, config.max_steps)
+    kept = None if folder is None else folder / UNIFORM
+    data = load_data(kept) if kept is not None and kept.exists() else play_uniformly(world, UNIFORM_STEPS)
+    if not isinstance(data, Dataset):
+        raise DataError(f"{kept} is not what uniform play leaves: delete it, and it is played again.")
+    returned = data.metadata.get("random_return")
+    return Task(world.name, data, world.partition, world.reference, world=world.kind, random_return=returned)
+
+
+def play_uniformly(world: World, steps: int) -> Dataset:
+    """Episodes of uniform actions; the same whenever they are played."""
+    env = world.make(COPIES)
+    try:
+        rounds: list[Dataset] = []
+        while (played := sum(map(len, rounds))) < steps:
+            lacking = -(-(steps - played) // env.max_steps)
+            first = sum(len(each.lengths) for each in rounds)
+            rounds.append(_play_together(env, range(first, first + min(lacking, COPIES))))
+        data = join(rounds, {})
+        about = {
+            "name": world.name,
+            "scenario": world.name.partition("_")[0] if world.partition else world.name,
+            "how": f"uniform play of {len(data):,} steps",
+            "random_return": float(data.returns().mean()),
+            "versions": {**versions_of(env), "offline-marl": metadata.version("offline-marl")},
+        }
+        return replace(data, metadata=about).check()
+    finally:
+        env.close()
+
+
+def versions_of(env: JointEnv) -> dict[str, str]:
+    """Versions that an environment tells; none where it is silent, as a plugin's may be."""
+    return env.versions() if hasattr(env, "versions") else {}
+
+
+def _play_together(env: JointEnv, numbers: range) -> Dataset:
+    spec, seeds = env.spec, [derive(0, "uniform", number) % 2**31 for number in numbers]
+    draws = [np.random.default_rng(seed) for seed in seeds]
+    seen = env.reset(seeds)
+    tape = Tape(len(seeds), **_shown(seen))
+    while tape.running[-1].any():
+        lots = np.stack([draw.random((spec.n_agents, spec.act_dim), np.float32) for draw in draws])
+        actions = uniform_actions(spec, lots, seen)
+        seen, rewards, *flags = env.step(actions)
+        ended = {
+            name: np.repeat(flag[:, None], spec.n_agents, axis=1)
+            for name, flag in zip(("terminations", "truncations"), flags, strict=True)
+        }
+        tape.add({"actions": actions, "rewards": rewards, **ended}, flags[0] | flags[1], **_shown(seen))
+    return Dataset(**tape.unwound(), spec=spec)
+
+
+def _shown(seen: Seen) -> dict[str, Any]:
+    return {"obs": seen.obs, "state": seen.state, "avail_actions": seen.avail_actions}

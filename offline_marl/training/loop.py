@@ -1,0 +1,235 @@
+"""The loop, and the hooks that watch it: log, evaluate, checkpoint, each with its own period."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from offline_marl.core.errors import WorkError
+from offline_marl.core.learner import Learner
+from offline_marl.core.types import Metrics, Source
+from offline_marl.environments.scores import Score
+from offline_marl.runs.loggers import Logger
+from offline_marl.runs.stopping import StoppedEarly, asked
+
+
+class DivergedError(WorkError, RuntimeError):
+    """A loss is no longer finite; the message says which and when."""
+
+
+class Hook(Protocol):
+    """Called after every update with the number of updates made so far."""
+
+    def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
+        """Do whatever is due at this step."""
+        ...
+
+
+class Enough(Exception):
+    """Raised by a hook when nothing is gained by going on: training ends as if at its last step."""
+
+
+def train(learner: Learner, source: Source, hooks: Sequence[Hook], steps: range) -> None:
+    """Update once per step; everything else is a hook's."""
+    with contextlib.suppress(Enough):
+        for step in steps:
+            metrics = learner.update(source.sample(learner.needs).check())
+            for hook in hooks:
+                hook(step, learner, metrics)
+
+
+class LogHook:
+    """Writes the mean of each metric over a period and shows it on the bar.
+
+    Metrics stay on the device until the period ends, so that no update waits for the host.
+
+    Args:
+        loggers: Where rows go.
+        every: Updates in a period.
+        bar: The progress bar, advanced by the period.
+        elapsed: Seconds that the run had taken before this process.
+    """
+
+    def __init__(self, loggers: Sequence[Logger], every: int, bar: tqdm[Any], elapsed: float = 0.0) -> None:
+        self.loggers = loggers
+        self.every = every
+        self.bar = bar
+        self._began = time.monotonic() - elapsed
+        self._pending: list[Metrics] = []
+        self._shown: dict[str, str] = {}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent on the run, over all its processes."""
+        return time.monotonic() - self._began
+
+    def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
+        """Keep the metrics; flush at the end of a period."""
+        self._pending.append(metrics)
+        if step % self.every == 0:
+            self.flush(step)
+
+    def flush(self, step: int) -> None:
+        """Write what is pending.
+
+        Raises:
+            DivergedError: A metric is not finite; says which, and at which step it first was so.
+        """
+        table = self.refuse_pending(step)
+        if table is None:
+            return
+        names, count = list(self._pending[0]), len(self._pending)
+        self._pending.clear()
+        row = dict(zip(names, table.mean(0).tolist(), strict=True))
+        for logger in self.loggers:
+            logger.write("train", {"step": step, "wall_s": round(self.elapsed, 2), **row})
+        self.bar.update(count)
+        losses = {name.removeprefix("loss/"): f"{value:.3g}" for name, value in row.items() if name.startswith("loss/")}
+        self.show(losses)
+
+    def refuse_pending(self, step: int) -> Tensor | None:
+        """What is pending, `update metric`; None if nothing is.
+
+        Raises:
+            DivergedError: See `flush`.
+        """
+        if not self._pending:
+            return None
+        names = list(self._pending[0])
+        table = torch.stack([torch.stack([metrics[name] for name in names]) for metrics in self._pending])
+        table = table.double().cpu()
+        self._refuse_unfinite(table, names, step - len(self._pending))
+        return table
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is pending, where a run is saved in the middle of a period."""
+        return {"pending": [dict(metrics) for metrics in self._pending]}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str) -> None:
+        """Go on in the middle of a period, on the device that the learner is on."""
+        self._pending = [{name: value.to(device) for name, value in each.items()} for each in state["pending"]]
+
+    def show(self, figures: dict[str, str]) -> None:
+        """Put figures on the bar beside those already there."""
+        self._shown |= figures
+        self.bar.set_postfix(self._shown, refresh=False)
+
+    def write(self, kind: str, row: dict[str, Any]) -> None:
+        """Write one row to every logger."""
+        for logger in self.loggers:
+            logger.write(kind, row)
+
+    @staticmethod
+    def _refuse_unfinite(table: Tensor, names: Sequence[str], before: int) -> None:
+        bad = (~torch.isfinite(table)).nonzero()
+        if len(bad):
+            row, column = bad[0].tolist()
+            raise DivergedError(
+                f"{names[column]} became {table[row, column].item()} at step {before + row + 1}; "
+                "the checkpoint before it is kept (try a smaller --lr or a --grad-clip)."
+            )
+
+
+class EvaluateHook:
+    """Scores the policy as it learns, and remembers the best and the last score.
+
+    Args:
+        score: Plays some episodes with the learner; None where there is nothing to act in.
+        every: Updates between scores; 0 for never.
+        last: The last step, which is scored apart and with more episodes.
+        log: Takes the rows and shows the score.
+    """
+
+    def __init__(self, score: Callable[[], Score] | None, every: int, last: int, log: LogHook) -> None:
+        self.score = score
+        self.every = every
+        self.last = last
+        self.log = log
+        self.history: dict[str, Any] = {"best": None, "last": None}
+
+    def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
+        """Evaluate if it is time."""
+        if self.score is not None and self.every and step % self.every == 0 and step != self.last:
+            self.log.flush(step)
+            self.note(step, self.score())
+
+    def note(self, step: int, score: Score) -> None:
+        """Keep and show one score."""
+        row = {"step": step, **score.row()}
+        self.log.write("eval", row)
+        shown = score.mean if score.normalized is None else score.normalized[0]
+        best = self.history["best"]
+        self.history["last"] = row
+        if best is None or row["return"] > best["return"]:
+            self.history["best"] = row
+        self.log.show({"score": f"{shown:.1f}"})
+
+
+class CheckpointHook:
+    """Saves the run so that it can go on as if it had never stopped.
+
+    Args:
+        save: Writes a checkpoint of this step.
+        every: Updates between checkpoints; 0 for only the last.
+        last: The last step, which is always saved.
+        log: Flushed first, so that no diverged state is ever saved.
+    """
+
+    def __init__(self, save: Callable[[int], None], every: int, last: int, log: LogHook) -> None:
+        self.save = save
+        self.every = every
+        self.last = last
+        self.log = log
+
+    def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
+        """Save if it is time."""
+        if step == self.last or (self.every and step % self.every == 0):
+            self.log.flush(step)
+            refuse_unfinite(learner, step)
+            self.save(step)
+
+
+def refuse_unfinite(learner: Learner, step: int) -> None:
+    """Refuse a state from which nothing can go on: a gradient may overflow at a loss that is still finite.
+
+    Raises:
+        DivergedError: A parameter is not finite; says which.
+    """
+    for name, parameter in learner.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise DivergedError(
+                f"{name} is no longer finite at step {step}; the checkpoint before it is kept "
+                "(try a smaller --lr or a --grad-clip)."
+            )
+
+
+class StopHook:
+    """Saves and ends the run once that is asked for.
+
+    Args:
+        save: Writes a checkpoint of this step.
+        last: The last step, after which nothing is left to stop.
+        log: Keeps the metrics of a period that is not over; they go into the checkpoint.
+    """
+
+    def __init__(self, save: Callable[[int], None], last: int, log: LogHook) -> None:
+        self.save, self.last, self.log = save, last, log
+
+    def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
+        """Stop if that is asked for.
+
+        Raises:
+            StoppedEarly: It was.
+            DivergedError: There is nothing to save: a loss or a parameter is not finite any more.
+        """
+        if asked.is_set() and step != self.last:
+            self.log.refuse_pending(step)
+            refuse_unfinite(learner, step)
+            self.save(step)
+            raise StoppedEarly(step)

@@ -1,0 +1,1 @@
+"""Sources of batches: recorded rows, imagined ones, live episodes, mixtures."""

@@ -1,0 +1,211 @@
+"""Which source a learner drinks from: recorded rows, those with imagined ones, an environment, or a world model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from offline_marl.algorithms.base import Algorithm
+from offline_marl.core.config import ConfigError, build, suggest
+from offline_marl.core.seeding import Generators, derive
+from offline_marl.core.types import DataError, Source
+from offline_marl.datasets.base import Dataset
+from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.datasets.normalize import reward_factor
+from offline_marl.datasets.ring import TransitionRing
+from offline_marl.runs.checkpoint import found
+from offline_marl.runs.config import FitConfig, RunConfig
+from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError
+from offline_marl.training.models.fit import Fit, begin_fit, config_for, continue_fit, facts_of, prepare_fit
+from offline_marl.training.models.report import verdict
+from offline_marl.training.sources.imagined import Imagination, MixedSource, Plan, RolloutSource
+from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSource
+from offline_marl.training.tasks import Task
+from offline_marl.worldmodels.base import WorldModel, worldmodels
+from offline_marl.worldmodels.oracle import Oracle
+from offline_marl.worldmodels.rollout import Caution
+from offline_marl.worldmodels.uncertainty import UNCERTAINTIES
+
+MOST_COPIES = 256
+"""Copies of an environment that a learner which learns in it plays side by side."""
+REAL_FRACTION = 0.05
+"""Share of recorded rows in the published mixtures."""
+MEASURED = 4_096
+"""Recorded transitions that a quantile of the spread is taken over."""
+
+
+def locate_model(named: str) -> str:
+    """What `--world-model` means: a kind of model, or the whole path of a folder.
+
+    Raises:
+        ConfigError: It is neither; says how to name a folder that is yet to be made.
+    """
+    if named in worldmodels.names():
+        return named
+    if os.sep not in named and not Path(named).is_dir():
+        known = suggest(named, worldmodels.names())
+        raise ConfigError(f"Unknown world model '{named}': {known}; a folder to fit one in is named ./{named}.")
+    return str(Path(named).absolute())
+
+
+def plan_source(
+    config: RunConfig, folder: RunFolder, task: Task, data: Dataset, learner: Algorithm
+) -> Callable[[], Source]:
+    """Gives what `learner.update` will be fed, once the run has begun; what can be refused is refused before.
+
+    Args:
+        config: The run's settings.
+        folder: The run folder, which keeps a model of its own.
+        task: The run's task, rewards as recorded.
+        data: Its data, rewards as they are learnt from.
+        learner: The algorithm, on its device.
+
+    Raises:
+        BadInputError: Of a kind that says what does not fit together.
+    """
+    named = config.world_model or ("ensemble" if learner.needs.origin == "model" else None)
+    if named is None:
+        made = _make_plain(config, task, data, learner)
+        return lambda: made
+    refuse_unforeseen(config, data, learner)
+    kind = worldmodels.get(named) if named in worldmodels.names() else None
+    if kind is not None and issubclass(kind, Oracle):
+        oracle, copies = kind, _rollout_rows(config, learner)
+        made = _make_imagining(config, task, data, learner, _make_oracle(oracle, config, task, copies), None)
+        return lambda: made
+    own = ModelFolder(Path(named) if kind is None else folder.path / "world_model")
+
+    def make() -> Source:
+        model, held_out = _told(continue_fit(own, task, config))
+        model.place(config.device, derive(config.seed, "imagination"))
+        return _make_imagining(config, task, data, learner, model, held_out)
+
+    def fit_and_make() -> Source:
+        print(f"no finished world model in {own.path} yet: fitting one", file=sys.stderr)
+        if own.config_file.is_file():
+            continue_fit(own, task)
+        else:
+            begin_fit(own, settings, task)
+        return make()
+
+    settings = _settings_of_fit(own, "ensemble" if kind is None else named, config, folder, task)
+    if own.done:
+        made = make()
+        return lambda: made
+    return fit_and_make
+
+
+def refuse_unforeseen(config: RunConfig, data: Dataset, learner: Algorithm) -> None:
+    """Refuse to imagine what world models do not foresee.
+
+    Raises:
+        DataError: Says what.
+    """
+    avail = data.avail_actions
+    if avail is not None and not bool((avail | ~data.spec.present("act")).all()):
+        raise DataError("World models foresee no available actions, which this data restricts: train without one.")
+    if learner.needs.state:
+        raise DataError(f"{config.algorithm} needs a global state, which world models do not foresee.")
+    if learner.needs.origin == "data" and learner.needs.view == "segments":
+        raise DataError(f"{config.algorithm} learns from recorded segments, which imagined rows cannot be mixed into.")
+
+
+def _make_plain(config: RunConfig, task: Task, data: Dataset, learner: Algorithm) -> Source:
+    device, rows = torch.device(config.device), learner.batch_size
+    if learner.needs.origin == "environment":
+        env = task.make_envs(min(MOST_COPIES, rows), config.workers)
+        if env is None:
+            raise DataError(f"{config.algorithm} learns in an environment, and none belongs to {task.id}.")
+        return EnvironmentSource(learner, env, rows, Generators(config.seed).get("episodes"), device)
+    buffer = TransitionBuffer(data, learner.window, device, state=learner.needs.state, stays=task.mapped)
+    return DatasetSource(buffer, rows, Generators(config.seed, buffer.device).get("batches"))
+
+
+def _rollout_rows(config: RunConfig, learner: Algorithm) -> int:
+    return -(-learner.batch_size // config.horizon) if learner.needs.origin == "model" else config.rollouts
+
+
+def _make_imagining(
+    config: RunConfig,
+    task: Task,
+    data: Dataset,
+    learner: Algorithm,
+    model: WorldModel,
+    held_out: TransitionBuffer | None,
+) -> Source:
+    device = torch.device(config.device)
+    generators = Generators(config.seed, "cpu" if task.mapped else device)
+    data = replace(data, avail_actions=None)
+    oracle = isinstance(model, Oracle)
+    starts = TransitionBuffer(data, max(learner.window, model.window), device, state=oracle, stays=task.mapped)
+    factor = reward_factor(task.data, learner.common.reward_scale)
+    rows = _rollout_rows(config, learner)
+    plan = Plan(rows, config.horizon, config.start_share, factor, _caution(config, model, held_out))
+    imagination = Imagination(model, learner, starts, plan, generators.get("starts"))
+    if learner.needs.origin == "model":
+        return RolloutSource(imagination)
+    real = TransitionBuffer(data, learner.window, device, state=oracle, stays=task.mapped)
+    rows_of_data = DatasetSource(real, learner.batch_size, generators.get("batches"))
+    ring = TransitionRing(config.retain)
+    return MixedSource(rows_of_data, imagination, ring, _shares(config), config.refill_every, config.steps)
+
+
+def _settings_of_fit(own: ModelFolder, kind: str, config: RunConfig, folder: RunFolder, task: Task) -> FitConfig:
+    """Those of the fit in this folder, or those that one will be begun with.
+
+    Raises:
+        RunFolderError: The folder holds something else, or its model has gone since the run began.
+    """
+    if own.config_file.is_file():
+        return config_for(own, task)
+    if found(folder.checkpoints):
+        raise RunFolderError(f"{own.path} holds no world model any more, but {folder.path} began with one.")
+    shared: Mapping[str, Any] = config.model_dump(include={"seed", "device", "threads", "clip_actions"})
+    settings = prepare_fit(kind, task.id, {**shared, **config.fit})
+    if own.path.exists():
+        own.refuse_strangers(settings)
+    return settings
+
+
+def _told(fit: Fit) -> tuple[WorldModel, TransitionBuffer]:
+    fit.model.requires_grad_(False)
+    if fit.report is None or not fit.report["trusted"]:
+        print(f"warning: the world model in {fit.folder} is {verdict(fit.report)}.", file=sys.stderr)
+    return fit.model, fit.held_out
+
+
+def _make_oracle(kind: type[Oracle], config: RunConfig, task: Task, rows: int) -> Oracle:
+    env = task.make_env(rows)
+    if env is None or task.data.state is None:
+        raise DataError(f"The oracle needs the environment of {task.id} and states in its data; one is missing.")
+    made = kind(build(kind.Config, {}), facts_of(task.data))
+    made.attach(env)
+    made.place(config.device, derive(config.seed, "elites"))
+    return made
+
+
+def _caution(config: RunConfig, model: WorldModel, held_out: TransitionBuffer | None) -> Caution:
+    cutoff = config.cutoff or float("inf")
+    if held_out is not None:
+        index = torch.linspace(0, len(held_out) - 1, min(MEASURED, len(held_out)), device=held_out.device).long()
+        rows = held_out.transitions(index)
+        said = model.step(rows.obs, rows.actions, rows.history)
+        if said.spread is not None:
+            measured = UNCERTAINTIES[config.spread](said.spread)  # refuses models that cannot be measured so
+            if config.cutoff_quantile is not None:
+                cutoff = float(torch.quantile(measured, config.cutoff_quantile))
+    return Caution(config.spread, config.spread_weight, config.reward_spread_weight, cutoff, config.clip_imagined)
+
+
+def _shares(config: RunConfig) -> tuple[float, float] | None:
+    first = REAL_FRACTION if config.real_fraction is None else config.real_fraction
+    if first == "auto":
+        return None
+    last = first if config.real_fraction_end is None else config.real_fraction_end
+    return float(first), float(last)

@@ -1,0 +1,191 @@
+"""Sources of what never happened: imagined rollouts for on-policy learners, mixtures with data for the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from offline_marl.core.errors import WorkError
+from offline_marl.core.types import Batch, Needs, Policy
+from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.datasets.ring import TransitionRing
+from offline_marl.training.sources.recorded import DatasetSource
+from offline_marl.worldmodels.base import WorldModel
+from offline_marl.worldmodels.rollout import Caution, Rollout, rollout
+
+MOST_BROKEN = 0.01
+"""Share of imagined rows that may stop being finite before a run is stopped."""
+
+
+class BrokenModelError(WorkError, RuntimeError):
+    """Too many imagined rows are not finite; the message says how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How imagined episodes are made."""
+
+    rows: int
+    """Starts of one rollout."""
+    horizon: int
+    start_share: float
+    """Share of rows that begin where an episode of the data begins; the others begin anywhere in it."""
+    reward_factor: float
+    """Multiplies imagined rewards, as the data's were multiplied."""
+    caution: Caution
+
+
+class Imagination:
+    """Makes rollouts of the current policy in a world model, from states of the data.
+
+    Args:
+        model: The world model, on the training device.
+        policy: Acts; its weights may change between rollouts.
+        buffer: Where rollouts start; its window must serve policy and model.
+        plan: How they are made.
+        generator: Draws the starts.
+    """
+
+    def __init__(
+        self, model: WorldModel, policy: Policy, buffer: TransitionBuffer, plan: Plan, generator: torch.Generator
+    ) -> None:
+        self.model, self.policy, self.buffer, self.plan = model, policy, buffer, plan
+        self.generator = generator
+        self.made = self.broken = self.cut = 0
+
+    def imagine(self) -> Rollout:
+        """One rollout.
+
+        Raises:
+            BrokenModelError: More than 1 % of all rows so far were dropped as not finite.
+        """
+        plan = self.plan
+        at_first = round(plan.start_share * plan.rows)
+        index = self.buffer.draw(plan.rows - at_first, self.generator)
+        index = torch.cat([index, self.buffer.draw_first(at_first, self.generator)])
+        made = rollout(self.model, self.policy, self.buffer.transitions(index), plan.horizon, plan.caution)
+        self.made += plan.rows
+        self.broken += int(made.broken.sum())
+        self.cut += int(made.cut.sum())
+        if self.broken > MOST_BROKEN * max(self.made, 100):
+            raise BrokenModelError(
+                f"{self.broken:,} of {self.made:,} imagined rows stopped being finite: the world model diverges on "
+                "this policy (shorten --horizon, lower --cutoff, or fit the model longer)."
+            )
+        if plan.reward_factor == 1.0:
+            return made
+        return replace(made, batch=replace(made.batch, rewards=made.batch.rewards * plan.reward_factor))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides the next rollout, beside model and policy weights."""
+        return {
+            "generator": self.generator.get_state(),
+            "model": self.model.generator.get_state(),
+            "counts": [self.made, self.broken, self.cut],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where the saved one stood."""
+        self.generator.set_state(state["generator"].cpu())
+        self.model.generator.set_state(state["model"].cpu())
+        self.made, self.broken, self.cut = state["counts"]
+
+
+class RolloutSource:
+    """A fresh rollout of the current policy for each update: what on-policy learners eat.
+
+    Args:
+        imagination: Makes it.
+    """
+
+    def __init__(self, imagination: Imagination) -> None:
+        self.imagination = imagination
+
+    def sample(self, needs: Needs) -> Batch:
+        """Segments [row, time]."""
+        return self.imagination.imagine().batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Imagination.state_dict`."""
+        return self.imagination.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Imagination.load_state_dict`."""
+        self.imagination.load_state_dict(state)
+
+
+class MixedSource:
+    """Rows of a data set beside imagined ones, which a ring keeps and rollouts refresh.
+
+    Args:
+        real: Rows of the data set; its `batch_size` is that of the mixture.
+        imagination: Refills the ring.
+        ring: Holds imagined rows.
+        shares: Share of recorded rows at the first update and at the last; None weighs every row that there
+            is alike, recorded or imagined ("auto").
+        refill_every: Updates between refills.
+        steps: Updates of the run, over which the share moves.
+    """
+
+    def __init__(
+        self,
+        real: DatasetSource,
+        imagination: Imagination,
+        ring: TransitionRing,
+        shares: tuple[float, float] | None,
+        refill_every: int,
+        steps: int,
+    ) -> None:
+        self.real, self.imagination, self.ring = real, imagination, ring
+        self.shares, self.refill_every, self.steps = shares, refill_every, steps
+        self.batch_size = real.batch_size
+        self.drawn = 0
+
+    @property
+    def real_fraction(self) -> float:
+        """Share of recorded rows in the next batch."""
+        if self.shares is None:
+            return len(self.real.buffer) / (len(self.real.buffer) + len(self.ring))
+        first, last = self.shares
+        return first + (last - first) * min(self.drawn / max(self.steps - 1, 1), 1.0)
+
+    def sample(self, needs: Needs) -> Batch:
+        """Recorded rows first, then imagined ones."""
+        if self.drawn % self.refill_every == 0:
+            self._refill()
+        # Where nothing imagined could be used yet, all rows are recorded.
+        count = round(self.real_fraction * self.batch_size) if len(self.ring) else self.batch_size
+        self.drawn += 1
+        parts = []
+        if count:
+            recorded = self.real.draw(count, needs)
+            parts.append(replace(recorded, synthetic=torch.zeros_like(recorded.rewards[:, 0], dtype=torch.bool)))
+        if count < self.batch_size:
+            parts.append(self.ring.sample(self.batch_size - count, self.real.generator))
+        return Batch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _refill(self) -> None:
+        if self.shares == (1.0, 1.0):
+            return
+        flat = self.imagination.imagine().batch.flatten()
+        assert flat.mask is not None
+        counted = flat.mask.all(-1)
+        self.ring.push(replace(flat.map(lambda value: value[counted]), mask=None))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Cursor, rollouts and imagined rows."""
+        return {
+            "real": self.real.state_dict(),
+            "imagination": self.imagination.state_dict(),
+            "ring": self.ring.state_dict(),
+            "drawn": self.drawn,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where the saved source stood."""
+        self.real.load_state_dict(state["real"])
+        self.imagination.load_state_dict(state["imagination"])
+        self.ring.load_state_dict(state["ring"], self.real.buffer.device)
+        self.drawn = state["drawn"]

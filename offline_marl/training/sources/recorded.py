@@ -1,0 +1,142 @@
+"""Where batches come from. The loop never learns which source it drinks from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offline_marl.core.types import Batch, Needs, Policy
+from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.environments.base import JointEnv
+from offline_marl.environments.episodes import Memory, seen_tensors
+
+
+class DatasetSource:
+    """Rows of a data set, drawn uniformly with replacement.
+
+    Args:
+        buffer: The transitions, on the training device.
+        batch_size: Rows of a batch; segments of a batch if segments are asked for.
+        generator: Draws the rows; on the buffer's device.
+    """
+
+    def __init__(self, buffer: TransitionBuffer, batch_size: int, generator: torch.Generator) -> None:
+        self.buffer = buffer
+        self.batch_size = batch_size
+        self.generator = generator
+
+    def sample(self, needs: Needs) -> Batch:
+        """The next batch."""
+        return self.draw(self.batch_size, needs)
+
+    def draw(self, rows: int, needs: Needs) -> Batch:
+        """So many rows."""
+        return self.buffer.view(self.buffer.draw(rows, self.generator), needs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state is the whole cursor."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where the saved source stood."""
+        self.generator.set_state(state["generator"].cpu())
+
+
+class EnvironmentSource:
+    """Whole episodes that the current policy plays in the environment, as many as an update eats.
+
+    Every batch begins with fresh episodes, so that nothing of a simulator needs to be saved.
+
+    Args:
+        policy: Acts, with exploration.
+        env: Its copies play side by side.
+        rows: Transitions wanted of each batch; rounds of episodes are played until there are so many.
+        generator: Draws the seeds of episodes; on the CPU.
+        device: Where batches go.
+    """
+
+    def __init__(
+        self, policy: Policy, env: JointEnv, rows: int, generator: torch.Generator, device: torch.device | str
+    ) -> None:
+        self.policy, self.env, self.rows, self.device = policy, env, rows, device
+        self.generator = generator
+
+    def sample(self, needs: Needs) -> Batch:
+        """Segments [episode, time], as long as the longest; `mask` is false after an episode's end."""
+        rounds: list[Batch] = []
+        played = episodes = 0
+        while played < self.rows:
+            count = self._episodes(played, episodes)
+            rounds.append(self._play(count))
+            played += int(rounds[-1].mask[..., 0].sum())  # type: ignore[index]
+            episodes += count
+        longest = max(batch.rewards.shape[1] for batch in rounds)
+        return Batch.cat([_lengthened(batch, longest) for batch in rounds]).to(self.device)
+
+    def _episodes(self, played: int, episodes: int) -> int:
+        """Of the next round: as many as are likely to be enough, from the mean length so far."""
+        lacking = self.rows - played
+        if not episodes:
+            return min(self.env.copies, -(-lacking // self.env.max_steps))
+        # Growing slowly: the first episodes of a round that is too small say little of the others.
+        return min(self.env.copies, -(-lacking * episodes // played), 4 * episodes)
+
+    def _play(self, copies: int) -> Batch:
+        seeds: dict[int, None] = {}
+        while len(seeds) < copies:
+            seeds[int(torch.randint(2**31, (), generator=self.generator))] = None
+        seen = self.env.reset(list(seeds))
+        memory = Memory(self.env.spec, self.policy.window, copies, "cpu")
+        running = torch.ones(copies, dtype=torch.bool)
+        steps: list[Batch] = []
+        while running.any():
+            now, read = seen, memory.history
+            obs, avail = seen_tensors(now, "cpu")
+            actions = self._act(obs, read, avail)
+            memory.remember(obs, actions)
+            seen, rewards, terminations, truncations = self.env.step(actions.numpy())
+            next_obs, next_avail = seen_tensors(seen, "cpu")
+            over, cut = torch.from_numpy(terminations) & running, torch.from_numpy(truncations) & running
+            whole = obs.shape[:2]
+            steps.append(
+                Batch(
+                    obs=obs,
+                    actions=actions,
+                    rewards=torch.from_numpy(rewards),
+                    next_obs=next_obs,
+                    terminations=over.unsqueeze(-1).expand(whole),
+                    truncations=(cut & ~over).unsqueeze(-1).expand(whole),
+                    history=read,
+                    next_history=memory.history,
+                    avail_actions=avail,
+                    next_avail_actions=next_avail,
+                    mask=running.unsqueeze(-1).expand(whole),
+                )
+            )
+            running = running & ~(over | cut)
+        return Batch.stack(steps, dim=1)
+
+    def _act(self, obs: Tensor, history: Tensor | None, avail: Tensor | None) -> Tensor:
+        held = [None if value is None else value.to(self.device) for value in (history, avail)]
+        return self.policy.act(obs.to(self.device), history=held[0], avail_actions=held[1], explore=True).cpu()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state is the whole cursor."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where the saved source stood."""
+        self.generator.set_state(state["generator"].cpu())
+
+
+def _lengthened(batch: Batch, length: int) -> Batch:
+    """Segments with their last step repeated up to this length, where nothing counts."""
+    lacking = length - batch.rewards.shape[1]
+    if not lacking:
+        return batch
+    longer = batch.map(lambda value: torch.cat([value, value[:, -1:].expand(-1, lacking, *value.shape[2:])], dim=1))
+    for value in (longer.rewards, longer.terminations, longer.truncations, longer.mask):
+        value[:, -lacking:] = 0  # type: ignore[index]
+    return longer

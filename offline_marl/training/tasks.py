@@ -1,0 +1,213 @@
+"""From the name of a task to its data set and its environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from offline_marl.collection.record import make_scripted
+from offline_marl.core.partition import SCENARIOS, Partition, confs, partition, split_task
+from offline_marl.core.reference import Reference
+from offline_marl.core.types import DataError
+from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.catalog import find, path_of
+from offline_marl.datasets.files import load_data
+from offline_marl.datasets.places import place_of
+from offline_marl.datasets.readers import zipped
+from offline_marl.datasets.readers.catalogue_sets import fetch_entry, local
+from offline_marl.datasets.readers.convert import load_place
+from offline_marl.datasets.staging import turn
+from offline_marl.environments.base import Conventions, Environment, JointEnv, State, environments
+from offline_marl.environments.workers import SideBySide
+
+MEMORY = 4.0
+"""Gigabytes that a data set may take in memory unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set and how to score policies that were trained on it."""
+
+    id: str
+    data: Dataset
+    partition: Partition | None
+    """None for data of a task made for a team, and for data that no known environment belongs to."""
+    reference: Reference | None
+    mapped: bool = False
+    """Whether the data stays on disk, and rows are read as they are drawn."""
+    world: type[Environment] | None = None
+    """The environment of a run without data, whose `data` is uniform play."""
+    random_return: float | None = None
+    """What uniform play returned, where it was measured."""
+
+    def make_env(self, copies: int) -> JointEnv | None:
+        """The environment the data came from, or None if none is known.
+
+        Raises:
+            DataError: The data was recorded in a task of another size.
+        """
+        kind = self.environment
+        env = None if kind is None else kind.make(self.partition, copies)
+        if env is None or self.partition is not None:
+            return env
+        scenario = self.data.metadata["scenario"]
+        if (env.spec.obs_dims, env.spec.act_dims) != (self.data.spec.obs_dims, self.data.spec.act_dims):
+            raise DataError(f"{self.id} says that it was recorded in {scenario}, but its team is of another size.")
+        return env
+
+    def make_envs(self, copies: int, workers: int) -> JointEnv | None:
+        """As `make_env`, its copies shared among processes."""
+        if workers == 1 or self.environment is None:
+            return self.make_env(copies)
+
+        def make(share: int) -> JointEnv:
+            env = self.make_env(share)
+            if env is None:
+                raise DataError(f"No environment belongs to {self.id}.")
+            return env
+
+        return SideBySide(make, copies, workers)
+
+    @property
+    def environment(self) -> type[Environment] | None:
+        """What the data came from, or None if it is not known."""
+        if self.world is not None:
+            return self.world
+        if self.partition is not None:
+            return environments.get(self.partition.scenario)
+        scenario = self.data.metadata.get("scenario")
+        if scenario in SCENARIOS or scenario not in environments.names():
+            return None
+        settings, most = (self.data.metadata.get(name) for name in ("settings", "max_steps"))
+        if not isinstance(settings, Mapping | None) or not (most is None or (type(most) is int and most > 0)):
+            raise DataError(f"{self.id} names no settings that {scenario} could be made with: {settings}, {most}.")
+        return environments.get(scenario).told(settings or {}, most)
+
+    def conventions(self, ends: State) -> Conventions | None:
+        """Which convention each agent followed, from the last states of episodes; None where there are none."""
+        kind = self.environment
+        return None if kind is None else kind.conventions(ends, self.partition)
+
+
+def load_recording(name: str, clip_actions: bool = False) -> Recording | Dataset:
+    """A catalogue's set, made or fetched on first use, or what is in a file or folder of a format known.
+
+    Raises:
+        UnknownDatasetError: The catalogue has no such name.
+        DataError: The file is missing, damaged or unusable.
+    """
+    place = place_of(name)
+    if place is not None and place[1] is None:
+        return load_place(local(place[0]), clip_actions)
+    entry = find(name)
+    path = path_of(name)
+    if not path.exists():
+        with turn(path):  # the jobs of a sweep begin together
+            if not path.exists():
+                (fetch_entry if entry.recipe is None else make_scripted)(entry, path)
+    try:
+        return load_data(path, clip_actions)
+    except DataError as error:
+        raise DataError(f"{error} Delete it, and it is made again.") from None
+
+
+def open_task(task: str, clip_actions: bool = False, memory: float = MEMORY) -> Task:
+    """The data set of a task id: `reacher-scripted-mix-v0_2x1notip_0`, `coordination-mix-v0`, `mine.safetensors`.
+
+    What one body did takes a conf and a view behind its name, also in a file (`mine.safetensors_2x1_full`,
+    `ant-medium.hdf5_4x2_0`); what a team did takes none.
+
+    Args:
+        task: The id.
+        clip_actions: Clip actions outside [-1, 1] instead of refusing them.
+        memory: Gigabytes; a set that would take more stays on disk.
+
+    Raises:
+        UnknownDatasetError: The catalogue has no such name.
+        PartitionError: The conf or the view is unknown, or the id has another form.
+        DataError: The data cannot be used.
+    """
+    name, share = place_of(task) or _of_catalogue(task)
+    recording = load_recording(name, clip_actions)
+    if share is None:
+        if isinstance(recording, Recording):
+            raise DataError(f"{task} is a recording: name who sees what, such as {task}_{_example(recording)}.")
+        spec = recording.spec
+        mapped = _bytes(recording.lengths, spec.obs_dims, spec.act_dims) > memory * 1e9
+        return Task(task, recording, _known_partition(recording), _reference(recording), mapped)
+    if not isinstance(recording, Recording):
+        raise DataError(f"{name} is split among agents already: leave _{share[0]}_{share[1]} away.")
+    if "scenario" not in recording.metadata:
+        raise DataError(
+            f"{name} does not say which scenario it was recorded in, so it cannot be split among agents: name one in "
+            f"its file name or its attribute 'scenario' ({', '.join(SCENARIOS)})."
+        )
+    shares = partition(str(recording.metadata["scenario"]), *share)
+    mapped = _bytes(recording.lengths, shares.obs_dims, shares.act_dims) > memory * 1e9
+    data = recording.split(shares, mapped)
+    return Task(task, data, shares, _reference(data), mapped)
+
+
+def refuse_unknown(task: str) -> None:
+    """Judge a task id by its name alone: nothing is made, fetched or read.
+
+    Raises:
+        UnknownDatasetError: The catalogue has no such name.
+        PartitionError: The conf or the view is unknown, or the id has another form.
+        DataError: There is no such file.
+    """
+    place = place_of(task)
+    if place is None:
+        _of_catalogue(task)
+        return
+    file = Path(zipped.split(place[0])[0])
+    if "://" not in task and not file.exists():
+        raise DataError(f"There is no file {file}.")
+
+
+def _bytes(lengths: Tensor, obs_dims: Sequence[int], act_dims: Sequence[int]) -> int:
+    """What the large tables of a set take in memory."""
+    rows, agents = int(lengths.sum()) + len(lengths), len(obs_dims)
+    return 4 * rows * agents * (max(obs_dims) + max(act_dims))
+
+
+def _of_catalogue(task: str) -> tuple[str, tuple[str, str] | None]:
+    """Name in the catalogue, conf and view; refuses before anything is made or fetched."""
+    if "_" not in task and find(task).scenario not in SCENARIOS:
+        return task, None
+    name, conf, view = split_task(task)
+    scenario = find(name).scenario
+    if scenario not in SCENARIOS:
+        raise DataError(f"{name} is split among agents already: leave _{conf}_{view} away.")
+    partition(scenario, conf, view)
+    return name, (conf, view)
+
+
+def _example(recording: Recording) -> str:
+    scenario = recording.metadata.get("scenario")
+    return f"{confs(scenario)[0]}_full" if scenario in SCENARIOS else "2x1_full"
+
+
+def absolute(task: str) -> str:
+    """The task's id, of a file with its whole path, so that a run finds it again from any folder."""
+    return task if place_of(task) is None or "://" in task else str(Path(task).absolute())
+
+
+def load_dataset(task: str, clip_actions: bool = False) -> Dataset:
+    """The data set of a task id; see `open_task` for its forms and errors."""
+    return open_task(task, clip_actions).data
+
+
+def _known_partition(data: Dataset) -> Partition | None:
+    about = data.metadata
+    if not {"scenario", "conf", "view"} <= set(about) or about["scenario"] not in environments.names():
+        return None
+    return partition(about["scenario"], about["conf"], about["view"])
+
+
+def _reference(data: Dataset) -> Reference | None:
+    found = data.metadata.get("reference")
+    return Reference(**found) if found else None

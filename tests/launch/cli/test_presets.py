@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offline_marl.algorithms.base import algorithms
+from offline_marl.algorithms.presets import preset_names, preset_rows, read_preset
+from offline_marl.core.config import ConfigError
+from offline_marl.core.partition import split_task
+from offline_marl.datasets.catalog import CATALOG
+from offline_marl.runs.config import RunFlags
+from offline_marl.training.environment_tasks import find_world
+from offline_marl.training.run import prepare
+
+Cli = Callable[..., Any]
+ROOT = Path(__file__).resolve().parents[3]
+BUILT_IN = [entry.name for entry in algorithms.listings() if entry.origin == "built-in"]
+PRESETS = [(algorithm, name) for algorithm in BUILT_IN for name in preset_names(algorithm)]
+
+
+def settings_of(run: Path) -> dict[str, Any]:
+    config = json.loads((run / "config.json").read_text())
+    return {**config, **config["settings"]}
+
+
+@pytest.mark.parametrize("algorithm", BUILT_IN)
+def test_every_algorithm_has_published_settings_and_the_embedded_sets(algorithm: str) -> None:
+    names = preset_names(algorithm)
+    assert "published" in names
+    for data in ("reacher-scripted-clockwise-v0", "reacher-scripted-mix-v0"):
+        assert {f"{data}_{view}" for view in ("2x1notip_0", "2x1first_0", "2x1_full")} <= set(names)
+    assert ("centralised" in names) == ("critic" in algorithms.get(algorithm).Config.model_fields)
+
+
+def test_every_folder_of_presets_is_an_algorithms() -> None:
+    folders = {path.name.replace("_", "-") for path in (ROOT / "offline_marl" / "presets").iterdir()}
+    assert folders == set(BUILT_IN)
+
+
+@pytest.mark.parametrize(("algorithm", "name"), PRESETS)
+def test_a_preset_holds_only_what_differs_from_the_defaults_and_validates(algorithm: str, name: str) -> None:
+    settings = read_preset(algorithm, name)
+    fields = {**RunFlags.model_fields, **algorithms.get(algorithm).Config.model_fields}
+    for field, value in settings.items():
+        assert field in fields, f"{field} is no field"
+        assert fields[field].is_required() or fields[field].default != value, f"{field} repeats the default"
+    environment = settings.get("environment")
+    dataset = settings.pop("dataset", None)
+    prepare(algorithm, dataset or (None if environment else "some-data"), settings)
+    if environment is not None:
+        assert name == find_world(environment).name, "a preset is named for its environment"
+    if dataset is not None:
+        assert name.endswith(dataset), "a preset is named for its data set"
+        assert split_task(dataset)[0] in CATALOG
+
+
+def test_defaults_lie_under_preset_under_file_under_flags(cli: Cli, team: Path) -> None:
+    Path("mine.toml").write_text("window = 4\nsteps = 30\nbatch_size = 5\n")
+    flags = ("--dataset", team, "--steps", 2, "--hidden", "8", "--final-episodes", 2, "--out", "run")
+    assert cli("train", "td3-bc", "--preset", "published_centralised", "--config", "mine.toml", *flags).code == 0
+    settings = settings_of(Path("run"))
+    assert settings["steps"] == 2, "flag over file and preset"
+    assert (settings["window"], settings["batch_size"]) == (4, 5), "file over preset"
+    assert (settings["critic"], settings["standardize_obs"]) == ("centralised", False), "preset over default"
+    assert settings["gamma"] == 0.99
+    assert "preset" not in settings
+
+
+def test_an_unknown_preset_is_answered_with_what_there_is(cli: Cli) -> None:
+    said = cli("train", "bc", "--preset", "publishd", "--dataset", "x")
+    assert said.code == 2
+    assert "There is no preset 'publishd' of bc: did you mean 'published'?" in said.error
+    assert "reacher-scripted-mix-v0_2x1notip_0" in said.error
+
+
+def test_an_algorithm_without_presets_says_so(register: Callable[..., None]) -> None:
+    register("toy-without-presets", algorithms.get("bc"))
+    assert preset_names("toy-without-presets") == []
+    with pytest.raises(ConfigError, match="no preset 'any' of toy-without-presets: it has none"):
+        read_preset("toy-without-presets", "any")
+
+
+@pytest.mark.parametrize("name", ["../bc/published", "/etc/passwd", "published.toml", ""])
+def test_a_strange_name_reads_nothing(name: str) -> None:
+    with pytest.raises(ConfigError, match="There is no preset"):
+        read_preset("bc", name)
+
+
+def test_help_and_list_show_the_names(cli: Cli) -> None:
+    text = "".join(cli("train", "cql", "--help").out.split())  # argparse breaks lines at hyphens
+    for name in preset_names("cql"):
+        assert name in text
+    listed = cli("list", "presets").out
+    for algorithm, name, *_ in preset_rows():
+        assert any(line.split()[:2] == [algorithm, name] for line in listed.splitlines())
+    assert "published_centralised" not in cli("list").out, "long lists are for those who ask"
+
+
+def test_presets_are_listed_without_torch() -> None:
+    program = (
+        "import sys\nfrom offline_marl.launch.cli import main\n"
+        "try:\n    main(['list', 'presets'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
+def test_an_installed_package_brings_its_presets(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "offline_marl", source / "offline_marl", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    offline = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "-q"]
+    command = [sys.executable, "-m", "pip", "install", *offline, "--target", str(tmp_path / "site"), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shipped = tmp_path / "site" / "offline_marl" / "presets"
+    ours = ROOT / "offline_marl" / "presets"
+    assert {path.relative_to(shipped) for path in shipped.rglob("*.toml")} == {
+        path.relative_to(ours) for path in ours.rglob("*.toml")
+    }

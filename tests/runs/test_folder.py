@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from offline_marl.runs.config import FitConfig, RunConfig
+from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError, describe_software, holds_model
+
+CONFIG = RunConfig(algorithm="bc", dataset="x_2x1_full", settings={"lr": 1e-3, "hidden": [16]})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+def test_the_settings_come_back_as_they_were(folder):
+    with folder.locked():
+        folder.begin(CONFIG, {"torch": "2"})
+    assert folder.config() == CONFIG and folder.versions() == {"torch": "2"} and not folder.done
+
+
+def test_an_empty_or_absent_folder_is_free(folder):
+    with folder.locked():
+        folder.refuse_strangers(CONFIG)
+
+
+def test_what_a_run_killed_at_its_very_beginning_left_is_no_hindrance(folder):
+    with folder.locked():
+        for name in ("versions.json", "dataset.safetensors", ".config.json.ab12.part"):
+            (folder.path / name).write_text("{}")
+        folder.refuse_strangers(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("other", "done", "said"),
+    [
+        (CONFIG, False, r"holds this very run \(unfinished\): go on with `offline-marl resume .*run`\.$"),
+        (CONFIG, True, r"holds this very run \(finished\): choose another --out\.$"),
+        (CONFIG.model_copy(update={"seed": 7}), False, r"holds another run \(unfinished\): choose another --out\.$"),
+    ],
+)
+def test_a_folder_with_a_run_is_refused(folder, other, done, said):
+    with folder.locked():
+        folder.begin(CONFIG, {})
+        if done:
+            folder.finish({})
+        with pytest.raises(RunFolderError, match=said):
+            folder.refuse_strangers(other)
+
+
+def test_a_folder_of_anything_else_is_refused_and_left_alone(folder):
+    folder.path.mkdir()
+    (folder.path / "thesis.txt").write_text("years of work")
+    with folder.locked(), pytest.raises(RunFolderError, match="is no run folder and is not empty"):
+        folder.refuse_strangers(CONFIG)
+    assert (folder.path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_second_process_is_refused_while_the_first_lives(folder):
+    folder.path.mkdir()
+    code = (
+        "import fcntl, sys, time; s = open(sys.argv[1], 'w'); fcntl.flock(s, fcntl.LOCK_EX); print('held', flush=True)"
+    )
+    command = [sys.executable, "-c", f"{code}; time.sleep(60)", str(folder.path / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(RunFolderError, match=rf"^Another process is working on {folder.path}\.$"), folder.locked():
+            pass
+        first.kill()
+        first.wait()
+        second = pytest.raises(RunFolderError, match="Another process")
+        with folder.locked(), second, RunFolder(folder.path).locked():
+            pass
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"algorithm": "bc"}', '{"algoritm": 3}', "[1]", "\xff\xfe"])
+def test_damaged_settings_are_one_sentence(folder, content):
+    folder.path.mkdir()
+    folder.config_file.write_text(content, encoding="latin-1")
+    with pytest.raises(RunFolderError, match=r"config.json was damaged or edited: "):
+        folder.config()
+
+
+def test_a_folder_of_the_other_kind_says_which_it_is(folder):
+    model = ModelFolder(folder.path)
+    with folder.locked():
+        folder.begin(CONFIG, {})
+        assert not holds_model(folder.path)
+        with pytest.raises(RunFolderError, match=rf"^{folder.path} holds a training run, not a world model\.$"):
+            model.config()
+        model.begin(FitConfig(model="ensemble", dataset="x_2x1_full"), {})
+        assert holds_model(folder.path)
+        with pytest.raises(RunFolderError, match=rf"^{folder.path} holds a world model, not a training run\.$"):
+            folder.config()
+
+
+def test_a_folder_without_a_run_says_so(folder):
+    with pytest.raises(RunFolderError, match=r"holds no run \(there is no config.json in it\)"):
+        folder.config()
+
+
+def test_lost_versions_are_no_error(folder):
+    assert folder.versions() == {}
+    folder.path.mkdir()
+    folder.versions_file.write_text("{")
+    assert folder.versions() == {}
+
+
+def test_sweeping_removes_half_written_files_and_nothing_else(folder):
+    folder.checkpoints.mkdir(parents=True)
+    kept = [folder.path / "config.json", folder.checkpoints / "step_000000005.safetensors", folder.path / "my.part"]
+    gone = [folder.path / ".DONE.x1.part", folder.checkpoints / ".step_000000005.safetensors.y2.part"]
+    for path in kept + gone:
+        path.write_text("x")
+    folder.sweep()
+    assert all(path.exists() for path in kept) and not any(path.exists() for path in gone)
+
+
+def test_the_software_is_described_with_versions_and_commit():
+    found = describe_software()
+    assert {"python", "torch", "numpy", "offline-marl"} <= set(found)
+    assert json.dumps(found)

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from runs import (
+    SMALL_FIT,
+    Killed,
+    ending,
+    kill_at,
+    last_state,
+    refuse_difference,
+    score_in_point_env,
+    small_fit,
+    small_run,
+    start_and_kill,
+)
+from worlds import SPECS, PointEnv, RestorableEnv, reacher_recording, saved, world
+
+from offline_marl.algorithms.base import algorithms
+from offline_marl.algorithms.bc import BC
+from offline_marl.core.config import ConfigError
+from offline_marl.core.types import DataError, Needs
+from offline_marl.runs.folder import RunFolderError
+from offline_marl.training import run, session
+from offline_marl.training.models import fit as fitting
+from offline_marl.training.sources import choose
+from offline_marl.training.tasks import Task
+from offline_marl.worldmodels.rollout import Caution
+
+FEW = {"steps": 12, "checkpoint_every": 5, "horizon": 3, "rollouts": 8, "refill_every": 2, "retain": 40}
+MIXING = [name for name in algorithms.names() if algorithms.get(name).needs.origin == "data"]
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """They take most of a small fit's time, and have tests of their own."""
+    monkeypatch.setattr(fitting, "draw_report", lambda *_: None)
+
+
+def act_in(patch, env) -> None:
+    patch.setattr(Task, "make_env", lambda self, copies: env(self.data.spec, copies))
+    patch.setattr(session, "draw_run", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("continuous")
+
+
+@pytest.fixture(scope="module")
+def data(place):
+    return saved(place, world("continuous"))
+
+
+@pytest.fixture(scope="module")
+def model(place, data):
+    return str(small_fit(place / "model", data).folder)
+
+
+@pytest.mark.parametrize("algorithm", MIXING)
+def test_every_learner_of_recorded_rows_learns_from_imagined_ones_too(tmp_path, data, model, algorithm):
+    small_run(tmp_path / "run", data, algorithm=algorithm, world_model=model, real_fraction=0.5, **FEW)
+    state = last_state(tmp_path / "run")
+    assert state["source"]["ring"]["pushed"] > 40 and state["source"]["imagination"]["counts"] == [48, 0, 0]
+    assert bool(state["source"]["ring"]["held"]["synthetic"].all())
+
+
+@pytest.mark.parametrize("algorithm", ["iql", "moma-ppo"])
+def test_choices_are_imagined_where_all_of_them_are_available(tmp_path, algorithm):
+    own = world("discrete")
+    free = replace(own, avail_actions=own.spec.present("act").expand_as(own.avail_actions).clone())
+    path = saved(tmp_path, free)
+    fit = small_fit(tmp_path / "model", path, steps=20)
+    small_run(tmp_path / "run", path, algorithm=algorithm, world_model=str(fit.folder), window=2, **FEW)
+    restricted = saved(tmp_path, own, "restricted.safetensors")
+    with pytest.raises(DataError, match="World models foresee no available actions, which this data restricts"):
+        small_run(tmp_path / "other", restricted, algorithm=algorithm, world_model="ensemble", **FEW)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"algorithm": "td3-bc", "real_fraction": 0.9, "real_fraction_end": 0.1, "start_share": 0.5},
+        {"algorithm": "ma-iql", "real_fraction": "auto", "window": 2, "reward_scale": "range", "cutoff_quantile": 0.5},
+        {"algorithm": "moma-ppo", "window": 1, "epochs": 1},
+        {"algorithm": "ma-ppo", "epochs": 1},
+    ],
+    ids=lambda fields: fields["algorithm"],
+)
+def test_a_run_on_what_never_happened_that_died_ends_as_if_it_had_not(tmp_path, monkeypatch, data, model, fields):
+    score_in_point_env(monkeypatch)
+    fields = {**FEW, **fields, "world_model": None if fields["algorithm"] == "ma-ppo" else model}
+    small_run(tmp_path / "straight", data, **fields)
+    for step in (3, 10):
+        start_and_kill(tmp_path / str(step), data, step, **fields)
+        run.resume(tmp_path / str(step))
+        refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / str(step)))
+
+
+@pytest.fixture
+def quick_fits(monkeypatch):
+    """Fits that a run begins by itself take the kind's defaults, which would take too long."""
+    prepare = fitting.prepare_fit
+    monkeypatch.setattr(choose, "prepare_fit", lambda kind, task, given: prepare(kind, task, {**SMALL_FIT, **given}))
+
+
+def test_a_missing_model_is_fitted_first_and_kept_in_the_run_folder(tmp_path, data, quick_fits, monkeypatch):
+    fields = {"algorithm": "moma-ppo", "epochs": 1, **FEW}
+    small_run(tmp_path / "straight", data, seed=3, **fields)
+    kept = tmp_path / "straight" / "world_model"
+    assert (kept / "DONE").exists() and fitting.ModelFolder(kept).config().seed == 3
+    small_run(tmp_path / "named", data, seed=3, world_model="ensemble", **fields)
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "named"))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 33, fitting)
+        small_run(tmp_path / "killed", data, seed=3, **fields)
+    (tmp_path / "killed").rename(tmp_path / "moved")
+    run.resume(tmp_path / "moved")
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "moved"))
+    refuse_difference(ending(kept), ending(tmp_path / "moved" / "world_model"))
+
+
+def test_a_model_is_fitted_where_a_folder_was_named_and_serves_other_runs(tmp_path, data, quick_fits, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small_run(tmp_path / "one", data, algorithm="td3-bc", world_model="./shared", **FEW)
+    monkeypatch.setattr(choose, "begin_fit", lambda *_: pytest.fail("it is there"))
+    small_run(tmp_path / "other", data, algorithm="td3-bc", world_model="shared", **FEW)
+    refuse_difference(ending(tmp_path / "one"), ending(tmp_path / "other"))
+
+
+def test_a_data_set_of_ones_own_is_imagined_from_as_well(tmp_path, quick_fits):
+    result = small_run(tmp_path / "run", world("continuous"), algorithm="moma-ppo", **FEW)
+    assert (result.folder / "world_model" / "DONE").exists()
+
+
+@pytest.mark.parametrize("algorithm", ["moma-ppo", "td3-bc"])
+def test_the_simulator_itself_may_be_the_model(tmp_path, monkeypatch, data, algorithm):
+    act_in(monkeypatch, RestorableEnv)
+    fields = {"algorithm": algorithm, "world_model": "oracle", **FEW}
+    small_run(tmp_path / "straight", data, **fields)
+    start_and_kill(tmp_path / "killed", data, 7, **fields)
+    run.resume(tmp_path / "killed")
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "killed"))
+
+
+def test_the_oracle_imagines_what_the_simulator_does(tmp_path, monkeypatch, data):
+    act_in(monkeypatch, RestorableEnv)
+    small_run(tmp_path / "run", data, algorithm="td3-bc", world_model="oracle", cutoff=0, clip_imagined=False, **FEW)
+    held = last_state(tmp_path / "run")["source"]["ring"]["held"]
+    env = RestorableEnv(SPECS["continuous"], 40)
+    env.restore(held["state"].numpy())
+    seen, rewards, _, _ = env.step(held["actions"].numpy())
+    torch.testing.assert_close(held["next_state"], torch.from_numpy(seen.state))
+    torch.testing.assert_close(held["rewards"], torch.from_numpy(rewards))
+    torch.testing.assert_close(held["next_obs"], torch.from_numpy(seen.obs))
+
+
+@pytest.mark.mujoco
+def test_the_arm_itself_may_be_the_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    recording = saved(tmp_path, reacher_recording()) + "_2x1_full"
+    fields = {"algorithm": "moma-ppo", "world_model": "oracle", "final_episodes": 1, **FEW, "steps": 2}
+    small_run(tmp_path / "run", recording, **fields)
+    assert last_state(tmp_path / "run")["source"]["counts"] == [12, 0, 0]
+
+
+def test_the_cutoff_may_be_a_quantile_of_the_spread_on_recorded_steps(tmp_path, monkeypatch, data, model):
+    cautions: list[Caution] = []
+
+    class Spying(choose.Imagination):
+        def __init__(self, model, policy, buffer, plan, generator) -> None:
+            super().__init__(model, policy, buffer, plan, generator)
+            cautions.append(plan.caution)
+
+    monkeypatch.setattr(choose, "Imagination", Spying)
+    for name, fields in {
+        "half": {"cutoff_quantile": 0.5},
+        "all": {"cutoff_quantile": 1.0},
+        "never": {"cutoff": 0},
+    }.items():
+        small_run(tmp_path / name, data, algorithm="td3-bc", world_model=model, **fields, **FEW)
+    half, most, never = (caution.cutoff for caution in cautions)
+    assert 0 < half < most < never == float("inf")
+
+
+def test_the_runs_seed_and_not_the_models_decides_what_is_imagined(tmp_path, data, model):
+    for seed in (0, 1):
+        small_run(tmp_path / str(seed), data, algorithm="td3-bc", world_model=model, seed=seed, **FEW)
+    states = [last_state(tmp_path / str(seed))["source"]["imagination"]["model"] for seed in (0, 1)]
+    assert not torch.equal(*states)
+
+
+def test_a_run_finds_its_model_again_from_another_working_folder_and_misses_it(tmp_path, data, model, monkeypatch):
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "late"):
+        start_and_kill(tmp_path / name, data, 7, algorithm="td3-bc", world_model="model", **FEW)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run.resume("../run")
+    shutil.rmtree(tmp_path / "model")
+    with pytest.raises(RunFolderError, match="model holds no world model any more, but .*late began with one"):
+        run.resume("../late")
+    assert not (tmp_path / "model").exists() and run.resume("../run").folder.exists(), "a finished run needs none"
+
+
+def test_what_does_not_fit_together_is_refused_before_the_run_begins(tmp_path, data, model, monkeypatch):
+    segments = Needs(view="segments", length=2)
+    for change, fields, said in (
+        ({"needs": Needs(origin="environment")}, {}, "bc learns in an environment, and none belongs to"),
+        ({"needs": Needs(state=True)}, {"world_model": model}, "needs a global state, which world models do not"),
+        ({"needs": segments}, {"world_model": model}, "learns from recorded segments"),
+        ({}, {"world_model": "oracle"}, "The oracle needs the environment of"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(DataError, match=said):
+            for name, value in change.items():
+                patch.setattr(BC, name, value)
+            small_run(tmp_path / "run", data, **fields)
+        assert not (tmp_path / "run" / "config.json").exists()
+    act_in(monkeypatch, PointEnv)
+    with pytest.raises(DataError, match="cannot be put into recorded states"):
+        small_run(tmp_path / "run", data, world_model="oracle")
+    small_run(tmp_path / "run", data, steps=1)
+
+
+@pytest.mark.parametrize("algorithm", ["ma-ppo", "td3-bc"])
+def test_a_run_begins_with_another_runs_networks(tmp_path, data, monkeypatch, capsys, algorithm):
+    score_in_point_env(monkeypatch)
+    source, fields = ("bc", {"policy": "tanh"}) if algorithm == "ma-ppo" else ("td3-bc", {})
+    taken = small_run(tmp_path / "first", data, algorithm=source).algorithm.state_dict()
+    monkeypatch.chdir(tmp_path)
+    standing = {"algorithm": algorithm, "lr": 1e-12, **FEW, **fields}
+    made = small_run(tmp_path / "run", data, init="first", **standing).algorithm.state_dict()
+    policy = "actor." if algorithm == "ma-ppo" else "policy."
+    same = [name for name in taken if name.startswith(policy)]
+    assert same and f"begins with inputs, {policy[:-1]}" in capsys.readouterr().err
+    for name in same:
+        torch.testing.assert_close(made[name], taken[name])
+    for name, value in made.items():
+        if name.startswith("target_"):
+            torch.testing.assert_close(value, made[name.removeprefix("target_")])
+    start_and_kill(tmp_path / "early", data, 3, init="first", **standing)
+    start_and_kill(tmp_path / "late", data, 7, init="first", **standing)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run.resume(tmp_path / "early")
+    shutil.rmtree(tmp_path / "first")
+    run.resume(tmp_path / "late")
+    for name in ("early", "late"):
+        refuse_difference(ending(tmp_path / "run"), ending(tmp_path / name))
+
+
+def test_networks_of_another_shape_are_refused_before_the_run_begins(tmp_path, data, monkeypatch):
+    score_in_point_env(monkeypatch)
+    small_run(tmp_path / "first", data, steps=1)
+    init = {"init": str(tmp_path / "first"), "steps": 1}
+    for fields, said in (
+        ({"hidden": [8]}, "The actor of .*first has another shape"),
+        ({"algorithm": "ma-ppo"}, r"The actor of .*first is of another kind \(Actor, not GaussianActor\)\.$"),
+        ({"window": 2}, "The inputs of .*first has another shape"),
+        ({"init": str(tmp_path / "none")}, "none holds no run"),
+    ):
+        with pytest.raises(RunFolderError, match=said) as refusal:
+            small_run(tmp_path / "run", data, **{**init, **fields})
+        assert "\n" not in str(refusal.value) and not (tmp_path / "run" / "config.json").exists()
+    small_run(tmp_path / "run", data, **init)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "fields", "said"),
+    [
+        ("bc", {"real_fraction": 0.5}, "--real-fraction needs a --world-model"),
+        ("bc", {"real_fraction_end": 0.5}, "--real-fraction needs a --world-model"),
+        ("bc", {"real_fraction": "auto", "real_fraction_end": 0.5, "world_model": "ensemble"}, "takes no --real-frac"),
+        ("moma-ppo", {"real_fraction": 0.5}, "moma-ppo learns from its own episodes alone"),
+        ("ma-ppo", {"real_fraction_end": 0.5}, "ma-ppo learns from its own episodes alone"),
+        ("ma-ppo", {"world_model": "ensemble"}, "ma-ppo learns in the environment itself: moma-ppo is the one"),
+        ("bc", {"world_model": "ensembel"}, r"Unknown world model 'ensembel': did you mean 'ensemble'\?"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(tmp_path, data, algorithm, fields, said):
+    with pytest.raises(ConfigError, match=said):
+        small_run(tmp_path / "run", data, algorithm=algorithm, **fields)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from worlds import SPECS, world
+
+from offline_marl.core.files import load_tree, save_tree
+from offline_marl.core.types import Needs
+from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.datasets.ring import TransitionRing
+from offline_marl.training.sources.imagined import BrokenModelError, Imagination, MixedSource, Plan, RolloutSource
+from offline_marl.training.sources.recorded import DatasetSource
+from offline_marl.worldmodels.base import Prediction, Spread
+from offline_marl.worldmodels.rollout import Caution
+
+SPEC = SPECS["continuous"]
+DATA = world("continuous")
+BATCH = 20
+
+
+class Numbered:
+    """Every step earns the number of steps asked for so far; the planted rows are doubted, over or not numbers."""
+
+    spec = SPEC
+    window = 0
+
+    def __init__(self, doubted: int = 0, broken: int = 0, over: int = 0) -> None:
+        self.generator = torch.Generator().manual_seed(5)
+        self.doubted, self.broken, self.over, self.asked = doubted, broken, over, 0
+
+    def step(self, obs, actions, history=None, state=None) -> Prediction:
+        self.asked += 1
+        place = torch.arange(len(obs))
+        rewards = torch.full(obs.shape[:2], float(self.asked))
+        noise = torch.rand(obs.shape, generator=self.generator)
+        next_obs = torch.where((place < self.broken)[:, None, None], torch.nan, obs + noise)
+        apart = (place < self.doubted).float().expand(2, -1).unsqueeze(-1) * torch.tensor([0.0, 9.0])[:, None, None]
+        spread = Spread(apart, torch.zeros(2, len(obs), SPEC.n_agents), None, None, torch.ones(1), torch.ones(1))
+        over = (place < self.over).unsqueeze(-1).expand_as(rewards)
+        return Prediction(next_obs, rewards, over, spread)
+
+
+class Idle:
+    """Does nothing."""
+
+    window = 0
+
+    def act(self, obs, *, history=None, avail_actions=None, explore=False):
+        return torch.zeros(*obs.shape[:2], SPEC.act_dim)
+
+
+def imagination(model=None, rows=10, horizon=3, share=0.0, factor=1.0, cutoff=math.inf) -> Imagination:
+    caution = Caution(weight=0.0, reward_weight=0.0, cutoff=cutoff, clip=False)
+    plan = Plan(rows, horizon, share, factor, caution)
+    buffer = TransitionBuffer(DATA, state=False)
+    return Imagination(model or Numbered(), Idle(), buffer, plan, torch.Generator().manual_seed(1))
+
+
+def mixed(shares, retain=50, refill_every=1, steps=11, **of_imagination) -> MixedSource:
+    real = DatasetSource(TransitionBuffer(DATA, state=False), BATCH, torch.Generator().manual_seed(2))
+    return MixedSource(real, imagination(**of_imagination), TransitionRing(retain), shares, refill_every, steps)
+
+
+def recorded(obs) -> list[bool]:
+    known = DATA.obs.flatten(1)
+    return (obs.flatten(1).unsqueeze(1) == known).all(-1).any(-1).tolist()
+
+
+@pytest.mark.parametrize(("share", "at_first"), [(0.0, 0), (0.25, 10), (1.0, 40)])
+def test_so_many_imagined_episodes_begin_where_recorded_ones_begin(share, at_first):
+    firsts = DATA.obs[torch.cat([torch.zeros(1, dtype=torch.long), (DATA.lengths + 1).cumsum(0)[:-1]])]
+    batch = imagination(rows=40, share=share).imagine().batch
+    begun = batch.obs[:, 0]
+    assert all(recorded(begun))
+    first = (begun.flatten(1).unsqueeze(1) == firsts.flatten(1)).all(-1).any(-1)
+    assert bool(first[40 - at_first :].all())
+    assert share == 1.0 or not bool(first[: 40 - at_first].all()), "the others begin anywhere"
+
+
+def test_what_was_cut_and_what_broke_is_counted():
+    made = imagination(Numbered(doubted=30, broken=1), rows=200, horizon=2, cutoff=1.0)
+    for times in (1, 2):
+        found = made.imagine()
+        assert int(found.cut.sum()) == 29 and int(found.broken.sum()) == 1, "a row that broke is not also cut"
+        assert (made.made, made.cut, made.broken) == (200 * times, 29 * times, times)
+
+
+def test_one_row_in_a_hundred_may_stop_being_finite_and_no_more():
+    made = imagination(Numbered(broken=2), rows=200)
+    found = made.imagine()
+    assert found.batch.mask is not None and found.batch.mask[:2].sum() == 0 and bool(found.batch.mask[2:].all())
+    assert bool(found.batch.next_obs.isfinite().all())
+    made.model.broken = 3
+    with pytest.raises(BrokenModelError, match=r"^5 of 400 imagined rows stopped being finite: .*\.$") as told:
+        made.imagine()
+    assert "\n" not in str(told.value)
+
+
+def test_a_rollout_source_gives_masked_segments_with_rewards_in_the_units_of_the_run():
+    source = RolloutSource(imagination(Numbered(over=4), factor=0.5))
+    batch = source.sample(Needs(view="segments", origin="model")).check()
+    assert batch.rewards.shape == (10, 3, SPEC.n_agents) and bool(batch.synthetic.all())
+    assert batch.rewards[5, :, 0].tolist() == [0.5, 1.0, 1.5]
+    assert batch.mask[:4, :, 0].tolist() == [[True, False, False]] * 4 and bool(batch.mask[4:].all())
+    assert bool(batch.terminations[:4, 0].all()) and not bool(batch.terminations[4:].any())
+    assert batch.truncations[4:, :, 0].tolist() == [[False, False, True]] * 6
+
+
+def test_recorded_rows_come_first_and_imagined_ones_are_marked_to_the_end():
+    batch = mixed((0.25, 0.25)).sample(Needs()).check()
+    assert batch.synthetic.tolist() == [False] * 5 + [True] * 15 and batch.mask is None
+    assert all(recorded(batch.obs[:5])) and not any(recorded(batch.next_obs[5:]))
+    assert {*batch.rewards[5:].flatten().tolist()} <= {1.0, 2.0, 3.0}
+
+
+def test_only_steps_before_an_episodes_end_are_mixed_in():
+    source = mixed((0.0, 0.0), model=Numbered(over=10), horizon=3)
+    batch = source.sample(Needs())
+    assert len(source.ring) == 10 and {*batch.rewards.flatten().tolist()} == {1.0}
+
+
+def test_the_share_moves_in_equal_steps_and_reaches_both_ends():
+    source = mixed((0.0, 1.0))
+    counts = [int((~source.sample(Needs()).synthetic).sum()) for _ in range(13)]
+    assert counts == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 20, 20]
+    falling = mixed((1.0, 0.5), steps=2)
+    assert [int((~falling.sample(Needs()).synthetic).sum()) for _ in range(2)] == [20, 10]
+
+
+def test_auto_weighs_every_row_alike():
+    source = mixed(None, retain=len(DATA))
+    batch = source.sample(Needs())
+    assert int((~batch.synthetic).sum()) == round(BATCH * len(DATA) / (len(DATA) + 30))
+    for _ in range(3):
+        source.sample(Needs())
+    assert source.real_fraction == 0.5, "the ring is full"
+
+
+def test_the_ring_is_refilled_once_a_period():
+    source = mixed((0.5, 0.5), refill_every=3)
+    made = []
+    for _ in range(7):
+        source.sample(Needs())
+        made.append(source.imagination.made)
+    assert made == [10, 10, 10, 20, 20, 20, 30]
+
+
+def test_the_oldest_imagined_rows_are_overwritten():
+    source = mixed((0.0, 0.0), retain=20, horizon=1)
+    seen = [{*source.sample(Needs()).rewards.flatten().tolist()} for _ in range(4)]
+    assert seen == [{1.0}, {1.0, 2.0}, {2.0, 3.0}, {3.0, 4.0}]
+
+
+def test_without_imagined_rows_nothing_is_ever_imagined():
+    source = mixed((1.0, 1.0))
+    batches = [source.sample(Needs()) for _ in range(3)]
+    assert not any(bool(batch.synthetic.any()) for batch in batches)
+    assert (source.imagination.made, len(source.ring)) == (0, 0)
+
+
+def test_until_something_imagined_is_usable_all_rows_are_recorded():
+    batch = mixed((0.0, 0.0), model=Numbered(broken=1), rows=1).sample(Needs()).check()
+    assert len(batch) == BATCH and not bool(batch.synthetic.any()) and all(recorded(batch.obs))
+
+
+@pytest.mark.parametrize("shares", [(0.1, 0.9), None])
+def test_a_restored_mixture_goes_on_bit_for_bit(tmp_path, shares):
+    one, other = mixed(shares, refill_every=2), mixed(shares, refill_every=2)
+    for _ in range(3):
+        one.sample(Needs())
+    save_tree(tmp_path / "source.safetensors", one.state_dict(), "test")
+    other.load_state_dict(load_tree(tmp_path / "source.safetensors", "test")[0])
+    other.imagination.model.asked = one.imagination.model.asked
+    for _ in range(4):
+        left, right = one.sample(Needs()), other.sample(Needs())
+        for name in ("obs", "next_obs", "rewards", "synthetic"):
+            assert torch.equal(getattr(left, name), getattr(right, name)), name
+    assert (other.imagination.made, other.drawn) == (one.imagination.made, 7)
+
+
+def test_a_restored_rollout_source_goes_on_bit_for_bit():
+    one, other = RolloutSource(imagination()), RolloutSource(imagination())
+    one.sample(Needs())
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one.sample(Needs()).next_obs, other.sample(Needs()).next_obs)
+    assert other.imagination.made == 20

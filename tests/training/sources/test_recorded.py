@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from worlds import SPECS, PointEnv, world
+
+from offline_marl.core.types import Needs
+from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSource
+
+
+def source(seed: int = 0, rows: int = 8) -> DatasetSource:
+    return DatasetSource(TransitionBuffer(world("continuous")), rows, torch.Generator().manual_seed(seed))
+
+
+def test_one_seed_draws_the_same_batches():
+    one, same, other = source(), source(), source(1)
+    drawn = [[s.sample(Needs()).obs for _ in range(3)] for s in (one, same, other)]
+    assert all(map(torch.equal, drawn[0], drawn[1]))
+    assert not any(map(torch.equal, drawn[0], drawn[2]))
+    assert not torch.equal(drawn[0][0], drawn[0][1])
+
+
+def test_a_restored_source_goes_on_where_the_saved_one_stood():
+    one, other = source(), source(5)
+    one.sample(Needs())
+    other.load_state_dict(one.state_dict())
+    for _ in range(3):
+        assert torch.equal(one.sample(Needs()).rewards, other.sample(Needs()).rewards)
+
+
+def test_every_transition_is_drawn_about_equally_often():
+    data = world("continuous")
+    rewards = source(rows=1000 * len(data)).sample(Needs()).rewards[:, 0]
+    counts = (rewards.unsqueeze(1) == data.rewards[:, 0]).sum(0)
+    assert bool((counts > 850).all()) and bool((counts < 1150).all())
+
+
+def test_segments_come_when_they_are_needed():
+    batch = source().sample(Needs(view="segments", length=3)).check()
+    assert batch.rewards.shape[:2] == (8, 3) and batch.mask is not None
+
+
+class Restless:
+    """Acts at random, from its own generator."""
+
+    window = 2
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(4)
+
+    def act(self, obs, *, history=None, avail_actions=None, explore=False):
+        assert explore and history.shape[2] == 2
+        return torch.rand(*obs.shape[:2], 2, generator=self.generator)
+
+
+def playing(seed: int = 0, rows: int = 20) -> EnvironmentSource:
+    env = PointEnv(SPECS["continuous"], 3)
+    return EnvironmentSource(Restless(), env, rows, torch.Generator().manual_seed(seed), "cpu")
+
+
+def test_an_environment_is_played_in_until_there_are_enough_steps():
+    source = playing()
+    batch = source.sample(Needs(view="segments", origin="environment")).check()
+    assert batch.rewards.shape[1:] == (4, 3) and int(batch.mask[..., 0].sum()) >= 20
+    assert len(source.env.seen_seeds[0]) == 3 and sum(map(len, source.env.seen_seeds)) == len(batch)
+    seeds = torch.tensor([seed for played in source.env.seen_seeds for seed in played])
+    lengths = batch.mask[..., 0].sum(1)
+    assert torch.equal(lengths, 2 + seeds % 3)
+    last = (torch.arange(len(batch)), lengths - 1)
+    assert torch.equal(batch.terminations[last][:, 0], lengths % 2 == 0)
+    assert torch.equal(batch.truncations[last][:, 0], lengths % 2 == 1)
+    ended = batch.terminations | batch.truncations
+    assert int(ended[..., 0].sum()) == len(batch), "an episode ends once"
+    inside = batch.mask[:, 1:]
+    assert torch.equal(batch.obs[:, 1:][inside], batch.next_obs[:, :-1][inside])
+    assert torch.equal(batch.next_history[:, 0, :, 1, :4], batch.obs[:, 0])
+    torch.testing.assert_close(batch.rewards, batch.obs[..., 0] * batch.actions[..., 0] * batch.mask)
+
+
+class Choosing:
+    """Takes the last choice that it has."""
+
+    window = 0
+
+    def act(self, obs, *, history=None, avail_actions=None, explore=False):
+        assert bool(avail_actions.any(-1).all())
+        return avail_actions.long().cumsum(-1).argmax(-1)
+
+
+def test_batches_end_with_their_longest_episode_and_nothing_counts_behind_the_others():
+    batch = EnvironmentSource(
+        Choosing(), PointEnv(SPECS["discrete"], 1), 9, torch.Generator().manual_seed(3), "cpu"
+    ).sample(Needs())
+    lengths = batch.mask[..., 0].sum(1)
+    assert len(set(lengths.tolist())) > 1 and batch.rewards.shape[1] == int(lengths.max())
+    outside = ~batch.mask
+    assert not batch.rewards[outside].any() and not batch.terminations[outside].any()
+    assert not batch.truncations[outside].any() and bool(batch.avail_actions.any(-1).all())
+
+
+def test_rounds_of_short_episodes_grow():
+    class Brief(PointEnv):
+        def __init__(self):
+            super().__init__(SPECS["continuous"], 50)
+            self.max_steps = 40
+
+        def reset(self, seeds):
+            seen = super().reset(seeds)
+            self._lengths = np.full(len(seeds), 2)
+            return seen
+
+    env = Brief()
+    batch = EnvironmentSource(Restless(), env, 80, torch.Generator(), "cpu").sample(Needs())
+    assert [len(seeds) for seeds in env.seen_seeds] == [2, 8, 30] and batch.rewards.shape[:2] == (40, 2)
+
+
+@pytest.mark.parametrize("played", [0, 2])
+def test_a_restored_environment_source_begins_the_episodes_that_the_saved_one_would(played):
+    one, other = playing(), playing(7)
+    for _ in range(played):
+        one.sample(Needs())
+    other.load_state_dict(one.state_dict())
+    other.policy.generator.set_state(one.policy.generator.get_state())
+    left, right = one.sample(Needs()), other.sample(Needs())
+    assert torch.equal(left.obs, right.obs) and torch.equal(left.actions, right.actions)
