@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from offline_marl.collection import recorder
 from offline_marl.collection.processes import record_side_by_side
 from offline_marl.collection.recorder import Crew, Work
+from offline_marl.core.locks import BusyError, locked, refuse_links
 from offline_marl.core.progress import progress_bar
 from offline_marl.core.types import DataError
 from offline_marl.runs.folder import write_json
@@ -54,11 +54,12 @@ def holding(folder: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
     Raises:
         DataError: Another process works on it, or it is of other work.
     """
+    refuse_links(folder.parent, [folder.name])
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(locked(folder / "lock"))
+        except BusyError:
             raise DataError(f"Another process is collecting into {folder}.") from None
         _keep_recipe(folder / "recipe.json", recipe)
         yield

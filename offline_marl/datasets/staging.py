@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from offline_marl.core.locks import BusyError, locked, refuse_links
 from offline_marl.core.types import DataError
 
 
@@ -27,11 +28,12 @@ def staged(out: Path, overwrite: bool = False) -> Iterator[Path]:
     new, old = folder / out.name, folder / "old"
     if os.path.lexists(out) and not overwrite:
         raise DataError(f"{out} exists already: choose another name, or say --overwrite.")
+    refuse_links(folder.parent, [folder.name])
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(locked(folder / "lock"))
+        except BusyError:
             raise DataError(f"Another process is writing {out}.") from None
         try:
             if os.path.lexists(old) and not os.path.lexists(out):
@@ -53,8 +55,7 @@ def staged(out: Path, overwrite: bool = False) -> Iterator[Path]:
 def turn(out: Path) -> Iterator[None]:
     """Wait until no other process is within this block for `out`: what takes long to make is made once."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.with_name(f".{out.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(out.with_name(f".{out.name}.lock"), wait=True):
         yield
 
 

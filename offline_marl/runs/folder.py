@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import DamagedFileError, write_atomically
+from offline_marl.core.locks import BusyError, locked, refuse_links
 from offline_marl.runs import checkpoint
 from offline_marl.runs.config import FitConfig, LearnFlags, RunConfig
 
@@ -33,6 +33,8 @@ BEFOREHAND = {
     TUNED,
 }
 """What may lie in a folder before its run begins: whoever submitted it, or a run killed early, left it there."""
+FOLDERS = ("checkpoints", "world_model", "tensorboard", "wandb", "logs")
+"""Folders of a run folder that are written into."""
 PACKAGES = ("offline-marl", "torch", "numpy", "gymnasium", "mujoco")
 
 
@@ -139,11 +141,12 @@ class Folder(Generic[Settings]):
             HeldFolderError: Another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as stream:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                stack.enter_context(locked(self.path / "lock"))
+            except BusyError:
                 raise HeldFolderError(f"Another process is working on {self.path}.") from None
+            refuse_links(self.path, FOLDERS)
             yield
 
 

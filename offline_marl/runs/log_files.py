@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
+from offline_marl.core.locks import open_own
 from offline_marl.runs.config import LearnFlags
 from offline_marl.runs.loggers import Logger, LoggerError, Start, named_loggers, start_guarded
 from offline_marl.runs.metric_rows import Pace, Row, read_rows
@@ -113,9 +114,9 @@ class FileLogger(Logger):
         text = _csv([row])
         if table.stat().st_size:
             text = text.partition("\n")[2]
-        with table.open("a", encoding="utf-8") as stream:
+        with open_own(table, "a") as stream:
             stream.write(text)
-        with (self.folder / LINES).open("a", encoding="utf-8") as stream:
+        with open_own(self.folder / LINES, "a") as stream:
             stream.write(json.dumps({"kind": kind, **row}) + "\n")
 
     def close(self) -> None:

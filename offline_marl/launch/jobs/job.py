@@ -15,6 +15,7 @@ from pydantic import Field
 from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
+from offline_marl.core.locks import open_own
 from offline_marl.launch.jobs import disk
 from offline_marl.runs.config import FitConfig, RunConfig
 from offline_marl.runs.folder import HeldFolderError, ModelFolder, RunFolder
@@ -204,7 +205,7 @@ def note_start(folder: Path, row: Mapping[str, Any]) -> None:
     """Add a line to the folder's list of starts and ends; one that a full disk cut off stays a line of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     line = json.dumps({"when": _now(), **row}).encode() + b"\n"
-    with (folder / STARTS).open("ab+") as stream:
+    with open_own(folder / STARTS, "ab+") as stream:
         stream.seek(max(0, stream.tell() - 1))
         stream.write(line if stream.read() in {b"", b"\n"} else b"\n" + line)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offline_marl.core.config import ConfigError
+from offline_marl.core.locks import open_own
 from offline_marl.core.seeding import derive
 from offline_marl.launch.sweeps.file import Distribution
 from offline_marl.launch.sweeps.folder import SweepError
@@ -195,7 +196,7 @@ def _mend(path: Path) -> None:
         return
     held = path.read_bytes()
     if held and not held.endswith(b"\n"):
-        with path.open("r+b") as stream:
+        with open_own(path, "r+b") as stream:
             stream.truncate(held.rfind(b"\n") + 1)
 
 
