@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from offline_marl.core.errors import BadInputError
 
@@ -56,8 +56,8 @@ def open_own(path: Path, mode: str) -> Any:
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a lock file, whose content nobody reads; the lock goes with the process, however it ends.
+def locked(path: Path, wait: bool = False) -> Iterator[BinaryIO]:
+    """Hold a lock file, and write into it if you like; the lock goes with the process, however it ends.
 
     Args:
         path: The file; made if it is missing.
@@ -75,7 +75,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BusyError(str(path)) from None
-        yield
+        yield stream
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 from runs import Killed, kill_at, small_fit, small_run, table
@@ -215,6 +214,10 @@ def test_a_single_one_needs_no_list(tmp_path, data):
 def test_the_folders_own_files_are_not_guarded(tmp_path, monkeypatch):
     found = loggers_of(RunConfig(algorithm="bc", dataset="x"), tmp_path, 0, 10)
     assert [type(each).__name__ for each in found] == ["FileLogger"]
-    monkeypatch.setattr(Path, "open", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("offline_marl.runs.log_files.open_own", full)
     with pytest.raises(OSError, match="No space"):
         found[0].write("train", {"step": 1})

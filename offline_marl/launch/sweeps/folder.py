@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import socket
@@ -15,6 +14,7 @@ from typing import Any
 
 from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.core.errors import BadInputError
+from offline_marl.core.locks import BusyError, LinkError, locked, refuse_links
 from offline_marl.launch.jobs.job import Executor, Job
 from offline_marl.launch.sweeps.names import digest
 from offline_marl.launch.sweeps.plan import Planned
@@ -150,31 +150,31 @@ class Sweep:
             SweepError: Another launcher is at work on it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        # Never truncated by who does not hold it: it says who does.
-        with (self.path / "lock").open("a+") as stream:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                stream = stack.enter_context(locked(self.path / "lock"))
+            except BusyError:
                 raise SweepError(
                     f"Another process is launching jobs of {self.path}: see `offline-marl sweep status {self.path}`."
                 ) from None
+            refuse_links(self.path, ["logs"])
+            # Only by who holds it: it says who does.
             stream.truncate(0)
-            stream.write(json.dumps([socket.gethostname(), os.getpid()]))
+            stream.write(json.dumps([socket.gethostname(), os.getpid()]).encode())
             stream.flush()
             yield
 
     def launcher(self) -> tuple[str, int] | None:
         """Machine and process that launch jobs here now; None if nobody does."""
         try:
-            with (self.path / "lock").open("a+") as stream:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    stream.seek(0)
-                    host, process = json.loads(stream.read())
-                    return str(host), int(process)
-        except (OSError, ValueError, TypeError):
-            return None
+            with locked(self.path / "lock"):
+                return None
+        except BusyError:
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                host, process = json.loads((self.path / "lock").read_text(encoding="utf-8"))
+                return str(host), int(process)
+        except (OSError, LinkError):
+            pass
         return None
 
 
