@@ -10,9 +10,9 @@ import pytest
 from worlds import saved, world
 
 from offline_marl.launch.cli import main
-from offline_marl.launch.jobs.job import FILE, STARTS
+from offline_marl.launch.jobs.job import JOB_FILE, STARTS_FILE
 from offline_marl.launch.jobs.profile import Profile, read_profile
-from offline_marl.runs.folder import BEFOREHAND
+from offline_marl.runs.folder import ALLOWED_BEFORE_START
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "clusters.md").read_text()
 
@@ -43,5 +43,5 @@ def test_submissions_of_the_page_are_taken(
 
 
 def test_files_of_a_job_may_lie_in_its_folder_before_the_run_begins() -> None:
-    assert {FILE, STARTS, "logs"} <= BEFOREHAND
-    assert FILE in PAGE and STARTS in PAGE
+    assert {JOB_FILE, STARTS_FILE, "logs"} <= ALLOWED_BEFORE_START
+    assert JOB_FILE in PAGE and STARTS_FILE in PAGE

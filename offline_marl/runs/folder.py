@@ -22,7 +22,7 @@ from offline_marl.runs.config import FitConfig, LearnFlags, RunConfig
 
 TUNED = "tuned.json"
 """Of a run whose settings were chosen by other runs: their seeds, and by what."""
-BEFOREHAND = {
+ALLOWED_BEFORE_START = {
     "lock",
     "versions.json",
     "dataset.safetensors",
@@ -88,7 +88,9 @@ class Folder(Generic[Settings]):
                 f"go on with `offline-marl resume {self.path}`" if same and not self.done else "choose another --out"
             )
             raise RunFolderError(f"{self.path} holds {'this very' if same else 'another'} run ({state}): {advice}.")
-        strangers = [name for name in os.listdir(self.path) if name not in BEFOREHAND and not name.endswith(".part")]
+        strangers = [
+            name for name in os.listdir(self.path) if name not in ALLOWED_BEFORE_START and not name.endswith(".part")
+        ]
         if strangers:
             raise RunFolderError(f"{self.path} is no run folder and is not empty: choose another --out.")
 

@@ -131,10 +131,10 @@ def _check(args: Sequence[str]) -> None:
     if rest:
         raise ConfigError(f"'{rest[0]}' is one word too many: {PROGRAM} submit check [--profile FILE].")
 
-    from offline_marl.launch.jobs.site_check import findings
+    from offline_marl.launch.jobs.site_check import check_site
 
     bad = 0
-    for good, line in findings(own.profile):
+    for good, line in check_site(own.profile):
         bad += not good
         print(f"{'ok' if good else 'NO':<4}{line}")
     if bad:

@@ -1,1 +1,1 @@
-"""One run on any machine: what a job is, who runs it, and where it stands."""
+"""Jobs: one run or fit on any machine, the executors that start it, and its status."""

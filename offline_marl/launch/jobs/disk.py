@@ -1,4 +1,4 @@
-"""A shared disk's bad moments, waited out to a limit: full for a while, or late to show what another machine wrote."""
+"""Retries for shared disks, which may be full for a while or late to show what another machine wrote."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pathlib import Path
 from offline_marl.core.errors import BadInputError
 from offline_marl.runs.stopping import asked
 
-PASSING = {errno.ENOSPC, errno.EDQUOT, errno.ESTALE}
-"""No space, no quota, a handle that the server has forgotten: each may have passed a little later."""
-FULL_S = 600.0
+TRANSIENT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.ESTALE}
+"""Error numbers that may pass: no space, no quota, a handle that the server has forgotten."""
+FULL_DISK_LIMIT_S = 600.0
 """How long a job waits in all for room."""
 LATE_S = 120.0
 """How long it waits for a file that another machine has written."""
-LONGEST_S = 60.0
-GLANCE_S = 0.1
+LONGEST_PAUSE_S = 60.0
+POLL_S = 0.1
 
 
 class LateFileError(BadInputError):
-    """A file that should be there is not; the message is one sentence."""
+    """A file of another machine that did not appear in time; the message is one sentence."""
 
 
-class Patience:
-    """Waits after each failure, twice as long as after the one before, until it has waited long enough.
+class Backoff:
+    """Exponential backoff: doubles its pause after each failure, up to a limit of all pauses together.
 
     Args:
         limit_s: Seconds in all.
         first_s: Seconds after the first failure.
     """
 
-    def __init__(self, limit_s: float = FULL_S, first_s: float = 2.0) -> None:
+    def __init__(self, limit_s: float = FULL_DISK_LIMIT_S, first_s: float = 2.0) -> None:
         self.left_s, self.next_s = limit_s, first_s
 
     def wait(self, error: OSError, what: str) -> None:
@@ -43,9 +43,9 @@ class Patience:
         Raises:
             OSError: The error: it will not pass, or it has lasted too long.
         """
-        if error.errno not in PASSING or self.left_s <= 0:
+        if error.errno not in TRANSIENT_ERRORS or self.left_s <= 0:
             raise error
-        pause = min(self.next_s, self.left_s, LONGEST_S)
+        pause = min(self.next_s, self.left_s, LONGEST_PAUSE_S)
         self.left_s, self.next_s = self.left_s - pause, 2 * self.next_s
         with contextlib.suppress(OSError):  # where the log lies on the same disk
             print(f"{what}: {error.strerror}; trying again in {pause:.0f} s", file=sys.stderr, flush=True)
@@ -53,7 +53,7 @@ class Patience:
 
 
 def wait_for(file: Path, limit_s: float = LATE_S) -> None:
-    """Return when a file is there. Its folder is listed each time: what is remembered of it may be old.
+    """Wait until a file is there. Its folder is listed each time, as NFS caches whether a single file exists.
 
     Raises:
         LateFileError: It did not come.
@@ -62,7 +62,7 @@ def wait_for(file: Path, limit_s: float = LATE_S) -> None:
     while not _listed(file):
         if time.monotonic() > until or asked.is_set():
             raise LateFileError(f"{file} is not there after {limit_s:.0f} s: what writes it failed, or it was removed.")
-        time.sleep(GLANCE_S)
+        time.sleep(POLL_S)
 
 
 def _listed(file: Path) -> bool:

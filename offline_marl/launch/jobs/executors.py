@@ -1,4 +1,4 @@
-"""Who runs jobs: this process, subprocesses of this machine, or Slurm; the latter two through submitit."""
+"""Executors of jobs: this process, subprocesses of this machine, or Slurm; the latter two through submitit."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from typing import Any
 
 from offline_marl.core.errors import WorkError, sentence
 from offline_marl.launch.jobs import in_flight, slurm, states
-from offline_marl.launch.jobs.job import Executor, Job, not_asked, note_start, read_starts, write_submitted
+from offline_marl.launch.jobs.job import Executor, Job, note_start, read_starts, without_stop_request, write_submitted
 from offline_marl.launch.jobs.profile import Profile
 from offline_marl.launch.jobs.worker import Work
 
-GLANCE_S = 0.05
-WRITERS = 16
-"""Small files written at once: each waits for its disk, and many waits are one."""
-DEAF = """bash -c 'trap "" USR2 TERM; exec "$@"' job"""
-"""Until Python listens to them, signals would end a job that has only just begun; Slurm would count it as failed."""
-SHARE_TO_SAVE = 0.8
-"""Of the time between the signal and the end of a job."""
+POLL_S = 0.05
+WRITER_THREADS = 16
+"""Threads that write `job.json` files of an array: latency of a shared disk, not its bandwidth, is what they hide."""
+IGNORING_SIGNALS = """bash -c 'trap "" USR2 TERM; exec "$@"' job"""
+"""Starts Python with the signals ignored that its handlers take over: before these are installed, a signal's default
+action would kill the job, and Slurm would count it as failed rather than requeue it."""
+SAVING_SHARE = 0.8
+"""Part of the time between the signal and the end of a job that saving may take."""
 
 
 class FailedJobsError(WorkError, RuntimeError):
-    """Jobs that ran here and did not finish; the message says how many, and why the first."""
+    """Failure of jobs of this machine; the message says how many, and why the first."""
 
 
 def submit(
     jobs: Sequence[Job], executor: Executor, profile: Profile, logs: Path, after: Sequence[str] = ()
 ) -> list[str]:
-    """Give jobs to an executor; with debug and local they are over when this returns.
+    """Submit jobs to an executor; with debug and local they are over when this returns.
 
     Args:
         jobs: Checked ones, each with a folder of its own.
-        executor: Who runs them.
-        profile: What each asks for.
+        executor: The one of the three.
+        profile: Resources of each.
         logs: Folder of what they print.
         after: Ids of Slurm jobs that must have succeeded before; the other executors run one submission after another.
 
@@ -64,7 +65,7 @@ def submit(
 
 
 def dry_run(jobs: Sequence[Job], profile: Profile, logs: Path, after: Sequence[str] = ()) -> str:
-    """The script that `submit` would hand to sbatch, once for every array."""
+    """Render the script that `submit` would give to sbatch, once for every array."""
     if find_spec("submitit") is None:
         raise slurm.MissingSlurmError("submitit is not installed: pip install 'offline-marl[slurm]'.")
     from submitit.slurm import slurm as theirs
@@ -81,7 +82,7 @@ def _debug(jobs: Sequence[Job], logs: Path) -> list[str]:
     for job in jobs:
         write_submitted(job, "debug", "debug", logs)
         try:
-            with not_asked():
+            with without_stop_request():
                 Work()(job)
         except Exception as error:
             if len(jobs) == 1:
@@ -92,42 +93,42 @@ def _debug(jobs: Sequence[Job], logs: Path) -> list[str]:
 
 
 def _local(jobs: Sequence[Job], profile: Profile, logs: Path) -> list[str]:
-    """Never more processes at once than the profile says; they outlive this one, and their folders know the rest."""
+    """Run jobs as subprocesses, at most `array_parallelism` at once; they survive this process being killed."""
     from submitit.local.local import LocalExecutor
 
     executor = LocalExecutor(logs, max_num_timeout=profile.requeues)
-    delay = _delay(profile)
+    delay = _signal_delay(profile)
     executor.update_parameters(
         timeout_min=profile.minutes, signal_delay_s=delay, gpus_per_node=profile.gpus, setup=list(profile.setup)
     )
-    work = Work(SHARE_TO_SAVE * delay)
+    work = Work(SAVING_SHARE * delay)
     ids, going = [], list[tuple[Job, Any]]()
     try:
         for job in jobs:
             while len(going) >= profile.array_parallelism:
-                going = _still(going)
+                going = _running(going)
             given = executor.submit(work, job)
             write_submitted(job, "local", given.job_id, logs)
             ids.append(given.job_id)
             going.append((job, given))
         while going:
-            going = _still(going)
+            going = _running(going)
     except BaseException:
         for job, given in going:
             note_start(job.out, {"event": "cancel"})
-            states.end_here(job.out)  # it saves
+            states.terminate_process(job.out)  # it saves
             given._process.terminate()
         raise
-    _refuse_failures(len(jobs), [_why(job) for job in jobs if not (job.out / "DONE").exists()])
+    _refuse_failures(len(jobs), [_failure_reason(job) for job in jobs if not (job.out / "DONE").exists()])
     return ids
 
 
-def _still(going: Sequence[tuple[Job, Any]]) -> list[tuple[Job, Any]]:
-    time.sleep(GLANCE_S)
+def _running(going: Sequence[tuple[Job, Any]]) -> list[tuple[Job, Any]]:
+    time.sleep(POLL_S)
     return [(job, given) for job, given in going if given._process.poll() is None]
 
 
-def _why(job: Job) -> str:
+def _failure_reason(job: Job) -> str:
     ends = [row for row in read_starts(job.out) if row.get("event") == "end"]
     return str(ends[-1].get("why", "it ended")) if ends else f"the process of {job.out} is gone."
 
@@ -141,27 +142,27 @@ def _refuse_failures(count: int, failures: Sequence[str]) -> None:
 def _slurm(jobs: Sequence[Job], profile: Profile, logs: Path, after: Sequence[str]) -> list[str]:
     from submitit.slurm.slurm import SlurmExecutor
 
-    slurm.ask("sbatch", "--version")
+    slurm.run_command("sbatch", "--version")
     limit = slurm.array_limit()
     ids = []
     for first in range(0, len(jobs), limit):
         some = jobs[first : first + limit]
         executor = SlurmExecutor(logs, max_num_timeout=profile.requeues, python=_python(profile))
-        work = Work(SHARE_TO_SAVE * _delay(profile))
-        with in_flight.on_the_way(some, logs) as word:
+        work = Work(SAVING_SHARE * _signal_delay(profile))
+        with in_flight.recorded_before_submission(some, logs) as word:
             executor.update_parameters(**_parameters(profile, after), job_name=_name(some), comment=word)
-            with slurm.outside_of_jobs(), _refusals():
+            with slurm.without_job_environment(), _refusals():
                 given = executor.map_array(work, some) if len(some) > 1 else [executor.submit(work, some[0])]
-            names = [each.job_id for each in given]
+            names = [submitted.job_id for submitted in given]
             _write_down(some, names, logs)
         ids += names
     return ids
 
 
 def _write_down(jobs: Sequence[Job], ids: Sequence[str], logs: Path) -> None:
-    """Tell each job's folder who has it. Jobs that cannot be written down are taken back: nobody would find them."""
+    """Write the ids of jobs into their folders; cancel all if one cannot be written, as nothing would find it again."""
     try:
-        with ThreadPoolExecutor(WRITERS) as writers:
+        with ThreadPoolExecutor(WRITER_THREADS) as writers:
             list(writers.map(lambda job, name: write_submitted(job, "slurm", name, logs), jobs, ids))
     except OSError:
         slurm.cancel(ids)
@@ -170,10 +171,10 @@ def _write_down(jobs: Sequence[Job], ids: Sequence[str], logs: Path) -> None:
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """What sbatch complains of, in one sentence."""
+    """Turn a complaint of sbatch into one sentence."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    # submitit prints the complaint as well.
+    # submitit prints the complaint beside raising it: that copy goes into a file that is thrown away.
     with tempfile.TemporaryFile("w+") as aside, contextlib.redirect_stderr(aside):
         try:
             yield
@@ -196,20 +197,20 @@ def _parameters(profile: Profile, after: Sequence[str]) -> dict[str, Any]:
         "gpus_per_node": profile.gpus or None,
         "setup": list(profile.setup) or None,
         "array_parallelism": profile.array_parallelism,
-        "signal_delay_s": _delay(profile),
+        "signal_delay_s": _signal_delay(profile),
         "additional_parameters": more,
     }
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def _delay(profile: Profile) -> int:
-    """Seconds that a job has to save; never more than half of its time."""
+def _signal_delay(profile: Profile) -> int:
+    """Compute the seconds that a job has to save; never more than half of its time."""
     return min(profile.signal_delay_s, 30 * profile.minutes)
 
 
 def _python(profile: Profile) -> str:
     python = shlex.quote(sys.executable) if profile.container is None else f"{profile.container} python"
-    return f"{DEAF} {python}"
+    return f"{IGNORING_SIGNALS} {python}"
 
 
 def _name(jobs: Sequence[Job]) -> str:

@@ -1,4 +1,4 @@
-"""Jobs on their way to Slurm: written down before sbatch is asked, so that a launcher killed after it finds them."""
+"""Jobs in flight to Slurm: recorded before sbatch is called, so that the ids of a killed launcher are recovered."""
 
 from __future__ import annotations
 
@@ -18,50 +18,56 @@ SUFFIX = ".handing.json"
 
 
 @contextlib.contextmanager
-def on_the_way(jobs: Sequence[Job], logs: Path) -> Iterator[str]:
-    """While jobs are submitted together and their folders told; gives the word that Slurm is to keep with them."""
-    word = f"offline-marl-{secrets.token_hex(8)}"
-    file = logs / f"{word}{SUFFIX}"
+def recorded_before_submission(jobs: Sequence[Job], logs: Path) -> Iterator[str]:
+    """Record jobs for as long as they are submitted; gives the token to pass as Slurm's comment of the jobs.
+
+    A launcher that is killed between sbatch's answer and `job.json` leaves the record. `recover_submissions` finds the
+    jobs by the token in the queue, in the order of their array.
+    """
+    token = f"offline-marl-{secrets.token_hex(8)}"
+    file = logs / f"{token}{SUFFIX}"
     write_atomically(file, json.dumps([job.model_dump(mode="json") for job in jobs]).encode())
     try:
-        yield word
+        yield token
     except Exception:  # refused, or taken back: Slurm holds none of them
         file.unlink(missing_ok=True)
         raise
     file.unlink(missing_ok=True)
 
 
-def settle(logs: Path) -> int:
-    """Tell folders of jobs that Slurm has taken from a launcher that did not live to tell them.
+def recover_submissions(logs: Path) -> int:
+    """Write the ids of jobs that Slurm took from a launcher that was killed before it wrote them.
 
     Returns:
-        How many there were.
+        How many jobs were recovered.
 
     Raises:
         SlurmError: Slurm does not answer.
     """
-    left = sorted(logs.glob(f"*{SUFFIX}"))
-    if not left:
+    files = sorted(logs.glob(f"*{SUFFIX}"))
+    if not files:
         return 0
-    rows = [line.partition("|") for line in slurm.ask("squeue", "-h", "-r", "-t", "all", "-o", "%i|%k").splitlines()]
-    told = 0
-    for file in left:
-        ids = [name for name, _, said in rows if said.endswith(file.name.removesuffix(SUFFIX))]
+    rows = [
+        line.partition("|") for line in slurm.run_command("squeue", "-h", "-r", "-t", "all", "-o", "%i|%k").splitlines()
+    ]
+    recovered = 0
+    for file in files:
+        ids = [name for name, _, comment in rows if comment.endswith(file.name.removesuffix(SUFFIX))]
         jobs = _jobs(file) if ids else []
         head = ids[0].partition("_")[0] if ids else ""
         for number, job in enumerate(jobs):
-            held = read_submitted(job.out)
+            submitted = read_submitted(job.out)
             name = head if len(jobs) == 1 else f"{head}_{number}"
-            if held is None or held.id != name:
+            if submitted is None or submitted.id != name:
                 write_submitted(job, "slurm", name, logs)
-                told += 1
+                recovered += 1
         file.unlink()
-    return told
+    return recovered
 
 
 def _jobs(file: Path) -> list[Job]:
     try:
         listed: list[Any] = json.loads(file.read_text(encoding="utf-8"))
-        return [build(Job, each) for each in listed]
+        return [build(Job, entry) for entry in listed]
     except (ValueError, TypeError, ConfigError):
         return []

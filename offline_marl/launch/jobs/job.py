@@ -1,4 +1,4 @@
-"""Jobs: a folder, and the words that begin the run or the fit in it; performed again, a job goes on in its folder."""
+"""Jobs: the settings of a run or fit and its folder; performed again, a job resumes in its folder."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from offline_marl.training.models import fit as fitting
 from offline_marl.training.sources.choose import locate_model
 from offline_marl.training.tasks import absolute
 
-FILE = "job.json"
-STARTS = "starts.jsonl"
+JOB_FILE = "job.json"
+STARTS_FILE = "starts.jsonl"
 PATIENCE_S = 900.0
-"""How long a job waits for its folder: the process of a lost node may still be at work there."""
-ELSEWHERE = {"device", "dataset", "world_model", "init", "env_settings"}
-"""Fields that a run writes down as what they mean on its machine."""
+"""How long a job waits for its folder's lock: the process of a lost node may still hold it."""
+MACHINE_SPECIFIC_FIELDS = {"device", "dataset", "world_model", "init", "env_settings"}
+"""Fields that a run resolves on its machine, so that they say nothing of whether two runs are the same."""
 Executor = Literal["debug", "local", "slurm"]
 
 
 class JobError(BadInputError):
-    """A job's folder that holds something else than the job; the message is one sentence."""
+    """Conflict between a job and its folder; the message is one sentence."""
 
 
 class Job(Config):
@@ -54,7 +54,7 @@ class Job(Config):
 
 
 class Submitted(Config):
-    """What `job.json` holds: the job, and to whom it was given last."""
+    """Content of `job.json`: the job and its last submission."""
 
     job: Job
     executor: Executor
@@ -116,7 +116,7 @@ def perform(job: Job, patience_s: float = PATIENCE_S) -> dict[str, Any]:
     folder = RunFolder(job.out) if job.command == "train" else ModelFolder(job.out)
     if job.after is not None and not folder.done:
         disk.wait_for(job.after / "DONE")
-    room = disk.Patience()
+    backoff = disk.Backoff()
     until = time.monotonic() + patience_s
     while not folder.done:
         try:
@@ -130,7 +130,7 @@ def perform(job: Job, patience_s: float = PATIENCE_S) -> dict[str, Any]:
                 raise
             time.sleep(0.5)
         except OSError as error:
-            room.wait(error, str(job.out))
+            backoff.wait(error, str(job.out))
             if asked.is_set():
                 raise StoppedEarly(0) from None
     refuse_another(job)
@@ -166,11 +166,11 @@ def _go(job: Job, folder: RunFolder | ModelFolder) -> None:
 
 
 def _refuse_another(job: Job, folder: RunFolder | ModelFolder) -> None:
-    held, wanted = _flat(folder.config().model_dump(mode="json")), _flat(settings_of(job).model_dump(mode="json"))
-    for name in wanted.keys() - ELSEWHERE:
-        if held.get(name) != wanted[name]:
+    stored, wanted = _flat(folder.config().model_dump(mode="json")), _flat(settings_of(job).model_dump(mode="json"))
+    for name in wanted.keys() - MACHINE_SPECIFIC_FIELDS:
+        if stored.get(name) != wanted[name]:
             raise JobError(
-                f"{folder.path} holds another run than this job's ({name} is {held.get(name)!r} there and "
+                f"{folder.path} holds another run than this job's ({name} is {stored.get(name)!r} there and "
                 f"{wanted[name]!r} here): name another folder, or remove that one."
             )
 
@@ -180,39 +180,39 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_submitted(job: Job, executor: Executor, name: str, logs: Path) -> None:
-    """Write down in the job's folder to whom it was given."""
-    about = Submitted(job=job, executor=executor, id=name, logs=logs, when=_now())
-    write_atomically(job.out / FILE, (about.model_dump_json(indent=2) + "\n").encode())
+    """Write `job.json`."""
+    submitted = Submitted(job=job, executor=executor, id=name, logs=logs, when=_now())
+    write_atomically(job.out / JOB_FILE, (submitted.model_dump_json(indent=2) + "\n").encode())
 
 
 def read_submitted(folder: Path) -> Submitted | None:
-    """What `job.json` holds; None where there is none.
+    """Read `job.json`; None where there is none.
 
     Raises:
         JobError: It was damaged or edited.
     """
     try:
-        held = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        submitted: Submitted = build(Submitted, held)
+        stored = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
+        submitted: Submitted = build(Submitted, stored)
     except FileNotFoundError:
         return None
     except (ValueError, ConfigError) as error:
-        raise JobError(f"{folder / FILE} was damaged or edited: {error}") from None
+        raise JobError(f"{folder / JOB_FILE} was damaged or edited: {error}") from None
     return submitted
 
 
 def note_start(folder: Path, row: Mapping[str, Any]) -> None:
-    """Add a line to the folder's list of starts and ends; one that a full disk cut off stays a line of its own."""
+    """Append to the folder's log of starts and ends; a line that a full disk cut off stays a line of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     line = json.dumps({"when": _now(), **row}).encode() + b"\n"
-    with open_own(folder / STARTS, "ab+") as stream:
+    with open_own(folder / STARTS_FILE, "ab+") as stream:
         stream.seek(max(0, stream.tell() - 1))
         stream.write(line if stream.read() in {b"", b"\n"} else b"\n" + line)
 
 
 def read_starts(folder: Path) -> list[dict[str, Any]]:
-    """Every start and end of the job's processes, in order; a line that was cut off is left out."""
-    return list(_lines(folder / STARTS))
+    """Read every start and end of the job's processes, in order; lines that were cut off are left out."""
+    return list(_lines(folder / STARTS_FILE))
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -230,8 +230,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def not_asked() -> Iterator[None]:
-    """Whatever was asked of this process before is over, and what is asked within it too."""
+def without_stop_request() -> Iterator[None]:
+    """Clear requests to stop this process, before and after the block: one for a job does not end the next."""
     asked.clear()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The profile: what a site asks of its jobs, in one file that commands and sweeps read."""
+"""Profiles: a site's resources of a job, in one file that commands and sweeps read."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic import Field
 
 from offline_marl.core.config import Config, ConfigError, build, load_settings
 
-VARIABLE = "OFFLINE_MARL_PROFILE"
+PROFILE_VARIABLE = "OFFLINE_MARL_PROFILE"
 Count = Annotated[int, Field(ge=1)]
 
 
 class Profile(Config):
-    """What a job asks for; None leaves it to the site."""
+    """Resources of a job; None leaves a value to the site."""
 
     account: str | None = None
     """Whom the time is charged to."""
@@ -49,12 +49,12 @@ class Profile(Config):
 
 
 def read_profile(file: Path | None = None) -> Profile:
-    """The profile of this place: a file, else the one that $OFFLINE_MARL_PROFILE names, else the user's, else defaults.
+    """Read a profile: a file, else the one that $OFFLINE_MARL_PROFILE names, else the user's, else defaults.
 
     Raises:
         ConfigError: The file is missing or unreadable, or a key is unknown or has a bad value.
     """
-    path = where(file)
+    path = find_profile(file)
     if path is None:
         return Profile()
     try:
@@ -67,10 +67,10 @@ def read_profile(file: Path | None = None) -> Profile:
     return profile
 
 
-def where(file: Path | None = None) -> Path | None:
-    """The file that `read_profile` reads; None where there is none."""
-    named = file if file is not None else os.environ.get(VARIABLE)
+def find_profile(file: Path | None = None) -> Path | None:
+    """Find the file that `read_profile` reads; None where there is none."""
+    named = file if file is not None else os.environ.get(PROFILE_VARIABLE)
     if named:
         return Path(named)
-    own = user_config_path("offline_marl", appauthor=False) / "profile.toml"
-    return own if own.is_file() else None
+    user_file = user_config_path("offline_marl", appauthor=False) / "profile.toml"
+    return user_file if user_file.is_file() else None

@@ -1,4 +1,4 @@
-"""Whether this machine can submit: what was found, one plain sentence each."""
+"""Check of a machine's ability to submit jobs to Slurm, one sentence a finding."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from pathlib import Path
 from offline_marl.launch.jobs import slurm
 from offline_marl.launch.jobs.executors import dry_run
 from offline_marl.launch.jobs.job import Job
-from offline_marl.launch.jobs.profile import VARIABLE, Profile, read_profile, where
+from offline_marl.launch.jobs.profile import PROFILE_VARIABLE, Profile, find_profile, read_profile
 
 
-def findings(file: Path | None = None) -> Iterator[tuple[bool, str]]:
-    """Each thing that submitting needs: whether it is there, and a sentence; ends where the rest could not be asked.
+def check_site(file: Path | None = None) -> Iterator[tuple[bool, str]]:
+    """Check each requirement of submitting: whether it is met, and a sentence; ends where no more can be checked.
 
     Raises:
         ConfigError: The profile cannot be read.
     """
-    profile, path = read_profile(file), where(file)
+    profile, path = read_profile(file), find_profile(file)
     named = (
-        f"The profile is {path}." if path else f"There is no profile (--profile FILE or ${VARIABLE}): site defaults."
+        f"The profile is {path}."
+        if path
+        else f"There is no profile (--profile FILE or ${PROFILE_VARIABLE}): site defaults."
     )
     yield True, named
     if find_spec("submitit") is None:
@@ -33,32 +35,32 @@ def findings(file: Path | None = None) -> Iterator[tuple[bool, str]]:
             yield False, f"There is no {command}: this is no login node of a Slurm cluster."
             return
     try:
-        version = slurm.ask("sbatch", "--version").strip()
+        version = slurm.run_command("sbatch", "--version").strip()
         limit = slurm.array_limit()
         yield (
             True,
             f"Slurm's controller answers ({version}); an array holds up to {limit:,} jobs, longer ones are split.",
         )
         yield True, f"Its partitions are {', '.join(slurm.partitions()) or 'none'}."
-        yield True, _tried(profile)
+        yield True, _test_submission(profile)
     except (slurm.SlurmError, slurm.MissingSlurmError) as error:
         yield False, str(error)
         return
     yield True, _accounting()
 
 
-def _tried(profile: Profile) -> str:
-    """What Slurm would do with a job of this profile, as it says itself."""
+def _test_submission(profile: Profile) -> str:
+    """Let Slurm validate a job of this profile without queueing it (`sbatch --test-only`)."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "try.sh"
         script.write_text(dry_run([Job(name="try", out=Path(folder))], profile, Path(folder)), encoding="utf-8")
-        slurm.ask("sbatch", "--test-only", str(script))
+        slurm.run_command("sbatch", "--test-only", str(script))
     return "Slurm would take a job of this profile."
 
 
 def _accounting() -> str:
     try:
-        slurm.ask("sacct", "-n", "-X")
+        slurm.run_command("sacct", "-n", "-X")
     except (slurm.SlurmError, slurm.MissingSlurmError):
         return "There is no accounting (sacct does not answer): deaths are found through the queue and the run folders."
     return "The accounting answers: deaths are found even when the queue has forgotten the job."

@@ -1,4 +1,4 @@
-"""What Slurm's commands say, in words of ours: asked by name, answered in one sentence where they refuse."""
+"""Slurm's commands: run by name, their errors rephrased in one sentence."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from offline_marl.core.config import ConfigError, suggest
 from offline_marl.core.errors import WorkError
 
 PATIENCE_S = 60.0
-OWN = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")
+JOB_VARIABLES = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")
 ARRAY_LIMIT = 1001
 """Slurm's own limit where it does not say another."""
 
 
 class MissingSlurmError(ConfigError):
-    """There is no Slurm here, or not the package that talks to it; the message says what would help."""
+    """Lack of Slurm, or of submitit, on this machine; the message says what would help."""
 
 
 class SlurmError(WorkError, RuntimeError):
-    """Slurm did not do what it was asked; the message is one sentence."""
+    """Refusal of a command by Slurm; the message is one sentence."""
 
 
 def missing(command: str) -> bool:
@@ -31,8 +31,8 @@ def missing(command: str) -> bool:
     return shutil.which(command) is None
 
 
-def ask(*words: str) -> str:
-    """What a command of Slurm's prints.
+def run_command(*words: str) -> str:
+    """Run a command of Slurm's and give its output.
 
     Raises:
         MissingSlurmError: It is not installed.
@@ -51,9 +51,9 @@ def ask(*words: str) -> str:
     return done.stdout
 
 
-def explain(said: str, command: str = "sbatch") -> str:
-    """One sentence for what a command of Slurm's complained of."""
-    lines = [line.split("error:", 1)[-1].strip() for line in said.splitlines() if line.strip()]
+def explain(complaint: str, command: str = "sbatch") -> str:
+    """Rephrase a complaint of Slurm's in one sentence."""
+    lines = [line.split("error:", 1)[-1].strip() for line in complaint.splitlines() if line.strip()]
     text = " ".join(lines)
     if re.search(r"contact.*controller|Connection refused|Socket timed out|Zero Bytes", text, re.IGNORECASE):
         return "Slurm's controller (slurmctld) does not answer: it is down, or SLURM_CONF does not point to it."
@@ -71,33 +71,35 @@ def explain(said: str, command: str = "sbatch") -> str:
 
 
 @contextmanager
-def outside_of_jobs() -> Iterator[None]:
-    """What a job's own environment asks for is not asked for by jobs that are submitted from within it."""
-    own = {name: value for name, value in os.environ.items() if name.startswith(OWN) and name != "SLURM_CONF"}
-    own = own if "SLURM_JOB_ID" in own else {}
-    for name in own:
+def without_job_environment() -> Iterator[None]:
+    """Hide the variables of the job that this process runs in: sbatch would take them for flags of the new jobs."""
+    variables = {
+        name: value for name, value in os.environ.items() if name.startswith(JOB_VARIABLES) and name != "SLURM_CONF"
+    }
+    variables = variables if "SLURM_JOB_ID" in variables else {}
+    for name in variables:
         del os.environ[name]
     try:
         yield
     finally:
-        os.environ.update(own)
+        os.environ.update(variables)
 
 
 def partitions() -> list[str]:
-    """Names of the cluster's partitions; none where it does not answer."""
+    """List the cluster's partitions; none where it does not answer."""
     try:
-        return sorted(set(ask("sinfo", "-h", "-o", "%R").split()))
+        return sorted(set(run_command("sinfo", "-h", "-o", "%R").split()))
     except (MissingSlurmError, SlurmError):
         return []
 
 
 def array_limit() -> int:
-    """How many jobs one array may have."""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"))
-    return int(found[1]) if found else ARRAY_LIMIT
+    """Ask how many jobs one array may have."""
+    match = re.search(r"MaxArraySize\s*=\s*(\d+)", run_command("scontrol", "show", "config"))
+    return int(match[1]) if match else ARRAY_LIMIT
 
 
 def cancel(ids: Sequence[str]) -> None:
     """End jobs, waiting or running; those that are gone already count as ended."""
     if ids:
-        ask("scancel", "--quiet", *ids)
+        run_command("scancel", "--quiet", *ids)

@@ -1,6 +1,6 @@
-"""Where jobs stand: from the files in their folders and, for those on Slurm, from its queue; no accounting needed.
+"""States of jobs: from the files in their folders and, for those on Slurm, from its queue; no accounting needed.
 
-What the queue no longer knows and no DONE tells of has died, whatever killed it.
+A job that the queue no longer knows and whose folder holds no DONE has died, whatever killed it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any, Literal
 
 from offline_marl.launch.jobs import slurm
 from offline_marl.launch.jobs.job import Submitted, note_start, read_starts, read_submitted
-from offline_marl.launch.jobs.worker import born
+from offline_marl.launch.jobs.worker import start_ticks
 from offline_marl.runs import checkpoint
 from offline_marl.runs.metric_rows import newest_rate, read_rows
 
 Name = Literal["waiting", "running", "done", "failed", "stopped"]
-TAIL = 5
+LOG_LINES = 5
 """Last lines of the log that are kept."""
-TAIL_BYTES = 20_000
+LOG_BYTES = 20_000
 LATE_S = 5
 """How long to wait for the DONE of jobs that Slurm has seen complete."""
-RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "STOPPED"}
-ENDED = {
+RUNNING_STATES = {"RUNNING", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "STOPPED"}
+END_REASONS = {
     "FAILED": "its process ended with an error or was killed",
     "OUT_OF_MEMORY": "it needed more memory than it had asked for",
     "TIMEOUT": "its time was over before it could save",
@@ -39,7 +39,7 @@ ENDED = {
     "PREEMPTED": "its place was given to another job",
     "COMPLETED": "its process ended, but the folder holds no DONE",
 }
-WAITS = {
+PENDING_REASONS = {
     "": "in the queue",
     "None": "in the queue",
     "Priority": "others are before it",
@@ -49,15 +49,15 @@ WAITS = {
     "JobArrayTaskLimit": "as many of its submission run as may",
     "PartitionConfig": "no node of its partition has what it asks for",
 }
-"""Slurm's commonest reasons; others are told in its own words."""
+"""Sentences for Slurm's commonest reasons; others are shown as Slurm spells them."""
 REQUEUED = "requeued, "
-GOES_ON = "it was told to stop: started again, it goes on"
-NEVER = "DependencyNeverSatisfied"
+STOPPED_REASON = "it was told to stop: started again, it goes on"
+UNMET_DEPENDENCY = "DependencyNeverSatisfied"
 
 
 @dataclass(frozen=True)
 class State:
-    """Where one job stands."""
+    """State, progress and last log lines of a job."""
 
     folder: Path
     state: Name
@@ -78,12 +78,12 @@ class State:
 
 
 def state_of(folder: Path) -> State:
-    """Where the job of a folder stands; see `states_of`."""
+    """Read the state of the job of a folder; see `states_of`."""
     return states_of([folder])[0]
 
 
 def states_of(folders: Sequence[Path]) -> list[State]:
-    """Where the jobs of these folders stand; Slurm is asked once for all.
+    """Read the states of the jobs of these folders; Slurm is asked once for all.
 
     Raises:
         JobError: A job.json was damaged or edited.
@@ -91,12 +91,14 @@ def states_of(folders: Sequence[Path]) -> list[State]:
         MissingSlurmError: Jobs were submitted to Slurm, and this machine has none.
     """
     given = {folder: None if (folder / "DONE").exists() else read_submitted(folder) for folder in folders}
-    queued = Queue([each.id for each in given.values() if each is not None and each.executor == "slurm"])
+    queued = Queue(
+        [submitted.id for submitted in given.values() if submitted is not None and submitted.executor == "slurm"]
+    )
     return [_state(folder, given[folder], queued) for folder in folders]
 
 
 class Queue:
-    """What Slurm's queue says of jobs, asked when first needed.
+    """Slurm's states of jobs: from the queue, and for those that have left it from the accounting.
 
     Args:
         ids: The jobs.
@@ -122,26 +124,26 @@ class Queue:
 
 
 def _squeue(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """State and reason of each job that is in the queue or left it a short while ago."""
+    """Read state and reason of each job that is in the queue or left it a short while ago."""
     heads = ",".join(dict.fromkeys(name.partition("_")[0] for name in ids))
     try:
-        said = slurm.ask("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r", "-j", heads)
+        output = slurm.run_command("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r", "-j", heads)
     except slurm.SlurmError as error:
         if "Invalid job id" in str(error):  # all of them are gone
             return {}
         raise
-    rows = (line.split("|", 2) for line in said.splitlines())
+    rows = (line.split("|", 2) for line in output.splitlines())
     return {row[0]: (row[1], row[2]) for row in rows if len(row) == 3}
 
 
 def _sacct(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """What the accounting says of jobs that are gone; nothing where there is none."""
+    """Read the accounting's states of jobs that have left the queue; none where there is no accounting."""
     heads = ",".join(dict.fromkeys(name.partition("_")[0] for name in ids))
     try:
-        said = slurm.ask("sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", heads)
+        output = slurm.run_command("sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", heads)
     except (slurm.SlurmError, slurm.MissingSlurmError):
         return {}
-    rows = (line.split("|", 1) for line in said.splitlines())
+    rows = (line.split("|", 1) for line in output.splitlines())
     return {row[0]: (row[1].split(" ")[0], "") for row in rows if len(row) == 2 and row[1]}
 
 
@@ -154,68 +156,68 @@ def _state(folder: Path, given: Submitted | None, queued: Queue) -> State:
     if given is None:
         return replace(known, why="it was not submitted")
     judge: Callable[[Submitted, list[dict[str, Any]], Queue], tuple[Name, str]]
-    judge = _on_slurm if given.executor == "slurm" else _here
+    judge = _judge_slurm_job if given.executor == "slurm" else _judge_process
     name, why = judge(given, starts, queued)
     if _done_meanwhile(folder, given, queued):
         return replace(known, state="done", left_s=0.0)
     if name == "failed" and _was_stopped(given, starts):
-        name, why = "stopped", GOES_ON
+        name, why = "stopped", STOPPED_REASON
     if name != "running":
         known = replace(known, left_s=None)
     requeues = known.requeues + why.startswith(REQUEUED)  # its next start is not written down yet
-    return replace(known, state=name, why=why, requeues=requeues, log=_tail(given))
+    return replace(known, state=name, why=why, requeues=requeues, log=_last_log_lines(given))
 
 
 def _done_meanwhile(folder: Path, given: Submitted, queued: Queue) -> bool:
-    """Whether it got done since the first look; a disk that is shared may show that late."""
+    """Check for a DONE since the first look; a shared disk may show it late, so a completed job is waited for."""
     while "DONE" not in os.listdir(folder):
         if queued[given.id][0] != "COMPLETED" or not queued.wait():
             return False
     return True
 
 
-def _on_slurm(given: Submitted, starts: list[dict[str, Any]], queued: Queue) -> tuple[Name, str]:
+def _judge_slurm_job(given: Submitted, starts: list[dict[str, Any]], queued: Queue) -> tuple[Name, str]:
     state, reason = queued[given.id]
-    if state in RUNNING:
+    if state in RUNNING_STATES:
         return "running", ""
-    if reason == NEVER:
+    if reason == UNMET_DEPENDENCY:
         return "failed", "a job that it depends on failed"
-    if state and state not in ENDED:
+    if state and state not in END_REASONS:
         again = any(row.get("event") == "start" and row.get("id") == given.id for row in starts)
-        return "waiting", f"{REQUEUED if again else ''}{WAITS.get(reason, reason)}"
-    told = _last_words(given, starts)
-    if told:
-        return "failed", told
-    return "failed", ENDED.get(state, "it is gone from Slurm's queue, and its folder holds no DONE")
+        return "waiting", f"{REQUEUED if again else ''}{PENDING_REASONS.get(reason, reason)}"
+    failure = _reported_failure(given, starts)
+    if failure:
+        return "failed", failure
+    return "failed", END_REASONS.get(state, "it is gone from Slurm's queue, and its folder holds no DONE")
 
 
-def _here(given: Submitted, starts: list[dict[str, Any]], queued: Queue) -> tuple[Name, str]:
+def _judge_process(given: Submitted, starts: list[dict[str, Any]], queued: Queue) -> tuple[Name, str]:
     begun = [row for row in starts if row.get("event") == "start"]
-    told = _last_words(given, starts)
-    if told:
-        return "failed", told
+    failure = _reported_failure(given, starts)
+    if failure:
+        return "failed", failure
     if begun and begun[-1].get("host") != socket.gethostname():
         return "running", f"on {begun[-1].get('host')}, which only that machine can tell for certain"
     if begun and _alive(begun[-1]):
         return "running", ""
-    if given.id.isdigit() and born(int(given.id)) is not None:
+    if given.id.isdigit() and start_ticks(int(given.id)) is not None:
         return "waiting", "its process is starting"
     return "failed", "its process is gone, and its folder holds no DONE"
 
 
 def _alive(start: dict[str, Any]) -> bool:
-    now = born(int(start.get("pid", 0)))
+    now = start_ticks(int(start.get("pid", 0)))
     return now is not None and now == start.get("born")
 
 
-def _last_words(given: Submitted, starts: list[dict[str, Any]]) -> str:
-    """What the job itself said of its failure; empty if it was killed, or began again after it."""
+def _reported_failure(given: Submitted, starts: list[dict[str, Any]]) -> str:
+    """Read the reason that the job itself logged for its failure; empty if it was killed, or began again after it."""
     last = starts[-1] if starts else {}
     return str(last.get("why", "")) if last.get("how") == "failed" and last.get("when", "") >= given.when else ""
 
 
 def _was_stopped(given: Submitted, starts: list[dict[str, Any]]) -> bool:
-    """Whether it was cancelled, or told to end and had the time to save; nothing of it is lost."""
+    """Check whether the job was cancelled, or terminated with the time to save; nothing of it is lost."""
     last = starts[-1] if starts else {}
     ours = last.get("event") == "cancel" or last.get("how") == "terminated"
     return ours and last.get("when", "") >= given.when
@@ -238,17 +240,17 @@ def _progress(folder: Path) -> dict[str, Any]:
     return {"step": step, "steps": steps, "rate": rate, "left_s": (steps - step) / rate if rate else None}
 
 
-def _tail(given: Submitted) -> tuple[str, ...]:
-    """The last lines of what the job printed; a bar that was drawn over counts as its last state."""
+def _last_log_lines(given: Submitted) -> tuple[str, ...]:
+    """Read the last lines of the job's log; of a progress bar only what was drawn last."""
     path = given.logs / f"{given.id}_0_log.err"
     try:
         with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            stream.seek(max(0, path.stat().st_size - LOG_BYTES))
             text = stream.read().decode(errors="replace")
     except OSError:
         return ()
     lines = (line.rstrip("\r").rpartition("\r")[2].strip() for line in text.split("\n"))
-    return tuple(line for line in lines if line)[-TAIL:]
+    return tuple(line for line in lines if line)[-LOG_LINES:]
 
 
 def cancel(folders: Sequence[Path]) -> list[State]:
@@ -259,17 +261,17 @@ def cancel(folders: Sequence[Path]) -> list[State]:
     """
     live = [state for state in states_of(folders) if state.state in {"waiting", "running"}]
     given = [(read_submitted(state.folder), state) for state in live]
-    for each, state in given:
-        if each is not None:
+    for submitted, state in given:
+        if submitted is not None:
             note_start(state.folder, {"event": "cancel"})
-    slurm.cancel([each.id for each, _ in given if each is not None and each.executor == "slurm"])
-    for each, state in given:
-        if each is not None and each.executor == "local":
-            end_here(state.folder)
+    slurm.cancel([submitted.id for submitted, _ in given if submitted is not None and submitted.executor == "slurm"])
+    for submitted, state in given:
+        if submitted is not None and submitted.executor == "local":
+            terminate_process(state.folder)
     return live
 
 
-def end_here(folder: Path) -> None:
+def terminate_process(folder: Path) -> None:
     """Tell the job's process on this machine, if it is on this one, to save and end."""
     begun = [row for row in read_starts(folder) if row.get("event") == "start"]
     if begun and begun[-1].get("host") == socket.gethostname() and _alive(begun[-1]):

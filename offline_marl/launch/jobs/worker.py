@@ -1,4 +1,4 @@
-"""A job's process: performs the job, and saves on the scheduler's signals, so that its next turn goes on from there.
+"""Worker process of a job: performs it, and saves on the scheduler's signals, so that its next turn resumes there.
 
 SIGUSR2 announces a pre-emption or the end of the time: save, then ask for another turn. SIGTERM announces that the
 process will be killed (`scontrol requeue`, `scancel`, a drained node): save, then wait for it.
@@ -19,16 +19,18 @@ from offline_marl.launch.jobs import disk, slurm
 from offline_marl.launch.jobs.job import Job, note_start, perform
 from offline_marl.runs.stopping import asked
 
-GLANCE_S = 0.05
-KILLED_WITHIN_S = 900.0
+POLL_S = 0.05
+KILL_WAIT_S = 900.0
 """How long a terminated job of Slurm waits to be killed. Its own end, while a pre-emption's grace lasts, would count as
 a failure, and nobody would start it again."""
-NO_MORE_TURNS = "its time was over in the last turn that `requeues` of the profile allows: submitted again, it goes on"
-ASKED_EVERY_S = 10.0
+LAST_TURN_REASON = (
+    "its time was over in the last turn that `requeues` of the profile allows: submitted again, it goes on"
+)
+QUEUE_POLL_S = 10.0
 
 
 class Work:
-    """What the executor calls with a job, in the job's process.
+    """Callable that submitit pickles and calls with a job in the job's process; handles requeues.
 
     Args:
         patience_s: Seconds that a pre-empted job may take to save; it asks for another turn even if it has not, and
@@ -47,24 +49,24 @@ class Work:
             BadInputError: The run's or the fit's own, or another error that ended it.
             SystemExit: It was terminated, and has saved.
         """
-        self._note(job, disk.Patience(), event="start", **whereabouts())
+        self._note(job, disk.Backoff(), event="start", **process_identity())
         # Ctrl-C reaches every process of a terminal: a job of its own process then saves as well.
-        heard = [signal.SIGTERM, *([signal.SIGINT] if os.environ.get("SUBMITIT_EXECUTOR") == "local" else [])]
-        before = {number: signal.signal(number, lambda *_: asked.set()) for number in heard}
+        handled = [signal.SIGTERM, *([signal.SIGINT] if os.environ.get("SUBMITIT_EXECUTOR") == "local" else [])]
+        previous = {number: signal.signal(number, lambda *_: asked.set()) for number in handled}
         try:
             # A daemon, so that a run that does not come to its end keeps no process alive that was told to go.
             threading.Thread(target=self._perform, args=(job,), daemon=True).start()
             # Slept through rather than waited for by a lock, which a signal's handler could find taken by itself.
             while not self._over:
-                time.sleep(GLANCE_S)
+                time.sleep(POLL_S)
         except Exception as error:  # a signal's handler raised it: the run's own, or submitit will not ask for a turn
             if not isinstance(error, BadInputError):
-                self._note(job, how="failed", why=NO_MORE_TURNS)
+                self._note(job, how="failed", why=LAST_TURN_REASON)
             raise
         else:
             return self._conclude(job)
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def checkpoint(self, job: Job) -> Any:
@@ -78,7 +80,7 @@ class Work:
         asked.set()
         until = time.monotonic() + self.patience_s
         while not self._over and time.monotonic() < until:
-            time.sleep(GLANCE_S)
+            time.sleep(POLL_S)
         if isinstance(self._error, BadInputError):
             self._note_failure(job, self._error)
             raise self._error
@@ -111,20 +113,20 @@ class Work:
         self._note(job, how="failed", why=" ".join(why.split()))
 
     @staticmethod
-    def _note(job: Job, room: disk.Patience | None = None, event: str = "end", **row: Any) -> None:
-        """A line in the job's folder. Its end has no time to wait for room: DONE, or its absence, tells of it too."""
+    def _note(job: Job, backoff: disk.Backoff | None = None, event: str = "end", **row: Any) -> None:
+        """Log a line in the job's folder. An end does not wait for room on the disk: DONE, or its absence, shows it."""
         while True:
             try:
                 return note_start(job.out, {"event": event, **row})
             except OSError as error:
-                if room is None:
+                if backoff is None:
                     return
-                room.wait(error, str(job.out))
+                backoff.wait(error, str(job.out))
 
 
-def whereabouts() -> dict[str, Any]:
-    """Which executor runs this process, under which id and where."""
-    here: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "born": born(os.getpid())}
+def process_identity() -> dict[str, Any]:
+    """Identify this process: its executor, its id there, its machine."""
+    here: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "born": start_ticks(os.getpid())}
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         name = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
@@ -135,10 +137,10 @@ def whereabouts() -> dict[str, Any]:
     return {**here, "executor": "debug", "id": str(os.getpid())}
 
 
-def born(process: int) -> int | None:
-    """When a process of this machine began, in ticks since it was booted; None if it is gone, or this is no Linux.
+def start_ticks(process: int) -> int | None:
+    """Read when a process of this machine began, in ticks since boot; None if it is gone, or this is no Linux.
 
-    With it a process id that was given away again is told from the one that was written down.
+    Process ids are reused: only id and start together identify a process that was recorded earlier.
     """
     try:
         words = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -148,14 +150,14 @@ def born(process: int) -> int | None:
 
 
 def _wait_to_be_killed() -> None:
-    """Stay while Slurm counts the job as running; the others' end is theirs to count."""
-    until = time.monotonic() + KILLED_WITHIN_S
+    """Wait while Slurm counts the job as running; on other executors nothing counts an early exit as a failure."""
+    until = time.monotonic() + KILL_WAIT_S
     while os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and _is_running() and time.monotonic() < until:
-        time.sleep(ASKED_EVERY_S)
+        time.sleep(QUEUE_POLL_S)
 
 
 def _is_running() -> bool:
     try:
-        return "RUNNING" in slurm.ask("squeue", "-h", "-j", os.environ.get("SLURM_JOB_ID", ""), "-o", "%T")
+        return "RUNNING" in slurm.run_command("squeue", "-h", "-j", os.environ.get("SLURM_JOB_ID", ""), "-o", "%T")
     except (slurm.SlurmError, slurm.MissingSlurmError):
         return True

@@ -13,14 +13,14 @@ from offline_marl.core.errors import WorkError
 from offline_marl.launch.jobs import states
 from offline_marl.launch.jobs.job import read_starts, read_submitted
 from offline_marl.launch.jobs.states import State
-from offline_marl.launch.jobs.worker import born
+from offline_marl.launch.jobs.worker import start_ticks
 from offline_marl.launch.sweeps.folder import Sweep
 from offline_marl.launch.sweeps.launch import is_live
 
 T = TypeVar("T")
 PATIENCE_S = 60.0
 """How long jobs may take to save and to leave."""
-GLANCE_S = 0.2
+POLL_S = 0.2
 
 
 def cancel(sweep: Sweep) -> str:
@@ -62,12 +62,12 @@ def _kill(state: State) -> None:
     if given is None or given.executor != "local" or not begun or begun[-1].get("host") != socket.gethostname():
         return
     process = int(begun[-1]["pid"])
-    if born(process) == begun[-1].get("born"):  # not given to another process since
+    if start_ticks(process) == begun[-1].get("born"):  # not given to another process since
         os.kill(process, signal.SIGKILL)
 
 
 def _wait(remaining: Callable[[], Sequence[T]]) -> Sequence[T]:
     until = time.monotonic() + PATIENCE_S
     while (left := remaining()) and time.monotonic() < until:
-        time.sleep(GLANCE_S)
+        time.sleep(POLL_S)
     return left

@@ -19,7 +19,7 @@ from offline_marl.launch.jobs.states import State
 from offline_marl.launch.sweeps.folder import Sweep, SweepError
 from offline_marl.launch.sweeps.plan import Planned
 
-GLANCE_S = 0.5
+POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def launch(sweep: Sweep, jobs: Sequence[Planned], how: How, again: bool = False)
     """
     said = Launched()
     if how.executor == "slurm":
-        in_flight.settle(sweep.logs)
+        in_flight.recover_submissions(sweep.logs)
     ready = _ready(sweep, jobs, again, said)
     if how.executor == "slurm":
         _queue(sweep, jobs, ready, how, said)
@@ -161,7 +161,7 @@ def _wait_for_others(sweep: Sweep, jobs: Sequence[Planned]) -> bool:
         if not waited:
             print(f"waiting for {live} jobs that were started before", file=sys.stderr)
         waited = True
-        time.sleep(GLANCE_S)
+        time.sleep(POLL_S)
     return waited
 
 
@@ -212,7 +212,7 @@ def _bar(sweep: Sweep, jobs: Sequence[Planned]) -> Iterator[None]:
     with progress_bar(len(jobs), what, "job", initial=0) as bar:
 
         def look() -> None:
-            while not over.wait(GLANCE_S):
+            while not over.wait(POLL_S):
                 draw()
 
         def draw() -> None:

@@ -104,7 +104,7 @@ def test_the_queue_is_told_in_plain_words(tmp_path: Path, data: str, monkeypatch
         assert words[-2:] == ("-j", "7")
         return QUEUE
 
-    monkeypatch.setattr(slurm, "ask", ask)
+    monkeypatch.setattr(slurm, "run_command", ask)
     monkeypatch.setattr(states.time, "sleep", lambda seconds: None)
     jobs = [job(data, tmp_path / f"run{number}") for number in range(6)]
     for number, each in enumerate(jobs):
@@ -138,17 +138,17 @@ def test_what_slurm_complains_of_is_one_sentence(monkeypatch: pytest.MonkeyPatch
     )
     assert explain("sbatch: error: QOSMaxSubmit reached\n") == "sbatch refused: QOSMaxSubmit reached."
     with pytest.raises(MissingSlurmError):
-        slurm.ask("no-such-command")
+        slurm.run_command("no-such-command")
 
 
 def test_a_job_may_submit_jobs_that_do_not_inherit_what_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SLURM_CONF": "x", "SLURM_CPUS_PER_TASK": "4", "SLURM_JOB_ID": "3"}.items():
         monkeypatch.setenv(name, value)
-    with slurm.outside_of_jobs():
+    with slurm.without_job_environment():
         assert [name for name in os.environ if name.startswith("SLURM_")] == ["SLURM_CONF"]
     assert os.environ["SLURM_CPUS_PER_TASK"] == "4"
     monkeypatch.delenv("SLURM_JOB_ID")
-    with slurm.outside_of_jobs():
+    with slurm.without_job_environment():
         assert "SLURM_CPUS_PER_TASK" in os.environ  # the person's own wish
 
 
@@ -158,13 +158,13 @@ def test_what_slurm_took_from_a_launcher_that_died_is_told_to_its_folders(
 ) -> None:
     jobs, logs = [job(data, tmp_path / f"run{number}") for number in range(count)], tmp_path / "logs"
     logs.mkdir()
-    with pytest.raises(KeyboardInterrupt), in_flight.on_the_way(jobs, logs) as word:
+    with pytest.raises(KeyboardInterrupt), in_flight.recorded_before_submission(jobs, logs) as word:
         write_submitted(jobs[0], "slurm", "6_9", logs)  # an older submission
         raise KeyboardInterrupt
     ids = ["7"] if count == 1 else ["7_1", "7_2"]  # 7_0 has run, and Slurm has forgotten it
     said = "".join(f"{name}|{word}\n" for name in ids) + "8|somebody's\n"
-    monkeypatch.setattr(slurm, "ask", lambda *_: said)
-    assert in_flight.settle(logs) == count and in_flight.settle(logs) == 0
+    monkeypatch.setattr(slurm, "run_command", lambda *_: said)
+    assert in_flight.recover_submissions(logs) == count and in_flight.recover_submissions(logs) == 0
     held = [read_submitted(each.out) for each in jobs]
     assert [each and each.id for each in held] == (["7"] if count == 1 else ["7_0", "7_1", "7_2"])
     assert [each and each.job for each in held] == jobs
@@ -172,14 +172,18 @@ def test_what_slurm_took_from_a_launcher_that_died_is_told_to_its_folders(
 
 def test_what_slurm_did_not_take_is_forgotten(tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     each = job(data, tmp_path / "run")
-    with pytest.raises(SlurmError), in_flight.on_the_way([each], tmp_path):
+    with pytest.raises(SlurmError), in_flight.recorded_before_submission([each], tmp_path):
         raise SlurmError("refused.")
-    monkeypatch.setattr(slurm, "ask", lambda *_: pytest.fail("there is nothing to ask for"))
-    assert in_flight.settle(tmp_path) == 0
-    with pytest.raises(KeyboardInterrupt), in_flight.on_the_way([each], tmp_path):
+    monkeypatch.setattr(slurm, "run_command", lambda *_: pytest.fail("there is nothing to ask for"))
+    assert in_flight.recover_submissions(tmp_path) == 0
+    with pytest.raises(KeyboardInterrupt), in_flight.recorded_before_submission([each], tmp_path):
         raise KeyboardInterrupt
-    monkeypatch.setattr(slurm, "ask", lambda *_: "8|somebody's\n")
-    assert in_flight.settle(tmp_path) == 0 and not list(tmp_path.glob("*.json")) and read_submitted(each.out) is None
+    monkeypatch.setattr(slurm, "run_command", lambda *_: "8|somebody's\n")
+    assert (
+        in_flight.recover_submissions(tmp_path) == 0
+        and not list(tmp_path.glob("*.json"))
+        and read_submitted(each.out) is None
+    )
 
 
 LAUNCHER = """

@@ -121,7 +121,7 @@ def test_a_disk_that_stays_full_or_is_broken_ends_the_job(
     each = job(data, tmp_path / "run", steps=2)
     with pytest.raises(OSError, match="no"):
         Work()(each)
-    assert len(calls) == tries and sum(hasty) == (disk.FULL_S if tries > 1 else 0)
+    assert len(calls) == tries and sum(hasty) == (disk.FULL_DISK_LIMIT_S if tries > 1 else 0)
     assert ends(each) == ["failed"]
 
 
@@ -140,7 +140,7 @@ def test_a_world_model_that_shows_late_is_waited_for(
 
 def test_a_line_that_a_full_disk_cut_off_costs_no_other(tmp_path: Path) -> None:
     jobs.note_start(tmp_path, {"event": "start"})
-    with (tmp_path / jobs.STARTS).open("a") as stream:
+    with (tmp_path / jobs.STARTS_FILE).open("a") as stream:
         stream.write('{"when": "20')
     jobs.note_start(tmp_path, {"event": "end"})
     assert [row["event"] for row in jobs.read_starts(tmp_path)] == ["start", "end"]

@@ -19,10 +19,10 @@ from worlds import saved, world
 from offline_marl.launch.jobs import executors, states
 from offline_marl.launch.jobs.job import Job, perform
 from offline_marl.launch.jobs.profile import Profile
-from offline_marl.launch.jobs.site_check import findings
+from offline_marl.launch.jobs.site_check import check_site
 from offline_marl.launch.jobs.slurm import SlurmError
 from offline_marl.launch.jobs.states import state_of, states_of
-from offline_marl.launch.jobs.worker import born
+from offline_marl.launch.jobs.worker import start_ticks
 
 pytestmark = pytest.mark.slurm
 SCRIPTS = Path(__file__).parents[2] / "slurm"
@@ -77,7 +77,7 @@ def preempt() -> None:
 
 
 def processes_of(each: Job) -> list[int]:
-    return [row["pid"] for row in starts(each) if born(row["pid"]) == row["born"]]
+    return [row["pid"] for row in starts(each) if start_ticks(row["pid"]) == row["born"]]
 
 
 @pytest.fixture(scope="module")
@@ -220,14 +220,14 @@ def test_cancelling_leaves_no_process(tmp_path: Path, data: str, submit: Submit)
 def test_this_machine_can_submit_and_refusals_are_one_sentence(
     tmp_path: Path, data: str, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert all(good for good, _ in findings())
+    assert all(good for good, _ in check_site())
     with pytest.raises(SlurmError, match=r"^There is no partition 'lov' in this cluster: did you mean 'low'\?"):
         submit(job(data, tmp_path / "run"), profile=Profile(partition="lov"))
     with pytest.raises(SlurmError, match=r"^No node of the partition has as many cores"):
         submit(job(data, tmp_path / "run"), profile=Profile(memory_gb=900))
     asking = tmp_path / "profile.toml"
     asking.write_text("cpus = 64")
-    assert [line for good, line in findings(asking) if not good] == [
+    assert [line for good, line in check_site(asking) if not good] == [
         "No node of the partition has as many cores, as much memory or the GPUs that the profile asks for."
     ]
     down = tmp_path / "slurm.conf"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from offline_marl.launch.jobs import states
 from offline_marl.launch.sweeps.folder import Sweep, SweepError
-from offline_marl.launch.sweeps.launch import GLANCE_S, How, Launched, failed_by_itself, is_live, launch
+from offline_marl.launch.sweeps.launch import POLL_S, How, Launched, failed_by_itself, is_live, launch
 from offline_marl.launch.sweeps.plan import Planned
 from offline_marl.launch.sweeps.studies import Study
 from offline_marl.launch.sweeps.tuning.optuna_study import JOURNAL, Asker, Journal, Trial
@@ -174,7 +174,7 @@ def _wait(sweep: Sweep, jobs: Sequence[Planned], how: How) -> None:
     """Wait for jobs in a queue; those of this machine are over when their launch is."""
     folders = [sweep.folder(job) for job in jobs]
     while any(is_live(state) for state in states.states_of(folders)):
-        time.sleep(QUEUE_S if how.executor == "slurm" else GLANCE_S)
+        time.sleep(QUEUE_S if how.executor == "slurm" else POLL_S)
 
 
 def _unsettled(sweep: Sweep, jobs: Sequence[Planned]) -> list[Planned]:
