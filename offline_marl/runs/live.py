@@ -17,6 +17,8 @@ from typing import Any, Literal
 from offline_marl.runs.metric_rows import newest_rate
 
 State = Literal["waiting", "running", "done", "failed", "stopped"]
+STATE_ORDER: tuple[State, ...] = ("running", "waiting", "stopped", "failed", "done")
+"""States in the order in which lists of runs show them."""
 FRESH_S = 120.0
 """A run that nobody on this machine holds may be another's, as long as it has written within so many seconds."""
 

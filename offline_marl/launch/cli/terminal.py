@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from offline_marl.runs.live import Look
+from offline_marl.runs.live import STATE_ORDER, Look
 
-ORDER = ("running", "waiting", "stopped", "failed", "done")
 NARROW = 56
 """Columns under which a job's line leaves its rate and its curve out."""
 
@@ -110,14 +109,14 @@ def draw_jobs(title: str, looks: Sequence[Look], paper: Paper, rate: float | Non
         left_s: Seconds to the end of all.
     """
     counts: Counter[str] = Counter(look.state for look in looks)
-    said = ", ".join(f"{counts[name]} {name}" for name in reversed(ORDER) if counts[name]) or "none yet"
+    said = ", ".join(f"{counts[name]} {name}" for name in reversed(STATE_ORDER) if counts[name]) or "none yet"
     lines = [title, f"{len(looks)} run{'' if len(looks) == 1 else 's'}: {said}"]
     share = sum(_share(look) for look in looks) / max(1, len(looks))
     lines.append(f"[{paper.bar(share, max(4, min(40, paper.width - 8)))}] {share:.0%}")
     times = [f"{rate:,.1f} updates/s together" if rate else "", _left(left_s)]
     lines += [" · ".join(each for each in times if each)] if any(times) else []
     lines.append("")
-    ordered = [look for name in ORDER for look in looks if look.state == name]
+    ordered = [look for name in STATE_ORDER for look in looks if look.state == name]
     room = len(ordered) if paper.height is None else max(1, paper.height - len(lines) - 1)
     name = min(max([len(look.title) for look in ordered], default=1), max(10, paper.width * 2 // 5))
     lines += [_job(look, paper, name) for look in ordered[:room]]

@@ -133,19 +133,19 @@ class View:
 
     def _look_at_sweep(self) -> None:
         from offline_marl.launch.sweeps.folder import Sweep
-        from offline_marl.launch.sweeps.status import stand
+        from offline_marl.launch.sweeps.status import read_status
 
         sweep = Sweep(self.path)
-        said = stand(sweep)
+        status = read_status(sweep)
         self.looks = []
-        for each in said["each"]:
-            seen = self._at(sweep.path / each["job"]).look(frozenset(), False)
-            known = {name: each[name] for name in ("state", "why", "step", "steps", "left_s")}
-            title = Path(each["job"]).name
-            self.looks.append(replace(seen, title=title, rate=each["steps_per_s"], **known))
-        self.rate, self.left_s = said["steps_per_s"], said["left_s"]
-        queued = any(each["state"] == "waiting" and each["id"] for each in said["each"])
-        self._conclude(bool(said["running"]) or queued or sweep.launcher() is not None)
+        for job in status["each"]:
+            seen = self._at(sweep.path / job["job"]).look(frozenset(), False)
+            known = {name: job[name] for name in ("state", "why", "step", "steps", "left_s")}
+            title = Path(job["job"]).name
+            self.looks.append(replace(seen, title=title, rate=job["steps_per_s"], **known))
+        self.rate, self.left_s = status["steps_per_s"], status["left_s"]
+        queued = any(job["state"] == "waiting" and job["id"] for job in status["each"])
+        self._conclude(bool(status["running"]) or queued or sweep.launcher() is not None)
 
     def _conclude(self, going: bool) -> None:
         """Nothing more is expected once nothing goes; of a folder in which runs were going, after a while."""

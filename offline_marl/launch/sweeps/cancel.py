@@ -1,4 +1,4 @@
-"""Ending a sweep's jobs: the launcher first, so that nothing new begins, then whatever waits or runs."""
+"""Cancellation of a sweep: the launcher first, so that nothing new begins, then its waiting and running jobs."""
 
 from __future__ import annotations
 

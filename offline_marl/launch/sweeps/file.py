@@ -1,4 +1,4 @@
-"""The sweep file: which algorithms, tasks, world models, seeds and settings become jobs. Imports no torch."""
+"""Schema of sweep files: algorithms, tasks, world models, seeds and settings that become jobs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Names = Annotated[tuple[str, ...], Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0)]
 Grid = dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]
 Metric = Literal["return", "normalized_return", "return_low", "normalized_low", "agreement"]
-"""What can choose settings; more is better."""
+"""Scores that settings can be chosen by; more is better."""
 
 
 class Distribution(Config):
-    """What each trial draws a field from."""
+    """Distribution of a field over trials: U(low, high), exp U(log low, log high), or uniform over values."""
 
     distribution: Literal["uniform", "log-uniform", "choice"]
     """Uniform between low and high, uniform in the logarithm, or one of the values."""
@@ -46,7 +46,7 @@ class Distribution(Config):
 
 
 class Search(Config):
-    """Random search: trials that draw their fields independently."""
+    """Random search: the fields of each trial are drawn independently."""
 
     trials: Annotated[int, Field(ge=1)]
     """How many; raising it adds trials and changes none."""
@@ -57,7 +57,7 @@ class Search(Config):
 
 
 class Optuna(Search):
-    """Trials that Optuna proposes, each after the results of those before."""
+    """Sequential search by Optuna: each trial is proposed from the results of those before."""
 
     sampler: Literal["tpe", "random"] = "tpe"
     """How: by tree-structured Parzen estimators, or at random."""
@@ -70,7 +70,7 @@ class Optuna(Search):
 
 
 class ModelPart(Config):
-    """A world model that runs share."""
+    """World model to fit once and share among runs."""
 
     kind: str = "ensemble"
     """Registry name of its kind."""
@@ -81,7 +81,7 @@ class ModelPart(Config):
 
 
 class Axes(Config):
-    """What is varied; every run is one combination."""
+    """Axes of variation; the runs are their Cartesian product."""
 
     datasets: Names | None = None
     """Data sets, as for `train --dataset`."""
@@ -110,25 +110,25 @@ class Axes(Config):
 
     @property
     def drawn(self) -> dict[str, Distribution]:
-        """What trials draw, by either search."""
+        """Distributions of the fields that trials draw, by either search."""
         search = self.optuna or self.search
         return {} if search is None else search.fields
 
     @field_validator("datasets", "environments", "seeds", "presets", "world_models")
     @classmethod
     def _once(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
-        return _no_twins(values)
+        return _refuse_duplicates(values)
 
     @field_validator("grid")
     @classmethod
     def _once_each(cls, grid: Grid) -> Grid:
         for values in grid.values():
-            _no_twins(values)
+            _refuse_duplicates(values)
         return grid
 
 
 class SweepFile(Axes):
-    """All that a sweep file holds."""
+    """Content of a sweep file: axes for all algorithms, overrides for single ones, shared world models."""
 
     algorithms: Names
     """Registry names."""
@@ -140,41 +140,41 @@ class SweepFile(Axes):
     @field_validator("algorithms")
     @classmethod
     def _algorithms_once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_no_twins(values) or ())
+        return tuple(_refuse_duplicates(values) or ())
 
     def axes_of(self, algorithm: str) -> Axes:
-        """What is varied for one algorithm."""
-        own = self.algorithm.get(algorithm, Axes())
+        """Merge the axes of one algorithm into those of all."""
+        overrides = self.algorithm.get(algorithm, Axes())
         lists = ("datasets", "environments", "seeds", "presets", "world_models")
-        searched = self if own.search is None and own.optuna is None else own
-        if own.datasets is not None or own.environments is not None:
-            tasks = {"datasets": own.datasets, "environments": own.environments}
+        searched = self if overrides.search is None and overrides.optuna is None else overrides
+        if overrides.datasets is not None or overrides.environments is not None:
+            tasks = {"datasets": overrides.datasets, "environments": overrides.environments}
         else:
             tasks = {"datasets": self.datasets, "environments": self.environments}
-        chosen = {name: getattr(self if getattr(own, name) is None else own, name) for name in lists}
+        chosen = {name: getattr(self if getattr(overrides, name) is None else overrides, name) for name in lists}
         joined: dict[str, Any] = {"search": searched.search, "optuna": searched.optuna}
-        joined |= {"fields": {**self.fields, **own.fields}, "grid": {**self.grid, **own.grid}}
+        joined |= {"fields": {**self.fields, **overrides.fields}, "grid": {**self.grid, **overrides.grid}}
         return Axes.model_construct(**{**chosen, **tasks, **joined})
 
 
 def read_sweep_file(path: Path) -> SweepFile:
-    """What a TOML, YAML or JSON file says.
+    """Read a sweep file in TOML, YAML or JSON.
 
     Raises:
         ConfigError: It cannot be read, names an unknown field, or a field cannot be what it says.
     """
     settings = load_settings(path)
     try:
-        said = SweepFile.model_validate(settings)
+        content = SweepFile.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_sentence(error)}") from None
-    for name in said.algorithm:
-        if name not in said.algorithms:
+    for name in content.algorithm:
+        if name not in content.algorithms:
             raise ConfigError(f"{path}: [algorithm.{name}] is of no algorithm that is listed: add it to algorithms.")
-    for name, part in (("the file", said), *said.algorithm.items()):
-        _refuse_taken(path, name, part)
-    for name in said.algorithms:
-        axes = said.axes_of(name)
+    for name, part in (("the file", content), *content.algorithm.items()):
+        _refuse_reserved_fields(path, name, part)
+    for name in content.algorithms:
+        axes = content.axes_of(name)
         if not axes.datasets and not axes.environments:
             raise ConfigError(f"{path} names nothing to learn {name} on: add datasets = [...] or environments = [...].")
         if axes.seeds is None:
@@ -183,34 +183,36 @@ def read_sweep_file(path: Path) -> SweepFile:
             raise ConfigError(
                 f"{path}: '{field}' of {name} is in the grid and in the search: it can be in one of them."
             )
-    return said
+    return content
 
 
-TAKEN = {
+LISTED_FIELDS = {
     "seed": "seeds",
     "dataset": "datasets",
     "environment": "environments",
     "world_model": "world_models",
     "preset": "presets",
 }
-"""Fields of a run that a list of the file stands for."""
+"""Lists of the file by the field of a run that each of them varies."""
 
 
-def _refuse_taken(path: Path, name: str, part: Axes) -> None:
+def _refuse_reserved_fields(path: Path, name: str, part: Axes) -> None:
     for field in (*part.fields, *part.grid, *part.drawn):
-        if field in TAKEN:
-            raise ConfigError(f"{path}: '{field}' is no field to set here: list it under {TAKEN[field]} = [...].")
+        if field in LISTED_FIELDS:
+            raise ConfigError(
+                f"{path}: '{field}' is no field to set here: list it under {LISTED_FIELDS[field]} = [...]."
+            )
         if field in {"out", "config", "fit"}:
             better = "describe the world model under [models.NAME]" if field == "fit" else "the sweep decides it"
             raise ConfigError(f"{path}: '{field}' cannot be set for {name}: {better}.")
 
 
 def _sentence(error: ValidationError) -> str:
-    # A misspelt field is often a missing one as well.
-    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    # A misspelt field is often reported as a missing one as well: the unknown name tells more.
+    first = min(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     place: tuple[Any, ...] = first["loc"]
     if first["type"] == "extra_forbidden":
-        known = _owner(place).model_fields
+        known = _find_section(place).model_fields
         return f"Unknown field '{'.'.join(map(str, place))}': {suggest(str(place[-1]), known)}."
     if first["type"] == "too_short":
         return f"'{'.'.join(map(str, place))}' is empty: list at least one, or leave it away."
@@ -219,8 +221,8 @@ def _sentence(error: ValidationError) -> str:
     return explain(error)
 
 
-def _owner(place: tuple[Any, ...]) -> type[Config]:
-    """The part of the file that a place of an error lies in."""
+def _find_section(place: tuple[Any, ...]) -> type[Config]:
+    """Find the section of the file that an error's location lies in."""
     kind: type[Config] = SweepFile
     for word in place[:-1]:
         parts: dict[str, type[Config]] = {
@@ -233,7 +235,7 @@ def _owner(place: tuple[Any, ...]) -> type[Config]:
     return kind
 
 
-def _no_twins(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+def _refuse_duplicates(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     for number, value in enumerate(values or ()):
         if value in (values or ())[:number]:
             raise ValueError(f"{value!r} is listed twice")

@@ -1,4 +1,4 @@
-"""The sweep's folder: which jobs it has, what a file adds to them, and nothing twice."""
+"""Sweep folders: the manifest of their jobs, and the merging of a sweep file into it without doing a job twice."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from offline_marl.runs.folder import TUNED, write_json
 
 
 class SweepError(BadInputError, RuntimeError):
-    """A sweep's folder that cannot be used as asked; the message is one sentence."""
+    """Sweep folder that cannot be used; the message is one sentence."""
 
 
 class Manifest(Config):
-    """What `sweep.json` holds."""
+    """Content of `sweep.json`."""
 
     source: str
     """The file, or the sweep, that the jobs come from."""
@@ -42,8 +42,8 @@ class Manifest(Config):
 
 
 @dataclass(frozen=True)
-class Merged:
-    """What a file means beside the jobs that are there."""
+class MergedJobs:
+    """Result of merging a file's jobs into those of a sweep."""
 
     every: list[Planned]
     """All jobs of the sweep, the old ones first."""
@@ -56,7 +56,7 @@ class Merged:
 
 
 class Sweep:
-    """A folder with `sweep.json`, `runs/`, `models/` and `logs/`.
+    """Sweep folder with `sweep.json`, `runs/`, `models/` and `logs/`: reads and writes the manifest, holds the lock.
 
     Args:
         path: The folder.
@@ -68,7 +68,7 @@ class Sweep:
         self.logs = self.path / "logs"
 
     def manifest(self) -> Manifest:
-        """What the folder remembers.
+        """Read the manifest.
 
         Raises:
             SweepError: It holds no sweep, or its sweep.json was damaged.
@@ -76,24 +76,24 @@ class Sweep:
         if not self.file.is_file():
             raise SweepError(f"{self.path} holds no sweep (there is no sweep.json in it): start one with a sweep file.")
         try:
-            found: Manifest = build(Manifest, json.loads(self.file.read_text(encoding="utf-8")))
+            manifest: Manifest = build(Manifest, json.loads(self.file.read_text(encoding="utf-8")))
         except (ValueError, ConfigError) as error:
             raise SweepError(f"{self.file} was damaged or edited: {' '.join(str(error).split())}") from None
-        return found
+        return manifest
 
-    def held(self) -> Sequence[Planned]:
-        """Its jobs; none where it has yet to begin.
+    def current_jobs(self) -> Sequence[Planned]:
+        """Read the sweep's jobs; none where it has yet to begin.
 
         Raises:
             SweepError: There is something else in the folder, or see `manifest`.
         """
         if self.file.exists():
             return self.manifest().jobs
-        if self.path.is_dir() and any(each.name != "lock" for each in self.path.iterdir()):
+        if self.path.is_dir() and any(entry.name != "lock" for entry in self.path.iterdir()):
             raise SweepError(f"{self.path} holds no sweep and is not empty: choose another --out.")
         return ()
 
-    def remember(
+    def write_manifest(
         self,
         source: str,
         executor: Executor,
@@ -101,12 +101,12 @@ class Sweep:
         jobs: Sequence[Planned],
         studies: Sequence[Study] = (),
     ) -> None:
-        """Write down the jobs, where they come from, and who carries them out; studies are added to those there."""
+        """Write the manifest; studies are added to those in it."""
         named = None if profile is None else str(profile.absolute())
-        held = self.manifest().studies if self.file.exists() else ()
-        every = {study.key: study for study in (*held, *studies)}
+        former = self.manifest().studies if self.file.exists() else ()
+        by_key = {study.key: study for study in (*former, *studies)}
         manifest = Manifest(
-            source=source, executor=executor, profile=named, jobs=tuple(jobs), studies=tuple(every.values())
+            source=source, executor=executor, profile=named, jobs=tuple(jobs), studies=tuple(by_key.values())
         )
         write_json(self.file, manifest.model_dump(mode="json"))
         for job in jobs:
@@ -115,15 +115,15 @@ class Sweep:
                 write_json(mark, job.tuned_on)  # for whoever reads the run without the sweep
 
     def add(self, jobs: Sequence[Planned]) -> list[Planned]:
-        """Write down further jobs, each in a folder of its own.
+        """Append jobs to the manifest, each in a folder of its own.
 
         Returns:
-            Them, in their folders.
+            The jobs with their folders.
         """
         manifest = self.manifest()
         taken, added = {job.folder for job in manifest.jobs}, list[Planned]()
         for job in jobs:
-            added.append(job.model_copy(update={"folder": apart(job.folder, taken, _key(job))}))
+            added.append(job.model_copy(update={"folder": distinct_folder(job.folder, taken, _key(job))}))
             taken.add(added[-1].folder)
         if added:
             more = manifest.model_copy(update={"jobs": (*manifest.jobs, *added)})
@@ -131,7 +131,7 @@ class Sweep:
         return added
 
     def job(self, planned: Planned) -> Job:
-        """The job as executors take it."""
+        """Convert a planned job for executors."""
         fields, model = dict(planned.fields), None
         if planned.model is not None:
             model = self.path / planned.model
@@ -139,12 +139,12 @@ class Sweep:
         return Job(command=planned.command, name=planned.name, fields=fields, out=self.folder(planned), after=model)
 
     def folder(self, planned: Planned) -> Path:
-        """The job's folder."""
+        """Locate a job's folder."""
         return self.path / planned.folder
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the sweep against a second launcher; the lock goes with the process, however it ends.
+        """Lock the sweep against a second launcher; the lock goes with the process, however it ends.
 
         Raises:
             SweepError: Another launcher is at work on it.
@@ -165,7 +165,7 @@ class Sweep:
             yield
 
     def launcher(self) -> tuple[str, int] | None:
-        """Machine and process that launch jobs here now; None if nobody does."""
+        """Read machine and process of the launcher that holds the lock; None if there is none."""
         try:
             with locked(self.path / "lock"):
                 return None
@@ -178,8 +178,8 @@ class Sweep:
         return None
 
 
-def merge(old: Sequence[Planned], asked: Sequence[Planned], source: str) -> Merged:
-    """Add to a sweep's jobs those of a file that are not among them.
+def merge(old: Sequence[Planned], asked: Sequence[Planned], source: str) -> MergedJobs:
+    """Merge a file's jobs into those of a sweep.
 
     A job is known by its combination (algorithm, task, seed, varied fields). Where a combination has gone from the
     file, a new one of the same settings takes its place: a field added to the grid with the value that it had before
@@ -193,38 +193,41 @@ def merge(old: Sequence[Planned], asked: Sequence[Planned], source: str) -> Merg
     by_settings = {_settings(job): job for job in old if _key(job) not in kept}
     taken, moved = {job.folder for job in old}, dict[str, str]()
     every, named, new = list(old), dict[str, Planned](), list[Planned]()
+    # First by combination; then, among the old jobs whose combination the file no longer names, by settings. A match
+    # is used up (popped), so that two combinations never share a folder. World models come first in `asked`: by the
+    # time a run is compared, `moved` knows in which folder its model really lies.
     for proposed in asked:
         job = proposed.model_copy(update={"model": moved.get(str(proposed.model), proposed.model)})
-        held = by_key.get(_key(job))
-        if held is not None:
-            _refuse_change(held, job, source)
+        match = by_key.get(_key(job))
+        if match is not None:
+            _refuse_change(match, job, source)
         elif by_settings:
-            held = by_settings.pop(_settings(job), None)
-        if held is None:
-            held = job.model_copy(update={"folder": apart(job.folder, taken, _key(job))})
-            taken.add(held.folder)
-            new.append(held)
-            every.append(held)
-            by_key[_key(held)] = held
-        moved[proposed.folder] = held.folder
-        named[held.folder] = held
-    return Merged(every, list(named.values()), new, moved)
+            match = by_settings.pop(_settings(job), None)
+        if match is None:
+            match = job.model_copy(update={"folder": distinct_folder(job.folder, taken, _key(job))})
+            taken.add(match.folder)
+            new.append(match)
+            every.append(match)
+            by_key[_key(match)] = match
+        moved[proposed.folder] = match.folder
+        named[match.folder] = match
+    return MergedJobs(every, list(named.values()), new, moved)
 
 
-def apart(folder: str, taken: set[str], key: str) -> str:
-    """The folder's name, with a hash behind it if another job has that name."""
+def distinct_folder(folder: str, taken: set[str], key: str) -> str:
+    """Append a hash to a folder's name if another job has that name."""
     return folder if folder not in taken else f"{folder}-{key}"
 
 
 def settings_of(job: Planned) -> dict[str, Any]:
-    """All settings by name, those of the algorithm among the others.
+    """Resolve all settings of a job, those of the algorithm among the others.
 
     Raises:
         BadInputError: See `Planned.settled`.
     """
     settled = job.settled()
-    own: Mapping[str, Any] = settled.pop("settings", {})
-    return {**settled, **own, "world_model": job.model or settled.get("world_model")}
+    nested: Mapping[str, Any] = settled.pop("settings", {})
+    return {**settled, **nested, "world_model": job.model or settled.get("world_model")}
 
 
 def _key(job: Planned) -> str:
@@ -238,11 +241,11 @@ def _settings(job: Planned) -> str:
         return digest(job.model_dump(mode="json"))
 
 
-def _refuse_change(held: Planned, job: Planned, source: str) -> None:
-    then, now = settings_of(held), settings_of(job)
+def _refuse_change(stored: Planned, job: Planned, source: str) -> None:
+    before, now = settings_of(stored), settings_of(job)
     for field in now:
-        if now[field] != then.get(field):
+        if now[field] != before.get(field):
             raise ConfigError(
-                f"{source} changes {field} of {Path(held.folder).name} from {then.get(field)!r} to {now[field]!r}, but "
-                "a job keeps its settings: put it back, or give the changed sweep another --out."
+                f"{source} changes {field} of {Path(stored.folder).name} from {before.get(field)!r} to {now[field]!r}, "
+                "but a job keeps its settings: put it back, or give the changed sweep another --out."
             )

@@ -1,4 +1,4 @@
-"""Names of job folders: readable, of what is varied; a hash only where a value cannot be read or jobs would meet."""
+"""Names of job folders from the varied fields; a hash only where a value is unreadable or two names would collide."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DIGITS = 8
 
 
 def digest(value: Any) -> str:
-    """A short hash of plain values."""
+    """Hash plain values to a few hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:DIGITS]
 
 
 def spell(value: Any) -> str:
-    """A value as part of a file's name; two values that are spelt alike are told apart by a hash."""
+    """Spell a value as part of a file's name; a hash tells values apart whose spellings would be the same."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, float):
@@ -38,15 +38,15 @@ def spell(value: Any) -> str:
 
 
 def task_word(task: str) -> str:
-    """The last part of a data set's or an environment's name."""
+    """Shorten a data set's or an environment's name to its last part."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", Path(task).name).strip(".") or digest(task)
 
 
 def folder_name(words: list[str], varied: Mapping[str, Any], seed: int | None) -> str:
-    """The name of a job's folder.
+    """Compose the name of a job's folder.
 
     Args:
-        words: Algorithm, task and whatever else is named first.
+        words: Algorithm, task, preset, world model and trial.
         varied: Fields that are varied, and their values in this job.
         seed: The job's; None if all seeds share it.
     """

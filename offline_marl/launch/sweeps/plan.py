@@ -1,4 +1,4 @@
-"""From a sweep file to planned jobs: every combination, checked before anything is started."""
+"""Plan of a sweep: the job of every combination in its file, checked before anything is started."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from offline_marl.training.sources.choose import locate_model
 from offline_marl.training.tasks import absolute, refuse_unknown
 from offline_marl.worldmodels.base import worldmodels
 
-SHARED = ("device", "threads", "clip_actions", "memory")
-"""Fields of the runs that also hold for the world models they share, unless these say otherwise."""
+SHARED_FIELDS = ("device", "threads", "clip_actions", "memory")
+"""Fields of runs that shared world models inherit, unless [models] sets them."""
 
 
 class Planned(Config):
-    """One job of a sweep, as the sweep's folder remembers it."""
+    """Job of a sweep, as `sweep.json` stores it."""
 
     folder: str
     """Its folder, inside the sweep's."""
@@ -60,7 +60,7 @@ class Planned(Config):
         """
         fields = dict(self.fields)
         dataset, device = fields.pop("dataset", None), fields.get("device", "auto")
-        # The machine that starts the jobs may have another device than those that run them.
+        # The machine that starts the jobs may lack the GPU of those that run them: checked as if on the CPU.
         fields |= {"device": "cpu" if str(device).startswith("cuda") else device}
         if self.command == "fit-model":
             settled = prepare_fit(self.name, str(dataset), fields).model_dump(mode="json")
@@ -75,7 +75,7 @@ class Planned(Config):
 
 @dataclass(frozen=True)
 class _Choice:
-    """One value of each list that is no field's."""
+    """Combination of the axes that are no fields: algorithm, task, preset, world model."""
 
     algorithm: str
     origin: str
@@ -86,52 +86,52 @@ class _Choice:
     model: str
 
 
-def plan(said: SweepFile) -> list[Planned]:
-    """All jobs of a file, world models before the runs that need them; folders are given as proposals.
+def plan(file: SweepFile) -> list[Planned]:
+    """Plan all jobs of a file, world models before the runs that need them; folders are proposals.
 
     Raises:
         BadInputError: Any of them could not begin; the sentence names what is wrong.
     """
     fits: dict[str, Planned] = {}
     runs: list[Planned] = []
-    for axes, choice, seed, fit in _combinations(said, fits):
+    for axes, choice, seed, fit in _combinations(file, fits):
         if axes.optuna is None:
             runs += _runs(axes, choice, seed, fit)
     return [*fits.values(), *map(checked, runs)]
 
 
-def templates(said: SweepFile) -> Iterator[tuple[Optuna, Planned]]:
-    """What Optuna tunes: for every combination the run without the fields that trials set, seed after seed.
+def templates(file: SweepFile) -> Iterator[tuple[Optuna, Planned]]:
+    """Generate the runs that Optuna tunes, without the fields that trials set, for every combination and seed.
 
     Raises:
         BadInputError: See `plan`.
     """
-    for axes, choice, seed, fit in _combinations(said, {}):
+    for axes, choice, seed, fit in _combinations(file, {}):
         if axes.optuna is not None:
             for run in _runs(axes, choice, seed, fit):
                 yield axes.optuna, run
 
 
-def _combinations(said: SweepFile, fits: dict[str, Planned]) -> Iterator[tuple[Axes, _Choice, int, Planned | None]]:
-    """Everything that is varied but the fields, and the fit that each needs; fits are entered as they are met."""
+def _combinations(file: SweepFile, fits: dict[str, Planned]) -> Iterator[tuple[Axes, _Choice, int, Planned | None]]:
+    """Generate every combination, seed and the fit that they need; fits are collected in `fits` on the way."""
     known: set[tuple[str, str]] = set()
-    for algorithm in said.algorithms:
-        axes = said.axes_of(algorithm)
+    for algorithm in file.algorithms:
+        axes = file.axes_of(algorithm)
         algorithms.get(algorithm)
         for choice in _choices(algorithm, axes):
             if (choice.origin, choice.task) not in known:
                 _refuse_unknown_task(choice.origin, choice.task)
                 known.add((choice.origin, choice.task))
             for seed in axes.seeds or ():
-                fit = _fit_of(said, axes, choice, seed)
+                fit = _fit_of(file, axes, choice, seed)
                 if fit is not None:
-                    _enter(fit, fits)
+                    _add_fit(fit, fits)
                     fit = fits[digest(fit.about)]
                 yield axes, choice, seed, fit
 
 
-def _enter(fit: Planned, fits: dict[str, Planned]) -> None:
-    """Note a world model that is needed, once; two of one name, to files of one name, get folders apart."""
+def _add_fit(fit: Planned, fits: dict[str, Planned]) -> None:
+    """Add a fit once; of two whose folders would have one name, the second gets a hash behind it."""
     key = digest(fit.about)
     if key not in fits:
         met = any(fit.folder == other.folder for other in fits.values())
@@ -156,13 +156,13 @@ def _refuse_unknown_task(origin: str, task: str) -> None:
         find_world(task)
 
 
-def _fit_of(said: SweepFile, axes: Axes, choice: _Choice, seed: int) -> Planned | None:
-    """The job that fits the shared world model of a combination; None where nothing is to be fitted."""
+def _fit_of(file: SweepFile, axes: Axes, choice: _Choice, seed: int) -> Planned | None:
+    """Plan the fit of a combination's shared world model; None where nothing is to be fitted."""
     name = choice.model
-    part = said.models.get(name)
+    part = file.models.get(name)
     if part is None:
         if name == NONE or name not in worldmodels.names():
-            _refuse_unknown_model(name, said)
+            _refuse_unknown_model(name, file)
             return None
         part = ModelPart(kind=name)
     if not worldmodels.get(part.kind).fitted:
@@ -171,22 +171,22 @@ def _fit_of(said: SweepFile, axes: Axes, choice: _Choice, seed: int) -> Planned 
         return None
     if choice.origin != "dataset":
         raise ConfigError(f"The world model '{name}' is fitted to data, and {choice.task} is an environment.")
-    shared = {field: value for field, value in axes.fields.items() if field in SHARED}
-    own = seed if part.seed == "run" else int(part.seed)
+    shared = {field: value for field, value in axes.fields.items() if field in SHARED_FIELDS}
+    fit_seed = seed if part.seed == "run" else int(part.seed)
     words = [spell(name), task_word(choice.task)]
     return Planned(
-        folder=f"models/{folder_name(words, {}, own)}",
+        folder=f"models/{folder_name(words, {}, fit_seed)}",
         command="fit-model",
         name=part.kind,
-        fields={**shared, **part.fields, "dataset": choice.task, "seed": own},
-        about={"world_model": name, "dataset": choice.task, "seed": own, "shared": part.seed != "run"},
+        fields={**shared, **part.fields, "dataset": choice.task, "seed": fit_seed},
+        about={"world_model": name, "dataset": choice.task, "seed": fit_seed, "shared": part.seed != "run"},
     )
 
 
-def _refuse_unknown_model(name: str, said: SweepFile) -> None:
+def _refuse_unknown_model(name: str, file: SweepFile) -> None:
     if name == NONE or os.sep in name or Path(name).is_dir():
         return
-    known = {*said.models, *worldmodels.names(), NONE}
+    known = {*file.models, *worldmodels.names(), NONE}
     raise ConfigError(f"Unknown world model '{name}': {suggest(name, known)}; a folder is named ./{name}.")
 
 
@@ -227,29 +227,29 @@ def _trials(search: Search | None) -> Iterator[tuple[int | None, dict[str, Any]]
         yield None, {}
         return
     for trial in range(search.trials):
-        yield trial, {field: draw(each, search.seed, field, trial) for field, each in search.fields.items()}
+        yield trial, {field: draw(source, search.seed, field, trial) for field, source in search.fields.items()}
 
 
 def draw(source: Distribution, seed: int, field: str, trial: int) -> Any:
-    """What a trial takes for a field: nothing but these four decides it."""
-    lot = random.Random(derive(seed, field, trial)).random()
+    """Draw a trial's value of a field: seeded by seed, field and trial alone, so that more trials change none."""
+    uniform = random.Random(derive(seed, field, trial)).random()
     if source.distribution == "choice":
-        return source.values[int(lot * len(source.values))]
+        return source.values[int(uniform * len(source.values))]
     low, high = float(source.low or 0), float(source.high or 0)
     if source.distribution == "log-uniform":
-        value = math.exp(math.log(low) + lot * (math.log(high) - math.log(low)))
+        value = math.exp(math.log(low) + uniform * (math.log(high) - math.log(low)))
     else:
-        value = low + lot * (high - low)
-    return round(value) if source.integer else shortened(value)
+        value = low + uniform * (high - low)
+    return round(value) if source.integer else round_to_four_digits(value)
 
 
-def shortened(value: float) -> float:
-    """Four digits of it: they say enough, and can be typed."""
+def round_to_four_digits(value: float) -> float:
+    """Round to four significant digits, which can be typed."""
     return float(f"{value:.4g}")
 
 
 def checked(job: Planned) -> Planned:
-    """The same job, after all that can be known before it begins was looked at.
+    """Validate a job as far as possible before it begins, and give it back.
 
     Raises:
         ConfigError: It could not begin.

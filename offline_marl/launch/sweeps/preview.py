@@ -1,21 +1,21 @@
-"""Dry runs: what a launch of a sweep would start."""
+"""Preview of a launch: the jobs and Slurm scripts of a dry run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from offline_marl.launch.jobs import executors
-from offline_marl.launch.sweeps.folder import Merged, Sweep
-from offline_marl.launch.sweeps.launch import How, arrays, ready_of
+from offline_marl.launch.sweeps.folder import MergedJobs, Sweep
+from offline_marl.launch.sweeps.launch import Execution, group_into_arrays, jobs_to_start
 from offline_marl.launch.sweeps.studies import Study
-from offline_marl.launch.sweeps.tuning.tune import preview
+from offline_marl.launch.sweeps.tuning.tune import preview_round
 
 
-def show(sweep: Sweep, merged: Merged, how: How, studies: Sequence[Study]) -> None:
-    """What a launch would do."""
-    trials, more = preview(sweep, merged.every, studies, how) if studies else ([], [])
+def print_preview(sweep: Sweep, merged: MergedJobs, execution: Execution, studies: Sequence[Study]) -> None:
+    """Print the jobs that a launch would start, and the scripts it would submit."""
+    trials, more = preview_round(sweep, merged.every, studies, execution) if studies else ([], [])
     named = [*merged.named, *trials]
-    ready = ready_of(sweep, named)
+    ready = jobs_to_start(sweep, named)
     for job in ready:
         print(f"{job.command:<11}{sweep.folder(job)}{'' if job.model is None else f' (after {job.model})'}")
         if job in trials:
@@ -25,9 +25,9 @@ def show(sweep: Sweep, merged: Merged, how: How, studies: Sequence[Study]) -> No
     print(f"{len(ready)} of {len(merged.every) + len(more)} jobs to start{new}; nothing was started")
     if studies:
         print("trials after these depend on results")
-    if how.executor == "slurm":
-        for fits, some in arrays(sweep, named, ready):
+    if execution.executor == "slurm":
+        for fits, some in group_into_arrays(sweep, named, ready):
             jobs = [sweep.job(job) for job in some]
             after = [f"<id of {fit.folder}>" for fit in fits]
             print(f"\n# an array of {len(jobs)}")
-            print(executors.dry_run(jobs, how.profile, sweep.logs, after))
+            print(executors.dry_run(jobs, execution.profile, sweep.logs, after))

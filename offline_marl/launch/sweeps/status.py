@@ -1,4 +1,4 @@
-"""Where a sweep stands, in lines and in JSON."""
+"""Status of a sweep: counts, rates, studies and the state of each job."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 
 from offline_marl.launch.jobs.states import State, states_of
 from offline_marl.launch.sweeps.folder import Sweep
-from offline_marl.launch.sweeps.tuning.progress import Standing, standings
+from offline_marl.launch.sweeps.tuning.progress import StudyProgress, progress_of_studies
+from offline_marl.runs.live import STATE_ORDER
 
-ORDER = ("running", "waiting", "stopped", "failed", "done")
 
-
-def stand(sweep: Sweep) -> dict[str, Any]:
-    """All that can be told of a sweep now, as plain values."""
+def read_status(sweep: Sweep) -> dict[str, Any]:
+    """Read the status of a sweep as plain values."""
     manifest = sweep.manifest()
     jobs = manifest.jobs
     states = states_of([sweep.folder(job) for job in jobs])
@@ -24,17 +23,17 @@ def stand(sweep: Sweep) -> dict[str, Any]:
     return {
         "sweep": str(sweep.path),
         "jobs": len(jobs),
-        **{name: counts[name] for name in ORDER},
+        **{name: counts[name] for name in STATE_ORDER},
         "requeues": sum(state.requeues for state in states),
         "steps_per_s": round(sum(rates), 1) if rates else None,
         "left_s": _left(states),
-        "studies": [_plain_study(each) for each in standings(sweep, manifest)],
+        "studies": [_plain_study(progress) for progress in progress_of_studies(sweep, manifest)],
         "each": [_plain(sweep, state) for state in states],
     }
 
 
 def _left(states: Sequence[State]) -> float | None:
-    """Seconds to the end if the jobs that run now share what is left; None where nothing runs or rates are unknown."""
+    """Estimate the seconds left if the running jobs share all updates left; None where nothing runs or has a rate."""
     running = [state for state in states if state.state == "running"]
     rates = [state.rate for state in running if state.rate]
     steps = [state.steps for state in states if state.steps is not None]
@@ -62,15 +61,15 @@ def _plain(sweep: Sweep, state: State) -> dict[str, Any]:
     }
 
 
-def _plain_study(each: Standing) -> dict[str, Any]:
-    number, value = (None, None) if each.best is None else each.best
+def _plain_study(progress: StudyProgress) -> dict[str, Any]:
+    number, value = (None, None) if progress.best is None else progress.best
     return {
-        "algorithm": each.study.about["algorithm"],
-        "task": each.study.task,
-        "over": each.over,
-        "trials": each.study.asked.trials,
-        "failed": each.failed,
+        "algorithm": progress.study.about["algorithm"],
+        "task": progress.study.task,
+        "over": progress.over,
+        "trials": progress.study.asked.trials,
+        "failed": progress.failed,
         "best_trial": number,
         "best": value,
-        "line": str(each),
+        "line": str(progress),
     }

@@ -1,4 +1,4 @@
-"""Studies: what Optuna tunes, one for each algorithm, task, preset, world model and point of the grid."""
+"""Studies of Optuna, one for each algorithm, task, preset, world model and point of the grid."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from offline_marl.core.config import Config, ConfigError
 from offline_marl.launch.sweeps.file import Distribution, Optuna, SweepFile
 from offline_marl.launch.sweeps.names import digest, task_word
-from offline_marl.launch.sweeps.plan import Planned, checked, shortened, templates
+from offline_marl.launch.sweeps.plan import Planned, checked, round_to_four_digits, templates
 
 
 class Study(Config):
-    """Trials of one combination, as the sweep's folder remembers it."""
+    """Study of one combination, as `sweep.json` stores it."""
 
     about: dict[str, Any]
     """Which combination it is."""
@@ -23,17 +23,17 @@ class Study(Config):
 
     @property
     def key(self) -> str:
-        """Told from those of other combinations."""
+        """Hash of the combination."""
         return digest(self.about)
 
     @property
     def title(self) -> str:
-        """Its algorithm and task, as they are told."""
+        """Algorithm and task, as they are printed."""
         return f"{self.about['algorithm']} on {task_word(self.task)}"
 
     @property
     def name(self) -> str:
-        """Its name in Optuna's file."""
+        """Name in Optuna's journal."""
         return f"{self.title}, {self.key}"
 
     @property
@@ -42,21 +42,21 @@ class Study(Config):
         return str(self.about.get("dataset") or self.about.get("environment"))
 
     def trial(self, number: int, drawn: Mapping[str, Any]) -> list[Planned]:
-        """The jobs of a trial, one for each seed; folders are given as proposals."""
-        return [_of_trial(run, number, drawn) for run in self.runs]
+        """Plan the jobs of a trial, one for each seed; folders are proposals."""
+        return [_trial_job(run, number, drawn) for run in self.runs]
 
     def trials(self, jobs: Sequence[Planned]) -> dict[int, list[Planned]]:
-        """Those of a sweep's jobs that are its trials', by their number."""
-        found: dict[int, list[Planned]] = {}
+        """Select the study's jobs among a sweep's, by the number of their trial."""
+        trials: dict[int, list[Planned]] = {}
         for job in jobs:
             if job.command == "train" and "trial" in job.about:
-                own = {name: value for name, value in job.about.items() if name not in {"trial", "seed"}}
-                if own == self.about:
-                    found.setdefault(int(job.about["trial"]), []).append(job)
-        return found
+                combination = {name: value for name, value in job.about.items() if name not in {"trial", "seed"}}
+                if combination == self.about:
+                    trials.setdefault(int(job.about["trial"]), []).append(job)
+        return trials
 
 
-def _of_trial(run: Planned, number: int, drawn: Mapping[str, Any]) -> Planned:
+def _trial_job(run: Planned, number: int, drawn: Mapping[str, Any]) -> Planned:
     stem, _, seed = run.folder.rpartition("_seed")
     return run.model_copy(
         update={
@@ -68,26 +68,26 @@ def _of_trial(run: Planned, number: int, drawn: Mapping[str, Any]) -> Planned:
     )
 
 
-def plan_studies(said: SweepFile) -> list[Study]:
-    """All studies of a file.
+def plan_studies(file: SweepFile) -> list[Study]:
+    """Plan all studies of a file.
 
     Raises:
         BadInputError: A run with an outermost value of a field could not begin.
     """
     groups: dict[str, tuple[Optuna, dict[str, Any], list[Planned]]] = {}
-    for asked, run in templates(said):
-        about = {name: value for name, value in run.about.items() if name != "seed"}
-        groups.setdefault(digest(about), (asked, about, []))[2].append(run)
-    studies = [Study(about=about, asked=asked, runs=tuple(runs)) for asked, about, runs in groups.values()]
+    for asked, run in templates(file):
+        combination = {name: value for name, value in run.about.items() if name != "seed"}
+        groups.setdefault(digest(combination), (asked, combination, []))[2].append(run)
+    studies = [Study(about=combination, asked=asked, runs=tuple(runs)) for asked, combination, runs in groups.values()]
     for study in studies:
-        for drawn in _corners(study.asked.fields):
+        for drawn in _boundary_points(study.asked.fields):
             checked(study.trial(0, drawn)[0])
     return studies
 
 
-def _corners(fields: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
-    """Every outermost value of every field, beside the first of the others."""
-    ends = {name.replace("-", "_"): _ends(source) for name, source in fields.items()}
+def _boundary_points(fields: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
+    """Generate the points to check before any trial: each end of each range, the other fields at their first end."""
+    ends = {name.replace("-", "_"): _range_ends(source) for name, source in fields.items()}
     first = {name: values[0] for name, values in ends.items()}
     yield first
     for name, values in ends.items():
@@ -95,24 +95,26 @@ def _corners(fields: Mapping[str, Distribution]) -> Iterator[dict[str, Any]]:
             yield {**first, name: value}
 
 
-def _ends(source: Distribution) -> tuple[Any, ...]:
+def _range_ends(source: Distribution) -> tuple[Any, ...]:
     if source.distribution == "choice":
         return source.values
-    return tuple(spelt(source, value) for value in (float(source.low or 0), float(source.high or 0)))
+    return tuple(round_value(source, value) for value in (float(source.low or 0), float(source.high or 0)))
 
 
-def spelt(source: Distribution, value: float) -> Any:
-    """A number as a trial takes it: whole or of four digits, and never outside the range."""
+def round_value(source: Distribution, value: float) -> Any:
+    """Round a number for a trial: to an integer or to four digits, and never out of the range."""
     if source.integer:
         return round(value)
-    return min(max(shortened(value), float(source.low or 0)), float(source.high or 0))
+    return min(max(round_to_four_digits(value), float(source.low or 0)), float(source.high or 0))
 
 
-def merge_studies(held: Sequence[Study], asked: Sequence[Study], moved: Mapping[str, str], source: str) -> list[Study]:
-    """The studies that a file asks for, beside those that a sweep has.
+def merge_studies(
+    former: Sequence[Study], asked: Sequence[Study], moved: Mapping[str, str], source: str
+) -> list[Study]:
+    """Check a file's studies against those of a sweep, and point their runs to the sweep's world models.
 
     Args:
-        held: The sweep's.
+        former: The sweep's.
         asked: The file's.
         moved: Folders of world models, by the folders that the file's jobs propose.
         source: The file.
@@ -120,23 +122,23 @@ def merge_studies(held: Sequence[Study], asked: Sequence[Study], moved: Mapping[
     Raises:
         ConfigError: The file changes what trials that are there were proposed by, or were run with.
     """
-    before = {study.key: study for study in held}
-    found = []
+    before = {study.key: study for study in former}
+    merged = []
     for study in asked:
         runs = [run.model_copy(update={"model": moved.get(str(run.model), run.model)}) for run in study.runs]
         study = study.model_copy(update={"runs": tuple(runs)})
         if study.key in before:
             _refuse_change(before[study.key], study, source)
-        found.append(study)
-    return found
+        merged.append(study)
+    return merged
 
 
-FREE = ("trials", "at_once")
-"""What may be changed between launches."""
+CHANGEABLE_FIELDS = ("trials", "at_once")
+"""Fields of [optuna] that may change between launches."""
 
 
 def _refuse_change(before: Study, now: Study, source: str) -> None:
-    old, new = _decides(before), _decides(now)
+    old, new = _fixed_settings(before), _fixed_settings(now)
     for name, value in new.items():
         if old.get(name) != value:
             raise ConfigError(
@@ -145,23 +147,23 @@ def _refuse_change(before: Study, now: Study, source: str) -> None:
             )
 
 
-def _decides(study: Study) -> dict[str, Any]:
-    asked = study.asked.model_dump(mode="json", exclude={*FREE, "fields"})
+def _fixed_settings(study: Study) -> dict[str, Any]:
+    asked = study.asked.model_dump(mode="json", exclude={*CHANGEABLE_FIELDS, "fields"})
     fields = {
         name: source.model_dump(mode="json", exclude_defaults=True) for name, source in study.asked.fields.items()
     }
     runs = study.model_dump(mode="json")["runs"]
-    own = {name: value for name, value in runs[0]["fields"].items() if name != "seed"}
+    run_fields = {name: value for name, value in runs[0]["fields"].items() if name != "seed"}
     return {
         "the seeds": [run["fields"]["seed"] for run in runs],
         "the names of [optuna.fields]": list(fields),
         **{f"[optuna] {name}": value for name, value in asked.items()},
         **{f"[optuna.fields] {name}": value for name, value in fields.items()},
-        **own,
+        **run_fields,
     }
 
 
-def besides(jobs: Sequence[Planned], studies: Sequence[Study]) -> list[Planned]:
-    """The jobs that are no trials' of these studies."""
+def jobs_outside_studies(jobs: Sequence[Planned], studies: Sequence[Study]) -> list[Planned]:
+    """Select the jobs that are not trials of these studies."""
     theirs = {job.folder for study in studies for trial in study.trials(jobs).values() for job in trial}
     return [job for job in jobs if job.folder not in theirs]

@@ -1,4 +1,4 @@
-"""What a sweep came to: one table, a row for each finished run."""
+"""Table of a sweep's results, a row for each finished run."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from offline_marl.report.gather.run_folders import say_tuned
 from offline_marl.report.gather.scores import FIGURES
 from offline_marl.runs.folder import RunFolder
 
-SELDOM = {"environment", "preset", "world_model", "agreement", "random_return"}
+OPTIONAL_COLUMNS = {"environment", "preset", "world_model", "agreement", "random_return"}
 """Columns that are left out where no run has them."""
 
 
 def runs_of(jobs: Sequence[Planned]) -> list[Planned]:
-    """The jobs that train."""
+    """Select the jobs that train."""
     return [job for job in jobs if job.command == "train"]
 
 
-def score_of(folder: Path) -> dict[str, Any] | None:
-    """What a finished run's mark says; None where the run has not finished.
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """Read a run's DONE; None where the run has not finished.
 
     Raises:
         SweepError: The mark was damaged or edited.
     """
     mark = RunFolder(folder).done_file
     try:
-        found = json.loads(mark.read_text(encoding="utf-8"))
+        content = json.loads(mark.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or not isinstance(found.get("score", {}), dict):
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("score", {}), dict):
         raise SweepError(f"{mark} was damaged or edited: remove it and start the sweep again, and it is made anew.")
-    return found
+    return content
 
 
 def table_of(sweep: Sweep) -> list[dict[str, Any]]:
-    """A row for each finished run, in the order in which the jobs were added.
+    """Build the rows of all finished runs, in the order in which the jobs were added.
 
     Every field that any job of the sweep varies is a column; a run that was not asked for it shows its default.
     """
     runs = runs_of(sweep.manifest().jobs)
     varied = list(dict.fromkeys(field for job in runs for field in job.varied))
     rows = [row for job in runs if (row := _row(sweep, job, varied)) is not None]
-    unused = {name for name in SELDOM if all(row[name] in (None, "none") for row in rows)}
+    unused = {name for name in OPTIONAL_COLUMNS if all(row[name] in (None, "none") for row in rows)}
     return [{name: value for name, value in row.items() if name not in unused} for row in rows]
 
 
 def _row(sweep: Sweep, job: Planned, varied: Sequence[str]) -> dict[str, Any] | None:
-    done = score_of(sweep.folder(job))
+    done = read_done(sweep.folder(job))
     if done is None:
         return None
     versions, score = RunFolder(sweep.folder(job)).versions(), done.get("score", {})

@@ -267,7 +267,7 @@ def test_a_sweep_is_shown_by_its_jobs(tmp_path, capsys, monkeypatch):
 
     jobs = [Planned(folder=f"runs/bc-{n}", command="train", name="bc", fields={"dataset": "toy"}) for n in range(3)]
     sweep = Sweep(tmp_path / "sweep")
-    sweep.remember("sweep.toml", "local", None, jobs)
+    sweep.write_manifest("sweep.toml", "local", None, jobs)
     for number in (0, 1):
         log(begin(sweep.path / "runs" / f"bc-{number}"), 50)
         log(sweep.path / "runs" / f"bc-{number}", 50, kind="eval", normalized_return=70.0 + number)

@@ -1,4 +1,4 @@
-"""Retrain the best: choose settings by a metric over a sweep's seeds, then run them on seeds that chose nothing."""
+"""Choice of the best settings by a metric over a sweep's seeds, and their retraining on held-out seeds."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any, get_args
 
 from offline_marl.core.config import ConfigError, suggest
 from offline_marl.launch.sweeps.file import Metric
-from offline_marl.launch.sweeps.folder import Sweep, SweepError, apart, settings_of
+from offline_marl.launch.sweeps.folder import Sweep, SweepError, distinct_folder, settings_of
 from offline_marl.launch.sweeps.names import digest
 from offline_marl.launch.sweeps.plan import Planned
-from offline_marl.launch.sweeps.table import runs_of, score_of
+from offline_marl.launch.sweeps.table import read_done, runs_of
 from offline_marl.launch.sweeps.tuning.progress import failed_folders
 
 METRICS: tuple[str, ...] = get_args(Metric)
-"""What can choose; more is better."""
+"""Names of the metrics; more is better."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The settings that won, for one algorithm and one task."""
+    """Best settings of one algorithm on one task."""
 
     algorithm: str
     task: str
@@ -34,17 +34,17 @@ class Chosen:
 
     @property
     def mean(self) -> float:
-        """What it was chosen by."""
+        """Mean of the metric over seeds."""
         return sum(self.values) / len(self.values)
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds it was chosen on."""
+        """Seeds of the choice, which may not be used for retraining."""
         return sorted(int(run.fields["seed"]) for run in self.runs)
 
 
 def choose(sweep: Sweep, metric: str) -> list[Chosen]:
-    """The best settings of each algorithm on each task, by the mean of a metric over the sweep's seeds.
+    """Choose the best settings of each algorithm on each task, by the mean of a metric over the sweep's seeds.
 
     Raises:
         ConfigError: There is no such metric.
@@ -70,7 +70,7 @@ def choose(sweep: Sweep, metric: str) -> list[Chosen]:
 def _values(sweep: Sweep, runs: Sequence[Planned], metric: str) -> dict[str, float]:
     values, missing = dict[str, float](), list[str]()
     for run in runs:
-        done = score_of(sweep.folder(run))
+        done = read_done(sweep.folder(run))
         if done is None:
             missing.append(run.folder)
             continue
@@ -92,42 +92,49 @@ def _best(key: tuple[str, str], settings: Sequence[Sequence[Planned]], values: d
         raise SweepError(
             f"The settings of {key[0]} on {key[1]} ran on different seeds, so that they cannot be compared."
         )
-    among = [Chosen(*key, tuple(runs), tuple(values[run.folder] for run in runs), len(settings)) for runs in settings]
-    return max(among, key=lambda each: each.mean)  # the first of equals
+    candidates = [
+        Chosen(*key, tuple(runs), tuple(values[run.folder] for run in runs), len(settings)) for runs in settings
+    ]
+    return max(candidates, key=lambda candidate: candidate.mean)  # the first of equals
 
 
 def retrain(sweep: Sweep, chosen: Sequence[Chosen], metric: str, seeds: Sequence[int]) -> list[Planned]:
-    """The chosen settings on new seeds, as jobs of another sweep; shared world models are used where they are.
+    """Plan the chosen settings on new seeds, as jobs of another sweep; shared world models are used where they are.
 
     Raises:
         ConfigError: A seed is one of those that chose.
     """
     fits = {job.folder: job for job in sweep.manifest().jobs if job.command == "fit-model"}
     jobs: dict[str, Planned] = {}
-    for each in chosen:
+    for choice in chosen:
         for seed in seeds:
-            if seed in each.seeds:
+            if seed in choice.seeds:
                 raise ConfigError(
-                    f"Seed {seed} chose the settings of {each.algorithm}: give seeds that are not among "
-                    f"{', '.join(map(str, each.seeds))}."
+                    f"Seed {seed} chose the settings of {choice.algorithm}: give seeds that are not among "
+                    f"{', '.join(map(str, choice.seeds))}."
                 )
-            told = {"seeds": each.seeds, "metric": metric, "configurations": each.among, "sweep": str(sweep.path)}
-            for job in _again(sweep, each, fits, seed):
+            tuned_on = {
+                "seeds": choice.seeds,
+                "metric": metric,
+                "configurations": choice.among,
+                "sweep": str(sweep.path),
+            }
+            for job in _retrain_jobs(sweep, choice, fits, seed):
                 key = digest([job.command, job.about])
-                folder = apart(job.folder, {other.folder for other in jobs.values()}, key)
-                jobs.setdefault(key, job.model_copy(update={"folder": folder, "tuned_on": told}))
+                folder = distinct_folder(job.folder, {other.folder for other in jobs.values()}, key)
+                jobs.setdefault(key, job.model_copy(update={"folder": folder, "tuned_on": tuned_on}))
     return sorted(jobs.values(), key=lambda job: job.command != "fit-model")
 
 
-def _again(sweep: Sweep, each: Chosen, fits: dict[str, Planned], seed: int) -> list[Planned]:
-    run = each.runs[0]
+def _retrain_jobs(sweep: Sweep, choice: Chosen, fits: dict[str, Planned], seed: int) -> list[Planned]:
+    run = choice.runs[0]
     fit = fits.get(str(run.model))
     if fit is None:
         return [_reseeded(run, seed)]
     if fit.about.get("shared", True):
         return [_reseeded(run, seed).model_copy(update={"model": str(sweep.path / fit.folder)})]
-    own = _reseeded(fit, seed)
-    return [own, _reseeded(run, seed).model_copy(update={"model": own.folder})]
+    refit = _reseeded(fit, seed)
+    return [refit, _reseeded(run, seed).model_copy(update={"model": refit.folder})]
 
 
 def _reseeded(job: Planned, seed: int) -> Planned:
@@ -136,14 +143,14 @@ def _reseeded(job: Planned, seed: int) -> Planned:
     return job.model_copy(update={"folder": f"{stem}_seed{seed}", **changed})
 
 
-def refuse_other_choice(held: Sequence[Planned], asked: Sequence[Planned], place: Sweep) -> None:
+def refuse_other_choice(former: Sequence[Planned], asked: Sequence[Planned], place: Sweep) -> None:
     """Make sure that a table never mixes two choices.
 
     Raises:
         SweepError: The folder holds other settings for an algorithm and a task.
     """
     now = {(run.name, _task(run)): _settings_key(run) for run in runs_of(asked)}
-    for run in runs_of(held):
+    for run in runs_of(former):
         if now.get((run.name, _task(run)), _settings_key(run)) != _settings_key(run):
             raise SweepError(
                 f"{place.path} holds other settings of {run.name} on {_task(run)}, chosen before the sweep grew: give "
@@ -156,21 +163,21 @@ def _task(run: Planned) -> str:
 
 
 def _settings_key(run: Planned) -> str:
-    """The same for runs that differ in nothing but the seed."""
+    """Hash the settings without the seed, to group the runs of all seeds."""
     decides = {name: value for name, value in settings_of(run).items() if name not in {"seed", "world_model"}}
     return digest([decides, [run.about.get(name) for name in ("world_model", "preset", "trial")]])
 
 
 def as_lines(chosen: Sequence[Chosen], metric: str) -> list[str]:
-    """What was chosen, a line for each algorithm and task."""
-    return [_line(each, metric) for each in chosen]
+    """Format the choice, a line for each algorithm and task."""
+    return [_line(choice, metric) for choice in chosen]
 
 
-def _line(each: Chosen, metric: str) -> str:
-    run = each.runs[0]
-    told: dict[str, Any] = {name: run.fields[name] for name in run.varied}
-    told |= {name: run.about[name] for name in ("preset", "world_model") if run.about.get(name, "none") != "none"}
-    settings = ", ".join(f"{name} = {value}" for name, value in told.items()) or "its only settings"
-    seeds = ", ".join(map(str, each.seeds))
-    figures = f"{metric} {each.mean:.3f} over seeds {seeds}, best of {each.among}"
-    return f"{each.algorithm} on {each.task}: {settings} ({figures})"
+def _line(choice: Chosen, metric: str) -> str:
+    run = choice.runs[0]
+    values: dict[str, Any] = {name: run.fields[name] for name in run.varied}
+    values |= {name: run.about[name] for name in ("preset", "world_model") if run.about.get(name, "none") != "none"}
+    settings = ", ".join(f"{name} = {value}" for name, value in values.items()) or "its only settings"
+    seeds = ", ".join(map(str, choice.seeds))
+    figures = f"{metric} {choice.mean:.3f} over seeds {seeds}, best of {choice.among}"
+    return f"{choice.algorithm} on {choice.task}: {settings} ({figures})"

@@ -1,4 +1,4 @@
-"""Optuna: what it proposes, and what it is told; its storage is a journal in the sweep's folder.
+"""Optuna studies with a journal in the sweep's folder as storage; the only import of Optuna.
 
 A proposal depends on the study's seed, the trial's number and the trials before it, on no state of a process.
 """
@@ -20,7 +20,7 @@ from offline_marl.core.locks import open_own
 from offline_marl.core.seeding import derive
 from offline_marl.launch.sweeps.file import Distribution
 from offline_marl.launch.sweeps.folder import SweepError
-from offline_marl.launch.sweeps.studies import Study, spelt
+from offline_marl.launch.sweeps.studies import Study, round_value
 
 if TYPE_CHECKING:
     import optuna
@@ -31,15 +31,15 @@ JOURNAL = "optuna.journal"
 
 @dataclass(frozen=True)
 class Trial:
-    """One proposal."""
+    """Trial of a study: the fields that Optuna proposed, and its value."""
 
     number: int
     drawn: dict[str, Any]
     """Its fields."""
     over: bool
-    """Whether Optuna was told what became of it."""
+    """Whether its result was reported to Optuna."""
     value: float | None
-    """What it was told; None if the trial failed, or is not over."""
+    """The result; None if the trial failed, or is not over."""
 
 
 def refuse_missing() -> None:
@@ -53,7 +53,7 @@ def refuse_missing() -> None:
 
 
 class Journal:
-    """The file in which Optuna remembers trials; for who holds the sweep.
+    """Journal file of Optuna's storage, repaired on opening; the caller holds the sweep's lock.
 
     Args:
         path: The file; made where it is missing.
@@ -67,22 +67,22 @@ class Journal:
         refuse_missing()
         self.path = path
         with self.read():
-            _mend(path)
+            _repair_journal(path)
             from optuna.storages import JournalStorage
             from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-            # Its other lock is a symbolic link, which some shared disks refuse.
+            # Optuna's other lock is a symbolic link, which some shared disks refuse.
             self.storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
 
     @contextlib.contextmanager
     def read(self) -> Iterator[None]:
-        """Optuna at work, in silence.
+        """Run Optuna's code without its log lines, and with its errors as one sentence.
 
         Raises:
             SweepError: What the file says makes no sense.
         """
         try:
-            with _silence():
+            with _silenced():
                 yield
         except (OSError, SweepError):
             raise
@@ -91,8 +91,8 @@ class Journal:
             raise SweepError(f"{self.path} was damaged or edited: {why}") from None
 
 
-class Asker:
-    """One study, in Optuna's words.
+class OptunaStudy:
+    """Ask-and-tell interface to one study in the journal.
 
     Args:
         study: What is tuned.
@@ -109,14 +109,14 @@ class Asker:
         with journal.read():
             import optuna
 
-            # Asked to make one that is there, Optuna would add a line each time.
+            # `load_if_exists` would add a line to the journal each time.
             if study.name in optuna.get_all_study_names(journal.storage):
                 self._optuna = optuna.load_study(study_name=study.name, storage=journal.storage)
             else:
                 self._optuna = optuna.create_study(study_name=study.name, storage=journal.storage, direction="maximize")
 
     def trials(self) -> list[Trial]:
-        """All trials so far, in order.
+        """Read all trials so far, in order.
 
         Raises:
             SweepError: The journal was damaged or edited.
@@ -125,22 +125,23 @@ class Asker:
             return [self._read(frozen) for frozen in self._optuna.get_trials(deepcopy=False)]
 
     def ask(self) -> Trial:
-        """One trial more, proposed after all that was told; those that are not over count as bad ones."""
+        """Propose one trial more from all results so far; running ones count as bad (`constant_liar`)."""
         import optuna
 
         with self.journal.read():
-            places = {name: _place(source) for name, source in self.sources.items()}
-            # Optuna would write a trial field by field: drawn aside and added whole, none is ever half a trial.
-            aside = optuna.create_study(direction="maximize")
-            aside.add_trials(self._optuna.get_trials(deepcopy=False))
-            aside.sampler = self._sampler(len(aside.trials))
-            drawn = aside.ask(places).params
+            distributions = {name: _optuna_distribution(source) for name, source in self.sources.items()}
+            # `ask` writes a trial to the journal field by field, and a kill would leave half of one: it is drawn in a
+            # copy of the study in memory, and added to the journal whole.
+            scratch = optuna.create_study(direction="maximize")
+            scratch.add_trials(self._optuna.get_trials(deepcopy=False))
+            scratch.sampler = self._sampler(len(scratch.trials))
+            drawn = scratch.ask(distributions).params
             running = optuna.trial.TrialState.RUNNING
-            self._optuna.add_trial(optuna.trial.create_trial(state=running, params=drawn, distributions=places))
+            self._optuna.add_trial(optuna.trial.create_trial(state=running, params=drawn, distributions=distributions))
         return self.trials()[-1]
 
     def tell(self, number: int, value: float | None) -> None:
-        """What became of a trial; None, or a value that is not finite, if it failed."""
+        """Report the result of a trial; None, or a value that is not finite, if it failed."""
         from optuna.trial import TrialState
 
         with self.journal.read():
@@ -161,17 +162,17 @@ class Asker:
     def _read(self, frozen: optuna.trial.FrozenTrial) -> Trial:
         if set(frozen.params) != set(self.sources):
             raise ValueError(f"trial {frozen.number} of {self.study.title} has other fields than the sweep")
-        drawn = {name: _taken(source, frozen.params[name]) for name, source in self.sources.items()}
+        drawn = {name: _sampled_value(source, frozen.params[name]) for name, source in self.sources.items()}
         over = frozen.state.is_finished()
         return Trial(frozen.number, drawn, over, frozen.value if over else None)
 
 
-def _place(source: Distribution) -> BaseDistribution:
-    """Where a field is drawn from, as Optuna says it."""
+def _optuna_distribution(source: Distribution) -> BaseDistribution:
+    """Convert a field's distribution to Optuna's."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if source.distribution == "choice":
-        # Optuna knows no lists: all values are told as text.
+        # Optuna's categories cannot be lists: all values are stored as JSON.
         return CategoricalDistribution(tuple(dict.fromkeys(map(_text, source.values))))
     low, high, log = float(source.low or 0), float(source.high or 0), source.distribution == "log-uniform"
     if source.integer:
@@ -179,30 +180,30 @@ def _place(source: Distribution) -> BaseDistribution:
     return FloatDistribution(low, high, log=log)
 
 
-def _taken(source: Distribution, told: Any) -> Any:
+def _sampled_value(source: Distribution, sampled: Any) -> Any:
     if source.distribution == "choice":
-        return {_text(value): value for value in source.values}[told]
-    return spelt(source, told)
+        return {_text(value): value for value in source.values}[sampled]
+    return round_value(source, sampled)
 
 
 def _text(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
-def _mend(path: Path) -> None:
-    """Remove what a killed launcher leaves: half a line, which none may follow, and a lock that nobody holds."""
+def _repair_journal(path: Path) -> None:
+    """Remove the half line and the lock that a killed launcher leaves; a line after half a line would be unreadable."""
     path.with_name(path.name + ".lock").unlink(missing_ok=True)
     if not path.exists():
         return
-    held = path.read_bytes()
-    if held and not held.endswith(b"\n"):
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
         with open_own(path, "r+b") as stream:
-            stream.truncate(held.rfind(b"\n") + 1)
+            stream.truncate(content.rfind(b"\n") + 1)
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Without Optuna's own lines, and without its warnings of what is new in it."""
+def _silenced() -> Iterator[None]:
+    """Silence Optuna's log lines and its warnings of experimental features."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from optuna import logging

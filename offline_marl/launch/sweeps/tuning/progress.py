@@ -1,4 +1,4 @@
-"""What became of trials, as the sweep's files tell it: no Optuna is needed to read them."""
+"""Progress of studies, from the sweep's files alone: no Optuna is needed to read them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from offline_marl.launch.sweeps.folder import Manifest, Sweep, SweepError
 from offline_marl.launch.sweeps.launch import failed_by_itself
 from offline_marl.launch.sweeps.plan import Planned
 from offline_marl.launch.sweeps.studies import Study
-from offline_marl.launch.sweeps.table import score_of
+from offline_marl.launch.sweeps.table import read_done
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How far a study has come."""
+class StudyProgress:
+    """Progress of a study: trials that are over, failures and the best trial."""
 
     study: Study
     over: int
@@ -35,14 +35,14 @@ class Standing:
 
 
 def value_of(sweep: Sweep, study: Study, jobs: Sequence[Planned]) -> float | None:
-    """The metric of a trial, as a mean over its seeds; None if one of its runs has no result, or no finite one.
+    """Compute a trial's mean metric over its seeds; None if one of its runs has no result, or no finite one.
 
     Raises:
         SweepError: Runs were not scored so.
     """
     values = []
     for job in jobs:
-        done = score_of(sweep.folder(job))
+        done = read_done(sweep.folder(job))
         if done is None:
             return None
         values.append(_metric(sweep, study, job, done.get("score", {})))
@@ -62,31 +62,31 @@ def _metric(sweep: Sweep, study: Study, job: Planned, score: dict[str, float | N
 
 
 def failed_folders(sweep: Sweep, manifest: Manifest) -> set[str]:
-    """Folders of the runs of trials of which a run has failed."""
-    found: set[str] = set()
+    """Collect the folders of all runs of the trials of which a run has failed."""
+    folders: set[str] = set()
     for study in manifest.studies:
         trials = study.trials(manifest.jobs)
         states = _states(sweep, trials.values())
         for jobs in trials.values():
             if any(failed_by_itself(states[job.folder]) for job in jobs):
-                found |= {job.folder for job in jobs}
-    return found
+                folders |= {job.folder for job in jobs}
+    return folders
 
 
 def _states(sweep: Sweep, trials: Iterable[Sequence[Planned]]) -> dict[str, State]:
-    """Where the jobs of trials stand, by their folders; Slurm is asked once."""
+    """Read the states of trials' jobs, by their folders; Slurm is asked once."""
     jobs = [job for trial in trials for job in trial]
     now = states.states_of([sweep.folder(job) for job in jobs])
     return {job.folder: state for job, state in zip(jobs, now, strict=True)}
 
 
-def standings(sweep: Sweep, manifest: Manifest) -> list[Standing]:
-    """How far every study has come."""
-    return [standing(sweep, manifest.jobs, study) for study in manifest.studies]
+def progress_of_studies(sweep: Sweep, manifest: Manifest) -> list[StudyProgress]:
+    """Compute the progress of every study."""
+    return [study_progress(sweep, manifest.jobs, study) for study in manifest.studies]
 
 
-def standing(sweep: Sweep, jobs: Sequence[Planned], study: Study) -> Standing:
-    """How far one study has come; trials that were not scored as they should be count as ended, and as nothing else."""
+def study_progress(sweep: Sweep, jobs: Sequence[Planned], study: Study) -> StudyProgress:
+    """Compute the progress of one study; trials without its metric count as over, but neither as failed nor as best."""
     over, failed, best = 0, 0, None
     trials = study.trials(jobs)
     states = _states(sweep, trials.values())
@@ -101,4 +101,4 @@ def standing(sweep: Sweep, jobs: Sequence[Planned], study: Study) -> Standing:
         failed += value is None
         if value is not None and (best is None or value > best[1]):
             best = (number, value)
-    return Standing(study, over, failed, best)
+    return StudyProgress(study, over, failed, best)

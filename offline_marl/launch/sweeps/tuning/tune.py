@@ -1,7 +1,7 @@
-"""Rounds of trials: proposed together, run together, told together, until every study has as many as were asked for.
+"""Tuning in rounds of trials, which are proposed, run and reported together until every study has its trials.
 
-What decides is on the disk: a proposal is in Optuna's journal before it is a job, and a job before it is started, so
-that a launcher that was killed anywhere goes on with what it had proposed.
+All state is on the disk: a proposal is in Optuna's journal before it is a job, and a job in the manifest before it is
+started, so that a launcher that was killed anywhere resumes with the trials that it had proposed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from pathlib import Path
 
 from offline_marl.launch.jobs import states
 from offline_marl.launch.sweeps.folder import Sweep, SweepError
-from offline_marl.launch.sweeps.launch import POLL_S, How, Launched, failed_by_itself, is_live, launch
+from offline_marl.launch.sweeps.launch import POLL_S, Execution, Launched, failed_by_itself, is_live, launch
 from offline_marl.launch.sweeps.plan import Planned
 from offline_marl.launch.sweeps.studies import Study
-from offline_marl.launch.sweeps.tuning.optuna_study import JOURNAL, Asker, Journal, Trial
-from offline_marl.launch.sweeps.tuning.progress import standing, value_of
+from offline_marl.launch.sweeps.tuning.optuna_study import JOURNAL, Journal, OptunaStudy, Trial
+from offline_marl.launch.sweeps.tuning.progress import study_progress, value_of
 
-FUTILE = 5
-"""Trials that may fail before any succeeds: then more of them would be a waste."""
-QUEUE_S = 5.0
-"""Between two questions to Slurm's queue."""
+FUTILE_TRIALS = 5
+"""Failed trials without a successful one after which a study is given up."""
+QUEUE_POLL_S = 5.0
+"""Seconds between two queries of Slurm's queue."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What is to be run for one study now."""
+    """Round of one study: its trials and their jobs."""
 
     study: Study
     trials: list[Trial]
@@ -40,17 +40,19 @@ class Round:
     """Those that are there."""
 
 
-def tune(sweep: Sweep, named: Sequence[Planned], studies: Sequence[Study], how: How) -> tuple[Launched, list[Planned]]:
-    """Run the trials of all studies, and beside the first of them all other jobs; for who holds the sweep.
+def tune(
+    sweep: Sweep, named: Sequence[Planned], studies: Sequence[Study], execution: Execution
+) -> tuple[Launched, list[Planned]]:
+    """Run the trials of all studies, and with the first round all other jobs; the caller holds the sweep's lock.
 
     Args:
         sweep: Its folder.
         named: Jobs that are no trials', world models among them.
         studies: What is tuned.
-        how: Who carries them out.
+        execution: Executor and profile.
 
     Returns:
-        What was started, and the jobs whose failure is one of the sweep, and not just of a trial.
+        The outcome, and the jobs whose failure is the sweep's, and not just a trial's.
 
     Raises:
         BadInputError: Optuna is missing, its journal was damaged, or see `launch`.
@@ -58,34 +60,37 @@ def tune(sweep: Sweep, named: Sequence[Planned], studies: Sequence[Study], how: 
     journal = Journal(sweep.path / JOURNAL)
     before = [job for study in studies for trial in study.trials(sweep.manifest().jobs).values() for job in trial]
     fits = [job for job in named if job.command == "fit-model"]
-    told, jobs, first = Launched(), [*named, *before], True
+    total, jobs, first = Launched(), [*named, *before], True
     while True:
-        held = sweep.manifest().jobs
-        rounds = [next_round(sweep, study, journal, held, at_once(study, studies, how), first) for study in studies]
-        missing = sweep.add([job for each in rounds for job in each.missing])
-        current = [job for each in rounds for job in each.jobs] + missing
+        planned = sweep.manifest().jobs
+        rounds = [
+            next_round(sweep, study, journal, planned, round_size(study, studies, execution), first)
+            for study in studies
+        ]
+        missing = sweep.add([job for next_up in rounds for job in next_up.missing])
+        current = [job for next_up in rounds for job in next_up.jobs] + missing
         if not first and not current:
-            return told, [*named, *_hopeless(sweep, studies)]
-        _tell_rounds(rounds)
-        said = launch(sweep, [*jobs, *missing] if first else [*fits, *current], how)
-        _join(told, said, first)
-        _wait(sweep, current, how)
+            return total, [*named, *_jobs_of_failed_studies(sweep, studies)]
+        _announce_rounds(rounds)
+        launched = launch(sweep, [*jobs, *missing] if first else [*fits, *current], execution)
+        _add_launch(total, launched, first)
+        _wait(sweep, current, execution)
         unsettled = _unsettled(sweep, current)
         if unsettled:
-            return told, [*named, *unsettled]
+            return total, [*named, *unsettled]
         first = False
 
 
-def at_once(study: Study, studies: Sequence[Study], how: How) -> int:
-    """Trials of a study that are proposed together: as many as run at once, when all studies share the places."""
-    places = 1 if how.executor == "debug" else how.profile.array_parallelism
-    return study.asked.at_once or max(1, places // sum(len(each.runs) for each in studies))
+def round_size(study: Study, studies: Sequence[Study], execution: Execution) -> int:
+    """Compute a study's trials in a round: as many as can run at once, shared among all studies."""
+    slots = 1 if execution.executor == "debug" else execution.profile.array_parallelism
+    return study.asked.at_once or max(1, slots // sum(len(other.runs) for other in studies))
 
 
 def next_round(
     sweep: Sweep, study: Study, journal: Journal, jobs: Sequence[Planned], count: int, first: bool = True
 ) -> Round:
-    """Tell Optuna of trials that have ended, and ask it for more if none is left to run.
+    """Report trials that have ended to Optuna, and ask for more if none is left to run.
 
     Args:
         sweep: Where they ran.
@@ -98,44 +103,46 @@ def next_round(
     Raises:
         SweepError: The journal and the sweep do not know the same trials.
     """
-    asker = Asker(study, journal)
-    trials, held = asker.trials(), study.trials(jobs)
-    _refuse_strangers(sweep, study, trials, held)
-    going = [trial for trial in trials if not trial.over]
-    # A launcher that was killed while it asked leaves trials without jobs: the same round is filled up.
-    asking = not going or any(trial.number not in held for trial in going)
-    if going and not asking:
-        if _unsettled(sweep, [job for trial in going for job in held[trial.number]]):
-            return _round(study, going, held)
-        for trial in going:
-            asker.tell(trial.number, value_of(sweep, study, held[trial.number]))
-        trials, going = asker.trials(), []
+    optuna_study = OptunaStudy(study, journal)
+    trials, started = optuna_study.trials(), study.trials(jobs)
+    _refuse_mismatch(sweep, study, trials, started)
+    running = [trial for trial in trials if not trial.over]
+    # A launcher that was killed while it asked leaves trials without jobs: then the same round is filled up.
+    asking = not running or any(trial.number not in started for trial in running)
+    if running and not asking:
+        if _unsettled(sweep, [job for trial in running for job in started[trial.number]]):
+            return _make_round(study, running, started)
+        for trial in running:
+            optuna_study.tell(trial.number, value_of(sweep, study, started[trial.number]))
+        trials, running = optuna_study.trials(), []
         asking = first or not _is_futile(trials)
-    while asking and len(going) < count and len(trials) < study.asked.trials:
-        going.append(asker.ask())
-        trials.append(going[-1])
-    return _round(study, going, held)
+    while asking and len(running) < count and len(trials) < study.asked.trials:
+        running.append(optuna_study.ask())
+        trials.append(running[-1])
+    return _make_round(study, running, started)
 
 
-def _round(study: Study, going: list[Trial], held: dict[int, list[Planned]]) -> Round:
-    missing = [job for trial in going if trial.number not in held for job in study.trial(trial.number, trial.drawn)]
-    return Round(study, going, missing, [job for trial in going for job in held.get(trial.number, [])])
+def _make_round(study: Study, running: list[Trial], started: dict[int, list[Planned]]) -> Round:
+    missing = [
+        job for trial in running if trial.number not in started for job in study.trial(trial.number, trial.drawn)
+    ]
+    return Round(study, running, missing, [job for trial in running for job in started.get(trial.number, [])])
 
 
-def _hopeless(sweep: Sweep, studies: Sequence[Study]) -> list[Planned]:
-    """The jobs of studies without a single trial that succeeded."""
+def _jobs_of_failed_studies(sweep: Sweep, studies: Sequence[Study]) -> list[Planned]:
+    """Collect the jobs of studies without a single successful trial."""
     jobs = sweep.manifest().jobs
-    found = [study.trials(jobs).values() for study in studies if standing(sweep, jobs, study).best is None]
-    return [job for trials in found for trial in trials for job in trial]
+    failed = [study.trials(jobs).values() for study in studies if study_progress(sweep, jobs, study).best is None]
+    return [job for trials in failed for trial in trials for job in trial]
 
 
 def _is_futile(trials: Sequence[Trial]) -> bool:
-    return len(trials) >= FUTILE and all(trial.value is None for trial in trials)
+    return len(trials) >= FUTILE_TRIALS and all(trial.value is None for trial in trials)
 
 
-def _refuse_strangers(sweep: Sweep, study: Study, trials: Sequence[Trial], held: dict[int, list[Planned]]) -> None:
-    """Make sure that the journal and the sweep's jobs go together."""
-    for number, jobs in held.items():
+def _refuse_mismatch(sweep: Sweep, study: Study, trials: Sequence[Trial], started: dict[int, list[Planned]]) -> None:
+    """Make sure that journal and manifest hold the same trials with the same fields."""
+    for number, jobs in started.items():
         if number >= len(trials):
             raise SweepError(
                 f"{sweep.path / JOURNAL} knows nothing of trial {number} of {study.title}, which {sweep.file.name} "
@@ -148,50 +155,50 @@ def _refuse_strangers(sweep: Sweep, study: Study, trials: Sequence[Trial], held:
                     f"{value!r} in it, and {jobs[0].fields.get(name)!r} in {sweep.file.name}."
                 )
     for trial in trials:
-        if trial.over and trial.number not in held:
+        if trial.over and trial.number not in started:
             raise SweepError(
                 f"{sweep.path / JOURNAL} holds a result of trial {trial.number} of {study.title}, which "
                 f"{sweep.file.name} does not have: one of them was damaged or edited."
             )
 
 
-def _tell_rounds(rounds: Sequence[Round]) -> None:
-    for each in rounds:
-        if each.trials:
-            first, last = each.trials[0].number + 1, each.trials[-1].number + 1
+def _announce_rounds(rounds: Sequence[Round]) -> None:
+    for current in rounds:
+        if current.trials:
+            first, last = current.trials[0].number + 1, current.trials[-1].number + 1
             which = f"trial {first}" if first == last else f"trials {first} to {last}"
-            print(f"{each.study.title}: {which} of {each.study.asked.trials}", file=sys.stderr)
+            print(f"{current.study.title}: {which} of {current.study.asked.trials}", file=sys.stderr)
 
 
-def _join(told: Launched, said: Launched, first: bool) -> None:
-    told.started += said.started
-    told.held = said.held
+def _add_launch(total: Launched, launched: Launched, first: bool) -> None:
+    total.started += launched.started
+    total.blocked = launched.blocked
     if first:
-        told.done, told.live, told.failed = said.done, said.live, said.failed
+        total.done, total.live, total.failed = launched.done, launched.live, launched.failed
 
 
-def _wait(sweep: Sweep, jobs: Sequence[Planned], how: How) -> None:
+def _wait(sweep: Sweep, jobs: Sequence[Planned], execution: Execution) -> None:
     """Wait for jobs in a queue; those of this machine are over when their launch is."""
     folders = [sweep.folder(job) for job in jobs]
     while any(is_live(state) for state in states.states_of(folders)):
-        time.sleep(QUEUE_S if how.executor == "slurm" else POLL_S)
+        time.sleep(QUEUE_POLL_S if execution.executor == "slurm" else POLL_S)
 
 
 def _unsettled(sweep: Sweep, jobs: Sequence[Planned]) -> list[Planned]:
-    """Those that are neither done nor failed of a reason of their own."""
+    """Select the jobs that neither finished nor ended with an error: they were stopped, and can resume."""
     now = states.states_of([sweep.folder(job) for job in jobs])
     return [job for job, state in zip(jobs, now, strict=True) if state.state != "done" and not failed_by_itself(state)]
 
 
-def preview(
-    sweep: Sweep, jobs: Sequence[Planned], studies: Sequence[Study], how: How
+def preview_round(
+    sweep: Sweep, jobs: Sequence[Planned], studies: Sequence[Study], execution: Execution
 ) -> tuple[list[Planned], list[Planned]]:
-    """What the next round would run, and the jobs among it that it would add; nothing is written."""
+    """Compute the jobs of the next round, and those of them that it would add, on a copy of the journal."""
     with tempfile.TemporaryDirectory() as aside:
         copy = Path(aside) / JOURNAL
         if (sweep.path / JOURNAL).exists():
             shutil.copyfile(sweep.path / JOURNAL, copy)
         journal = Journal(copy)
-        rounds = [next_round(sweep, study, journal, jobs, at_once(study, studies, how)) for study in studies]
-    missing = [job for each in rounds for job in each.missing]
-    return [job for each in rounds for job in each.jobs] + missing, missing
+        rounds = [next_round(sweep, study, journal, jobs, round_size(study, studies, execution)) for study in studies]
+    missing = [job for upcoming in rounds for job in upcoming.missing]
+    return [job for upcoming in rounds for job in upcoming.jobs] + missing, missing

@@ -14,7 +14,7 @@ from offline_marl.launch.sweeps.folder import SweepError
 from offline_marl.launch.sweeps.plan import Planned
 from offline_marl.launch.sweeps.studies import Study
 from offline_marl.launch.sweeps.tuning import optuna_study
-from offline_marl.launch.sweeps.tuning.optuna_study import Asker, Journal
+from offline_marl.launch.sweeps.tuning.optuna_study import Journal, OptunaStudy
 
 pytest.importorskip("optuna")
 LR = Distribution(distribution="log-uniform", low=1e-5, high=1.0)
@@ -35,7 +35,7 @@ def score(drawn):
 
 def told(path, count, at_once=1, **settings):
     """Trials asked for in rounds, and told their made-up scores."""
-    asker = Asker(study(**settings), Journal(path))
+    asker = OptunaStudy(study(**settings), Journal(path))
     while len(asker.trials()) < count:
         for trial in [asker.ask() for _ in range(min(at_once, count - len(asker.trials())))]:
             asker.tell(trial.number, score(trial.drawn))
@@ -65,7 +65,7 @@ def test_a_launcher_killed_between_two_writes_proposes_the_same(tmp_path, keep):
     # A study, then a line for each question and answer; the last one was cut in the middle.
     (tmp_path / "cut").write_bytes(b"".join(lines[:keep]) + lines[keep][:40])
     (tmp_path / "cut.lock").touch()
-    asker = Asker(study(), Journal(tmp_path / "cut"))
+    asker = OptunaStudy(study(), Journal(tmp_path / "cut"))
     for trial in asker.trials():
         if not trial.over:
             asker.tell(trial.number, score(trial.drawn))
@@ -74,7 +74,7 @@ def test_a_launcher_killed_between_two_writes_proposes_the_same(tmp_path, keep):
 
 
 def test_trials_of_one_round_differ_and_failures_count_for_nothing(tmp_path):
-    asker = Asker(study(startup=1), Journal(tmp_path / "j"))
+    asker = OptunaStudy(study(startup=1), Journal(tmp_path / "j"))
     for value in (None, float("nan"), float("inf")):
         asker.tell(asker.ask().number, value)
     assert [(trial.over, trial.value) for trial in asker.trials()] == [(True, None)] * 3
@@ -125,7 +125,7 @@ def test_a_damaged_journal_is_one_sentence(tmp_path, damage):
     told(path, 3)
     path.write_bytes(b"".join(damage(path.read_bytes().splitlines(keepends=True))))
     with pytest.raises(SweepError, match="optuna.journal was damaged or edited: ") as error:
-        Asker(study(), Journal(path)).trials()
+        OptunaStudy(study(), Journal(path)).trials()
     assert "\n" not in str(error.value)
 
 
@@ -139,8 +139,8 @@ def test_without_optuna_the_extra_is_named(tmp_path, monkeypatch):
 def test_two_studies_share_a_journal(tmp_path):
     other = study().model_copy(update={"about": {"algorithm": "iql", "dataset": "arm"}})
     first = told(tmp_path / "j", 2)
-    assert Asker(other, Journal(tmp_path / "j")).trials() == []
+    assert OptunaStudy(other, Journal(tmp_path / "j")).trials() == []
     # At first both are tried in the same places.
-    assert Asker(other, Journal(tmp_path / "j")).ask().drawn == first[0].drawn
+    assert OptunaStudy(other, Journal(tmp_path / "j")).ask().drawn == first[0].drawn
     shutil.copy(tmp_path / "j", tmp_path / "k")
-    assert Asker(study(), Journal(tmp_path / "k")).trials() == first
+    assert OptunaStudy(study(), Journal(tmp_path / "k")).trials() == first

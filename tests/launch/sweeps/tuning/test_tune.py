@@ -98,8 +98,8 @@ class Killed(BaseException):
 def test_a_launcher_killed_anywhere_makes_the_same_trials(cli, tmp_path, pretended, monkeypatch, where, when):
     cli("sweep", file(tmp_path, seeds=[0]), "--out", "whole", "--parallel", "2")
     place = {
-        "ask": (optuna_study.Asker, "ask"),
-        "tell": (optuna_study.Asker, "tell"),
+        "ask": (optuna_study.OptunaStudy, "ask"),
+        "tell": (optuna_study.OptunaStudy, "tell"),
         "add": (Sweep, "add"),
         "submit": (launch.executors, "submit"),
     }
