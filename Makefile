@@ -53,7 +53,7 @@ check: $(DEV) ## formatting, lint, types (mypy --strict) and import floors
 test: $(DEV) ## set up what is missing, run the fast tests (ARGS='-k name' picks some)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
 
-slow: $(DEV) ## the tests that learn or kill processes
+slow: $(DEV) ## the tests that learn, kill processes or install packages
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not network and not gpu and not slurm and not browser" $(ARGS)
 
 golden: $(DEV) ## short runs of every learner, compared bit for bit with their records (ARGS='-k ma-iql' picks some)
@@ -73,10 +73,10 @@ page: $(DEV) ## write docs/report.html, and its picture, anew from benchmarks/re
 	cp build/page/report.html docs/report.html
 	$(PY) tests/browser/picture.py docs/report.html docs/pictures/report.png
 
-docs: $(DEV) ## write docs/algorithms anew from the code
+docs: $(DEV) ## write docs/algorithms, a page for each algorithm, anew from the code
 	$(PY) docs/build.py
 
-speed: $(DEV) ## time our updates against the bare arithmetic
+speed: $(DEV) ## time our updates against the bare arithmetic (docs/speed.md shows what was measured)
 	$(PY) benchmarks/speed.py $(ARGS)
 
 clean: ## remove caches and build leftovers; keeps .venv and runs

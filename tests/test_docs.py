@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import itertools
 import re
 import runpy
 import sys
@@ -11,18 +12,40 @@ from pathlib import Path
 
 import pytest
 
-from offline_marl.algorithms.presets import read_preset
+from offline_marl.algorithms.base import algorithms
+from offline_marl.algorithms.presets import preset_names, read_preset
 from offline_marl.launch.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 
 
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("training.md", "results.md", "speed.md"))]
+"""The pages whose commands have no tests of their own that carry them out."""
+
+
 def commands() -> list[str]:
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line]
+    """Every command line of the pages: in blocks, and between backquotes in a paragraph."""
+    found: list[str] = []
+    for text in (page.read_text() for page in PAGES):
+        blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+        lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+        quoted = re.findall(
+            r"`((?:offline-marl|\.venv/bin/python) [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        )
+        found += [line for line in [*lines, *(" ".join(line.split()) for line in quoted)] if line]
+    return list(dict.fromkeys(found))
+
+
+def help_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command says of its flags: of the longest run of its plain words that is a command."""
+    plain = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    depth = {"train": 2, "fit-model": 2, "data": 2, "submit": 3}.get(plain[0], 1)
+    with pytest.raises(SystemExit) as end:
+        main([*plain[:depth], "--help"])
+    page = capsys.readouterr().out
+    assert end.value.code == 0, words
+    return page
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -32,29 +55,54 @@ def test_links_lead_to_files(document: Path) -> None:
             assert (document.parent / target).exists(), f"{document.name} points to {target}"
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("offline-marl train")])
-def test_flags_in_the_readme_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    _, _, algorithm, *rest = command.split()
-    with pytest.raises(SystemExit) as end:
-        main(["train", algorithm, "--help"])
-    assert end.value.code == 0
-    page = capsys.readouterr().out
-    for flag in (word for word in rest if word.startswith("--")):
-        assert flag in page, f"{flag} of `{command}`"
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("offline-marl ")])
+def test_commands_and_their_flags_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, *words = command.split()
+    page = help_of(words, capsys)
+    for flag in (word for word in words if word.startswith("--")):
+        assert re.search(rf"{flag}\b", page), f"{flag} of `{command}`"
+    if "--preset" in words:
+        assert words[words.index("--preset") + 1] in preset_names(words[1])
 
 
-def test_make_targets_in_the_readme_exist() -> None:
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith(".venv/bin/python ")])
+def test_scripts_and_their_flags_exist(command: str) -> None:
+    _, script, *words = command.split()
+    text = (ROOT / script).read_text()
+    for flag in (word for word in words if word.startswith("--")):
+        assert f'"{flag}"' in text, f"{flag} of `{command}`"
+
+
+def test_the_readme_is_read_in_three_minutes() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_scores_that_the_readme_says_are_those_of_the_results() -> None:
+    headline = (ROOT / "README.md").read_text().partition("## The headline")[2].partition("![Score")[0]
+    table = re.search(
+        r"<!-- table headline -->\n(.*?)<!-- /table -->", (ROOT / "docs" / "results.md").read_text(), re.DOTALL
+    )
+    assert table is not None
+    means = dict(re.findall(r"^\| `([^`]+)` \| (\d+\.\d) ", table[1], re.MULTILINE))
+    said = re.findall(r"`([a-z0-9-]+)`\s+(?:scores\s+)?(\d+\.\d)", headline)
+    assert {"moma-ppo", "td3-bc", "bc"} <= dict(said).keys() and all(means[name] == mean for name, mean in said)
+
+
+def test_make_targets_in_the_pages_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    wanted = set(re.findall(r"`?make ([a-z]+)", (ROOT / "README.md").read_text()))
+    wanted = {
+        target for page in PAGES for target in re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE)
+    }
     assert {"demo", "test"} <= wanted
     for target in wanted:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_readme_shows_the_committed_results(
+def test_the_page_of_results_shows_the_committed_rows(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = re.findall(r"<!-- table (\S+) -->\n(.*?)<!-- /table -->", (ROOT / "README.md").read_text(), re.DOTALL)
+    text = (ROOT / "docs" / "results.md").read_text()
+    shown = re.findall(r"<!-- table (\S+) -->\n(.*?)<!-- /table -->", text, re.DOTALL)
     assert [data for data, _ in shown] == ["headline", "reacher-scripted-clockwise-v0", "reacher-scripted-mix-v0"]
     for data, table in shown:
         program = ["headline.py", "--table"] if data == "headline" else ["table.py", "--wide", data]
@@ -63,14 +111,12 @@ def test_readme_shows_the_committed_results(
         assert table.strip() == capsys.readouterr().out.strip()
 
 
-def test_every_row_of_the_results_is_a_presets() -> None:
+def test_every_row_of_the_results_is_a_presets_and_every_preset_that_is_measured_has_its_rows() -> None:
     with (ROOT / "benchmarks" / "results" / "reacher_scripted.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    presets = [
-        path
-        for path in (ROOT / "offline_marl" / "presets").glob("*/*reacher-scripted-*.toml")
-        if "ppo" not in path.parent.name
-    ]
+    measured = runpy.run_path(str(ROOT / "benchmarks" / "run.py"))["MODEL_FREE"]
+    folder = ROOT / "offline_marl" / "presets"
+    presets = [path for name in measured for path in folder.glob(f"{name}/*reacher-scripted-*.toml")]
     assert len(rows) == 3 * len(presets) == len({(row["algo"], row["dataset"], row["seed"]) for row in rows})
     steps = {int(read_preset(path.parent.name.replace("_", "-"), path.stem)["steps"]) for path in presets}
     assert {int(row["step"]) for row in rows} == steps and {row["episodes"] for row in rows} == {"100"}
@@ -102,7 +148,7 @@ def test_algorithm_pages_are_what_the_docstrings_and_configs_say() -> None:
     assert committed == built_pages(), "docs/algorithms is out of date: `make docs` writes it anew"
 
 
-def test_the_readme_links_to_every_algorithms_page() -> None:
-    text = (ROOT / "README.md").read_text()
-    for name in built_pages():
-        assert f"(docs/algorithms/{name})" in text, name
+def test_the_page_of_common_fields_lists_every_algorithm() -> None:
+    text = (ROOT / "docs" / "algorithms" / "common.md").read_text()
+    for entry in algorithms.listings():
+        assert entry.origin != "built-in" or f"({entry.name}.md)" in text, entry.name

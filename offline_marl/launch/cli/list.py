@@ -31,7 +31,7 @@ def run(args: Sequence[str]) -> None:
     asked = {"presets": preset_rows, "plugins": plugin_rows, "loggers": logger_rows}
     about = (
         "What there is: names, where they come from, what they are. Presets, plugins and loggers only when named;\n"
-        "`plugins` imports those that bring algorithms and says which of them work."
+        "`plugins` imports what other packages bring and says which of it works."
     )
     wanted = words("list", args, f"[{'|'.join([*shelves, *asked])}]", about)
     if wanted is None:
@@ -50,14 +50,18 @@ def algorithm_rows() -> list[tuple[str, ...]]:
 
 
 def plugin_rows() -> list[tuple[str, ...]]:
-    """Name, package and fate of each algorithm that another package brings. Imports them, unlike all else here."""
-    entries = [entry for entry in algorithms.listings() if entry.origin not in {"built-in", "here"}]
-    return [(entry.name, entry.origin, _fate(entry)) for entry in entries]
+    """Name, package and fate of everything that another package brings. Imports it, unlike all else here."""
+    return [
+        (entry.name, entry.origin, _fate(registry, entry))
+        for registry in (algorithms.registry, environments.registry, worldmodels.registry)
+        for entry in registry.listings()
+        if entry.origin not in {"built-in", "here"}
+    ]
 
 
-def _fate(entry: Listing) -> str:
+def _fate(registry: Registry[Any], entry: Listing) -> str:
     try:
-        algorithms.get(entry.name)
+        registry.get(entry.name)
     except RegistryError as error:
         return str(error)
     return entry.summary if entry.summary.startswith("refused") else "works"

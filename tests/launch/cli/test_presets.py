@@ -31,12 +31,13 @@ def settings_of(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("algorithm", BUILT_IN)
-def test_every_algorithm_has_published_settings_and_the_embedded_sets(algorithm: str) -> None:
-    names = preset_names(algorithm)
-    assert "published" in names
-    for data in ("reacher-scripted-clockwise-v0", "reacher-scripted-mix-v0"):
-        assert {f"{data}_{view}" for view in ("2x1notip_0", "2x1first_0", "2x1_full")} <= set(names)
-    assert ("centralised" in names) == ("critic" in algorithms.get(algorithm).Config.model_fields)
+def test_every_algorithm_has_its_published_settings(algorithm: str) -> None:
+    assert "published" in preset_names(algorithm)
+
+
+@pytest.mark.parametrize(("algorithm", "name"), [each for each in PRESETS if "centralised" in each[1]])
+def test_a_preset_called_centralised_makes_the_critic_read_all_agents(algorithm: str, name: str) -> None:
+    assert read_preset(algorithm, name)["critic"] == "centralised"
 
 
 def test_every_folder_of_presets_is_an_algorithms() -> None:
