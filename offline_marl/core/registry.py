@@ -51,12 +51,14 @@ class Registry(Generic[T]):
 
     Args:
         kind: What the things are, in the singular, as errors should say it.
-        package: The room whose files register the built-in entries; also the entry-point group.
+        package: The room whose files register the built-in entries.
+        group: The entry-point group that plugins join; by default called as the room.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, group: str | None = None) -> None:
         self.kind = kind
         self.package = package
+        self.group = group or package
         self._loaded: dict[str, T] = {}
 
     def register(self, name: str, summary: str | None = None) -> Callable[[T], T]:
@@ -143,8 +145,9 @@ class Registry(Generic[T]):
     def _builtins(self) -> dict[str, _Builtin]:
         folder = Path(__file__).parents[1].joinpath(*self.package.split(".")[1:])
         found: dict[str, _Builtin] = {}
-        for path in sorted(folder.glob("*.py")):
-            module = f"{self.package}.{path.stem}"
+        files = {f"{self.package}.{path.stem}": path for path in folder.glob("*.py")}
+        files |= {f"{self.package}.{path.parent.name}": path for path in folder.glob("*/__init__.py")}
+        for module, path in sorted(files.items()):
             for name, summary in _registered(path.read_text(encoding="utf-8"), folder.name).items():
                 if name in found:
                     raise RegistryError(f"Two files register the {self.kind} '{name}': {found[name].module}, {module}.")
@@ -153,7 +156,7 @@ class Registry(Generic[T]):
 
     def _plugins(self) -> dict[str, list[metadata.EntryPoint]]:
         found: dict[str, list[metadata.EntryPoint]] = {}
-        for point in metadata.entry_points(group=self.package):
+        for point in metadata.entry_points(group=self.group):
             claims = found.setdefault(point.name, [])
             if all((known.value, _origin(known)) != (point.value, _origin(point)) for known in claims):
                 claims.append(point)

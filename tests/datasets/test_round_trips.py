@@ -55,7 +55,7 @@ READ: dict[str, Callable[[Path], Path]] = {
         save_data(folder / "y.safetensors", world("discrete", 4)),
         folder / "y.safetensors",
     )[1],
-    "moma_ppo": moma_ppo,
+    "moma-ppo": moma_ppo,
     "d4rl": written(d4rl.write, reacher_recording(), "x.hdf5"),
     "minari": written(minari.write, world("continuous", 4), "x-v0", "parquet"),
     "omiga": lambda folder: write_hdf5(folder / "HalfCheetah-v2-6x1-expert.hdf5", omiga_arrays(Team())),

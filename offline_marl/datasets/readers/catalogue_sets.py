@@ -13,7 +13,7 @@ from offline_marl.datasets.catalog import SUFFIX, Entry
 from offline_marl.datasets.files import load_data, save_data
 from offline_marl.datasets.places import HUB
 from offline_marl.datasets.readers import vault, zipped
-from offline_marl.datasets.readers.convert import fingerprint, opened
+from offline_marl.datasets.readers.convert import fingerprint, open_steps
 from offline_marl.datasets.readers.minari import reader as minari
 from offline_marl.datasets.readers.steps import save_steps
 
@@ -92,9 +92,9 @@ def _convert(entry: Entry, place: str, path: Path) -> None:
         told = {key: value for key, value in data.metadata.items() if key != "sha256"}
         save_data(path, replace(data, metadata={**told, **about}))
         return
-    with opened(found) as (steps, told):
-        _refuse_other(entry, place, told)
-        save_steps(path, steps, {**told, **about})
+    with open_steps(found) as (steps, metadata):
+        _refuse_other(entry, place, metadata)
+        save_steps(path, steps, {**metadata, **about})
 
 
 def _refuse_other(entry: Entry, place: str, metadata: Mapping[str, Any]) -> None:

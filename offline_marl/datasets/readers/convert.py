@@ -1,4 +1,4 @@
-"""Tells published formats apart, and converts each file once into this library's layout."""
+"""Conversion of published formats into this library's layout, once a file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import SUFFIX, home
 from offline_marl.datasets.files import load_data
+from offline_marl.datasets.readers.base import Content
 from offline_marl.datasets.readers.detect import reader_of
-from offline_marl.datasets.readers.steps import Steps, save_steps
+from offline_marl.datasets.readers.steps import save_steps
 
 VERSION = 1
 """Of the readers: raised when one of them reads something otherwise, so that it is converted again."""
@@ -60,19 +61,19 @@ def convert(
         DataError: The format is unknown, or the content is not what its format says.
     """
     digest = (about or {}).get("source_sha256") or fingerprint(path)
-    with opened(path) as (steps, told):
-        save_steps(kept, steps, {"name": path.name, **told, **(about or {}), "source_sha256": digest}, tick)
+    with open_steps(path) as (steps, metadata):
+        save_steps(kept, steps, {"name": path.name, **metadata, **(about or {}), "source_sha256": digest}, tick)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
-    """The steps in a file or folder of a published format, to be read while it is open, and what is known of them.
+def open_steps(path: Path) -> Iterator[Content]:
+    """Steps and metadata of a file or folder of a published format, to be read while it is open.
 
     Raises:
         DataError: The format is unknown, or the content is not what its format says.
     """
-    with reader_of(path).opened(path) as found:
-        yield found
+    with reader_of(path).open(path) as content:
+        yield content
 
 
 def fingerprint(path: Path) -> str:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Recording
 from offline_marl.datasets.readers import hdf5
+from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.embedded_metadata import OURS, unpacked
 from offline_marl.datasets.readers.scenarios import known_columns, scenario_of
 from offline_marl.datasets.readers.steps import Flags, Floats, Steps, Table, breaks, every
@@ -24,27 +25,32 @@ NAMING = ("scenario", "env", "env_id", "env_name", "dataset_id", "name")
 """Attributes of a file that may name its body."""
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
-    """The steps in a file, to be read while it is open, and what is known of them.
+@readers.register("d4rl")
+class D4RL(Reader):
+    """D4RL's HDF5 files: flat steps of one body."""
 
-    Raises:
-        DataError: Arrays are missing, of odd shapes or not of one length; the sentence names them.
-    """
-    with hdf5.opened(path) as file:
-        held = hdf5.names(file)
-        tables = {name: hdf5.table(file, name) for name in (*sorted(KEYS), *(_OPTIONAL & set(held)))}
-        attrs = hdf5.attributes(file)
-        clock = file.attrs.get("max_episode_steps")
-        named = [attrs[name] for name in NAMING if name in attrs] + [path.name]
-        known = int(clock) if isinstance(clock, int | np.integer) and clock > 0 else None
-        ours = hdf5.text(file, OURS)
-        try:
-            flat, about = steps(tables, named, known)
-            # What our own writer left wins, but how this file was read is known only now.
-            yield flat, {**about, **unpacked(ours), **{name: about[name] for name in ("format", "episodes_end")}}
-        except DataError as error:
-            raise DataError(f"{path.name}: {error}") from None
+    endings = (".hdf5", ".h5")
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[Content]:
+        """Steps and metadata of a file, to be read while it is open.
+
+        Raises:
+            DataError: Arrays are missing, of odd shapes or not of one length; the sentence names them.
+        """
+        with hdf5.open_file(path) as file:
+            tables = {name: hdf5.table(file, name) for name in (*sorted(KEYS), *(_OPTIONAL & set(hdf5.names(file))))}
+            attrs = hdf5.attributes(file)
+            clock = file.attrs.get("max_episode_steps")
+            named = [attrs[name] for name in NAMING if name in attrs] + [path.name]
+            max_steps = int(clock) if isinstance(clock, int | np.integer) and clock > 0 else None
+            ours = hdf5.text(file, OURS)
+            try:
+                flat, about = steps(tables, named, max_steps)
+                # What our own writer left wins, but how this file was read is known only now.
+                yield flat, {**about, **unpacked(ours), **{name: about[name] for name in ("format", "episodes_end")}}
+            except DataError as error:
+                raise DataError(f"{path.name}: {error}") from None
 
 
 def recording(
@@ -53,7 +59,7 @@ def recording(
     """The recording of arrays by D4RL's names, such as `env.get_dataset()` returns where d4rl is installed; `steps`.
 
     Raises:
-        DataError: See `opened`.
+        DataError: See `D4RL.open`.
     """
     flat, about = steps(arrays, names, max_steps)
     made = flat.recording(about)
@@ -75,7 +81,7 @@ def steps(
         max_steps: Of the clock; by default that of the body.
 
     Raises:
-        DataError: See `opened`.
+        DataError: See `D4RL.open`.
     """
     missing = sorted(KEYS - set(arrays))
     if missing:

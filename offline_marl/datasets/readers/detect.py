@@ -1,24 +1,19 @@
-"""Which published format a file or folder is in, told by what it holds; endings only tell files apart."""
+"""Recognition of the format that a file or folder is in, by asking the readers in turn."""
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from offline_marl.core.registry import RegistryError
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers import hdf5
+from offline_marl.datasets.readers.base import Reader, readers
 
-FILES = {
-    ".hdf5": "hdf5",
-    ".h5": "hdf5",
-    ".pkl": "moma_ppo",
-    ".pickle": "moma_ppo",
-    ".pt": "moma_ppo",
-    ".zip": "zipped",
-}
-"""Files by their endings; `hdf5` is told apart by its keys."""
-OMIGA_KEYS = frozenset({"s", "o", "a", "r", "d"})
+FIRST = ("minari", "vault", "omar", "omiga")
+"""Readers that look at the content, in the order in which they are asked."""
+LAST = ("d4rl", "moma-ppo", "zipped")
+"""Readers that take any file with their ending, after all others: a plugin's HDF5 file is not D4RL's."""
+BUILT_IN = frozenset({*FIRST, *LAST})
 KNOWN = (
     "there are .safetensors (ours), .hdf5 (D4RL, OMIGA), .pkl (MOMA-PPO), Minari's folders, OG-MARL's Vaults (.vlt), "
     "OMAR's folders of .npy, and .zip archives of one of these"
@@ -26,45 +21,60 @@ KNOWN = (
 
 
 def kind_of(path: Path) -> str | None:
-    """The reader's name: `d4rl`, `omiga`, `moma_ppo`, `minari`, `vault`, `omar` or `zipped`; None of no known format.
+    """Name of the reader that recognises a file or folder; None where none does.
 
     Raises:
         DataError: It should be HDF5 and cannot be read as such.
     """
+    return next((name for name, _ in _recognising(path, [])), None)
+
+
+def reader_of(path: Path) -> Reader:
+    """The reader that recognises a file or folder.
+
+    Raises:
+        DataError: It is of no known format; the sentence lists them, and the plugins that could not be asked.
+    """
+    problems: list[str] = []
+    for _, reader in _recognising(path, problems):
+        return reader
+    plugins = f", and the formats of plugins: {', '.join(_others())}" if _others() else ""
+    failed = f" ({'; '.join(problems)})" if problems else ""
+    raise DataError(f"{path} is of no known format: {KNOWN}{plugins}{failed}.")
+
+
+def holds_a_set(path: Path) -> bool:
+    """Whether something in an archive is a set: a folder by its content, a file by its ending; archives are none."""
     if path.is_dir():
-        return _kind_of_folder(path)
-    kind = FILES.get(path.suffix)
-    return kind_of_hdf5(path) if kind == "hdf5" else kind
+        return kind_of(path) is not None
+    return any(path.suffix in reader.endings for name, reader in _asked([]) if name != "zipped")
 
 
-def kind_of_hdf5(path: Path) -> str:
-    """`omiga` where the file holds OMIGA's one-letter keys, else `d4rl`, whose reader says what is missing.
-
-    Raises:
-        DataError: The file is missing or no HDF5.
-    """
-    with hdf5.opened(path) as file:
-        held = set(hdf5.names(file))
-    return "omiga" if len(held & OMIGA_KEYS) >= 3 and "observations" not in held else "d4rl"
-
-
-def reader_of(path: Path) -> Any:
-    """The module whose `opened` reads it.
-
-    Raises:
-        DataError: It is of no known format; the sentence lists them.
-    """
-    kind = kind_of(path)
-    if kind is None:
-        raise DataError(f"{path} is of no known format: {KNOWN}.")
-    return importlib.import_module(f"{__package__}.{kind}")
+def _recognising(path: Path, problems: list[str]) -> Iterator[tuple[str, Reader]]:
+    """Readers that recognise it, in turn; why a plugin's could not be asked goes into `problems`."""
+    for name, reader in _asked(problems):
+        try:
+            recognised = reader.recognises(path)
+        except Exception as error:
+            if name in BUILT_IN:
+                raise
+            # A plugin that fails at a file must not stand between it and the reader that knows it.
+            problems.append(f"the reader '{name}' failed at it with {type(error).__name__}: {error}".rstrip("."))
+        else:
+            if recognised:
+                yield name, reader
 
 
-def _kind_of_folder(folder: Path) -> str | None:
-    if (folder / "data" / "metadata.json").is_file():
-        return "minari"
-    if folder.suffix == ".vlt" or (folder / "manifest.ocdbt").is_file():
-        return "vault"
-    if (folder / "obs_0.npy").is_file() or any(folder.glob("*/obs_0.npy")):
-        return "omar"
-    return None
+def _asked(problems: list[str]) -> Iterator[tuple[str, Reader]]:
+    """All readers in the order of asking; those of plugins that do not import are left out and noted."""
+    for name in (*FIRST, *_others(), *LAST):
+        try:
+            yield name, readers.get(name)()
+        except RegistryError as error:
+            if name in BUILT_IN:
+                raise
+            problems.append(str(error).rstrip("."))
+
+
+def _others() -> list[str]:
+    return [name for name in readers.names() if name not in BUILT_IN]

@@ -18,8 +18,8 @@ MOST_COMPRESSED = 1100
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """The file, for reading.
+def open_file(path: Path) -> Iterator[Any]:
+    """Open a file for reading.
 
     Raises:
         DataError: h5py is missing, or the file is missing, truncated or no HDF5.

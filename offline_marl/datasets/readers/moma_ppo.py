@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offline_marl.core.types import DataError
+from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.pickled import read_pickle
 from offline_marl.datasets.readers.scenarios import known_columns, scenario_of
 from offline_marl.datasets.readers.steps import Steps, breaks
@@ -20,25 +21,31 @@ COLUMNS = ("rewards", "masks", "time_out_masks")
 """One number a step; `masks` is 0 where the task ended, `time_out_masks` 0 where the clock did."""
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
-    """The steps in a pickle, read without executing anything, and what is known of them.
+@readers.register("moma-ppo")
+class MOMAPPO(Reader):
+    """MOMA-PPO's Reacher sets: a pickled dict of arrays of one body."""
 
-    Raises:
-        DataError: The pickle names something else than arrays, or the arrays are not those of this format.
-    """
-    arrays = read_pickle(path)
-    try:
-        yield steps(arrays, path.name)
-    except DataError as error:
-        raise DataError(f"{path.name}: {error}") from None
+    endings = (".pkl", ".pickle", ".pt")
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[Content]:
+        """Steps and metadata of a pickle, read without executing anything.
+
+        Raises:
+            DataError: The pickle names something else than arrays, or the arrays are not those of this format.
+        """
+        arrays = read_pickle(path)
+        try:
+            yield steps(arrays, path.name)
+        except DataError as error:
+            raise DataError(f"{path.name}: {error}") from None
 
 
 def steps(arrays: Mapping[str, Any], name: str = "") -> tuple[Steps, dict[str, Any]]:
     """Steps and metadata of arrays by MOMA-PPO's names.
 
     Raises:
-        DataError: See `opened`.
+        DataError: See `MOMAPPO.open`.
     """
     held = _shaped(arrays)
     obs, after, actions = (held[table] for table in TABLES)

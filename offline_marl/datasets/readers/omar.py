@@ -16,6 +16,7 @@ import numpy.typing as npt
 from numpy.lib import format as numpy_format
 
 from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.steps import Flags, Steps, Table, breaks
 from offline_marl.datasets.readers.tables import padded
 
@@ -29,26 +30,35 @@ TABLES, COLUMNS = ("obs", "acs", "next_obs"), ("rews", "dones")
 STATES = ("states", "next_states")
 
 
-@contextmanager
-def opened(
-    path: Path, dones: Literal["truncations", "terminations"] = "truncations"
-) -> Iterator[tuple[Steps, dict[str, Any]]]:
-    """The steps in a folder that holds `obs_0.npy` and its like.
+@readers.register("omar")
+class OMAR(Reader):
+    """OMAR's folders: one .npy file for each agent and array."""
 
-    Args:
-        path: The folder, such as `simple_spread/expert/seed_0_data`; its last three names go into the metadata.
-        dones: What `dones` mark. In the published sets it is the clock; the metadata say what was assumed.
+    def recognises(self, path: Path) -> bool:
+        """Whether a folder, or a folder in it, holds agent 0's observations."""
+        return path.is_dir() and ((path / "obs_0.npy").is_file() or any(path.glob("*/obs_0.npy")))
 
-    Raises:
-        DataError: Files are missing, hold something else than numbers, or do not fit together.
-    """
-    folder = _one(path)
-    told = dict(zip(("seed", "quality", "task"), (part for part in reversed(folder.absolute().parts)), strict=False))
-    try:
-        steps, rule = _steps(folder, dones)
-    except DataError as error:
-        raise DataError(f"{folder}: {error}") from None
-    yield steps, {"format": "omar", "name": folder.name, "omar": told, "episodes_end": rule}
+    @contextmanager
+    def open(self, path: Path, dones: Literal["truncations", "terminations"] = "truncations") -> Iterator[Content]:
+        """Steps and metadata of a folder that holds `obs_0.npy` and its like.
+
+        Args:
+            path: The folder, such as `simple_spread/expert/seed_0_data`; its last three names go into the metadata.
+            dones: What `dones` mark. In the published sets it is the clock; the metadata say what was assumed.
+
+        Raises:
+            DataError: Files are missing, hold something else than numbers, or do not fit together.
+        """
+        folder = _one(path)
+        origin = dict(zip(("seed", "quality", "task"), reversed(folder.absolute().parts), strict=False))
+        try:
+            steps, rule = _steps(folder, dones)
+        except DataError as error:
+            raise DataError(f"{folder}: {error}") from None
+        yield steps, {"format": "omar", "name": folder.name, "omar": origin, "episodes_end": rule}
+
+
+opened = OMAR().open
 
 
 def _one(path: Path) -> Path:

@@ -14,37 +14,60 @@ import numpy.typing as npt
 from offline_marl.core.partition import SCENARIOS
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.readers import hdf5
+from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.steps import Altered, Flags, Steps, Table, parts
 
+LETTERS = frozenset({"s", "o", "a", "r", "d"})
+"""Arrays of states, observations, actions, rewards and ends."""
 CLOCK = 1000
 """Steps after which the clock ends an episode of a simulated body."""
 _NAME = re.compile(r"(?P<task>[A-Za-z0-9_]+?)(?:-v\d+)?-(?P<conf>\d+x\d+(?:d)?|\d+p|\d+\|\d+)-(?P<quality>[\w-]+)")
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
-    """The steps in a file, to be read while it is open, and what is known of them.
+@readers.register("omiga")
+class OMIGA(Reader):
+    """OMIGA's HDF5 files: a team's steps under one letter an array."""
 
-    The file does not say why an episode ended (`d`): one that is as long as the clock allows was cut, a shorter one
-    terminated; the metadata say so (`episodes_end`).
+    endings = (".hdf5", ".h5")
 
-    Raises:
-        DataError: Arrays are missing, of odd shapes or not of one length; the sentence names them.
-    """
-    with hdf5.opened(path) as file:
-        held = hdf5.names(file)
-        missing = sorted({"o", "a", "r", "d"} - set(held))
-        if missing:
-            raise DataError(f"{path.name}: an OMIGA set needs s, o, a, r and d; this one lacks {', '.join(missing)}.")
-        tables = {name: hdf5.table(file, name) for name in ("o", "a", "r", "d", *({"s"} & set(held)))}
-        about = _told(path.stem)
-        try:
-            yield _steps(tables, about)
-        except DataError as error:
-            raise DataError(f"{path.name}: {error}") from None
+    def recognises(self, path: Path) -> bool:
+        """Whether an HDF5 file holds OMIGA's one-letter arrays, and no `observations`.
+
+        Raises:
+            DataError: The file has an ending of HDF5 and cannot be read as such.
+        """
+        if not super().recognises(path):
+            return False
+        with hdf5.open_file(path) as file:
+            arrays = set(hdf5.names(file))
+        return len(arrays & LETTERS) >= 3 and "observations" not in arrays
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[Content]:
+        """Steps and metadata of a file, to be read while it is open.
+
+        The file does not say why an episode ended (`d`): one that is as long as the clock allows was cut, a shorter
+        one terminated; the metadata say so (`episodes_end`).
+
+        Raises:
+            DataError: Arrays are missing, of odd shapes or not of one length; the sentence names them.
+        """
+        with hdf5.open_file(path) as file:
+            arrays = set(hdf5.names(file))
+            missing = sorted({"o", "a", "r", "d"} - arrays)
+            if missing:
+                raise DataError(
+                    f"{path.name}: an OMIGA set needs s, o, a, r and d; this one lacks {', '.join(missing)}."
+                )
+            tables = {name: hdf5.table(file, name) for name in ("o", "a", "r", "d", *({"s"} & arrays))}
+            about = _from_name(path.stem)
+            try:
+                yield _steps(tables, about)
+            except DataError as error:
+                raise DataError(f"{path.name}: {error}") from None
 
 
-def _told(name: str) -> dict[str, Any]:
+def _from_name(name: str) -> dict[str, Any]:
     """What the file is called after: `HalfCheetah-v2-6x1-expert`."""
     about: dict[str, Any] = {"format": "omiga", "name": name}
     found = _NAME.fullmatch(name)

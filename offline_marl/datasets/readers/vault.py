@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.hdf5 import MOST_COMPRESSED
 from offline_marl.datasets.readers.steps import Steps, parts
 from offline_marl.datasets.readers.tables import Lazy
@@ -59,21 +60,29 @@ def refuse_absent(path: Path) -> None:
         raise DataError(f"{path.parent} holds no '{path.name}'; it holds {', '.join(uids_of(path.parent)) or 'none'}.")
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
-    """Steps of a Vault that holds one uid, or of a uid's folder, read when asked for.
+@readers.register("vault")
+class Vault(Reader):
+    """OG-MARL's Vaults: a team's steps as zarr arrays over OCDBT."""
 
-    Raises:
-        DataError: tensorstore is missing, the Vault is damaged, lacks an array, or its arrays do not fit together.
-    """
-    folder = uid_of(path)
-    try:
-        import tensorstore
-    except ImportError:
-        raise DataError(f"Reading {folder} needs tensorstore: pip install 'offline-marl[vault]'.") from None
-    # A chunk is seldom read at once, and all arrays share what is kept of them.
-    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE}})
-    yield _steps(_Leaves(tensorstore, context, folder, _size(folder))), _about(folder)
+    def recognises(self, path: Path) -> bool:
+        """Whether a folder is called a Vault, or is one set of a Vault."""
+        return path.is_dir() and (path.suffix == SUFFIX or _is_uid(path))
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[Content]:
+        """Steps and metadata of a Vault that holds one uid, or of a uid's folder.
+
+        Raises:
+            DataError: tensorstore is missing, the Vault is damaged, lacks an array, or its arrays do not fit together.
+        """
+        folder = uid_of(path)
+        try:
+            import tensorstore
+        except ImportError:
+            raise DataError(f"Reading {folder} needs tensorstore: pip install 'offline-marl[vault]'.") from None
+        # A chunk is seldom read at once, and all arrays share what is kept of them.
+        context = tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE}})
+        yield _steps(_Leaves(tensorstore, context, folder, _size(folder))), _about(folder)
 
 
 @dataclass(frozen=True)

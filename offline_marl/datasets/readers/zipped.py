@@ -6,26 +6,31 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.readers import archives, detect, vault
-from offline_marl.datasets.readers.steps import Steps
+from offline_marl.datasets.readers.base import Content, Reader, readers
 
 DEEPEST = 6
 _INSIDE = re.compile(r"(?P<archive>.+?\.zip)/(?P<inner>[^@]+?)(?P<revision>@.+)?")
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
-    """Steps of the one set in the archive, and what is known of them.
+@readers.register("zipped")
+class Zipped(Reader):
+    """Zip archives of one set in a published format."""
 
-    Raises:
-        DataError: The archive is damaged or hostile, or holds no set, or several.
-    """
-    held = set_in(path)
-    with detect.reader_of(held).opened(held) as found:
-        yield found
+    endings = (".zip",)
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[Content]:
+        """Steps and metadata of the one set in the archive.
+
+        Raises:
+            DataError: The archive is damaged or hostile, or holds no set, or several.
+        """
+        place = set_in(path)
+        with detect.reader_of(place).open(place) as content:
+            yield content
 
 
 def split(place: str) -> tuple[str, str | None]:
@@ -67,7 +72,7 @@ def set_in(path: Path) -> Path:
 def _sets(folder: Path, deep: int = 0) -> list[Path]:
     """The sets nearest to the top."""
     # An archive in an archive is not opened: some hold themselves.
-    if deep and (detect.kind_of(folder) if folder.is_dir() else folder.suffix in {*detect.FILES} - {".zip"}):
+    if deep and detect.holds_a_set(folder):
         return [folder]
     if not folder.is_dir() or deep == DEEPEST:
         return []

@@ -9,6 +9,7 @@ from offline_marl import algorithms, environments, worldmodels
 from offline_marl.algorithms.presets import preset_rows
 from offline_marl.core.config import ConfigError, suggest
 from offline_marl.core.registry import Listing, Registry, RegistryError
+from offline_marl.datasets import readers
 from offline_marl.datasets.catalog import CATALOG, path_of
 from offline_marl.launch.cli.command import words
 from offline_marl.launch.cli.text import print_lines, table
@@ -28,10 +29,10 @@ def run(args: Sequence[str]) -> None:
         "datasets": dataset_rows,
     }
     # Long, or slow because it imports what it lists: shown when asked for.
-    asked = {"presets": preset_rows, "plugins": plugin_rows, "loggers": logger_rows}
+    asked = {"presets": preset_rows, "plugins": plugin_rows, "loggers": logger_rows, "readers": reader_rows}
     about = (
-        "What there is: names, where they come from, what they are. Presets, plugins and loggers only when named;\n"
-        "`plugins` imports what other packages bring and says which of it works."
+        "What there is: names, where they come from, what they are. Presets, plugins, loggers and readers\n"
+        "only when named; `plugins` imports what other packages bring and says which of it works."
     )
     wanted = words("list", args, f"[{'|'.join([*shelves, *asked])}]", about)
     if wanted is None:
@@ -53,7 +54,7 @@ def plugin_rows() -> list[tuple[str, ...]]:
     """Name, package and fate of everything that another package brings. Imports it, unlike all else here."""
     return [
         (entry.name, entry.origin, _fate(registry, entry))
-        for registry in (algorithms.registry, environments.registry, worldmodels.registry)
+        for registry in (algorithms.registry, environments.registry, worldmodels.registry, readers.registry)
         for entry in registry.listings()
         if entry.origin not in {"built-in", "here"}
     ]
@@ -75,6 +76,11 @@ def model_rows() -> list[tuple[str, ...]]:
 def logger_rows() -> list[tuple[str, ...]]:
     """Name, origin and package of each logger that plugins bring."""
     return _rows(loggers)
+
+
+def reader_rows() -> list[tuple[str, ...]]:
+    """Name, origin and first docstring line of each reader of a published format."""
+    return _rows(readers.registry)
 
 
 def environment_rows() -> list[tuple[str, ...]]:

@@ -139,7 +139,7 @@ def test_a_file_is_converted_once_and_keeps_both_checksums(tmp_path: Path, monke
     path = written(tmp_path / "hopper.hdf5", arrays("hopper"))
     data = load_place(path)
     (kept,) = (catalog.home() / "converted").iterdir()
-    monkeypatch.setattr(d4rl, "opened", lambda *_: pytest.fail("it was converted already"))
+    monkeypatch.setattr(d4rl.D4RL, "open", lambda *_: pytest.fail("it was converted already"))
     again = load_place(path)
     assert again.metadata == data.metadata == load_data(kept).metadata and torch.equal(again.state, data.state)
     assert data.metadata["source_sha256"] == fingerprint(path) != data.metadata["sha256"]

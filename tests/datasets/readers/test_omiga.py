@@ -9,7 +9,7 @@ import pytest
 from foreign import LENGTHS, Team, omiga_arrays, write_hdf5
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers.detect import kind_of_hdf5
+from offline_marl.datasets.readers.detect import kind_of
 from offline_marl.training.tasks import open_task
 
 pytest.importorskip("h5py")
@@ -21,7 +21,7 @@ def test_a_file_is_a_team_whatever_its_rewards_look_like(tmp_path: Path, rewards
     path = write_hdf5(tmp_path / "Ant-v2-2x4-expert.hdf5", omiga_arrays(team, rewards))
     task = open_task(str(path))
     data, about = task.data, task.data.metadata
-    assert kind_of_hdf5(path) == about["format"] == "omiga"
+    assert kind_of(path) == about["format"] == "omiga"
     assert (about["scenario"], about["conf"], about["quality"]) == ("ant", "2x4", "expert")
     # Nothing is as long as the clock allows: all terminated, nothing is lost.
     assert data.lengths.tolist() == list(LENGTHS) and about["episodes_end"].startswith("d: after 1,000 steps")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.readers import spaces
+from offline_marl.datasets.readers.base import Content
 from offline_marl.datasets.readers.minari import storages
 from offline_marl.datasets.readers.minari.metadata import env_names, metadata_of, told
 from offline_marl.datasets.readers.minari.storages import Episodes, natural
@@ -53,19 +54,19 @@ def is_minari(folder: Path) -> bool:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[tuple[Steps, dict[str, Any]]]:
-    """The steps of a set, read episode by episode while it is open, and what is known of them.
+def open_steps(folder: Path) -> Iterator[Content]:
+    """Steps and metadata of a set, read episode by episode while it is open.
 
     Raises:
         DataError: The folder lacks a part, or its episodes do not fit together.
     """
     about = metadata_of(folder)
-    with storages.opened(folder, str(about.get("data_format", "hdf5"))) as episodes:
+    with storages.open_storage(folder, str(about.get("data_format", "hdf5"))) as episodes:
         try:
-            found = _steps(_Set(folder, about, episodes))
+            content = _steps(_Set(folder, about, episodes))
         except DataError as error:
             raise DataError(f"{folder.name}: {error}") from None
-        yield found
+        yield content
 
 
 @dataclass(frozen=True)

@@ -44,14 +44,14 @@ class Episodes(Protocol):
 
 
 @contextmanager
-def opened(folder: Path, storage: str) -> Iterator[Episodes]:
+def open_storage(folder: Path, storage: str) -> Iterator[Episodes]:
     """The episodes in a folder, to be read while it is open.
 
     Raises:
         DataError: The storage is unknown, its package missing, or there is no episode.
     """
     if storage == "hdf5":
-        with hdf5.opened(folder / "data" / "main_data.hdf5") as file:
+        with hdf5.open_file(folder / "data" / "main_data.hdf5") as file:
             yield _refuse_none(folder, _HDF5(file))
     elif storage in STORAGES:
         yield _refuse_none(folder, _Arrow(folder / "data", storage))
