@@ -15,9 +15,10 @@ from torch import Tensor
 from offline_marl.algorithms import registry
 from offline_marl.core.axes import PerAgent
 from offline_marl.core.config import Config
+from offline_marl.core.history import WindowMemory
 from offline_marl.core.learner import Learner
 from offline_marl.core.registry import Registry
-from offline_marl.core.types import AvailActions, History, Obs, Spec
+from offline_marl.core.types import AvailActions, History, Memory, Obs, Spec
 from offline_marl.networks.actors import AgentPolicy
 from offline_marl.networks.distributions import Categorical, ClippedNormal, TanhNormal
 from offline_marl.networks.inputs import AgentInputs
@@ -91,6 +92,15 @@ class Algorithm(Learner):
             "shared": config.share_parameters,
             "layer_norm": config.layer_norm,
         }
+
+    def begin(self, copies: int, history: History | None = None) -> Memory:
+        """The memory that `act` reads in episodes side by side: here the window of (obs, action) pairs.
+
+        Args:
+            copies: How many episodes.
+            history: Pairs of the steps before, in episodes that are under way.
+        """
+        return WindowMemory(self.spec, self.window, copies, self.best.device, history)
 
     @torch.no_grad()
     def act(

@@ -19,11 +19,11 @@ from offline_marl.algorithms.base import Algorithm
 from offline_marl.collection.assignment import CHANCE
 from offline_marl.collection.record import Act
 from offline_marl.collection.recordable import Stage
+from offline_marl.core.history import WindowMemory
 from offline_marl.core.partition import Partition, PartitionError, partition, split_task
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import ScriptedExpert, Seen, TeamActions
-from offline_marl.environments.episodes import Memory
 from offline_marl.runs.folder import RunFolder
 from offline_marl.runs.loading import load
 
@@ -120,7 +120,7 @@ class Trained:
         blocks = sorted({number // BLOCK for number in numbers})
         rows = np.array([blocks.index(number // BLOCK) * BLOCK + number % BLOCK for number in numbers])
         spec, size = self.policy.spec, len(blocks) * BLOCK
-        memory = Memory(spec, self.policy.window, size, "cpu")
+        memory = WindowMemory(spec, self.policy.window, size, "cpu")
 
         def act(seen: Seen, step: int) -> TeamActions:
             obs = torch.zeros(size, spec.n_agents, spec.obs_dim)
@@ -130,7 +130,7 @@ class Trained:
                 avail = spec.present("act").expand(size, -1, -1).clone()
                 avail[rows] = torch.from_numpy(seen.avail_actions)
             chosen = torch.cat([self._act(slice(i, i + BLOCK), obs, memory, avail) for i in range(0, size, BLOCK)])
-            memory.remember(obs, chosen)
+            memory.remember(obs, chosen, torch.zeros(size, spec.n_agents))
             own: TeamActions = chosen[rows].numpy()
             return own if self.shares is None else self.shares.join_actions(own)
 
@@ -140,7 +140,7 @@ class Trained:
         return seen.obs if self.shares is None or seen.state is None else self.shares.split_obs(seen.state)
 
     @torch.no_grad()
-    def _act(self, rows: slice, obs: torch.Tensor, memory: Memory, avail: torch.Tensor | None) -> torch.Tensor:
+    def _act(self, rows: slice, obs: torch.Tensor, memory: WindowMemory, avail: torch.Tensor | None) -> torch.Tensor:
         history = None if memory.history is None else memory.history[rows]
         return self.policy.act(obs[rows], history=history, avail_actions=None if avail is None else avail[rows])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -215,7 +215,10 @@ class Episode:
 
 
 class Policy(Protocol):
-    """Whoever can act for the whole team; each agent's action depends on its own inputs alone."""
+    """Actions of a whole team from what its agents see; each agent's action depends on its own inputs alone.
+
+    A policy may own its memory, as `RememberingPolicy`; any other one is given a window of (obs, action) pairs.
+    """
 
     window: int
     """History length that `act` wants."""
@@ -229,6 +232,30 @@ class Policy(Protocol):
         explore: bool = False,
     ) -> Tensor:
         """Actions `*lead agent act` (or int64 `*lead agent`); deterministic unless `explore`."""
+        ...
+
+
+class Memory(Protocol):
+    """What a policy carries from step to step of episodes side by side: a window, a hidden state, a return-to-go."""
+
+    def read(self) -> Mapping[str, Any]:
+        """Keyword arguments that `act` takes at this step, such as `history`."""
+        ...
+
+    def remember(self, obs: Obs, actions: Tensor, rewards: PerAgent) -> None:
+        """Take in one step: what was seen, what the policy chose and what it earned."""
+        ...
+
+
+@runtime_checkable
+class RememberingPolicy(Policy, Protocol):
+    """A policy that owns its memory; `act` takes, as optional keyword arguments, what `Memory.read` gives.
+
+    `window` says how many pairs `begin` wants of episodes under way.
+    """
+
+    def begin(self, copies: int, history: History | None = None) -> Memory:
+        """The memory of episodes that begin, or that go on after the steps of `history`; on the policy's device."""
         ...
 
 

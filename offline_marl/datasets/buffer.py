@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.files import expect_random_reads
+from offline_marl.core.history import pairs
 from offline_marl.core.types import Batch, DataError, Needs
 from offline_marl.datasets.base import Chosen, Dataset
 from offline_marl.datasets.columns import Columns
@@ -153,11 +154,8 @@ class TransitionBuffer:
         inside = steps >= self._first[self._episode[index]].unsqueeze(-1)
         # Steps before the episode are taken from anywhere and blanked.
         step, row = self._places(steps.clamp(min=0).flatten())
-        done = self._actions.index_select(0, step)
-        if self.spec.discrete:
-            done = torch.nn.functional.one_hot(done, self.spec.act_dim).to(self._obs.dtype)
-        pairs = torch.cat([self._obs.index_select(0, row), done], dim=-1)
-        windows = pairs.view(*steps.shape, *pairs.shape[1:]).masked_fill_(~inside[..., None, None], 0.0).transpose(1, 2)
+        flat = pairs(self._obs.index_select(0, row), self._actions.index_select(0, step), self.spec)
+        windows = flat.view(*steps.shape, *flat.shape[1:]).masked_fill_(~inside[..., None, None], 0.0).transpose(1, 2)
         return windows[:, :, :-1], windows[:, :, 1:]
 
 

@@ -1,18 +1,134 @@
-"""Episodes of a policy in many copies of an environment, side by side."""
+"""The acting loop: episodes of a controller in many copies of an environment, stepped side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from offline_marl.core.history import begin_memory
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Policy, Spec
-from offline_marl.environments.base import JointEnv, Seen, State
+from offline_marl.environments.base import Flags, Floats, JointEnv, Seen, State, TeamActions
+
+
+class Steppable(Protocol):
+    """The part of a `JointEnv` that the acting loop needs; a whole body offers it too."""
+
+    def reset(self, seeds: Sequence[int]) -> Seen:
+        """Start one episode per seed."""
+        ...
+
+    def step(self, actions: TeamActions) -> tuple[Seen, Floats, Flags, Flags]:
+        """What is seen next, rewards, terminations and truncations."""
+        ...
+
+
+class Controller(Protocol):
+    """Actions in the episodes of one batch, from their first step to their last."""
+
+    def act(self, seen: Seen, step: int) -> TeamActions:
+        """Joint actions on a body, actions of all agents in a team."""
+        ...
+
+    def remember(self, rewards: Floats) -> None:
+        """Take in what the step earned that `act` was last asked for."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Memoryless:
+    """A controller that is a function of what is seen and of the step."""
+
+    function: Callable[[Seen, int], TeamActions]
+
+    def act(self, seen: Seen, step: int) -> TeamActions:
+        """What the function says."""
+        return self.function(seen, step)
+
+    def remember(self, rewards: Floats) -> None:
+        """Nothing."""
+
+
+class PolicyController:
+    """A policy that acts from its memory of these episodes.
+
+    Args:
+        policy: Acts for the team.
+        spec: The team.
+        copies: Episodes side by side.
+        device: Where the policy is.
+        explore: Whether actions are drawn, instead of the likeliest taken.
+    """
+
+    def __init__(
+        self, policy: Policy, spec: Spec, copies: int, device: torch.device | str = "cpu", explore: bool = False
+    ) -> None:
+        self.policy, self.device, self.explore = policy, device, explore
+        self.memory = begin_memory(policy, spec, copies, device)
+        self.read: Mapping[str, Any] = {}
+        """What `act` last read of the memory."""
+
+    @torch.no_grad()
+    def act(self, seen: Seen, step: int) -> TeamActions:
+        """The policy's actions."""
+        obs, avail = seen_tensors(seen, self.device)
+        self.read = self.memory.read()
+        actions = self.policy.act(obs, **self.read, avail_actions=avail, explore=self.explore)
+        self._last = obs, actions
+        chosen: TeamActions = actions.cpu().numpy()
+        return chosen
+
+    @torch.no_grad()
+    def remember(self, rewards: Floats) -> None:
+        """Add the step to the memory, with the policy's own choice."""
+        self.memory.remember(*self._last, torch.from_numpy(rewards).to(self.device))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of episodes side by side."""
+
+    seen: Seen
+    """Before the step."""
+    actions: TeamActions
+    rewards: Floats
+    terminations: Flags
+    truncations: Flags
+    running: Flags
+    """Copies whose episode had not ended before the step; the others stay as they are."""
+    next_seen: Seen
+
+    @property
+    def ended(self) -> Flags:
+        """Copies whose episode is over after the step."""
+        over: Flags = self.terminations | self.truncations | ~self.running
+        return over
+
+
+def run_episodes(env: Steppable, seeds: Sequence[int], controller: Controller) -> Iterator[Step]:
+    """One episode per seed, side by side until the last one has ended.
+
+    The episodes begin with the call; each step is taken when it is asked for.
+    """
+    return _steps(env, env.reset(seeds), len(seeds), controller)
+
+
+def _steps(env: Steppable, seen: Seen, copies: int, controller: Controller) -> Iterator[Step]:
+    running = np.ones(copies, dtype=np.bool_)
+    number = 0
+    while running.any():
+        actions = controller.act(seen, number)
+        next_seen, rewards, terminations, truncations = env.step(actions)
+        controller.remember(rewards)
+        step = Step(seen, actions, rewards, terminations, truncations, running, next_seen)
+        yield step
+        seen, running, number = next_seen, ~step.ended, number + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +141,22 @@ class Episodes:
     """Last states, where the environment tells them."""
 
 
+def play(
+    policy: Policy, env: JointEnv, seeds: Sequence[int], device: torch.device | str = "cpu", explore: bool = False
+) -> Episodes:
+    """One episode per seed; deterministic actions unless `explore`."""
+    parts = []
+    for first in range(0, len(seeds), env.copies):
+        chunk = seeds[first : first + env.copies]
+        totals, ends = np.zeros(len(chunk)), None
+        for step in run_episodes(env, chunk, PolicyController(policy, env.spec, len(chunk), device, explore)):
+            totals += step.rewards.mean(1, dtype=np.float64)
+            ends = step.next_seen.state
+        parts.append(Episodes(totals, ends))
+    known = [part.ends for part in parts if part.ends is not None]
+    return Episodes(np.concatenate([part.returns for part in parts]), np.concatenate(known) if known else None)
+
+
 def episode_seeds(seed: int, count: int) -> list[int]:
     """Distinct seeds for simulators, below 2**31."""
     seeds: dict[int, None] = {}
@@ -33,51 +165,6 @@ def episode_seeds(seed: int, count: int) -> list[int]:
         seeds[derive(seed, "evaluation", number) % 2**31] = None
         number += 1
     return list(seeds)
-
-
-@torch.no_grad()
-def play(
-    policy: Policy, env: JointEnv, seeds: Sequence[int], device: torch.device | str = "cpu", explore: bool = False
-) -> Episodes:
-    """One episode per seed; deterministic actions unless `explore`."""
-    parts = []
-    for first in range(0, len(seeds), env.copies):
-        parts.append(_play_together(policy, env, seeds[first : first + env.copies], device, explore))
-    ends = [part.ends for part in parts if part.ends is not None]
-    return Episodes(np.concatenate([part.returns for part in parts]), np.concatenate(ends) if ends else None)
-
-
-def _play_together(
-    policy: Policy, env: JointEnv, seeds: Sequence[int], device: torch.device | str, explore: bool
-) -> Episodes:
-    seen = env.reset(seeds)
-    memory = Memory(env.spec, policy.window, len(seeds), device)
-    totals = np.zeros(len(seeds))
-    running = np.ones(len(seeds), dtype=bool)
-    while running.any():
-        obs, avail = seen_tensors(seen, device)
-        actions = policy.act(obs, history=memory.history, avail_actions=avail, explore=explore)
-        memory.remember(obs, actions)
-        seen, rewards, terminations, truncations = env.step(actions.cpu().numpy())
-        totals += rewards.mean(1, dtype=np.float64)
-        running &= ~(terminations | truncations)
-    return Episodes(totals, seen.state)
-
-
-class Memory:
-    """The last `window` (obs, action) pairs of each agent in each copy, zeros before the episode began."""
-
-    def __init__(self, spec: Spec, window: int, copies: int, device: torch.device | str) -> None:
-        self.spec = spec
-        shape = (copies, spec.n_agents, window, spec.step_dim)
-        self.history: Tensor | None = torch.zeros(shape, device=device) if window else None
-
-    def remember(self, obs: Tensor, actions: Tensor) -> None:
-        """Push the newest pair in and the oldest out."""
-        if self.history is not None:
-            done = torch.nn.functional.one_hot(actions, self.spec.act_dim) if self.spec.discrete else actions
-            pair = torch.cat([obs, done.to(obs.dtype)], dim=-1).unsqueeze(2)
-            self.history = torch.cat([self.history[:, :, 1:], pair], dim=2)
 
 
 def seen_tensors(seen: Seen, device: torch.device | str) -> tuple[Tensor, Tensor | None]:

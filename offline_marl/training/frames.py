@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from offline_marl.core.types import DataError, Policy
 from offline_marl.environments.base import Frame, JointEnv
-from offline_marl.environments.episodes import Memory, episode_seeds, seen_tensors
+from offline_marl.environments.episodes import PolicyController, episode_seeds, run_episodes
 from offline_marl.environments.painting import Color
 from offline_marl.runs.folder import RunFolder
 from offline_marl.training.run import load, task_of
@@ -88,18 +87,12 @@ def shots(policy: Policy, env: JointEnv, seeds: Sequence[int], every: int = 1, e
         MissingSimulatorError: A library that draws off screen is not installed.
     """
     for episode, seed in enumerate(seeds):
-        seen = env.reset([seed])
-        memory, earned, over = Memory(env.spec, policy.window, 1, "cpu"), 0.0, False
+        # The episode begins with the call, and its first step waits for the first picture.
+        steps = run_episodes(env, [seed], PolicyController(policy, env.spec, 1, explore=explore))
+        earned = 0.0
         yield Shot(env.render(), episode, 0, earned, last=False)
-        for step in range(1, env.max_steps + 1):
-            obs, avail = seen_tensors(seen, "cpu")
-            with torch.no_grad():
-                actions = policy.act(obs, history=memory.history, avail_actions=avail, explore=explore)
-            memory.remember(obs, actions)
-            seen, rewards, terminations, truncations = env.step(actions.numpy())
-            earned += float(rewards.mean(dtype=np.float64))
-            over = bool(terminations[0] or truncations[0])
-            if over or step % every == 0:
-                yield Shot(env.render(), episode, step, earned, over)
-            if over:
-                break
+        for number, step in enumerate(steps, start=1):
+            earned += float(step.rewards.mean(dtype=np.float64))
+            over = bool(step.ended[0])
+            if over or number % every == 0:
+                yield Shot(env.render(), episode, number, earned, over)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.axes import PerAgent, PerTeam
+from offline_marl.core.history import newest, push
 from offline_marl.core.types import Batch, History, Obs, Policy, Spec
 from offline_marl.worldmodels.base import Prediction, Spread
 from offline_marl.worldmodels.facts import Facts
@@ -93,9 +94,9 @@ def rollout(model: Steps, policy: Policy, starts: Batch, horizon: int, caution: 
     spreads: list[Tensor] = []
     cut, broken = torch.zeros_like(alive), torch.zeros_like(alive)
     for time in range(horizon):
-        read = _last(history, policy.window)
+        read = newest(history, policy.window)
         actions = policy.act(obs, history=read, explore=True)
-        said = model.step(obs, actions, _last(history, model.window), state)
+        said = model.step(obs, actions, newest(history, model.window), state)
         next_obs, rewards, value, whole = _tidy(model, said, obs, caution)
         broken = broken | (alive & ~whole)
         alive = alive & whole
@@ -116,7 +117,7 @@ def rollout(model: Steps, policy: Policy, starts: Batch, horizon: int, caution: 
                 state=state,
                 next_state=said.next_state,
                 history=read,
-                next_history=_last(next_history, policy.window),
+                next_history=newest(next_history, policy.window),
                 mask=alive.unsqueeze(-1).expand_as(terminations),
                 synthetic=torch.ones_like(alive),
             )
@@ -152,16 +153,3 @@ def _price(spread: Spread | None, rewards: PerAgent, caution: Caution) -> tuple[
     if caution.reward_weight:
         lost = lost + caution.reward_weight * reward_variance(spread)
     return value, lost
-
-
-def _last(history: History | None, window: int) -> History | None:
-    return None if history is None or not window else history[..., -window:, :]
-
-
-def push(history: History | None, obs: Obs, actions: Tensor, spec: Spec) -> History | None:
-    """The history one step later: the oldest pair gone, this step's there."""
-    if history is None:
-        return None
-    done = torch.nn.functional.one_hot(actions, spec.act_dim) if spec.discrete else actions
-    pair = torch.cat([obs, done.to(obs.dtype)], dim=-1).unsqueeze(-2)
-    return torch.cat([history[..., 1:, :], pair], dim=-2)

@@ -3,11 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from worlds import SPECS, PointEnv, world
+from worlds import SPECS, PointEnv
 
 from offline_marl.core.reference import Reference
-from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.environments.episodes import Memory, episode_seeds, play
+from offline_marl.environments.episodes import episode_seeds, play
 from offline_marl.environments.scores import summarize
 
 
@@ -73,26 +72,6 @@ def test_evaluation_seeds_are_distinct_small_and_decided_by_the_seed():
     assert len(set(seeds)) == 500 and all(0 <= seed < 2**31 for seed in seeds)
     assert seeds == episode_seeds(0, 500) and seeds[:10] == episode_seeds(0, 10)
     assert not set(seeds) & set(episode_seeds(1, 500))
-
-
-@pytest.mark.parametrize("kind", sorted(SPECS))
-def test_memory_gives_the_histories_that_training_saw(kind):
-    data, window = world(kind), 3
-    buffer, first = TransitionBuffer(data, window), 0
-    for number, length in enumerate(data.lengths.tolist()):
-        episode = data.episode(number)
-        memory = Memory(data.spec, window, 1, "cpu")
-        for step in range(length):
-            expected = buffer.transitions(torch.tensor([first + step])).history
-            assert torch.equal(memory.history, expected)
-            memory.remember(episode.obs[step : step + 1], episode.actions[step : step + 1])
-        first += length
-
-
-def test_without_a_window_nothing_is_remembered():
-    memory = Memory(SPECS["continuous"], 0, 2, "cpu")
-    memory.remember(torch.zeros(2, 3, 4), torch.zeros(2, 3, 2))
-    assert memory.history is None
 
 
 def test_the_interval_covers_the_true_mean_about_nineteen_times_in_twenty():

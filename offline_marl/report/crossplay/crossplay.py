@@ -169,7 +169,7 @@ def _play_all(
 
 def _played(members: Sequence[object], env: JointEnv, seeds: Sequence[int], pair: tuple[Player, Player]) -> Episodes:
     try:
-        return play(MixedTeam(members), env, seeds)  # type: ignore[arg-type]
+        return play(MixedTeam(members, env.spec), env, seeds)  # type: ignore[arg-type]
     except DataError as error:
         raise DataError(f"{pair[0].folder} with {pair[1].folder}: {error}") from None
 

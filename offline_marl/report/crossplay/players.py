@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from offline_marl.core.axes import PerAgent
 from offline_marl.core.config import ConfigError
-from offline_marl.core.types import AvailActions, DataError, History, Obs, Policy, Spec
+from offline_marl.core.history import begin_memory, newest
+from offline_marl.core.types import AvailActions, DataError, History, Memory, Obs, Policy, Spec
 from offline_marl.runs.folder import RunFolder, RunFolderError, newest_state
 from offline_marl.training.run import OWN_DATA, load, task_of
 from offline_marl.training.tasks import Task
@@ -35,36 +38,57 @@ class Player:
 
 
 class MixedTeam:
-    """A policy whose agents act as different policies would have them; each reads its own past and obs alone.
+    """A policy whose agents act as different policies would have them; each reads its own memory and obs alone.
 
     Args:
         members: The policy of each agent. They act in one environment, through one split of it.
+        spec: The team in that environment.
     """
 
-    def __init__(self, members: Sequence[Policy]) -> None:
-        self.window = max(each.window for each in members)
+    def __init__(self, members: Sequence[Policy], spec: Spec) -> None:
+        self.window, self.spec = max(each.window for each in members), spec
         self.shares = [
             (policy, [agent for agent, other in enumerate(members) if other is policy])
             for policy in dict.fromkeys(members)
         ]
+
+    def begin(self, copies: int, history: History | None = None) -> Memory:
+        """A memory for each policy, which sees what the whole team did."""
+        return _MixedMemory([begin_memory(policy, self.spec, copies, history=history) for policy, _ in self.shares])
 
     def act(
         self,
         obs: Obs,
         *,
         history: History | None = None,
+        reads: Sequence[Mapping[str, Any]] | None = None,
         avail_actions: AvailActions | None = None,
         explore: bool = False,
     ) -> Tensor:
-        """As `Policy.act`; whose window is shorter is shown the newest part of the history."""
+        """As `Policy.act`; `reads` is what each policy's memory holds, without it the newest part of the history."""
+        if reads is None:
+            reads = [{"history": newest(history, policy.window)} for policy, _ in self.shares]
         team: Tensor | None = None
-        for policy, agents in self.shares:
-            past = history[..., -policy.window :, :] if history is not None and policy.window else None
-            own = policy.act(obs, history=past, avail_actions=avail_actions, explore=explore)
+        for (policy, agents), read in zip(self.shares, reads, strict=True):
+            own = policy.act(obs, **read, avail_actions=avail_actions, explore=explore)
             team = own.clone() if team is None else team
             team[:, agents] = own[:, agents]
         assert team is not None
         return team
+
+
+class _MixedMemory:
+    """The memories of the policies of a mixed team."""
+
+    def __init__(self, memories: Sequence[Memory]) -> None:
+        self.memories = memories
+
+    def read(self) -> Mapping[str, Any]:
+        return {"reads": [memory.read() for memory in self.memories]}
+
+    def remember(self, obs: Obs, actions: Tensor, rewards: PerAgent) -> None:
+        for memory in self.memories:
+            memory.remember(obs, actions, rewards)
 
 
 def open_players(runs: Sequence[str | Path]) -> tuple[list[Player], list[Task]]:

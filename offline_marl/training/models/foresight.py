@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.axes import PerAgent
+from offline_marl.core.history import push
 from offline_marl.core.types import Batch
 from offline_marl.datasets.buffer import Rows, TransitionBuffer
 from offline_marl.worldmodels.base import Prediction, Spread, WorldModel
 from offline_marl.worldmodels.facts import Facts, Joint
-from offline_marl.worldmodels.rollout import push
 from offline_marl.worldmodels.uncertainty import UNCERTAINTIES
 
 ROWS_AT_ONCE = 1_024

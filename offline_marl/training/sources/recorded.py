@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from offline_marl.core.types import Batch, Needs, Policy
+from offline_marl.core.types import Batch, History, Needs, Policy
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.environments.base import JointEnv
-from offline_marl.environments.episodes import Memory, seen_tensors
+from offline_marl.environments.episodes import PolicyController, Step, run_episodes, seen_tensors
 
 
 class DatasetSource:
@@ -87,40 +86,12 @@ class EnvironmentSource:
         seeds: dict[int, None] = {}
         while len(seeds) < copies:
             seeds[int(torch.randint(2**31, (), generator=self.generator))] = None
-        seen = self.env.reset(list(seeds))
-        memory = Memory(self.env.spec, self.policy.window, copies, "cpu")
-        running = torch.ones(copies, dtype=torch.bool)
-        steps: list[Batch] = []
-        while running.any():
-            now, read = seen, memory.history
-            obs, avail = seen_tensors(now, "cpu")
-            actions = self._act(obs, read, avail)
-            memory.remember(obs, actions)
-            seen, rewards, terminations, truncations = self.env.step(actions.numpy())
-            next_obs, next_avail = seen_tensors(seen, "cpu")
-            over, cut = torch.from_numpy(terminations) & running, torch.from_numpy(truncations) & running
-            whole = obs.shape[:2]
-            steps.append(
-                Batch(
-                    obs=obs,
-                    actions=actions,
-                    rewards=torch.from_numpy(rewards),
-                    next_obs=next_obs,
-                    terminations=over.unsqueeze(-1).expand(whole),
-                    truncations=(cut & ~over).unsqueeze(-1).expand(whole),
-                    history=read,
-                    next_history=memory.history,
-                    avail_actions=avail,
-                    next_avail_actions=next_avail,
-                    mask=running.unsqueeze(-1).expand(whole),
-                )
-            )
-            running = running & ~(over | cut)
+        controller = PolicyController(self.policy, self.env.spec, copies, self.device, explore=True)
+        steps = [
+            _rows(step, controller.read.get("history"), controller.memory.read().get("history"))
+            for step in run_episodes(self.env, list(seeds), controller)
+        ]
         return Batch.stack(steps, dim=1)
-
-    def _act(self, obs: Tensor, history: Tensor | None, avail: Tensor | None) -> Tensor:
-        held = [None if value is None else value.to(self.device) for value in (history, avail)]
-        return self.policy.act(obs.to(self.device), history=held[0], avail_actions=held[1], explore=True).cpu()
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state is the whole cursor."""
@@ -129,6 +100,27 @@ class EnvironmentSource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly where the saved source stood."""
         self.generator.set_state(state["generator"].cpu())
+
+
+def _rows(step: Step, history: History | None, next_history: History | None) -> Batch:
+    """One step of each episode; histories lie where the policy is, all else on the CPU."""
+    (obs, avail), (next_obs, next_avail) = (seen_tensors(seen, "cpu") for seen in (step.seen, step.next_seen))
+    running = torch.from_numpy(step.running)
+    over, cut = torch.from_numpy(step.terminations) & running, torch.from_numpy(step.truncations) & running
+    agents = obs.shape[:2]
+    return Batch(
+        obs=obs,
+        actions=torch.from_numpy(step.actions),
+        rewards=torch.from_numpy(step.rewards),
+        next_obs=next_obs,
+        terminations=over.unsqueeze(-1).expand(agents),
+        truncations=(cut & ~over).unsqueeze(-1).expand(agents),
+        history=history,
+        next_history=next_history,
+        avail_actions=avail,
+        next_avail_actions=next_avail,
+        mask=running.unsqueeze(-1).expand(agents),
+    )
 
 
 def _lengthened(batch: Batch, length: int) -> Batch:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from runs import small_run, start_and_kill
-from worlds import saved, world
+from worlds import SPECS, saved, world
 
 from offline_marl.collection.collect import collect
 from offline_marl.collection.config import CollectConfig
@@ -151,10 +151,10 @@ def test_every_agent_reads_its_own_runs_window():
             return self.sign * (obs[..., :1] + past)
 
     short, none = Reader(2, -1.0), Reader(0, 1.0)
-    team = MixedTeam([short, none, short])
+    team = MixedTeam([short, none, short], SPECS["continuous"])
     obs, history = torch.ones(1, 3, 4), torch.arange(5.0).reshape(1, 1, 5, 1).expand(1, 3, 5, 1)
     assert team.window == 2
-    assert MixedTeam([short, Reader(5, 1.0)]).window == 5
+    assert MixedTeam([short, Reader(5, 1.0)], SPECS["continuous"]).window == 5
     assert team.act(obs, history=history).flatten().tolist() == [-8.0, 1.0, -8.0]
 
 
