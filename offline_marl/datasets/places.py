@@ -40,6 +40,11 @@ def place_of(task: str) -> tuple[str, tuple[str, str] | None] | None:
     return None
 
 
+def absolute(task: str) -> str:
+    """The task's id, of a file with its whole path, so that a run finds it again from any folder."""
+    return task if place_of(task) is None or "://" in task else str(Path(task).absolute())
+
+
 def _is_shared(task: str) -> bool:
     pieces = task.rsplit("_", 2)
     return len(pieces) == 3 and any(

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from offline_marl.core.config import Config, ConfigError
+from offline_marl.core.places import DatasetPlace, ModelPlace, PlacesWithin, RunPlace
 
 if TYPE_CHECKING:
     from offline_marl.core.types import Needs
 
+ACTING_RUNS = ("prey",)
+"""Settings of environments that may name the folder of a run, which then acts in it."""
 Count = Annotated[int, Field(ge=1)]
 Period = Annotated[int, Field(ge=0)]
 
@@ -25,7 +28,7 @@ SpreadName = Literal[
 class LearnFlags(Config):
     """What every run has, whether it trains agents or fits a world model."""
 
-    dataset: str | None = None
+    dataset: DatasetPlace | None = None
     """Catalogue name, a body's with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
     clip_actions: bool = False
     """Clip actions of the data that lie outside [-1, 1], and say how many, instead of refusing the data."""
@@ -58,7 +61,7 @@ class RunFlags(LearnFlags):
 
     environment: str | None = None
     """To learn in without data: reacher_2x1notip_0, simple-spread, or PettingZoo's by package.module:function."""
-    env_settings: dict[str, Any] = Field(default_factory=dict)
+    env_settings: Annotated[dict[str, Any], PlacesWithin(ACTING_RUNS, "acting run")] = Field(default_factory=dict)
     """What the environment is made with, such as {"N": 5}; for those that are no body of Gymnasium's."""
     max_steps: Count | None = None
     """Length of the environment's episodes, where it can be chosen."""
@@ -74,9 +77,9 @@ class RunFlags(LearnFlags):
     """Episodes of the evaluation at the end, which is the score."""
     eval_seed: Annotated[int, Field(ge=0)] = 0
     """Decides the starts of the evaluation episodes; runs with the same one are scored on the same starts."""
-    init: str | None = None
+    init: RunPlace | None = None
     """Run folder whose networks of the same name and shape are taken over before training, such as a bc run's."""
-    world_model: str | None = None
+    world_model: ModelPlace | None = None
     """Folder of a fitted world model, or a kind (ensemble, oracle); what is missing is fitted first, and kept."""
     fit: dict[str, Any] = Field(default_factory=dict)
     """Fields of fit-model and of the kind for a world model that is fitted first, such as {"steps": 6000}."""
@@ -136,7 +139,7 @@ class RunConfig(RunFlags):
 class FitFlags(LearnFlags):
     """What every fit of a world model has."""
 
-    dataset: str
+    dataset: DatasetPlace
     """Catalogue name, a body's with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
     steps: Count = 10_000
     """Updates at most; the fit ends early when held-out episodes are foreseen no better."""

@@ -26,7 +26,7 @@ from offline_marl.datasets.catalog import CATALOG, SUFFIX
 from offline_marl.datasets.files import load_data
 from offline_marl.environments.base import Environment, JointEnv, Seen, environments
 from offline_marl.environments.pettingzoo import environment_of
-from offline_marl.runs.config import RunConfig
+from offline_marl.runs.config import ACTING_RUNS, RunConfig
 from offline_marl.runs.loading import acting_prey
 from offline_marl.training.tasks import Task
 
@@ -77,17 +77,12 @@ def find_world(name: str, settings: Mapping[str, Any] | None = None, max_steps: 
     return World(name, kind.told(settings, max_steps), shares, known[0] if known else None)
 
 
-def absolute_runs(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings, a run that acts in the environment by its whole path."""
-    return {name: str(Path(value).absolute()) if _is_run(name, value) else value for name, value in settings.items()}
-
-
 def _with_runs(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: acting_prey(value) if _is_run(name, value) else value for name, value in settings.items()}
 
 
 def _is_run(name: str, value: Any) -> bool:
-    return name == "prey" and isinstance(value, str) and Path(value).is_dir()
+    return name in ACTING_RUNS and isinstance(value, str) and Path(value).is_dir()
 
 
 def open_world(config: RunConfig, folder: Path | None = None) -> Task:

@@ -22,10 +22,10 @@ from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import RunFolder, RunFolderError, describe_software
 from offline_marl.runs.loading import load, make_algorithm
 from offline_marl.runs.loggers import Logger, apart
-from offline_marl.training.environment_tasks import UNIFORM, absolute_runs, open_world
+from offline_marl.runs.places import resolve_run
+from offline_marl.training.environment_tasks import UNIFORM, open_world
 from offline_marl.training.session import Result, Session, make_scorer
-from offline_marl.training.sources.choose import locate_model
-from offline_marl.training.tasks import Task, absolute, load_dataset, open_task
+from offline_marl.training.tasks import Task, load_dataset, open_task
 
 __all__ = ["Result", "evaluate", "load", "load_dataset", "prepare", "resume", "train"]
 
@@ -34,7 +34,7 @@ OWN_DATA = f"dataset{SUFFIX}"
 
 
 def prepare(algorithm: str, dataset: str | None, fields: Mapping[str, Any]) -> RunConfig:
-    """The full settings of a run from loose fields, each the run's or the algorithm's own.
+    """The full settings of a run from loose fields, each the run's or the algorithm's own; its paths are whole.
 
     Raises:
         RegistryError: The algorithm is unknown.
@@ -44,6 +44,8 @@ def prepare(algorithm: str, dataset: str | None, fields: Mapping[str, Any]) -> R
     both = sorted(set(kind.model_fields) & set(RunConfig.model_fields))
     if both:
         raise ConfigError(f"The config of {algorithm} names a field of the run again ({', '.join(both)}): rename it.")
+    fields = resolve_run(algorithm, fields if dataset is None else {**fields, "dataset": dataset})
+    dataset = fields.pop("dataset", None)
     own = {name: value for name, value in fields.items() if name in kind.model_fields}
     rest = {name: value for name, value in fields.items() if name not in own}
     known = (set(RunConfig.model_fields) | set(kind.model_fields)) - {"algorithm", "settings", "dataset"}
@@ -82,17 +84,12 @@ def train(
         DivergedError: A loss stopped being finite; the last good checkpoint stays.
     """
     own = dataset if isinstance(dataset, Dataset) else None
-    named = OWN_DATA if own is not None else None if dataset is None else absolute(str(dataset))
+    named = OWN_DATA if own is not None else None if dataset is None else str(dataset)
     names, objects = apart(loggers)
     config = prepare(algorithm, named, {**fields, "loggers": names})
     refuse_mixtures(config, algorithms.get(algorithm).needs)
     # Written down as what it is here: a generator's state cannot move between kinds of device.
-    here = {
-        "device": str(pick_device(config.device)),
-        "world_model": None if config.world_model is None else locate_model(config.world_model),
-        "init": None if config.init is None else str(Path(config.init).absolute()),
-        "env_settings": absolute_runs(config.env_settings),
-    }
+    here = {"device": str(pick_device(config.device)), "dataset": config.dataset if own is None else OWN_DATA}
     config = config.model_copy(update=here)
     folder = RunFolder(out if out is not None else default_folder(config))
     if own is not None:

@@ -191,11 +191,6 @@ def _example(recording: Recording) -> str:
     return f"{confs(scenario)[0]}_full" if scenario in SCENARIOS else "2x1_full"
 
 
-def absolute(task: str) -> str:
-    """The task's id, of a file with its whole path, so that a run finds it again from any folder."""
-    return task if place_of(task) is None or "://" in task else str(Path(task).absolute())
-
-
 def load_dataset(task: str, clip_actions: bool = False) -> Dataset:
     """The data set of a task id; see `open_task` for its forms and errors."""
     return open_task(task, clip_actions).data

@@ -19,18 +19,15 @@ from offline_marl.core.locks import open_own
 from offline_marl.launch.jobs import disk
 from offline_marl.runs.config import FitConfig, RunConfig
 from offline_marl.runs.folder import HeldFolderError, ModelFolder, RunFolder
+from offline_marl.runs.places import places_of, places_of_fit, resolve_fit, resolve_run
 from offline_marl.runs.stopping import StoppedEarly, asked
 from offline_marl.training import run
 from offline_marl.training.models import fit as fitting
-from offline_marl.training.sources.choose import locate_model
-from offline_marl.training.tasks import absolute
 
 JOB_FILE = "job.json"
 STARTS_FILE = "starts.jsonl"
 PATIENCE_S = 900.0
 """How long a job waits for its folder's lock: the process of a lost node may still hold it."""
-MACHINE_SPECIFIC_FIELDS = {"device", "dataset", "world_model", "init", "env_settings"}
-"""Fields that a run resolves on its machine, so that they say nothing of whether two runs are the same."""
 Executor = Literal["debug", "local", "slurm"]
 
 
@@ -73,15 +70,9 @@ def checked(job: Job) -> Job:
         ConfigError: A field is unknown or has a bad value.
         RegistryError: The algorithm or the kind of model is unknown.
     """
-    fields = dict(job.fields)
-    if fields.get("dataset") is not None:
-        fields["dataset"] = absolute(str(fields["dataset"]))
-    if job.command == "fit-model" and "dataset" not in fields:
+    if job.command == "fit-model" and "dataset" not in job.fields:
         raise ConfigError(f"A fit of {job.name} needs a dataset.")
-    if fields.get("world_model") is not None:
-        fields["world_model"] = locate_model(str(fields["world_model"]))
-    if fields.get("init") is not None:
-        fields["init"] = str(Path(fields["init"]).absolute())
+    fields = (resolve_fit if job.command == "fit-model" else resolve_run)(job.name, job.fields)
     whole = job.model_copy(update={"fields": fields, "out": job.out.absolute()})
     settings_of(whole)
     return whole
@@ -167,12 +158,17 @@ def _go(job: Job, folder: RunFolder | ModelFolder) -> None:
 
 def _refuse_another(job: Job, folder: RunFolder | ModelFolder) -> None:
     stored, wanted = _flat(folder.config().model_dump(mode="json")), _flat(settings_of(job).model_dump(mode="json"))
-    for name in wanted.keys() - MACHINE_SPECIFIC_FIELDS:
+    # A run resolves its device and its paths on its machine: they say nothing of whether two runs are the same.
+    for name in wanted.keys() - {"device"} - _places(job):
         if stored.get(name) != wanted[name]:
             raise JobError(
                 f"{folder.path} holds another run than this job's ({name} is {stored.get(name)!r} there and "
                 f"{wanted[name]!r} here): name another folder, or remove that one."
             )
+
+
+def _places(job: Job) -> frozenset[str]:
+    return (places_of_fit if job.command == "fit-model" else places_of)(job.name)
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,14 +18,15 @@ from offline_marl.algorithms.presets import read_preset
 from offline_marl.core.config import Config, ConfigError, suggest
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.seeding import derive
+from offline_marl.datasets.places import absolute
 from offline_marl.launch.sweeps.file import NONE, Axes, Distribution, ModelPart, Optuna, Search, SweepFile
 from offline_marl.launch.sweeps.names import digest, folder_name, spell, task_word
 from offline_marl.runs.config import refuse_mixtures
+from offline_marl.runs.places import locate_model, resolve_fit, resolve_run
 from offline_marl.training.environment_tasks import find_world
 from offline_marl.training.models.fit import prepare_fit
 from offline_marl.training.run import prepare
-from offline_marl.training.sources.choose import locate_model
-from offline_marl.training.tasks import absolute, refuse_unknown
+from offline_marl.training.tasks import refuse_unknown
 from offline_marl.worldmodels.base import worldmodels
 
 SHARED_FIELDS = ("device", "threads", "clip_actions", "memory")
@@ -51,6 +52,15 @@ class Planned(Config):
     """Fields of `fields` that the grid or the search set."""
     tuned_on: dict[str, Any] | None = None
     """By what these settings were chosen, if they were."""
+
+    def resolved(self) -> Planned:
+        """The same job with whole paths, so that it means the same wherever it is started.
+
+        Raises:
+            BadInputError: Its algorithm or its kind is unknown.
+        """
+        resolve = resolve_fit if self.command == "fit-model" else resolve_run
+        return self.model_copy(update={"fields": resolve(self.name, self.fields)})
 
     def settled(self) -> dict[str, Any]:
         """All that decides the job's result, defaults included.
@@ -180,7 +190,7 @@ def _fit_of(file: SweepFile, axes: Axes, choice: _Choice, seed: int) -> Planned 
         name=part.kind,
         fields={**shared, **part.fields, "dataset": choice.task, "seed": fit_seed},
         about={"world_model": name, "dataset": choice.task, "seed": fit_seed, "shared": part.seed != "run"},
-    )
+    ).resolved()
 
 
 def _refuse_unknown_model(name: str, file: SweepFile) -> None:
@@ -202,7 +212,7 @@ def _runs(axes: Axes, choice: _Choice, seed: int, fit: Planned | None) -> Iterat
     chosen |= {"preset": choice.preset, "world_model": choice.model}
     for point in _points(axes.grid):
         for trial, drawn in _trials(axes.search):
-            yield Planned(
+            run = Planned(
                 folder=f"runs/{folder_name(words + _trial_word(trial), point, seed)}",
                 command="train",
                 name=choice.algorithm,
@@ -211,6 +221,7 @@ def _runs(axes: Axes, choice: _Choice, seed: int, fit: Planned | None) -> Iterat
                 about={**chosen, **point, **({} if trial is None else {"trial": trial}), "seed": seed},
                 varied=(*point, *drawn),
             )
+            yield run.resolved()
 
 
 def _points(grid: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:

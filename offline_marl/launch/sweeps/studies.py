@@ -58,14 +58,13 @@ class Study(Config):
 
 def _trial_job(run: Planned, number: int, drawn: Mapping[str, Any]) -> Planned:
     stem, _, seed = run.folder.rpartition("_seed")
-    return run.model_copy(
-        update={
-            "folder": f"{stem}_trial{number:03d}_seed{seed}",
-            "fields": {**run.fields, **drawn},
-            "about": {**run.about, "trial": number},
-            "varied": (*run.varied, *drawn),
-        }
-    )
+    changed = {
+        "folder": f"{stem}_trial{number:03d}_seed{seed}",
+        "fields": {**run.fields, **drawn},
+        "about": {**run.about, "trial": number},
+        "varied": (*run.varied, *drawn),
+    }
+    return run.model_copy(update=changed).resolved()
 
 
 def plan_studies(file: SweepFile) -> list[Study]:
@@ -153,7 +152,7 @@ def _fixed_settings(study: Study) -> dict[str, Any]:
         name: source.model_dump(mode="json", exclude_defaults=True) for name, source in study.asked.fields.items()
     }
     runs = study.model_dump(mode="json")["runs"]
-    run_fields = {name: value for name, value in runs[0]["fields"].items() if name != "seed"}
+    run_fields = {name: value for name, value in study.runs[0].resolved().fields.items() if name != "seed"}
     return {
         "the seeds": [run["fields"]["seed"] for run in runs],
         "the names of [optuna.fields]": list(fields),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_marl.report.gather.scores import LeftOut, Run
+from offline_marl.runs.places import places_of
 
 SAME = {
     "algorithm",
@@ -36,8 +37,6 @@ SAME = {
 CHOSE = ", while tuning"
 SEEDS = re.compile(r"tuned on seeds (-?\d+(?:, -?\d+)*):")
 """As `reading.say_tuned` says which seeds chose."""
-PLACES = {"world_model", "init"}
-"""Fields that may name another run's folder; each seed has its own."""
 
 
 def named(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut], list[str], list[str]]:
@@ -74,9 +73,10 @@ def _settings_apart(runs: Sequence[Run]) -> tuple[list[Run], list[str], list[str
     """Labels by settings that differ among runs of one algorithm on one task; a note where tasks have their own."""
     values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for run in runs:
+        places = places_of(run.algorithm)
         for field, value in run.settings.items():
             if field not in SAME:
-                values[run.algorithm, field, run.task].add(spelt(field, value))
+                values[run.algorithm, field, run.task].add(spelt(value, field in places))
     apart = {(algorithm, field) for (algorithm, field, _), found in values.items() if len(found) > 1}
     labelled = [replace(run, label=", ".join([run.algorithm, *_pieces(run, apart)])) for run in runs]
     over_tasks: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -96,7 +96,9 @@ def _any(apart: Iterable[tuple[str, str]], field: str) -> bool:
 
 
 def _pieces(run: Run, apart: set[tuple[str, str]]) -> list[str]:
-    return [f"{key} {spelt(key, value)}" for key, value in run.settings.items() if (run.algorithm, key) in apart]
+    places = places_of(run.algorithm)
+    several = {key: value for key, value in run.settings.items() if (run.algorithm, key) in apart}
+    return [f"{key} {spelt(value, key in places)}" for key, value in several.items()]
 
 
 def _budgets_apart(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
@@ -143,9 +145,9 @@ def _once(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
     return list(first.values()), again
 
 
-def spelt(field: str, value: Any) -> str:
-    """A setting's value as part of a label."""
-    if field in PLACES and isinstance(value, str):
+def spelt(value: Any, place: bool = False) -> str:
+    """A setting's value as part of a label; of a path the name alone, without the seed that each run has its own of."""
+    if place and isinstance(value, str):
         return re.sub(r"[_-]?seed\d+", "", Path(value).name) or value
     if value is None:
         return "none"
@@ -153,6 +155,6 @@ def spelt(field: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    if isinstance(value, list) and value and all(isinstance(item, int | float) for item in value):
-        return "x".join(spelt(field, item) for item in value)
+    if isinstance(value, list) and value and all(isinstance(item, str if place else int | float) for item in value):
+        return ("+" if place else "x").join(spelt(item, place) for item in value)
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -26,11 +26,12 @@ from offline_marl.runs.config import FitConfig, LearnFlags
 from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import ModelFolder, describe_software, newest_state
 from offline_marl.runs.log_files import SILENT, asked_loggers, loggers_of
+from offline_marl.runs.places import resolve_fit
 from offline_marl.training.loop import CheckpointHook, Enough, Hook, LogHook, StopHook, train
 from offline_marl.training.models.picture import draw_report
 from offline_marl.training.models.report import read_report, write_report
 from offline_marl.training.models.rows import MemberSource
-from offline_marl.training.tasks import Task, absolute, open_task
+from offline_marl.training.tasks import Task, open_task
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.facts import Facts, measure
 
@@ -57,7 +58,7 @@ class Fit:
 
 
 def prepare_fit(model: str, dataset: str, fields: Mapping[str, Any]) -> FitConfig:
-    """The full settings of a fit from loose fields, each the fit's or the model's own.
+    """The full settings of a fit from loose fields, each the fit's or the model's own; its paths are whole.
 
     Raises:
         RegistryError: The kind of model is unknown.
@@ -66,6 +67,8 @@ def prepare_fit(model: str, dataset: str, fields: Mapping[str, Any]) -> FitConfi
     kind = worldmodels.get(model)
     if not kind.fitted:
         raise ConfigError(f"There is nothing to fit in {model}: name it as --world-model.")
+    fields = resolve_fit(model, {**fields, "dataset": dataset})
+    dataset = fields.pop("dataset")
     own = {name: value for name, value in fields.items() if name in kind.Config.model_fields}
     rest = {name: value for name, value in fields.items() if name not in own}
     known = (set(FitConfig.model_fields) | set(kind.Config.model_fields)) - {"model", "settings", "dataset"}
@@ -73,7 +76,7 @@ def prepare_fit(model: str, dataset: str, fields: Mapping[str, Any]) -> FitConfi
         if name not in known:
             raise ConfigError(f"Unknown field '{name}' of {model}: {suggest(name, known)}.")
     settings = build(kind.Config, own).model_dump(mode="json")
-    given = {"model": model, "dataset": absolute(dataset), "settings": settings, **rest}
+    given = {"model": model, "dataset": dataset, "settings": settings, **rest}
     config: FitConfig = build(FitConfig, given)
     return config.model_copy(update={"device": str(pick_device(config.device))})
 

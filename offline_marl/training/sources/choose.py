@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from offline_marl.algorithms.base import Algorithm
-from offline_marl.core.config import ConfigError, build, suggest
+from offline_marl.core.config import build
 from offline_marl.core.seeding import Generators, derive
 from offline_marl.core.types import DataError, Source
 from offline_marl.datasets.base import Dataset
@@ -38,20 +37,6 @@ REAL_FRACTION = 0.05
 """Share of recorded rows in the published mixtures."""
 MEASURED = 4_096
 """Recorded transitions that a quantile of the spread is taken over."""
-
-
-def locate_model(named: str) -> str:
-    """What `--world-model` means: a kind of model, or the whole path of a folder.
-
-    Raises:
-        ConfigError: It is neither; says how to name a folder that is yet to be made.
-    """
-    if named in worldmodels.names():
-        return named
-    if os.sep not in named and not Path(named).is_dir():
-        known = suggest(named, worldmodels.names())
-        raise ConfigError(f"Unknown world model '{named}': {known}; a folder to fit one in is named ./{named}.")
-    return str(Path(named).absolute())
 
 
 def plan_source(

@@ -12,9 +12,10 @@ import torch
 from offline_marl.core.types import DataError
 from offline_marl.datasets import catalog
 from offline_marl.datasets.files import load_data
+from offline_marl.datasets.places import absolute
 from offline_marl.datasets.readers import d4rl
 from offline_marl.datasets.readers.convert import fingerprint, load_place
-from offline_marl.training.tasks import absolute, load_recording, open_task
+from offline_marl.training.tasks import load_recording, open_task
 
 h5py = pytest.importorskip("h5py")
 

@@ -148,8 +148,10 @@ def _refuse_mismatch(sweep: Sweep, study: Study, trials: Sequence[Trial], starte
                 f"{sweep.path / JOURNAL} knows nothing of trial {number} of {study.title}, which {sweep.file.name} "
                 "has: it was removed, damaged or edited."
             )
-        for name, value in trials[number].drawn.items():
-            if jobs[0].fields.get(name) != value:
+        drawn = trials[number].drawn
+        wanted = study.trial(number, drawn)[0].fields
+        for name, value in drawn.items():
+            if jobs[0].fields.get(name) not in (value, wanted[name]):
                 raise SweepError(
                     f"{sweep.path / JOURNAL} was damaged or edited: {name} of trial {number} of {study.title} is "
                     f"{value!r} in it, and {jobs[0].fields.get(name)!r} in {sweep.file.name}."
