@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from offline_marl.core.types import DataError
 from offline_marl.datasets.base import ROWS_AT_ONCE, Dataset
 from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.episode_index import starts
@@ -41,33 +39,6 @@ def _moments(table: Tensor) -> tuple[Tensor, Tensor]:
 
     mean = average(lambda piece: piece).float()
     return mean, average(lambda piece: (piece - mean).square()).sqrt().float()
-
-
-def scale_rewards(data: Dataset, scale: float | str) -> Dataset:
-    """The data with rewards multiplied by `reward_factor`."""
-    factor = reward_factor(data, scale)
-    if factor == 1.0:
-        return data
-    if data.rewards.stride(-1) == 0:  # one column that stands for all agents stays one
-        return replace(data, rewards=(data.rewards[:, :1] * factor).expand(data.rewards.shape))
-    return replace(data, rewards=data.rewards * factor)
-
-
-def reward_factor(data: Dataset, scale: float | str) -> float:
-    """What `scale` says that rewards are multiplied by; `range` is 1000 / (best return - worst return).
-
-    The latter is the rule of MOMA-PPO's code for ant, halfcheetah and walker2d.
-
-    Raises:
-        DataError: All episodes return the same, so that there is no range.
-    """
-    if scale == "range":
-        returns = data.returns()
-        spread = float(returns.max() - returns.min())
-        if spread <= 0:
-            raise DataError("reward_scale = range needs episodes of different returns; here all return the same.")
-        return 1000.0 / spread
-    return float(scale)
 
 
 def best_values(data: Dataset, gamma: float) -> tuple[Annotated[Tensor, "agent"], Tensor]:

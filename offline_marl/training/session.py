@@ -20,7 +20,7 @@ from offline_marl.core.reference import Reference
 from offline_marl.core.seeding import derive, seeded_globally
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import refuse_long_window
-from offline_marl.datasets.normalize import best_values, obs_statistics, scale_rewards
+from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.environments.base import Conventions, MissingSimulatorError
 from offline_marl.environments.episodes import episode_seeds, play
 from offline_marl.environments.scores import Score, summarize
@@ -32,6 +32,7 @@ from offline_marl.runs.log_files import asked_loggers, loggers_of
 from offline_marl.runs.loggers import Logger
 from offline_marl.training.environment_tasks import versions_of
 from offline_marl.training.loop import CheckpointHook, EvaluateHook, Hook, LogHook, StopHook, train
+from offline_marl.training.rewards import Rewards
 from offline_marl.training.run_picture import draw_run
 from offline_marl.training.sources.choose import plan_source
 from offline_marl.training.tasks import Task
@@ -77,16 +78,16 @@ class Session:
         device = pick_device(config.device)
         learner.place(device, derive(config.seed, "exploration"))
         settings = learner.common
-        data = scale_rewards(task.data, settings.reward_scale)
+        rewards = Rewards(task.data, settings.reward_scale, device=device)
         if settings.standardize_obs:
-            learner.standardize(*obs_statistics(data))
+            learner.standardize(*obs_statistics(task.data))
         if settings.clip_target:
-            learner.bound(*best_values(data, settings.gamma))
-        refuse_long_window(data.lengths, learner.window)
+            learner.bound(*rewards.best_values(settings.gamma))
+        refuse_long_window(task.data.lengths, learner.window)
         if config.init is not None and not checkpoint.found(folder.checkpoints):
             take_over(learner, RunFolder(config.init))
         if not folder.done:
-            self.make_source = plan_source(config, folder, task, data, learner)
+            self.make_source = plan_source(config, folder, task, rewards, learner)
         most = max(config.eval_episodes, config.final_episodes)
         self.score = make_scorer(task, config.eval_seed, most, device, config.workers)
 

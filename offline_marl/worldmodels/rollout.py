@@ -68,7 +68,9 @@ class Rollout:
     """Imagined rows and what is to be known about them."""
 
     batch: Batch
-    """Lead axes [row, time]; `mask` is false after a row's end, `synthetic` true throughout."""
+    """Lead axes [row, time]; `mask` is false after a row's end, `synthetic` true throughout; rewards as foreseen."""
+    penalty: Annotated[Tensor, "row time"]
+    """What doubt takes from every agent's reward, in the units of the rewards that the model was fitted to."""
     spread: Annotated[Tensor, "row time"]
     """Disagreement at each step before anything was clamped; 0 where the model has none."""
     cut: Rows
@@ -92,12 +94,13 @@ def rollout(model: Steps, policy: Policy, starts: Batch, horizon: int, caution: 
     alive = torch.ones(len(obs), dtype=torch.bool, device=obs.device)
     steps: list[Batch] = []
     spreads: list[Tensor] = []
+    penalties: list[Tensor] = []
     cut, broken = torch.zeros_like(alive), torch.zeros_like(alive)
     for time in range(horizon):
         read = newest(history, policy.window)
         actions = policy.act(obs, history=read, explore=True)
         said = model.step(obs, actions, newest(history, model.window), state)
-        next_obs, rewards, value, whole = _tidy(model, said, obs, caution)
+        next_obs, rewards, lost, value, whole = _tidy(model, said, obs, caution)
         broken = broken | (alive & ~whole)
         alive = alive & whole
         doubted = exceeds(value, caution.cutoff)
@@ -123,14 +126,15 @@ def rollout(model: Steps, policy: Policy, starts: Batch, horizon: int, caution: 
             )
         )
         spreads.append(value)
+        penalties.append(lost)
         alive = alive & ~over & ~last
         obs, history, state = next_obs, next_history, said.next_state
     joined = Batch.stack(steps, dim=1)
-    return Rollout(joined, torch.stack(spreads, dim=1), cut, broken)
+    return Rollout(joined, torch.stack(penalties, dim=1), torch.stack(spreads, dim=1), cut, broken)
 
 
-def _tidy(model: Steps, said: Prediction, obs: Obs, caution: Caution) -> tuple[Obs, PerAgent, Measured, Rows]:
-    """Next obs and penalised rewards that are finite and in the box, disagreement, and which rows were finite."""
+def _tidy(model: Steps, said: Prediction, obs: Obs, caution: Caution) -> tuple[Obs, PerAgent, PerTeam, Measured, Rows]:
+    """Next obs and rewards that are finite and in the box, their penalty, disagreement, and which rows were finite."""
     value, lost = _price(said.spread, said.rewards, caution)
     finite = torch.cat([said.next_obs.flatten(1), said.rewards, lost.unsqueeze(-1)], dim=1).isfinite().all(1)
     next_obs = torch.where(finite[:, None, None], said.next_obs, obs)
@@ -139,8 +143,7 @@ def _tidy(model: Steps, said: Prediction, obs: Obs, caution: Caution) -> tuple[O
         facts = model.facts
         next_obs = next_obs.clamp(facts.spread_out(facts.low), facts.spread_out(facts.high))
         rewards = rewards.clamp(facts.reward_low, facts.reward_high)
-    rewards = rewards - torch.where(finite, lost, 0.0).unsqueeze(-1)
-    return next_obs, rewards, Measured(torch.where(finite, value, 0.0)), finite
+    return next_obs, rewards, torch.where(finite, lost, 0.0), Measured(torch.where(finite, value, 0.0)), finite
 
 
 def _price(spread: Spread | None, rewards: PerAgent, caution: Caution) -> tuple[Measured, PerTeam]:

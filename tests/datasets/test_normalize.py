@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
-from offline_marl.core.types import DataError, Episode, Spec
+from offline_marl.core.types import Episode, Spec
 from offline_marl.datasets.base import Dataset
-from offline_marl.datasets.normalize import LEAST_STD, best_values, obs_statistics, scale_rewards
+from offline_marl.datasets.normalize import LEAST_STD, best_values, obs_statistics
 from offline_marl.networks.inputs import AgentInputs
 
 
@@ -68,18 +67,6 @@ def two_episodes() -> Dataset:
         )
 
     return Dataset.from_episodes([episode(1.0, 2.0, 4.0), episode(-8.0, 10.0)], Spec((1,), (1,)))
-
-
-def test_range_scales_rewards_so_that_returns_span_a_thousand() -> None:
-    data = two_episodes()  # returns 7 and 2: 1000 / 5 = 200
-    assert scale_rewards(data, "range").rewards.flatten().tolist() == [200.0, 400.0, 800.0, -1600.0, 2000.0]
-    assert scale_rewards(data, 0.5).rewards.flatten().tolist() == [0.5, 1.0, 2.0, -4.0, 5.0]
-    assert scale_rewards(data, 1.0) is data
-
-
-def test_episodes_that_all_return_the_same_have_no_range() -> None:
-    with pytest.raises(DataError, match="different returns"):
-        scale_rewards(two_episodes().select(torch.tensor([0])), "range")
 
 
 def test_the_best_value_is_the_largest_discounted_return_to_go() -> None:

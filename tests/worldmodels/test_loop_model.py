@@ -99,7 +99,8 @@ def test_whole_rollouts_agree(loop_model) -> None:
 
     assert found.cut.any() and told["alive"][:, -1].any() and told["terminations"].any()
     torch.testing.assert_close(found.spread, told["spread"])
-    for name in ("obs", "actions", "rewards", "next_obs"):
+    torch.testing.assert_close(found.batch.rewards - found.penalty.unsqueeze(-1), told["rewards"])
+    for name in ("obs", "actions", "next_obs"):
         torch.testing.assert_close(getattr(found.batch, name), told[name])
     assert torch.equal(found.batch.terminations[..., 0], told["terminations"])
     assert torch.equal(found.batch.mask[..., 0], told["alive"])

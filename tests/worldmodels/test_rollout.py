@@ -108,10 +108,10 @@ def test_rollouts_end_in_the_planted_bad_region() -> None:
 
 def test_the_penalty_is_clamped_only_after_the_cut_was_decided() -> None:
     caution = Caution(weight=0.1, reward_weight=0.0, cutoff=0.4, clip=False)
-    batch = imagined(-1.5, caution=caution, horizon=6).batch
+    made = imagined(-1.5, caution=caution, horizon=6)
     # d = .5 at place 1.5: .125; d = 1.5 at place 2.5: 1.125, of which the penalty counts .4
-    assert batch.rewards[0, 2, 0].item() == pytest.approx(1.5 - 0.1 * 0.125)
-    assert batch.rewards[0, 3, 0].item() == pytest.approx(2.5 - 0.1 * 0.4)
+    assert made.batch.rewards[0, 2:4, 0].tolist() == [1.5, 2.5]
+    assert made.penalty[0, 2:4].tolist() == pytest.approx([0.1 * 0.125, 0.1 * 0.4])
 
 
 def test_what_is_not_finite_is_dropped_and_the_step_before_it_still_counts() -> None:

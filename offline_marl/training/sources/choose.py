@@ -16,13 +16,13 @@ from offline_marl.core.seeding import Generators, derive
 from offline_marl.core.types import DataError, Source
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.datasets.normalize import reward_factor
 from offline_marl.datasets.ring import TransitionRing
 from offline_marl.runs.checkpoint import found
 from offline_marl.runs.config import FitConfig, RunConfig
 from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError
 from offline_marl.training.models.fit import Fit, begin_fit, config_for, continue_fit, facts_of, prepare_fit
 from offline_marl.training.models.report import verdict
+from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.imagined import Imagination, MixedSource, Plan, RolloutSource
 from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSource
 from offline_marl.training.tasks import Task
@@ -40,15 +40,15 @@ MEASURED = 4_096
 
 
 def plan_source(
-    config: RunConfig, folder: RunFolder, task: Task, data: Dataset, learner: Algorithm
+    config: RunConfig, folder: RunFolder, task: Task, rewards: Rewards, learner: Algorithm
 ) -> Callable[[], Source]:
     """Gives what `learner.update` will be fed, once the run has begun; what can be refused is refused before.
 
     Args:
         config: The run's settings.
         folder: The run folder, which keeps a model of its own.
-        task: The run's task, rewards as recorded.
-        data: Its data, rewards as they are learnt from.
+        task: The run's task, with the environment's rewards.
+        rewards: Its data with those that are learnt from, and what converts imagined and live ones.
         learner: The algorithm, on its device.
 
     Raises:
@@ -56,20 +56,20 @@ def plan_source(
     """
     named = config.world_model or ("ensemble" if learner.needs.origin == "model" else None)
     if named is None:
-        made = _make_plain(config, task, data, learner)
+        made = _make_plain(config, task, rewards, learner)
         return lambda: made
-    refuse_unforeseen(config, data, learner)
+    refuse_unforeseen(config, task.data, learner)
     kind = worldmodels.get(named) if named in worldmodels.names() else None
     if kind is not None and issubclass(kind, Oracle):
         oracle, copies = kind, _rollout_rows(config, learner)
-        made = _make_imagining(config, task, data, learner, _make_oracle(oracle, config, task, copies), None)
+        made = _make_imagining(config, task, rewards, learner, _make_oracle(oracle, config, task, copies), None)
         return lambda: made
     own = ModelFolder(Path(named) if kind is None else folder.path / "world_model")
 
     def make() -> Source:
         model, held_out = _told(continue_fit(own, task, config))
         model.place(config.device, derive(config.seed, "imagination"))
-        return _make_imagining(config, task, data, learner, model, held_out)
+        return _make_imagining(config, task, rewards, learner, model, held_out)
 
     def fit_and_make() -> Source:
         print(f"no finished world model in {own.path} yet: fitting one", file=sys.stderr)
@@ -101,14 +101,14 @@ def refuse_unforeseen(config: RunConfig, data: Dataset, learner: Algorithm) -> N
         raise DataError(f"{config.algorithm} learns from recorded segments, which imagined rows cannot be mixed into.")
 
 
-def _make_plain(config: RunConfig, task: Task, data: Dataset, learner: Algorithm) -> Source:
+def _make_plain(config: RunConfig, task: Task, rewards: Rewards, learner: Algorithm) -> Source:
     device, rows = torch.device(config.device), learner.batch_size
     if learner.needs.origin == "environment":
         env = task.make_envs(min(MOST_COPIES, rows), config.workers)
         if env is None:
             raise DataError(f"{config.algorithm} learns in an environment, and none belongs to {task.id}.")
-        return EnvironmentSource(learner, env, rows, Generators(config.seed).get("episodes"), device)
-    buffer = TransitionBuffer(data, learner.window, device, state=learner.needs.state, stays=task.mapped)
+        return EnvironmentSource(learner, env, rows, Generators(config.seed).get("episodes"), device, rewards)
+    buffer = TransitionBuffer(rewards.recorded, learner.window, device, state=learner.needs.state, stays=task.mapped)
     return DatasetSource(buffer, rows, Generators(config.seed, buffer.device).get("batches"))
 
 
@@ -119,20 +119,19 @@ def _rollout_rows(config: RunConfig, learner: Algorithm) -> int:
 def _make_imagining(
     config: RunConfig,
     task: Task,
-    data: Dataset,
+    rewards: Rewards,
     learner: Algorithm,
     model: WorldModel,
     held_out: TransitionBuffer | None,
 ) -> Source:
     device = torch.device(config.device)
     generators = Generators(config.seed, "cpu" if task.mapped else device)
-    data = replace(data, avail_actions=None)
+    data = replace(rewards.recorded, avail_actions=None)
     oracle = isinstance(model, Oracle)
     starts = TransitionBuffer(data, max(learner.window, model.window), device, state=oracle, stays=task.mapped)
-    factor = reward_factor(task.data, learner.common.reward_scale)
     rows = _rollout_rows(config, learner)
-    plan = Plan(rows, config.horizon, config.start_share, factor, _caution(config, model, held_out))
-    imagination = Imagination(model, learner, starts, plan, generators.get("starts"))
+    plan = Plan(rows, config.horizon, config.start_share, _caution(config, model, held_out, rewards))
+    imagination = Imagination(model, learner, starts, plan, rewards, generators.get("starts"))
     if learner.needs.origin == "model":
         return RolloutSource(imagination)
     real = TransitionBuffer(data, learner.window, device, state=oracle, stays=task.mapped)
@@ -175,7 +174,7 @@ def _make_oracle(kind: type[Oracle], config: RunConfig, task: Task, rows: int) -
     return made
 
 
-def _caution(config: RunConfig, model: WorldModel, held_out: TransitionBuffer | None) -> Caution:
+def _caution(config: RunConfig, model: WorldModel, held_out: TransitionBuffer | None, rewards: Rewards) -> Caution:
     cutoff = config.cutoff or float("inf")
     if held_out is not None:
         index = torch.linspace(0, len(held_out) - 1, min(MEASURED, len(held_out)), device=held_out.device).long()
@@ -185,7 +184,9 @@ def _caution(config: RunConfig, model: WorldModel, held_out: TransitionBuffer | 
             measured = UNCERTAINTIES[config.spread](said.spread)  # refuses models that cannot be measured so
             if config.cutoff_quantile is not None:
                 cutoff = float(torch.quantile(measured, config.cutoff_quantile))
-    return Caution(config.spread, config.spread_weight, config.reward_spread_weight, cutoff, config.clip_imagined)
+    # Doubt about rewards that nobody learns from costs nothing.
+    reward_weight = config.reward_spread_weight if rewards.replacement is None else 0.0
+    return Caution(config.spread, config.spread_weight, reward_weight, cutoff, config.clip_imagined)
 
 
 def _shares(config: RunConfig) -> tuple[float, float] | None:

@@ -11,6 +11,7 @@ from offline_marl.core.errors import WorkError
 from offline_marl.core.types import Batch, Needs, Policy
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.ring import TransitionRing
+from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.recorded import DatasetSource
 from offline_marl.worldmodels.base import WorldModel
 from offline_marl.worldmodels.rollout import Caution, Rollout, rollout
@@ -32,8 +33,6 @@ class Plan:
     horizon: int
     start_share: float
     """Share of rows that begin where an episode of the data begins; the others begin anywhere in it."""
-    reward_factor: float
-    """Multiplies imagined rewards, as the data's were multiplied."""
     caution: Caution
 
 
@@ -45,18 +44,25 @@ class Imagination:
         policy: Acts; its weights may change between rollouts.
         buffer: Where rollouts start; its window must serve policy and model.
         plan: How they are made.
+        rewards: Converts what the model foresees to what is learnt from.
         generator: Draws the starts.
     """
 
     def __init__(
-        self, model: WorldModel, policy: Policy, buffer: TransitionBuffer, plan: Plan, generator: torch.Generator
+        self,
+        model: WorldModel,
+        policy: Policy,
+        buffer: TransitionBuffer,
+        plan: Plan,
+        rewards: Rewards,
+        generator: torch.Generator,
     ) -> None:
         self.model, self.policy, self.buffer, self.plan = model, policy, buffer, plan
-        self.generator = generator
+        self.rewards, self.generator = rewards, generator
         self.made = self.broken = self.cut = 0
 
     def imagine(self) -> Rollout:
-        """One rollout.
+        """One rollout, with the rewards that are learnt from.
 
         Raises:
             BrokenModelError: More than 1 % of all rows so far were dropped as not finite.
@@ -74,9 +80,7 @@ class Imagination:
                 f"{self.broken:,} of {self.made:,} imagined rows stopped being finite: the world model diverges on "
                 "this policy (shorten --horizon, lower --cutoff, or fit the model longer)."
             )
-        if plan.reward_factor == 1.0:
-            return made
-        return replace(made, batch=replace(made.batch, rewards=made.batch.rewards * plan.reward_factor))
+        return replace(made, batch=self.rewards.of(made.batch, made.penalty))
 
     def state_dict(self) -> dict[str, Any]:
         """What decides the next rollout, beside model and policy weights."""

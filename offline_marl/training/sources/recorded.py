@@ -10,6 +10,7 @@ from offline_marl.core.types import Batch, History, Needs, Policy
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.environments.base import JointEnv
 from offline_marl.environments.episodes import PolicyController, Step, run_episodes, seen_tensors
+from offline_marl.training.rewards import Rewards
 
 
 class DatasetSource:
@@ -54,13 +55,20 @@ class EnvironmentSource:
         rows: Transitions wanted of each batch; rounds of episodes are played until there are so many.
         generator: Draws the seeds of episodes; on the CPU.
         device: Where batches go.
+        rewards: Converts what the environment pays to what is learnt from.
     """
 
     def __init__(
-        self, policy: Policy, env: JointEnv, rows: int, generator: torch.Generator, device: torch.device | str
+        self,
+        policy: Policy,
+        env: JointEnv,
+        rows: int,
+        generator: torch.Generator,
+        device: torch.device | str,
+        rewards: Rewards,
     ) -> None:
         self.policy, self.env, self.rows, self.device = policy, env, rows, device
-        self.generator = generator
+        self.generator, self.rewards = generator, rewards
 
     def sample(self, needs: Needs) -> Batch:
         """Segments [episode, time], as long as the longest; `mask` is false after an episode's end."""
@@ -72,7 +80,7 @@ class EnvironmentSource:
             played += int(rounds[-1].mask[..., 0].sum())  # type: ignore[index]
             episodes += count
         longest = max(batch.rewards.shape[1] for batch in rounds)
-        return Batch.cat([_lengthened(batch, longest) for batch in rounds]).to(self.device)
+        return self.rewards.of(Batch.cat([_lengthened(batch, longest) for batch in rounds]).to(self.device))
 
     def _episodes(self, played: int, episodes: int) -> int:
         """Of the next round: as many as are likely to be enough, from the mean length so far."""

@@ -171,8 +171,8 @@ def test_the_cutoff_may_be_a_quantile_of_the_spread_on_recorded_steps(tmp_path, 
     cautions: list[Caution] = []
 
     class Spying(choose.Imagination):
-        def __init__(self, model, policy, buffer, plan, generator) -> None:
-            super().__init__(model, policy, buffer, plan, generator)
+        def __init__(self, model, policy, buffer, plan, rewards, generator) -> None:
+            super().__init__(model, policy, buffer, plan, rewards, generator)
             cautions.append(plan.caution)
 
     monkeypatch.setattr(choose, "Imagination", Spying)

@@ -10,6 +10,7 @@ from offline_marl.core.files import load_tree, save_tree
 from offline_marl.core.types import Needs
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.ring import TransitionRing
+from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.imagined import BrokenModelError, Imagination, MixedSource, Plan, RolloutSource
 from offline_marl.training.sources.recorded import DatasetSource
 from offline_marl.worldmodels.base import Prediction, Spread
@@ -53,9 +54,10 @@ class Idle:
 
 def imagination(model=None, rows=10, horizon=3, share=0.0, factor=1.0, cutoff=math.inf) -> Imagination:
     caution = Caution(weight=0.0, reward_weight=0.0, cutoff=cutoff, clip=False)
-    plan = Plan(rows, horizon, share, factor, caution)
+    plan = Plan(rows, horizon, share, caution)
     buffer = TransitionBuffer(DATA, state=False)
-    return Imagination(model or Numbered(), Idle(), buffer, plan, torch.Generator().manual_seed(1))
+    rewards = Rewards(DATA, factor)
+    return Imagination(model or Numbered(), Idle(), buffer, plan, rewards, torch.Generator().manual_seed(1))
 
 
 def mixed(shares, retain=50, refill_every=1, steps=11, **of_imagination) -> MixedSource:

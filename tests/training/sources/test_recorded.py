@@ -7,6 +7,7 @@ from worlds import SPECS, PointEnv, world
 
 from offline_marl.core.types import Needs
 from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSource
 
 
@@ -55,9 +56,13 @@ class Restless:
         return torch.rand(*obs.shape[:2], 2, generator=self.generator)
 
 
+def as_paid(kind: str) -> Rewards:
+    return Rewards(world(kind))
+
+
 def playing(seed: int = 0, rows: int = 20) -> EnvironmentSource:
     env = PointEnv(SPECS["continuous"], 3)
-    return EnvironmentSource(Restless(), env, rows, torch.Generator().manual_seed(seed), "cpu")
+    return EnvironmentSource(Restless(), env, rows, torch.Generator().manual_seed(seed), "cpu", as_paid("continuous"))
 
 
 def test_an_environment_is_played_in_until_there_are_enough_steps():
@@ -91,7 +96,12 @@ class Choosing:
 
 def test_batches_end_with_their_longest_episode_and_nothing_counts_behind_the_others():
     batch = EnvironmentSource(
-        Choosing(), PointEnv(SPECS["discrete"], 1), 9, torch.Generator().manual_seed(3), "cpu"
+        Choosing(),
+        PointEnv(SPECS["discrete"], 1),
+        9,
+        torch.Generator().manual_seed(3),
+        "cpu",
+        as_paid("discrete"),
     ).sample(Needs())
     lengths = batch.mask[..., 0].sum(1)
     assert len(set(lengths.tolist())) > 1 and batch.rewards.shape[1] == int(lengths.max())
@@ -112,7 +122,7 @@ def test_rounds_of_short_episodes_grow():
             return seen
 
     env = Brief()
-    batch = EnvironmentSource(Restless(), env, 80, torch.Generator(), "cpu").sample(Needs())
+    batch = EnvironmentSource(Restless(), env, 80, torch.Generator(), "cpu", as_paid("continuous")).sample(Needs())
     assert [len(seeds) for seeds in env.seen_seeds] == [2, 8, 30] and batch.rewards.shape[:2] == (40, 2)
 
 
