@@ -1,4 +1,4 @@
-"""A third-party package, really installed, adds an algorithm through its entry point; a broken one harms nobody."""
+"""A third-party package, really installed, adds to every registry through entry points; a broken one harms nobody."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_the_command_line_shows_a_plugins_flags_and_says_which_plugin_is_broken(
 
 def test_list_plugins_says_which_work_and_why_others_do_not(warmly):
     rows = {line.split()[0]: line for line in warmly("-m", "offline_marl", "list", "plugins")[0].splitlines()}
-    assert rows["top-cloning"].split() == ["top-cloning", "marl-top-cloning", "works"]
+    assert rows["top-cloning"].split() == ["top-cloning", "marl-example", "works"]
     assert rows["my-algo"].endswith("works")
     assert "bad-package" in rows["bad-algo"] and "no_such_package_anywhere" in rows["bad-algo"]
     assert "one-package" in rows["rival"] and "two-package" in rows["rival"] and "uninstall one" in rows["rival"]
@@ -192,11 +192,46 @@ def test_the_example_plugin_trains_with_its_own_flag_and_its_own_preset(warmly, 
     assert preset in warmly("-m", "offline_marl", "train", "top-cloning", "--help")[0]
 
 
+FEW = [
+    "--steps=2",
+    "--batch-size=50",
+    "--minibatch-size=25",
+    "--epochs=1",
+    "--hidden=8",
+    "--final-episodes=2",
+    "--eval-every=0",
+]
+
+
+def test_the_example_plugins_environment_is_learnt_in_collected_from_and_scored_in(warmly, tmp_path):
+    said = warmly("-m", "offline_marl", "list", "environments")[0]
+    assert re.search(r"seesaw +marl-example", said)
+    online = [
+        "train",
+        "ma-ppo",
+        "--environment=seesaw",
+        "--device=cpu",
+        *FEW,
+        "--eval-every=0",
+        "--out",
+        str(tmp_path / "online"),
+    ]
+    assert "uniform play" in warmly("-m", "offline_marl", *online)[0]
+    data = str(tmp_path / "seesaw.safetensors")
+    who = f"--who=steady=1,random=1,{tmp_path / 'online'}=1"
+    warmly("-m", "offline_marl", "collect", "seesaw", who, "--noise=0.1", "--episodes=6", "--out", data)
+    train = ["train", "bc", "--dataset", data, *TINY, "--final-episodes=3"]
+    warmly("-m", "offline_marl", *train, "--out", str(tmp_path / "clone"))
+    done = json.loads((tmp_path / "clone" / "DONE").read_text())
+    assert done["score"]["episodes"] == 3 and -10 < done["score"]["return"] < 0
+    assert done["versions"]["marl-example"] == done["data"]["versions"]["marl-example"] == "0.1.0"
+
+
 def test_a_plugins_presets_are_listed_without_importing_it(plugins):
     code = (
         "import sys\nfrom offline_marl.launch.cli import main\n"
         "try: main(['list', 'presets'])\nexcept SystemExit as end: assert end.code == 0\n"
-        "assert not {'torch', 'marl_top_cloning', 'bad_package'} & set(sys.modules)"
+        "assert not {'torch', 'marl_example', 'bad_package'} & set(sys.modules)"
     )
     assert re.search(r"top-cloning +reacher-scripted-mix-v0_2x1notip_0 .*share = 0.3", python(plugins, "-c", code)[0])
 

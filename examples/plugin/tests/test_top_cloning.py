@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from marl_top_cloning.algorithm import TopCloning, TopCloningConfig, best_rows
+from marl_example.algorithm import TopCloning, TopCloningConfig, best_rows
 
 import offline_marl
 from offline_marl import Batch, Spec

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,20 +110,3 @@ def test_presets_are_listed_without_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-
-
-@pytest.mark.slow
-def test_an_installed_package_brings_its_presets(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(ROOT / "offline_marl", source / "offline_marl", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    offline = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "-q"]
-    command = [sys.executable, "-m", "pip", "install", *offline, "--target", str(tmp_path / "site"), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    shipped = tmp_path / "site" / "offline_marl" / "presets"
-    ours = ROOT / "offline_marl" / "presets"
-    assert {path.relative_to(shipped) for path in shipped.rglob("*.toml")} == {
-        path.relative_to(ours) for path in ours.rglob("*.toml")
-    }

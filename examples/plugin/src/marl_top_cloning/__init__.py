@@ -1,1 +1,0 @@
-"""Top cloning for offline-marl. Imports nothing: `offline-marl list` should stay quick."""
