@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from offline_marl.environments.episodes import episode_seeds
-from offline_marl.films.captions import COLORS, captioned, pillow
+from offline_marl.films.captions import COLORS, add_caption, import_pillow
 from offline_marl.films.videos import caption_of
 from offline_marl.training.frames import open_stage, shots
 
@@ -15,10 +15,10 @@ from offline_marl.training.frames import open_stage, shots
 def main(run: str, step: str = "20") -> None:
     policy, env = open_stage(run, COLORS)
     shot = next(islice(shots(policy, env, episode_seeds(0, 1)), int(step), None))
-    picture = captioned(shot.picture, caption_of(Path(run).name, shot), env.spec.agents)
+    picture = add_caption(shot.picture, caption_of(Path(run).name, shot), env.spec.agents)
     env.close()
     place = Path(__file__).resolve().parent / "pictures" / "video_frame.png"
-    pillow()[0].fromarray(picture).save(place, optimize=True)
+    import_pillow()[0].fromarray(picture).save(place, optimize=True)
     print(place)
 
 

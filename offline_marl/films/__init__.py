@@ -1,1 +1,1 @@
-"""Episodes as videos, captioned frames and contact sheets."""
+"""Films of episodes: videos, captioned frames and contact sheets."""

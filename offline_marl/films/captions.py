@@ -1,4 +1,4 @@
-"""Words on pictures: score, step and the agents' names in their colours; and several pictures on one sheet."""
+"""Captions on frames (score, step, agents' names in their colours) and contact sheets of several frames."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLORS: tuple[Color, ...] = (
     (170, 68, 0),
     (153, 51, 136),
 )
-"""Of agents, told apart by colour-blind eyes too, on white and on dark; after the last one the first comes again."""
+"""Colours of agents, distinct for colour-blind eyes too, on white and on dark; reused in turn for more agents."""
 WHITE, DARK = (255, 255, 255), (24, 26, 32)
 MOST_NAMES = 12
 GAP = 8
@@ -29,11 +29,11 @@ GAP = 8
 
 
 class MissingEncoderError(BadInputError, ImportError):
-    """What makes videos is not installed; the message says how to get it."""
+    """Missing package for videos; the message says what to install."""
 
 
-def pillow() -> tuple[Any, Any, Any]:
-    """Pillow's Image, ImageDraw and ImageFont.
+def import_pillow() -> tuple[Any, Any, Any]:
+    """Import Pillow's Image, ImageDraw and ImageFont.
 
     Raises:
         MissingEncoderError: Pillow is not installed.
@@ -46,19 +46,19 @@ def pillow() -> tuple[Any, Any, Any]:
 
 
 def colors_of(agents: int) -> list[Color]:
-    """One for each agent."""
+    """Assign a colour to each agent."""
     return [COLORS[agent % len(COLORS)] for agent in range(agents)]
 
 
-def captioned(picture: Frame, lines: Sequence[str], names: Sequence[str]) -> Frame:
-    """The picture with a dark box in its upper left corner; it is enlarged by a row or a column to even sides.
+def add_caption(picture: Frame, lines: Sequence[str], names: Sequence[str]) -> Frame:
+    """Draw a caption in a dark box in the upper left corner; a row or a column is added for even sides.
 
     Args:
         picture: Any size; words are as tall as a 24th of it, 12 pixels at least.
         lines: White.
         names: Those of the agents, each beside its colour.
     """
-    image_of, draw_of, fonts = pillow()
+    image_of, draw_of, fonts = import_pillow()
     image = image_of.fromarray(_even(picture))
     size = max(12, min(image.size) // 24)
     font, row = fonts.load_default(size), round(size * 1.35)
@@ -81,8 +81,8 @@ def captioned(picture: Frame, lines: Sequence[str], names: Sequence[str]) -> Fra
     return np.asarray(image)
 
 
-def sheet_of(pictures: Sequence[Frame], labels: Sequence[str], columns: int, width: int) -> Any:
-    """Pictures in rows, a label beneath each, as a Pillow image on white.
+def make_sheet(pictures: Sequence[Frame], labels: Sequence[str], columns: int, width: int) -> Any:
+    """Lay out pictures in rows, a label beneath each, as a Pillow image on white.
 
     Args:
         pictures: Of one size.
@@ -90,7 +90,7 @@ def sheet_of(pictures: Sequence[Frame], labels: Sequence[str], columns: int, wid
         columns: How many stand side by side.
         width: Of each picture, in pixels.
     """
-    image_of, draw_of, fonts = pillow()
+    image_of, draw_of, fonts = import_pillow()
     high = round(width * pictures[0].shape[0] / pictures[0].shape[1])
     font, below = fonts.load_default(max(12, width // 14)), max(12, width // 14) * 3 // 2
     columns = min(columns, len(pictures))
@@ -105,6 +105,6 @@ def sheet_of(pictures: Sequence[Frame], labels: Sequence[str], columns: int, wid
 
 
 def _even(picture: Frame) -> Frame:
-    """The last row and column repeated where they are odd in number: encoders need even sides."""
+    """Repeat the last row and column where their number is odd: video encoders need even sides."""
     high, wide = picture.shape[:2]
     return np.pad(picture, ((0, high % 2), (0, wide % 2), (0, 0)), mode="edge")

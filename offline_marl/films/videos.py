@@ -1,4 +1,4 @@
-"""Evaluation episodes as a video and as a sheet of pictures, whole or absent on the disk."""
+"""Videos and contact sheets of evaluation episodes, whole or absent on the disk."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from offline_marl.core.progress import progress_bar
 from offline_marl.environments.base import Frame, JointEnv
 from offline_marl.environments.episodes import episode_seeds
 from offline_marl.environments.painting import FPS
-from offline_marl.films.captions import COLORS, MissingEncoderError, captioned, pillow, sheet_of
+from offline_marl.films.captions import COLORS, MissingEncoderError, add_caption, import_pillow, make_sheet
 from offline_marl.runs.folder import RunFolder
 from offline_marl.training.frames import Shot, open_stage, shots
 
-FASTEST = {".mp4": 60.0, ".gif": 25.0}
+MOST_FPS = {".mp4": 60.0, ".gif": 25.0}
 """Pictures in a second at most, by the ending of a file; of faster worlds not every step is shown."""
-KEPT = 64
+MOST_KEPT = 64
 """Pictures that a sheet is chosen from, at most."""
-SHEET, COLUMNS, WIDTH = 12, 4, 240
+SHEET_PICTURES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 240
 """Pictures of a sheet, how many stand side by side, and how wide each is in pixels."""
 
 
 @dataclass(frozen=True)
 class Film:
-    """What was written."""
+    """Video that was written, with its sheet, frame count and returns."""
 
     path: Path
     sheet: Path
@@ -50,12 +50,12 @@ def refuse_video(path: Path) -> None:
         ConfigError: The file ends in neither .mp4 nor .gif, or its folder cannot be written to.
         MissingEncoderError: imageio, its ffmpeg or Pillow is not installed.
     """
-    if path.suffix.lower() not in FASTEST:
+    if path.suffix.lower() not in MOST_FPS:
         raise ConfigError(f"--video {path} should end in .mp4 or .gif.")
     if path.is_dir():
         raise ConfigError(f"--video {path} is a folder: name a file.")
     refuse_unwritable(path.parent, "--video's folder")
-    pillow()
+    import_pillow()
     try:
         import imageio_ffmpeg
         from imageio import v2  # noqa: F401 - asked for here, used when writing
@@ -91,11 +91,11 @@ def film(run: str | Path, path: str | Path, episodes: int = 1, seed: int = 0) ->
         every, fps = _pace(env, path)
         names = env.spec.agents
         title = RunFolder(run).config().algorithm
-        chosen, returns, count = Chosen(), [0.0] * episodes, 0
+        chosen, returns, count = SheetFrames(), [0.0] * episodes, 0
         most = episodes * (2 + env.max_steps // every)
         with progress_bar(most, "video", "picture", leave=False) as bar, _encoder(path, fps) as encoder:
             for shot in shots(policy, env, episode_seeds(seed, episodes), every):
-                picture = captioned(shot.picture, caption_of(title, shot, episodes), names)
+                picture = add_caption(shot.picture, caption_of(title, shot, episodes), names)
                 encoder.append_data(picture)
                 returns[shot.episode] = shot.earned
                 chosen.add(shot)
@@ -109,21 +109,21 @@ def film(run: str | Path, path: str | Path, episodes: int = 1, seed: int = 0) ->
 
 
 def _pace(env: JointEnv, path: Path) -> tuple[int, float]:
-    """Steps from one picture to the next, and pictures in a second."""
+    """Compute the steps from one picture to the next and the frame rate, so that time passes as in the environment."""
     speed = float(getattr(env, "fps", FPS))
-    every = math.ceil(speed / FASTEST[path.suffix.lower()])
+    every = math.ceil(speed / MOST_FPS[path.suffix.lower()])
     return every, speed / every
 
 
 def caption_of(title: str, shot: Shot, episodes: int = 1) -> list[str]:
-    """What stands in the corner of a picture, above the names."""
+    """Compose the lines in the corner of a picture, above the names."""
     which = "" if episodes == 1 else f", episode {shot.episode + 1} of {episodes}"
     return [f"{title}{which}", f"step {shot.step}", f"return {shot.earned:.2f}"]
 
 
 @contextmanager
 def _encoder(path: Path, fps: float) -> Iterator[Any]:
-    """Takes pictures; what it wrote moves to its place when all went well.
+    """Encode pictures into a temporary file, which moves to its place when all are in it.
 
     Raises:
         OSError: The encoder did not write all of them, of which it says nothing itself: the disk may be full.
@@ -137,11 +137,11 @@ def _encoder(path: Path, fps: float) -> Iterator[Any]:
         colors = "split[a][b];[a]palettegen=max_colors=96:stats_mode=single[p];[b][p]paletteuse=new=1:dither=none"
         settings = {"codec": "gif", "pixelformat": "pal8", "output_params": ["-vf", colors, "-loop", "0", "-f", "gif"]}
     with tempfile.TemporaryDirectory() as folder:
-        beside = Path(folder) / "film.mp4"  # imageio goes by this name, ffmpeg by its -f
+        beside = Path(folder) / "film.mp4"  # imageio chooses its writer by this name, ffmpeg the format by -f
         writer = v2.get_writer(
             beside, format="FFMPEG", fps=fps, macro_block_size=2, ffmpeg_log_level="error", **settings
         )
-        shown = Counted(writer)
+        shown = CountingWriter(writer)
         try:
             yield shown
         finally:
@@ -158,20 +158,23 @@ def _encoder(path: Path, fps: float) -> Iterator[Any]:
             shutil.copyfileobj(whole, stream)
 
 
-class Counted:
-    """A writer that knows how many pictures it was given."""
+class CountingWriter:
+    """Video writer that counts its frames, to compare with those in the file: ffmpeg fails silently on a full disk."""
 
     def __init__(self, writer: Any) -> None:
         self.writer, self.count = writer, 0
 
     def append_data(self, picture: Frame) -> None:
-        """One more."""
+        """Encode one picture."""
         self.writer.append_data(picture)
         self.count += 1
 
 
-class Chosen:
-    """Some of many pictures, evenly spaced, however many there will be."""
+class SheetFrames:
+    """Evenly spaced sample of a stream of frames of unknown length.
+
+    Keeps every n-th frame; when there are too many, every second one is dropped and n doubles.
+    """
 
     def __init__(self) -> None:
         self.kept: list[Shot] = []
@@ -179,20 +182,23 @@ class Chosen:
         self._every, self._seen = 1, 0
 
     def add(self, shot: Shot) -> None:
-        """Look at the next one."""
+        """Offer the next frame."""
         if self._seen % self._every == 0:
             self.kept.append(shot)
         self._seen, self._last = self._seen + 1, shot
-        if len(self.kept) > KEPT:
+        if len(self.kept) > MOST_KEPT:
             self.kept, self._every = self.kept[::2], 2 * self._every
 
     def sheet(self, episodes: int) -> bytes:
-        """A PNG of evenly spaced ones, the first and the last among them, each with its step and return."""
-        found = [*self.kept, self._last] if self._last and self._last is not self.kept[-1] else self.kept
-        count = min(SHEET, len(found))
-        which = [found[round(number * (len(found) - 1) / max(count - 1, 1))] for number in range(count)]
+        """Draw evenly spaced frames, first and last among them, as a PNG, each with its step and return."""
+        shots = [*self.kept, self._last] if self._last and self._last is not self.kept[-1] else self.kept
+        count = min(SHEET_PICTURES, len(shots))
+        which = [shots[round(number * (len(shots) - 1) / max(count - 1, 1))] for number in range(count)]
         labels = [_label(shot, episodes) for shot in which]
-        image, stream = sheet_of([_small(shot.picture) for shot in which], labels, COLUMNS, WIDTH), io.BytesIO()
+        image, stream = (
+            make_sheet([_small(shot.picture) for shot in which], labels, SHEET_COLUMNS, SHEET_WIDTH),
+            io.BytesIO(),
+        )
         image.save(stream, "PNG", optimize=True)
         return stream.getvalue()
 
@@ -203,4 +209,4 @@ def _label(shot: Shot, episodes: int) -> str:
 
 
 def _small(picture: Frame) -> Frame:
-    return picture[:: max(1, picture.shape[1] // (3 * WIDTH)), :: max(1, picture.shape[1] // (3 * WIDTH))]
+    return picture[:: max(1, picture.shape[1] // (3 * SHEET_WIDTH)), :: max(1, picture.shape[1] // (3 * SHEET_WIDTH))]

@@ -1,4 +1,4 @@
-"""The evidence as files: tables for spreadsheets, all of it as JSON, and marl-eval's JSON."""
+"""Export of evidence as tables for spreadsheets, as JSON, and as marl-eval's JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from offline_marl.report.statistics.estimates import Estimate, Evidence
 SCORES, SUMMARY, EVERYTHING, MARL_EVAL = "scores.csv", "summary.csv", "evidence.json", "marl_eval.json"
 FORMAT = 1
 """Of evidence.json; raised when a field changes its meaning."""
-LOST_ENVIRONMENT = "unknown"
+UNKNOWN_ENVIRONMENT = "unknown"
 ENDS = ("", "_low", "_high")
 
 
@@ -45,7 +45,7 @@ def export(evidence: Evidence, out: Path) -> list[Path]:
 
 
 def score_rows(evidence: Evidence) -> list[dict[str, Any]]:
-    """One row a run."""
+    """Build the rows of scores.csv, one a run."""
     varied = evidence.gathered.varied
     return [
         {
@@ -71,7 +71,7 @@ def score_rows(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def summary_rows(evidence: Evidence) -> list[dict[str, Any]]:
-    """One row for each label on each task."""
+    """Build the rows of summary.csv, one for each label on each task."""
     return [
         {
             "task": cell.task,
@@ -81,12 +81,12 @@ def summary_rows(evidence: Evidence) -> list[dict[str, Any]]:
             "scored": evidence.scored,
             "runs": cell.runs,
             "seeds": " ".join(map(str, cell.seeds)),
-            **_three("mean_return", cell.mean),
-            **_three("iqm_return", cell.iqm),
+            **_interval_columns("mean_return", cell.mean),
+            **_interval_columns("iqm_return", cell.iqm),
             "deviation": cell.deviation,
-            **_three("mean_normalized", cell.normalized_mean),
-            **_three("iqm_normalized", cell.normalized_iqm),
-            **_three("agreement", cell.agreement),
+            **_interval_columns("mean_normalized", cell.normalized_mean),
+            **_interval_columns("iqm_normalized", cell.normalized_iqm),
+            **_interval_columns("agreement", cell.agreement),
             "data_return": cell.data_return,
             "data_normalized": cell.data_normalized,
             "tuned_on": cell.tuned_on,
@@ -96,15 +96,15 @@ def summary_rows(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def plain(evidence: Evidence) -> dict[str, Any]:
-    """Everything as plain values, field by field as the dataclasses name them."""
-    held = asdict(evidence)
-    for run in held["gathered"]["runs"]:
+    """Convert evidence to plain values, field by field as the dataclasses name them."""
+    content = asdict(evidence)
+    for run in content["gathered"]["runs"]:
         run["folder"] = None if run["folder"] is None else str(run["folder"])
-    return {"format": FORMAT, **held}
+    return {"format": FORMAT, **content}
 
 
 def marl_eval(evidence: Evidence) -> dict[str, Any]:
-    """What marl-eval reads: environment, task, algorithm, `run_0` ..., `step_0` ..., step_count and lists of metrics.
+    """Convert evidence to marl-eval's nesting: environment, task, algorithm, `run_0` ..., `step_0` ..., metrics.
 
     `absolute_metrics` are, as there, those of a run's best evaluation, which was chosen on the test environment; where
     only the last one is known, they are its. Commas, which its plots cannot have in names, become semicolons.
@@ -132,14 +132,14 @@ def _metrics(point: Mapping[str, float | None]) -> dict[str, list[float]]:
 
 
 def _environment(run: Run) -> str:
-    """The environment's id, where the run's data or the run itself names one."""
+    """Find the environment's id, where the run's data or the run itself names one."""
     versions = run.provenance.get("dataset_versions")
     named = versions.get("env_id") if isinstance(versions, Mapping) else None
-    return str(named or run.settings.get("environment") or LOST_ENVIRONMENT)
+    return str(named or run.settings.get("environment") or UNKNOWN_ENVIRONMENT)
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows under a line of names; lists and tables as JSON, nothing where nothing is known."""
+    """Format rows as CSV under a line of names; lists and tables as JSON, None as nothing."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -148,7 +148,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _three(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+def _interval_columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     ends = (None, None, None) if estimate is None else (estimate.value, estimate.low, estimate.high)
     return {f"{name}{end}": value for end, value in zip(ENDS, ends, strict=True)}
 
@@ -158,9 +158,9 @@ def _json(content: Mapping[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """As it is, but with null for numbers that JSON has no word for; settings and versions may hold any."""
+    """Replace NaN and infinity, which JSON lacks, by None; settings and versions may hold any."""
     if isinstance(value, Mapping):
-        return {str(name): _finite(each) for name, each in value.items()}
+        return {str(name): _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

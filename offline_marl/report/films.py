@@ -1,4 +1,4 @@
-"""The videos of a report: an episode of one run of every label on every task."""
+"""Videos of a report: an episode of one run of every label on every task."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import MissingSimulatorError
 from offline_marl.films import videos
-from offline_marl.films.captions import COLORS, DARK, WHITE, MissingEncoderError, captioned, sheet_of
-from offline_marl.films.videos import Chosen, film, refuse_video
+from offline_marl.films.captions import COLORS, DARK, WHITE, MissingEncoderError, add_caption, make_sheet
+from offline_marl.films.videos import SheetFrames, film, refuse_video
 from offline_marl.training import environment_tasks, session
 from offline_marl.training.frames import Shot
 from offline_marl.training.run import evaluate
@@ -89,7 +89,7 @@ def test_an_arm_is_filmed_off_screen(tmp_path, monkeypatch):
     monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 50)
     once = {"steps": 1, "batch_size": 8, "final_episodes": 1}
     small_run(tmp_path / "run", None, "ma-ppo", environment="reacher_2x1notip_0", **once)
-    monkeypatch.setitem(videos.FASTEST, ".mp4", 5.0)
+    monkeypatch.setitem(videos.MOST_FPS, ".mp4", 5.0)
     try:
         made = film(tmp_path / "run", tmp_path / "arm.mp4")
     except MissingSimulatorError as error:
@@ -112,9 +112,9 @@ def test_what_is_not_finished_leaves_no_file(particles, tmp_path, monkeypatch, d
         calls.append(given)
         if len(calls) == 4:
             raise death
-        return captioned(*given)
+        return add_caption(*given)
 
-    monkeypatch.setattr(videos, "captioned", dying)
+    monkeypatch.setattr(videos, "add_caption", dying)
     for name in ("one.mp4", "two.mp4"):
         calls.clear()
         with pytest.raises(death):
@@ -126,7 +126,7 @@ def test_what_is_not_finished_leaves_no_file(particles, tmp_path, monkeypatch, d
 @pytest.mark.parametrize("ending", ["mp4", "gif"])
 def test_a_video_that_the_encoder_could_not_finish_is_no_video(particles, tmp_path, monkeypatch, ending):
     """As on a full disk, of which the encoder tells nobody."""
-    whole = videos.Counted.append_data
+    whole = videos.CountingWriter.append_data
 
     def cut(self, picture):
         whole(self, picture)
@@ -137,7 +137,7 @@ def test_a_video_that_the_encoder_could_not_finish_is_no_video(particles, tmp_pa
     room = tmp_path / "room"
     room.mkdir()
     monkeypatch.setattr(videos.tempfile, "tempdir", str(room))
-    monkeypatch.setattr(videos.Counted, "append_data", cut)
+    monkeypatch.setattr(videos.CountingWriter, "append_data", cut)
     with pytest.raises(OSError, match=r"Only \d of 7 pictures of .*film"):
         film(particles, tmp_path / f"film.{ending}")
     assert [path.name for path in tmp_path.iterdir()] == ["room"] and not list(room.iterdir())
@@ -182,7 +182,7 @@ def test_a_package_without_its_program_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("size", [(320, 320), (241, 321), (480, 640)])
 def test_words_stay_in_the_corner_of_a_picture_with_even_sides(size):
     high, wide = size
-    picture = captioned(
+    picture = add_caption(
         np.full((high, wide, 3), 255, np.uint8), ["bc", "step 12", "return -3.21"], ["agent_0", "agent_1"]
     )
     assert picture.shape == (high + high % 2, wide + wide % 2, 3)
@@ -222,16 +222,16 @@ def test_colours_of_agents_are_told_apart_by_every_eye(eye):
 
 def test_many_agents_do_not_fill_the_picture():
     names = [f"agent_{number}" for number in range(30)]
-    picture = captioned(np.full((320, 320, 3), 255, np.uint8), ["bc"], names)
+    picture = add_caption(np.full((320, 320, 3), 255, np.uint8), ["bc"], names)
     assert (picture[-40:] == 255).all()
 
 
 def test_a_sheet_shows_evenly_spaced_steps():
-    chosen = Chosen()
+    chosen = SheetFrames()
     for step in range(1001):
         chosen.add(Shot(np.full((8, 8, 3), step % 256, np.uint8), 0, step, -step, step == 1000))
     steps = [shot.step for shot in chosen.kept]
-    assert len(steps) <= videos.KEPT and len({b - a for a, b in pairwise(steps)}) == 1
+    assert len(steps) <= videos.MOST_KEPT and len({b - a for a, b in pairwise(steps)}) == 1
     assert chosen.sheet(1).startswith(b"\x89PNG")
-    sheet = sheet_of([np.zeros((50, 100, 3), np.uint8)] * 5, list("abcde"), 4, 100)
+    sheet = make_sheet([np.zeros((50, 100, 3), np.uint8)] * 5, list("abcde"), 4, 100)
     assert sheet.size[0] == 4 * 108 + 8 and sheet.size[1] > 2 * 58

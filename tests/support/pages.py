@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from offline_marl.report.gather.scores import Gathered, LeftOut, Run
-from offline_marl.report.page.material import Ended, Material, Model
+from offline_marl.report.page.material import EpisodeConventions, Material, Model
 from offline_marl.report.statistics.estimates import (
     LAST,
     Aggregate,
@@ -153,5 +153,8 @@ def material(found: Evidence) -> Material:
     """One of everything, and what agents had settled on in the runs."""
     follow = ((0, 0), (1, 1), (0, 1), (-1, -1)) * 5
     places = tuple((0.01 * number, -0.02 * number) for number in range(20))
-    ends = [Ended(run.label, run.task, run.seed, ("left", "right"), follow, places) for run in found.gathered.runs]
+    ends = [
+        EpisodeConventions(run.label, run.task, run.seed, ("left", "right"), follow, places)
+        for run in found.gathered.runs
+    ]
     return Material((Model("model", json.loads(json.dumps(report()))),), (matrix(),), tuple(ends))

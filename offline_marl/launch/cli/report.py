@@ -158,10 +158,10 @@ def _print_asides(evidence: Evidence) -> None:
 
 def _lines(lines: Iterable[str]) -> None:
     """Print each on a line of its own, whatever names in it hold."""
-    from offline_marl.report.gather.scores import legible
+    from offline_marl.report.gather.scores import strip_control_characters
 
     for line in lines:
-        print(legible(line.replace("\n", " ")))
+        print(strip_control_characters(line.replace("\n", " ")))
 
 
 def _said(estimate: Estimate | None, digits: int) -> str:

@@ -12,7 +12,7 @@ from offline_marl.core.files import write_atomically
 from offline_marl.launch.sweeps.folder import Sweep, SweepError, settings_of
 from offline_marl.launch.sweeps.plan import Planned
 from offline_marl.report.export import as_csv
-from offline_marl.report.gather.run_folders import say_tuned
+from offline_marl.report.gather.run_folders import describe_tuning
 from offline_marl.report.gather.scores import FIGURES
 from offline_marl.runs.folder import RunFolder
 
@@ -74,7 +74,7 @@ def _row(sweep: Sweep, job: Planned, varied: Sequence[str]) -> dict[str, Any] | 
         "wall_s": done.get("wall_s"),
         "commit": versions.get("commit", versions.get("offline-marl")),
         "dataset_sha256": versions.get("dataset_sha256"),
-        "tuned_on": None if job.tuned_on is None else say_tuned(job.tuned_on),
+        "tuned_on": None if job.tuned_on is None else describe_tuning(job.tuned_on),
     }
 
 

@@ -1,4 +1,4 @@
-"""Agents of different runs play together on the same starts; the matrix of their returns shows who fits whom.
+"""Cross-play: returns of teams mixed from different runs, on the same starts, as a matrix.
 
 Two agents: entry (i, j) is the team of agent_0 from run i and agent_1 from run j. More agents: the team of run i in
 which one agent is run j's, averaged over which one it is. The diagonal is self-play.
@@ -19,7 +19,7 @@ from offline_marl.core.reference import Reference
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import Conventions, JointEnv
 from offline_marl.environments.episodes import Episodes, episode_seeds, play
-from offline_marl.report.crossplay.groups import SHARE, Matrix, find_groups, losses, scale_of, together
+from offline_marl.report.crossplay.groups import SHARE, Matrix, find_groups, losses, same_group, scale_of
 from offline_marl.report.crossplay.players import MixedTeam, Player, open_players
 from offline_marl.training.session import MOST_COPIES
 from offline_marl.training.tasks import Task
@@ -31,7 +31,7 @@ Returns = Annotated[npt.NDArray[np.float64], "row column start"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its 95 % percentile-bootstrap interval."""
+    """Mean with its 95 % percentile-bootstrap interval."""
 
     mean: float
     low: float
@@ -40,19 +40,19 @@ class Interval:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that share a convention, by the rule of `evidence.groups`."""
+    """Runs that share a convention, by the rule of `crossplay.groups`."""
 
     members: tuple[int, ...]
     """Rows of the matrix."""
     convention: str | None
-    """What their own teams follow most; None where the environment tells none, or none is followed."""
+    """Convention that their own teams follow most; None where the environment tells none, or none is followed."""
     followed: float | None
     """Share of self-play episodes in which all agents followed it."""
 
 
 @dataclass(frozen=True)
 class Crossplay:
-    """Who plays how well with whom."""
+    """Cross-play matrix with intervals, groups and summary."""
 
     players: tuple[Player, ...]
     task: str
@@ -81,12 +81,12 @@ class Crossplay:
 
     @property
     def means(self) -> Matrix:
-        """Mean returns."""
-        found: Matrix = self.returns.mean(-1)
-        return found
+        """Mean returns over starts."""
+        means: Matrix = self.returns.mean(-1)
+        return means
 
     def scaled(self, values: Values, difference: bool = False) -> Values:
-        """Returns, or differences of returns, on the scale of `unit`."""
+        """Normalise returns, or differences of returns, where there is a reference."""
         if self.reference is None:
             return values
         normalized: Values = np.vectorize(self.reference.normalized, otypes=[np.float64])(values)
@@ -94,7 +94,7 @@ class Crossplay:
 
     @property
     def unit(self) -> str:
-        """What scores are told in."""
+        """Name of the scale of `scaled`."""
         return "return" if self.reference is None else "normalized return"
 
     @property
@@ -133,55 +133,55 @@ def crossplay(
         if agents < 2:
             raise DataError(f"{tasks[0].id} has a single agent: there is nobody to play with.")
         torch.set_num_threads(1)
-        found = _play_all(players, tasks[0], env, episode_seeds(seed, episodes), tick)
+        played = _play_all(players, tasks[0], env, episode_seeds(seed, episodes), tick)
     finally:
         env.close()
-    return _told(players, tasks, agents, seed, *found)
+    return _build_result(players, tasks, agents, seed, *played)
 
 
-def guests(agents: int) -> tuple[int, ...]:
-    """Agents that the second run plays, one at a time."""
+def guest_positions(agents: int) -> tuple[int, ...]:
+    """List the agents that the second run plays, one at a time."""
     return (1,) if agents == 2 else tuple(range(agents))
 
 
 def _play_all(
     players: Sequence[Player], task: Task, env: JointEnv, seeds: Sequence[int], tick: Callable[[], object]
 ) -> tuple[Returns, Matrix | None, list[Conventions | None]]:
-    """Returns, agreement, and what the runs' own teams followed."""
+    """Play all pairings: returns, agreement, and the conventions of the runs' own teams."""
     count, agents = len(players), env.spec.n_agents
     returns, agreed = np.zeros((count, count, len(seeds))), np.full((count, count), np.nan)
-    own: list[Conventions | None] = []
+    self_play: list[Conventions | None] = []
     for i, row in enumerate(players):
         for j, column in enumerate(players):
-            positions = guests(agents) if i != j else (0,)
+            positions = guest_positions(agents) if i != j else (0,)
             for guest in positions:
                 members = [column.policy if agent == guest else row.policy for agent in range(agents)]
-                played = _played(members, env, seeds, (row, column))
+                played = _play_pair(members, env, seeds, (row, column))
                 returns[i, j] += played.returns / len(positions)
                 followed = None if played.ends is None else task.conventions(played.ends)
                 if followed is not None:
                     agreed[i, j] = np.nansum([agreed[i, j], followed.agreed.mean() / len(positions)])
                 if i == j:
-                    own.append(followed)
+                    self_play.append(followed)
             tick()
-    return returns, None if own[0] is None else agreed, own
+    return returns, None if self_play[0] is None else agreed, self_play
 
 
-def _played(members: Sequence[object], env: JointEnv, seeds: Sequence[int], pair: tuple[Player, Player]) -> Episodes:
+def _play_pair(members: Sequence[object], env: JointEnv, seeds: Sequence[int], pair: tuple[Player, Player]) -> Episodes:
     try:
         return play(MixedTeam(members, env.spec), env, seeds)  # type: ignore[arg-type]
     except DataError as error:
         raise DataError(f"{pair[0].folder} with {pair[1].folder}: {error}") from None
 
 
-def _told(
+def _build_result(
     players: Sequence[Player],
     tasks: Sequence[Task],
     agents: int,
     seed: int,
     returns: Returns,
     agreement: Matrix | None,
-    own: Sequence[Conventions | None],
+    self_play: Sequence[Conventions | None],
 ) -> Crossplay:
     draw = np.random.default_rng(0)
     count, episodes = len(players), returns.shape[-1]
@@ -189,13 +189,15 @@ def _told(
     drawn = (starts @ returns.reshape(-1, episodes).T).reshape(-1, count, count)
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     means, loss = returns.mean(-1), losses(returns.mean(-1))
-    reference, random, notes = _scale(tasks)
+    reference, random, notes = _common_scale(tasks)
     limit = SHARE * scale_of(means, random)
     groups = find_groups(loss, np.percentile(losses(drawn), 2.5, axis=0), limit)
-    notes += [f"{each.name} is unfinished: its step {each.step:,} plays." for each in players if not each.finished]
+    notes += [
+        f"{player.name} is unfinished: its step {player.step:,} plays." for player in players if not player.finished
+    ]
     return Crossplay(
         players=tuple(players),
-        task=_place(tasks[0]),
+        task=_place_of(tasks[0]),
         agents=agents,
         episodes=episodes,
         seed=seed,
@@ -204,23 +206,27 @@ def _told(
         high=high,
         reference=reference,
         agreement=agreement,
-        groups=tuple(_named(group, own) for group in groups),
+        groups=tuple(_name_group(group, self_play) for group in groups),
         loss=loss,
         limit=limit,
-        summary=_summary(means, drawn, groups, draw),
+        summary=_summarize(means, drawn, groups, draw),
         covers="starts and runs, resampled together" if count > 2 else "starts alone: two runs say nothing of others",
         notes=tuple(notes),
     )
 
 
-def _place(task: Task) -> str:
+def _place_of(task: Task) -> str:
     shares = task.partition
     return f"{shares.scenario}_{shares.key}" if shares else str(task.data.metadata.get("scenario", task.id))
 
 
-def _scale(tasks: Sequence[Task]) -> tuple[Reference | None, float | None, list[str]]:
-    """Reference scores that all runs share, what random play returns, and what is to be said about it."""
-    references = {(each.random, each.expert) for each in (task.reference for task in tasks) if each is not None}
+def _common_scale(tasks: Sequence[Task]) -> tuple[Reference | None, float | None, list[str]]:
+    """Find the reference scores that all runs share, the return of random play, and a note where scores differ."""
+    references = {
+        (reference.random, reference.expert)
+        for reference in (task.reference for task in tasks)
+        if reference is not None
+    }
     if len(references) == 1 and all(task.reference is not None for task in tasks):
         return tasks[0].reference, references.pop()[0], []
     notes = ["Returns are not normalized: the runs' data name different reference scores."] if references else []
@@ -228,41 +234,48 @@ def _scale(tasks: Sequence[Task]) -> tuple[Reference | None, float | None, list[
     return None, float(np.mean(randoms)) if randoms else None, notes
 
 
-def _named(group: Sequence[int], own: Sequence[Conventions | None]) -> Group:
-    teams = [own[row] for row in group]
+def _name_group(group: Sequence[int], self_play: Sequence[Conventions | None]) -> Group:
+    teams = [self_play[row] for row in group]
     names = teams[0].names if teams[0] is not None else ()
-    shares = {name: np.mean([each.counts()[name] / len(each.followed) for each in teams if each]) for name in names}
+    shares = {name: np.mean([team.counts()[name] / len(team.followed) for team in teams if team]) for name in names}
     best = max(shares, key=lambda name: shares[name], default=None)
     if best is None or not shares[best]:
         return Group(tuple(group), None, None)
     return Group(tuple(group), best, float(shares[best]))
 
 
-def _summary(
+def _summarize(
     means: Matrix, drawn: npt.NDArray[np.float64], groups: Sequence[Sequence[int]], draw: np.random.Generator
 ) -> dict[str, Interval | None]:
-    """Means over pairings; each draw takes runs, with replacement, and starts.
+    """Average pairings, with intervals by resampling runs (with replacement) and starts together.
+
+    A pairing's weight in a draw is the product of how often its two runs were drawn.
 
     A run that is drawn twice never meets itself in cross-play; draws without such a pairing are left out.
     """
     count = len(means)
-    self, same = np.eye(count, dtype=bool), together(groups)
+    diagonal, same = np.eye(count, dtype=bool), same_group(groups)
     taken = draw.multinomial(count, np.full(count, 1 / count), len(drawn)).astype(np.float64)
     taken = taken if count > 2 else np.ones_like(taken)
     pairs = taken[:, :, None] * taken[:, None, :]
-    pairs[:, self] = taken
-    found: dict[str, Interval | None] = {}
+    pairs[:, diagonal] = taken
+    summary: dict[str, Interval | None] = {}
     averages: dict[str, tuple[float, npt.NDArray[np.float64]]] = {}
-    for name, chosen in {"self_play": self, "cross_play": ~self, "within": same & ~self, "across": ~same}.items():
-        found[name] = None
+    for name, chosen in {
+        "self_play": diagonal,
+        "cross_play": ~diagonal,
+        "within": same & ~diagonal,
+        "across": ~same,
+    }.items():
+        summary[name] = None
         if chosen.any():
             weights = pairs[:, chosen]
             with np.errstate(invalid="ignore"):
                 draws = (weights * drawn[:, chosen]).sum(1) / weights.sum(1)
             averages[name] = float(means[chosen].mean()), draws
-            found[name] = _interval(*averages[name])
-    (own, own_draws), (other, other_draws) = averages["self_play"], averages["cross_play"]
-    return {**found, "gap": _interval(own - other, own_draws - other_draws)}
+            summary[name] = _interval(*averages[name])
+    (self_mean, self_draws), (cross_mean, cross_draws) = averages["self_play"], averages["cross_play"]
+    return {**summary, "gap": _interval(self_mean - cross_mean, self_draws - cross_draws)}
 
 
 def _interval(mean: float, draws: npt.NDArray[np.float64]) -> Interval:

@@ -1,4 +1,4 @@
-"""Who shares a convention: runs that lose little by playing with each other. Pure arithmetic on the matrix."""
+"""Groups of runs that share a convention, by complete-linkage clustering of cross-play losses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 Matrix = Annotated[npt.NDArray[np.float64], "row column"]
 SHARE = 0.25
-"""Of the scale: what two runs may lose at most to count as sharing a convention."""
+"""Part of the scale that two runs of one group may lose at most."""
 RULE = (
     "Two runs are apart if, beside their self-play, playing with each other loses more than a quarter of the scale "
     "and the 95 % interval of that loss (over starts) lies above 0; a group holds no two runs that are apart, and "
@@ -20,21 +20,21 @@ RULE = (
 
 
 def losses(returns: Matrix) -> Matrix:
-    """What two runs lose beside their self-play, both ways of playing together averaged; works on stacks too."""
-    own = np.diagonal(returns, axis1=-2, axis2=-1)
-    together = (returns + np.swapaxes(returns, -2, -1)) / 2
-    lost: Matrix = (own[..., :, None] + own[..., None, :]) / 2 - together
-    return lost
+    """Loss of two runs against their self-play, (R_ii + R_jj) / 2 - (R_ij + R_ji) / 2; works on stacks too."""
+    self_play = np.diagonal(returns, axis1=-2, axis2=-1)
+    cross_play = (returns + np.swapaxes(returns, -2, -1)) / 2
+    loss: Matrix = (self_play[..., :, None] + self_play[..., None, :]) / 2 - cross_play
+    return loss
 
 
 def scale_of(returns: Matrix, random: float | None) -> float:
-    """What losses are measured against, see `RULE`."""
+    """Compute the scale that losses are compared with, see `RULE`."""
     lead = None if random is None else float(np.diagonal(returns).mean()) - random
     return lead if lead is not None and lead > 0 else max(float(losses(returns).max()), 0.0)
 
 
 def find_groups(loss: Matrix, low: Matrix, limit: float) -> list[list[int]]:
-    """Groups of rows, each in ascending order, the one with the first row first.
+    """Cluster rows into groups, each in ascending order, the one with the first row first.
 
     Args:
         loss: Symmetric, see `losses`.
@@ -56,8 +56,8 @@ def find_groups(loss: Matrix, low: Matrix, limit: float) -> list[list[int]]:
         groups[i] = sorted(groups[i] + groups.pop(j))
 
 
-def together(groups: Sequence[Sequence[int]]) -> Annotated[npt.NDArray[np.bool_], "row column"]:
-    """Whether two rows stand in one group."""
+def same_group(groups: Sequence[Sequence[int]]) -> Annotated[npt.NDArray[np.bool_], "row column"]:
+    """Compute whether two rows are in one group."""
     number = np.empty(sum(map(len, groups)), np.int64)
     for position, members in enumerate(groups):
         number[list(members)] = position

@@ -1,4 +1,4 @@
-"""The cross-play matrix as a picture: numbers in cells, groups in frames, colours that colour-blind eyes tell apart."""
+"""Heat map of a cross-play matrix: numbers in cells, groups in frames, a colour map for colour-blind eyes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MOST_NUMBERS = 16
 """Rows up to which cells show their numbers; ends of intervals up to half of it."""
 
 
-def draw_matrix(found: Crossplay, form: str) -> bytes | None:
-    """The picture as svg or png, equal for equal matrices.
+def draw_matrix(result: Crossplay, form: str) -> bytes | None:
+    """Draw the heat map as svg or png; equal matrices give equal bytes.
 
     Returns:
         Its bytes; None where matplotlib (extra `report`) is not installed.
@@ -27,15 +27,15 @@ def draw_matrix(found: Crossplay, form: str) -> bytes | None:
         from matplotlib.figure import Figure
     except ImportError:
         return None
-    panels = 1 if found.agreement is None else 2
-    side = min(3.0 + 0.62 * len(found.players), 14.0)
+    panels = 1 if result.agreement is None else 2
+    side = min(3.0 + 0.62 * len(result.players), 14.0)
     figure = Figure(figsize=(side * panels + 1.0, 0.86 * side + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    _draw_returns(axes[0], found)
-    if found.agreement is not None:
-        order = found.order
-        _draw_panel(axes[1], found, found.agreement[np.ix_(order, order)], None, "{:.2f}", (0.0, 1.0))
+    _draw_returns(axes[0], result)
+    if result.agreement is not None:
+        order = result.order
+        _draw_panel(axes[1], result, result.agreement[np.ix_(order, order)], None, "{:.2f}", (0.0, 1.0))
         axes[1].set_title("agreement: share of episodes in one convention")
         axes[1].set_yticks(range(len(order)), [str(number + 1) for number in range(len(order))])
     image = io.BytesIO()
@@ -47,17 +47,17 @@ def draw_matrix(found: Crossplay, form: str) -> bytes | None:
     return image.getvalue()
 
 
-def _draw_returns(axes: Any, found: Crossplay) -> None:
-    order = np.ix_(found.order, found.order)
-    means, low, high = (found.scaled(each)[order] for each in (found.means, found.low, found.high))
-    digits = "{:.0f}" if found.reference is not None else "{:.2f}"
-    _draw_panel(axes, found, means, (low, high), digits, None)
-    axes.set_title(f"mean {found.unit}, {found.episodes} starts")
+def _draw_returns(axes: Any, result: Crossplay) -> None:
+    order = np.ix_(result.order, result.order)
+    means, low, high = (result.scaled(matrix)[order] for matrix in (result.means, result.low, result.high))
+    digits = "{:.0f}" if result.reference is not None else "{:.2f}"
+    _draw_panel(axes, result, means, (low, high), digits, None)
+    axes.set_title(f"mean {result.unit}, {result.episodes} starts")
 
 
 def _draw_panel(
     axes: Any,
-    found: Crossplay,
+    result: Crossplay,
     values: npt.NDArray[np.float64],
     ends: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None,
     digits: str,
@@ -75,20 +75,20 @@ def _draw_panel(
         if ends is not None:
             text = f"{digits.format(ends[0][i, j])} to {digits.format(ends[1][i, j])}"
             axes.text(j, i + 0.24, text, ha="center", va="center", color=color, fontsize=6.5)
-    _frame_groups(axes, found)
-    names = [f"{number + 1} {found.players[row].name}" for number, row in enumerate(found.order)]
+    _frame_groups(axes, result)
+    names = [f"{number + 1} {result.players[row].name}" for number, row in enumerate(result.order)]
     axes.set_yticks(range(count), names)
     axes.set_xticks(range(count), [str(number + 1) for number in range(count)])
-    two = found.agents == 2
+    two = result.agents == 2
     axes.set_xlabel("run of agent_1" if two else "run of the one guest")
     axes.set_ylabel("run of agent_0" if two else "run of the team")
 
 
-def _frame_groups(axes: Any, found: Crossplay) -> None:
+def _frame_groups(axes: Any, result: Crossplay) -> None:
     from matplotlib.patches import Rectangle
 
     first = 0
-    for group in found.groups:
+    for group in result.groups:
         size = len(group.members)
         frame = Rectangle((first - 0.5, first - 0.5), size, size, fill=False, linewidth=2.5, edgecolor="#d1495b")
         frame.set_clip_on(False)

@@ -1,4 +1,4 @@
-"""Runs that play together: opened, refused where they cannot meet, and put into one team agent by agent."""
+"""Players of cross-play: loading of runs, their compatibility, and teams mixed agent by agent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from offline_marl.training.tasks import Task
 
 @dataclass(frozen=True)
 class Player:
-    """A run as one that plays."""
+    """Run with its loaded policy."""
 
     name: str
     """Its folder's name, with as much of the path as tells it from the others."""
@@ -38,7 +38,7 @@ class Player:
 
 
 class MixedTeam:
-    """A policy whose agents act as different policies would have them; each reads its own memory and obs alone.
+    """Policy of a team whose agents act by different policies, each from its own observations and memory.
 
     Args:
         members: The policy of each agent. They act in one environment, through one split of it.
@@ -46,7 +46,7 @@ class MixedTeam:
     """
 
     def __init__(self, members: Sequence[Policy], spec: Spec) -> None:
-        self.window, self.spec = max(each.window for each in members), spec
+        self.window, self.spec = max(member.window for member in members), spec
         self.shares = [
             (policy, [agent for agent, other in enumerate(members) if other is policy])
             for policy in dict.fromkeys(members)
@@ -65,20 +65,20 @@ class MixedTeam:
         avail_actions: AvailActions | None = None,
         explore: bool = False,
     ) -> Tensor:
-        """As `Policy.act`; `reads` is what each policy's memory holds, without it the newest part of the history."""
+        """Act as `Policy.act` says; `reads` has each policy's memory, in place of the newest part of the history."""
         if reads is None:
             reads = [{"history": newest(history, policy.window)} for policy, _ in self.shares]
         team: Tensor | None = None
         for (policy, agents), read in zip(self.shares, reads, strict=True):
-            own = policy.act(obs, **read, avail_actions=avail_actions, explore=explore)
-            team = own.clone() if team is None else team
-            team[:, agents] = own[:, agents]
+            actions = policy.act(obs, **read, avail_actions=avail_actions, explore=explore)
+            team = actions.clone() if team is None else team
+            team[:, agents] = actions[:, agents]
         assert team is not None
         return team
 
 
 class _MixedMemory:
-    """The memories of the policies of a mixed team."""
+    """Memories of a mixed team, one of each policy."""
 
     def __init__(self, memories: Sequence[Memory]) -> None:
         self.memories = memories
@@ -92,7 +92,7 @@ class _MixedMemory:
 
 
 def open_players(runs: Sequence[str | Path]) -> tuple[list[Player], list[Task]]:
-    """Runs and what each was trained on; data that several share is read once.
+    """Load runs and their tasks; data that several share is read once.
 
     Raises:
         ConfigError: There are fewer than two, or one is named twice.
@@ -102,16 +102,16 @@ def open_players(runs: Sequence[str | Path]) -> tuple[list[Player], list[Task]]:
     folders = [RunFolder(run) for run in runs]
     if len(folders) < 2:
         raise ConfigError("crossplay needs at least two runs: offline-marl crossplay RUN RUN ...")
-    _refuse_twins(folders)
+    _refuse_duplicates(folders)
     for folder in folders:
         folder.config()  # what is no run is said before anything is read
     tasks = _tasks(folders)
     for folder, task in zip(folders, tasks, strict=True):
-        _refuse_strangers(folders[0], tasks[0], folder, task)
+        _refuse_other_environment(folders[0], tasks[0], folder, task)
     return [_open(folder, name) for folder, name in zip(folders, names_of(folders), strict=True)], tasks
 
 
-def _refuse_twins(folders: Sequence[RunFolder]) -> None:
+def _refuse_duplicates(folders: Sequence[RunFolder]) -> None:
     seen: dict[Path, Path] = {}
     for folder in folders:
         real = folder.path.resolve()
@@ -121,10 +121,10 @@ def _refuse_twins(folders: Sequence[RunFolder]) -> None:
 
 
 def names_of(folders: Sequence[RunFolder]) -> list[str]:
-    """Folder names, with parents in front of them where that tells them apart."""
+    """Name folders uniquely, all with the same number of parents in front."""
     parts = [folder.path.resolve().parts for folder in folders]
     for depth in range(1, max(map(len, parts)) + 1):
-        names = [os.sep.join(each[-depth:]) for each in parts]
+        names = [os.sep.join(path[-depth:]) for path in parts]
         if len(set(names)) == len(names):
             return names
     raise AssertionError("different folders have different paths")
@@ -135,8 +135,8 @@ def _tasks(folders: Sequence[RunFolder]) -> list[Task]:
     tasks = []
     for folder in folders:
         config = folder.config()
-        own = config.dataset in {None, OWN_DATA}
-        key = (folder.path,) if own else (config.dataset, config.clip_actions, config.memory)
+        has_own_data = config.dataset in {None, OWN_DATA}
+        key = (folder.path,) if has_own_data else (config.dataset, config.clip_actions, config.memory)
         if key not in known:
             known[key] = task_of(folder)
         tasks.append(known[key])
@@ -152,8 +152,8 @@ def _open(folder: RunFolder, name: str) -> Player:
     return Player(name, str(folder.path), config.algorithm, config.task, config.seed, step, folder.done, policy)
 
 
-def _refuse_strangers(folder: RunFolder, task: Task, other: RunFolder, its_task: Task) -> None:
-    first, second = _meeting_place(folder, task), _meeting_place(other, its_task)
+def _refuse_other_environment(folder: RunFolder, task: Task, other: RunFolder, its_task: Task) -> None:
+    first, second = _environment_key(folder, task), _environment_key(other, its_task)
     if first != second or _team(task.data.spec) != _team(its_task.data.spec):
         raise DataError(
             f"{folder.path} and {other.path} cannot play together: {task.id} and {its_task.id} are not the same "
@@ -161,16 +161,16 @@ def _refuse_strangers(folder: RunFolder, task: Task, other: RunFolder, its_task:
         )
 
 
-def _meeting_place(folder: RunFolder, task: Task) -> tuple[object, ...]:
-    """What must be equal for two runs to meet."""
+def _environment_key(folder: RunFolder, task: Task) -> tuple[object, ...]:
+    """Compose the key of an environment, equal for runs that can play together."""
     if task.environment is None:
         raise DataError(f"{folder.path} cannot play: no environment belongs to its data ({task.id}).")
     if task.partition is not None:
         return task.partition.scenario, task.partition.obs_index, task.partition.act_index
-    config, about = folder.config(), task.data.metadata
+    config, metadata = folder.config(), task.data.metadata
     if config.environment is not None:
         return config.environment, config.env_settings, config.max_steps
-    return about.get("scenario"), about.get("settings") or {}, about.get("max_steps")
+    return metadata.get("scenario"), metadata.get("settings") or {}, metadata.get("max_steps")
 
 
 def _team(spec: Spec) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""What the data itself returned: the number that belongs beside every score."""
+"""Mean returns of the data sets behind scores."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from offline_marl.datasets.files import load_data
 
 
 def data_returns(
-    told: Any, task: str | None, provenance: Mapping[str, Any] | None = None
+    recorded: Any, task: str | None, provenance: Mapping[str, Any] | None = None
 ) -> tuple[float | None, float | None]:
-    """Mean return of the data behind a score, raw and normalised; None for what is not known.
+    """Find the mean return of the data behind a score, raw and normalised; None for what is not known.
 
     Args:
-        told: What a finished run's mark says of its data; runs of earlier versions do not say what it returned.
-        task: Name of the data set, looked up in the catalogue where the mark says nothing and the set is on disk:
+        recorded: The entry of a finished run's DONE on its data; runs of earlier versions lack the return.
+        task: Name of the data set, looked up in the catalogue where DONE lacks the return and the set is on disk:
             nothing is made or fetched for it. None of a run without data.
         provenance: Its `dataset_sha256`, if known, must be the set's.
     """
-    mean = _finite(told.get("return")) if isinstance(told, Mapping) else None
+    mean = _finite(recorded.get("return")) if isinstance(recorded, Mapping) else None
     if mean is not None:
-        return mean, _finite(told.get("normalized_return"))
+        return mean, _finite(recorded.get("normalized_return"))
     name = None if task is None else _name(task)
-    found = None if name is None else _of_catalogue(name)
-    if name is None or found is None:
+    known = None if name is None else _of_catalogue(name)
+    if name is None or known is None:
         return None, None
-    mean, checksum = found
+    mean, checksum = known
     expected = (provenance or {}).get("dataset_sha256")
     if expected and expected != checksum:
         return None, None
@@ -44,14 +44,14 @@ def _finite(value: Any) -> float | None:
 
 
 def _name(task: str) -> str | None:
-    """The catalogue's set behind a task; a body's has conf and view behind its name."""
+    """Find the catalogue's set behind a task; a body's has conf and view behind its name."""
     names = [name for name in CATALOG if task == name or task.startswith(f"{name}_")]
     return max(names, key=len, default=None)
 
 
 @functools.cache
 def _of_catalogue(name: str) -> tuple[float, str] | None:
-    """Mean return and checksum of a set that is on disk."""
+    """Compute mean return and checksum of a set that is on disk."""
     if not path_of(name).exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""All runs under some paths, named apart, beside what had to be left out."""
+"""Collection of all runs under some paths, labelled, and of those that had to be left out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from offline_marl.report.gather.labels import named
+from offline_marl.report.gather.labels import label_runs
 from offline_marl.report.gather.run_folders import names_of, read_run
 from offline_marl.report.gather.scores import EvidenceError, Gathered, LeftOut, Run
 from offline_marl.report.gather.tables import read_table
@@ -19,7 +19,7 @@ SWEEP = "sweep.json"
 
 
 def gather(paths: Sequence[Path]) -> Gathered:
-    """The runs under these paths.
+    """Collect the runs under these paths.
 
     Args:
         paths: Run folders; folders of run folders at any depth, sweeps among them, in which world models are passed
@@ -28,12 +28,12 @@ def gather(paths: Sequence[Path]) -> Gathered:
     Raises:
         EvidenceError: A path is not there or is nothing of that kind, or no run has finished.
     """
-    found: list[Run | LeftOut] = []
+    entries: list[Run | LeftOut] = []
     folders: list[Path] = []
     seen: set[Path] = set()
     for path in paths:
         if path.is_file():
-            found += read_table(path) if path.resolve() not in seen else []
+            entries += read_table(path) if path.resolve() not in seen else []
             seen.add(path.resolve())
         elif path.is_dir():
             fresh = [folder for folder in _folders(path) if folder.resolve() not in seen]
@@ -41,12 +41,15 @@ def gather(paths: Sequence[Path]) -> Gathered:
             folders += fresh
         else:
             raise EvidenceError(f"There is no {path}: name run folders, folders of them, sweeps or tables (CSV).")
-    found += [replace(_read(folder), name=name) for folder, name in zip(folders, names_of(folders), strict=True)]
-    runs, left_out = [each for each in found if isinstance(each, Run)], [e for e in found if isinstance(e, LeftOut)]
+    entries += [replace(_read(folder), name=name) for folder, name in zip(folders, names_of(folders), strict=True)]
+    runs, left_out = (
+        [entry for entry in entries if isinstance(entry, Run)],
+        [entry for entry in entries if isinstance(entry, LeftOut)],
+    )
     if not runs:
-        raise EvidenceError(_nothing(paths, left_out))
-    labelled, doubles, notes, varied = named(runs)
-    return Gathered(tuple(labelled), (*left_out, *doubles), (*notes, *_notes(labelled)), tuple(varied))
+        raise EvidenceError(_explain_nothing(paths, left_out))
+    labelled, doubles, notes, varied = label_runs(runs)
+    return Gathered(tuple(labelled), (*left_out, *doubles), (*notes, *_scoring_notes(labelled)), tuple(varied))
 
 
 def _read(folder: Path) -> Run | LeftOut:
@@ -56,7 +59,7 @@ def _read(folder: Path) -> Run | LeftOut:
 
 
 def _folders(path: Path) -> Iterator[Path]:
-    """The run folders at and under a path, and those that a sweep has yet to begin; `path` itself may be a model."""
+    """Find the run folders at and under a path, and those that a sweep has yet to begin; `path` may be a model."""
     if (path / "config.json").is_file():
         yield path
         return
@@ -72,7 +75,7 @@ def _folders(path: Path) -> Iterator[Path]:
 
 
 def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """As `os.walk`, through linked folders too, each folder once: links may lead round in a circle."""
+    """Walk as `os.walk` does, through linked folders too, each folder once: links may form a circle."""
     walked: set[str] = set()
     for place, inner, files in os.walk(path, followlinks=True):
         if (real := os.path.realpath(place)) in walked:
@@ -83,7 +86,7 @@ def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def _jobs(sweep: Path) -> list[Path]:
-    """The folders of a sweep's training jobs.
+    """Read the folders of a sweep's training jobs.
 
     Raises:
         EvidenceError: The sweep's list was damaged.
@@ -96,11 +99,11 @@ def _jobs(sweep: Path) -> list[Path]:
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """seed2 before seed10."""
+    """Split a name into a sort key by which seed2 comes before seed10."""
     return [(bool(part), int(part or 0), text) for part, text in re.findall(r"(\d*)(\D*)", name)]
 
 
-def _nothing(paths: Sequence[Path], left_out: Sequence[LeftOut]) -> str:
+def _explain_nothing(paths: Sequence[Path], left_out: Sequence[LeftOut]) -> str:
     where = ", ".join(map(str, paths))
     if not left_out:
         return f"There is no run in {where}: name run folders, folders of them, sweeps or tables (CSV)."
@@ -109,8 +112,8 @@ def _nothing(paths: Sequence[Path], left_out: Sequence[LeftOut]) -> str:
     return f"{count} in {where} can{'' if len(left_out) > 1 else 'not'} be compared: {first.name}: {first.why}."
 
 
-def _notes(runs: Sequence[Run]) -> list[str]:
-    """What readers of scores should know of how they were taken."""
+def _scoring_notes(runs: Sequence[Run]) -> list[str]:
+    """Compose notes on how scores were taken: episodes, versions, tuning."""
     notes = []
     episodes = {int(count) for run in runs if (count := run.score.get("episodes"))}
     if len(episodes) > 1:

@@ -1,4 +1,4 @@
-"""One run from its folder, or why it cannot be compared."""
+"""Reader of finished runs from their folders, with a reason where one cannot be compared."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from offline_marl.runs.folder import TUNED, RunFolder, RunFolderError
 from offline_marl.runs.metric_rows import each_row, read_rows
 
 TAIL_BYTES = 4_000
-FARTHEST = 1e100
-"""From zero: what lies beyond has diverged, and its square is no number any more."""
+LARGEST_MAGNITUDE = 1e100
+"""Largest magnitude of a figure: beyond it a run has diverged, and squares overflow."""
 LONGEST = 200
-"""Letters of a last word that are shown."""
+"""Letters of a failure's reason that are shown."""
 
 
 def read_run(path: Path) -> Run | LeftOut:
-    """The run of this folder, labelled with its algorithm alone; what is unfinished, failed or damaged says so."""
+    """Read the run of a folder, labelled with its algorithm alone; unfinished, failed or damaged ones are left out."""
     folder = RunFolder(path)
     (name,) = names_of([path])
     if not folder.config_file.exists():
@@ -34,7 +34,7 @@ def read_run(path: Path) -> Run | LeftOut:
     rows, reached = _evaluations(folder.path / "metrics.jsonl")
     if not folder.done:
         return LeftOut(name, _failure(path) or f"unfinished: {reached:,.0f} of {config['steps']:,} updates")
-    done = _plain(folder.done_file)
+    done = read_json_object(folder.done_file)
     if done is None or not _finite(done.get("steps", 0)):
         return LeftOut(name, "its DONE was damaged or edited")
     if not isinstance(done.get("score"), Mapping):
@@ -49,7 +49,7 @@ def read_run(path: Path) -> Run | LeftOut:
 def _run(
     path: Path, name: str, config: dict[str, Any], done: dict[str, Any], score: Figures, rows: list[dict[str, Any]]
 ) -> Run:
-    provenance = _plain(RunFolder(path).versions_file) or {}
+    provenance = read_json_object(RunFolder(path).versions_file) or {}
     curve = _curve(rows)
     best = done.get("best")
     task = Path(config["environment"] or config["dataset"]).name
@@ -69,19 +69,19 @@ def _run(
         evaluations=max(1, len(curve)),
         settings={**{key: value for key, value in config.items() if key != "settings"}, **config["settings"]},
         provenance=provenance,
-        tuned_on=_tuned(path),
+        tuned_on=_read_tuning(path),
         data_return=data,
         data_normalized=normalized,
     )
 
 
 def figures(row: Mapping[str, Any]) -> Figures:
-    """The numbers of a row; None for what is none or is not finite."""
+    """Select the numbers of a row; None for those that are not finite."""
     return {name: float(value) if _finite(value) else None for name, value in row.items() if not isinstance(value, str)}
 
 
 def unusable(row: Mapping[str, Any]) -> str | None:
-    """Why a score cannot be averaged; None if it can."""
+    """Explain why a score cannot be averaged; None if it can."""
     if "return" not in row or row["return"] is None:
         return "its score holds no return"
     for name in ("return", "normalized_return"):
@@ -90,47 +90,48 @@ def unusable(row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def say_tuned(told: Mapping[str, Any]) -> str:
-    """How the settings of a run were chosen."""
-    seeds = ", ".join(map(str, told["seeds"]))
-    return f"tuned on seeds {seeds}: best {told['metric']} of {told['configurations']} settings"
+def describe_tuning(tuning: Mapping[str, Any]) -> str:
+    """Describe in a sentence how the settings of a run were chosen."""
+    seeds = ", ".join(map(str, tuning["seeds"]))
+    return f"tuned on seeds {seeds}: best {tuning['metric']} of {tuning['configurations']} settings"
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and -FARTHEST <= value <= FARTHEST
+    return isinstance(value, int | float) and -LARGEST_MAGNITUDE <= value <= LARGEST_MAGNITUDE
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, with as many of the folders above as it takes to tell them apart."""
-    parts = [[os.fsencode(part).decode(errors="replace") for part in each.resolve().parts] for each in folders]
-    names = [each[-1] for each in parts]
+    """Name folders uniquely, with as many of the folders above as it takes."""
+    parts = [[os.fsencode(part).decode(errors="replace") for part in path.resolve().parts] for path in folders]
+    names = [path[-1] for path in parts]
     for depth in range(2, max(map(len, parts), default=0) + 1):
-        held = Counter(names)
-        if len(held) == len(names):
+        counts = Counter(names)
+        if len(counts) == len(names):
             break
-        names = ["/".join(each[-depth:]) if held[name] > 1 else name for each, name in zip(parts, names, strict=True)]
+        names = ["/".join(path[-depth:]) if counts[name] > 1 else name for path, name in zip(parts, names, strict=True)]
     return names
 
 
-def _plain(file: Path) -> dict[str, Any] | None:
+def read_json_object(file: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where the file is missing, damaged or holds something else."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
-def _tuned(path: Path) -> str | None:
+def _read_tuning(path: Path) -> str | None:
     if not (path / TUNED).exists():
         return None
     try:
-        return say_tuned(_plain(path / TUNED) or {})
+        return describe_tuning(read_json_object(path / TUNED) or {})
     except (KeyError, TypeError):
         return f"tuned, but its {TUNED} was damaged or is of another version"
 
 
 def _evaluations(file: Path) -> tuple[list[dict[str, Any]], float]:
-    """Rows of evaluations, and the last step of all rows."""
+    """Read the rows of evaluations, and the last step of all rows."""
     rows, reached = [], 0.0
     for row in each_row(file):
         if isinstance(row, dict) and _finite(row.get("step")):
@@ -141,23 +142,23 @@ def _evaluations(file: Path) -> tuple[list[dict[str, Any]], float]:
 
 
 def _curve(rows: list[dict[str, Any]]) -> tuple[Figures, ...]:
-    """Evaluations by step; those without a finite return are no points."""
-    found = {row["step"]: row for row in rows if unusable(row) is None}
-    return tuple(figures(found[step]) for step in sorted(found))
+    """Order evaluations by step, without those that lack a finite return; of one step the last counts."""
+    by_step = {row["step"]: row for row in rows if unusable(row) is None}
+    return tuple(figures(by_step[step]) for step in sorted(by_step))
 
 
 def _failure(path: Path) -> str | None:
-    """The last words of a run that failed, as its job wrote them down; None if it wrote none."""
+    """Read the reason of a failed run from its job's log; None if it logged none."""
     starts = read_rows(path / "starts.jsonl")
     last = starts[-1] if starts and isinstance(starts[-1], dict) else {}
     if last.get("how") != "failed":
         return None
-    return f"failed: {_short(str(last.get('why') or _log(path) or 'it did not say why'))}"
+    return f"failed: {_short(str(last.get('why') or _last_log_line(path) or 'it did not say why'))}"
 
 
-def _log(path: Path) -> str | None:
-    """The last line that the job of this folder printed."""
-    job = _plain(path / "job.json") or {}
+def _last_log_line(path: Path) -> str | None:
+    """Read the last line that the job of this folder printed."""
+    job = read_json_object(path / "job.json") or {}
     file = Path(str(job.get("logs"))) / f"{job.get('id')}_0_log.err"
     try:
         with file.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""What is compared: one score for each finished run, and what was left out and why."""
+"""Scores of finished runs, and the runs that were left out."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ FIGURES = (
 )
 """Columns of a score in tables; agreement and random_return only where a run has them."""
 
-COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Signs that command a terminal, or turn the direction of what stands behind them."""
+CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that control a terminal, or turn the direction of the text behind them."""
 
 
-def legible(text: str) -> str:
-    """Text from outside as it may be shown: it changes nothing but its own place."""
-    return COMMANDS.sub("\ufffd", text)
+def strip_control_characters(text: str) -> str:
+    """Replace control characters, so that text from outside cannot alter a terminal or the text around it."""
+    return CONTROL_CHARACTERS.sub("\ufffd", text)
 
 
 class EvidenceError(BadInputError, ValueError):
-    """Runs that nothing can be said about; the message is one sentence."""
+    """Lack of runs to make a statement about; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run: a run folder, or a row of a committed table."""
+    """Finished run with its score: a run folder, or a row of a committed table."""
 
     name: str
     """As shown: the folder's name, or algorithm, task and seed of a row. May hold anything: escape it."""
@@ -78,7 +78,7 @@ class Run:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something that was asked for and is in no average."""
+    """Run or file that was asked for and is in no average."""
 
     name: str
     why: str
@@ -86,7 +86,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Gathered:
-    """All that was found."""
+    """Runs under the given paths, and the ones left out."""
 
     runs: tuple[Run, ...]
     left_out: tuple[LeftOut, ...] = ()

@@ -1,4 +1,4 @@
-"""Runs from a committed table: benchmarks/results, or what `sweep collect` wrote."""
+"""Reader of runs from committed tables: benchmarks/results, or those of `sweep collect`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,28 @@ from offline_marl.report.gather.data_returns import data_returns
 from offline_marl.report.gather.run_folders import figures, unusable
 from offline_marl.report.gather.scores import FIGURES, EvidenceError, LeftOut, Run
 
-READ = (*FIGURES, "versions_differ")
+SCORE_COLUMNS = (*FIGURES, "versions_differ")
 """Columns that become the score."""
-DATA = ("data_return", "data_normalized")
-"""What the data itself returned, where the table says it: then nothing has to be looked up."""
-PROVENANCE = ("commit", "dataset_sha256", "wall_s")
+DATA_COLUMNS = ("data_return", "data_normalized")
+"""Columns of the data's own returns; without them the catalogue is asked."""
+PROVENANCE_COLUMNS = ("commit", "dataset_sha256", "wall_s")
 ALGORITHM, TASK, STEPS = ("algorithm", "algo"), ("dataset", "environment"), ("steps", "step")
-KNOWN = {*READ, *DATA, *PROVENANCE, *ALGORITHM, *TASK, *STEPS, "run", "seed", "tuned_on"}
+KNOWN_COLUMNS = {
+    *SCORE_COLUMNS,
+    *DATA_COLUMNS,
+    *PROVENANCE_COLUMNS,
+    *ALGORITHM,
+    *TASK,
+    *STEPS,
+    "run",
+    "seed",
+    "tuned_on",
+}
 """Every other column is a setting."""
 
 
 def read_table(path: Path) -> list[Run | LeftOut]:
-    """A run for each row; rows whose score is no number are left out.
+    """Read a run from each row; rows whose score is no number are left out.
 
     Raises:
         EvidenceError: The file is no table of scores, or a row cannot be read.
@@ -58,14 +68,14 @@ def _read_row(path: Path, line: int, row: Mapping[str, str | None]) -> Run | Lef
     if not algorithm or not task:
         raise EvidenceError(f"Line {line} of {path} does not say its algorithm and its data set.")
     name = row.get("run") or f"{algorithm} {Path(task).name} seed {row['seed']}"
-    score = {column: _number(path, line, column, row[column]) for column in READ if column in row}
+    score = {column: _number(path, line, column, row[column]) for column in SCORE_COLUMNS if column in row}
     wrong = unusable(score)
     if wrong is not None:
         return LeftOut(name, wrong)
-    provenance = {column: row[column] for column in PROVENANCE if row.get(column)}
+    provenance = {column: row[column] for column in PROVENANCE_COLUMNS if row.get(column)}
     seed, steps = (_whole(path, line, column, _first(row, column)) for column in (("seed",), STEPS))
-    told = {name: _number(path, line, name, row.get(name)) for name in DATA}
-    mark = {"return": told["data_return"], "normalized_return": told["data_normalized"]}
+    returns = {name: _number(path, line, name, row.get(name)) for name in DATA_COLUMNS}
+    mark = {"return": returns["data_return"], "normalized_return": returns["data_normalized"]}
     data, normalized = data_returns(mark, Path(task).name if row.get("dataset") else None, provenance)
     return Run(
         name=name,
@@ -77,7 +87,7 @@ def _read_row(path: Path, line: int, row: Mapping[str, str | None]) -> Run | Lef
         budget=steps,
         step=steps,
         score=figures(score),
-        settings={key: _value(value) for key, value in row.items() if key is not None and key not in KNOWN},
+        settings={key: _value(value) for key, value in row.items() if key is not None and key not in KNOWN_COLUMNS},
         provenance=provenance,
         tuned_on=row.get("tuned_on") or None,
         data_return=data,
@@ -108,7 +118,7 @@ def _whole(path: Path, line: int, columns: tuple[str, ...], text: str) -> int:
 
 
 def _value(text: Any) -> Any:
-    """A setting as it was before it became text."""
+    """Parse a setting from its text."""
     if text in (None, ""):
         return None
     if text in {"True", "False"}:

@@ -1,1 +1,1 @@
-"""One self-contained HTML page that says what the runs say: no network, no framework, readable without its script."""
+"""Self-contained HTML page of a report: no network, no framework, readable without its script."""

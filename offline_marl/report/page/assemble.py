@@ -1,4 +1,4 @@
-"""The page as a whole: head, table of contents, sections. The same evidence gives the same bytes."""
+"""Assembly of the page: head, table of contents, sections. The same evidence gives the same bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from offline_marl.report.page.material import MATRIX, REPORT, Material, collect_
 from offline_marl.report.page.media import media_section
 from offline_marl.report.page.models import models_section
 from offline_marl.report.page.origin import left_out_section, origin_section, settings_section
-from offline_marl.report.page.sections import Section, counted
+from offline_marl.report.page.sections import Section, count_of
 from offline_marl.report.page.training import curves_section, losses_section
 from offline_marl.report.statistics.estimates import Evidence
 
@@ -59,17 +59,17 @@ def write_page(
 
 
 def render(evidence: Evidence, material: Material | None = None, *, title: str = TITLE) -> str:
-    """The page as text."""
+    """Render the page as text."""
     sections = _sections(evidence, material or Material())
-    links = tag("ul", [tag("li", tag("a", each.title, href=f"#{each.name}")) for each in sections])
+    links = tag("ul", [tag("li", tag("a", section.title, href=f"#{section.name}")) for section in sections])
     body = tag(
         "body",
         tag("a", "Skip to the answer", href="#answer", class_="skip"),
-        tag("header", tag("h1", title), tag("p", _about(evidence))),
+        tag("header", tag("h1", title), tag("p", _summary_line(evidence))),
         tag("nav", links, aria_label="Contents"),
-        tag("main", [each.drawn() for each in sections]),
+        tag("main", [section.drawn() for section in sections]),
         tag("footer", tag("p", "Made by offline-marl report. This file is complete: it fetches nothing.")),
-        tag("script", _part("page.js")),
+        tag("script", _asset("page.js")),
     )
     return f"<!doctype html>\n{tag('html', _head(title), body, lang='en')}\n"
 
@@ -103,7 +103,7 @@ def _sections(evidence: Evidence, material: Material) -> list[Section]:
 
 
 def _drawable(draw: Callable[[], object]) -> bool:
-    """Whether a part can be made of what a file holds, which anybody may have edited."""
+    """Check whether a section can be drawn from a file, which may have been edited by hand."""
     try:
         draw()
     except (TypeError, KeyError, ValueError, AttributeError, IndexError, ArithmeticError):
@@ -111,18 +111,18 @@ def _drawable(draw: Callable[[], object]) -> bool:
     return True
 
 
-def _about(evidence: Evidence) -> str:
+def _summary_line(evidence: Evidence) -> str:
     counts = (
-        counted(len(evidence.gathered.runs), "run"),
-        counted(len(evidence.labels), "label"),
-        counted(len(evidence.tasks), "task"),
+        count_of(len(evidence.gathered.runs), "run"),
+        count_of(len(evidence.labels), "label"),
+        count_of(len(evidence.tasks), "task"),
     )
     return " · ".join(counts)
 
 
 def _head(title: str) -> Markup:
-    # Nothing may be fetched and no other script may run, whatever a name holds.
-    script = base64.b64encode(hashlib.sha256(_part("page.js").encode()).digest()).decode()
+    # The policy forbids fetching and every script but ours, whatever a run's name holds.
+    script = base64.b64encode(hashlib.sha256(_asset("page.js").encode()).digest()).decode()
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'; img-src data:; media-src data:"
     )
@@ -133,9 +133,9 @@ def _head(title: str) -> Markup:
         Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
         Markup('<meta name="color-scheme" content="light dark">'),
         tag("title", title),
-        tag("style", _part("page.css")),
+        tag("style", _asset("page.css")),
     )
 
 
-def _part(name: str) -> Markup:
+def _asset(name: str) -> Markup:
     return Markup(files(__package__).joinpath(name).read_text(encoding="utf-8"))

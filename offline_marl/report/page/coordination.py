@@ -1,4 +1,4 @@
-"""Whether agents choose alike: agreement, and the conventions that they follow."""
+"""Section of coordination: agreement of agents, and the conventions that they follow."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from offline_marl.report.page import figures
-from offline_marl.report.page.axes import Scale, grid, span
+from offline_marl.report.page.axes import Scale, grid, value_range
 from offline_marl.report.page.markup import Markup, number, tag, text
-from offline_marl.report.page.material import Ended
-from offline_marl.report.page.sections import Section, folded, panel, panels, said, styles_of
-from offline_marl.report.page.tables import Cells, Column, figure, numeric, table, told
+from offline_marl.report.page.material import EpisodeConventions
+from offline_marl.report.page.sections import Section, fold, panel, panels, paragraph, styles_of
+from offline_marl.report.page.tables import Cells, Column, figure, format_estimate, numeric, table
 from offline_marl.report.statistics.estimates import Evidence
 
 MOST_MAPS = 24
@@ -18,70 +18,82 @@ MOST_MAPS = 24
 MOST_DOTS = 100
 
 
-def agreement_section(evidence: Evidence, ends: Sequence[Ended]) -> Section | None:
-    """In which share of episodes all agents followed one convention, and which."""
-    held = [cell for cell in evidence.cells if cell.agreement is not None]
-    if not held:
+def agreement_section(evidence: Evidence, ends: Sequence[EpisodeConventions]) -> Section | None:
+    """Draw the share of episodes in which all agents followed one convention, and which."""
+    cells = [cell for cell in evidence.cells if cell.agreement is not None]
+    if not cells:
         return None
-    about = said("Share of evaluation episodes in which all agents settled on the same of several equally good ways.")
-    shares = panels([_shares(evidence, task) for task in evidence.tasks if any(cell.task == task for cell in held)])
-    return Section("agreement", "Agreement", text(about, shares, _ways(evidence, ends), _maps(ends)))
+    note = paragraph(
+        "Share of evaluation episodes in which all agents settled on the same of several equally good ways."
+    )
+    shares = panels([_shares(evidence, task) for task in evidence.tasks if any(cell.task == task for cell in cells)])
+    return Section("agreement", "Agreement", text(note, shares, _ways(evidence, ends), _maps(ends)))
 
 
 def _shares(evidence: Evidence, task: str) -> Markup:
     styles = styles_of(evidence)
-    held = [(cell, cell.agreement) for cell in evidence.cells if cell.task == task and cell.agreement is not None]
-    held.sort(key=lambda each: (-each[1].value, each[0].label))
+    shares = [(cell, cell.agreement) for cell in evidence.cells if cell.task == task and cell.agreement is not None]
+    shares.sort(key=lambda pair: (-pair[1].value, pair[0].label))
     parts: dict[str, list[float]] = {}
     for run in evidence.gathered.runs:
         share = run.score.get("agreement")
         if run.task == task and share is not None:
             parts.setdefault(run.label, []).append(share)
     rows = [
-        figures.Interval(cell.label, styles[cell.label], e.value, e.low, e.high, parts.get(cell.label, ()), told(e, 2))
-        for cell, e in held
+        figures.Interval(
+            cell.label,
+            styles[cell.label],
+            agreed.value,
+            agreed.low,
+            agreed.high,
+            parts.get(cell.label, ()),
+            format_estimate(agreed, 2),
+        )
+        for cell, agreed in shares
     ]
     alt = f"Agreement on {task}, highest first: {'; '.join(f'{row.name} {number(row.value, 2)}' for row in rows)}."
-    return panel(task, figures.intervals(rows, alt, "agreement", limits=(0.0, 1.0)))
+    return panel(task, figures.interval_chart(rows, alt, "agreement", limits=(0.0, 1.0)))
 
 
-def _ways(evidence: Evidence, ends: Sequence[Ended]) -> Markup | None:
-    """Which ways the agents went, in episodes of all runs."""
+def _ways(evidence: Evidence, ends: Sequence[EpisodeConventions]) -> Markup | None:
+    """Draw a table of the conventions followed, over episodes of all runs."""
     if not ends:
         return None
-    names = list(dict.fromkeys(name for each in ends for name in each.names))
+    names = list(dict.fromkeys(name for end in ends for name in end.names))
     rows: list[Cells] = []
     for cell in evidence.cells:
-        counts = Counter(way for e in ends if (e.task, e.label) == (cell.task, cell.label) for way in e.ways())
+        counts = Counter(way for end in ends if (end.task, end.label) == (cell.task, cell.label) for way in end.ways())
         if counts:
             rows.append([cell.task, cell.label, *(figure(counts[name], 0) for name in [*names, "apart"])])
     columns = [Column("task"), Column("label"), *numeric(*names, "apart")]
     return table("ways", "Episodes by the way that all agents went, over all runs", columns, rows, head=2)
 
 
-def _maps(ends: Sequence[Ended]) -> Markup | None:
-    """Where episodes were to lead and which way the agents went, for the first run of each label on each task."""
-    first: dict[tuple[str, str], Ended] = {}
-    for each in ends:
-        if each.targets:
-            first.setdefault((each.task, each.label), each)
-    drawn = [_map(each) for each in list(first.values())[:MOST_MAPS]]
+def _maps(ends: Sequence[EpisodeConventions]) -> Markup | None:
+    """Draw maps of targets by the convention followed, for the first run of each label on each task."""
+    first: dict[tuple[str, str], EpisodeConventions] = {}
+    for end in ends:
+        if end.targets:
+            first.setdefault((end.task, end.label), end)
+    drawn = [_map(end) for end in list(first.values())[:MOST_MAPS]]
     if not drawn:
         return None
-    more = said(f"The first {MOST_MAPS} of {len(first)}.") if len(first) > MOST_MAPS else None
-    return folded("Where the agents went which way", more, panels(drawn))
+    more = paragraph(f"The first {MOST_MAPS} of {len(first)}.") if len(first) > MOST_MAPS else None
+    return fold("Where the agents went which way", more, panels(drawn))
 
 
-def _map(each: Ended) -> Markup:
-    ways, targets = each.ways()[:MOST_DOTS], (each.targets or ())[:MOST_DOTS]
+def _map(end: EpisodeConventions) -> Markup:
+    ways, targets = end.ways()[:MOST_DOTS], (end.targets or ())[:MOST_DOTS]
     side = figures.WIDTH - 50
-    x = Scale(*span([at[0] for at in targets]), 40, 40 + side)
-    y = Scale(*span([at[1] for at in targets]), 26 + side, 26)
-    styles = {name: index for index, name in enumerate([*each.names, "apart"])}
-    dots = [figures.mark(styles[way], x.at(at[0]), y.at(at[1])) for at, way in zip(targets, ways, strict=True)]
-    counts = Counter(each.ways())
-    told_ = ", ".join(f"{name} {counts[name]}" for name in styles)
-    alt = f"Targets of {each.label} on {each.task}, seed {each.seed}, by the way that the agents went: {told_}."
+    x = Scale(*value_range([at[0] for at in targets]), 40, 40 + side)
+    y = Scale(*value_range([at[1] for at in targets]), 26 + side, 26)
+    styles = {name: index for index, name in enumerate([*end.names, "apart"])}
+    dots = [figures.marker(styles[way], x.at(at[0]), y.at(at[1])) for at, way in zip(targets, ways, strict=True)]
+    counts = Counter(end.ways())
+    listing = ", ".join(f"{name} {counts[name]}" for name in styles)
+    alt = f"Targets of {end.label} on {end.task}, seed {end.seed}, by the way that the agents went: {listing}."
     drawn = figures.svg(side + 66, alt, grid(x, y, "target x", "target y"), dots)
-    keys = tag("ul", [figures.key(f"{name} {counts[name]}", style) for name, style in styles.items()], class_="key")
-    return panel(f"{each.label}, seed {each.seed}", drawn, text(each.task, keys))
+    keys = tag(
+        "ul", [figures.legend_item(f"{name} {counts[name]}", style) for name, style in styles.items()], class_="key"
+    )
+    return panel(f"{end.label}, seed {end.seed}", drawn, text(end.task, keys))

@@ -1,4 +1,4 @@
-"""Figures as SVG: lines with bands, and values with intervals; told apart by colour, dash and mark."""
+"""SVG figures: lines with bands, and values with intervals, distinct by colour, dash and marker."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from offline_marl.report.page.axes import Scale, cut, grid, place, rule, short, span, spans_decades, words
+from offline_marl.report.page.axes import (
+    Scale,
+    coordinate,
+    grid,
+    rule,
+    spans_decades,
+    text_line,
+    tick_label,
+    truncate,
+    value_range,
+)
 from offline_marl.report.page.markup import Markup, finite, tag, text, void
 
 COLOURS, DASHES, MARKS = 8, 4, 5
@@ -30,7 +40,7 @@ CROSS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point of a line, with its band if there is one."""
+    """Point of a line, with its band if there is one."""
 
     x: float
     y: float | None
@@ -40,7 +50,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line, and the number of its colour, dash and mark."""
+    """Line with the number of its colour, dash and marker."""
 
     name: str
     style: int
@@ -49,7 +59,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value with its interval, and the values that it was made of."""
+    """Row of an interval chart: a value, its interval, and the values that it averages."""
 
     name: str
     style: int
@@ -61,31 +71,31 @@ class Interval:
     """The value in words, at the right end of its row."""
 
 
-def lines(
-    held: Sequence[Line], alt: str, x_label: str, y_label: str, *, limits: tuple[float, float] | None = None
+def line_chart(
+    curves: Sequence[Line], alt: str, x_label: str, y_label: str, *, limits: tuple[float, float] | None = None
 ) -> Markup:
-    """Curves with their bands over one axis; logarithmic upwards where values are decades apart.
+    """Draw curves with their bands; the y axis is logarithmic where values are decades apart.
 
     Args:
-        held: Points in the order of x; what is not finite breaks a line in two.
+        curves: Points in the order of x; what is not finite breaks a line in two.
         alt: What the figure shows, in words and numbers.
         x_label: Under the axis.
         y_label: Above it.
         limits: Of y; by the values where None.
     """
-    thinned = [(line, thin(line.points)) for line in held]
+    thinned = [(line, thin(line.points)) for line in curves]
     seen = [point for _, points in thinned for point in points]
     values = [value for point in seen for value in (point.y, point.low, point.high)]
     log = limits is None and spans_decades(values)
     height = 230
-    x = Scale(*span([point.x for point in seen], margin=0), 40, WIDTH - 10)
-    y = Scale(*(limits or span(values, log=log)), height - 40, 26, log)
+    x = Scale(*value_range([point.x for point in seen], margin=0), 40, WIDTH - 10)
+    y = Scale(*(limits or value_range(values, log=log)), height - 40, 26, log)
     bands = [_band(line, points, x, y) for line, points in thinned]
     strokes = [_stroke(line, points, x, y) for line, points in thinned]
     return svg(height, alt, grid(x, y, x_label, y_label), bands, strokes)
 
 
-def intervals(
+def interval_chart(
     rows: Sequence[Interval],
     alt: str,
     x_label: str,
@@ -93,7 +103,7 @@ def intervals(
     marks: Mapping[str, float] | None = None,
     limits: tuple[float, float] | None = None,
 ) -> Markup:
-    """One row for each value: its name and number, and below them the interval with the values it was made of.
+    """Draw one row for each value: its name and number, and below them the interval with the values it averages.
 
     Args:
         rows: From top to bottom.
@@ -104,53 +114,55 @@ def intervals(
     """
     marks = {name: value for name, value in (marks or {}).items() if finite(value)}
     values = [value for row in rows for value in (row.value, row.low, row.high, *row.parts)]
-    x = Scale(*(limits or span([*values, *marks.values()])), 10, WIDTH - 10)
+    x = Scale(*(limits or value_range([*values, *marks.values()])), 10, WIDTH - 10)
     bottom = 14 + ROW * len(rows)
     parts: list[Markup] = [rule(x.at(tick), 8, x.at(tick), bottom, "grid") for tick in x.ticks()]
     parts += [rule(x.at(value), 8, x.at(value), bottom, "mark") for value in marks.values()]
     parts += [_row(row, 14 + ROW * index, x) for index, row in enumerate(rows)]
     parts.append(rule(x.start, bottom, x.end, bottom, "axis"))
-    parts += [words(x.at(tick), bottom + 14, short(tick), anchor="middle") for tick in x.ticks()]
-    parts.append(words(WIDTH / 2, bottom + 30, x_label, "label", "middle"))
+    parts += [text_line(x.at(tick), bottom + 14, tick_label(tick), anchor="middle") for tick in x.ticks()]
+    parts.append(text_line(WIDTH / 2, bottom + 30, x_label, "label", "middle"))
     for index, name in enumerate(marks):
         foot = bottom + 46 + 14 * index
-        parts.append(words(WIDTH / 2, foot, f"dashed line: {name}", "said", "middle"))
+        parts.append(text_line(WIDTH / 2, foot, f"dashed line: {name}", "said", "middle"))
     return svg(bottom + 40 + 14 * len(marks), alt, parts)
 
 
-def key(name: str, style: int) -> Markup:
-    """The sample of a line that stands before its name in a legend; a screen reader passes it over."""
-    sample = [rule(1, 7, 29, 7, _stroke_class(style)), mark(style, 15, 7)]
+def legend_item(name: str, style: int) -> Markup:
+    """Draw an entry of a legend: a sample of the line, hidden from screen readers, and its name."""
+    sample = [rule(1, 7, 29, 7, _stroke_class(style)), marker(style, 15, 7)]
     drawn = tag("svg", sample, viewBox="0 0 30 14", width=30, height=14, aria_hidden="true")
     return tag("li", drawn, " ", name)
 
 
 def svg(height: float, alt: str, *parts: object) -> Markup:
-    """A figure with its alternative for those who do not see it."""
-    box = f"0 0 {WIDTH} {place(height)}"
-    return tag("svg", *parts, viewBox=box, width=WIDTH, height=place(height), role="img", aria_label=alt)  # type: ignore[arg-type]
+    """Wrap shapes into a figure with its text alternative."""
+    box = f"0 0 {WIDTH} {coordinate(height)}"
+    return tag("svg", *parts, viewBox=box, width=WIDTH, height=coordinate(height), role="img", aria_label=alt)  # type: ignore[arg-type]
 
 
 def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """Evenly chosen points, first and last among them."""
+    """Thin points out evenly, first and last among the rest."""
     if len(points) <= most:
         return list(points)
     return [points[round(index * (len(points) - 1) / (most - 1))] for index in range(most)]
 
 
 def _row(row: Interval, top: float, x: Scale) -> Markup:
-    # The number keeps its room; the name gets what is left.
+    # The number at the right end keeps its room, estimated by letters; the name is cut to the rest.
     room = WIDTH - 24 - 6.2 * len(row.said)
-    parts = [tag("title", row.name), words(x.start, top + 8, cut(row.name, 0.9 * room), "name")]
-    parts.append(words(x.end, top + 8, row.said, "said", "end"))
+    parts = [tag("title", row.name), text_line(x.start, top + 8, truncate(row.name, 0.9 * room), "name")]
+    parts.append(text_line(x.end, top + 8, row.said, "said", "end"))
     middle = top + 20
     parts += [
-        void("circle", cx=place(x.at(each)), cy=place(middle), r=2, class_="seed") for each in row.parts if finite(each)
+        void("circle", cx=coordinate(x.at(part)), cy=coordinate(middle), r=2, class_="seed")
+        for part in row.parts
+        if finite(part)
     ]
     if row.low is not None and row.high is not None and finite(row.low) and finite(row.high):
         parts.append(rule(x.at(row.low), middle, x.at(row.high), middle, f"wide {_colour(row.style)}"))
     if row.value is not None and finite(row.value):
-        parts.append(mark(row.style, x.at(row.value), middle, 4.5))
+        parts.append(marker(row.style, x.at(row.value), middle, 4.5))
     return tag("g", parts)
 
 
@@ -160,7 +172,7 @@ def _stroke(line: Line, points: Sequence[Point], x: Scale, y: Scale) -> Markup:
         places = [(x.at(point.x), y.at(point.y or 0.0)) for point in piece]
         drawn.append(void("path", d=_path(places), class_=_stroke_class(line.style)))
         every = max(1, len(places) // 5)
-        drawn += [mark(line.style, *at) for at in places[every // 2 :: every]]
+        drawn += [marker(line.style, *at) for at in places[every // 2 :: every]]
     return tag("g", tag("title", line.name), drawn)
 
 
@@ -174,7 +186,7 @@ def _band(line: Line, points: Sequence[Point], x: Scale, y: Scale) -> Markup:
 
 
 def _pieces(points: Sequence[Point], names: tuple[str, ...], log: bool) -> Iterator[list[Point]]:
-    """Runs of points that can be drawn."""
+    """Split points at gaps: a path cannot pass a value that is not finite, or not positive on a log axis."""
 
     def there(point: Point) -> bool:
         return all(finite(value := getattr(point, name)) and (value > 0 or not log) for name in names)
@@ -185,7 +197,7 @@ def _pieces(points: Sequence[Point], names: tuple[str, ...], log: bool) -> Itera
 
 
 def _path(places: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{place(x)} {place(y)}" for x, y in places)
+    return "M" + "L".join(f"{coordinate(x)} {coordinate(y)}" for x, y in places)
 
 
 def _colour(style: int) -> str:
@@ -196,8 +208,8 @@ def _stroke_class(style: int) -> str:
     return f"line {_colour(style)} d{style // COLOURS % DASHES if style >= COLOURS else style % DASHES}"
 
 
-def mark(style: int, x: float, y: float, size: float = 3.0) -> Markup:
-    """Disc, square, triangle, diamond or cross, by the style."""
+def marker(style: int, x: float, y: float, size: float = 3.0) -> Markup:
+    """Draw a marker: disc, square, triangle, diamond or cross, by the style."""
     fill = f"f{style % COLOURS}"
     corners = {
         1: ((-1, -1), (1, -1), (1, 1), (-1, 1)),
@@ -206,5 +218,5 @@ def mark(style: int, x: float, y: float, size: float = 3.0) -> Markup:
         4: CROSS,
     }.get(style % MARKS)
     if corners is None:
-        return void("circle", cx=place(x), cy=place(y), r=place(size), class_=fill)
+        return void("circle", cx=coordinate(x), cy=coordinate(y), r=coordinate(size), class_=fill)
     return void("path", d=_path([(x + size * dx, y + size * dy) for dx, dy in corners]) + "Z", class_=fill)

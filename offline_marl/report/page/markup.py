@@ -1,19 +1,19 @@
-"""HTML and SVG as text: whatever is not markup is escaped, so that no run's name can become part of a page."""
+"""HTML and SVG builders that escape all text that is not markup, so that a run's name cannot inject any."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable
 
-from offline_marl.report.gather.run_folders import FARTHEST
-from offline_marl.report.gather.scores import legible
+from offline_marl.report.gather.run_folders import LARGEST_MAGNITUDE
+from offline_marl.report.gather.scores import strip_control_characters
 
 NOTHING = "–"
-"""What stands where there is no number."""
+"""Dash in place of a missing number."""
 
 
 class Markup(str):
-    """Text that is HTML already and goes into a page as it is."""
+    """HTML text, which is not escaped again."""
 
     __slots__ = ()
 
@@ -23,12 +23,12 @@ Attribute = str | float | bool | None
 
 
 def text(*children: Child) -> Markup:
-    """Children one after the other, each escaped unless it is markup; None is nothing."""
+    """Join children, each escaped unless it is markup; None is nothing."""
     return Markup("".join(_text(child) for child in children))
 
 
 def tag(name: str, *children: Child, **attributes: Attribute) -> Markup:
-    """An element with its end tag.
+    """Build an element with its end tag.
 
     Args:
         name: Of the element.
@@ -39,12 +39,12 @@ def tag(name: str, *children: Child, **attributes: Attribute) -> Markup:
 
 
 def void(name: str, **attributes: Attribute) -> Markup:
-    """An element that holds nothing: `<img ...>`, or a shape of an SVG."""
+    """Build a void element: `<img ...>`, or a shape of an SVG."""
     return Markup(f"<{name}{_attributes(attributes)}/>")
 
 
 def number(value: float | None, digits: int | None = None) -> str:
-    """A number as a reader wants it, about four digits of it; a dash for what is not there.
+    """Format a number with about four digits; a dash for a missing one.
 
     Args:
         value: None and what is not finite are not there.
@@ -57,13 +57,13 @@ def number(value: float | None, digits: int | None = None) -> str:
         return f"{value:.4g}"
     if digits is None:
         digits = 0 if size >= 1000 or value == int(value) else 1 if size >= 100 else 2 if size >= 1 else 3
-    told = f"{value:,.{digits}f}"
-    return told.removeprefix("-") if not told.strip("-0.,") else told
+    formatted = f"{value:,.{digits}f}"
+    return formatted.removeprefix("-") if not formatted.strip("-0.,") else formatted
 
 
 def finite(value: object) -> bool:
-    """Whether there is a number that can be drawn; what was read from a file may be anything."""
-    return isinstance(value, (int, float)) and -FARTHEST <= value <= FARTHEST
+    """Check for a number that can be drawn; values from a file may be anything."""
+    return isinstance(value, (int, float)) and -LARGEST_MAGNITUDE <= value <= LARGEST_MAGNITUDE
 
 
 def _text(child: Child) -> str:
@@ -73,19 +73,19 @@ def _text(child: Child) -> str:
         return child
     if isinstance(child, (str, int, float)):
         return _escaped(child)
-    return "".join(_text(each) for each in child)
+    return "".join(_text(grandchild) for grandchild in child)
 
 
 def _escaped(value: object) -> str:
-    return html.escape(legible(str(value)))
+    return html.escape(strip_control_characters(str(value)))
 
 
 def _attributes(attributes: dict[str, Attribute]) -> str:
-    told = []
+    written = []
     for key, value in attributes.items():
         name = key.rstrip("_").replace("_", "-")
         if value is True:
-            told.append(f" {name}")
+            written.append(f" {name}")
         elif value is not None and value is not False:
-            told.append(f' {name}="{_escaped(value)}"')
-    return "".join(told)
+            written.append(f' {name}="{_escaped(value)}"')
+    return "".join(written)

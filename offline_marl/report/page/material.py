@@ -1,9 +1,8 @@
-"""What lies beside the scores in the folders of a report: world models, cross-play, conventions, videos."""
+"""Material beside the scores in the folders of a report: world models, cross-play, conventions, videos."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from offline_marl.report.gather.gathering import walk
+from offline_marl.report.gather.run_folders import read_json_object
 from offline_marl.report.gather.scores import LeftOut, Run
 from offline_marl.report.page.markup import finite
 from offline_marl.report.statistics.estimates import Evidence
 from offline_marl.training.models.report import read_report
 
 REPORT, MATRIX = "report of a world model", "cross-play matrix"
-WHAT = {"report.json": REPORT, "crossplay.json": MATRIX}
-PASSED_OVER = {"checkpoints", "logs", "wandb"}
-"""Folders in which nothing of the kind lies, and many files."""
+FILE_KINDS = {"report.json": REPORT, "crossplay.json": MATRIX}
+SKIPPED_FOLDERS = {"checkpoints", "logs", "wandb"}
+"""Folders that hold many files and no material."""
 VIDEOS = (".mp4", ".webm", ".gif")
 """A PNG of the same name beside one is its contact sheet."""
 TABLES = ("return", "return_low", "return_high", "normalized_return", "normalized_low", "normalized_high", "agreement")
@@ -27,15 +27,15 @@ TABLES = ("return", "return_low", "return_high", "normalized_return", "normalize
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A world model with its report."""
+    """World model's name and report."""
 
     name: str
     report: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """What the agents of a run had settled on when the episodes of its score ended."""
+class EpisodeConventions:
+    """Conventions that the agents of a run had followed when its evaluation episodes ended."""
 
     label: str
     task: str
@@ -46,18 +46,21 @@ class Ended:
     targets: tuple[tuple[float, float], ...] | None
 
     def ways(self) -> list[str]:
-        """Of each episode: the convention that all followed, or `apart`."""
-        return [self.names[each[0]] if each[0] >= 0 and len(set(each)) == 1 else "apart" for each in self.followed]
+        """Name the convention that all agents followed, or `apart`, for each episode."""
+        return [
+            self.names[followed[0]] if followed[0] >= 0 and len(set(followed)) == 1 else "apart"
+            for followed in self.followed
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """All of it."""
+    """World models, cross-play matrices, conventions and media of a report."""
 
     models: tuple[Model, ...] = ()
     matrices: tuple[dict[str, Any], ...] = ()
     """Contents of every crossplay.json."""
-    ends: tuple[Ended, ...] = ()
+    ends: tuple[EpisodeConventions, ...] = ()
     media: tuple[Path, ...] = ()
     """Videos and contact sheets, where they were asked for."""
     damaged: tuple[LeftOut, ...] = ()
@@ -65,7 +68,7 @@ class Material:
 
 
 def collect_material(evidence: Evidence, paths: Sequence[Path], *, videos: bool = False) -> Material:
-    """Look for it under the paths that were reported on, and in the folders of their runs."""
+    """Collect material under the report's paths, and in the folders of its runs."""
     folders = [run.folder for run in evidence.gathered.runs if run.folder is not None]
     files = sorted({file for root in [*paths, *folders] for file in _files(root)})
     top = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
@@ -73,8 +76,8 @@ def collect_material(evidence: Evidence, paths: Sequence[Path], *, videos: bool 
     models = [Model(_name(file.parent, top), report) for file, report in reports.items() if report is not None]
     tables = {file: _matrix(file) for file in files if file.name == "crossplay.json"}
     matrices = [table for table in tables.values() if table is not None]
-    lost = [file for file, found in {**reports, **tables}.items() if found is None]
-    damaged = [LeftOut(str(file.relative_to(top)), f"no {WHAT[file.name]} can be read from it") for file in lost]
+    lost = [file for file, content in {**reports, **tables}.items() if content is None]
+    damaged = [LeftOut(str(file.relative_to(top)), f"no {FILE_KINDS[file.name]} can be read from it") for file in lost]
     media = [file for file in files if videos and (file.suffix in VIDEOS or _is_sheet(file))]
     return Material(tuple(models), tuple(matrices), tuple(_ends(evidence)), tuple(media), tuple(damaged))
 
@@ -83,9 +86,9 @@ def _files(root: Path) -> Iterator[Path]:
     if root.is_file():
         return
     for folder, below, names in walk(root):
-        below[:] = sorted(name for name in below if name not in PASSED_OVER and not name.startswith("."))
+        below[:] = sorted(name for name in below if name not in SKIPPED_FOLDERS and not name.startswith("."))
         for name in names:
-            if name in WHAT or name.endswith((*VIDEOS, ".png")):
+            if name in FILE_KINDS or name.endswith((*VIDEOS, ".png")):
                 yield Path(folder, name).resolve()
 
 
@@ -99,48 +102,40 @@ def _is_sheet(file: Path) -> bool:
 
 
 def _matrix(file: Path) -> dict[str, Any] | None:
-    """The matrix in a file; None if it is none, or not as many rows and columns as it names runs."""
-    found = _json(file)
-    runs = found.get("runs")
-    if found.get("kind") != "crossplay" or not isinstance(runs, list):
+    """Read a cross-play matrix; None if it is none, or its shape does not fit the runs it names."""
+    matrix = read_json_object(file) or {}
+    runs = matrix.get("runs")
+    if matrix.get("kind") != "crossplay" or not isinstance(runs, list):
         return None
     count = len(runs)
     try:
         square = all(
             len(table) == count and all(len(row) == count for row in table)
-            for table in (found[name] for name in TABLES if found.get(name) is not None)
+            for table in (matrix[name] for name in TABLES if matrix.get(name) is not None)
         )
-        named = {*found.get("order", ()), *(row for group in found.get("groups", ()) for row in group["members"])}
+        named = {*matrix.get("order", ()), *(row for group in matrix.get("groups", ()) for row in group["members"])}
     except (TypeError, KeyError):
         return None
-    return found if square and named <= set(range(count)) else None
+    return matrix if square and named <= set(range(count)) else None
 
 
-def _ends(evidence: Evidence) -> Iterator[Ended]:
+def _ends(evidence: Evidence) -> Iterator[EpisodeConventions]:
     for run in evidence.gathered.runs:
-        found = {} if run.folder is None else _json(run.folder / "DONE").get("conventions")
-        if found:
+        conventions = {} if run.folder is None else (read_json_object(run.folder / "DONE") or {}).get("conventions")
+        if conventions:
             with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError, IndexError):  # it was edited
-                ended = _ended(run, found)
+                ended = _ended(run, conventions)
                 ended.ways()
                 yield ended
 
 
-def _ended(run: Run, found: Any) -> Ended:
-    targets = found.get("targets")
-    return Ended(
+def _ended(run: Run, conventions: Any) -> EpisodeConventions:
+    targets = conventions.get("targets")
+    return EpisodeConventions(
         run.label,
         run.task,
         run.seed,
-        tuple(map(str, found["names"])),
-        tuple(tuple(map(int, each)) for each in found["followed"]),
+        tuple(map(str, conventions["names"])),
+        tuple(tuple(map(int, episode)) for episode in conventions["followed"]),
         None if targets is None else tuple((float(x), float(y)) for x, y in targets if finite(x) and finite(y)),
     )
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

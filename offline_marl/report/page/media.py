@@ -1,4 +1,4 @@
-"""Videos and contact sheets, inside the page: only where they were asked for, because they are large."""
+"""Section of videos and contact sheets, embedded in the page as data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from offline_marl.report.page.markup import Markup, tag, text, void
-from offline_marl.report.page.sections import Section, panel, panels, said
+from offline_marl.report.page.sections import Section, panel, panels, paragraph
 
 KINDS = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif", ".png": "image/png"}
 LARGEST = 20_000_000
@@ -15,14 +15,16 @@ LARGEST = 20_000_000
 
 
 def media_section(files: Sequence[Path]) -> Section | None:
-    """Every video and contact sheet as data of the page itself."""
+    """Embed every video and contact sheet, unless it is too large."""
     if not files:
         return None
     drawn, left = [], []
     for file in files:
         if file.stat().st_size > LARGEST:
             left.append(
-                said(f"{file.name} of {file.parent.name} is larger than {LARGEST // 1_000_000} MB and was left out.")
+                paragraph(
+                    f"{file.name} of {file.parent.name} is larger than {LARGEST // 1_000_000} MB and was left out."
+                )
             )
         else:
             drawn.append(_shown(file))

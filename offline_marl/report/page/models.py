@@ -1,4 +1,4 @@
-"""How far the world models can be trusted: what their reports say about held-out episodes."""
+"""Section of world models: their errors, calibration and verdicts on held-out episodes."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from typing import Any
 from offline_marl.report.page import figures
 from offline_marl.report.page.markup import Markup, number, tag, text
 from offline_marl.report.page.material import Model
-from offline_marl.report.page.sections import Section, counted, folded, panel, panels, said
+from offline_marl.report.page.sections import Section, count_of, fold, panel, panels, paragraph
 from offline_marl.report.page.tables import Cells, Column, Value, figure, numeric, table
 from offline_marl.training.models.report import verdict
 
-AHEAD = 10
+STEPS_AHEAD = 10
 """Steps ahead at which the table compares models."""
 MOST_DRAWN = 12
 """Models with figures; the table holds all."""
 
 
 def models_section(models: Sequence[Model]) -> Section | None:
-    """A row for each model, and figures of each."""
+    """Draw a row for each model, and figures of each."""
     if not models:
         return None
     columns = [Column("world model"), Column("verdict")]
     columns += numeric(
-        f"error {AHEAD} steps ahead", "if nothing changed", "reward bias a step", "rank correlation", "cut off"
+        f"error {STEPS_AHEAD} steps ahead", "if nothing changed", "reward bias a step", "rank correlation", "cut off"
     )
     trusted = sum(bool(model.report["trusted"]) for model in models)
-    about = said(
-        f"{trusted} of {counted(len(models), 'model')} can be trusted on held-out episodes. Errors are in deviations "
+    note = paragraph(
+        f"{trusted} of {count_of(len(models), 'model')} can be trusted on held-out episodes. Errors are in deviations "
         "of the data; the rank correlation is that of a model’s spread with its error: 1 doubts exactly where it errs."
     )
-    drawn = [folded(f"{model.name}: figures", _figures(model)) for model in models[:MOST_DRAWN]]
+    drawn = [fold(f"{model.name}: figures", _figures(model)) for model in models[:MOST_DRAWN]]
     parts = text(
-        about, table("models", "World models on held-out episodes", columns, [_row(each) for each in models]), drawn
+        note, table("models", "World models on held-out episodes", columns, [_row(each) for each in models]), drawn
     )
     return Section("models", "World models", parts)
 
 
 def _row(model: Model) -> Cells:
     report = model.report
-    ahead = _at(report.get("open_loop"), "error"), _at(report.get("open_loop"), "nothing_changes")
+    ahead = _error_ahead(report.get("open_loop"), "error"), _error_ahead(report.get("open_loop"), "nothing_changes")
     rewards, cutoff = report.get("rewards") or {}, report.get("cutoff") or {}
     spread = (report.get("spread") or {}).get(cutoff.get("spread")) or {}
     share = cutoff.get("share_above")
@@ -55,9 +55,9 @@ def _row(model: Model) -> Cells:
     ]
 
 
-def _at(curves: Mapping[str, Any] | None, name: str) -> float | None:
-    held: Sequence[float | None] = (curves or {}).get(name) or []
-    return held[min(AHEAD, len(held)) - 1] if held else None
+def _error_ahead(curves: Mapping[str, Any] | None, name: str) -> float | None:
+    values: Sequence[float | None] = (curves or {}).get(name) or []
+    return values[min(STEPS_AHEAD, len(values)) - 1] if values else None
 
 
 def _figures(model: Model) -> Markup:
@@ -71,13 +71,13 @@ def _figures(model: Model) -> Markup:
     )
     for title, ours, naive, name in pairs:
         if steps and ours and naive:
-            held = [("the model", ours), (name, naive)]
-            ends = "; ".join(f"{who} {number(values[-1])}" for who, values in held)
+            curves = [("the model", ours), (name, naive)]
+            ends = "; ".join(f"{who} {number(values[-1])}" for who, values in curves)
             alt = f"{title} of {model.name}, error in deviations after {steps[-1]} steps: {ends}."
             drawn.append(
                 panel(
                     title,
-                    _lines(held, steps, alt, "steps ahead", "error / deviation"),
+                    _lines(curves, steps, alt, "steps ahead", "error / deviation"),
                     f"Solid: model; dashed: {name}.",
                 )
             )
@@ -85,20 +85,20 @@ def _figures(model: Model) -> Markup:
 
 
 def _calibration(model: Model) -> list[Markup]:
-    found = model.report.get("calibration") or {}
-    nominal = found.get("nominal") or []
-    held = [
-        (name, found[key])
+    calibration = model.report.get("calibration") or {}
+    nominal = calibration.get("nominal") or []
+    curves = [
+        (name, calibration[key])
         for name, key in (("next observations", "next_obs"), ("rewards", "rewards"))
-        if found.get(key)
+        if calibration.get(key)
     ]
-    if not nominal or not held:
+    if not nominal or not curves:
         return []
     middle = len(nominal) // 2
-    ends = "; ".join(f"of {name} {number(values[middle])} do" for name, values in held)
+    ends = "; ".join(f"of {name} {number(values[middle])} do" for name, values in curves)
     alt = f"Calibration of {model.name}: where {number(nominal[middle])} should lie inside, {ends}."
     drawn = _lines(
-        [*held, ("as it should be", nominal)], nominal, alt, "share said to lie inside", "share that does", (0.0, 1.0)
+        [*curves, ("as it should be", nominal)], nominal, alt, "share said to lie inside", "share that does", (0.0, 1.0)
     )
     return [
         panel("Is it as sure as it is right?", drawn, "Solid: observations; dashed: rewards; dotted: as it should be.")
@@ -106,7 +106,7 @@ def _calibration(model: Model) -> list[Markup]:
 
 
 def _lines(
-    held: Sequence[tuple[str, Sequence[float | None]]],
+    named: Sequence[tuple[str, Sequence[float | None]]],
     steps: Sequence[float],
     alt: str,
     x_label: str,
@@ -114,7 +114,7 @@ def _lines(
     limits: tuple[float, float] | None = None,
 ) -> Markup:
     curves = [
-        figures.Line(name, style, [figures.Point(*each) for each in zip(steps, values)])  # noqa: B905 - may be cut
-        for style, (name, values) in enumerate(held)
+        figures.Line(name, style, [figures.Point(*point) for point in zip(steps, values)])  # noqa: B905 - may be cut
+        for style, (name, values) in enumerate(named)
     ]
-    return figures.lines(curves, alt, x_label, y_label, limits=limits)
+    return figures.line_chart(curves, alt, x_label, y_label, limits=limits)

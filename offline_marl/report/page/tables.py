@@ -1,4 +1,4 @@
-"""Tables that a reader can sort and copy; one wider than the page scrolls in a region of its own."""
+"""Sortable HTML tables; one wider than the page scrolls in a region of its own."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ LONG = 60
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A cell: what it shows, what it is sorted by, and how its ground is tinted."""
+    """Cell of a table: its content, sort key and tint."""
 
     shown: Child
     key: float | None = None
-    """What a number is sorted by; a cell without one is sorted by its text."""
+    """Sort key of a number; a cell without one is sorted by its text."""
     tint: int = 0
     """0 to 4, of the ground."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its title, and whether numbers stand in it."""
+    """Column of a table: its title, and whether it holds numbers."""
 
     title: str
     numeric: bool = False
@@ -35,38 +35,42 @@ Cells = Sequence[Value | str]
 
 
 def numeric(*titles: str) -> list[Column]:
-    """Columns of numbers."""
+    """Build columns of numbers."""
     return [Column(title, numeric=True) for title in titles]
 
 
 def figure(value: float | None, digits: int | None = None) -> Value:
-    """A number alone."""
+    """Build a cell of a number."""
     return Value(number(value, digits), value if finite(value) else None)
 
 
-def estimate(held: Estimate | None, digits: int | None = None) -> Value:
-    """A number with its interval behind it; alone where the interval was withheld."""
-    if held is None:
+def estimate(score: Estimate | None, digits: int | None = None) -> Value:
+    """Build a cell of a number with its interval; without one where it was withheld."""
+    if score is None:
         return Value(NOTHING)
-    bounds = told_interval(held, digits)
+    bounds = format_interval(score, digits)
     behind = tag("span", " ", bounds, class_="interval") if bounds else None
-    return Value([tag("b", number(held.value, digits)), behind], held.value if finite(held.value) else None)
+    return Value([tag("b", number(score.value, digits)), behind], score.value if finite(score.value) else None)
 
 
-def told(held: Estimate, digits: int | None = None) -> str:
-    """A number with its interval, in plain letters."""
-    return f"{number(held.value, digits)} {told_interval(held, digits)}".strip()
+def format_estimate(score: Estimate, digits: int | None = None) -> str:
+    """Format a number with its interval as plain text."""
+    return f"{number(score.value, digits)} {format_interval(score, digits)}".strip()
 
 
-def told_interval(held: Estimate, digits: int | None = None) -> str:
-    """`[low, high]`, or nothing where it was withheld."""
-    return "" if held.low is None or held.high is None else f"[{number(held.low, digits)}, {number(held.high, digits)}]"
+def format_interval(score: Estimate, digits: int | None = None) -> str:
+    """Format `[low, high]`; empty where it was withheld."""
+    return (
+        ""
+        if score.low is None or score.high is None
+        else f"[{number(score.low, digits)}, {number(score.high, digits)}]"
+    )
 
 
 def table(
     name: str, caption: str, columns: Sequence[Column], rows: Sequence[Cells], *, head: int = 1, stacked: bool = False
 ) -> Markup:
-    """A table in a region that can be scrolled with the keyboard.
+    """Build a table in a region that can be scrolled with the keyboard.
 
     Args:
         name: Of its caption as an anchor; a page has no two alike.
@@ -76,7 +80,7 @@ def table(
         head: How many cells of a row, from the left, are its heads.
         stacked: Whether intervals stand below their numbers, for tables of many columns.
     """
-    top = tag("tr", [tag("th", each.title, scope="col", class_=_head(each)) for each in columns])
+    top = tag("tr", [tag("th", column.title, scope="col", class_=_head(column)) for column in columns])
     body = [tag("tr", [_cell(cell, columns[i], i < head) for i, cell in enumerate(row)]) for row in rows]
     drawn = tag(
         "table",
@@ -92,8 +96,8 @@ def _head(column: Column) -> str | None:
     return " ".join(filter(None, ["n" if column.numeric else "", _width(column.title)])) or None
 
 
-def _width(said: Child) -> str:
-    return "broken" if isinstance(said, str) and not isinstance(said, Markup) and len(said) > LONG else ""
+def _width(content: Child) -> str:
+    return "broken" if isinstance(content, str) and not isinstance(content, Markup) and len(content) > LONG else ""
 
 
 def _cell(cell: Value | str, column: Column, head: bool) -> Markup:

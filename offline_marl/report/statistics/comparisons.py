@@ -1,4 +1,4 @@
-"""Labels against labels: over all tasks where the numbers of runs allow it, and pair by pair."""
+"""Comparisons of labels: aggregates and profiles over all tasks, and probabilities of improvement pair by pair."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from offline_marl.report.statistics.statistics import Floats, Ints
 
 TAUS = 101
 MOST_PAIRED = 30
-"""Labels up to which each is compared with each: pairs grow with their square, as does the table of them."""
+"""Labels up to which all pairs are compared: their number grows quadratically."""
 EVEN = 0.5
 Cells = Mapping[tuple[str, str], Sequence[Run]]
 
 
 def aggregate(cells: Cells, reps: int, seed: int) -> tuple[tuple[Aggregate, ...], list[str]]:
-    """Each label over all tasks; none, and a sentence why, where labels cannot be set side by side."""
-    why = _unequal(cells)
+    """Aggregate each label over all tasks; none, and a note why, where labels lack a common set of cells."""
+    why = _explain_inequality(cells)
     if why:
         return (), [f"Nothing is said over all tasks together: {why}."]
-    tasks, labels = _sides(cells)
+    tasks, labels = _tasks_and_labels(cells)
     flat, shape = _scores(cells)
-    found = statistics.bootstrap(
+    estimates = statistics.bootstrap(
         [shape[0]] * flat.shape[1],
-        lambda numbers: _merged(statistics.aggregates(statistics.picked(flat, numbers).reshape(*shape, -1))),
+        lambda numbers: _flatten_estimates(
+            statistics.aggregates(statistics.take_runs(flat, numbers).reshape(*shape, -1))
+        ),
         reps,
         seed,
     )
 
     def one(kind: int, label: int) -> Estimate:
-        return found.at(kind * len(labels) + label, shape[0])
+        return estimates.at(kind * len(labels) + label, shape[0])
 
     return tuple(
         Aggregate(label, tuple(tasks), shape[0], *(one(kind, number) for kind in range(4)))
@@ -43,13 +45,18 @@ def aggregate(cells: Cells, reps: int, seed: int) -> tuple[tuple[Aggregate, ...]
 
 
 def profile(cells: Cells, reps: int, seed: int) -> tuple[Profile, ...]:
-    """Share of each label's runs above each normalised return; of cells that `aggregate` took."""
-    _, labels = _sides(cells)
+    """Compute performance profiles, the share of each label's runs above each normalised return.
+
+    Only for cells that `aggregate` took.
+    """
+    _, labels = _tasks_and_labels(cells)
     flat, shape = _scores(cells)
     taus = np.linspace(min(0.0, float(np.floor(flat.min()))), max(100.0, float(np.ceil(flat.max()))), TAUS)
-    found = statistics.bootstrap(
+    estimates = statistics.bootstrap(
         [shape[0]] * flat.shape[1],
-        lambda numbers: _merged(statistics.profiles(statistics.picked(flat, numbers).reshape(*shape, -1), taus)),
+        lambda numbers: _flatten_estimates(
+            statistics.profiles(statistics.take_runs(flat, numbers).reshape(*shape, -1), taus)
+        ),
         reps,
         seed,
     )
@@ -62,21 +69,21 @@ def profile(cells: Cells, reps: int, seed: int) -> tuple[Profile, ...]:
         Profile(
             label,
             tuple(taus.tolist()),
-            band(found.value, number),
-            band(found.low, number) if several else None,
-            band(found.high, number) if several else None,
+            band(estimates.value, number),
+            band(estimates.low, number) if several else None,
+            band(estimates.high, number) if several else None,
         )
         for number, label in enumerate(labels)
     )
 
 
 def compare(cells: Cells, reps: int, seed: int, leaders: Collection[str] | None = None) -> tuple[Comparison, ...]:
-    """Every pair of labels, in both directions: over the tasks that both have, and on each where there are several.
+    """Compare every pair of labels, both ways: over the tasks that both have, and on each where there are several.
 
     Raw returns are compared, which within a task is the same as comparing normalised ones. With `leaders`, only pairs
     with one of these labels.
     """
-    tasks, labels = _sides(cells)
+    tasks, labels = _tasks_and_labels(cells)
     keys = list(cells)
     scopes: list[tuple[str, str, tuple[str, ...]]] = []
     for one, other in combinations(labels, 2):
@@ -84,30 +91,32 @@ def compare(cells: Cells, reps: int, seed: int, leaders: Collection[str] | None 
             continue
         common = tuple(task for task in tasks if (task, one) in cells and (task, other) in cells)
         several = [(task,) for task in common] if len(common) > 1 else []
-        scopes += [(one, other, each) for each in ([common] if common else []) + several]
+        scopes += [(one, other, tasks_compared) for tasks_compared in ([common] if common else []) + several]
     if not scopes:
         return ()
     singles = list(dict.fromkeys((task, one, other) for one, other, scope in scopes for task in scope))
     place = {single: number for number, single in enumerate(singles)}
     first = np.array([keys.index((task, one)) for task, one, _ in singles])
     second = np.array([keys.index((task, other)) for task, _, other in singles])
-    held = np.array([place[task, one, other] for one, other, scope in scopes for task in scope])
+    members = np.array([place[task, one, other] for one, other, scope in scopes for task in scope])
     lengths = np.array([len(scope) for _, _, scope in scopes])
     starts = np.cumsum(lengths) - lengths
-    scores = statistics.padded([[float(run.score["return"] or 0.0) for run in runs] for runs in cells.values()])
+    scores = statistics.pad_columns([[float(run.score["return"] or 0.0) for run in runs] for runs in cells.values()])
 
+    # Each pair is computed once per task; a scope over several tasks is the mean of a run of `members`, which
+    # `reduceat` sums from each start to the next.
     def averaged(numbers: Ints) -> Floats:
-        shares = statistics.improvements(statistics.picked(scores, numbers), first, second)
-        means: Floats = np.add.reduceat(shares[held], starts, axis=0) / lengths[:, None]
+        shares = statistics.improvements(statistics.take_runs(scores, numbers), first, second)
+        means: Floats = np.add.reduceat(shares[members], starts, axis=0) / lengths[:, None]
         return means
 
-    found = statistics.bootstrap([len(runs) for runs in cells.values()], averaged, reps, seed)
+    estimates = statistics.bootstrap([len(runs) for runs in cells.values()], averaged, reps, seed)
     made = []
     for number, (one, other, scope) in enumerate(scopes):
         fewest = [min(len(cells[task, label]) for task in scope) for label in (one, other)]
-        there = found.at(number, min(fewest))
+        there = estimates.at(number, min(fewest))
         made.append(_comparison(one, other, scope, fewest[0], fewest[1], there))
-        made.append(_comparison(other, one, scope, fewest[1], fewest[0], _reversed(there)))
+        made.append(_comparison(other, one, scope, fewest[1], fewest[0], _reverse(there)))
     return tuple(made)
 
 
@@ -119,24 +128,24 @@ def _comparison(
     return Comparison(label, other, tasks, (runs, others), probability, wins)
 
 
-def _reversed(there: Estimate) -> Estimate:
+def _reverse(there: Estimate) -> Estimate:
     if there.low is None or there.high is None:
         return Estimate(1 - there.value)
     return Estimate(1 - there.value, 1 - there.high, 1 - there.low)
 
 
-def _merged(estimates: Floats) -> Floats:
-    """`[kind, of what, draw]` as `[estimate, draw]`."""
+def _flatten_estimates(estimates: Floats) -> Floats:
+    """Reshape `[kind, label or tau, draw]` to `[estimate, draw]`."""
     return estimates.reshape(-1, estimates.shape[-1])
 
 
-def _sides(cells: Cells) -> tuple[list[str], list[str]]:
+def _tasks_and_labels(cells: Cells) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(task for task, _ in cells)), list(dict.fromkeys(label for _, label in cells))
 
 
-def _unequal(cells: Cells) -> str:
-    """Why labels cannot be averaged over tasks; empty if they can."""
-    tasks, labels = _sides(cells)
+def _explain_inequality(cells: Cells) -> str:
+    """Explain why labels cannot be averaged over tasks; empty if they can."""
+    tasks, labels = _tasks_and_labels(cells)
     for task in tasks:
         for label in labels:
             if (task, label) not in cells:
@@ -155,8 +164,8 @@ def _unequal(cells: Cells) -> str:
 
 
 def _scores(cells: Cells) -> tuple[Floats, tuple[int, int, int]]:
-    """Normalised returns `[run, task and label]`, and the shape `run task label` that they have apart."""
-    tasks, labels = _sides(cells)
+    """Collect normalised returns `[run, task * label]`, and the shape `run task label` that they unfold to."""
+    tasks, labels = _tasks_and_labels(cells)
     every = [cells[task, label] for task in tasks for label in labels]
-    flat = statistics.padded([[float(run.score["normalized_return"] or 0.0) for run in runs] for runs in every])
+    flat = statistics.pad_columns([[float(run.score["normalized_return"] or 0.0) for run in runs] for runs in every])
     return flat, (len(flat), len(tasks), len(labels))

@@ -1,4 +1,4 @@
-"""What statistics say: plain values with intervals, in the shape that tables and pages show."""
+"""Results of statistics: plain values with intervals, in the shape that tables and pages show."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BEST = "best of {} evaluations (chosen on the test environment)"
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % interval."""
+    """Point estimate with its 95 % interval."""
 
     value: float
     low: float | None = None
@@ -28,7 +28,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Cell:
-    """One label on one task: a row of the table."""
+    """Statistics of one label on one task: a row of the table."""
 
     task: str
     label: str
@@ -61,7 +61,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One label over all tasks, in normalised returns (0 random, 100 expert)."""
+    """Statistics of one label over all tasks, in normalised returns (0 random, 100 expert)."""
 
     label: str
     tasks: tuple[str, ...]
@@ -77,7 +77,7 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Profile:
-    """Share of a label's runs, over all tasks, whose normalised return is above tau."""
+    """Performance profile: share of a label's runs, over all tasks, with a normalised return above tau."""
 
     label: str
     taus: tuple[float, ...]
@@ -88,7 +88,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How probable it is that a run of one label returns more than a run of another, averaged over tasks."""
+    """Probability of improvement, P(X > Y) + P(X = Y) / 2 for runs of two labels, averaged over tasks."""
 
     label: str
     other: str
@@ -105,7 +105,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Curve:
-    """One label on one task over updates: the interquartile mean at each step that all its runs evaluated."""
+    """Learning curve of one label on one task: the interquartile mean at each step that all its runs evaluated."""
 
     task: str
     label: str
@@ -119,7 +119,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a report shows."""
+    """Evidence of a report: the runs and all statistics of them."""
 
     gathered: Gathered
     scored: str

@@ -1,4 +1,4 @@
-"""From arrays of scores to estimates with 95 % stratified-bootstrap intervals (Agarwal et al., 2021).
+"""Estimates with 95 % stratified-bootstrap intervals (Agarwal et al., 2021) from arrays of scores.
 
 rliable resamples. The formulas are its own too, written for all columns and many draws at once: its way, one pair of
 labels takes ten seconds, and tests hold ours to it, draw for draw. What it resamples here are the *numbers* of runs,
@@ -27,13 +27,13 @@ Statistic = Callable[[Ints], Floats]
 """From run numbers `[run, cell, draw]` to estimates `[estimate, draw]`; rows past a cell's runs pick padding."""
 
 LEVEL = 0.95
-CUT = 0.25
+TRIM = 0.25
 """Share of scores that the interquartile mean drops at each end."""
-TOP = 100.0
+EXPERT_RETURN = 100.0
 """The normalised return from which the optimality gap is measured: rliable's gamma of 1 on scores over 100."""
-AT_ONCE = 64
+DRAWS_PER_CALL = 64
 """Draws that a statistic is given together: more of them leave the processor's cache, fewer pay for every call."""
-NETWORK = 8
+SORTING_NETWORK_RUNS = 8
 """Runs up to which exchanging whole rows sorts faster than sorting each column."""
 
 
@@ -43,21 +43,21 @@ class MissingRliableError(BadInputError, ImportError):
 
 @dataclass(frozen=True)
 class Estimates:
-    """Many estimates of one kind, and the ends of their intervals."""
+    """Arrays of estimates and the ends of their intervals."""
 
     value: Floats
     low: Floats
     high: Floats
 
     def at(self, number: int, runs: int) -> Estimate:
-        """One of them; its interval is withheld under two runs."""
+        """Select one estimate; its interval is withheld under two runs."""
         if runs < FEWEST:
             return Estimate(float(self.value[number]))
         return Estimate(float(self.value[number]), float(self.low[number]), float(self.high[number]))
 
 
-def padded(columns: Sequence[Sequence[float]]) -> Floats:
-    """Columns of unequal length as `[run, column]`, NaN where a column has ended."""
+def pad_columns(columns: Sequence[Sequence[float]]) -> Floats:
+    """Pad columns of unequal length with NaN to `[run, column]`."""
     table = np.full((max(map(len, columns)), len(columns)), np.nan)
     for number, column in enumerate(columns):
         table[: len(column), number] = column
@@ -65,7 +65,7 @@ def padded(columns: Sequence[Sequence[float]]) -> Floats:
 
 
 def bootstrap(runs: Sequence[int], statistic: Statistic, reps: int, seed: int) -> Estimates:
-    """Estimates and their percentile intervals, runs resampled within each cell.
+    """Compute estimates and their percentile intervals, resampling runs within each cell.
 
     Args:
         runs: How many each cell has.
@@ -81,25 +81,27 @@ def bootstrap(runs: Sequence[int], statistic: Statistic, reps: int, seed: int) -
     reps = reps if max(counts) >= FEWEST else 1  # one run each is always drawn again
     plain = np.broadcast_to(np.arange(max(counts))[:, None, None], (max(counts), len(counts), 1))
     value = statistic(plain)[:, 0]
-    drawn, found = _draws(counts, reps, seed), np.empty((len(value), reps))
-    for begin in range(0, reps, AT_ONCE):
-        part = slice(begin, begin + AT_ONCE)
-        found[:, part] = statistic(drawn[:, :, part].astype(np.int64))
+    drawn, resampled = _draws(counts, reps, seed), np.empty((len(value), reps))
+    for begin in range(0, reps, DRAWS_PER_CALL):
+        part = slice(begin, begin + DRAWS_PER_CALL)
+        resampled[:, part] = statistic(drawn[:, :, part].astype(np.int64))
     tail = (1 - LEVEL) / 2
-    low, high = np.percentile(found, [100 * tail, 100 * (1 - tail)], axis=1)
+    low, high = np.percentile(resampled, [100 * tail, 100 * (1 - tail)], axis=1)
     return Estimates(value, low, high)
 
 
 @lru_cache(maxsize=4)
 def _draws(runs: tuple[int, ...], reps: int, seed: int) -> npt.NDArray[Any]:
-    """Resampled run numbers `[run, cell, draw]`, drawn by rliable; kept, as a report asks for the same ones again."""
+    """Draw resampled run numbers `[run, cell, draw]` by rliable; cached, as a report asks for the same ones again."""
+    # rliable takes one array a stratum, all of one shape: cells with the same number of runs form one. Its scores do
+    # not matter (zeros), only the indices that it draws; rows past a cell's runs keep their number and pick padding.
     counts, most = np.asarray(runs), max(runs)
     cells = {int(count): np.flatnonzero(counts == count) for count in np.unique(counts)}
     numbers = np.empty((most, len(runs), reps), np.min_scalar_type(most))
     numbers[:] = np.arange(most)[:, None, None]
-    held = [np.zeros((count, len(where))) for count, where in cells.items()]
+    scores = [np.zeros((count, len(where))) for count, where in cells.items()]
     with _numpy_seeded(seed):
-        resampling = _rliable().StratifiedIndependentBootstrap(*held)
+        resampling = _rliable().StratifiedIndependentBootstrap(*scores)
         drawn = [resampling.update_indices()[0] for _ in range(reps)]
     for group, (count, where) in enumerate(cells.items()):
         numbers[:count, where] = np.stack([parts[group][0] for parts in drawn], axis=-1)
@@ -107,8 +109,8 @@ def _draws(runs: tuple[int, ...], reps: int, seed: int) -> npt.NDArray[Any]:
     return numbers
 
 
-def picked(values: Floats, numbers: Ints, owners: Ints | None = None) -> Floats:
-    """The values of resampled runs, `[run, column, draw]`.
+def take_runs(values: Floats, numbers: Ints, owners: Ints | None = None) -> Floats:
+    """Take the values of resampled runs, `[run, column, draw]`.
 
     Args:
         values: `[run, column]`, NaN past a column's runs.
@@ -118,12 +120,12 @@ def picked(values: Floats, numbers: Ints, owners: Ints | None = None) -> Floats:
     numbers = numbers[: len(values)]
     if owners is None:
         return np.asarray(np.take_along_axis(values[:, :, None], numbers, 0))
-    found = np.empty((len(values), values.shape[1], numbers.shape[2]))
+    taken = np.empty((len(values), values.shape[1], numbers.shape[2]))
     # Columns of one cell are taken as rows, which lie together in memory: ten times the speed of single values.
     for cell in np.unique(owners):
         where = np.flatnonzero(owners == cell)
-        found[:, where] = values[:, where].take(numbers[:, cell], 0).swapaxes(1, 2)
-    return found
+        taken[:, where] = values[:, where].take(numbers[:, cell], 0).swapaxes(1, 2)
+    return taken
 
 
 def column_estimates(
@@ -134,7 +136,7 @@ def column_estimates(
     seed: int,
     kinds: Sequence[str] = ("mean", "iqm"),
 ) -> dict[str, Estimates]:
-    """Mean and interquartile mean of each column, with intervals.
+    """Compute mean and interquartile mean of each column, with intervals.
 
     Args:
         values: `[run, column]`, NaN past a column's runs.
@@ -148,12 +150,15 @@ def column_estimates(
     formulas = {"mean": means, "iqm": interquartile_means}
 
     def estimated(numbers: Ints) -> Floats:
-        drawn = picked(values, numbers, cells)
+        drawn = take_runs(values, numbers, cells)
         return np.concatenate([formulas[kind](drawn) for kind in kinds])
 
-    found = bootstrap(runs, estimated, reps, seed)
+    estimates = bootstrap(runs, estimated, reps, seed)
     parts = {kind: slice(place * count, (place + 1) * count) for place, kind in enumerate(kinds)}
-    return {kind: Estimates(found.value[part], found.low[part], found.high[part]) for kind, part in parts.items()}
+    return {
+        kind: Estimates(estimates.value[part], estimates.low[part], estimates.high[part])
+        for kind, part in parts.items()
+    }
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -174,21 +179,24 @@ def interquartile_means(values: Floats) -> Floats:
     """Mean of the middle half over the first axis, scipy's `trim_mean(x, .25)`; NaN is padding."""
     there = ~np.isnan(values)
     if there.all():
-        outside = int(CUT * len(values))
-        inside = _ordered(values)[outside : len(values) - outside]
+        outside = int(TRIM * len(values))
+        inside = _sort_rows(values)[outside : len(values) - outside]
         return np.asarray(sum(inside[1:], inside[0]) / len(inside))
     ordered = np.sort(values, axis=0)  # padding goes last
     count = there.sum(0)
-    cut = (CUT * count).astype(np.int64)
+    cut = (TRIM * count).astype(np.int64)
     row = np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 1))
     middle = (row >= cut) & (row < count - cut)
     result: Floats = np.where(middle, ordered, 0.0).sum(0) / middle.sum(0)
     return result
 
 
-def _ordered(values: Floats) -> Sequence[Floats]:
-    """Sorted along the first axis; without NaN."""
-    if len(values) > NETWORK:
+def _sort_rows(values: Floats) -> Sequence[Floats]:
+    """Sort along the first axis; without NaN.
+
+    Few rows pass an odd-even transposition network: n rounds of minimum and maximum of whole neighbouring rows.
+    """
+    if len(values) > SORTING_NETWORK_RUNS:
         return list(np.sort(values, axis=0))
     rows = list(values)
     for start in range(len(rows)):
@@ -200,7 +208,7 @@ def _ordered(values: Floats) -> Sequence[Floats]:
 
 def gaps(values: Floats) -> Floats:
     """Mean shortfall below TOP over the first axis; what lies above counts as TOP."""
-    return TOP - means(np.minimum(values, TOP))
+    return EXPERT_RETURN - means(np.minimum(values, EXPERT_RETURN))
 
 
 def aggregates(scores: Floats) -> Floats:
@@ -218,7 +226,10 @@ def aggregates(scores: Floats) -> Floats:
 
 
 def profiles(scores: Floats, taus: Floats) -> Floats:
-    """Share of scores above each tau, `[label, tau, draw]`, of `[run, task, label, draw]`; taus rise."""
+    """Share of scores above each tau, `[label, tau, draw]`, of `[run, task, label, draw]`; taus rise.
+
+    Each score is counted in the bin of the number of taus below it; the cumulated bins are the shares at or below.
+    """
     labels, draws, kinds = scores.shape[2], scores.shape[3], len(taus) + 1
     passed = np.searchsorted(taus, scores.reshape(-1, labels, draws), side="left")  # how many taus each is above
     place = (np.arange(labels)[:, None] * kinds + passed) * draws + np.arange(draws)

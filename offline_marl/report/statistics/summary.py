@@ -1,4 +1,4 @@
-"""From gathered runs to all that a report shows."""
+"""Summary of gathered runs: the statistics, their notes, and the choice of what is compared."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ POINTS = 2_000
 """Points of curves that are resampled together; they would take the memory of all resamples otherwise."""
 Cells = Mapping[tuple[str, str], Sequence[Run]]
 """Runs by task and label."""
-Told = TypeVar("Told")
+T = TypeVar("T")
 
 
 def summarize(gathered: Gathered, *, reps: int = REPS, seed: int = 0, best: bool = False) -> Evidence:
-    """Statistics of the runs, their intervals, and the notes that belong beside them.
+    """Compute the statistics of runs, their intervals, and the notes that belong beside them.
 
     Args:
         gathered: The runs.
@@ -72,7 +72,7 @@ def summarize(gathered: Gathered, *, reps: int = REPS, seed: int = 0, best: bool
 
 
 def _leaders(rows: Sequence[Cell], aggregates: Sequence[Aggregate]) -> set[str] | None:
-    """Labels that are compared with every other; None where there are few enough to compare each with each."""
+    """Choose the labels to compare with every other; None where all pairs are few enough."""
     if len({row.label for row in rows}) <= MOST_PAIRED:
         return None
     best: dict[str, Cell] = {}
@@ -81,12 +81,12 @@ def _leaders(rows: Sequence[Cell], aggregates: Sequence[Aggregate]) -> set[str] 
     raw: dict[str, Cell] = {}
     for row in sorted(rows, key=lambda row: (-row.iqm.value, row.label)):
         raw.setdefault(row.task, row)
-    first = sorted(aggregates, key=lambda each: (-each.iqm.value, each.label))[:1]
-    return {cell.label for cell in (*best.values(), *raw.values())} | {each.label for each in first}
+    first = sorted(aggregates, key=lambda aggregate: (-aggregate.iqm.value, aggregate.label))[:1]
+    return {cell.label for cell in (*best.values(), *raw.values())} | {aggregate.label for aggregate in first}
 
 
 def _best(gathered: Gathered) -> Gathered:
-    """The runs with their best evaluation as their score."""
+    """Replace the runs' scores by those of their best evaluations."""
     runs = [
         replace(run, score=run.best, step=int(run.best.get("step") or run.step))
         for run in gathered.runs
@@ -103,13 +103,13 @@ def _best(gathered: Gathered) -> Gathered:
 
 
 def _cells(runs: Sequence[Run]) -> Cells:
-    """Runs by task and label, tasks and labels as they come."""
+    """Group runs by task and label, in order of appearance."""
     tasks = dict.fromkeys(run.task for run in runs)
     labels = dict.fromkeys(run.label for run in runs)
     every = {
         (task, label): [r for r in runs if (r.task, r.label) == (task, label)] for task in tasks for label in labels
     }
-    return {key: found for key, found in every.items() if found}
+    return {key: runs_of_cell for key, runs_of_cell in every.items() if runs_of_cell}
 
 
 def _table(cells: Cells, reps: int, seed: int) -> tuple[Cell, ...]:
@@ -125,14 +125,14 @@ def _table(cells: Cells, reps: int, seed: int) -> tuple[Cell, ...]:
                 columns.append(values)
                 owners.append(number)
     counts = [len(runs) for runs in cells.values()]
-    found = statistics.column_estimates(statistics.padded(columns), owners, counts, reps, seed)
+    estimates = statistics.column_estimates(statistics.pad_columns(columns), owners, counts, reps, seed)
 
     def row(number: int, task: str, label: str, runs: Sequence[Run]) -> Cell:
         mean, iqm = {}, {}
         for name in names:
             column = place.get((number, name))
-            mean[name] = None if column is None else found["mean"].at(column, len(runs))
-            iqm[name] = None if column is None else found["iqm"].at(column, len(runs))
+            mean[name] = None if column is None else estimates["mean"].at(column, len(runs))
+            iqm[name] = None if column is None else estimates["iqm"].at(column, len(runs))
         raw = columns[place[number, "return"]]
         assert mean["return"] is not None and iqm["return"] is not None  # every run has one, or it was left out
         return Cell(
@@ -156,16 +156,16 @@ def _table(cells: Cells, reps: int, seed: int) -> tuple[Cell, ...]:
     return tuple(row(number, task, label, runs) for number, ((task, label), runs) in enumerate(cells.items()))
 
 
-def _first(values: Iterable[Told | None]) -> Told | None:
+def _first(values: Iterable[T | None]) -> T | None:
     return next((value for value in values if value is not None), None)
 
 
 def _few(rows: Sequence[Cell]) -> list[str]:
-    """What the numbers of runs do not allow."""
+    """Note rows with too few runs for an interval or a claim."""
     notes = []
     single = [row for row in rows if row.runs < FEWEST]
     if single:
-        names = _some([f"{row.label} on {row.task}" for row in single])
+        names = _join_some([f"{row.label} on {row.task}" for row in single])
         notes.append(f"No interval is given where there is one run alone: {names}.")
     few = sum(row.runs < FEWEST_TO_CLAIM for row in rows)
     if few:
@@ -177,24 +177,24 @@ def _few(rows: Sequence[Cell]) -> list[str]:
 
 
 def _uneven(cells: Cells) -> list[str]:
-    """Labels without a curve although their runs have one each."""
+    """Note labels without a curve although each of their runs has one."""
     steps = {key: [{row["step"] for row in run.curve} for run in runs] for key, runs in cells.items()}
     lost = [
         f"{label} on {task}"
-        for (task, label), each in steps.items()
-        if max(map(len, each)) > 1 and len(set.intersection(*each)) < 2
+        for (task, label), sets in steps.items()
+        if max(map(len, sets)) > 1 and len(set.intersection(*sets)) < 2
     ]
-    return [f"No curve is drawn where runs were not evaluated at the same updates: {_some(lost)}."] if lost else []
+    return [f"No curve is drawn where runs were not evaluated at the same updates: {_join_some(lost)}."] if lost else []
 
 
-def _some(names: Sequence[str]) -> str:
+def _join_some(names: Sequence[str]) -> str:
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return "; ".join(names[:MOST_NAMED]) + more
 
 
 def _curves(cells: Cells, scale: Scale, reps: int, seed: int) -> list[Curve]:
-    """Curves over the steps that all runs of a cell evaluated."""
-    found = []
+    """Estimate curves over the steps that all runs of a cell evaluated, in batches that bound the memory."""
+    curves = []
     ready: list[tuple[str, str, list[int], list[Mapping[int, float]]]] = []
     for (task, label), runs in cells.items():
         tables: list[Mapping[int, float]] = [
@@ -205,26 +205,28 @@ def _curves(cells: Cells, scale: Scale, reps: int, seed: int) -> list[Curve]:
             ready.append((task, label, steps, tables))
     while ready:
         part = [ready.pop(0)]
-        while ready and sum(len(each[2]) for each in part) + len(ready[0][2]) <= POINTS:
+        while ready and sum(len(curve[2]) for curve in part) + len(ready[0][2]) <= POINTS:
             part.append(ready.pop(0))
-        found += _banded(part, scale, reps, seed)
-    return found
+        curves += _estimate_curves(part, scale, reps, seed)
+    return curves
 
 
-def _banded(
+def _estimate_curves(
     part: Sequence[tuple[str, str, list[int], list[Mapping[int, float]]]], scale: Scale, reps: int, seed: int
 ) -> list[Curve]:
     columns = [[table[step] for table in tables] for _, _, steps, tables in part for step in steps]
     owners = [number for number, (_, _, steps, _) in enumerate(part) for _ in steps]
     counts = [len(tables) for _, _, _, tables in part]
-    found = statistics.column_estimates(statistics.padded(columns), owners, counts, reps, seed, ("iqm",))["iqm"]
+    estimates = statistics.column_estimates(statistics.pad_columns(columns), owners, counts, reps, seed, ("iqm",))[
+        "iqm"
+    ]
     curves, begin = [], 0
     for task, label, steps, tables in part:
         end = begin + len(steps)
         several = len(tables) >= FEWEST
-        low = tuple(found.low[begin:end].tolist()) if several else None
-        high = tuple(found.high[begin:end].tolist()) if several else None
-        iqm = tuple(found.value[begin:end].tolist())
+        low = tuple(estimates.low[begin:end].tolist()) if several else None
+        high = tuple(estimates.high[begin:end].tolist()) if several else None
+        iqm = tuple(estimates.value[begin:end].tolist())
         curves.append(Curve(task, label, scale, len(tables), tuple(steps), iqm, low, high))
         begin = end
     return curves

@@ -20,9 +20,9 @@ from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError
 from offline_marl.launch.cli import main
 from offline_marl.report.crossplay import crossplay as crossplay_module
-from offline_marl.report.crossplay.crossplay import crossplay, guests
+from offline_marl.report.crossplay.crossplay import crossplay, guest_positions
 from offline_marl.report.crossplay.files import csv_of, lines_of, plain, write_crossplay
-from offline_marl.report.crossplay.groups import find_groups, losses, together
+from offline_marl.report.crossplay.groups import find_groups, losses, same_group
 from offline_marl.report.crossplay.players import MixedTeam
 from offline_marl.runs.folder import RunFolderError
 from offline_marl.training import session
@@ -70,7 +70,7 @@ def test_runs_of_one_convention_fit_and_others_do_not(matrix):
     assert [group.members for group in matrix.groups] == [(0, 2), (1, 3)]
     assert [group.convention for group in matrix.groups] == ["left", "right"]
     assert min(group.followed for group in matrix.groups) > 0.8
-    same = together([(0, 2), (1, 3)])
+    same = same_group([(0, 2), (1, 3)])
     assert matrix.means[same].min() > 4 and matrix.means[~same].max() < 1
     assert matrix.agreement[same].min() > 0.7 and matrix.agreement[~same].max() == 0
     told = matrix.summary
@@ -100,7 +100,7 @@ def test_one_guest_among_three_is_each_agent_in_turn(colours):
     # Six steps, a point for each at which all three agree: a guest of the other colour spoils every one.
     assert np.allclose(found.means, [[6, 6, 0], [6, 6, 0], [0, 0, 6]])
     assert [(group.members, group.convention) for group in found.groups] == [((0, 1), "red"), ((2,), "blue")]
-    assert guests(2) == (1,) and guests(3) == (0, 1, 2)
+    assert guest_positions(2) == (1,) and guest_positions(3) == (0, 1, 2)
     assert "one guest" in plain(found)["entry"]
 
 
@@ -132,7 +132,7 @@ def test_rows_give_agent_0_and_columns_the_guest(agents):
     players = [SimpleNamespace(policy=Doing(number), folder=str(number)) for number in range(3)]
     returns, agreement, _ = crossplay_module._play_all(players, None, World(), [1, 2, 3], lambda: None)
     for i, j in np.ndindex(3, 3):
-        teams = [[j if agent == guest else i for agent in range(agents)] for guest in guests(agents)]
+        teams = [[j if agent == guest else i for agent in range(agents)] for guest in guest_positions(agents)]
         expected = np.mean([sum(run * 10**agent for agent, run in enumerate(team)) for team in teams])
         assert returns[i, j] == pytest.approx([expected] * 3)
     assert agreement is None
@@ -272,5 +272,5 @@ def test_the_arms_conventions_show_as_blocks(tmp_path):
     assert told["within"].mean > told["self_play"].low, "who shares a convention loses next to nothing"
     assert told["across"].high < told["within"].low and told["gap"].mean > 2
     assert told["self_play"].mean - told["across"].mean > 3
-    same = together([(0, 1), (2, 3)])
+    same = same_group([(0, 1), (2, 3)])
     assert found.agreement[same].min() > 0.8 and found.agreement[~same].max() < 0.2

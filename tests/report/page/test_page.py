@@ -17,10 +17,10 @@ from offline_marl.report.gather.scores import LeftOut
 from offline_marl.report.page.answer import sentence
 from offline_marl.report.page.assemble import render, write_page
 from offline_marl.report.page.crossplay import crossplay_section
-from offline_marl.report.page.figures import Interval, Line, Point, intervals, lines, thin
+from offline_marl.report.page.figures import Interval, Line, Point, interval_chart, line_chart, thin
 from offline_marl.report.page.markup import Markup, number, tag
 from offline_marl.report.page.material import Material, collect_material
-from offline_marl.report.page.training import sampled
+from offline_marl.report.page.training import sample_rows
 from offline_marl.report.statistics.estimates import Cell, Estimate, Evidence
 
 EMPTY = {"meta", "link", "img", "path", "circle", "br"}
@@ -131,8 +131,8 @@ def test_the_same_evidence_gives_the_same_bytes(full: str) -> None:
 def test_nothing_that_is_not_finite_comes_into_a_path() -> None:
     bad = [None, float("nan"), float("inf"), -float("inf")]
     points = [Point(step, value, value, value) for step, value in enumerate([1.0, 2.0, *bad, 3.0, 4.0])]
-    drawn = lines([Line("iql", 0, points), Line("bc", 1, [])], "alt", "x", "y")
-    drawn += intervals(
+    drawn = line_chart([Line("iql", 0, points), Line("bc", 1, [])], "alt", "x", "y")
+    drawn += interval_chart(
         [Interval("bc", 0, value, value, 1.0, bad) for value in (*bad, 0.5)], "alt", "x", marks={"a": bad[1]}
     )
     assert not re.search(r"nan|inf", drawn.replace("Infinity", "inf"), re.IGNORECASE)
@@ -143,9 +143,9 @@ def test_nothing_that_is_not_finite_comes_into_a_path() -> None:
 
 
 def test_wide_ranges_are_logarithmic_and_constant_ones_have_an_axis() -> None:
-    wide = lines([Line("a", 0, [Point(0, 0.001), Point(1, 1000.0)])], "alt", "x", "y")
+    wide = line_chart([Line("a", 0, [Point(0, 0.001), Point(1, 1000.0)])], "alt", "x", "y")
     assert ">0.01<" in wide and ">100<" in wide
-    assert "M40" in lines([Line("a", 0, [Point(0, 5.0), Point(1, 5.0)])], "alt", "x", "y")
+    assert "M40" in line_chart([Line("a", 0, [Point(0, 5.0), Point(1, 5.0)])], "alt", "x", "y")
 
 
 def test_long_lines_are_thinned_to_their_ends() -> None:
@@ -235,7 +235,7 @@ def test_material_is_found_beside_the_runs(tmp_path: Path) -> None:
         ("sweep/crossplay.json", "no cross-play matrix can be read from it")
     ]
     assert seen.ends[0].ways() == ["left", "apart", "apart"] and seen.media == ()
-    assert sampled(run / "metrics.csv")[0] == {"step": 10.0, "wall_s": 0.1, "loss/actor": 1.5}
+    assert sample_rows(run / "metrics.csv")[0] == {"step": 10.0, "wall_s": 0.1, "loss/actor": 1.5}
     page = write_page(held, [tmp_path], tmp_path / "report.html", videos=True).read_text()
     assert "data:video/mp4;base64,ZmlsbQ==" in page and "data:image/png;base64,ZnJhbWVz" in page
     assert "bc: 1 metric" in page and collect_material(held, [run / "DONE"]) != Material()

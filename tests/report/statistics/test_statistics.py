@@ -23,19 +23,19 @@ def fixed(*shape: int, seed: int = 0) -> st.Floats:
 def test_interquartile_mean_by_hand() -> None:
     # Of eight scores the two lowest and the two highest go: (3 + 4 + 5 + 6) / 4.
     column = [100.0, 1, 2, 3, 4, 5, 6, -50]
-    assert st.interquartile_means(st.padded([column])) == pytest.approx([(2 + 3 + 4 + 5) / 4])
+    assert st.interquartile_means(st.pad_columns([column])) == pytest.approx([(2 + 3 + 4 + 5) / 4])
     # Of five, one goes at each end; of three, none.
-    assert_allclose(st.interquartile_means(st.padded([[9.0, 1, 2, 3, -9], [1.0, 2, 6]])), [2.0, 3.0])
+    assert_allclose(st.interquartile_means(st.pad_columns([[9.0, 1, 2, 3, -9], [1.0, 2, 6]])), [2.0, 3.0])
 
 
 def test_optimality_gap_by_hand() -> None:
     # Shortfalls below 100: 0 (above it counts as 100), 50, 100.
-    assert st.gaps(st.padded([[130.0, 50.0, 0.0]])) == pytest.approx([50.0])
+    assert st.gaps(st.pad_columns([[130.0, 50.0, 0.0]])) == pytest.approx([50.0])
 
 
 def test_improvement_by_hand() -> None:
     # 3 beats 1 and 2; 2 beats 1 and ties with 2: 3.5 wins of 4 pairs.
-    scores = st.padded([[3.0, 2.0], [1.0, 2.0]])
+    scores = st.pad_columns([[3.0, 2.0], [1.0, 2.0]])
     assert st.improvements(scores, np.array([0, 1]), np.array([1, 0])) == pytest.approx([3.5 / 4, 0.5 / 4])
 
 
@@ -46,7 +46,7 @@ def test_profile_by_hand() -> None:
 
 def test_formulas_are_scipys_for_columns_of_any_length() -> None:
     columns = [fixed(count, seed=count) for count in range(1, 14)]
-    table = st.padded([list(column) for column in columns])
+    table = st.pad_columns([list(column) for column in columns])
     assert_allclose(st.interquartile_means(table), [stats.trim_mean(column, 0.25) for column in columns])
     assert_allclose(st.means(table), [column.mean() for column in columns])
     first, second = np.array([4, 6, 9]), np.array([5, 4, 12])
@@ -78,7 +78,7 @@ def test_intervals_are_rliables_draw_for_draw() -> None:
     matrix = fixed(5, 3)
 
     def aggregated(numbers: st.Ints) -> st.Floats:
-        return st.aggregates(st.picked(matrix, numbers))
+        return st.aggregates(st.take_runs(matrix, numbers))
 
     own = st.bootstrap([5] * 3, aggregated, reps=200, seed=7)
     state = np.random.get_state()
@@ -106,7 +106,7 @@ def test_intervals_of_profiles_and_improvement_are_rliables() -> None:
     flat = scores.reshape(5, 4)
     profile = st.bootstrap(
         [5] * 4,
-        lambda numbers: st.profiles(st.picked(flat, numbers).reshape(5, 2, 2, -1), taus)[0],
+        lambda numbers: st.profiles(st.take_runs(flat, numbers).reshape(5, 2, 2, -1), taus)[0],
         reps=2_000,
         seed=0,
     )
@@ -116,7 +116,10 @@ def test_intervals_of_profiles_and_improvement_are_rliables() -> None:
     np.random.set_state(state)
     assert np.abs(np.stack([profile.low, profile.high]) - bands[""]).max() < 0.11  # a tenth: one of ten scores
     better = st.bootstrap(
-        [5] * 4, lambda numbers: st.improvements(st.picked(flat, numbers), one, other).mean(0, keepdims=True), 2_000, 0
+        [5] * 4,
+        lambda numbers: st.improvements(st.take_runs(flat, numbers), one, other).mean(0, keepdims=True),
+        2_000,
+        0,
     )
     _, ends = library.get_interval_estimates(
         {"": [scores[:, :, 0], scores[:, :, 1]]},
@@ -129,7 +132,7 @@ def test_intervals_of_profiles_and_improvement_are_rliables() -> None:
 
 def test_interval_of_a_mean_is_scipys() -> None:
     sample = fixed(12)
-    own = st.bootstrap([12], lambda numbers: st.means(st.picked(sample[:, None], numbers)), 5_000, 0)
+    own = st.bootstrap([12], lambda numbers: st.means(st.take_runs(sample[:, None], numbers)), 5_000, 0)
     scipys = stats.bootstrap(
         (sample,), np.mean, n_resamples=5_000, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
@@ -139,11 +142,11 @@ def test_interval_of_a_mean_is_scipys() -> None:
 
 def test_cells_of_unequal_runs_are_each_resampled_among_their_own() -> None:
     columns = [[1.0, 2, 3, 4, 5], [10.0, 20, 30], [7.0]]
-    values = st.padded(columns)
+    values = st.pad_columns(columns)
     seen = []
 
     def watch(numbers: st.Ints) -> st.Floats:
-        drawn = st.picked(values, numbers)
+        drawn = st.take_runs(values, numbers)
         seen.append(drawn)
         return st.means(drawn)
 
@@ -162,7 +165,7 @@ def test_intervals_are_the_same_each_time_and_leave_numpys_generator_alone() -> 
     values = fixed(6, 3)
 
     def once(seed: int) -> st.Estimates:
-        return st.bootstrap([6] * 3, lambda numbers: st.means(st.picked(values, numbers)), 100, seed)
+        return st.bootstrap([6] * 3, lambda numbers: st.means(st.take_runs(values, numbers)), 100, seed)
 
     np.random.seed(3)
     before = np.random.get_state()[1].copy()

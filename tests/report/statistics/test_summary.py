@@ -137,7 +137,7 @@ def wins(runs: int, tasks: int, shift: float, trials: int, reps: int) -> float:
     first = np.arange(trials * tasks)
 
     def share(numbers: statistics.Ints) -> statistics.Floats:
-        drawn = statistics.picked(cells, numbers)
+        drawn = statistics.take_runs(cells, numbers)
         return statistics.improvements(drawn, first, first + len(first)).reshape(trials, tasks, -1).mean(1)
 
     found = statistics.bootstrap([runs] * cells.shape[1], share, reps, 0)
