@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms
 from offline_marl.algorithms.presets import preset_names
 from offline_marl.core.config import Config
-from offline_marl.launch.cli.parser import show
+from offline_marl.launch.cli.parser import format_value
 from offline_marl.runs.config import RunFlags
 
 HERE = Path(__file__).resolve().parent
@@ -110,7 +110,7 @@ def table(config: type[Config], fields: dict[str, FieldInfo]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for name in fields:
         info = config.model_fields[name]
-        default = "required" if info.is_required() else f"`{show(info.get_default(call_default_factory=True))}`"
+        default = "required" if info.is_required() else f"`{format_value(info.get_default(call_default_factory=True))}`"
         about = " ".join((info.description or "").split()).replace("|", r"\|")
         yield f"| `{name}` | {type_of(info)} | {default} | {escape(about)} |"
 

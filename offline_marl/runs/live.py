@@ -24,8 +24,8 @@ FRESH_S = 120.0
 
 
 @dataclass(frozen=True)
-class Look:
-    """A run as it stands now."""
+class RunStatus:
+    """Status of a run: state, progress, score and metrics."""
 
     folder: Path
     title: str
@@ -95,8 +95,8 @@ def plain_lines(text: bytes) -> Iterator[dict[str, Any]]:
             yield row
 
 
-class Watched:
-    """A run folder, looked at again and again.
+class RunWatcher:
+    """Watcher of a run folder, which reads only what is new each time.
 
     Args:
         folder: It may come later.
@@ -108,29 +108,31 @@ class Watched:
         self._config: dict[str, Any] = {}
         self._was_held = False
 
-    def look(self, held: frozenset[int], whole: bool = True) -> Look:
-        """The run now.
+    def look(self, locked: frozenset[int], whole: bool = True) -> RunStatus:
+        """Read the run's status.
 
         Args:
-            held: Files that are locked on this machine, see `held_files`.
+            locked: Files that are locked on this machine, see `held_files`.
             whole: Whether metrics besides the score are wanted.
         """
         self._tail.read()
         self._config = self._config or _object(self.folder / "config.json")
         steps, rows = self._config.get("steps"), self._tail.rows["train"]
-        found = Look(self.folder, _title(self._config, self.folder), steps=steps if isinstance(steps, int) else None)
+        status = RunStatus(
+            self.folder, _title(self._config, self.folder), steps=steps if isinstance(steps, int) else None
+        )
         last = rows[-1] if rows else {}
         step, rate = last.get("step", 0), newest_rate(rows)
-        found = replace(found, step=step, rate=rate, elapsed_s=last.get("wall_s"))
-        state, why = self._state(held)
+        status = replace(status, step=step, rate=rate, elapsed_s=last.get("wall_s"))
+        state, why = self._state(locked)
         if state == "done":
             end = _object(self.folder / "DONE").get("steps")
-            found = replace(found, step=end if isinstance(end, int) else step, left_s=0.0)
-        elif state == "running" and rate and found.steps is not None:
+            status = replace(status, step=end if isinstance(end, int) else step, left_s=0.0)
+        elif state == "running" and rate and status.steps is not None:
             since = max(0.0, time.time() - self._tail.when)
-            found = replace(found, left_s=max(0.0, (found.steps - step) / rate - since))
+            status = replace(status, left_s=max(0.0, (status.steps - step) / rate - since))
         return replace(
-            found, state=state, why=why, score=scores(self._tail.rows["eval"]), series=_series(rows) if whole else {}
+            status, state=state, why=why, score=scores(self._tail.rows["eval"]), series=_series(rows) if whole else {}
         )
 
     def _state(self, held: frozenset[int]) -> tuple[State, str]:

@@ -1,4 +1,4 @@
-"""`offline-marl collect`: its flags, and what it says."""
+"""Command `offline-marl collect`: flags, call and output."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pydantic_settings import CliPositionalArg
 from offline_marl.collection.config import CollectConfig
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.errors import INTERRUPTED
+from offline_marl.launch.cli.command import PROGRAM
 from offline_marl.launch.cli.failures import Stopped
-from offline_marl.launch.cli.flags import PROGRAM, read
+from offline_marl.launch.cli.flags import read
 
 ABOUT = (
     "Records episodes into a file; called again after it was stopped, it goes on where it stood. With --tiers, a file "
@@ -29,7 +30,7 @@ class CollectFlags(CollectConfig):
 
 
 def run(args: Sequence[str]) -> None:
-    """Collect what the words behind `collect` say.
+    """Collect episodes.
 
     Raises:
         BadInputError: Of a kind that says what is wrong.

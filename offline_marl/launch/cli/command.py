@@ -1,4 +1,4 @@
-"""What the command line is made of: words, the commands behind them, and the page that lists them. Imports no torch."""
+"""Commands of the command line, their selection by words, and the page that lists them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ PROGRAM = "offline-marl"
 
 @dataclass(frozen=True)
 class Command:
-    """One word of the command line and what it does with the words behind it."""
+    """Command with its usage, summary and the function that takes the words behind it."""
 
     usage: str
     summary: str
     run: Callable[[Sequence[str]], None]
 
 
-def running(module: str) -> Callable[[Sequence[str]], None]:
-    """What runs a command whose file of this package is imported when it runs: `train`, `data.info`."""
+def run_lazily(module: str) -> Callable[[Sequence[str]], None]:
+    """Make a function that imports a command's file (`train`, `data.info`) only when it runs."""
 
     def run(args: Sequence[str]) -> None:
         import_module(f"offline_marl.launch.cli.{module}").run(args)
@@ -46,14 +46,14 @@ def choose(group: str, commands: Mapping[str, Command], args: Sequence[str]) -> 
         raise ConfigError(f"Unknown {kind} '{group}{args[0]}': {suggest(args[0], [*commands, '--help'])}.")
 
 
-def words(command: str, args: Sequence[str], usage: str, about: str, most: int = 1) -> Sequence[str] | None:
-    """The plain words behind a command that has no flags; None after `--help`.
+def read_words(command: str, args: Sequence[str], usage: str, summary: str, most: int = 1) -> Sequence[str] | None:
+    """Read the words behind a command that has no flags; None after `--help`.
 
     Raises:
         ConfigError: There is a flag, or one word too many.
     """
     if any(arg in {"-h", "--help"} for arg in args):
-        print(f"usage: {PROGRAM} {command} {usage}".rstrip() + f"\n\n{about}")
+        print(f"usage: {PROGRAM} {command} {usage}".rstrip() + f"\n\n{summary}")
         return None
     for arg in args:
         if arg.startswith("-"):
@@ -69,7 +69,8 @@ def _overview(group: str, commands: Mapping[str, Command]) -> None:
     if not group:
         print(f"{PROGRAM} {_version()}: learn to act together from recorded data alone\n")
     print(f"usage: {PROGRAM} {group}COMMAND ...\n")
-    print_lines(table([(f"{group}{name} {each.usage}".rstrip(), each.summary) for name, each in commands.items()]))
+    rows = [(f"{group}{name} {command.usage}".rstrip(), command.summary) for name, command in commands.items()]
+    print_lines(table(rows))
     print(f"\n`{PROGRAM} {group}COMMAND --help` says more{'' if group else ', --version which version this is'}.")
 
 

@@ -1,4 +1,4 @@
-"""`offline-marl crossplay`: its flags, and what it says."""
+"""Command `offline-marl crossplay`: flags, call and output."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def run(args: Sequence[str]) -> None:
     """
     flags: CrossplayFlags = build(CrossplayFlags, read(CrossplayFlags, "crossplay", USAGE, ABOUT, args))
 
-    folder = flags.out or Path(os.path.commonpath([each.absolute().parent for each in flags.runs])) / "crossplay"
-    refuse_unwritable(folder, "--out")
+    out = flags.out or Path(os.path.commonpath([folder.absolute().parent for folder in flags.runs])) / "crossplay"
+    refuse_unwritable(out, "--out")
 
     from offline_marl.core.progress import progress_bar
     from offline_marl.report.crossplay.crossplay import crossplay
     from offline_marl.report.crossplay.files import lines_of, write_crossplay
 
     with progress_bar(len(flags.runs) ** 2, "crossplay", "pairing", leave=False) as bar:
-        found = crossplay(flags.runs, flags.episodes, flags.seed, flags.workers, bar.update)
-    for note in found.notes:
+        result = crossplay(flags.runs, flags.episodes, flags.seed, flags.workers, bar.update)
+    for note in result.notes:
         print(f"warning: {note}", file=sys.stderr)
-    written = write_crossplay(found, folder)
+    written = write_crossplay(result, out)
     if len(written) < 4:
         print("warning: no picture: pip install 'offline-marl[report]'.", file=sys.stderr)
-    print("\n".join(lines_of(found)))
+    print("\n".join(lines_of(result)))
     for file in written:
         print(f"{file.suffix.removeprefix('.'):<12}{file}")

@@ -1,6 +1,6 @@
-"""The command line: finds the command and runs it; an expected failure becomes one sentence and an exit code.
+"""Entry point of the command line: runs a command, and turns its expected failures into a sentence and an exit code.
 
-What answers at once imports no torch; what a command needs is imported when it runs.
+Commands that only list import no torch; every command's file is imported when it runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from offline_marl.core.errors import INTERRUPTED, PIPE_CLOSED, sentence
-from offline_marl.launch.cli.command import Command, choose, running
+from offline_marl.launch.cli.command import Command, choose, run_lazily
 from offline_marl.launch.cli.data.table import COMMANDS as DATA_COMMANDS
 from offline_marl.launch.cli.failures import Stopped, exit_code
 
@@ -56,26 +56,28 @@ def _complain(line: str, code: int) -> int:
 
 COMMANDS = {
     "list": Command(
-        "[algorithms|worldmodels|environments|datasets|presets|plugins|loggers]", "what there is", running("list")
+        "[algorithms|worldmodels|environments|datasets|presets|plugins|loggers]", "what there is", run_lazily("list")
     ),
     "train": Command(
-        "ALGORITHM --dataset ID ...", "train on data, or in an environment; score, draw", running("train")
+        "ALGORITHM --dataset ID ...", "train on data, or in an environment; score, draw", run_lazily("train")
     ),
     "fit-model": Command(
-        "KIND --dataset ID ...", "fit a world model, and say how far it can be trusted", running("fit_model")
+        "KIND --dataset ID ...", "fit a world model, and say how far it can be trusted", run_lazily("fit_model")
     ),
-    "resume": Command("RUN", "go on with a run, or a fit, that was stopped", running("resume")),
+    "resume": Command("RUN", "go on with a run, or a fit, that was stopped", run_lazily("resume")),
     "evaluate": Command(
-        "RUN [--episodes N] [--video FILE]", "score a run in the simulator, and film it", running("evaluate")
+        "RUN [--episodes N] [--video FILE]", "score a run in the simulator, and film it", run_lazily("evaluate")
     ),
-    "crossplay": Command("RUN RUN ...", "let agents of different runs play together", running("crossplay")),
-    "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", running("collect")),
+    "crossplay": Command("RUN RUN ...", "let agents of different runs play together", run_lazily("crossplay")),
+    "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", run_lazily("collect")),
     "submit": Command(
-        "train|fit-model|status|check ...", "give a run to Slurm, and see where it stands", running("submit")
+        "train|fit-model|status|check ...", "give a run to Slurm, and see where it stands", run_lazily("submit")
     ),
-    "sweep": Command("FILE|status|collect ...", "many runs from one file; their state, their table", running("sweep")),
-    "watch": Command("RUN|SWEEP|FOLDER", "see how runs are doing, as they go", running("watch")),
-    "report": Command("PATH... --out DIR", "statistics of finished runs, as tables and a page", running("report")),
+    "sweep": Command(
+        "FILE|status|collect ...", "many runs from one file; their state, their table", run_lazily("sweep")
+    ),
+    "watch": Command("RUN|SWEEP|FOLDER", "see how runs are doing, as they go", run_lazily("watch")),
+    "report": Command("PATH... --out DIR", "statistics of finished runs, as tables and a page", run_lazily("report")),
     "data": Command(
         "list|info|verify|...",
         "look at data, check, convert, mix, draw and share it",

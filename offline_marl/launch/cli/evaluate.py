@@ -1,4 +1,4 @@
-"""`offline-marl evaluate`: the score of a run, and a film of it."""
+"""Command `offline-marl evaluate`: score of a run, and a film of it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from offline_marl.launch.cli.flags import EvaluateFlags, read
 
 def run(args: Sequence[str]) -> None:
     """Score, and film, the newest checkpoint of a run."""
-    about = "Scores a run's newest checkpoint in the environment that its data came from."
+    summary = "Scores a run's newest checkpoint in the environment that its data came from."
     usage = "RUN [--episodes N] [--seed N] [--video FILE.mp4 [--video-episodes N]]"
-    flags: EvaluateFlags = build(EvaluateFlags, read(EvaluateFlags, "evaluate", usage, about, args))
+    flags: EvaluateFlags = build(EvaluateFlags, read(EvaluateFlags, "evaluate", usage, summary, args))
 
     from offline_marl.training.run import evaluate
 

@@ -1,4 +1,4 @@
-"""Expected failures: which they are, the sentence each is told in, and the exit code."""
+"""Expected failures of commands: their sentences and exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from offline_marl.core.errors import BAD_INPUT, FAILED, INTERRUPTED, TERMINATED,
 
 
 class Stopped(Exception):
-    """A run that ended early, for a reason that is no fault of the program."""
+    """Early end of a run that is no fault of the program, with its exit code."""
 
     def __init__(self, code: int, line: str) -> None:
         super().__init__(line)
@@ -20,15 +20,15 @@ class Stopped(Exception):
 
 
 def exit_code(error: Exception) -> int | None:
-    """The code of an expected failure; None for a bug, which should show its traceback."""
+    """Choose the exit code of an expected failure; None for a bug, which should show its traceback."""
     if isinstance(error, BadInputError):
         return BAD_INPUT
     return FAILED if isinstance(error, WorkError | OSError) else None
 
 
 @contextlib.contextmanager
-def going(folder: Path) -> Iterator[None]:
-    """While a run is going: an interruption or a failing disk says what is kept and how to go on.
+def resumable(folder: Path) -> Iterator[None]:
+    """Turn interruptions and disk errors of a run into a sentence on what is kept and how to resume.
 
     SIGTERM, by which schedulers announce the end, lets the run save after the update that it is in.
     """

@@ -1,4 +1,4 @@
-"""`offline-marl fit-model`: its flags, one call, and what it prints."""
+"""Command `offline-marl fit-model`: flags, call and output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from offline_marl.core.config import ConfigError
 from offline_marl.launch.cli.command import PROGRAM
-from offline_marl.launch.cli.failures import going
+from offline_marl.launch.cli.failures import resumable
 from offline_marl.launch.cli.list import model_rows
 from offline_marl.launch.cli.text import print_lines, table
 
@@ -34,7 +34,7 @@ def run(args: Sequence[str]) -> None:
     from offline_marl.training.models.fit import default_model_folder, fit_model, prepare_fit
 
     folder = out or default_model_folder(prepare_fit(name, dataset, fields))
-    with going(folder):
+    with resumable(folder):
         print_fit(fit_model(name, dataset, out=folder, **fields))
 
 

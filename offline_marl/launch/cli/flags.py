@@ -1,6 +1,6 @@
-"""Flags from a config's fields: pydantic-settings builds and reads them, its parser is made to answer in one sentence.
+"""Flags from a config's fields, built and read by pydantic-settings.
 
-Only what was given is returned: files merge beneath it, and whoever owns the config fills in the defaults.
+Only given fields are returned: files and presets merge beneath them, and the config's own class adds the defaults.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pydantic_settings import CliPositionalArg, CliSettingsSource, SettingsError
 
 from offline_marl.algorithms.presets import preset_names, read_preset
 from offline_marl.core.config import Config, ConfigError, load_settings, suggest
+from offline_marl.launch.cli.command import PROGRAM
 from offline_marl.launch.cli.parser import Adder, Parser
 from offline_marl.runs.config import FitFlags, RunFlags
 
-PROGRAM = "offline-marl"
-ORIGINS = {"dataset", "environment"}
-"""Of which a run has one."""
+TASK_FIELDS = {"dataset", "environment"}
+"""Fields of the task, of which a run has one."""
 
 
 class TrainFlags(RunFlags):
-    """Flags of `train` that are no algorithm's."""
+    """Flags of `train`, beside the algorithm's."""
 
     preset: str | None = None
     """Settings of a name; file and flags win over them."""
@@ -35,7 +35,7 @@ class TrainFlags(RunFlags):
 
 
 class FitModelFlags(FitFlags):
-    """Flags of `fit-model` that are no model's."""
+    """Flags of `fit-model`, beside the model's."""
 
     config: Path | None = None
     """TOML, YAML or JSON file of any fields on this page, named as here; flags win over it."""
@@ -66,23 +66,23 @@ class EvaluateFlags(Config):
 
 
 class Composed(Config):
-    """Base, beside others, of configs that are put together when called: there is no source to read docstrings from.
+    """Mixin of configs created at run time, which keeps pydantic from searching their source for docstrings.
 
-    Pydantic would look for it through all modules and all callers, which takes longer than all else that flags need.
+    The search goes through all modules and all callers, and takes longer than all else that flags need.
     """
 
     model_config = ConfigDict(use_attribute_docstrings=False)
 
 
 def read_training(
-    algorithm: str, kind: type[Config], about: str, args: Sequence[str], online: bool = False
+    algorithm: str, kind: type[Config], summary: str, args: Sequence[str], online: bool = False
 ) -> tuple[dict[str, Any], Path | None]:
-    """What flags, file and preset say of a run to train: flags over file over preset.
+    """Merge the settings of a training run: flags over file over preset.
 
     Args:
         algorithm: Registry name.
         kind: The algorithm's config.
-        about: What `--help` says of the algorithm.
+        summary: What `--help` says of the algorithm.
         args: The command line behind the algorithm's name.
         online: Whether it can learn without data.
 
@@ -93,7 +93,7 @@ def read_training(
         ConfigError: A flag, a preset or a field of the file is unknown or unreadable, or there is no task.
     """
     presets = ", ".join(preset_names(algorithm)) or "none"
-    # Never instantiated: it tells pydantic-settings which flags there are. The algorithm's win, as in `prepare`.
+    # Never instantiated: its fields are the flags. The algorithm's win over the run's, as in `prepare`.
     preset_flag: tuple[Any, Any] = (
         str | None,
         Field(None, description=f"Settings of a name, under those of file and flags: {presets}."),
@@ -102,26 +102,26 @@ def read_training(
     groups = {**dict.fromkeys(TrainFlags.model_fields, "the run"), **dict.fromkeys(kind.model_fields, algorithm)}
     command = f"train {algorithm}"
     task = "--dataset ID | --environment NAME" if online else "--dataset ID"
-    given = read(everything, command, f"{task} [--FIELD VALUE ...]", about, args, groups)
+    given = read(everything, command, f"{task} [--FIELD VALUE ...]", summary, args, groups)
     known = set(everything.model_fields) - {"config", "preset"}
     preset = given.pop("preset", None)
     given = _with_file(given, known)
     if preset is not None:
         beneath = _known(read_preset(algorithm, preset), known, f"the preset '{preset}'")
-        if ORIGINS & set(given):
-            beneath = {name: value for name, value in beneath.items() if name not in ORIGINS}
+        if TASK_FIELDS & set(given):
+            beneath = {name: value for name, value in beneath.items() if name not in TASK_FIELDS}
         given = {**beneath, **given}
-    if online and not ORIGINS & set(given):
+    if online and not TASK_FIELDS & set(given):
         raise ConfigError(f"{command} needs --environment NAME (`{PROGRAM} list environments`) or --dataset ID.")
     return _with_folder(given, command)
 
 
-def read_fit(model: str, kind: type[Config], about: str, args: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
-    """What flags and file say of a world model to fit: flags over file; see `read_training`."""
+def read_fit(model: str, kind: type[Config], summary: str, args: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
+    """Merge the settings of a fit: flags over file; see `read_training`."""
     everything = create_model("Fitting", __base__=(kind, FitModelFlags, Composed))
     groups = {**dict.fromkeys(FitModelFlags.model_fields, "the fit"), **dict.fromkeys(kind.model_fields, model)}
     command = f"fit-model {model}"
-    given = read(everything, command, "--dataset ID [--FIELD VALUE ...]", about, args, groups)
+    given = read(everything, command, "--dataset ID [--FIELD VALUE ...]", summary, args, groups)
     return _with_folder(_with_file(given, set(everything.model_fields) - {"config"}), command)
 
 
@@ -131,7 +131,7 @@ def _with_file(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
 
 
 def _with_folder(given: dict[str, Any], command: str) -> tuple[dict[str, Any], Path | None]:
-    if not ORIGINS & set(given):
+    if not TASK_FIELDS & set(given):
         raise ConfigError(f"{command} needs --dataset ID: `{PROGRAM} data list` shows what there is.")
     out = given.pop("out", None)
     if out is not None and not isinstance(out, str):
@@ -143,24 +143,24 @@ def read(
     kind: type[Config],
     command: str,
     usage: str,
-    about: str,
+    summary: str,
     args: Sequence[str],
     groups: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The fields that a command line gives, their values not yet validated; `--help` prints and exits.
+    """Read the fields that a command line gives, not yet validated; `--help` prints and exits.
 
     Args:
         kind: Its fields are the flags.
         command: What comes before the flags, without the program's name.
         usage: What comes behind it, in short.
-        about: Text above the flags.
+        summary: Text above the flags.
         args: The command line behind the command.
         groups: Heading in `--help` of each field; those without one stand first.
 
     Raises:
         ConfigError: A flag is unknown, lacks its value, or the value cannot be read.
     """
-    parser = Parser(f"{PROGRAM} {command}", command, usage, about)
+    parser = Parser(f"{PROGRAM} {command}", command, usage, summary)
     adder = Adder(parser, kind.model_fields, groups or {})
     try:
         source: Any = CliSettingsSource(
@@ -186,7 +186,7 @@ def _known(settings: Mapping[str, Any], known: set[str], place: str) -> dict[str
 
 
 def _numbers(arg: str) -> str:
-    """Lists of numbers as JSON has them, which knows no `.2`."""
+    """Rewrite lists of numbers for JSON, which lacks `.2`."""
     name, equals, value = arg.rpartition("=")
     return f"{name}{equals}{_POINT.sub('0.', value)}" if _NUMBERS.fullmatch(value) else arg
 

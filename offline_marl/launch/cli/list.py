@@ -1,4 +1,4 @@
-"""`offline-marl list`: what there is, from registries and the catalogue. Nothing listed is imported, nor is torch."""
+"""Command `offline-marl list`: registries and the catalogue. Neither entries nor torch are imported."""
 
 from __future__ import annotations
 
@@ -11,56 +11,56 @@ from offline_marl.core.config import ConfigError, suggest
 from offline_marl.core.registry import Listing, Registry, RegistryError
 from offline_marl.datasets import readers
 from offline_marl.datasets.catalog import CATALOG, path_of
-from offline_marl.launch.cli.command import words
+from offline_marl.launch.cli.command import read_words
 from offline_marl.launch.cli.text import print_lines, table
 from offline_marl.runs.loggers import loggers
 
 
 def run(args: Sequence[str]) -> None:
-    """Print the shelves that are named, or those that are short.
+    """Print the named list, or all short ones.
 
     Raises:
-        ConfigError: There is no such shelf.
+        ConfigError: There is no such list.
     """
-    shelves = {
+    short_lists = {
         "algorithms": algorithm_rows,
         "worldmodels": model_rows,
         "environments": environment_rows,
         "datasets": dataset_rows,
     }
-    # Long, or slow because it imports what it lists: shown when asked for.
-    asked = {"presets": preset_rows, "plugins": plugin_rows, "loggers": logger_rows, "readers": reader_rows}
-    about = (
+    # Long, or slow because its entries are imported: shown only when named.
+    named_only = {"presets": preset_rows, "plugins": plugin_rows, "loggers": logger_rows, "readers": reader_rows}
+    summary = (
         "What there is: names, where they come from, what they are. Presets, plugins, loggers and readers\n"
         "only when named; `plugins` imports what other packages bring and says which of it works."
     )
-    wanted = words("list", args, f"[{'|'.join([*shelves, *asked])}]", about)
+    wanted = read_words("list", args, f"[{'|'.join([*short_lists, *named_only])}]", summary)
     if wanted is None:
         return
-    every = {**shelves, **asked}
+    every = {**short_lists, **named_only}
     if wanted and wanted[0] not in every:
         raise ConfigError(f"Unknown list '{wanted[0]}': {suggest(wanted[0], every)}.")
-    for name in wanted or shelves:
+    for name in wanted or short_lists:
         print(name)
         print_lines(table(every[name]()) or ["  none"])
 
 
 def algorithm_rows() -> list[tuple[str, ...]]:
-    """Name, origin and first docstring line of each algorithm."""
+    """List name, origin and first docstring line of each algorithm."""
     return _rows(algorithms.registry)
 
 
 def plugin_rows() -> list[tuple[str, ...]]:
-    """Name, package and fate of everything that another package brings. Imports it, unlike all else here."""
+    """List name, package and load status of everything that plugins bring. Imports it, unlike all else here."""
     return [
-        (entry.name, entry.origin, _fate(registry, entry))
+        (entry.name, entry.origin, _load_status(registry, entry))
         for registry in (algorithms.registry, environments.registry, worldmodels.registry, readers.registry)
         for entry in registry.listings()
         if entry.origin not in {"built-in", "here"}
     ]
 
 
-def _fate(registry: Registry[Any], entry: Listing) -> str:
+def _load_status(registry: Registry[Any], entry: Listing) -> str:
     try:
         registry.get(entry.name)
     except RegistryError as error:
@@ -69,12 +69,12 @@ def _fate(registry: Registry[Any], entry: Listing) -> str:
 
 
 def model_rows() -> list[tuple[str, ...]]:
-    """Name, origin and first docstring line of each kind of world model."""
+    """List name, origin and first docstring line of each kind of world model."""
     return _rows(worldmodels.registry)
 
 
 def logger_rows() -> list[tuple[str, ...]]:
-    """Name, origin and package of each logger that plugins bring."""
+    """List name, origin and package of each plugin's logger."""
     return _rows(loggers)
 
 
@@ -84,12 +84,12 @@ def reader_rows() -> list[tuple[str, ...]]:
 
 
 def environment_rows() -> list[tuple[str, ...]]:
-    """Name, origin and first docstring line of each environment."""
+    """List name, origin and first docstring line of each environment."""
     return _rows(environments.registry)
 
 
 def dataset_rows() -> list[tuple[str, ...]]:
-    """Name, size, whether it is here already, and summary of each data set of the catalogue."""
+    """List name, size, presence on disk, and summary of each data set of the catalogue."""
     return [
         (
             entry.name,
@@ -102,7 +102,7 @@ def dataset_rows() -> list[tuple[str, ...]]:
 
 
 def partition_lines() -> list[str]:
-    """How to name a task on the catalogue's data sets: the confs and views of each body, and what has none."""
+    """List how to name a task on the catalogue's data sets: confs and views of each body, and sets without any."""
     from offline_marl.core.partition import SCENARIOS, confs, views
 
     scenarios = dict.fromkeys(entry.scenario for entry in CATALOG.values())

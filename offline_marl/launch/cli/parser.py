@@ -1,4 +1,4 @@
-"""The parser beneath the flags: argparse, made to answer in one sentence and to show fields as they are typed."""
+"""Argument parser beneath the flags: argparse with errors of one sentence, and defaults shown as they are typed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TYPE_NAMES = {"str": "TEXT", "Path": "PATH"}
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises what argparse would print as usage and error.
+    """Parser that raises ConfigError where argparse would print usage and exit.
 
     Args:
         prog: What comes before the flags.
@@ -29,28 +29,28 @@ class Parser(argparse.ArgumentParser):
         about: Text above the flags.
     """
 
-    def __init__(self, prog: str, command: str, usage: str, about: str) -> None:
+    def __init__(self, prog: str, command: str, usage: str, summary: str) -> None:
         super().__init__(
-            prog, usage=f"{prog} {usage}", description=about, formatter_class=_Formatter, allow_abbrev=False
+            prog, usage=f"{prog} {usage}", description=summary, formatter_class=_Formatter, allow_abbrev=False
         )
         self.command = command
 
     def parse(self, args: Sequence[str]) -> argparse.Namespace:
-        """The words as flags.
+        """Parse words into flags.
 
         Raises:
             ConfigError: A flag is unknown, or there is a word too many.
         """
-        found, extra = self.parse_known_args(args)
+        namespace, extra = self.parse_known_args(args)
         flags = [arg.partition("=")[0] for arg in extra if arg.startswith("-")]
         if flags:
             raise ConfigError(f"Unknown flag '{flags[0]}' of {self.command}: {self._closest(flags[0])}.")
         if extra:
             raise ConfigError(f"'{extra[0]}' is one word too many for {self.command}; see {self._help()}.")
-        return found
+        return namespace
 
     def error(self, message: str) -> NoReturn:
-        """One sentence instead of a page of usage."""
+        """Raise one sentence instead of printing a page of usage."""
         missing = message.removeprefix("the following arguments are required: ")
         if missing != message:
             raise ConfigError(f"{self.command} needs {missing}; see {self._help()}.")
@@ -81,7 +81,7 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class _Switch(argparse.Action):
-    """`--flag`, `--no-flag` and `--flag true|false`."""
+    """Boolean flag: `--flag`, `--no-flag` and `--flag true|false`."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
         negative = [f"--no-{name.removeprefix('--')}" for name in option_strings]
@@ -102,7 +102,7 @@ class _Switch(argparse.Action):
 
 
 class Adder:
-    """Adds arguments as pydantic-settings does, under headings and with defaults as they are typed.
+    """Hook of pydantic-settings that adds arguments under headings, with defaults as they are typed.
 
     Args:
         parser: Takes the arguments.
@@ -117,7 +117,7 @@ class Adder:
         self._made: dict[str, Any] = {}
 
     def add(self, context: Any, *names: str, **settings: Any) -> None:
-        """One argument, under its heading."""
+        """Add an argument under its heading."""
         dest = settings.get("dest", names[0])
         info = self._fields.get(dest)
         if info is not None:
@@ -140,16 +140,16 @@ class Adder:
 
 def _help(info: FieldInfo, required_flag: bool) -> str:
     default = None if info.is_required() else info.get_default(call_default_factory=True, validated_data={})
-    note = " [required]" if required_flag else "" if default is None else f" [default: {show(default)}]"
+    note = " [required]" if required_flag else "" if default is None else f" [default: {format_value(default)}]"
     return f"{info.description or ''}{note}".replace("%", "%%")
 
 
-def show(value: Any) -> str:
-    """A value as it is typed behind its flag."""
+def format_value(value: Any) -> str:
+    """Format a value as it is typed behind its flag."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):
-        return ",".join(show(item) for item in value) or "[]"
+        return ",".join(format_value(item) for item in value) or "[]"
     return str(value)
 
 

@@ -1,4 +1,4 @@
-"""`offline-marl report`: its flags, and what it says."""
+"""Command `offline-marl report`: flags, call and output."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ABOUT = (
     "tables as `sweep collect` writes them. What is unfinished or failed is listed and in no average."
 )
 USAGE = "PATH... --out DIR [--best] [--reps N] [--seed N] [--videos] [--title TEXT]"
-MOST_CLAIMS = 10
-VALUED = {"--out", "--reps", "--seed", "--title"}
+MOST_WINS = 10
+FLAGS_WITH_VALUE = {"--out", "--reps", "--seed", "--title"}
 """Flags whose value is the next word."""
 
 
@@ -47,12 +47,12 @@ class ReportFlags(Config):
 
 
 def run(args: Sequence[str]) -> None:
-    """Report on what the words behind `report` name.
+    """Report on runs.
 
     Raises:
         BadInputError: Of a kind that says what is wrong.
     """
-    words, paths = _numbered(args)
+    words, paths = _number_paths(args)
     given = {**read(ReportFlags, "report", USAGE, ABOUT, words), "paths": paths}
     if "out" not in given:
         raise ConfigError("report needs --out DIR, such as --out report.")
@@ -77,12 +77,12 @@ def run(args: Sequence[str]) -> None:
         print(f"{file.name:<16}{file}")
 
 
-def _numbered(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words with a number in place of each path, and the paths: lists of flags are split at commas and quotes."""
+def _number_paths(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Replace each path by its number, and give the paths: flags of lists are split at commas and quotes."""
     words: list[str] = []
     paths: list[str] = []
     for previous, arg in zip(["", *args], args, strict=False):
-        if arg.startswith("-") or previous in VALUED:
+        if arg.startswith("-") or previous in FLAGS_WITH_VALUE:
             words.append(arg)
         else:
             words.append(str(len(paths)))
@@ -91,7 +91,7 @@ def _numbered(args: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _write(evidence: Evidence, out: Path, flags: ReportFlags, filmed: Sequence[Path]) -> list[Path]:
-    """Every file of the report, the page first."""
+    """Write every file of the report, the page first."""
     from offline_marl.report.export import export
     from offline_marl.report.page.assemble import TITLE, write_page
 
@@ -107,25 +107,25 @@ def _print(evidence: Evidence) -> None:
     count = len(evidence.gathered.runs)
     print(f"{count} run{'' if count == 1 else 's'}, {evidence.scored}; mean over runs [95 % interval]")
     for task in evidence.tasks:
-        _lines([task])
+        _print_lines([task])
         cells = [cell for cell in evidence.cells if cell.task == task]
         known = next((cell for cell in cells if cell.data_return is not None), None)
         if known is not None:
-            own = "" if known.data_normalized is None else f"{known.data_normalized:.1f}"
-            data = [("(the data itself)", "", f"{known.data_return:.3f}", own, "")]
+            normalized = "" if known.data_normalized is None else f"{known.data_normalized:.1f}"
+            data = [("(the data itself)", "", f"{known.data_return:.3f}", normalized, "")]
         else:
             data = []
         rows = [
             (
                 cell.label,
                 str(cell.runs),
-                _said(cell.mean, 3),
-                _said(cell.normalized_mean, 1),
+                _format_estimate(cell.mean, 3),
+                _format_estimate(cell.normalized_mean, 1),
                 "" if cell.tuned_on is None else cell.tuned_on,
             )
             for cell in cells
         ]
-        _lines(table([("label", "runs", "return", "normalized", ""), *rows, *data]))
+        _print_lines(table([("label", "runs", "return", "normalized", ""), *rows, *data]))
     _print_over_tasks(evidence)
     _print_asides(evidence)
 
@@ -136,27 +136,27 @@ def _print_over_tasks(evidence: Evidence) -> None:
     if evidence.aggregates and len(evidence.tasks) > 1:
         print(f"all {len(evidence.tasks)} tasks, normalised")
         rows = [
-            (each.label, *(_said(value, 1) for value in (each.iqm, each.mean, each.median, each.optimality_gap)))
-            for each in evidence.aggregates
+            (row.label, *(_format_estimate(value, 1) for value in (row.iqm, row.mean, row.median, row.optimality_gap)))
+            for row in evidence.aggregates
         ]
-        _lines(table([("label", "IQM", "mean", "median", "optimality gap"), *rows]))
-    wins = [each for each in evidence.comparisons if each.wins]
-    for each in wins[:MOST_CLAIMS]:
-        where = each.tasks[0] if len(each.tasks) == 1 else f"{len(each.tasks)} tasks"
-        said = _said(each.probability, 2)
-        _lines([f"{each.label} returns more than {each.other} with probability {said} on {where}"])
-    if len(wins) > MOST_CLAIMS:
-        print(f"... and {len(wins) - MOST_CLAIMS} more wins")
+        _print_lines(table([("label", "IQM", "mean", "median", "optimality gap"), *rows]))
+    wins = [row for row in evidence.comparisons if row.wins]
+    for row in wins[:MOST_WINS]:
+        where = row.tasks[0] if len(row.tasks) == 1 else f"{len(row.tasks)} tasks"
+        probability = _format_estimate(row.probability, 2)
+        _print_lines([f"{row.label} returns more than {row.other} with probability {probability} on {where}"])
+    if len(wins) > MOST_WINS:
+        print(f"... and {len(wins) - MOST_WINS} more wins")
 
 
 def _print_asides(evidence: Evidence) -> None:
     if evidence.gathered.left_out:
         print(f"left out: {len(evidence.gathered.left_out)}")
-        _lines(f"  {each.name}: {each.why}" for each in evidence.gathered.left_out)
-    _lines(f"note: {note}" for note in evidence.notes)
+        _print_lines(f"  {entry.name}: {entry.why}" for entry in evidence.gathered.left_out)
+    _print_lines(f"note: {note}" for note in evidence.notes)
 
 
-def _lines(lines: Iterable[str]) -> None:
+def _print_lines(lines: Iterable[str]) -> None:
     """Print each on a line of its own, whatever names in it hold."""
     from offline_marl.report.gather.scores import strip_control_characters
 
@@ -164,15 +164,15 @@ def _lines(lines: Iterable[str]) -> None:
         print(strip_control_characters(line.replace("\n", " ")))
 
 
-def _said(estimate: Estimate | None, digits: int) -> str:
+def _format_estimate(estimate: Estimate | None, digits: int) -> str:
     if estimate is None:
         return ""
-    value = _number(estimate.value, digits)
+    value = _format_number(estimate.value, digits)
     if estimate.low is None or estimate.high is None:
         return value
-    return f"{value} [{_number(estimate.low, digits)}, {_number(estimate.high, digits)}]"
+    return f"{value} [{_format_number(estimate.low, digits)}, {_format_number(estimate.high, digits)}]"
 
 
-def _number(value: float, digits: int) -> str:
-    """With so many digits behind the point, unless that would show nothing of it or too much."""
+def _format_number(value: float, digits: int) -> str:
+    """Format with so many digits, or with four significant ones where those would show zero or a long number."""
     return f"{value:.4g}" if 0 < abs(value) < 0.5 * 0.1**digits or abs(value) >= 1e9 else f"{value:.{digits}f}"

@@ -1,4 +1,4 @@
-"""`offline-marl submit`: one job, given to Slurm or run here, and whether this machine can submit at all."""
+"""Command `offline-marl submit`: submission of one job to Slurm or this machine, its status, and a site check."""
 
 from __future__ import annotations
 
@@ -16,8 +16,19 @@ if TYPE_CHECKING:
     from offline_marl.launch.jobs.job import Job
 
 
+class SubmitFlags(Config):
+    """Flags of `submit`, which stand among those of the run."""
+
+    executor: Literal["debug", "local", "slurm"] = "slurm"
+    """slurm, local (processes of this machine) or debug (this process)."""
+    profile: Path | None = None
+    """TOML file of what a job asks for; without it $OFFLINE_MARL_PROFILE, else the user's profile.toml."""
+    dry_run: bool = False
+    """Print the scripts and submit nothing."""
+
+
 def run(args: Sequence[str]) -> None:
-    """Do what the words behind `submit` say.
+    """Run a subcommand of `submit`.
 
     Raises:
         BadInputError: Of a kind that says what is wrong.
@@ -36,7 +47,7 @@ def _fit_model(args: Sequence[str]) -> None:
 
 def _submit(command: Literal["train", "fit-model"], what: str, args: Sequence[str]) -> None:
     usage = f"{PROGRAM} submit {command} {what} --dataset ID [--FIELD VALUE ...] [--executor slurm|local|debug]"
-    own, rest = split(args)
+    flags, rest = split(args)
     if not rest or rest[0] in {"-h", "--help"}:
         print(f"usage: {usage} [--profile FILE] [--dry-run]\n\n{ABOUT}")
         return
@@ -47,20 +58,20 @@ def _submit(command: Literal["train", "fit-model"], what: str, args: Sequence[st
     from offline_marl.launch.jobs.job import Job, checked
     from offline_marl.launch.jobs.profile import read_profile
 
-    profile = read_profile(own.profile)
+    profile = read_profile(flags.profile)
     fields, out = (_read_training if command == "train" else _read_fit)(rest[0], rest[1:])
     job = checked(Job(command=command, name=rest[0], fields=fields, out=out))
     logs = job.out / "logs"
-    if own.dry_run:
+    if flags.dry_run:
         print(executors.dry_run([job], profile, logs))
         return
     _refuse_twice(job)
-    name = executors.submit([job], own.executor, profile, logs)[0]
+    name = executors.submit([job], flags.executor, profile, logs)[0]
     rows = [("run folder", str(job.out)), ("logs", str(logs))]
-    rows += [("job", name), ("cancel", f"scancel {name}")] if own.executor == "slurm" else []
+    rows += [("job", name), ("cancel", f"scancel {name}")] if flags.executor == "slurm" else []
     for title, value in rows:
         print(f"{title:<12}{value}")
-    if own.executor == "slurm":
+    if flags.executor == "slurm":
         print(f"{'see it':<12}{PROGRAM} submit status {shlex.quote(str(job.out))}")
 
 
@@ -75,17 +86,8 @@ def _refuse_twice(job: Job) -> None:
             raise JobError(f"{job.out} is {state.state} already, as job {state.id}.")
 
 
-class _Own:
-    """What `submit` takes for itself, before the flags of the run."""
-
-    def __init__(self, given: dict[str, Any]) -> None:
-
-        flags: SubmitFlags = build(SubmitFlags, given)
-        self.executor, self.profile, self.dry_run = flags.executor, flags.profile, flags.dry_run
-
-
-def split(args: Sequence[str]) -> tuple[_Own, list[str]]:
-    """The flags of `submit`, and the words that are the run's."""
+def split(args: Sequence[str]) -> tuple[SubmitFlags, list[str]]:
+    """Split words into the flags of `submit` and those of the run."""
     given, rest, words = dict[str, Any](), list[str](), list(args)
     while words:
         word = words.pop(0)
@@ -99,7 +101,8 @@ def split(args: Sequence[str]) -> tuple[_Own, list[str]]:
             given[field] = value if equals else words.pop(0)
         else:
             rest.append(word)
-    return _Own(given), rest
+    flags: SubmitFlags = build(SubmitFlags, given)
+    return flags, rest
 
 
 def _read_training(name: str, args: Sequence[str]) -> tuple[dict[str, Any], Path]:
@@ -108,8 +111,8 @@ def _read_training(name: str, args: Sequence[str]) -> tuple[dict[str, Any], Path
     from offline_marl.training import run as runs
 
     kind = algorithms.get(name)
-    about = next(entry.summary for entry in algorithms.listings() if entry.name == name)
-    fields, out = read_training(name, kind.Config, about, args, kind.needs.origin == "environment")
+    summary = next(entry.summary for entry in algorithms.listings() if entry.name == name)
+    fields, out = read_training(name, kind.Config, summary, args, kind.needs.origin == "environment")
     rest = {field: value for field, value in fields.items() if field != "dataset"}
     return fields, out or runs.default_folder(runs.prepare(name, fields.get("dataset"), rest))
 
@@ -120,21 +123,21 @@ def _read_fit(name: str, args: Sequence[str]) -> tuple[dict[str, Any], Path]:
     from offline_marl.worldmodels.base import worldmodels
 
     kind = worldmodels.get(name)
-    about = next(entry.summary for entry in worldmodels.listings() if entry.name == name)
-    fields, out = read_fit(name, kind.Config, about, args)
+    summary = next(entry.summary for entry in worldmodels.listings() if entry.name == name)
+    fields, out = read_fit(name, kind.Config, summary, args)
     rest = {field: value for field, value in fields.items() if field != "dataset"}
     return fields, out or fitting.default_model_folder(fitting.prepare_fit(name, fields["dataset"], rest))
 
 
 def _check(args: Sequence[str]) -> None:
-    own, rest = split(args)
+    flags, rest = split(args)
     if rest:
         raise ConfigError(f"'{rest[0]}' is one word too many: {PROGRAM} submit check [--profile FILE].")
 
     from offline_marl.launch.jobs.site_check import check_site
 
     bad = 0
-    for good, line in check_site(own.profile):
+    for good, line in check_site(flags.profile):
         bad += not good
         print(f"{'ok' if good else 'NO':<4}{line}")
     if bad:
@@ -152,17 +155,16 @@ def _status(args: Sequence[str]) -> None:
 
     states = states_of([Path(arg).absolute() for arg in args])
     rows = [("run", "state", "step", "of", "per s", "left", "requeues", "why")]
-    for each in states:
-        rate = "" if each.rate is None else f"{each.rate:.1f}"
-        of = "" if each.steps is None else f"{each.steps:,}"
-        rows.append(
-            (str(each.folder), each.state, f"{each.step:,}", of, rate, _left(each.left_s), str(each.requeues), each.why)
-        )
+    for state in states:
+        rate = "" if state.rate is None else f"{state.rate:.1f}"
+        of = "" if state.steps is None else f"{state.steps:,}"
+        times = rate, _left(state.left_s), str(state.requeues)
+        rows.append((str(state.folder), state.state, f"{state.step:,}", of, *times, state.why))
     print_lines(table(rows))
-    for each in states:
-        if each.state == "failed" and each.log:
-            print(f"\nlast lines of {each.folder}")
-            print_lines([f"  {line}" for line in each.log])
+    for state in states:
+        if state.state == "failed" and state.log:
+            print(f"\nlast lines of {state.folder}")
+            print_lines([f"  {line}" for line in state.log])
 
 
 def _left(seconds: float | None) -> str:
@@ -183,14 +185,3 @@ COMMANDS = {
     "status": Command("RUN ...", "where submitted runs stand, and why they failed", _status),
     "check": Command("[--profile FILE]", "whether this machine can submit, in plain words", _check),
 }
-
-
-class SubmitFlags(Config):
-    """To whom jobs are given, and how."""
-
-    executor: Literal["debug", "local", "slurm"] = "slurm"
-    """slurm, local (processes of this machine) or debug (this process)."""
-    profile: Path | None = None
-    """TOML file of what a job asks for; without it $OFFLINE_MARL_PROFILE, else the user's profile.toml."""
-    dry_run: bool = False
-    """Print the scripts and submit nothing."""

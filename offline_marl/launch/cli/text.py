@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """The rows in columns, indented; the last column is as wide as it likes."""
+    """Align rows in columns, indented; the last column is not padded."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     widths[-1:] = [0]
     return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print each."""
+    """Print lines."""
     for line in lines:
         print(line)

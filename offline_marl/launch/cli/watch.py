@@ -1,4 +1,4 @@
-"""`offline-marl watch`: runs as they go, drawn in place on a terminal, or once into a pipe. Runs need no torch."""
+"""Command `offline-marl watch`: live view of runs, in place on a terminal or once into a pipe. Needs no torch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.core.errors import FAILED, TERMINATED, BadInputError
 from offline_marl.launch.cli.failures import Stopped
 from offline_marl.launch.cli.flags import read
-from offline_marl.launch.cli.terminal import Paper, draw_jobs, draw_run
-from offline_marl.runs.live import Look, Watched, held_files, run_folders
+from offline_marl.launch.cli.terminal import Canvas, draw_jobs, draw_run
+from offline_marl.runs.live import RunStatus, RunWatcher, held_files, run_folders
 
 ABOUT = (
     "Shows how a run, a fit, a sweep or all runs of a folder are doing, until they are done: rate, time left, losses, "
@@ -30,8 +30,8 @@ ABOUT = (
 USAGE = "RUN|SWEEP|FOLDER [--every S] [--once]"
 SETTLE_S = 30.0
 """How long all runs of a folder have to be over before nothing more is expected in it."""
-OPEN, SHUT = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
-"""A screen of our own without cursor and wrapping; the user's, as it was."""
+ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
+"""Escape codes of the alternate screen, without cursor and wrapping, and of the return to the user's."""
 
 
 class WatchFlags(Config):
@@ -46,7 +46,7 @@ class WatchFlags(Config):
 
 
 def run(args: Sequence[str]) -> None:
-    """Watch what the words behind `watch` name.
+    """Watch a run, a sweep or a folder.
 
     Raises:
         ConfigError: There is nothing of the kind.
@@ -62,14 +62,14 @@ def run(args: Sequence[str]) -> None:
     if live:
         view.follow(flags.every)
     else:
-        view.look()
-        print("\n".join(view.frame(_paper(sys.stdout, None))))
+        view.refresh()
+        print("\n".join(view.frame(_make_canvas(sys.stdout, None))))
     if view.bad:
         raise Stopped(FAILED, view.bad)
 
 
 class View:
-    """What a path shows, looked at again and again: it may be nothing yet, and become a run or a folder of them.
+    """View of a path, refreshed again and again: it may be missing at first, and become a run or a folder of them.
 
     Args:
         path: A run, a sweep, or a folder of runs.
@@ -77,7 +77,7 @@ class View:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.looks: list[Look] = []
+        self.statuses: list[RunStatus] = []
         self.many = False
         self.over = False
         """Whether nothing more is expected."""
@@ -85,23 +85,23 @@ class View:
         self.left_s: float | None = None
         self.note = ""
         """Why this look shows what the one before it did."""
-        self._watched: dict[Path, Watched] = {}
+        self._watched: dict[Path, RunWatcher] = {}
         self._settled: float | None = None
         self._seen_going = False
 
     @property
     def bad(self) -> str:
-        """A sentence about the runs that came to no good end; empty if there are none."""
-        names = [f"{look.title} {look.state}" for look in self.looks if look.state in {"failed", "stopped"}]
-        return f"{len(names)} of {len(self.looks)} runs not done: {', '.join(names[:3])}." if names else ""
+        """Sentence on the runs that failed or were stopped; empty if there are none."""
+        names = [f"{status.title} {status.state}" for status in self.statuses if status.state in {"failed", "stopped"}]
+        return f"{len(names)} of {len(self.statuses)} runs not done: {', '.join(names[:3])}." if names else ""
 
-    def look(self) -> None:
-        """See how things stand.
+    def refresh(self) -> None:
+        """Refresh the statuses of all runs.
 
         Raises:
             ConfigError: What was seen before is no longer there.
         """
-        if self.looks and self._watched and not self.path.exists():
+        if self.statuses and self._watched and not self.path.exists():
             raise ConfigError(f"{self.path} is gone.")
         sweep = (self.path / "sweep.json").is_file()
         single = not sweep and ((self.path / "config.json").exists() or (self.path / "job.json").exists())
@@ -109,27 +109,29 @@ class View:
         if sweep:
             self._look_at_sweep()
             return
-        held = held_files()
+        locked = held_files()
         folders = run_folders(self.path) if self.many else [self.path]
-        self.looks = [self._at(folder).look(held, not self.many) for folder in folders]
+        self.statuses = [self._at(folder).look(locked, not self.many) for folder in folders]
         if self.many:  # of many, the folder tells which; algorithm and data may be those of all
-            self.looks = [replace(look, title=str(look.folder.relative_to(self.path))) for look in self.looks]
-        if single and (self.path / "job.json").exists() and self.looks[0].state != "done":
+            self.statuses = [
+                replace(status, title=str(status.folder.relative_to(self.path))) for status in self.statuses
+            ]
+        if single and (self.path / "job.json").exists() and self.statuses[0].state != "done":
             self._ask_of_job()
-        running = [look for look in self.looks if look.state == "running"]
-        self.rate = sum(look.rate or 0.0 for look in running) or None
-        self.left_s = max((look.left_s or 0.0 for look in running), default=None)
-        self._conclude(any(look.going for look in self.looks))
+        running = [status for status in self.statuses if status.state == "running"]
+        self.rate = sum(status.rate or 0.0 for status in running) or None
+        self.left_s = max((status.left_s or 0.0 for status in running), default=None)
+        self._conclude(any(status.going for status in self.statuses))
 
-    def _at(self, folder: Path) -> Watched:
-        return self._watched.setdefault(folder, Watched(folder))
+    def _at(self, folder: Path) -> RunWatcher:
+        return self._watched.setdefault(folder, RunWatcher(folder))
 
     def _ask_of_job(self) -> None:
-        """A job that was submitted may wait in a queue, which its folder does not tell."""
+        """Refresh the status from the queue: a folder does not show whether its job waits."""
         from offline_marl.launch.jobs.states import state_of
 
         known = state_of(self.path)
-        self.looks = [replace(self.looks[0], state=known.state, why=known.why)]
+        self.statuses = [replace(self.statuses[0], state=known.state, why=known.why)]
 
     def _look_at_sweep(self) -> None:
         from offline_marl.launch.sweeps.folder import Sweep
@@ -137,18 +139,18 @@ class View:
 
         sweep = Sweep(self.path)
         status = read_status(sweep)
-        self.looks = []
+        self.statuses = []
         for job in status["each"]:
             seen = self._at(sweep.path / job["job"]).look(frozenset(), False)
             known = {name: job[name] for name in ("state", "why", "step", "steps", "left_s")}
             title = Path(job["job"]).name
-            self.looks.append(replace(seen, title=title, rate=job["steps_per_s"], **known))
+            self.statuses.append(replace(seen, title=title, rate=job["steps_per_s"], **known))
         self.rate, self.left_s = status["steps_per_s"], status["left_s"]
         queued = any(job["state"] == "waiting" and job["id"] for job in status["each"])
         self._conclude(bool(status["running"]) or queued or sweep.launcher() is not None)
 
     def _conclude(self, going: bool) -> None:
-        """Nothing more is expected once nothing goes; of a folder in which runs were going, after a while."""
+        """Decide whether the view is over: once nothing runs; for a folder in which runs went, after a while."""
         self._seen_going = self._seen_going or going
         if going:
             self._settled = None
@@ -159,46 +161,46 @@ class View:
         ends = "everything is over: this ends soon, unless another run begins"
         self.note = ends if self._settled is not None and not self.over else ""
 
-    def frame(self, paper: Paper) -> list[str]:
-        """What is to be seen."""
+    def frame(self, canvas: Canvas) -> list[str]:
+        """Draw the lines of the view."""
         if self.many:
-            lines = draw_jobs(str(self.path), self.looks, paper, self.rate, self.left_s)
+            lines = draw_jobs(str(self.path), self.statuses, canvas, self.rate, self.left_s)
         else:
-            lines = [line for look in self._with_model() for line in [*draw_run(look, paper), ""]][:-1]
+            lines = [line for status in self._with_model() for line in [*draw_run(status, canvas), ""]][:-1]
         if not self.note:
-            return paper.fit(lines)
-        kept = lines if paper.height is None else lines[: max(0, paper.height - 2)]
-        return paper.fit([*kept, "", self.note])
+            return canvas.fit(lines)
+        kept = lines if canvas.height is None else lines[: max(0, canvas.height - 2)]
+        return canvas.fit([*kept, "", self.note])
 
-    def _with_model(self) -> list[Look]:
-        """The run, and before its first update the world model that it waits for."""
+    def _with_model(self) -> list[RunStatus]:
+        """Select the run, and before its first update the world model that it waits for."""
         model = self.path / "world_model"
-        if self.looks and self.looks[0].step == 0 and (model / "config.json").exists():
-            return [*self.looks, self._at(model).look(held_files())]
-        return self.looks
+        if self.statuses and self.statuses[0].step == 0 and (model / "config.json").exists():
+            return [*self.statuses, self._at(model).look(held_files())]
+        return self.statuses
 
     def follow(self, every: float | None) -> None:
-        """Look and draw until all is over; whatever ends it, the terminal is left as it was, the last look on it."""
+        """Refresh and draw until all is over; the last view stays on the user's own screen."""
         frame: list[str] = []
         try:
             with Screen(sys.stdout) as screen:
                 while not self.over:
                     began = time.monotonic()
                     try:
-                        self.look()
+                        self.refresh()
                     except (BadInputError, OSError) as error:
                         self.note = f"this look failed, another follows: {' '.join(str(error).split())}"
-                    frame = self.frame(_paper(sys.stdout, shutil.get_terminal_size().lines))
+                    frame = self.frame(_make_canvas(sys.stdout, shutil.get_terminal_size().lines))
                     screen.draw(frame)
                     if not self.over:
                         # Many runs on a slow disk should not keep a login node busy.
                         time.sleep(max(every or (5.0 if self.many else 1.0), 3 * (time.monotonic() - began)))
         finally:
-            print("\n".join(self.frame(_paper(sys.stdout, None)) if self.looks else frame), flush=True)
+            print("\n".join(self.frame(_make_canvas(sys.stdout, None)) if self.statuses else frame), flush=True)
 
 
 class Screen:
-    """A terminal's second screen, given back on leaving, also when we are told to end, and while we are suspended.
+    """Alternate screen of a terminal, left on exit, on SIGTERM, and while the process is suspended.
 
     Args:
         stream: The terminal.
@@ -212,26 +214,26 @@ class Screen:
     def __enter__(self) -> Screen:
         for number, heed in ((signal.SIGTERM, _terminated), (signal.SIGTSTP, self._suspend)):
             self._before[number] = signal.signal(number, heed)
-        self._write(OPEN)
+        self._write(ENTER_SCREEN)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._write(SHUT)
+        self._write(LEAVE_SCREEN)
         for number, before in self._before.items():
             signal.signal(number, before)
 
     def _suspend(self, number: int, frame: FrameType | None) -> None:
-        """Ctrl-Z: the shell gets its own screen; what was drawn is there again when we go on."""
-        self._write(SHUT)
+        """Leave the screen on Ctrl-Z, stop with the default action, and redraw on continuing."""
+        self._write(LEAVE_SCREEN)
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)
         signal.signal(signal.SIGTSTP, self._suspend)
-        self._write(OPEN + self._drawn)
+        self._write(ENTER_SCREEN + self._drawn)
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Show these lines in place of those before; nothing is cleared first, so that nothing flickers."""
+        """Draw lines over those before; each is cleared only behind its text, so that nothing flickers."""
         head = [f"\x1b[1m{line}\x1b[0m" for line in lines[:1]]
         self._drawn = "\x1b[H" + "\n".join(f"{line}\x1b[K" for line in [*head, *lines[1:]]) + "\x1b[J"
         self._write(self._drawn)
@@ -245,10 +247,10 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     raise Stopped(TERMINATED, "terminated.")
 
 
-def _paper(stream: TextIO, height: int | None) -> Paper:
+def _make_canvas(stream: TextIO, height: int | None) -> Canvas:
     try:
         "█░▁·…".encode(stream.encoding or "ascii")
         plain = False
     except (UnicodeError, LookupError):
         plain = True
-    return Paper(max(20, shutil.get_terminal_size().columns), height, plain)
+    return Canvas(max(20, shutil.get_terminal_size().columns), height, plain)

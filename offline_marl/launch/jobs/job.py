@@ -19,6 +19,7 @@ from offline_marl.core.locks import open_own
 from offline_marl.launch.jobs import disk
 from offline_marl.runs.config import FitConfig, RunConfig
 from offline_marl.runs.folder import HeldFolderError, ModelFolder, RunFolder
+from offline_marl.runs.live import plain_lines
 from offline_marl.runs.places import places_of, places_of_fit, resolve_fit, resolve_run
 from offline_marl.runs.stopping import StoppedEarly, asked
 from offline_marl.training import run
@@ -208,21 +209,11 @@ def note_start(folder: Path, row: Mapping[str, Any]) -> None:
 
 def read_starts(folder: Path) -> list[dict[str, Any]]:
     """Read every start and end of the job's processes, in order; lines that were cut off are left out."""
-    return list(_lines(folder / STARTS_FILE))
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = (folder / STARTS_FILE).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        return
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            yield row
+        return []
+    return list(plain_lines(text.encode()))
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class Planned(Config):
 
 
 @dataclass(frozen=True)
-class _Choice:
+class _Combination:
     """Combination of the axes that are no fields: algorithm, task, preset, world model."""
 
     algorithm: str
@@ -122,7 +122,9 @@ def templates(file: SweepFile) -> Iterator[tuple[Optuna, Planned]]:
                 yield axes.optuna, run
 
 
-def _combinations(file: SweepFile, fits: dict[str, Planned]) -> Iterator[tuple[Axes, _Choice, int, Planned | None]]:
+def _combinations(
+    file: SweepFile, fits: dict[str, Planned]
+) -> Iterator[tuple[Axes, _Combination, int, Planned | None]]:
     """Generate every combination, seed and the fit that they need; fits are collected in `fits` on the way."""
     known: set[tuple[str, str]] = set()
     for algorithm in file.algorithms:
@@ -148,13 +150,13 @@ def _add_fit(fit: Planned, fits: dict[str, Planned]) -> None:
         fits[key] = checked(fit.model_copy(update={"folder": f"{fit.folder}-{key}"}) if met else fit)
 
 
-def _choices(algorithm: str, axes: Axes) -> Iterator[_Choice]:
+def _choices(algorithm: str, axes: Axes) -> Iterator[_Combination]:
     tasks = [("dataset", absolute(task)) for task in axes.datasets or ()]
     tasks += [("environment", task) for task in axes.environments or ()]
     for (origin, task), preset, model in itertools.product(
         tasks, axes.presets or (NONE,), axes.world_models or (NONE,)
     ):
-        yield _Choice(
+        yield _Combination(
             algorithm, origin, task, preset.replace("{dataset}", task_word(task)), preset == "{dataset}", model
         )
 
@@ -166,7 +168,7 @@ def _refuse_unknown_task(origin: str, task: str) -> None:
         find_world(task)
 
 
-def _fit_of(file: SweepFile, axes: Axes, choice: _Choice, seed: int) -> Planned | None:
+def _fit_of(file: SweepFile, axes: Axes, choice: _Combination, seed: int) -> Planned | None:
     """Plan the fit of a combination's shared world model; None where nothing is to be fitted."""
     name = choice.model
     part = file.models.get(name)
@@ -200,7 +202,7 @@ def _refuse_unknown_model(name: str, file: SweepFile) -> None:
     raise ConfigError(f"Unknown world model '{name}': {suggest(name, known)}; a folder is named ./{name}.")
 
 
-def _runs(axes: Axes, choice: _Choice, seed: int, fit: Planned | None) -> Iterator[Planned]:
+def _runs(axes: Axes, choice: _Combination, seed: int, fit: Planned | None) -> Iterator[Planned]:
     preset = {} if choice.preset == NONE else read_preset(choice.algorithm, choice.preset)
     beneath = {key.replace("-", "_"): value for key, value in preset.items()}
     beneath = {key: value for key, value in beneath.items() if key not in {"dataset", "environment"}}

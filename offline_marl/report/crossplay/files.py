@@ -75,10 +75,10 @@ def csv_of(result: Crossplay) -> str:
     columns += ["normalized_return", "normalized_low", "normalized_high", "agreement", "same_group", "episodes", "seed"]
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
-    group = {row: number for number, each in enumerate(result.groups) for row in each.members}
+    group = {row: number for number, entry in enumerate(result.groups) for row in entry.members}
     for i, one in enumerate(result.players):
         for j, other in enumerate(result.players):
-            scores = _both_scales(result, [each[i, j] for each in (result.means, result.low, result.high)])
+            scores = _both_scales(result, [entry[i, j] for entry in (result.means, result.low, result.high)])
             agreed = "" if result.agreement is None else round(float(result.agreement[i, j]), DIGITS)
             row = {"row": one.name, "column": other.name, "row_step": one.step, "column_step": other.step}
             row |= {name: round(float(value), DIGITS) for name, value in scores.items()}

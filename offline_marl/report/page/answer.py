@@ -118,9 +118,9 @@ def _describe_overlap(first: Cell, others: Sequence[Cell], normalized: bool) -> 
 def _not_beaten(evidence: Evidence, first: Cell, others: Sequence[Cell]) -> list[Cell]:
     """Select cells that the first does not beat: by the comparison, or without one by overlapping intervals."""
     wanted = first.label, (first.task,)
-    wins = {each.other: each.wins for each in evidence.comparisons if (each.label, each.tasks) == wanted}
+    wins = {cell.other: cell.wins for cell in evidence.comparisons if (cell.label, cell.tasks) == wanted}
     normalized = is_normalized([first, *others])
-    return [each for each in others if not wins.get(each.label, _is_clear(first, [each], normalized))]
+    return [cell for cell in others if not wins.get(cell.label, _is_clear(first, [cell], normalized))]
 
 
 def _is_clear(first: Cell, others: Sequence[Cell], normalized: bool) -> bool:

@@ -75,15 +75,15 @@ def render(evidence: Evidence, material: Material | None = None, *, title: str =
 
 
 def _sections(evidence: Evidence, material: Material) -> list[Section]:
-    models = [each for each in material.models if _drawable(partial(models_section, [each]))]
-    held = [each for each in material.matrices if _drawable(partial(crossplay_section, each))]
-    matrices = [crossplay_section(each, number) for number, each in enumerate(held, 1)]
+    models = [part for part in material.models if _drawable(partial(models_section, [part]))]
+    drawable = [part for part in material.matrices if _drawable(partial(crossplay_section, part))]
+    matrices = [crossplay_section(part, number) for number, part in enumerate(drawable, 1)]
     damaged = [
         *material.damaged,
-        *(LeftOut(each.name, EDITED.format(REPORT)) for each in material.models if each not in models),
-        *(LeftOut(str(each.get("task")), EDITED.format(MATRIX)) for each in material.matrices if each not in held),
+        *(LeftOut(part.name, EDITED.format(REPORT)) for part in material.models if part not in models),
+        *(LeftOut(str(part.get("task")), EDITED.format(MATRIX)) for part in material.matrices if part not in drawable),
     ]
-    found = [
+    sections = [
         answer_section(evidence),
         scores_section(evidence),
         aggregates_section(evidence),
@@ -99,7 +99,7 @@ def _sections(evidence: Evidence, material: Material) -> list[Section]:
         left_out_section(evidence, damaged),
         origin_section(evidence),
     ]
-    return [each for each in found if each is not None]
+    return [part for part in sections if part is not None]
 
 
 def _drawable(draw: Callable[[], object]) -> bool:

@@ -109,16 +109,17 @@ def profiles_section(evidence: Evidence) -> Section | None:
     """Draw the performance profiles: the share of runs above each score."""
     if not evidence.profiles:
         return None
-    place = {each.label: (-each.iqm.value, number) for number, each in enumerate(evidence.aggregates)}
+    place = {profile.label: (-profile.iqm.value, number) for number, profile in enumerate(evidence.aggregates)}
     styles, profiles = styles_of(evidence), evidence.profiles
     if len(profiles) > MOST_DRAWN:
-        profiles = tuple(sorted(profiles, key=lambda each: place.get(each.label, (0.0, 0)))[:MOST_DRAWN])
+        profiles = tuple(sorted(profiles, key=lambda profile: place.get(profile.label, (0.0, 0)))[:MOST_DRAWN])
     curves = []
-    for each in profiles:
-        low, high = each.low or [None] * len(each.taus), each.high or [None] * len(each.taus)
-        points = [figures.Point(*values) for values in zip(each.taus, each.fraction, low, high, strict=True)]
-        curves.append(figures.Line(each.label, styles[each.label], points))
-    halves = "; ".join(f"{each.label}: {number(_score_of_half(each.taus, each.fraction))}" for each in profiles)
+    for profile in profiles:
+        low, high = profile.low or [None] * len(profile.taus), profile.high or [None] * len(profile.taus)
+        points = [figures.Point(*values) for values in zip(profile.taus, profile.fraction, low, high, strict=True)]
+        curves.append(figures.Line(profile.label, styles[profile.label], points))
+    medians = {profile.label: _score_of_half(profile.taus, profile.fraction) for profile in profiles}
+    halves = "; ".join(f"{label}: {number(score)}" for label, score in medians.items())
     alt = f"Performance profiles. Score that half of the runs exceed: {halves}."
     drawn = figures.line_chart(curves, alt, "normalised return", "share of runs above", limits=(0.0, 1.0))
     note = paragraph(
@@ -129,7 +130,7 @@ def profiles_section(evidence: Evidence) -> Section | None:
         [panel(f"Performance profiles{scored_suffix(evidence)}", drawn, f"Half of the runs exceed: {halves}.")]
     )
     return Section(
-        "profiles", "Performance profiles", text(note, legend([each.label for each in profiles], styles), shown)
+        "profiles", "Performance profiles", text(note, legend([profile.label for profile in profiles], styles), shown)
     )
 
 

@@ -38,12 +38,12 @@ def crossplay_section(matrix: Mapping[str, Any], count: int = 1) -> Section | No
         caption = f"Cross-play{task}, agreement"
         shares = _table(f"{name}-agreement", caption, matrix, matrix["agreement"], (None, None), (0.0, 1.0), 2)
         drawn.append(fold("Agreement of each pairing", shares))
-    about = paragraph(
+    explanation = paragraph(
         f"Agents of different runs play together; the diagonal is each run with itself. {matrix.get('entry', '')} "
         f"Mean {unit} over {matrix.get('episodes', '')} starts; a stronger tint is higher."
     )
     notes = [paragraph(str(note)) for note in matrix.get("notes") or ()]
-    shown = text(_groups(matrix, runs), about, drawn, _sums(matrix, scale, name, task), notes)
+    shown = text(_groups(matrix, runs), explanation, drawn, _sums(matrix, scale, name, task), notes)
     return Section(name, f"Cross-play{which}", shown)
 
 

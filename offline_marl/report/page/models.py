@@ -33,7 +33,7 @@ def models_section(models: Sequence[Model]) -> Section | None:
     )
     drawn = [fold(f"{model.name}: figures", _figures(model)) for model in models[:MOST_DRAWN]]
     parts = text(
-        note, table("models", "World models on held-out episodes", columns, [_row(each) for each in models]), drawn
+        note, table("models", "World models on held-out episodes", columns, [_row(entry) for entry in models]), drawn
     )
     return Section("models", "World models", parts)
 

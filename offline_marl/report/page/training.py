@@ -37,14 +37,14 @@ def curves_section(evidence: Evidence) -> Section | None:
     """Draw learning curves, a figure for each task."""
     drawn, names, most = [], set(), 0
     for task in evidence.tasks:
-        held = [curve for curve in evidence.curves if curve.task == task and len(curve.steps) > 1]
-        if any(curve.scale == "normalized_return" for curve in held):
-            held = [curve for curve in held if curve.scale == "normalized_return"]
-        most = max(most, len(held))
-        held = sorted(held, key=lambda each: -each.iqm[-1])[:MOST_DRAWN] if len(held) > MOST_DRAWN else held
-        if held:
-            drawn.append(_learning(evidence, task, held))
-            names |= {curve.label for curve in held}
+        curves = [curve for curve in evidence.curves if curve.task == task and len(curve.steps) > 1]
+        if any(curve.scale == "normalized_return" for curve in curves):
+            curves = [curve for curve in curves if curve.scale == "normalized_return"]
+        most = max(most, len(curves))
+        curves = sorted(curves, key=lambda one: -one.iqm[-1])[:MOST_DRAWN] if len(curves) > MOST_DRAWN else curves
+        if curves:
+            drawn.append(_learning(evidence, task, curves))
+            names |= {curve.label for curve in curves}
     if not drawn:
         return None
     labels = [label for label in evidence.labels if label in names]

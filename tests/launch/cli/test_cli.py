@@ -19,7 +19,7 @@ from offline_marl.algorithms.base import AlgorithmConfig, algorithms
 from offline_marl.algorithms.bc import BC
 from offline_marl.core.config import Config
 from offline_marl.environments.base import environments
-from offline_marl.launch.cli.parser import show
+from offline_marl.launch.cli.parser import format_value
 from offline_marl.runs.config import RunFlags
 
 Cli = Callable[..., Any]
@@ -92,7 +92,7 @@ def test_help_shows_every_field_with_its_docstring_and_true_default(cli: Cli, na
         assert issubclass(kind, Config)
         for field, info in kind.model_fields.items():
             default = info.get_default(call_default_factory=True, validated_data={})
-            note = " [required]" if info.is_required() else f" [default: {show(default)}]"
+            note = " [required]" if info.is_required() else f" [default: {format_value(default)}]"
             assert info.description
             assert f"{' '.join(info.description.split())}{note if default is not None else ''}" in text
             assert re.search(rf"^ +--{field.replace('_', '-')}[ ,]", said.out, re.MULTILINE), field

@@ -21,9 +21,9 @@ import pytest
 
 from offline_marl.launch.cli import main
 from offline_marl.launch.cli import watch as watching
-from offline_marl.launch.cli.terminal import Paper, draw_jobs, draw_run
+from offline_marl.launch.cli.terminal import Canvas, draw_jobs, draw_run
 from offline_marl.runs import live
-from offline_marl.runs.live import Look, Tail, Watched, held_files
+from offline_marl.runs.live import RunStatus, RunWatcher, Tail, held_files
 
 
 def begin(folder: Path, steps: int = 100, seed: int = 0) -> Path:
@@ -84,12 +84,12 @@ class Terminal:
 
     def frames(self) -> list[list[str]]:
         """What was on the second screen after each look."""
-        inside = self.read().partition(watching.OPEN)[2].partition(watching.SHUT)[0]
+        inside = self.read().partition(watching.ENTER_SCREEN)[2].partition(watching.LEAVE_SCREEN)[0]
         drawn = [each.partition("\x1b[J")[0] for each in inside.split("\x1b[H")[1:]]
         return [[re.sub(r"\x1b\[\d*[mK]", "", line) for line in each.split("\r\n")] for each in drawn]
 
     def after(self) -> str:
-        return self.read().rpartition(watching.SHUT)[2]
+        return self.read().rpartition(watching.LEAVE_SCREEN)[2]
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_being_told_to_end_gives_it_back_too(tmp_path, terminal, monkeypatch):
     run = begin(tmp_path / "run")
     meanwhile(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert terminal.watch(run) == 143
-    assert terminal.read().count(watching.SHUT) == 1
+    assert terminal.read().count(watching.LEAVE_SCREEN) == 1
 
 
 def test_a_real_process_on_a_real_terminal_is_interrupted_cleanly(tmp_path):
@@ -180,7 +180,7 @@ def test_a_real_process_on_a_real_terminal_is_interrupted_cleanly(tmp_path):
     os.set_blocking(ours, False)
     with contextlib.suppress(BlockingIOError):
         text += os.read(ours, 65_536)
-    assert text.startswith(watching.OPEN.encode()) and text.count(watching.SHUT.encode()) == 1
+    assert text.startswith(watching.ENTER_SCREEN.encode()) and text.count(watching.LEAVE_SCREEN.encode()) == 1
     assert termios.tcgetattr(theirs) == before
     os.close(ours)
     os.close(theirs)
@@ -325,7 +325,7 @@ def test_only_new_lines_are_read_and_a_cut_one_waits(tmp_path):
 
 def test_states_of_a_folder(tmp_path, monkeypatch):
     run = begin(tmp_path / "run")
-    seen = Watched(run)
+    seen = RunWatcher(run)
     assert seen.look(frozenset()).state == "running", "it was written a moment ago"
     monkeypatch.setattr(live, "FRESH_S", -1.0)
     assert seen.look(frozenset()).state == "stopped"
@@ -344,9 +344,11 @@ def test_states_of_a_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("plain", [False, True])
 def test_frames_fit_the_paper(width, plain):
     series = {f"loss/{'x' * n}": [1.0, 2.0, 1.5] for n in range(1, 30)}
-    look = Look(Path("/r"), "a\x1b[31m title\n" * 9, "running", "", 5, 10, 3.0, 1.0, 2e4, ("score", (1.0, 1.0)), series)
-    failed = Look(Path("/f"), "failed", "failed", "because " * 30)
-    paper = Paper(width, 12, plain)
+    look = RunStatus(
+        Path("/r"), "a\x1b[31m title\n" * 9, "running", "", 5, 10, 3.0, 1.0, 2e4, ("score", (1.0, 1.0)), series
+    )
+    failed = RunStatus(Path("/f"), "failed", "failed", "because " * 30)
+    paper = Canvas(width, 12, plain)
     for lines in (draw_run(look, paper), draw_jobs("many", [look, failed] * 20, paper, 1e6, 1e5)):
         fitted = paper.fit(lines)
         assert len(fitted) <= 12 and max(map(len, fitted)) <= width
@@ -354,16 +356,20 @@ def test_frames_fit_the_paper(width, plain):
 
 
 def test_what_does_not_fit_is_counted():
-    looks = [Look(Path(f"/{n}"), f"run {n}", "done" if n else "running") for n in range(30)]
-    lines = draw_jobs("many", looks, Paper(80, 12), None, None)
+    looks = [RunStatus(Path(f"/{n}"), f"run {n}", "done" if n else "running") for n in range(30)]
+    lines = draw_jobs("many", looks, Canvas(80, 12), None, None)
     assert len(lines) == 12 and lines[-1] == "… and 23 more done" and "run 0" in lines[4]
 
 
 def test_curves_go_from_the_lowest_to_the_highest():
-    paper = Paper()
-    assert paper.spark(list(range(8)), 8) == "▁▂▃▄▅▆▇█" and paper.spark([2.0, 2.0], 8) == "▅▅"
-    assert paper.spark([0.0, 0.0, 8.0, 8.0], 2) == "▁█" and paper.spark([], 5) == "" and paper.spark([1.0], 0) == ""
-    assert Paper(ascii=True).spark([0.0, 1.0], 9) == "_#"
+    paper = Canvas()
+    assert paper.sparkline(list(range(8)), 8) == "▁▂▃▄▅▆▇█" and paper.sparkline([2.0, 2.0], 8) == "▅▅"
+    assert (
+        paper.sparkline([0.0, 0.0, 8.0, 8.0], 2) == "▁█"
+        and paper.sparkline([], 5) == ""
+        and paper.sparkline([1.0], 0) == ""
+    )
+    assert Canvas(ascii=True).sparkline([0.0, 1.0], 9) == "_#"
 
 
 def test_a_run_is_watched_without_torch(tmp_path):
@@ -399,7 +405,7 @@ def test_a_clock_far_ahead_keeps_no_run_going(tmp_path):
     run = begin(tmp_path / "run")
     for ahead, state in ((60, "running"), (86_400, "stopped")):
         os.utime(run / "config.json", (time.time() + ahead,) * 2)
-        look = Watched(run).look(frozenset())
+        look = RunWatcher(run).look(frozenset())
         assert look.state == state and "written -" not in look.why
 
 
@@ -418,12 +424,12 @@ def test_a_folder_that_goes_while_it_is_watched_is_told(tmp_path, terminal, monk
     meanwhile(monkeypatch, lambda: path.rename(gone), back)
     assert terminal.watch(path) == 0
     told = f"this look failed, another follows: {path} is gone."
-    assert terminal.frames()[1][-1] == Paper(80).cut(told)
+    assert terminal.frames()[1][-1] == Canvas(80).cut(told)
 
 
 def test_names_keep_what_tells_them_apart():
-    paper = Paper(width=60)
-    looks = [Look(Path("x"), f"iql on reacher-scripted-mix-v0_2x1notip_0, seed {seed}") for seed in (1, 12)]
+    paper = Canvas(width=60)
+    looks = [RunStatus(Path("x"), f"iql on reacher-scripted-mix-v0_2x1notip_0, seed {seed}") for seed in (1, 12)]
     lines = draw_jobs("all", looks, paper, None, None)[-2:]
     assert lines[0].split("  ")[0].endswith("seed 1") and lines[1].split("  ")[0].endswith("seed 12")
     assert all(len(line.split("  waiting")[0]) == 24 for line in lines)
@@ -439,7 +445,7 @@ def test_suspended_it_lends_the_screen_back(terminal, monkeypatch):
         signal.raise_signal(signal.SIGTSTP)
         assert signal.getsignal(signal.SIGTSTP) == screen._suspend
     (sent, shown) = stops[0]
-    assert sent == (os.getpid(), signal.SIGTSTP) and shown.endswith(watching.SHUT)
+    assert sent == (os.getpid(), signal.SIGTSTP) and shown.endswith(watching.LEAVE_SCREEN)
     again = terminal.read()[len(shown) :]
-    assert again.startswith(watching.OPEN) and "two" in again and again.endswith(watching.SHUT)
+    assert again.startswith(watching.ENTER_SCREEN) and "two" in again and again.endswith(watching.LEAVE_SCREEN)
     assert signal.getsignal(signal.SIGTSTP) == before

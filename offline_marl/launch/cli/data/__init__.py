@@ -1,1 +1,1 @@
-"""The commands of `offline-marl data`, a file each."""
+"""Commands of `offline-marl data`, a file each."""

@@ -1,4 +1,4 @@
-"""`offline-marl data convert`: any readable data into our layout, or into a published one."""
+"""Command `offline-marl data convert`: conversion of readable data into our layout, or into a published one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ABOUT = (
 )
 USAGE = "IN OUT [--to ours|minari|d4rl] [--clip-actions] [--overwrite]"
 MINARI = "minari://"
-MEGA = 1_000_000
+MEGABYTE = 1_000_000
 ENDINGS = {".safetensors": "ours", ".hdf5": "d4rl", ".h5": "d4rl"}
 
 
@@ -57,17 +57,17 @@ def run(args: Sequence[str]) -> None:
 
     refuse_foreign_folder(out)
     with staged(out, flags.overwrite) as place:
-        file = published(flags.source) if to == "ours" and not flags.clip_actions else None
+        file = find_whole(flags.source) if to == "ours" and not flags.clip_actions else None
         if file is not None:
-            stream(file, place, flags.source)
+            convert_in_pieces(file, place, flags.source)
         else:
-            copy(flags, to, place)
+            convert_loaded(flags, to, place)
     print(f"{'file' if out.is_file() else 'folder':<12}{out}")
     print(f"{'look at it':<12}{PROGRAM} data info {shlex.quote(str(out))}")
 
 
 def place_to_write(out: str, to: str | None) -> tuple[Path, str]:
-    """Where `OUT` is on this disk, and in which layout.
+    """Resolve `OUT` to a path and a layout.
 
     Raises:
         ConfigError: `OUT` has another ending than its layout.
@@ -81,7 +81,7 @@ def place_to_write(out: str, to: str | None) -> tuple[Path, str]:
         if layout != "minari":
             raise ConfigError(f"{out} is Minari's: leave --to {to} away, or name a file.")
         root = Path(os.environ.get("MINARI_DATASETS_PATH") or Path("~/.minari/datasets").expanduser())
-        return root / checked_id(out.removeprefix(MINARI)), layout
+        return root / check_id(out.removeprefix(MINARI)), layout
     if layout == "ours" and Path(out).suffix != SUFFIX:
         raise ConfigError(f"OUT is {out}: files of our layout end in {SUFFIX}.")
     if layout == "d4rl" and Path(out).suffix not in {".hdf5", ".h5"}:
@@ -89,8 +89,8 @@ def place_to_write(out: str, to: str | None) -> tuple[Path, str]:
     return Path(out), layout
 
 
-def checked_id(name: str) -> str:
-    """An id of Minari that stays among Minari's folders.
+def check_id(name: str) -> str:
+    """Check that an id of Minari stays among Minari's folders.
 
     Raises:
         ConfigError: It does not.
@@ -101,7 +101,7 @@ def checked_id(name: str) -> str:
 
 
 def refuse_foreign_folder(out: Path) -> None:
-    """A folder that is not Minari's is never replaced, `--overwrite` or not.
+    """Refuse to replace a folder that is not Minari's, `--overwrite` or not.
 
     Raises:
         ConfigError: `OUT` is such a folder.
@@ -112,21 +112,21 @@ def refuse_foreign_folder(out: Path) -> None:
         raise ConfigError(f"{out} is a folder of something else: choose another OUT.")
 
 
-def published(source: str) -> Path | None:
-    """The file or folder of a published format that is converted as a whole; None for all else."""
+def find_whole(source: str) -> Path | None:
+    """Find the file or folder of a published format that is converted without loading it; None for all else."""
     from offline_marl.datasets.catalog import SUFFIX
     from offline_marl.datasets.places import place_of
     from offline_marl.datasets.readers.catalogue_sets import local
 
-    found = place_of(source)
-    if found is None or found[1] is not None:
+    place = place_of(source)
+    if place is None or place[1] is not None:
         return None
-    path = local(found[0])
+    path = local(place[0])
     return path if path.exists() and path.suffix != SUFFIX else None
 
 
-def stream(file: Path, place: Path, source: str) -> None:
-    """Convert in pieces, straight to its place, then look at what came of it.
+def convert_in_pieces(file: Path, place: Path, source: str) -> None:
+    """Convert in pieces, without holding all in memory, then check the result by loading it.
 
     Raises:
         DataError: It cannot be read, or no learner could use it.
@@ -135,31 +135,31 @@ def stream(file: Path, place: Path, source: str) -> None:
     from offline_marl.datasets.files import load_data
     from offline_marl.datasets.readers.convert import convert
 
-    with ticking(weight_of(file), f"converting {file.name}") as tick:
-        convert(file, place, {"source": origin(source)}, tick)
+    with byte_bar(count_bytes(file), f"converting {file.name}") as tick:
+        convert(file, place, {"source": public_source(source)}, tick)
     try:
         load_data(place)
     except DataError as error:
         raise DataError(f"{file.name}: {error}") from None
 
 
-def copy(flags: ConvertFlags, to: str, place: Path) -> None:
+def convert_loaded(flags: ConvertFlags, to: str, place: Path) -> None:
     """Load, and write in the other layout.
 
     Raises:
         DataError: It cannot be read, or the layout cannot hold it.
     """
     from offline_marl.datasets.catalog import home
-    from offline_marl.launch.cli.data.growing import growing
-    from offline_marl.launch.cli.data.opened import opened
+    from offline_marl.launch.cli.data.growth_bar import growth_bar
+    from offline_marl.launch.cli.data.loading import load_named
 
     source, out = flags.source, flags.out
-    with growing(home(), weight_of(Path(source)), f"reading {Path(source).name}"):
-        data = named(source, opened(source, flags.clip_actions)[0])
+    with growth_bar(home(), count_bytes(Path(source)), f"reading {Path(source).name}"):
+        data = with_source(source, load_named(source, flags.clip_actions)[0])
     if to == "ours":
         save(data, place)
         return
-    with growing(place.parent, size_of(data), f"writing {place.name}"):
+    with growth_bar(place.parent, count_array_bytes(data), f"writing {place.name}"):
         write(to, data, place, out.removeprefix(MINARI) if out.startswith(MINARI) else None)
 
 
@@ -176,49 +176,49 @@ def save(data: Recording | Dataset, place: Path) -> None:
         whole: Any = value
         return Streamed(value.dtype, tuple(value.shape), lambda: (piece for _, piece in chunks(whole)))
 
-    held = {item.name: leaf(getattr(data, item.name)) for item in fields(data) if item.name != "spec"}
-    with ticking(size_of(data), f"writing {place.name}") as tick:
-        save_fields(place, {**held, "metadata": dict(data.metadata)}, getattr(data, "spec", None), tick)
+    content = {item.name: leaf(getattr(data, item.name)) for item in fields(data) if item.name != "spec"}
+    with byte_bar(count_array_bytes(data), f"writing {place.name}") as tick:
+        save_fields(place, {**content, "metadata": dict(data.metadata)}, getattr(data, "spec", None), tick)
 
 
 @contextmanager
-def ticking(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A bar of megabytes, moved on by the function that is given."""
+def byte_bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """Draw a bar of megabytes; gives the function that moves it on by a number of bytes."""
     from offline_marl.core.progress import progress_bar
 
     done = 0
-    with progress_bar(total // MEGA, what, "MB", leave=False) as bar:
+    with progress_bar(total // MEGABYTE, what, "MB", leave=False) as bar:
 
         def tick(size: int) -> None:
             nonlocal done
             done += size
-            bar.update(done // MEGA - bar.n)
+            bar.update(done // MEGABYTE - bar.n)
 
         yield tick
 
 
-def origin(source: str) -> str:
-    """What a file may tell of where it came from: no folders of this machine."""
+def public_source(source: str) -> str:
+    """Reduce a source to what a shared file may tell: its name, without this machine's folders."""
     return source if "://" in source else Path(source).name
 
 
-def named(source: str, data: Any) -> Any:
-    """The data with where it came from in its metadata, in place of the checksum of that file."""
-    about = {key: value for key, value in data.metadata.items() if key != "sha256"}
-    kept = {"name": Path(source).name, "source": origin(source)}
+def with_source(source: str, data: Any) -> Any:
+    """Add name and source to the metadata; the source's checksum becomes `source_sha256`."""
+    metadata = {key: value for key, value in data.metadata.items() if key != "sha256"}
+    kept = {"name": Path(source).name, "source": public_source(source)}
     if "sha256" in data.metadata:
         kept["source_sha256"] = data.metadata["sha256"]
-    return replace(data, metadata={**kept, **about})
+    return replace(data, metadata={**kept, **metadata})
 
 
-def weight_of(path: Path) -> int:
-    """Bytes of a file or of a folder's files on this disk; 0 where there is none."""
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else []
-    return sum(each.stat().st_size for each in files)
+def count_bytes(path: Path) -> int:
+    """Count the bytes of a file or of a folder's files; 0 where there is none."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
+    return sum(file.stat().st_size for file in files)
 
 
-def size_of(data: Recording | Dataset) -> int:
-    """Bytes of all its arrays."""
+def count_array_bytes(data: Recording | Dataset) -> int:
+    """Count the bytes of all arrays."""
     values: list[Any] = [getattr(data, item.name) for item in fields(data)]
     return sum(value.numel() * value.dtype.itemsize for value in values if hasattr(value, "numel"))
 

@@ -1,4 +1,4 @@
-"""What `data info` says of a data set or task: sizes, widths, returns, and where it came from. Loads the data."""
+"""Description of a data set or task for `data info`: sizes, widths, returns and origin. Loads the data."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from typing import Any
 from offline_marl.core.progress import progress_bar
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.description import PARTS, description, shown
-from offline_marl.launch.cli.data.opened import opened
+from offline_marl.launch.cli.data.loading import load_named
 
 LARGE = 1_000_000
 """Transitions."""
 
 
 def describe(name: str) -> dict[str, Any]:
-    """All there is to say of a data set, a task or a file, as plain values.
+    """Describe a data set, a task or a file, as plain values.
 
     Raises:
         UnknownDatasetError: The catalogue has no such name.
         PartitionError: The conf or the view is unknown.
         DataError: The file is missing, damaged or unusable.
     """
-    data, path = opened(name)
-    return {"id": name, "file": path, **described(data)}
+    data, path = load_named(name)
+    return {"id": name, "file": path, **describe_data(data)}
 
 
-def described(data: Recording | Dataset) -> dict[str, Any]:
-    """The description of data; of large data with a bar, because it takes some seconds."""
+def describe_data(data: Recording | Dataset) -> dict[str, Any]:
+    """Describe loaded data; with a bar if it is large, as that takes seconds."""
     if len(data.rewards) < LARGE:
         return description(data)
     with progress_bar(len(PARTS), "looking through", "part", leave=False) as bar:
         return description(data, bar.update)
 
 
-def as_json(said: Mapping[str, Any]) -> str:
-    """The description for machines."""
-    return json.dumps(said, indent=2)
+def as_json(description_: Mapping[str, Any]) -> str:
+    """Format a description for machines."""
+    return json.dumps(description_, indent=2)
 
 
-def as_lines(said: Mapping[str, Any]) -> list[str]:
-    """The description for people: one line a property, those that are unknown left out."""
+def as_lines(description_: Mapping[str, Any]) -> list[str]:
+    """Format a description for people: one line a property, unknown ones left out."""
     lines = []
-    for name, value in said.items():
+    for name, value in description_.items():
         if value is None:
             continue
         if name == "reference":

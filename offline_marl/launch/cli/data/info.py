@@ -1,4 +1,4 @@
-"""`offline-marl data info`: its flags."""
+"""Command `offline-marl data info`: flags, call and output."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def run(args: Sequence[str]) -> None:
 
     from offline_marl.launch.cli.data.describe import as_json, as_lines, describe
 
-    said = describe(flags.id)
-    print(as_json(said) if flags.as_json else "\n".join(as_lines(said)))
+    description = describe(flags.id)
+    print(as_json(description) if flags.as_json else "\n".join(as_lines(description)))

@@ -1,21 +1,21 @@
-"""`offline-marl data list`: the catalogue, and how to name tasks. Imports no torch."""
+"""Command `offline-marl data list`: the catalogue, and how to name tasks. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from offline_marl.launch.cli.command import words
+from offline_marl.launch.cli.command import read_words
 from offline_marl.launch.cli.list import dataset_rows, partition_lines
 from offline_marl.launch.cli.text import print_lines, table
 
 
 def run(args: Sequence[str]) -> None:
-    """List what the catalogue holds.
+    """List the catalogue.
 
     Raises:
         ConfigError: There are words behind the command.
     """
-    wanted = words("data list", args, "", "Data sets of the catalogue.", most=0)
+    wanted = read_words("data list", args, "", "Data sets of the catalogue.", most=0)
     if wanted is None:
         return
     print_lines(table(dataset_rows()))

@@ -1,4 +1,4 @@
-"""`offline-marl data mix`: episodes of several sets, by a recipe."""
+"""Command `offline-marl data mix`: mixture of episodes of several sets, by a recipe."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(args: Sequence[str]) -> None:
     from offline_marl.datasets.files import save_data
     from offline_marl.datasets.mixing import MixRecipe, mix
     from offline_marl.datasets.staging import staged
-    from offline_marl.launch.cli.data.opened import opened
+    from offline_marl.launch.cli.data.loading import load_named
 
     if flags.out.suffix != SUFFIX:
         raise ConfigError(f"OUT is {flags.out}: it should end in {SUFFIX}.")
@@ -53,7 +53,7 @@ def run(args: Sequence[str]) -> None:
     recipe: MixRecipe = build(MixRecipe, {"name": flags.recipe.stem, **settings})
     with staged(flags.out, flags.overwrite) as place:
         with progress_bar(len(recipe.parts), f"mixing {recipe.name}", "part", leave=False) as bar:
-            made = mix(recipe, lambda name: opened(name)[0], lambda _: (bar.update(), None)[1])
+            made = mix(recipe, lambda name: load_named(name)[0], lambda _: (bar.update(), None)[1])
         save_data(place, made.data)
     for warning in made.warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`offline-marl data plot`: what is in a data set, as a picture."""
+"""Command `offline-marl data plot`: picture of a data set."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def run(args: Sequence[str]) -> None:
 
     from offline_marl.core.files import write_atomically
     from offline_marl.datasets.picture import draw_data
-    from offline_marl.launch.cli.data.opened import opened
+    from offline_marl.launch.cli.data.loading import load_named
 
-    data, _ = opened(flags.id)
+    data, _ = load_named(flags.id)
     write_atomically(flags.out, draw_data(data, Path(flags.id).name, "svg" if form == "svg" else "png"))
     print(f"{'picture':<12}{flags.out}")

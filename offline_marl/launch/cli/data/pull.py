@@ -1,4 +1,4 @@
-"""`offline-marl data pull`: a file or folder of the hub, or a set of the catalogue, into a place of one's own."""
+"""Command `offline-marl data pull`: download from the hub, or copy from the catalogue."""
 
 from __future__ import annotations
 
@@ -43,27 +43,27 @@ def run(args: Sequence[str]) -> None:
     from offline_marl.datasets.catalog import SUFFIX
     from offline_marl.datasets.files import load_data
     from offline_marl.datasets.staging import staged
-    from offline_marl.launch.cli.data.growing import growing
+    from offline_marl.launch.cli.data.growth_bar import growth_bar
 
-    found, name = _found(flags.place)
+    source, name = _found(flags.place)
     out = flags.out or Path(name)
-    if found.is_file() and out.is_file() and filecmp.cmp(found, out, shallow=False):
+    if source.is_file() and out.is_file() and filecmp.cmp(source, out, shallow=False):
         print(f"{'file':<12}{out}, which was the same already")
         return
     if out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"{out} is a folder with something in it: choose another OUT.")
     with staged(out, flags.overwrite) as place:
-        files = [found] if found.is_file() else [each for each in found.rglob("*") if each.is_file()]
-        with growing(place.parent, sum(each.stat().st_size for each in files), f"copying {name}"):
-            shutil.copytree(found, place) if found.is_dir() else shutil.copyfile(found, place)
-        if found.suffix == SUFFIX:
+        files = [source] if source.is_file() else [file for file in source.rglob("*") if file.is_file()]
+        with growth_bar(place.parent, sum(file.stat().st_size for file in files), f"copying {name}"):
+            shutil.copytree(source, place) if source.is_dir() else shutil.copyfile(source, place)
+        if source.suffix == SUFFIX:
             load_data(place)
     print(f"{'file' if out.is_file() else 'folder':<12}{out}")
     print(f"{'look at it':<12}{PROGRAM} data info {shlex.quote(str(out))}")
 
 
 def _found(place: str) -> tuple[Path, str]:
-    """Where the cache keeps it, and what to call it."""
+    """Fetch a place into the cache; gives its path there and its name."""
     from offline_marl.datasets.catalog import CATALOG, find, path_of
     from offline_marl.datasets.places import HUB
     from offline_marl.datasets.readers.huggingface import HubPlace, fetch

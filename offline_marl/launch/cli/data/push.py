@@ -1,4 +1,4 @@
-"""`offline-marl data push`: a file to the Hugging Face hub, with a card made from its metadata."""
+"""Command `offline-marl data push`: upload to the Hugging Face hub, with a card made from the metadata."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ def run(args: Sequence[str]) -> None:
 
     from offline_marl.datasets.catalog import SUFFIX
     from offline_marl.datasets.writers.hub import Target, Upload, push
-    from offline_marl.launch.cli.data.describe import described
-    from offline_marl.launch.cli.data.opened import opened
+    from offline_marl.launch.cli.data.describe import describe_data
+    from offline_marl.launch.cli.data.loading import load_named
 
     target = Target.parse(flags.place, Path(flags.file).name if flags.file.endswith(SUFFIX) else flags.file + SUFFIX)
-    data, kept = opened(flags.file)
+    data, kept = load_named(flags.file)
     file = Path(kept)
     if file.suffix != SUFFIX or not file.is_file():
         raise ConfigError(f"{flags.file} is no file of our layout: `{PROGRAM} data convert` makes one.")
-    about = described(data)
-    licence = _licence(about["licence"] if isinstance(about["licence"], str) else None, flags)
+    description = describe_data(data)
+    licence = _licence(description["licence"] if isinstance(description["licence"], str) else None, flags)
     picture = _picture(data, file.name)
-    said: dict[str, Any] = {**about, "name": data.metadata.get("name"), "licence": licence}
-    done = push(Upload(file, said, picture, flags.private, flags.overwrite), target)
+    card: dict[str, Any] = {**description, "name": data.metadata.get("name"), "licence": licence}
+    done = push(Upload(file, card, picture, flags.private, flags.overwrite), target)
     print(f"{'pushed':<12}{done.uri}")
     print(f"{'sha256':<12}{done.sha256}, the hub's is the same")
     print(f"{'commit':<12}{done.commit}")

@@ -1,4 +1,4 @@
-"""`offline-marl data verify`: every problem of every set named, and whether their checksums hold."""
+"""Command `offline-marl data verify`: all problems of data sets, and whether their checksums hold."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def run(args: Sequence[str]) -> None:
             reports[name] = report(name)
             bar.update()
     if flags.as_json:
-        print(json.dumps({name: _plain(each) for name, each in reports.items()}, indent=2))
+        print(json.dumps({name: _plain(result) for name, result in reports.items()}, indent=2))
     else:
-        print("\n".join(line for name, each in reports.items() for line in lines(name, each)))
-    bad = sum(bool(each.problems) for each in reports.values())
+        print("\n".join(line for name, result in reports.items() for line in lines(name, result)))
+    bad = sum(bool(result.problems) for result in reports.values())
     if bad:
         raise Stopped(BAD_INPUT, f"error: something is wrong with {bad} of {len(reports)}; all of it is listed above.")
 
 
 def report(name: str) -> Report:
-    """What is wrong with a file, a folder, a place on the hub, a set of the catalogue or a task."""
+    """Examine a file, a folder, a place on the hub, a set of the catalogue or a task."""
     from offline_marl.datasets.catalog import CATALOG, path_of
     from offline_marl.datasets.examine import Report, examine, examine_data
     from offline_marl.datasets.places import place_of
@@ -80,24 +80,24 @@ def report(name: str) -> Report:
         return Report([Problem("file", "", 0, str(error))])
 
 
-def lines(name: str, found: Report) -> list[str]:
-    """A report for people."""
-    told = [f"{name}: {'ok' if not found.problems else _counted(len(found.problems))}"]
-    if found.layout is not None:
-        told.append(f"  {'layout':<10}{found.layout}")
-    if found.episodes is not None:
-        told.append(f"  {'holds':<10}{found.episodes:,} episodes, {found.transitions:,} transitions")
-    if found.stored is not None and found.stored == found.computed:
-        told.append(f"  {'sha256':<10}{found.stored}, stored and computed alike")
-    elif found.stored is not None:
-        told.append(f"  {'stored':<10}{found.stored}")
-        told.append(f"  {'computed':<10}{found.computed or 'unknown: not all of it can be read'}")
-    return told + [f"  - {problem.sentence}" for problem in found.problems]
+def lines(name: str, result: Report) -> list[str]:
+    """Format a report for people."""
+    shown = [f"{name}: {'ok' if not result.problems else _counted(len(result.problems))}"]
+    if result.layout is not None:
+        shown.append(f"  {'layout':<10}{result.layout}")
+    if result.episodes is not None:
+        shown.append(f"  {'holds':<10}{result.episodes:,} episodes, {result.transitions:,} transitions")
+    if result.stored is not None and result.stored == result.computed:
+        shown.append(f"  {'sha256':<10}{result.stored}, stored and computed alike")
+    elif result.stored is not None:
+        shown.append(f"  {'stored':<10}{result.stored}")
+        shown.append(f"  {'computed':<10}{result.computed or 'unknown: not all of it can be read'}")
+    return shown + [f"  - {problem.sentence}" for problem in result.problems]
 
 
 def _counted(problems: int) -> str:
     return f"{problems} problem{'s' if problems > 1 else ''}"
 
 
-def _plain(found: Report) -> dict[str, Any]:
-    return {"ok": not found.problems, **asdict(found)}
+def _plain(result: Report) -> dict[str, Any]:
+    return {"ok": not result.problems, **asdict(result)}

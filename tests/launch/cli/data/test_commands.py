@@ -100,7 +100,7 @@ def test_convert_into_our_layout(cli: Cli, recording: str) -> None:
 def test_convert_of_a_task_that_stays_on_disk(cli: Cli, recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("data", "convert", recording, "memory.safetensors").code == 0
     monkeypatch.setattr(
-        "offline_marl.launch.cli.data.opened.open_task", lambda name, clip: open_task(name, clip, memory=0.0)
+        "offline_marl.launch.cli.data.loading.open_task", lambda name, clip: open_task(name, clip, memory=0.0)
     )
     assert cli("data", "convert", recording, "disk.safetensors").code == 0
     assert Path("memory.safetensors").read_bytes() == Path("disk.safetensors").read_bytes()

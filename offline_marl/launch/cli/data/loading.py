@@ -1,4 +1,4 @@
-"""The data behind any name: of the catalogue, a file or folder, a place on the hub, or a task on one of these."""
+"""Loading of data by name: of the catalogue, a file or folder, a place on the hub, or a task on one of these."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from offline_marl.datasets.places import place_of
 from offline_marl.training.tasks import load_recording, open_task
 
 
-def opened(name: str, clip_actions: bool = False) -> tuple[Recording | Dataset, str]:
-    """The data, shared among agents if the name says how, and where it is kept.
+def load_named(name: str, clip_actions: bool = False) -> tuple[Recording | Dataset, str]:
+    """Load data, shared among agents if the name says how, and find where it is kept.
 
     Args:
         name: See above.

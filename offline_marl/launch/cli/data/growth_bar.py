@@ -1,4 +1,4 @@
-"""A bar for work that says nothing while it writes: it watches what it has written."""
+"""Progress bar for writers without callbacks, by the size of the folder they write to."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from offline_marl.core.progress import progress_bar
 
-EVERY = 0.3
+POLL_S = 0.3
 """Seconds between two looks."""
-MEGA = 1_000_000
+MEGABYTE = 1_000_000
 
 
 @contextmanager
-def growing(folder: Path, total: int, what: str) -> Iterator[None]:
-    """Shows how many bytes lie in a folder, until the block ends.
+def growth_bar(folder: Path, total: int, what: str) -> Iterator[None]:
+    """Draw the bytes that a folder has grown by, until the block ends.
 
     Args:
         folder: Where the block writes.
@@ -24,11 +24,11 @@ def growing(folder: Path, total: int, what: str) -> Iterator[None]:
         what: Says at the left what is going on.
     """
     over, before = threading.Event(), _size(folder)
-    with progress_bar(total // MEGA, what, "MB", leave=False) as bar:
+    with progress_bar(total // MEGABYTE, what, "MB", leave=False) as bar:
 
         def watch() -> None:
-            while not over.wait(EVERY):
-                bar.update(max(min(_size(folder) - before, total) // MEGA - bar.n, 0))
+            while not over.wait(POLL_S):
+                bar.update(max(min(_size(folder) - before, total) // MEGABYTE - bar.n, 0))
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -37,14 +37,14 @@ def growing(folder: Path, total: int, what: str) -> Iterator[None]:
         finally:
             over.set()
             watcher.join()
-        bar.update(total // MEGA - bar.n)
+        bar.update(total // MEGABYTE - bar.n)
 
 
 def _size(folder: Path) -> int:
     size = 0
-    for each in folder.rglob("*"):
+    for file in folder.rglob("*"):
         try:
-            size += each.stat().st_size if each.is_file() else 0
+            size += file.stat().st_size if file.is_file() else 0
         except OSError:
             continue  # renamed meanwhile
     return size
