@@ -1,4 +1,4 @@
-"""Who acts in which episode of a collection, from which start, how noisily: all follows from settings and seed."""
+"""The assignment of behaviours, seeds and noise levels to the episodes of a collection, drawn from its seed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from offline_marl.core.seeding import derive
 
 NOBODY = -1
 """The deviator of an episode in which nobody deviates."""
-CHANCE = "random"
-"""The actor that makes uniform actions; no noise is added to them."""
+RANDOM = "random"
+"""The behaviour of uniform actions; no noise is added to them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
-    """One entry per episode, but for names."""
+class Assignment:
+    """The behaviour, seed, noise level and deviating agent of each episode: one entry per episode, but for names."""
 
     names: tuple[str, ...]
-    """Actors, as `find_actor` knows them."""
+    """Behaviours, as `find_behaviour` knows them."""
     who: tuple[int, ...]
     """Position in `names`."""
     seeds: tuple[int, ...]
@@ -33,7 +33,7 @@ class Cast:
     deviators: tuple[int, ...]
     """The agent that follows `deviate` instead, or `NOBODY`."""
     deviate: str | None = None
-    """Whom deviators follow."""
+    """The behaviour that deviators follow."""
 
 
 def read_shares(given: Sequence[str], flag: str = "--who") -> dict[str, float]:
@@ -68,32 +68,32 @@ def whole_counts(shares: Sequence[float], episodes: int) -> list[int]:
     return counts
 
 
-def make_cast(config: CollectConfig, shares: dict[str, float], agents: int) -> Cast:
-    """The cast of a collection.
+def make_assignment(config: CollectConfig, shares: dict[str, float], agents: int) -> Assignment:
+    """Draw the assignment of a collection.
 
     Args:
         config: Its settings.
-        shares: Weights of the actors' names.
+        shares: Weights of the behaviours' names.
         agents: How many there are; counts only where one of them deviates.
     """
     seeds = _seeds(config)
     who = _who(config, whole_counts(list(shares.values()), config.episodes))
     names = tuple(shares)
     deviators = _deviators(config, seeds, agents)
-    return Cast(names, tuple(who), tuple(seeds), tuple(_levels(config, names, who)), deviators, config.deviate)
+    return Assignment(names, tuple(who), tuple(seeds), tuple(_levels(config, names, who)), deviators, config.deviate)
 
 
-def even_cast(names: Sequence[str], seeds: Sequence[int]) -> Cast:
-    """Every actor on the same starts, one after the other, without noise."""
-    who = [actor for actor in range(len(names)) for _ in seeds]
+def even_assignment(names: Sequence[str], seeds: Sequence[int]) -> Assignment:
+    """Assign every behaviour to the same starts, one after the other, without noise."""
+    who = [behaviour for behaviour in range(len(names)) for _ in seeds]
     whole = len(who)
-    return Cast(tuple(names), tuple(who), tuple(seeds) * len(names), (0.0,) * whole, (NOBODY,) * whole)
+    return Assignment(tuple(names), tuple(who), tuple(seeds) * len(names), (0.0,) * whole, (NOBODY,) * whole)
 
 
 def _who(config: CollectConfig, counts: Sequence[int]) -> list[int]:
     """Shuffled, so that the first episodes are a mixture too."""
     draw = np.random.default_rng(derive(config.seed, "who"))
-    return [int(actor) for actor in draw.permutation(np.repeat(np.arange(len(counts)), counts))]
+    return [int(behaviour) for behaviour in draw.permutation(np.repeat(np.arange(len(counts)), counts))]
 
 
 def _seeds(config: CollectConfig) -> list[int]:
@@ -107,7 +107,7 @@ def _seeds(config: CollectConfig) -> list[int]:
 
 def _levels(config: CollectConfig, names: Sequence[str], who: Sequence[int]) -> list[float]:
     draws = np.random.default_rng(derive(config.seed, "levels")).choice(list(config.noise) or [0.0], len(who))
-    return [0.0 if names[actor] == CHANCE else float(level) for level, actor in zip(draws, who, strict=True)]
+    return [0.0 if names[behaviour] == RANDOM else float(level) for level, behaviour in zip(draws, who, strict=True)]
 
 
 def _deviators(config: CollectConfig, seeds: Sequence[int], agents: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Who acts when data is collected: scripted experts, trained runs, chance; each with noise of its own.
+"""Behaviour policies that data is collected with: scripted experts, trained runs, uniform actions.
 
 What an episode becomes depends on its own number and seed alone, never on which episodes run beside it.
 """
@@ -6,7 +6,7 @@ What an episode becomes depends on its own number and seed alone, never on which
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,14 +16,13 @@ import numpy.typing as npt
 import torch
 
 from offline_marl.algorithms.base import Algorithm
-from offline_marl.collection.assignment import CHANCE
-from offline_marl.collection.record import Act
-from offline_marl.collection.recordable import Stage
-from offline_marl.core.history import WindowMemory
+from offline_marl.collection.assignment import RANDOM
+from offline_marl.collection.recordable import Recordable
 from offline_marl.core.partition import Partition, PartitionError, partition, split_task
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
-from offline_marl.environments.base import ScriptedExpert, Seen, TeamActions
+from offline_marl.environments.base import Floats, ScriptedExpert, Seen, TeamActions
+from offline_marl.environments.episodes import Controller, Memoryless, PolicyController
 from offline_marl.runs.folder import RunFolder
 from offline_marl.runs.loading import load
 
@@ -31,64 +30,67 @@ BLOCK = 32
 """Rows of every call of a trained policy: the last digit of a matrix product may depend on how many rows it has."""
 
 
-class Actor(Protocol):
-    """Somebody who acts in episodes."""
+class Behaviour(Protocol):
+    """A way to act that episodes can be recorded of."""
 
     @property
-    def shaken(self) -> bool:
-        """Whether noise is added to what it does."""
+    def takes_noise(self) -> bool:
+        """Whether noise is added to its actions."""
         ...
 
-    def about(self) -> dict[str, Any]:
-        """What is written down of it."""
+    def describe(self) -> dict[str, Any]:
+        """What the metadata say of it."""
         ...
 
-    def begin(self, numbers: Sequence[int], seeds: Sequence[int]) -> Act:
-        """Act in the episodes of these numbers, from their first step on."""
+    def begin(self, numbers: Sequence[int], seeds: Sequence[int]) -> Controller:
+        """Its controller in the episodes of these numbers, from their first step on."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Scripted:
-    """A policy written by hand."""
+class ScriptedBehaviour:
+    """A policy written by hand; on a body it reads the whole state."""
 
     expert: ScriptedExpert
     body: bool
-    shaken: bool = True
+    takes_noise: bool = True
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Its name."""
         return {"kind": "scripted", "name": self.expert.name}
 
-    def begin(self, numbers: Sequence[int], seeds: Sequence[int]) -> Act:
-        """On a body it sees the whole state."""
-        return lambda seen, step: self.expert.act(seen.state if self.body and seen.state is not None else seen.obs)
+    def begin(self, numbers: Sequence[int], seeds: Sequence[int]) -> Controller:
+        """The expert, which needs no memory."""
+        return Memoryless(lambda seen, step: self.expert.act(self._read(seen)))
+
+    def _read(self, seen: Seen) -> npt.NDArray[np.float32]:
+        return seen.state if self.body and seen.state is not None else seen.obs
 
 
 @dataclass(frozen=True, slots=True)
-class Chance:
+class UniformBehaviour:
     """Uniform actions."""
 
-    stage: Stage
-    shaken: bool = False
+    task: Recordable
+    takes_noise: bool = False
 
-    def about(self) -> dict[str, Any]:
-        """That it is chance."""
-        return {"kind": CHANCE, "name": CHANCE}
+    def describe(self) -> dict[str, Any]:
+        """That it is random."""
+        return {"kind": RANDOM, "name": RANDOM}
 
-    def begin(self, numbers: Sequence[int], seeds: Sequence[int]) -> Act:
-        """Each episode draws from its own seed."""
+    def begin(self, numbers: Sequence[int], seeds: Sequence[int]) -> Controller:
+        """Draws of each episode's own seed."""
         draws = [np.random.default_rng(derive(seed, "random")) for seed in seeds]
-        lots = np.stack([draw.random((self.stage.steps, *self.stage.wide), np.float32) for draw in draws])
-        return lambda seen, step: self.stage.uniform(lots[:, step], seen)
+        lots = np.stack([draw.random((self.task.max_steps, *self.task.action_shape), np.float32) for draw in draws])
+        return Memoryless(lambda seen, step: self.task.uniform(lots[:, step], seen))
 
 
-class Trained:
-    """A checkpoint of a run, deterministic.
+class RunBehaviour:
+    """The deterministic policy of a run's checkpoint.
 
     Args:
         folder: The run folder.
-        stage: Where it acts.
+        task: Where it acts.
         step: Of the checkpoint; without it, the newest one that can be read.
 
     Raises:
@@ -96,56 +98,83 @@ class Trained:
         DataError: The run's team is of another size.
     """
 
-    shaken = True
+    takes_noise = True
 
-    def __init__(self, folder: Path, stage: Stage, step: int | None = None) -> None:
+    def __init__(self, folder: Path, task: Recordable, step: int | None = None) -> None:
         self.folder, self.step, self.config = folder, step, RunFolder(folder).config()
         self.policy: Algorithm = load(folder, step)
-        self.shares = _shares(self.config.task, stage.name) if stage.body else None
-        spec, here = self.policy.spec, self.shares or stage.spec
+        self.partition = _partition(self.config.task, task.name) if task.body else None
+        spec, here = self.policy.spec, self.partition or task.spec
         if here is None or (spec.obs_dims, spec.act_dims) != (here.obs_dims, here.act_dims):
-            raise DataError(f"The run {folder} was trained for a team of another size than {stage.name}'s.")
+            raise DataError(f"The run {folder} was trained for a team of another size than {task.name}'s.")
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """What it was trained by and on, and which weights these are; no paths."""
         digest = hashlib.sha256()
         for value in self.policy.parameters():
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         name, at = self.folder.resolve().name, {} if self.step is None else {"step": self.step}
-        said = {"kind": "run", "name": f"{name}@{self.step}" if at else name, **at, "algorithm": self.config.algorithm}
-        return {**said, "dataset": Path(self.config.task).name, "weights_sha256": digest.hexdigest()}
+        origin = {"kind": "run", "name": f"{name}@{self.step}" if at else name, **at}
+        return {
+            **origin,
+            "algorithm": self.config.algorithm,
+            "dataset": Path(self.config.task).name,
+            "weights_sha256": digest.hexdigest(),
+        }
 
-    def begin(self, numbers: Sequence[int], seeds: Sequence[int]) -> Act:
-        """An episode has its row in a block by its number, whoever sits in the others."""
+    def begin(self, numbers: Sequence[int], seeds: Sequence[int]) -> Controller:
+        """The policy with a memory of these episodes."""
+        return _BlockController(self.policy, self.partition, numbers)
+
+
+class _BlockController:
+    """A policy that is called with `BLOCK` rows each time, whoever acts in the episodes beside.
+
+    An episode has its row in a block by its number; rows of other episodes are zeros.
+    """
+
+    def __init__(self, policy: Algorithm, partition: Partition | None, numbers: Sequence[int]) -> None:
+        self.spec, self.partition = policy.spec, partition
         blocks = sorted({number // BLOCK for number in numbers})
-        rows = np.array([blocks.index(number // BLOCK) * BLOCK + number % BLOCK for number in numbers])
-        spec, size = self.policy.spec, len(blocks) * BLOCK
-        memory = WindowMemory(spec, self.policy.window, size, "cpu")
+        self.rows = np.array([blocks.index(number // BLOCK) * BLOCK + number % BLOCK for number in numbers])
+        self.controllers = [PolicyController(policy, self.spec, BLOCK) for _ in blocks]
 
-        def act(seen: Seen, step: int) -> TeamActions:
-            obs = torch.zeros(size, spec.n_agents, spec.obs_dim)
-            obs[rows] = torch.from_numpy(self._split(seen))
-            avail = None
-            if seen.avail_actions is not None:
-                avail = spec.present("act").expand(size, -1, -1).clone()
-                avail[rows] = torch.from_numpy(seen.avail_actions)
-            chosen = torch.cat([self._act(slice(i, i + BLOCK), obs, memory, avail) for i in range(0, size, BLOCK)])
-            memory.remember(obs, chosen, torch.zeros(size, spec.n_agents))
-            own: TeamActions = chosen[rows].numpy()
-            return own if self.shares is None else self.shares.join_actions(own)
+    @property
+    def blocks(self) -> Iterator[tuple[PolicyController, slice]]:
+        """The controller of each block, and its rows."""
+        for number, controller in enumerate(self.controllers):
+            yield controller, slice(number * BLOCK, (number + 1) * BLOCK)
 
-        return act
+    def act(self, seen: Seen, step: int) -> TeamActions:
+        """The policy's actions in the rows of these episodes, joined on a body."""
+        spec, size = self.spec, len(self.controllers) * BLOCK
+        obs = torch.zeros(size, spec.n_agents, spec.obs_dim).numpy()
+        obs[self.rows] = self._split(seen)
+        avail = None
+        if seen.avail_actions is not None:
+            avail = spec.present("act").expand(size, -1, -1).clone().numpy()
+            avail[self.rows] = seen.avail_actions
+        chosen = np.concatenate(
+            [
+                controller.act(Seen(obs[rows], None, None if avail is None else avail[rows]), step)
+                for controller, rows in self.blocks
+            ]
+        )
+        own: TeamActions = chosen[self.rows]
+        return own if self.partition is None else self.partition.join_actions(own)
+
+    def remember(self, rewards: Floats) -> None:
+        """Add the step to each block's memory; a body's reward is that of every agent."""
+        earned = np.zeros((len(self.controllers) * BLOCK, self.spec.n_agents), np.float32)
+        earned[self.rows] = rewards[:, None] if rewards.ndim == 1 else rewards
+        for controller, rows in self.blocks:
+            controller.remember(earned[rows])
 
     def _split(self, seen: Seen) -> npt.NDArray[np.float32]:
-        return seen.obs if self.shares is None or seen.state is None else self.shares.split_obs(seen.state)
-
-    @torch.no_grad()
-    def _act(self, rows: slice, obs: torch.Tensor, memory: WindowMemory, avail: torch.Tensor | None) -> torch.Tensor:
-        history = None if memory.history is None else memory.history[rows]
-        return self.policy.act(obs[rows], history=history, avail_actions=None if avail is None else avail[rows])
+        return seen.obs if self.partition is None or seen.state is None else self.partition.split_obs(seen.state)
 
 
-def _shares(task: str, scenario: str) -> Partition:
+def _partition(task: str, scenario: str) -> Partition:
     try:
         _, conf, view = split_task(Path(task).name)
         return partition(scenario, conf, view)
@@ -153,19 +182,19 @@ def _shares(task: str, scenario: str) -> Partition:
         raise DataError(f"A run on {Path(task).name} does not say how its agents share {scenario}.") from None
 
 
-def find_actor(name: str, stage: Stage) -> Actor:
-    """Who is called so: `random`, a scripted expert of the environment, a run folder, or FOLDER@STEP of one.
+def find_behaviour(name: str, task: Recordable) -> Behaviour:
+    """Find a behaviour: `random`, a scripted expert of the environment, a run folder, or FOLDER@STEP of one.
 
     Raises:
-        RegistryError: Nobody; the answer lists the experts.
+        RegistryError: There is none of that name; the answer lists the experts.
         RunFolderError, DataError: The run cannot act here.
     """
-    if name == CHANCE:
-        return Chance(stage)
-    if name not in stage.kind.experts:
+    if name == RANDOM:
+        return UniformBehaviour(task)
+    if name not in task.kind.experts:
         folder, _, step = name.rpartition("@")
         if Path(name).is_dir():
-            return Trained(Path(name), stage)
+            return RunBehaviour(Path(name), task)
         if step.isdecimal() and Path(folder).is_dir():
-            return Trained(Path(folder), stage, int(step))
-    return Scripted(stage.kind.scripted(name), stage.body)
+            return RunBehaviour(Path(folder), task, int(step))
+    return ScriptedBehaviour(task.kind.scripted(name), task.body)

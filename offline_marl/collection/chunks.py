@@ -1,4 +1,4 @@
-"""Work that goes on where it was stopped: chunks of episodes in a folder that says of what they are."""
+"""Chunks of recorded episodes in a folder, from which a collection that was stopped goes on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_marl.collection import recorder
+from offline_marl.collection import recorder as recording
 from offline_marl.collection.processes import record_side_by_side
-from offline_marl.collection.recorder import Crew, Work
+from offline_marl.collection.recorder import Recorder, RecordingPlan
 from offline_marl.core.locks import BusyError, locked, refuse_links
 from offline_marl.core.progress import progress_bar
 from offline_marl.core.types import DataError
@@ -20,39 +20,39 @@ from offline_marl.runs.folder import write_json
 def chunks_of(episodes: int, first: int = 0) -> list[range]:
     """Episodes from `first` on, cut into chunks."""
     last = first + episodes
-    return [range(start, min(start + recorder.CHUNK, last)) for start in range(first, last, recorder.CHUNK)]
+    return [range(start, min(start + recording.CHUNK, last)) for start in range(first, last, recording.CHUNK)]
 
 
-def record_missing(work: Work, chunks: Sequence[range], here: Crew, workers: int, what: str) -> None:
-    """Record the chunks that are not kept yet.
+def record_missing(plan: RecordingPlan, chunks: Sequence[range], recorder: Recorder, workers: int, what: str) -> None:
+    """Record the chunks that are not stored yet.
 
     Args:
-        work: What is recorded.
+        plan: What is recorded.
         chunks: Episodes of each chunk.
-        here: Records in this process, where one is enough.
+        recorder: Records in this process, where one is enough.
         workers: How many processes may record.
         what: What the progress bar says.
 
     Raises:
         WorkerError: A worker died or could not go on; chunks that are whole stay.
     """
-    missing = [numbers for numbers in chunks if work.kept(numbers) is None]
+    missing = [numbers for numbers in chunks if plan.stored(numbers) is None]
     whole, left = (sum(map(len, each)) for each in (chunks, missing))
     with progress_bar(whole, what, "episode", initial=whole - left, leave=left > 0) as bar:
         if workers > 1 and len(missing) > 1:
-            record_side_by_side(work, missing, workers, bar.update)
+            record_side_by_side(plan, missing, workers, bar.update)
             return
         for numbers in missing:
-            here.record(work, numbers)
+            recorder.record(plan, numbers)
             bar.update(len(numbers))
 
 
 @contextlib.contextmanager
 def holding(folder: Path, recipe: Mapping[str, Any]) -> Iterator[None]:
-    """Hold the folder of unfinished work against a second process, and make sure that it is of this very work.
+    """Hold the folder of an unfinished collection against a second process, and make sure that it is of this very one.
 
     Raises:
-        DataError: Another process works on it, or it is of other work.
+        DataError: Another process works on it, or its chunks are of another one.
     """
     refuse_links(folder.parent, [folder.name])
     folder.mkdir(parents=True, exist_ok=True)

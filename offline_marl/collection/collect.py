@@ -1,7 +1,7 @@
-"""`collect`: episodes of experts, runs and chance, by shares, into one file that says who acted in which.
+"""Collection of a data set: episodes of experts, runs and uniform actions, by shares, in one file.
 
-Chunks are kept beside the file until it is whole: a collection that was killed goes on where it stood, and its file is
-equal bit for bit to that of one that was not, whatever the number of copies and of processes.
+Chunks are stored beside the file until it is whole: a collection that was killed goes on where it stood. The file is
+equal bit for bit to that of an uninterrupted one, whatever the number of copies and of processes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from offline_marl.collection.assignment import make_cast, read_shares, whole_counts
+from offline_marl.collection.assignment import make_assignment, read_shares, whole_counts
 from offline_marl.collection.chunks import chunks_of, holding, record_missing
 from offline_marl.collection.config import CollectConfig
-from offline_marl.collection.recorder import Crew, Work, environment
+from offline_marl.collection.recorder import Recorder, RecordingPlan, environment
 from offline_marl.collection.references import given_reference, known_reference, measured_reference
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError
@@ -29,15 +29,15 @@ from offline_marl.datasets.files import save_data
 from offline_marl.datasets.statistics import reward_kind
 
 PLAIN = {"environment", "settings", "max_steps", "noise", "seed"}
-"""Settings that decide what is recorded, beside actors and episodes."""
+"""Settings that decide what is recorded, beside behaviours and episodes."""
 
 
-def collect(config: CollectConfig, told: Mapping[str, Any] | None = None) -> Path:
+def collect(config: CollectConfig, known_metadata: Mapping[str, Any] | None = None) -> Path:
     """Record what `config` says; goes on where an earlier call with the same settings was stopped.
 
     Args:
         config: The settings; those of tiers are not heeded here.
-        told: Metadata that is known beforehand; with a `reference` among it none is measured.
+        known_metadata: Metadata that is known beforehand; with a `reference` among it none is measured.
 
     Returns:
         The file.
@@ -53,19 +53,19 @@ def collect(config: CollectConfig, told: Mapping[str, Any] | None = None) -> Pat
     _refuse(config, out)
     torch.set_num_threads(1)  # more could change the last digit of what runs do
     shares = read_shares(config.who or environment(config).experts or ("random",))
-    crew = Crew(config, list(shares), config.deviate, config.episodes)
+    recorder = Recorder(config, list(shares), config.deviate, config.episodes)
     try:
-        recipe = _recipe(config, crew, whole_counts(list(shares.values()), config.episodes))
-        cast, parts = make_cast(config, shares, crew.stage.agents), out.with_name(f"{out.name}.parts")
+        recipe = _recipe(config, recorder, whole_counts(list(shares.values()), config.episodes))
+        assignment, parts = make_assignment(config, shares, recorder.task.agents), out.with_name(f"{out.name}.parts")
         with holding(parts, recipe):
-            work = Work(config, cast, parts, crew.about(), crew.conf)
+            plan = RecordingPlan(config, assignment, parts, recorder.describe(), recorder.conf)
             chunks = chunks_of(config.episodes)
-            record_missing(work, chunks, crew, config.workers, f"collecting {config.environment}")
-            data: Any = join([replace(work.kept(numbers), metadata={}) for numbers in chunks], {})
-            save_data(out, replace(data, metadata=_described(work, recipe, data, told or {})).check())
+            record_missing(plan, chunks, recorder, config.workers, f"collecting {config.environment}")
+            data: Any = join([replace(plan.stored(numbers), metadata={}) for numbers in chunks], {})
+            save_data(out, replace(data, metadata=_described(plan, recipe, data, known_metadata or {})).check())
         shutil.rmtree(parts)
     finally:
-        crew.close()
+        recorder.close()
     return out
 
 
@@ -80,45 +80,46 @@ def _refuse(config: CollectConfig, out: Path) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} needs --deviate NAME, whom a deviating agent follows.")
 
 
-def _recipe(config: CollectConfig, crew: Crew, counts: list[int]) -> dict[str, Any]:
+def _recipe(config: CollectConfig, recorder: Recorder, counts: list[int]) -> dict[str, Any]:
     """All that decides what is recorded."""
-    about = crew.about()
-    said = [{**actor, "episodes": count} for actor, count in zip(about, counts, strict=False)]
-    versions = {**crew.stage.versions, "offline-marl": metadata.version("offline-marl")}
-    if any(each["kind"] == "run" for each in about):
+    behaviours = recorder.describe()
+    actors = [{**own, "episodes": count} for own, count in zip(behaviours, counts, strict=False)]
+    versions = {**recorder.task.versions, "offline-marl": metadata.version("offline-marl")}
+    if any(own["kind"] == "run" for own in behaviours):
         versions["torch"] = torch.__version__
-    recipe = {**config.model_dump(mode="json", include=PLAIN), "actors": said, "versions": versions}
-    if crew.deviant is not None:
-        recipe["deviate"] = {**about[-1], "share": config.deviate_share, "conf": crew.conf}
+    recipe = {**config.model_dump(mode="json", include=PLAIN), "actors": actors, "versions": versions}
+    if recorder.deviating is not None:
+        recipe["deviate"] = {**behaviours[-1], "share": config.deviate_share, "conf": recorder.conf}
     plain: dict[str, Any] = json.loads(json.dumps(recipe))
     return plain
 
 
 def _described(
-    work: Work, recipe: Mapping[str, Any], data: Recording | Dataset, told: Mapping[str, Any]
+    plan: RecordingPlan, recipe: Mapping[str, Any], data: Recording | Dataset, known_metadata: Mapping[str, Any]
 ) -> dict[str, Any]:
-    config, cast = work.config, work.cast
-    said = ", ".join(f"{actor['episodes']} of {actor['name']}" for actor in recipe["actors"])
+    config, assignment = plan.config, plan.assignment
+    shares = ", ".join(f"{actor['episodes']} of {actor['name']}" for actor in recipe["actors"])
     about: dict[str, Any] = {
         "name": Path(config.out).stem,
         "scenario": config.environment,
-        "how": f"collected episodes: {said}, shuffled",
+        "how": f"collected episodes: {shares}, shuffled",
         "actors": recipe["actors"],
-        "who": list(cast.who),
+        "who": list(assignment.who),
         "action_noise": list(config.noise),
-        "noise_levels": list(cast.levels),
+        "noise_levels": list(assignment.levels),
         "seed": config.seed,
-        "seeds": list(cast.seeds),
+        "seeds": list(assignment.seeds),
         "settings": dict(config.settings),
         **({} if config.max_steps is None else {"max_steps": config.max_steps}),
         "reward": reward_kind(data),
         "versions": recipe["versions"],
     }
     if "deviate" in recipe:
-        about |= {"deviate": recipe["deviate"], "deviators": list(cast.deviators)}
+        about |= {"deviate": recipe["deviate"], "deviators": list(assignment.deviators)}
         about["how"] += f"; in some of them one agent followed {recipe['deviate']['name']} instead"
-    if "reference" not in told:
+    if "reference" not in known_metadata:
         known = known_reference(config)
-        measured = {} if known else measured_reference(config, cast, data, recipe["actors"], work.folder / "random")
+        actors, scores = recipe["actors"], plan.folder / "random"
+        measured = {} if known else measured_reference(config, assignment, data, actors, scores)
         about |= {"reference": vars(known)} if known else measured
-    return {**about, **told}
+    return {**about, **known_metadata}

@@ -1,4 +1,4 @@
-"""Chunks of episodes recorded by several processes, each with simulators of its own."""
+"""Worker processes that record chunks of episodes, each with simulators of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from offline_marl.collection.recorder import Crew, Work
+from offline_marl.collection.recorder import Recorder, RecordingPlan
 from offline_marl.core.errors import BadInputError, WorkError
 from offline_marl.core.types import DataError
 
@@ -31,20 +31,22 @@ Worker = tuple[BaseProcess, Any]
 """A process and this end of its pipe."""
 
 
-def record_side_by_side(work: Work, chunks: Sequence[range], workers: int, advance: Callable[[int], object]) -> None:
+def record_side_by_side(
+    plan: RecordingPlan, chunks: Sequence[range], workers: int, advance: Callable[[int], object]
+) -> None:
     """Record chunks of episodes in processes of their own; none is left behind, however this ends.
 
     Args:
-        work: What they record.
+        plan: What they record.
         chunks: Episodes of each chunk.
         workers: How many processes.
-        advance: Told the number of episodes of each chunk that was kept.
+        advance: Told the number of episodes of each chunk that was stored.
 
     Raises:
         WorkerError: A worker died or could not go on; chunks that are whole stay.
     """
     waiting, busy = deque(chunks), dict[Any, tuple[BaseProcess, range]]()
-    with _started(work, min(workers, len(chunks))) as started:
+    with _started(plan, min(workers, len(chunks))) as started:
         for process, channel in started:
             busy[channel] = process, _hand_over(channel, waiting.popleft())
         while busy:
@@ -81,7 +83,7 @@ def _refuse_failure(process: BaseProcess, channel: Any, numbers: range) -> None:
 
 
 @contextlib.contextmanager
-def _started(work: Work, count: int) -> Iterator[list[Worker]]:
+def _started(plan: RecordingPlan, count: int) -> Iterator[list[Worker]]:
     started: list[Worker] = []
     try:
         # Blocked while they are born, which they inherit: an interruption is told to this process alone, which ends
@@ -96,7 +98,7 @@ def _started(work: Work, count: int) -> Iterator[list[Worker]]:
         for _, channel in started:
             # Not an argument of theirs: who starts them would wait until they have read it.
             with contextlib.suppress(BrokenPipeError):
-                channel.send(work)
+                channel.send(plan)
         yield started
         for _, channel in started:
             with contextlib.suppress(OSError):
@@ -130,7 +132,7 @@ def _end(started: Sequence[Worker]) -> None:
 
 
 def _serve(channel: Any) -> None:
-    """Be told the work, record the chunks that are asked for until there are no more, or nobody asks."""
+    """Receive the plan, record the chunks that are asked for until there are no more, or nobody asks."""
     torch.set_num_threads(1)
     gone = (EOFError, BrokenPipeError, ConnectionResetError)
     with contextlib.suppress(*gone):
@@ -147,13 +149,13 @@ def _serve(channel: Any) -> None:
 
 
 def _record(channel: Any) -> None:
-    work: Work = channel.recv()
-    crew = Crew(work.config, work.cast.names, work.cast.deviate)
+    plan: RecordingPlan = channel.recv()
+    recorder = Recorder(plan.config, plan.assignment.names, plan.assignment.deviate)
     try:
-        if crew.about() != work.actors:
+        if recorder.describe() != plan.behaviours:
             raise DataError("a run has changed since the collection began.")
         while (numbers := channel.recv()) is not None:
-            crew.record(work, numbers)
+            recorder.record(plan, numbers)
             channel.send(None)
     finally:
-        crew.close()
+        recorder.close()

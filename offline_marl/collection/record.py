@@ -1,8 +1,8 @@
-"""A policy in an environment becomes data; the scripted data sets of the catalogue are made here."""
+"""Recordings of scripted experts with noise, and the scripted data sets of the catalogue made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from tqdm import tqdm
 
-from offline_marl.collection.recordable import Stage
+from offline_marl.collection.recordable import Recordable
 from offline_marl.core.partition import SCENARIOS
 from offline_marl.core.progress import progress_bar
 from offline_marl.core.seeding import derive
@@ -22,10 +21,10 @@ from offline_marl.datasets.catalog import Entry, Recipe
 from offline_marl.datasets.files import save_data
 from offline_marl.datasets.statistics import reward_kind
 from offline_marl.environments.base import JointEnv, ScriptedExpert, Seen, Simulator, TeamActions, environments
+from offline_marl.environments.episodes import Memoryless
 
 COPIES = 100
-Act = Callable[[Seen, int], TeamActions]
-"""What the episodes show and the step -> joint actions on a body, actions of all agents in a team."""
+"""Simulators that run side by side when a set of the catalogue is made."""
 
 
 def record(
@@ -35,7 +34,7 @@ def record(
     noise: Sequence[float],
     bar: tqdm[Any] | None = None,
 ) -> Recording:
-    """One episode per seed, with Gaussian noise on the actions.
+    """Record one episode per seed, with Gaussian noise on the actions.
 
     Each episode draws the deviation of its noise from `noise`, and all its noise, from its own seed:
     the recording does not depend on how many copies run side by side.
@@ -47,7 +46,7 @@ def record(
         noise: Standard deviations to choose from.
         bar: Advanced by the episodes as they end.
     """
-    recording: Recording = _record(Stage.of_body(simulator), expert, seeds, noise, bar)
+    recording: Recording = _record(Recordable.of_body(simulator), expert, seeds, noise, bar)
     return recording
 
 
@@ -58,22 +57,22 @@ def record_team(
     noise: Sequence[float],
     bar: tqdm[Any] | None = None,
 ) -> Dataset:
-    """One episode per seed of a task made for a team, as `record` does.
+    """Record one episode per seed of a task made for a team, as `record` does.
 
     Where actions are choices, the episode's draw from `noise` is the chance that an agent makes any choice instead.
     """
-    data: Dataset = _record(Stage.of_team(env), expert, seeds, noise, bar)
+    data: Dataset = _record(Recordable.of_team(env), expert, seeds, noise, bar)
     return data
 
 
 def _record(
-    stage: Stage, expert: ScriptedExpert, seeds: Sequence[int], noise: Sequence[float], bar: tqdm[Any] | None
+    task: Recordable, expert: ScriptedExpert, seeds: Sequence[int], noise: Sequence[float], bar: tqdm[Any] | None
 ) -> Any:
-    disturb = _slips if stage.spec is not None and stage.spec.discrete else _shakes
+    noisy = _with_slips if task.spec is not None and task.spec.discrete else _with_gaussian_noise
     parts = []
-    for first in range(0, len(seeds), stage.copies):
-        chunk = seeds[first : first + stage.copies]
-        parts.append(perform(stage, chunk, disturb(stage, expert, chunk, noise)))
+    for first in range(0, len(seeds), task.copies):
+        chunk = seeds[first : first + task.copies]
+        parts.append(task.record(chunk, noisy(task, expert, chunk, noise)))
         if bar is not None:
             bar.update(len(chunk))
     return join(parts, {})
@@ -87,7 +86,7 @@ def make_scripted(entry: Entry, path: Path) -> None:
     seeds = {name: [derive(recipe.seed, name, number) % 2**31 for number in range(share)] for name in recipe.experts}
     with progress_bar(total, f"making {entry.name}", "episode", leave=False) as bar:
         data, versions = (_bodies if entry.scenario in SCENARIOS else _teams)(entry, seeds, bar)
-    described = {
+    metadata_of_set = {
         "name": entry.name,
         "scenario": entry.scenario,
         "how": f"{share} episodes of each scripted expert in turn: {', '.join(recipe.experts)}",
@@ -102,7 +101,7 @@ def make_scripted(entry: Entry, path: Path) -> None:
         "licence": "Apache-2.0",
         **({"reward": reward_kind(data)} if isinstance(data, Dataset) else {}),
     }
-    save_data(path, replace(data, metadata=described).check())
+    save_data(path, replace(data, metadata=metadata_of_set).check())
 
 
 def _recipe(entry: Entry) -> Recipe:
@@ -135,63 +134,30 @@ def _teams(entry: Entry, seeds: Seeds, bar: tqdm[Any]) -> tuple[Dataset, dict[st
         env.close()
 
 
-class Tape:
-    """What episodes that run side by side show and do, unwound into one after another."""
-
-    def __init__(self, episodes: int, **shown: Any) -> None:
-        self.shown, self.done = [shown], list[dict[str, Any]]()
-        self.running = [np.ones(episodes, dtype=bool)]
-
-    def add(self, done: Mapping[str, Any], ended: npt.NDArray[np.bool_], **shown: Any) -> None:
-        """What was done in a step, which episodes it ended, and what was shown after it."""
-        self.done.append(dict(done))
-        self.shown.append(shown)
-        self.running.append(self.running[-1] & ~ended)
-
-    def unwound(self) -> dict[str, Any]:
-        """The flat tensors of a recording or data set, `lengths` among them."""
-        alive = np.stack(self.running[:-1], axis=1)
-        seen = np.concatenate([np.ones((len(alive), 1), dtype=bool), alive], axis=1)
-        tensors: dict[str, Any] = {"lengths": torch.from_numpy(alive.sum(1))}
-        for frames, rows in ((self.shown, seen), (self.done, alive)):
-            for name, first in frames[0].items():
-                if first is not None:
-                    tensors[name] = torch.from_numpy(np.stack([frame[name] for frame in frames], axis=1)[rows])
-        return tensors
+def _with_gaussian_noise(
+    task: Recordable, expert: ScriptedExpert, seeds: Sequence[int], noise: Sequence[float]
+) -> Memoryless:
+    """The expert's actions plus N(0, level^2) noise; each episode draws its level, and then the noise."""
+    gaussian = _gaussian(seeds, noise, (task.max_steps, *task.action_shape))
+    if task.spec is not None:
+        gaussian = gaussian * task.spec.present("act").numpy()
+    return Memoryless(lambda seen, step: np.clip(expert.act(_read(task, seen)) + gaussian[:, step], -1, 1))
 
 
-def perform(stage: Stage, seeds: Sequence[int], act: Act) -> Any:
-    """Episodes side by side, one per seed, as a recording or data set."""
-    seen = stage.reset(seeds)
-    tape = Tape(len(seeds), **stage.shown(seen))
-    while tape.running[-1].any():
-        seen, done, ended = stage.step(act(seen, len(tape.done)))
-        tape.add(done, ended, **stage.shown(seen))
-    return stage.recorded(tape.unwound())
-
-
-def _shakes(stage: Stage, expert: ScriptedExpert, seeds: Sequence[int], noise: Sequence[float]) -> Act:
-    """The expert with Gaussian noise; each episode draws its deviation, and then the noise."""
-    shaken = _gaussian(seeds, noise, (stage.steps, *stage.wide))
-    if stage.spec is not None:
-        shaken = shaken * stage.spec.present("act").numpy()
-    return lambda seen, step: np.clip(expert.act(_read(stage, seen)) + shaken[:, step], -1, 1)
-
-
-def _slips(stage: Stage, expert: ScriptedExpert, seeds: Sequence[int], noise: Sequence[float]) -> Act:
+def _with_slips(task: Recordable, expert: ScriptedExpert, seeds: Sequence[int], noise: Sequence[float]) -> Memoryless:
     """The expert with slips to any choice; each episode draws when they may come, how likely they are, and whereto."""
     generators = [np.random.default_rng(derive(seed, "noise")) for seed in seeds]
-    slips = np.stack([g.random((stage.steps, stage.agents)) < g.choice(noise) for g in generators])
-    lots = np.stack([g.random((stage.steps, *stage.wide)) for g in generators])
+    slips = np.stack([g.random((task.max_steps, task.agents)) < g.choice(noise) for g in generators])
+    lots = np.stack([g.random((task.max_steps, *task.action_shape)) for g in generators])
 
     def act(seen: Seen, step: int) -> TeamActions:
-        return np.where(slips[:, step], stage.uniform(lots[:, step], seen), expert.act(_read(stage, seen)))
+        return np.where(slips[:, step], task.uniform(lots[:, step], seen), expert.act(_read(task, seen)))
 
-    return act
+    return Memoryless(act)
 
 
-def _read(stage: Stage, seen: Seen) -> Any:
-    return seen.obs if seen.state is None or not stage.body else seen.state
+def _read(task: Recordable, seen: Seen) -> Any:
+    return seen.obs if seen.state is None or not task.body else seen.state
 
 
 def _gaussian(seeds: Sequence[int], noise: Sequence[float], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

@@ -1,60 +1,66 @@
-"""A whole body and a task made for a team, alike to whoever records them."""
+"""Recordable tasks: a whole body and a task made for a team behind one interface of the acting loop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from offline_marl.core.partition import SCENARIOS, Partition
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Spec
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.environments.base import Environment, Flags, JointEnv, Seen, Simulator, TeamActions
+from offline_marl.environments.base import Environment, Flags, Floats, JointEnv, Seen, Simulator, TeamActions
+from offline_marl.environments.episodes import Controller, Step, run_episodes
+
+Noise = Callable[[TeamActions, Seen, int], TeamActions]
+"""Actions, what was seen and the step -> the actions with noise."""
 
 
-class Stage:
-    """Many copies of a task to be recorded.
+class Recordable:
+    """Many copies of a task whose episodes become a recording or a data set.
 
     A body is moved as a whole, so that its recording can be shared among agents in every way; a team acts as such.
 
     Args:
-        world: The whole body, or the task as its team sees it.
+        task: The whole body, or the task as its team sees it.
         spec: The team; None for a body.
         name: The environment's.
         kind: Its entry in the registry.
     """
 
     def __init__(
-        self, world: Any, spec: Spec | None, name: str = "a task", kind: type[Environment] = Environment
+        self, task: Any, spec: Spec | None, name: str = "a task", kind: type[Environment] = Environment
     ) -> None:
-        self._world, self.spec, self.name, self.kind = world, spec, name, kind
+        self._task, self.spec, self.name, self.kind = task, spec, name, kind
         self.body = spec is None
-        self.copies: int = world.copies
+        self.copies: int = task.copies
         """How many episodes can run side by side."""
-        self.steps: int = world.max_steps
+        self.max_steps: int = task.max_steps
         """Of the longest episode."""
-        self.wide: tuple[int, ...] = (world.action_dim,) if spec is None else (spec.n_agents, spec.act_dim)
+        self.action_shape: tuple[int, ...] = (task.action_dim,) if spec is None else (spec.n_agents, spec.act_dim)
         """Axes of one joint action as numbers; where actions are choices, of a number for each choice."""
-        self._owned: npt.NDArray[np.bool_] = np.zeros((0, *self.wide), np.bool_)
+        # True where an agent owns an entry of the joint action; a choice is one entry, so it has no last axis.
+        self._owned: npt.NDArray[np.bool_] = np.zeros((0, *self.action_shape), np.bool_)
         if spec is not None:
             own = np.eye(spec.n_agents, dtype=np.bool_)
             self._owned = own if spec.discrete else own[..., None]
 
     @classmethod
-    def of_body(cls, simulator: Simulator) -> Stage:
+    def of_body(cls, simulator: Simulator) -> Recordable:
         """A whole body."""
         return cls(simulator, None)
 
     @classmethod
-    def of_team(cls, env: JointEnv) -> Stage:
+    def of_team(cls, env: JointEnv) -> Recordable:
         """A task as its team sees it."""
         return cls(env, env.spec)
 
     @classmethod
-    def built(cls, name: str, kind: type[Environment], copies: int) -> Stage:
+    def built(cls, name: str, kind: type[Environment], copies: int) -> Recordable:
         """An environment of the registry, or one by its import path."""
         if name in SCENARIOS:
             return cls(kind.simulator(copies), None, name, kind)
@@ -64,7 +70,7 @@ class Stage:
     @property
     def versions(self) -> dict[str, str]:
         """The task's id and the versions of what its episodes depend on, as far as it tells."""
-        return self._world.versions() if hasattr(self._world, "versions") else {}
+        return self._task.versions() if hasattr(self._task, "versions") else {}
 
     @property
     def agents(self) -> int:
@@ -73,7 +79,7 @@ class Stage:
 
     def share(self, partition: Partition) -> None:
         """Say who the agents of a body are."""
-        self._owned = np.zeros((len(partition.agents), *self.wide), np.bool_)
+        self._owned = np.zeros((len(partition.agents), *self.action_shape), np.bool_)
         for agent, columns in enumerate(partition.act_index):
             self._owned[agent, list(columns)] = True
 
@@ -84,32 +90,52 @@ class Stage:
 
     def reset(self, seeds: Sequence[int]) -> Seen:
         """Start one episode per seed."""
-        return self._seen(self._world.reset(seeds))
+        return self._seen(self._task.reset(seeds))
 
-    def step(self, actions: TeamActions) -> tuple[Seen, dict[str, Any], Flags]:
-        """What is seen next, what a recording keeps of the step, and which copies have ended."""
-        found: Any = self._world.step(actions)
-        kept: Any
-        flags: Any
+    def step(self, actions: TeamActions) -> tuple[Seen, Floats, Flags, Flags]:
+        """What is seen next, rewards ([copy] on a body, [copy, agent] in a team), terminations and truncations."""
+        outcome: Any = self._task.step(actions)
         if self.spec is None:
-            flags, rewards, seen = (found.terminations, found.truncations), found.rewards, self._seen(found.state)
-            kept = flags
-        else:
-            seen, rewards, *flags = found
-            kept = [np.repeat(flag[:, None], self.spec.n_agents, axis=1) for flag in flags]
-        done = {"actions": actions, "rewards": rewards, "terminations": kept[0], "truncations": kept[1]}
-        ended: Flags = flags[0] | flags[1]
-        return seen, done, ended
+            return self._seen(outcome.state), outcome.rewards, outcome.terminations, outcome.truncations
+        seen, rewards, terminations, truncations = outcome
+        return seen, rewards, terminations, truncations
 
-    def shown(self, seen: Seen) -> dict[str, Any]:
-        """What a recording keeps of what is seen."""
+    def record(self, seeds: Sequence[int], controller: Controller) -> Any:
+        """Run one episode per seed, side by side, into a recording (of a body) or a data set (of a team)."""
+        tensors = self._flat_tensors(run_episodes(self, seeds, controller))
+        return Recording(**tensors) if self.spec is None else Dataset(**tensors, spec=self.spec)
+
+    def _flat_tensors(self, steps: Iterable[Step]) -> dict[str, Any]:
+        """Episodes side by side unwound into one after another, `lengths` among the tensors."""
+        states: list[dict[str, Any]] = []
+        transitions: list[dict[str, Any]] = []
+        running = []
+        for step in steps:
+            if not states:
+                states.append(self._visible(step.seen))
+            states.append(self._visible(step.next_seen))
+            transitions.append(self._transition(step))
+            running.append(step.running)
+        acted = np.stack(running, axis=1)
+        # An episode has one row of what is seen more than steps: its first row stands before all of them.
+        seen = np.concatenate([np.ones((len(acted), 1), dtype=bool), acted], axis=1)
+        tensors: dict[str, Any] = {"lengths": torch.from_numpy(acted.sum(1))}
+        for frames, rows in ((states, seen), (transitions, acted)):
+            for name, first in frames[0].items():
+                if first is not None:
+                    tensors[name] = torch.from_numpy(np.stack([frame[name] for frame in frames], axis=1)[rows])
+        return tensors
+
+    def _visible(self, seen: Seen) -> dict[str, Any]:
         if self.spec is None:
             return {"state": seen.state}
         return {"obs": seen.obs, "state": seen.state, "avail_actions": seen.avail_actions}
 
-    def recorded(self, tensors: dict[str, Any]) -> Recording | Dataset:
-        """What was kept, as data."""
-        return Recording(**tensors) if self.spec is None else Dataset(**tensors, spec=self.spec)
+    def _transition(self, step: Step) -> dict[str, Any]:
+        flags = {"terminations": step.terminations, "truncations": step.truncations}
+        if self.spec is not None:
+            flags = {name: np.repeat(flag[:, None], self.spec.n_agents, axis=1) for name, flag in flags.items()}
+        return {"actions": step.actions, "rewards": step.rewards, **flags}
 
     def uniform(self, lots: npt.NDArray[np.floating[Any]], seen: Seen) -> TeamActions:
         """Uniform actions from uniform lots in [0, 1)."""
@@ -117,26 +143,26 @@ class Stage:
             return 2 * lots - 1
         return uniform_actions(self.spec, lots, seen)
 
-    def disturb(self, seeds: Sequence[int], levels: Sequence[float]) -> Any:
-        """A function of actions, what was seen and the step: the actions with each episode's own noise.
+    def noise(self, seeds: Sequence[int], levels: Sequence[float]) -> Noise:
+        """Each episode's own noise on its actions.
 
         Gaussian of deviation `level`; where actions are choices, any choice with the chance `level`.
         """
         draws = [np.random.default_rng(derive(seed, "noise")) for seed in seeds]
         if self.spec is not None and self.spec.discrete:
             scale = np.array(levels)[:, None, None]
-            slips = np.stack([draw.random((self.steps, self.spec.n_agents)) for draw in draws]) < scale
-            lots = np.stack([draw.random((self.steps, *self.wide), np.float32) for draw in draws])
+            slips = np.stack([draw.random((self.max_steps, self.spec.n_agents)) for draw in draws]) < scale
+            lots = np.stack([draw.random((self.max_steps, *self.action_shape), np.float32) for draw in draws])
             return lambda actions, seen, step: np.where(slips[:, step], self.uniform(lots[:, step], seen), actions)
         present = 1 if self.spec is None else self.spec.present("act").numpy()
-        each = zip(draws, levels, strict=True)
-        shakes = np.stack([level * draw.standard_normal((self.steps, *self.wide)) * present for draw, level in each])
-        shakes = shakes.astype(np.float32)
-        return lambda actions, seen, step: np.clip(actions + shakes[:, step], -1, 1)
+        shape, each = (self.max_steps, *self.action_shape), zip(draws, levels, strict=True)
+        gaussian = np.stack([level * draw.standard_normal(shape) * present for draw, level in each])
+        gaussian = gaussian.astype(np.float32)
+        return lambda actions, seen, step: np.clip(actions + gaussian[:, step], -1, 1)
 
     def close(self) -> None:
         """Let go of the simulator's memory."""
-        self._world.close()
+        self._task.close()
 
     def _seen(self, shown: Any) -> Seen:
         return Seen(shown[:, None], shown) if self.spec is None else shown
@@ -148,6 +174,6 @@ def uniform_actions(spec: Spec, lots: npt.NDArray[np.floating[Any]], seen: Seen)
     if not spec.discrete:
         spread: TeamActions = (2 * lots - 1) * present
         return spread
-    # The largest of uniform draws over the choices that can be made is any of them.
+    # The largest of uniform draws over the choices that can be made is any of them with the same chance.
     chosen: TeamActions = np.where(present if seen.avail_actions is None else seen.avail_actions, lots, -1.0).argmax(-1)
     return chosen

@@ -1,21 +1,21 @@
-"""What one process needs to record episodes: the stage, the actors, and where chunks of episodes are kept."""
+"""The recorder of one process: a task, the behaviours in it, and the folder of recorded chunks of episodes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from offline_marl.collection.assignment import NOBODY, Cast
-from offline_marl.collection.behaviours import Actor, Trained, find_actor
+from offline_marl.collection.assignment import NOBODY, Assignment
+from offline_marl.collection.behaviours import Behaviour, RunBehaviour, find_behaviour
 from offline_marl.collection.config import CollectConfig
-from offline_marl.collection.record import Act, perform
-from offline_marl.collection.recordable import Stage
+from offline_marl.collection.recordable import Noise, Recordable
 from offline_marl.core.config import ConfigError
 from offline_marl.core.partition import PartitionError, confs, partition
 from offline_marl.core.types import DataError
@@ -23,7 +23,8 @@ from offline_marl.datasets.base import Dataset, Recording, join
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.episode_index import episode_sums
 from offline_marl.datasets.files import load_data, save_data
-from offline_marl.environments.base import Environment, Seen, TeamActions, environments
+from offline_marl.environments.base import Environment, Floats, Seen, TeamActions, environments
+from offline_marl.environments.episodes import Controller
 from offline_marl.environments.pettingzoo import environment_of
 from offline_marl.runs.folder import write_json
 
@@ -32,76 +33,77 @@ CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """Episodes to record, said so that any process can record any chunk of them."""
+class RecordingPlan:
+    """Episodes to record, described so that any process can record any chunk of them."""
 
     config: CollectConfig
     """Names the environment, and how many copies of it a process has."""
-    cast: Cast
+    assignment: Assignment
     folder: Path
-    """Where chunks are kept."""
-    actors: tuple[Mapping[str, Any], ...]
-    """What was written down of the actors, who must not change meanwhile; the deviating one comes last."""
+    """Where chunks are stored."""
+    behaviours: tuple[Mapping[str, Any], ...]
+    """Descriptions of the behaviours, which must not change meanwhile; the deviating one comes last."""
     conf: str | None = None
     """Who the agents of a body are, where that matters."""
-    returns: bool = False
-    """Keep each episode's return alone."""
+    returns_only: bool = False
+    """Store each episode's return alone."""
 
-    def kept(self, numbers: range) -> Any:
-        """What was kept of the chunk of these episodes, or None."""
+    def stored(self, numbers: range) -> Any:
+        """The stored chunk of these episodes, or None."""
         path = self.path(numbers)
         try:
-            if self.returns:
-                found = json.loads(path.read_text(encoding="utf-8"))["returns"]
-                return found if len(found) == len(numbers) else None
+            if self.returns_only:
+                returns = json.loads(path.read_text(encoding="utf-8"))["returns"]
+                return returns if len(returns) == len(numbers) else None
             return load_data(path) if path.exists() else None
         except (DataError, OSError, ValueError, KeyError, TypeError):
             return None  # recorded again
 
-    def keep(self, numbers: range, part: Recording | Dataset) -> None:
+    def store(self, numbers: range, part: Recording | Dataset) -> None:
         """Write the chunk of these episodes, whole or not at all."""
-        if self.returns:
+        if self.returns_only:
             write_json(self.path(numbers), {"returns": returns_of(part).tolist()})
         else:
             save_data(self.path(numbers), part)
 
     def path(self, numbers: range) -> Path:
         """File of the chunk of these episodes."""
-        return self.folder / f"{numbers[0]:09d}{'.json' if self.returns else SUFFIX}"
+        return self.folder / f"{numbers[0]:09d}{'.json' if self.returns_only else SUFFIX}"
 
 
-class Crew:
-    """Stage and actors of one process.
+class Recorder:
+    """Records episodes of behaviours in the copies of a task that one process has.
 
     Args:
         config: Names the environment.
-        names: Who may act.
-        deviate: Whom deviators follow.
+        names: The behaviours.
+        deviate: The behaviour that deviators follow.
         most: Episodes that run side by side at most.
 
     Raises:
-        BadInputError: The environment or an actor is unknown, or an actor cannot act here.
+        BadInputError: The environment or a behaviour is unknown, or a behaviour cannot act here.
     """
 
     def __init__(self, config: CollectConfig, names: Sequence[str], deviate: str | None, most: int = CHUNK) -> None:
-        self.stage = Stage.built(config.environment, environment(config), min(config.copies, most, CHUNK))
+        self.task = Recordable.built(config.environment, environment(config), min(config.copies, most, CHUNK))
         try:
-            self.actors: list[Actor] = [find_actor(name, self.stage) for name in names]
-            self.deviant = None if deviate is None else find_actor(deviate, self.stage)
-            self.conf = self._share(config.conf) if self.deviant else None
+            self.behaviours: list[Behaviour] = [find_behaviour(name, self.task) for name in names]
+            self.deviating = None if deviate is None else find_behaviour(deviate, self.task)
+            self.conf = self._share(config.conf) if self.deviating else None
         except BaseException:
             self.close()
             raise
 
     def _share(self, conf: str | None) -> str | None:
         """Say who the agents are, of whom one deviates: as named, or as the runs have it."""
-        name = self.stage.name
-        if not self.stage.body:
+        name = self.task.name
+        if not self.task.body:
             if conf is not None:
                 raise ConfigError(f"--conf {conf} shares out a body, but {name} is made for a team.")
             return None
-        runs = [each for each in (*self.actors, self.deviant) if isinstance(each, Trained) and each.shares]
-        known = {each.shares.conf for each in runs if each.shares}
+        behaviours = (*self.behaviours, self.deviating)
+        partitions = [run.partition for run in behaviours if isinstance(run, RunBehaviour)]
+        known = {own.conf for own in partitions if own}
         chosen = conf if conf is not None else next(iter(known)) if len(known) == 1 else None
         if chosen is None:
             raise ConfigError(
@@ -109,57 +111,119 @@ class Crew:
                 "them can deviate."
             )
         try:
-            self.stage.share(partition(name, chosen, "full"))
+            self.task.share(partition(name, chosen, "full"))
         except PartitionError as error:
             raise ConfigError(f"--conf cannot be {chosen}: {error}") from None
         return chosen
 
-    def about(self) -> tuple[dict[str, Any], ...]:
-        """What is written down of the actors, the deviating one last."""
-        every = self.actors if self.deviant is None else [*self.actors, self.deviant]
-        return tuple(each.about() for each in every)
+    def describe(self) -> tuple[dict[str, Any], ...]:
+        """What the metadata say of the behaviours, the deviating one last."""
+        every = self.behaviours if self.deviating is None else [*self.behaviours, self.deviating]
+        return tuple(behaviour.describe() for behaviour in every)
 
-    def record(self, work: Work, numbers: range) -> None:
-        """Play a chunk of episodes and keep it."""
-        copies = self.stage.copies
-        parts = [self.play(work.cast, numbers[i : i + copies]) for i in range(0, len(numbers), copies)]
-        work.keep(numbers, join(parts, {}))
+    def record(self, plan: RecordingPlan, numbers: range) -> None:
+        """Play a chunk of episodes and store it."""
+        copies = self.task.copies
+        parts = [self.play(plan.assignment, numbers[i : i + copies]) for i in range(0, len(numbers), copies)]
+        plan.store(numbers, join(parts, {}))
 
-    def play(self, cast: Cast, numbers: range) -> Any:
+    def play(self, assignment: Assignment, numbers: range) -> Any:
         """Play episodes side by side."""
-        followed = [self._hand(cast, numbers, actor) for actor in sorted({cast.who[number] for number in numbers})]
-        deviating = self._hand(cast, numbers, None)
+        followed = [self._begin(assignment, numbers, place) for place in sorted({assignment.who[n] for n in numbers})]
+        controller: Controller = _AssignedController([begun for begun in followed if begun is not None])
+        deviating = self._begin(assignment, numbers, None)
+        if deviating is not None:
+            agents = [assignment.deviators[numbers[i]] for i in deviating.rows]
+            controller = _DeviatingController(controller, self.task, deviating, agents)
+        return self.task.record([assignment.seeds[number] for number in numbers], controller)
 
-        def act(seen: Seen, step: int) -> TeamActions:
-            chosen = [(rows, own(_rows(seen, rows), step)) for rows, own in followed]
-            actions: TeamActions = np.zeros((len(numbers), *chosen[0][1].shape[1:]), chosen[0][1].dtype)
-            for rows, own in chosen:
-                actions[rows] = own
-            if deviating is not None:
-                rows, own = deviating
-                agents = [cast.deviators[numbers[i]] for i in rows]
-                actions[rows] = self.stage.exchanged(actions[rows], own(_rows(seen, rows), step), agents)
-            return actions
-
-        return perform(self.stage, [cast.seeds[number] for number in numbers], act)
-
-    def _hand(self, cast: Cast, numbers: range, actor: int | None) -> Any:
-        """Rows in which an actor (None: the deviating one) acts, and how, its noise included."""
-        mine = [cast.deviators[n] != NOBODY if actor is None else cast.who[n] == actor for n in numbers]
-        rows = np.flatnonzero(mine)
-        who = self.deviant if actor is None else self.actors[actor]
-        if who is None or not len(rows):
+    def _begin(self, assignment: Assignment, numbers: range, place: int | None) -> _Rows | None:
+        """The rows of a behaviour (None: the deviating one) and its controller in them, with its noise."""
+        deviators, who = assignment.deviators, assignment.who
+        rows = np.flatnonzero([deviators[n] != NOBODY if place is None else who[n] == place for n in numbers])
+        behaviour = self.deviating if place is None else self.behaviours[place]
+        if behaviour is None or not len(rows):
             return None
         own = [numbers[i] for i in rows]
-        seeds = [cast.seeds[number] for number in own]
-        act = who.begin(own, seeds)
-        if not who.shaken:
-            return rows, act
-        return rows, _shaken(act, self.stage.disturb(seeds, [cast.levels[number] for number in own]))
+        seeds = [assignment.seeds[number] for number in own]
+        controller = behaviour.begin(own, seeds)
+        if behaviour.takes_noise:
+            controller = _NoisyController(
+                controller, self.task.noise(seeds, [assignment.levels[number] for number in own])
+            )
+        return _Rows(rows, controller)
 
     def close(self) -> None:
         """Let go of the simulators."""
-        self.stage.close()
+        self.task.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """A controller and the episodes, of those side by side, in which it acts."""
+
+    rows: npt.NDArray[np.int64]
+    controller: Controller
+
+    def act(self, seen: Seen, step: int) -> TeamActions:
+        state = None if seen.state is None else seen.state[self.rows]
+        avail = None if seen.avail_actions is None else seen.avail_actions[self.rows]
+        return self.controller.act(Seen(seen.obs[self.rows], state, avail), step)
+
+    def remember(self, rewards: Floats) -> None:
+        self.controller.remember(rewards[self.rows])
+
+
+@dataclass(frozen=True, slots=True)
+class _AssignedController:
+    """Each episode's own behaviour."""
+
+    parts: Sequence[_Rows]
+
+    def act(self, seen: Seen, step: int) -> TeamActions:
+        chosen = [part.act(seen, step) for part in self.parts]
+        actions: TeamActions = np.zeros((len(seen.obs), *chosen[0].shape[1:]), chosen[0].dtype)
+        for part, own in zip(self.parts, chosen, strict=True):
+            actions[part.rows] = own
+        return actions
+
+    def remember(self, rewards: Floats) -> None:
+        for part in self.parts:
+            part.remember(rewards)
+
+
+@dataclass(frozen=True, slots=True)
+class _DeviatingController:
+    """Actions of which one agent's, in some episodes, are those of another behaviour."""
+
+    controller: Controller
+    task: Recordable
+    deviating: _Rows
+    agents: Sequence[int]
+    """The agent that deviates, for each row of `deviating`."""
+
+    def act(self, seen: Seen, step: int) -> TeamActions:
+        actions, rows = self.controller.act(seen, step), self.deviating.rows
+        actions[rows] = self.task.exchanged(actions[rows], self.deviating.act(seen, step), self.agents)
+        return actions
+
+    def remember(self, rewards: Floats) -> None:
+        self.controller.remember(rewards)
+        self.deviating.remember(rewards)
+
+
+@dataclass(frozen=True, slots=True)
+class _NoisyController:
+    """A controller whose actions get noise that it is not told of."""
+
+    controller: Controller
+    noise: Noise
+
+    def act(self, seen: Seen, step: int) -> TeamActions:
+        return self.noise(self.controller.act(seen, step), seen, step)
+
+    def remember(self, rewards: Floats) -> None:
+        self.controller.remember(rewards)
 
 
 def environment(config: CollectConfig) -> type[Environment]:
@@ -178,12 +242,3 @@ def environment(config: CollectConfig) -> type[Environment]:
 def returns_of(part: Recording | Dataset) -> torch.Tensor:
     """Return of each episode, averaged over agents."""
     return part.returns() if isinstance(part, Dataset) else episode_sums(part.rewards, part.lengths)
-
-
-def _shaken(act: Act, disturb: Callable[[TeamActions, Seen, int], TeamActions]) -> Act:
-    return lambda seen, step: disturb(act(seen, step), seen, step)
-
-
-def _rows(seen: Seen, rows: Any) -> Seen:
-    state, avail = (None if shown is None else shown[rows] for shown in (seen.state, seen.avail_actions))
-    return Seen(seen.obs[rows], state, avail)

@@ -1,4 +1,4 @@
-"""Reference scores where none are known: what chance and the actors of a collection return."""
+"""Reference scores where none are known: returns of uniform actions and of the behaviours of a collection."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from offline_marl.collection.assignment import CHANCE, NOBODY, Cast, even_cast
+from offline_marl.collection.assignment import NOBODY, RANDOM, Assignment, even_assignment
 from offline_marl.collection.chunks import chunks_of, record_missing
 from offline_marl.collection.config import CollectConfig
-from offline_marl.collection.recorder import Crew, Work, returns_of
+from offline_marl.collection.recorder import Recorder, RecordingPlan, returns_of
 from offline_marl.core.config import ConfigError
 from offline_marl.core.reference import Reference
 from offline_marl.datasets.base import Dataset, Recording
@@ -22,25 +22,25 @@ from offline_marl.environments.scores import Score, summarize
 
 
 def measure(config: CollectConfig, names: Sequence[str], folder: Path) -> list[Score]:
-    """Scores of actors, all on the same starts and without noise; what is measured is kept in the folder.
+    """Score behaviours, all on the same starts and without noise; what is measured is stored in the folder.
 
     Args:
         config: Names the environment, the seed of the starts and how many there are.
-        names: The actors.
-        folder: Chunks of returns are kept here, by position in `names`.
+        names: The behaviours.
+        folder: Chunks of returns are stored here, by position in `names`.
     """
     seeds = episode_seeds(config.seed, config.score_episodes)
-    crew = Crew(config, names, None, len(seeds))
+    recorder = Recorder(config, names, None, len(seeds))
     try:
-        work = Work(config, even_cast(names, seeds), folder, crew.about(), returns=True)
-        # By actor: a start may stand only once among the episodes that run side by side.
-        each = [chunks_of(len(seeds), actor * len(seeds)) for actor in range(len(names))]
+        plan = RecordingPlan(config, even_assignment(names, seeds), folder, recorder.describe(), returns_only=True)
+        # By behaviour: a start may stand only once among the episodes that run side by side.
+        chunks = [chunks_of(len(seeds), place * len(seeds)) for place in range(len(names))]
         folder.mkdir(parents=True, exist_ok=True)
-        every = [numbers for chunks in each for numbers in chunks]
-        record_missing(work, every, crew, config.workers, f"scoring in {config.environment}")
+        every = [numbers for own in chunks for numbers in own]
+        record_missing(plan, every, recorder, config.workers, f"scoring in {config.environment}")
     finally:
-        crew.close()
-    return [summarize(np.array([value for numbers in chunks for value in work.kept(numbers)])) for chunks in each]
+        recorder.close()
+    return [summarize(np.array([value for numbers in own for value in plan.stored(numbers)])) for own in chunks]
 
 
 def interval(score: Score) -> dict[str, float]:
@@ -70,41 +70,45 @@ def known_reference(config: CollectConfig) -> Reference | None:
 
 
 def measured_reference(
-    config: CollectConfig, cast: Cast, data: Recording | Dataset, actors: Sequence[Mapping[str, Any]], folder: Path
+    config: CollectConfig,
+    assignment: Assignment,
+    data: Recording | Dataset,
+    actors: Sequence[Mapping[str, Any]],
+    folder: Path,
 ) -> dict[str, Any]:
-    """What the metadata say where no reference is known: chance's return, and a reference if somebody beat it.
+    """Measure random play, and a reference if a behaviour beat it, for the metadata.
 
     Args:
         config: Settings of the collection.
-        cast: Who acted.
+        assignment: Which behaviour acted in which episode.
         data: What was collected.
-        actors: What was written down of them.
-        folder: Where the measured returns are kept.
+        actors: What the metadata say of the behaviours.
+        folder: Where the measured returns are stored.
     """
     if not config.score_episodes:
         return {}
-    random = measure(config, [CHANCE], folder)[0]
-    said: dict[str, Any] = {"random_return": random.mean, "random_interval": [random.low, random.high]}
-    best = _best_actor(cast, returns_of(data).numpy())
+    random = measure(config, [RANDOM], folder)[0]
+    measured: dict[str, Any] = {"random_return": random.mean, "random_interval": [random.low, random.high]}
+    best = _best_behaviour(assignment, returns_of(data).numpy())
     if best is None or best[1] <= random.mean:
-        return said
-    actor, mean, count = best
+        return measured
+    place, mean, count = best
     note = (
         f"Measured: random is the mean of {len(random.returns)} episodes of uniform play, 95 % interval "
-        f"[{random.low:.4g}, {random.high:.4g}]. No expert is known: expert is the mean of {actors[actor]['name']}, "
+        f"[{random.low:.4g}, {random.high:.4g}]. No expert is known: expert is the mean of {actors[place]['name']}, "
         f"the best actor of this collection, over {count} episodes, their noise included."
     )
-    return {**said, "reference": vars(Reference(random.mean, mean, note))}
+    return {**measured, "reference": vars(Reference(random.mean, mean, note))}
 
 
-def _best_actor(cast: Cast, returns: npt.NDArray[Any]) -> tuple[int, float, int] | None:
-    """Position, mean and episodes of the actor with the best mean where nobody deviated; chance is none."""
-    who, alone = np.array(cast.who), np.array(cast.deviators) == NOBODY
+def _best_behaviour(assignment: Assignment, returns: npt.NDArray[Any]) -> tuple[int, float, int] | None:
+    """Place, mean and episodes of the behaviour with the best mean where nobody deviated; random play is none."""
+    who, alone = np.array(assignment.who), np.array(assignment.deviators) == NOBODY
     means = []
-    for actor, name in enumerate(cast.names):
-        own = returns[(who == actor) & alone].astype(np.float64)
-        if name != CHANCE and len(own):
-            means.append((float(own.mean()), -actor, len(own)))
+    for place, name in enumerate(assignment.names):
+        own = returns[(who == place) & alone].astype(np.float64)
+        if name != RANDOM and len(own):
+            means.append((float(own.mean()), -place, len(own)))
     if not means:
         return None
     mean, position, count = max(means)

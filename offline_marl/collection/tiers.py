@@ -1,4 +1,4 @@
-"""Tiers of quality: checkpoints of one run picked by how far they stand between chance and the best of them."""
+"""Tiers of quality: checkpoints of one run, picked by their scores between random play and the best of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from offline_marl.collection.assignment import CHANCE
+from offline_marl.collection.assignment import RANDOM
 from offline_marl.collection.chunks import holding
 from offline_marl.collection.collect import collect
 from offline_marl.collection.config import CollectConfig
@@ -134,7 +134,7 @@ def _scores(
 ) -> tuple[dict[int, Score], Reference]:
     """Scores by step, and the reference: given, or chance and the best checkpoint."""
     given = given_reference(config)
-    names = [*(f"{run.path}@{step}" for step in steps), *(() if given else (CHANCE,))]
+    names = [*(f"{run.path}@{step}" for step in steps), *(() if given else (RANDOM,))]
     found = measure(config, names, folder)
     scores = dict(zip(steps, found, strict=False))
     if given is not None:

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from offline_marl.collection.record import Tape
-from offline_marl.collection.recordable import uniform_actions
+from offline_marl.collection.recordable import Recordable, uniform_actions
 from offline_marl.core.config import ConfigError
 from offline_marl.core.partition import SCENARIOS, Partition, confs, partition
 from offline_marl.core.reference import Reference
@@ -24,7 +23,8 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, join
 from offline_marl.datasets.catalog import CATALOG, SUFFIX
 from offline_marl.datasets.files import load_data
-from offline_marl.environments.base import Environment, JointEnv, Seen, environments
+from offline_marl.environments.base import Environment, JointEnv, Seen, TeamActions, environments
+from offline_marl.environments.episodes import Memoryless
 from offline_marl.environments.pettingzoo import environment_of
 from offline_marl.runs.config import ACTING_RUNS, RunConfig
 from offline_marl.runs.loading import acting_prey
@@ -132,21 +132,12 @@ def versions_of(env: JointEnv) -> dict[str, str]:
 
 
 def _play_together(env: JointEnv, numbers: range) -> Dataset:
-    spec, seeds = env.spec, [derive(0, "uniform", number) % 2**31 for number in numbers]
+    seeds = [derive(0, "uniform", number) % 2**31 for number in numbers]
     draws = [np.random.default_rng(seed) for seed in seeds]
-    seen = env.reset(seeds)
-    tape = Tape(len(seeds), **_shown(seen))
-    while tape.running[-1].any():
-        lots = np.stack([draw.random((spec.n_agents, spec.act_dim), np.float32) for draw in draws])
-        actions = uniform_actions(spec, lots, seen)
-        seen, rewards, *flags = env.step(actions)
-        ended = {
-            name: np.repeat(flag[:, None], spec.n_agents, axis=1)
-            for name, flag in zip(("terminations", "truncations"), flags, strict=True)
-        }
-        tape.add({"actions": actions, "rewards": rewards, **ended}, flags[0] | flags[1], **_shown(seen))
-    return Dataset(**tape.unwound(), spec=spec)
 
+    def act(seen: Seen, step: int) -> TeamActions:
+        lots = np.stack([draw.random((env.spec.n_agents, env.spec.act_dim), np.float32) for draw in draws])
+        return uniform_actions(env.spec, lots, seen)
 
-def _shown(seen: Seen) -> dict[str, Any]:
-    return {"obs": seen.obs, "state": seen.state, "avail_actions": seen.avail_actions}
+    data: Dataset = Recordable.of_team(env).record(seeds, Memoryless(act))
+    return data

@@ -10,10 +10,10 @@ import torch
 from runs import small_run
 
 from offline_marl.collection import recorder, tiers
-from offline_marl.collection.behaviours import find_actor
+from offline_marl.collection.behaviours import find_behaviour
 from offline_marl.collection.collect import collect
 from offline_marl.collection.config import CollectConfig
-from offline_marl.collection.recordable import Stage
+from offline_marl.collection.recordable import Recordable
 from offline_marl.collection.tiers import collect_tiers
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.types import DataError
@@ -58,15 +58,15 @@ def tiered(out, run, **fields):
 
 def test_zero_keeps_all_checkpoints_and_any_of_them_can_act(tmp_path, run):
     assert [step for step, _ in checkpoint.found(run / "checkpoints")] == STEPS[::-1]
-    stage = Stage.built("rendezvous", environments.get("rendezvous"), 1)
-    newest, named, early = (find_actor(f"{run}{at}", stage).about()["weights_sha256"] for at in ("", "@30", "@5"))
+    task = Recordable.built("rendezvous", environments.get("rendezvous"), 1)
+    newest, named, early = (find_behaviour(f"{run}{at}", task).describe()["weights_sha256"] for at in ("", "@30", "@5"))
     assert newest == named != early
     fields = {"environment": "rendezvous", "episodes": 3, "who": (f"{run}@10", str(run))}
     about = load_data(collect(build(CollectConfig, {**fields, "out": tmp_path / "a.safetensors"}))).metadata["actors"]
     assert (about[0]["name"], about[0]["step"], about[1]["name"]) == ("clone@10", 10, "clone")
     assert about[0]["weights_sha256"] != about[1]["weights_sha256"]
     with pytest.raises(RunFolderError, match="holds no checkpoint of step 7: there are 5, 10, 15, 20, 25, 30"):
-        find_actor(f"{run}@7", stage)
+        find_behaviour(f"{run}@7", task)
 
 
 def test_the_checkpoint_nearest_to_each_fraction_is_recorded(tmp_path, run, graded):
@@ -119,7 +119,7 @@ def test_scores_are_those_of_the_checkpoints_on_one_set_of_starts(tmp_path, run)
 def test_killed_and_resumed_equals_undisturbed(tmp_path, run, monkeypatch, killed_at):
     fields = {"tier_fractions": ("low=0.2", "high=0.8"), "tier_tolerance": 100.0, "reference": (-1.0, 6.0)}
     tiered(tmp_path / "whole" / "a", run, **fields)
-    play, plays = recorder.Crew.play, []
+    play, plays = recorder.Recorder.play, []
 
     def dying(*args):
         plays.append(args)
@@ -128,7 +128,7 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, run, monkeypatch, kille
         return play(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recorder.Crew, "play", dying)
+        patch.setattr(recorder.Recorder, "play", dying)
         with pytest.raises(KeyboardInterrupt):
             tiered(tmp_path / "again" / "a", run, **fields, copies=16)
     with pytest.raises(DataError, match=r"holds chunks of another collection \(other seed\)"):
@@ -137,7 +137,7 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, run, monkeypatch, kille
         with pytest.raises(DataError, match="a-low.safetensors exists already, and is of another tier"):
             tiered(tmp_path / "again" / "a", run, **{**fields, "tier_fractions": ("low=0.3",)})
     again = []
-    monkeypatch.setattr(recorder.Crew, "play", lambda *args: again.append(args) or play(*args))
+    monkeypatch.setattr(recorder.Recorder, "play", lambda *args: again.append(args) or play(*args))
     tiered(tmp_path / "again" / "a", run, **fields, copies=16)
     assert len(again) <= 15 - killed_at // 2 * 2, "what was done is kept"
     for name in ("a-low.safetensors", "a-high.safetensors"):

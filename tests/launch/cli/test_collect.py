@@ -27,11 +27,11 @@ def test_bad_words_are_answered_in_a_sentence(cli):
 
 
 def test_an_interruption_says_how_to_go_on(cli, monkeypatch):
-    from offline_marl.collection.recorder import Crew
+    from offline_marl.collection.recorder import Recorder
 
     def stopped(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Crew, "play", stopped)
+    monkeypatch.setattr(Recorder, "play", stopped)
     said = cli("collect", "coordination", "--out", "a.safetensors")
     assert said.code == INTERRUPTED and "the same command goes on where it stood" in said.err
