@@ -71,8 +71,9 @@ def acting_prey(run: str | Path) -> Callable[[npt.NDArray[np.float32]], Any]:
     """
     policy = load(run)
     spec = policy.spec
-    if policy.window:
-        raise DataError(f"The run {run} reads its past (window = {policy.window}), which a given prey does not.")
+    if any(value is not None for value in policy.begin(1).read().values()):
+        window = f" (window = {policy.window})" if policy.window else ""
+        raise DataError(f"The run {run} reads its past{window}, which a given prey does not.")
 
     @torch.no_grad()
     def act(obs: npt.NDArray[np.float32]) -> Any:
