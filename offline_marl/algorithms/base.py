@@ -123,9 +123,10 @@ class Algorithm(Learner):
         """All agents' observations side by side, standardised where the networks' inputs are."""
         return ((obs - self.inputs.mean) * self.inputs.scale).flatten(1)
 
-    def optimize(self, *modules: str, lr: float) -> None:
-        """One fused Adam over the named modules, each a parameter group; the history encoder joins by itself."""
-        super().optimize("inputs", *modules, lr=lr)
+    def optimize(self, *modules: str, lr: float, name: str = "", cosine_steps: int | None = None) -> None:
+        """One fused Adam over the named modules; the history encoder joins the first optimiser by itself."""
+        encoder = () if self.optimizers else ("inputs",)
+        super().optimize(*encoder, *modules, lr=lr, name=name, cosine_steps=cosine_steps)
 
     def follow(self, tau: float) -> None:
         """Move every `target_<name>` the fraction `tau` of the way to `<name>`."""

@@ -211,16 +211,17 @@ class MAPPO(Algorithm):
                 self.entropy_weight.add_(lacking, alpha=config.entropy_step).clamp_(min=0)
             return torch.stack([actor_losses, critic_losses, entropies, log_ratios])
 
-    def descend(self, loss: Tensor) -> None:
+    def descend(self, loss: Tensor, name: str = "") -> None:
         """One minibatch's step; `updates` and the step size stay what they are until the update ends."""
-        modules = [group["params"] for group in self.optimizer.param_groups]
+        optimizer = self.optimizers[name]
+        modules = [group["params"] for group in optimizer.param_groups]
         for parameters in modules:
             for parameter in parameters:
                 parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         if self.grad_clip:
             clip_each([[parameter.grad for parameter in parameters] for parameters in modules], self.grad_clip)
-        self.optimizer.step()
+        optimizer.step()
 
     def set_step_size(self) -> None:
         """Of the cosine schedule, which counts updates and not their minibatches."""

@@ -1,10 +1,11 @@
-"""What everything that learns shares: one optimiser, one generator, one count of updates, saved together."""
+"""Base of all learners: optimisers, a generator and a count of updates that are saved with the parameters."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from offline_marl.core.types import Batch, Metrics, Needs
 
 
 class Learner(nn.Module, ABC):
-    """A module that eats batches.
+    """A module that learns from batches.
 
     Subclasses build networks in `__init__`, name them to `optimize`, and write `update`.
 
@@ -32,6 +33,8 @@ class Learner(nn.Module, ABC):
         self.lr, self.cosine_steps, self.grad_clip = lr, cosine_steps, grad_clip
         self.updates = 0
         self.generator = torch.Generator().manual_seed(torch.initial_seed())
+        self.optimizers: dict[str, torch.optim.Adam] = {}
+        self._schedules: dict[str, Schedule] = {}
 
     @abstractmethod
     def update(self, batch: Batch) -> Metrics:
@@ -41,25 +44,50 @@ class Learner(nn.Module, ABC):
             Detached scalars such as `loss/critic`; nothing is copied to the host here.
         """
 
-    def optimize(self, *modules: str, lr: float) -> None:
-        """One fused Adam over the named modules, each a parameter group; those without parameters are left out."""
-        groups = [{"params": list(getattr(self, name).parameters()), "name": name} for name in modules]
-        groups = [group for group in groups if group["params"]]
-        self.optimizer = torch.optim.Adam(groups, lr=lr, fused=True)
+    def optimize(self, *modules: str, lr: float, name: str = "", cosine_steps: int | None = None) -> None:
+        """One fused Adam over the named modules, each a parameter group; those without parameters are left out.
 
-    def descend(self, loss: Tensor) -> None:
-        """One step of every optimised module down `loss`, each module's gradient clipped by its own norm."""
-        if self.cosine_steps:
-            share = min(self.updates / self.cosine_steps, 1.0)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.lr * 0.5 * (1.0 + math.cos(math.pi * share))
-        self.updates += 1
-        self.optimizer.zero_grad(set_to_none=True)
+        Args:
+            modules: Attributes of this learner.
+            lr: Step size.
+            name: Of the optimiser, for learners that descend several losses apart.
+            cosine_steps: Steps of this optimiser over which its step size falls to 0; the learner's unless said.
+
+        Raises:
+            ValueError: There is an optimiser of that name.
+        """
+        if name in self.optimizers:
+            raise ValueError(f"There are two optimisers called '{name}': give each call of `optimize` a name.")
+        groups = [{"params": list(getattr(self, module).parameters()), "name": module} for module in modules]
+        groups = [group for group in groups if group["params"]]
+        self.optimizers[name] = torch.optim.Adam(groups, lr=lr, fused=True)
+        self._schedules[name] = Schedule(lr, self.cosine_steps if cosine_steps is None else cosine_steps)
+
+    @property
+    def optimizer(self) -> torch.optim.Adam:
+        """The optimiser without a name."""
+        return self.optimizers[""]
+
+    def descend(self, loss: Tensor, name: str = "") -> None:
+        """One step of every module of an optimiser down `loss`, each module's gradient clipped by its own norm.
+
+        Args:
+            loss: A scalar.
+            name: Of the optimiser. `updates` counts the steps of the first one.
+        """
+        optimizer, schedule = self.optimizers[name], self._schedules[name]
+        first = name == next(iter(self.optimizers))
+        schedule.apply(optimizer, self.updates if first else schedule.taken)
+        if first:
+            self.updates += 1
+        else:
+            schedule.taken += 1
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.grad_clip:
-            for group in self.optimizer.param_groups:
+            for group in optimizer.param_groups:
                 nn.utils.clip_grad_norm_(group["params"], self.grad_clip, foreach=True)
-        self.optimizer.step()
+        optimizer.step()
 
     def place(self, device: torch.device | str, seed: int) -> None:
         """Move to a device and seed the generator that the learner's own draws come from."""
@@ -67,20 +95,43 @@ class Learner(nn.Module, ABC):
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Optimiser, generator and count of updates: they travel with `state_dict`."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "updates": self.updates,
-        }
+        """Optimisers, generator and counts of steps: they travel with `state_dict`."""
+        state: dict[str, Any] = {"generator": self.generator.get_state(), "updates": self.updates}
+        named = {name: optimizer for name, optimizer in self.optimizers.items() if name}
+        if named:
+            state["optimizers"] = {name: optimizer.state_dict() for name, optimizer in named.items()}
+            state["taken"] = {name: schedule.taken for name, schedule in self._schedules.items() if name}
+        # First, as in files of learners that have no other.
+        return {"optimizer": self.optimizer.state_dict(), **state} if "" in self.optimizers else state
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` gave."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        if "" in self.optimizers:
+            self.optimizer.load_state_dict(state["optimizer"])
+        for name, held in state.get("optimizers", {}).items():
+            self.optimizers[name].load_state_dict(held)
+            self._schedules[name].taken = state["taken"][name]
         # The CPU cannot take up a GPU's generator: a policy loaded elsewhere explores from a seed of its own.
         if state["generator"].shape == self.generator.get_state().shape:
             self.generator.set_state(state["generator"].cpu())
         self.updates = state["updates"]
+
+
+@dataclass(slots=True)
+class Schedule:
+    """The step size of one optimiser: constant, or falling to 0 along half a cosine."""
+
+    lr: float
+    cosine_steps: int
+    taken: int = 0
+    """Steps so far, of an optimiser that is not the learner's first."""
+
+    def apply(self, optimizer: torch.optim.Adam, taken: int) -> None:
+        """Set the step size after so many steps."""
+        if self.cosine_steps:
+            share = min(taken / self.cosine_steps, 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 @torch.no_grad()
