@@ -1,14 +1,14 @@
-"""What every world model shares: what a step of it says, its config's common fields, and the registry.
+"""Base classes of world models: predictions, carries, configs and the registry.
 
-A world model eats the rows of a data set and afterwards stands in for the environment. It knows no data
+A world model learns from the rows of a data set and afterwards stands in for the environment. It knows no data
 set, no policy and no loop.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from offline_marl.core.axes import PerAgent
 from offline_marl.core.config import Config
 from offline_marl.core.learner import Learner
 from offline_marl.core.registry import Registry
-from offline_marl.core.types import Batch, History, Obs
+from offline_marl.core.types import AvailActions, Batch, Obs
 from offline_marl.networks.targets import frozen_copy
 from offline_marl.worldmodels import registry
 from offline_marl.worldmodels.facts import TENSORS, Facts
@@ -27,17 +27,19 @@ PREFIX = "facts_"
 
 Width = Annotated[int, Field(ge=1)]
 PerMember = Annotated[Tensor, "member"]
+Rows = Annotated[Tensor, "row"]
+Foreseeable = Literal["state", "avail_actions"]
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What the elites say apart from each other, in raw units; the uncertainty functions read it."""
+    """Predictions of all elites side by side, in raw units, from which uncertainty is measured."""
 
     next_obs: Annotated[Tensor, "elite *lead coordinate"]
     """Joint coordinates of the next observation: what several agents see is here once."""
     rewards: Annotated[Tensor, "elite *lead agent"]
     next_obs_std: Annotated[Tensor, "elite *lead coordinate"] | None
-    """Each elite's own deviation, the world's noise as it sees it (aleatoric); None for kinds that tell none."""
+    """Each elite's own deviation, the environment's noise as it sees it (aleatoric); None for kinds that tell none."""
     rewards_std: Annotated[Tensor, "elite *lead agent"] | None
     scale: Annotated[Tensor, "coordinate"]
     """Deviation of one step's change in the training data, for functions that standardise."""
@@ -56,7 +58,52 @@ class Prediction:
     spread: Spread | None
     """None where there is nobody to disagree."""
     next_state: Annotated[Tensor, "*lead state"] | None = None
-    """The simulator's own state, where the model is the simulator."""
+    """Global state, of models that foresee it."""
+    next_avail_actions: AvailActions | None = None
+    """Bool, true where a discrete choice will be allowed, of models that foresee it."""
+
+    def scatter(self, places: Rows, count: int) -> Prediction:
+        """The prediction of all `count` rows, from that of the rows at `places`.
+
+        The others, which are over, get zeros and all choices; nobody reads them.
+        """
+
+        def among(values: Tensor, axis: int = 0, fill: bool = False) -> Tensor:
+            shape = list(values.shape)
+            shape[axis] = count
+            return values.new_full(shape, fill).index_copy_(axis, places, values)
+
+        whole: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor):
+                whole[item.name] = among(value, fill=item.name == "next_avail_actions")
+        if self.spread is not None:
+            by_row = ("next_obs", "rewards", "next_obs_std", "rewards_std")
+            values = {name: getattr(self.spread, name) for name in by_row}
+            found = {name: among(value, 1) for name, value in values.items() if value is not None}
+            whole["spread"] = replace(self.spread, **found)
+        return replace(self, **whole)
+
+
+class Carry(ABC):
+    """What a world model keeps of a rollout between two steps; its rows are the starts, in their order."""
+
+    @abstractmethod
+    def where(self, alive: Rows) -> Carry:
+        """The carry from which only these rows (bool) go on; those that ended once are never alive again.
+
+        The next step still gets actions of all rows and predicts all of them, but what it predicts of rows that are
+        over is not read. So a carry may drop what it keeps of them (`Prediction.scatter` fills their places), or
+        keep it, where masking is cheaper.
+        """
+
+    @abstractmethod
+    def correct(self, obs: Obs) -> Carry:
+        """The carry after what the agents see was corrected, such as to the range of the data.
+
+        Models that predict from what is seen take it up; those whose dynamics are hidden return themselves.
+        """
 
 
 class WorldModelConfig(Config):
@@ -87,27 +134,33 @@ class WorldModelConfig(Config):
 
 
 class WorldModel(Learner):
-    """A learner that predicts what the environment would do.
+    """A learner that predicts the environment's next step.
 
-    Subclasses set `Config`, build networks in `__init__`, name them to `optimize` and to `remember`, and write
-    `update`, `step`, `errors` and, where members are chosen from, `choose`.
+    Subclasses set `Config` and write `begin` and `step`. Those that are fitted build networks in `__init__`, name
+    them to `optimize` and to `remember`, and write `update` and `errors`.
 
     Args:
         config: The model's settings.
-        facts: What is known of the data it will be fitted to.
+        facts: Coordinates, statistics and borders of the data it will be fitted to.
     """
 
     Config: ClassVar[type[WorldModelConfig]] = WorldModelConfig
     fitted: ClassVar[bool] = True
     """Whether the kind is fitted to data at all; a simulator is not."""
+    needs_state: ClassVar[bool] = False
+    """Whether starts must hold the global state."""
+    needs_environment: ClassVar[bool] = False
+    """Whether it works on copies of the environment that the data came from, see `attach`."""
+    foresees: ClassVar[frozenset[Foreseeable]] = frozenset()
+    """What its predictions hold beside observations, rewards and terminations."""
+    config: WorldModelConfig
 
     def __init__(self, config: WorldModelConfig, facts: Facts) -> None:
         super().__init__(config.lr, config.cosine_steps, config.grad_clip)
-        self.common = config
+        self.config = config
         self.spec = facts.spec
         self.window = config.window
         self.batch_size = config.batch_size
-        self.members = 1
         self.needs = replace(type(self).needs, window=config.window)
         self._remembered: tuple[str, ...] = ()
         self._terminates = facts.terminates
@@ -116,73 +169,76 @@ class WorldModel(Learner):
 
     @property
     def facts(self) -> Facts:
-        """What was known of the data, on the device of the model."""
-        told = {name: getattr(self, PREFIX + name) for name in TENSORS}
-        return Facts(spec=self.spec, terminates=self._terminates, **told)
+        """Those of the data, on the device of the model."""
+        tensors = {name: getattr(self, PREFIX + name) for name in TENSORS}
+        return Facts(spec=self.spec, terminates=self._terminates, **tensors)
 
     @abstractmethod
-    def step(
-        self,
-        obs: Obs,
-        actions: Tensor,
-        history: History | None = None,
-        state: Annotated[Tensor, "*lead state"] | None = None,
-    ) -> Prediction:
-        """What would happen next, for any leading axes; without gradient.
+    def begin(self, starts: Batch) -> Carry:
+        """The carry of imagined episodes that begin in these rows.
 
         Args:
-            obs: What the agents see.
-            actions: What they do; continuous ones are clamped into [-1, 1].
-            history: Pairs before this step, required where the window is not 0.
-            state: The simulator's own state, for models that are the simulator.
+            starts: Lead axis [row]; its `obs`, `history` of at least `window` pairs, and `state` where it is needed.
         """
 
+    @abstractmethod
+    def step(self, carry: Any, actions: Tensor) -> tuple[Prediction, Carry]:
+        """The next step of every row, and the carry after it; without gradient, and the carry given stays as it is.
+
+        Args:
+            carry: From `begin`, or from the step before.
+            actions: What the agents do; continuous ones are clamped into [-1, 1].
+        """
+
+    def attach(self, env: object) -> None:
+        """Take copies of the environment, of kinds that need one."""
+        raise NotImplementedError(f"{type(self).__name__} needs no environment.")
+
     def errors(self, batch: Batch) -> PerMember:
-        """Error of each member on held-out rows, without gradient: root mean square in standardised units.
+        """Root mean square error on held-out rows in standardised units: one number, or one a member; without gradient.
 
         Next observations count in deviations of one step's change, rewards in deviations of theirs; the mean is
         over rows and all of these numbers, so that 1 is about the error of a model that knows the means only.
 
         Args:
-            batch: Rows that every member predicts, lead axis [batch].
+            batch: Rows that every member predicts, lead axis [batch], or segments where the model needs them.
         """
         raise NotImplementedError(f"{type(self).__name__} is not fitted, so that nothing is held out.")
 
-    def optimize(self, *modules: str, lr: float) -> None:
+    def optimize(self, *modules: str, lr: float, name: str = "", cosine_steps: int | None = None) -> None:
         """One fused Adam over the named modules, each a parameter group, with the config's weight decay."""
-        super().optimize(*modules, lr=lr)
-        for group in self.optimizer.param_groups:
-            group["weight_decay"] = self.common.weight_decay
-
-    def choose(self, errors: PerMember) -> None:
-        """Let the members of least error, the elites, speak from now on."""
+        super().optimize(*modules, lr=lr, name=name, cosine_steps=cosine_steps)
+        for group in self.optimizers[name].param_groups:
+            group["weight_decay"] = self.config.weight_decay
 
     def remember(self, *modules: str) -> None:
-        """Keep a copy of the best weights so far of the named modules, as `best_<name>`, saved with the model.
-
-        The first axis of all their parameters and saved buffers is the member.
-        """
+        """Keep a copy of the best weights so far of the named modules, as `best_<name>`, saved with the model."""
         self._remembered = modules
         for name in modules:
             setattr(self, f"best_{name}", frozen_copy(getattr(self, name)))
 
     @torch.no_grad()
-    def snapshot(self, members: PerMember) -> None:
-        """Remember the present weights of these members (bool) as their best so far."""
-        for best, now in self._both():
-            chosen = members.to(best.device).view(-1, *[1] * (best.dim() - 1))
-            best.copy_(torch.where(chosen, now, best))
+    def snapshot(self, improved: PerMember) -> None:
+        """Remember the present weights as the best so far where the error (bool) improved."""
+        if bool(improved.any()):
+            for best, now in self._weights():
+                best.copy_(now)
 
     @torch.no_grad()
     def restore_best(self) -> None:
-        """Put every member's best weights back; the optimiser goes on from where it was."""
-        for best, now in self._both():
+        """Put the best weights back; the optimiser goes on from where it was."""
+        for best, now in self._weights():
             now.copy_(best)
 
-    def _both(self) -> list[tuple[Tensor, Tensor]]:
+    def conclude(self, errors: PerMember) -> None:
+        """Become what the fit leaves behind, by the least held-out errors: the best weights are put back."""
+        self.restore_best()
+
+    def _weights(self) -> list[tuple[Tensor, Tensor]]:
+        """Best and present values of every tensor of the remembered modules."""
         pairs: list[tuple[Tensor, Tensor]] = []
         for name in self._remembered:
-            best, now = (getattr(self, each).state_dict() for each in (f"best_{name}", name))
+            best, now = (getattr(self, module).state_dict() for module in (f"best_{name}", name))
             pairs += zip(best.values(), now.values(), strict=True)
         return pairs
 

@@ -21,15 +21,8 @@ from torch import Tensor
 from offline_marl.core.axes import PerAgent
 from offline_marl.core.types import Batch, History, Metrics, Obs
 from offline_marl.losses import dynamics
-from offline_marl.worldmodels.base import (
-    PerMember,
-    Prediction,
-    Spread,
-    Width,
-    WorldModel,
-    WorldModelConfig,
-    worldmodels,
-)
+from offline_marl.worldmodels.base import PerMember, Prediction, Spread, Width, WorldModelConfig, worldmodels
+from offline_marl.worldmodels.ensemble_model import EnsembleModel
 from offline_marl.worldmodels.facts import Facts, Joint
 from offline_marl.worldmodels.members import Activation, Kind, MemberRow, Members, Out, head_of
 
@@ -64,18 +57,20 @@ class EnsembleConfig(WorldModelConfig):
 
 
 @worldmodels.register("ensemble")
-class Ensemble(WorldModel):
-    """Members that learn apart, and disagree where the data told them little."""
+class Ensemble(EnsembleModel):
+    """Maximises log p_k(change, rewards, termination | joint obs, joint actions) in each of K batched members.
+
+    Members disagree where they met few rows of data; that disagreement is the prediction's spread.
+    """
 
     Config: ClassVar[type[WorldModelConfig]] = EnsembleConfig
+    config: EnsembleConfig
     elites: Tensor
     act_columns: Tensor
     choices: Tensor
 
     def __init__(self, config: EnsembleConfig, facts: Facts) -> None:
-        super().__init__(config, facts)
-        self.config = config
-        self.members = config.members
+        super().__init__(config, facts, config.members)
         self.grad_clip = 0.0  # one norm over all members would let one's rows reach another: see `_clip`
         self.register_buffer("elites", torch.arange(config.elites))
         self.register_buffer("act_columns", facts.spec.present("act").flatten().nonzero().squeeze(-1), persistent=False)
@@ -96,7 +91,7 @@ class Ensemble(WorldModel):
         self.optimize("nets", lr=config.lr)
         self.optimizer.register_step_pre_hook(self._clip)
         # In a tuple, where torch does not take them for a part of this module.
-        self._speakers: tuple[Members, ...] = ()
+        self._elite_copy: tuple[Members, ...] = ()
 
     def update(self, batch: Batch) -> Metrics:
         """One step of every member up the likelihood of its own rows; lead axes [member, batch]."""
@@ -118,21 +113,15 @@ class Ensemble(WorldModel):
             loss = loss + parts["loss/latent"]
         self.descend(loss.sum())
         self.nets.contract()
-        self._speakers = ()
+        self._elite_copy = ()
         return {name: value.detach().mean() for name, value in {"loss/model": loss, **parts}.items()}
 
     @torch.no_grad()
-    def step(
-        self,
-        obs: Obs,
-        actions: Tensor,
-        history: History | None = None,
-        state: Annotated[Tensor, "*lead state"] | None = None,
-    ) -> Prediction:
-        """What one elite, drawn for each row, expects on average; an episode ends where most elites say so."""
+    def predict(self, obs: Obs, actions: Tensor, history: History | None = None) -> Prediction:
+        """The mean of one elite, drawn for each row; an episode terminates where most elites predict it."""
         facts, lead = self.facts, obs.shape[:-2]
         joint = facts.join(obs)
-        out, logit = self._ask(self._elite_nets(), facts, joint, actions, history)
+        out, logit = self._forward(self._elite_nets(), facts, joint, actions, history)
         expected, std = self.head.moments(out)
         zero, scale = self._units(facts)
         expected = torch.addcmul(zero, expected.view(-1, *lead, self.head.numbers), scale)
@@ -143,9 +132,9 @@ class Ensemble(WorldModel):
         if std is not None:
             next_obs_std, rewards_std = torch.split(std.view_as(expected) * scale, self.head.parts, dim=-1)
         spread = Spread(next_obs, rewards, next_obs_std, rewards_std, facts.change_std, facts.reward_std)
-        speaker = torch.randint(len(expected), (1, *lead, 1), generator=self.generator, device=obs.device)
-        said = expected.gather(0, speaker.expand(1, *lead, self.head.numbers))[0]
-        next_obs, rewards = torch.split(said, self.head.parts, dim=-1)
+        elite = torch.randint(len(expected), (1, *lead, 1), generator=self.generator, device=obs.device)
+        drawn = expected.gather(0, elite.expand(1, *lead, self.head.numbers))[0]
+        next_obs, rewards = torch.split(drawn, self.head.parts, dim=-1)
         if logit is None:
             ended = torch.zeros(lead, dtype=torch.bool, device=obs.device)
         else:
@@ -156,7 +145,7 @@ class Ensemble(WorldModel):
     def errors(self, batch: Batch) -> PerMember:
         facts = self.facts
         joint = facts.join(batch.obs)
-        out, _ = self._ask(self.nets, facts, joint, batch.actions, batch.history)
+        out, _ = self._forward(self.nets, facts, joint, batch.actions, batch.history)
         error = self.head.moments(out)[0] - self._targets(facts, joint, batch)
         if self.config.predict == "absolute":
             error[..., : facts.coordinates] *= facts.obs_std / facts.change_std
@@ -164,36 +153,36 @@ class Ensemble(WorldModel):
 
     def choose(self, errors: PerMember) -> None:
         self.elites.copy_(errors.argsort(stable=True)[: len(self.elites)])
-        self._speakers = ()
+        self._elite_copy = ()
 
     def restore_best(self) -> None:
         super().restore_best()
-        self._speakers = ()
+        self._elite_copy = ()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         super().set_extra_state(state)
-        self._speakers = ()
+        self._elite_copy = ()
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self._speakers = ()
+        self._elite_copy = ()
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _elite_nets(self) -> Members:
-        if not self._speakers:
-            self._speakers = (self.nets.only(self.elites),)
-        return self._speakers[0]
+        if not self._elite_copy:
+            self._elite_copy = (self.nets.only(self.elites),)
+        return self._elite_copy[0]
 
-    def _ask(
+    def _forward(
         self, nets: Members, facts: Facts, joint: Joint, actions: Tensor, history: History | None
     ) -> tuple[Out, MemberRow | None]:
-        """What each of some members says of the same rows, all leading axes merged into one."""
+        """Outputs of some members for the same rows, all leading axes merged into one."""
         x, frames = self._inputs(facts, joint, actions, history)
         rows = x.reshape(-1, x.shape[-1])
         count = nets.members
         if frames is not None:
             frames = frames.reshape(-1, *frames.shape[-2:]).expand(count, -1, -1, -1)
-        said: tuple[Out, MemberRow | None] = nets(rows.expand(count, -1, -1), frames)
-        return said
+        outputs: tuple[Out, MemberRow | None] = nets(rows.expand(count, -1, -1), frames)
+        return outputs
 
     def _inputs(
         self, facts: Facts, joint: Joint, actions: Tensor, history: History | None

@@ -1,4 +1,4 @@
-"""What a world model must know of the data before it learns: its joint coordinates, their statistics and borders.
+"""Facts of a data set that a world model is built from: joint coordinates, their statistics and borders.
 
 Agents often see the same thing. Columns of their observations that are equal in every row of the data
 are one joint coordinate, modelled once; padding is none.

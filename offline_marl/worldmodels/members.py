@@ -1,6 +1,6 @@
-"""The networks of an ensemble: all members as one batched network, in standardised units.
+"""Networks of an ensemble: all members as one batched network, in standardised units.
 
-What a member says of the next observation and the rewards, and its likelihood, is the business of its head:
+A member's head parametrises the distribution of the next observation and the rewards, and computes its likelihood:
 one normal per number, a mixture of such, or a bare number.
 """
 
@@ -31,7 +31,7 @@ Frames = Annotated[Tensor, "member row window frame"]
 
 
 class Head(ABC):
-    """Reads predictions of `numbers` numbers, coordinates first and then rewards, from `width` outputs."""
+    """Distribution of `numbers` numbers, coordinates first and then rewards, parametrised by `width` outputs."""
 
     width: int
 
@@ -49,7 +49,7 @@ class Head(ABC):
 
 
 class GaussianHead(Head):
-    """A normal for each number; `beta` weighs its likelihood, see `dynamics.weighted_nll`."""
+    """Independent normals, one for each number; `beta` weighs their likelihood, see `dynamics.weighted_nll`."""
 
     def __init__(self, coordinates: int, rewards: int, beta: float) -> None:
         super().__init__(coordinates, rewards)
@@ -68,7 +68,7 @@ class GaussianHead(Head):
 
 
 class DeterministicHead(Head):
-    """A number, by least squares."""
+    """Point predictions, by least squares."""
 
     def __init__(self, coordinates: int, rewards: int) -> None:
         super().__init__(coordinates, rewards)
@@ -83,7 +83,7 @@ class DeterministicHead(Head):
 
 
 class MixtureHead(Head):
-    """Several normals over all coordinates at once, and as many over all rewards, with the same weights."""
+    """Mixture of diagonal normals over all coordinates, and another over all rewards, with the same weights."""
 
     def __init__(self, coordinates: int, rewards: int, components: int) -> None:
         super().__init__(coordinates, rewards)

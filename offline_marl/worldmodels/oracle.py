@@ -5,14 +5,15 @@ It is the `perfect_wm` of MOMA-PPO's code. It never disagrees with itself, so no
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from offline_marl.core.types import Batch, DataError, History, Metrics, Obs
-from offline_marl.worldmodels.base import Prediction, WorldModel, WorldModelConfig, worldmodels
+from offline_marl.core.types import Batch, DataError, Metrics, Obs
+from offline_marl.worldmodels.base import Carry, Prediction, Rows, WorldModel, WorldModelConfig, worldmodels
 from offline_marl.worldmodels.facts import Facts
 
 
@@ -35,12 +36,34 @@ class OracleConfig(WorldModelConfig):
     """Nothing beyond the common fields."""
 
 
+@dataclass(frozen=True, slots=True)
+class SimulatorCarry(Carry):
+    """States that the simulator is put into before it steps.
+
+    Copies are not left running: a restored one has the data's precision, a clock that begins anew and no solver
+    state of the step before, so that its numbers differ from those of a running one.
+    """
+
+    state: Annotated[Tensor, "row state"]
+
+    def where(self, alive: Rows) -> SimulatorCarry:
+        """Itself: every row keeps its copy."""
+        return self
+
+    def correct(self, obs: Obs) -> SimulatorCarry:
+        """Itself: the simulator's state is what moves."""
+        return self
+
+
 @worldmodels.register("oracle")
 class Oracle(WorldModel):
-    """Knows what will happen, because it makes it happen."""
+    """The transition function of the environment, restored to the state of each row."""
 
     Config = OracleConfig
     fitted = False
+    needs_state = True
+    needs_environment = True
+    foresees = frozenset({"state"})
 
     def __init__(self, config: OracleConfig, facts: Facts) -> None:
         super().__init__(config, facts)
@@ -56,27 +79,39 @@ class Oracle(WorldModel):
             raise DataError("This environment cannot be put into recorded states, so that it has no oracle.")
         self.env = env
 
-    @torch.no_grad()
-    def step(
-        self, obs: Obs, actions: Tensor, history: History | None = None, state: Tensor | None = None
-    ) -> Prediction:
-        """The simulator's own next step from `state`, `row state`.
+    def begin(self, starts: Batch) -> SimulatorCarry:
+        """The states of the starts.
 
         Raises:
-            DataError: There is no state, or no environment.
+            DataError: They hold none.
         """
-        if state is None or self.env is None:
-            raise DataError("The oracle needs the states of its starts, and an environment.")
-        self.env.restore(state.cpu().numpy())
-        seen, rewards, terminations, _ = self.env.step(actions.cpu().numpy())
-        over = torch.from_numpy(np.ascontiguousarray(terminations)).to(obs.device)
-        return Prediction(
-            next_obs=torch.from_numpy(seen.obs).to(obs.device),
-            rewards=torch.from_numpy(rewards).to(obs.device),
+        if starts.state is None:
+            raise DataError("The oracle needs the states of its starts.")
+        return SimulatorCarry(starts.state)
+
+    @torch.no_grad()
+    def step(self, carry: SimulatorCarry, actions: Tensor) -> tuple[Prediction, SimulatorCarry]:
+        """The simulator's own next step from the carried states.
+
+        Raises:
+            DataError: There is no environment.
+        """
+        if self.env is None:
+            raise DataError("The oracle needs an environment.")
+        device = carry.state.device
+        self.env.restore(carry.state.cpu().numpy())
+        seen, numbers, terminations, _ = self.env.step(actions.cpu().numpy())
+        rewards = torch.from_numpy(numbers).to(device)
+        over = torch.from_numpy(np.ascontiguousarray(terminations)).to(device)
+        state = torch.from_numpy(seen.state).to(device)
+        prediction = Prediction(
+            next_obs=torch.from_numpy(seen.obs).to(device),
+            rewards=rewards,
             terminations=over.unsqueeze(-1).expand(rewards.shape),
             spread=None,
-            next_state=torch.from_numpy(seen.state).to(obs.device),
+            next_state=state,
         )
+        return prediction, SimulatorCarry(state)
 
     def update(self, batch: Batch) -> Metrics:
         """Nothing to learn.

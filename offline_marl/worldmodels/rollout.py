@@ -1,21 +1,21 @@
-"""Imagined episodes: a policy acts in a world model from many starts, all rows as one batch.
+"""Rollouts of a policy in a world model from many starts, all rows as one batch.
 
 A row ends where the model foresees a termination, where its members disagree too much, or at the horizon;
-only the first stops the bootstrap. What comes after is masked, never removed row by row.
+only the first stops the bootstrap. What comes after is masked; the model's carry is told, and may drop the row.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from offline_marl.core.axes import PerAgent, PerTeam
-from offline_marl.core.history import newest, push
-from offline_marl.core.types import Batch, History, Obs, Policy, Spec
-from offline_marl.worldmodels.base import Prediction, Spread
+from offline_marl.core.history import begin_memory, newest
+from offline_marl.core.types import Batch, Obs, Policy, Spec
+from offline_marl.worldmodels.base import Carry, Prediction, Rows, Spread
 from offline_marl.worldmodels.facts import Facts
 from offline_marl.worldmodels.uncertainty import (
     UNCERTAINTIES,
@@ -26,30 +26,29 @@ from offline_marl.worldmodels.uncertainty import (
     reward_variance,
 )
 
-Rows = Annotated[Tensor, "row"]
 
-
-class Steps(Protocol):
+class Dynamics(Protocol):
     """The part of a world model that a rollout needs."""
 
     spec: Spec
-    window: int
 
     @property
     def facts(self) -> Facts:
         """The bounding box of the data, among others."""
         ...
 
-    def step(
-        self, obs: Obs, actions: Tensor, history: History | None = None, state: Tensor | None = None
-    ) -> Prediction:
-        """What follows when the team acts."""
+    def begin(self, starts: Batch) -> Carry:
+        """The carry of episodes that begin in these rows."""
+        ...
+
+    def step(self, carry: Any, actions: Tensor) -> tuple[Prediction, Carry]:
+        """The next step when the team acts, and the carry after it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Caution:
-    """How much disagreement costs, and where it ends a row; of the published code unless said."""
+    """How much disagreement costs, and where it ends a row; of the published code unless prediction."""
 
     spread: Uncertainty = "covariance_norm"
     """What measures disagreement."""
@@ -65,7 +64,7 @@ class Caution:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """Imagined rows and what is to be known about them."""
+    """Imagined rows with their disagreement, cuts and breaks."""
 
     batch: Batch
     """Lead axes [row, time]; `mask` is false after a row's end, `synthetic` true throughout; rewards as foreseen."""
@@ -80,33 +79,38 @@ class Rollout:
 
 
 @torch.no_grad()
-def rollout(model: Steps, policy: Policy, starts: Batch, horizon: int, caution: Caution) -> Rollout:
+def rollout(model: Dynamics, policy: Policy, starts: Batch, horizon: int, caution: Caution) -> Rollout:
     """Let `policy` act in `model` for up to `horizon` steps from every row of `starts`.
 
     Args:
-        model: Answers with the next step; reads the last `model.window` pairs of the history.
-        policy: Acts with `explore`; reads the last `policy.window` pairs.
-        starts: Rows [row]; their `obs`, and `history` and `state` where model or policy need them.
+        model: Predicts each step from its carry.
+        policy: Acts with `explore`, from its memory, which begins with the last `policy.window` pairs.
+        starts: Rows [row]; their `obs`, and `history`, `state` and `avail_actions` where model or policy need them.
         horizon: Steps after which a row is truncated.
         caution: Penalties and the cut-off.
     """
-    obs, history, state = starts.obs, starts.history, starts.state
+    obs, state, avail = starts.obs, starts.state, starts.avail_actions
+    memory = begin_memory(policy, model.spec, len(obs), obs.device, newest(starts.history, policy.window))
+    carry = model.begin(starts)
     alive = torch.ones(len(obs), dtype=torch.bool, device=obs.device)
     steps: list[Batch] = []
     spreads: list[Tensor] = []
     penalties: list[Tensor] = []
     cut, broken = torch.zeros_like(alive), torch.zeros_like(alive)
     for time in range(horizon):
-        read = newest(history, policy.window)
-        actions = policy.act(obs, history=read, explore=True)
-        said = model.step(obs, actions, newest(history, model.window), state)
-        next_obs, rewards, lost, value, whole = _tidy(model, said, obs, caution)
-        broken = broken | (alive & ~whole)
-        alive = alive & whole
+        read = memory.read()
+        actions = policy.act(obs, avail_actions=avail, explore=True, **read)
+        prediction, carry = model.step(carry, actions)
+        next_obs, rewards, lost, value, finite = _tidy(model, prediction, obs, caution)
+        broken = broken | (alive & ~finite)
+        alive = alive & finite
         doubted = exceeds(value, caution.cutoff)
         cut = cut | (alive & doubted)
-        next_history = push(history, obs, actions, model.spec)
-        terminations = said.terminations & alive.unsqueeze(-1)
+        memory.remember(obs, actions, rewards)
+        # What the model does not foresee, rows do not hold from their start.
+        next_state = None if state is None else prediction.next_state
+        next_avail = None if avail is None else prediction.next_avail_actions
+        terminations = prediction.terminations & alive.unsqueeze(-1)
         over = terminations.all(-1)
         last = (doubted | (time == horizon - 1)) & ~over & alive
         steps.append(
@@ -117,10 +121,12 @@ def rollout(model: Steps, policy: Policy, starts: Batch, horizon: int, caution: 
                 next_obs=next_obs,
                 terminations=terminations,
                 truncations=last.unsqueeze(-1).expand_as(terminations),
-                state=state,
-                next_state=said.next_state,
-                history=read,
-                next_history=newest(next_history, policy.window),
+                state=None if next_state is None else state,
+                next_state=next_state,
+                history=read.get("history"),
+                next_history=memory.read().get("history"),
+                avail_actions=None if next_avail is None else avail,
+                next_avail_actions=next_avail,
                 mask=alive.unsqueeze(-1).expand_as(terminations),
                 synthetic=torch.ones_like(alive),
             )
@@ -128,17 +134,21 @@ def rollout(model: Steps, policy: Policy, starts: Batch, horizon: int, caution: 
         spreads.append(value)
         penalties.append(lost)
         alive = alive & ~over & ~last
-        obs, history, state = next_obs, next_history, said.next_state
+        obs, state, avail = next_obs, next_state, next_avail
+        carry = carry.correct(obs).where(alive)
     joined = Batch.stack(steps, dim=1)
     return Rollout(joined, torch.stack(penalties, dim=1), torch.stack(spreads, dim=1), cut, broken)
 
 
-def _tidy(model: Steps, said: Prediction, obs: Obs, caution: Caution) -> tuple[Obs, PerAgent, PerTeam, Measured, Rows]:
+def _tidy(
+    model: Dynamics, prediction: Prediction, obs: Obs, caution: Caution
+) -> tuple[Obs, PerAgent, PerTeam, Measured, Rows]:
     """Next obs and rewards that are finite and in the box, their penalty, disagreement, and which rows were finite."""
-    value, lost = _price(said.spread, said.rewards, caution)
-    finite = torch.cat([said.next_obs.flatten(1), said.rewards, lost.unsqueeze(-1)], dim=1).isfinite().all(1)
-    next_obs = torch.where(finite[:, None, None], said.next_obs, obs)
-    rewards = torch.where(finite[:, None], said.rewards, torch.zeros_like(said.rewards))
+    value, lost = _price(prediction.spread, prediction.rewards, caution)
+    numbers = [prediction.next_obs.flatten(1), prediction.rewards, lost.unsqueeze(-1)]
+    finite = torch.cat(numbers, dim=1).isfinite().all(1)
+    next_obs = torch.where(finite[:, None, None], prediction.next_obs, obs)
+    rewards = torch.where(finite[:, None], prediction.rewards, torch.zeros_like(prediction.rewards))
     if caution.clip:
         facts = model.facts
         next_obs = next_obs.clamp(facts.spread_out(facts.low), facts.spread_out(facts.high))

@@ -1,4 +1,4 @@
-"""How far an imagined step can be trusted: what elites disagree about, as one number a row.
+"""Uncertainty of an imagined step: the disagreement of the elites as one number a row.
 
 A measurement does two jobs, in this order: a rollout is cut where it `exceeds` a cut-off, and a `penalty`, which
 may have a ceiling, is taken from the rewards. MOMA-PPO's code clamps the measurement to the cut-off first, so that
@@ -31,8 +31,8 @@ def covariance_norm(spread: Spread) -> Measured:
     MOMA-PPO's measure (Barde et al., 2024). The sample covariance: sums are divided by the elites less one. With X the
     centred `elite number` table, |X' X| = |X X'|, and the latter has no more entries than there are pairs of elites.
     """
-    said = torch.cat([spread.next_obs, spread.rewards], dim=-1)
-    centred = (said - said.mean(0, keepdim=True)).movedim(0, -2)
+    predictions = torch.cat([spread.next_obs, spread.rewards], dim=-1)
+    centred = (predictions - predictions.mean(0, keepdim=True)).movedim(0, -2)
     products = centred @ centred.transpose(-2, -1)
     return Measured(torch.linalg.vector_norm(products, dim=(-2, -1)) / _freedom(spread))
 
@@ -58,8 +58,8 @@ def max_aleatoric(spread: Spread) -> Measured:
         raise DataError(
             "max_aleatoric needs members that tell a deviation of their own: kind gaussian, mixture or vae."
         )
-    own = torch.cat([spread.next_obs_std, spread.rewards_std], dim=-1)
-    return Measured(torch.linalg.vector_norm(own, dim=-1).amax(0))
+    stds = torch.cat([spread.next_obs_std, spread.rewards_std], dim=-1)
+    return Measured(torch.linalg.vector_norm(stds, dim=-1).amax(0))
 
 
 def pairwise_difference(spread: Spread) -> Measured:

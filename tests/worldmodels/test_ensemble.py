@@ -49,7 +49,7 @@ def last(model: Ensemble) -> StackedLinear:
 
 
 def ask(model: Ensemble, batch: Batch):
-    return model.step(batch.obs, batch.actions, batch.history)
+    return model.predict(batch.obs, batch.actions, batch.history)
 
 
 # --- config -------------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_the_past_is_required_where_there_is_a_window_and_matters() -> None:
     model = make(window=3)
     rows = with_history(linear_world.rows(6, seed=1), 3)
     with pytest.raises(ValueError, match="reads a history, and none was given"):
-        model.step(rows.obs, rows.actions)
+        model.predict(rows.obs, rows.actions)
     other = rows.history.clone()
     other[3, :, 1] += 1.0
     now, then = ask(model, rows).spread, ask(model, replace(rows, history=other)).spread

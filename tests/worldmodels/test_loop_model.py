@@ -76,7 +76,7 @@ def test_losses_and_several_steps_of_descent_agree(loop_model) -> None:
 def test_imagined_steps_and_their_uncertainty_agree(loop_model) -> None:
     ours, loop, batch = both(loop_model, lr=1e-2)
     obs, actions = batch.obs[0], batch.actions[0]
-    found = ours.step(obs, actions)
+    found = ours.predict(obs, actions)
     speakers = (ours.facts.join(found.next_obs) == found.spread.next_obs).all(-1).int().argmax(0)
     next_obs, rewards, ended, doubts, variance = loop.step(obs, actions, speakers)
     torch.testing.assert_close(found.next_obs, next_obs)

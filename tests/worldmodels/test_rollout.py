@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from observed import Observed
 
 from offline_marl.core.types import Batch, Spec
 from offline_marl.worldmodels.base import Prediction, Spread
@@ -15,7 +16,7 @@ SPEC = Spec(obs_dims=(2, 1), act_dims=(1, 1))
 FREE = Caution(weight=0.0, reward_weight=0.0, cutoff=math.inf, clip=False)
 
 
-class Walk:
+class Walk(Observed):
     """Agent 0 sees a place and a clock, agent 1 the place; the place moves by the mean action, the reward is the place.
 
     Two elites disagree by the place beyond 1 (the planted bad region); place 3 terminates, place 9 is not a number.
@@ -30,7 +31,7 @@ class Walk:
         self.facts = measure(SPEC, obs, obs, rewards, never)
         self.read: list[torch.Tensor | None] = []
 
-    def step(self, obs, actions, history=None, state=None) -> Prediction:
+    def predict(self, obs, actions, history=None) -> Prediction:
         self.read.append(history)
         place = obs[:, 0, 0] + actions.mean((1, 2))
         seen = torch.stack([torch.stack([place, obs[:, 0, 1] + 1], -1), torch.stack([place, 0 * place], -1)], 1)

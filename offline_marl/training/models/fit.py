@@ -1,4 +1,4 @@
-"""World models as runs of their own: fitted to a task's data until held-out episodes are foreseen no better."""
+"""Fits of world models, as runs of their own that stop when the error on held-out episodes falls no further."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from offline_marl.core.errors import BadInputError
 from offline_marl.core.learner import Learner
 from offline_marl.core.progress import progress_bar
 from offline_marl.core.seeding import Generators, derive, seeded_globally
-from offline_marl.core.types import Metrics, Needs
+from offline_marl.core.types import Metrics
 from offline_marl.datasets.base import Dataset, episodes_apart
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.runs import checkpoint
@@ -30,7 +30,7 @@ from offline_marl.runs.places import resolve_fit
 from offline_marl.training.loop import CheckpointHook, Enough, Hook, LogHook, StopHook, train
 from offline_marl.training.models.picture import draw_report
 from offline_marl.training.models.report import read_report, write_report
-from offline_marl.training.models.rows import MemberSource
+from offline_marl.training.models.rows import members_of, source_for
 from offline_marl.training.tasks import Task, open_task
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.facts import Facts, measure
@@ -44,7 +44,7 @@ class WrongModelError(BadInputError, ValueError):
 
 @dataclass(frozen=True)
 class Fit:
-    """What a finished fit gives back."""
+    """Result of a finished fit: model, held-out errors and report."""
 
     folder: Path
     model: WorldModel
@@ -152,7 +152,7 @@ def config_for(folder: ModelFolder, task: Task) -> FitConfig:
 
 
 class FitSession:
-    """Everything a fit needs, in one process.
+    """One process's work on a fit: model, source and hooks wired from its settings.
 
     Args:
         folder: The model's folder, held by this process.
@@ -169,13 +169,13 @@ class FitSession:
         with seeded_globally(config.seed, "initialisation"):
             self.model = kind(build(kind.Config, config.settings), facts_of(task.data))
         self.model.place(device, derive(config.seed, "elites"))
-        own = self.model.common
+        own = self.model.config
         data, stays = task.data, task.mapped
         seen, held_out = episodes_apart(data.lengths, own.holdout, config.seed)
         self.held_out = TransitionBuffer(data, own.window, device, False, held_out, stays)
         buffer = TransitionBuffer(data, own.window, device, False, seen, stays)
         draws = Generators(config.seed, buffer.device).get("batches")
-        self.source = MemberSource(buffer, self.model.members, own.batch_size, draws, own.sampling)
+        self.source = source_for(self.model, buffer, draws)
 
     def run(self) -> Fit:
         """Go from the newest checkpoint, or the beginning, to the end."""
@@ -240,7 +240,7 @@ class FitSession:
 
 
 class HeldOutHook:
-    """Looks at held-out episodes, keeps each member's best weights, and says when nothing is gained any more.
+    """Early stopping: measures the held-out errors at intervals and keeps the best weights.
 
     Args:
         model: The world model that is fitted.
@@ -250,7 +250,7 @@ class HeldOutHook:
 
     def __init__(self, model: WorldModel, errors: Callable[[], Tensor], every: int) -> None:
         self.model, self.errors, self.every = model, errors, every
-        self.best = torch.full((model.members,), math.inf)
+        self.best = torch.full((members_of(model),), math.inf)
         self.stale = 0
         self.looked = -1
         self.log: LogHook | None = None
@@ -263,13 +263,13 @@ class HeldOutHook:
         """
         if step % self.every == 0:
             self.look(step)
-            if self.stale >= self.model.common.patience:
+            if self.stale >= self.model.config.patience:
                 raise Enough
 
     def look(self, step: int) -> None:
         """Note the errors of now."""
         errors = self.errors().cpu()
-        better = errors < self.best * (1 - self.model.common.min_improvement)
+        better = errors < self.best * (1 - self.model.config.min_improvement)
         self.model.snapshot(better)
         self.best = torch.where(better, errors, self.best)
         self.stale = 0 if bool(better.any()) else self.stale + 1
@@ -280,11 +280,10 @@ class HeldOutHook:
             self.log.show({"held-out": f"{errors.mean():.3f}"})
 
     def conclude(self, step: int) -> None:
-        """Put the best weights back and choose the elites."""
+        """Let the model become what its best errors make of it."""
         if self.looked != step:
             self.look(step)
-        self.model.restore_best()
-        self.model.choose(self.best)
+        self.model.conclude(self.best)
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides when the fit ends."""
@@ -298,9 +297,9 @@ class HeldOutHook:
 @torch.no_grad()
 def held_out_errors(model: WorldModel, buffer: TransitionBuffer) -> Tensor:
     """Root-mean-square error of each member over all rows of a buffer."""
-    total = torch.zeros(model.members, device=buffer.device)
+    total = torch.zeros(members_of(model), device=buffer.device)
     for index in torch.split(torch.arange(len(buffer), device=buffer.device), ROWS_AT_ONCE):
-        total += model.errors(buffer.view(index, Needs())).square() * len(index)
+        total += model.errors(buffer.view(index, model.needs)).square() * len(index)
     return (total / len(buffer)).sqrt()
 
 

@@ -1,6 +1,7 @@
-"""What a world model says of recorded steps, beside what happened: one step from each row, or many from a few.
+"""Predictions of recorded steps beside what was recorded: one step from each row, or open loop from a few.
 
-Errors are those of what the model says to a policy, one elite's word for each step; surprise is that of all elites.
+Errors are those of the predictions that a policy meets, an ensemble's from one elite at each step; surprise is that
+of all elites together.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.axes import PerAgent
-from offline_marl.core.history import push
 from offline_marl.core.types import Batch
 from offline_marl.datasets.buffer import Rows, TransitionBuffer
 from offline_marl.worldmodels.base import Prediction, Spread, WorldModel
@@ -30,23 +30,23 @@ Agents = Annotated[Tensor, "row time agent"]
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """Recorded steps and what a model said of them, its own predictions fed back; errors are said minus recorded."""
+    """Errors of a model's open-loop predictions, its own fed back; an error is predicted minus recorded."""
 
     obs_error: Coordinates
     """In deviations of the data's observations."""
     still_error: Coordinates
-    """The same of who says that nothing changes from the start."""
+    """The same of the prediction that nothing changes from the start."""
     reward_error: Agents
     """In deviations of the data's rewards."""
     mean_error: Agents
-    """The same of who always says the mean reward."""
+    """The same of always predicting the mean reward."""
     obs_surprise: Coordinates | None
-    """In deviations that the model itself tells; None for kinds that tell none."""
+    """In deviations that the model itself predicts; None for kinds that predict none."""
     reward_surprise: Agents | None
     spreads: Mapping[str, Steps]
     """By name of the measure, those that the kind offers."""
     ended: Steps
-    """Bool: said that the team's episode terminates."""
+    """Bool: predicted that the team's episode terminates."""
     terminations: Steps
     counted: Steps
     """Bool: the recorded episode was not over yet."""
@@ -81,14 +81,12 @@ def look_far(model: WorldModel, buffer: TransitionBuffer, starts: int, steps: in
 def foresee(model: WorldModel, cuts: Batch) -> Foreseen:
     """Let the model run on its own predictions, under the recorded actions of segments."""
     steps = []
-    obs, history = cuts.obs[:, 0], None if cuts.history is None else cuts.history[:, 0]
-    first = model.facts.join(obs)
+    carry = model.begin(cuts.map(lambda value: value[:, 0]))
+    first = model.facts.join(cuts.obs[:, 0])
     for time in range(cuts.rewards.shape[1]):
         now = cuts.map(lambda value, time=time: value[:, time])
-        said = model.step(obs, now.actions, history)
-        steps.append(_compare(model.facts, said, first, now))
-        history = push(history, obs, now.actions, model.spec)
-        obs = said.next_obs
+        prediction, carry = model.step(carry, now.actions)
+        steps.append(_compare(model.facts, prediction, first, now))
     return _joined(steps, lambda tensors: torch.stack(tensors, dim=1))
 
 
@@ -100,18 +98,18 @@ def evenly(positions: Rows, most: int) -> Rows:
     return positions[chosen.round().long()]
 
 
-def _compare(facts: Facts, said: Prediction, first: Joint, now: Batch) -> Foreseen:
+def _compare(facts: Facts, prediction: Prediction, first: Joint, now: Batch) -> Foreseen:
     after = facts.join(now.next_obs).double()
-    obs_surprise, reward_surprise = _surprise(said.spread, after, now.rewards)
+    obs_surprise, reward_surprise = _surprise(prediction.spread, after, now.rewards)
     return Foreseen(
-        obs_error=(facts.join(said.next_obs) - after) / facts.obs_std,
+        obs_error=(facts.join(prediction.next_obs) - after) / facts.obs_std,
         still_error=(first - after) / facts.obs_std,
-        reward_error=(said.rewards.double() - now.rewards) / facts.reward_std,
+        reward_error=(prediction.rewards.double() - now.rewards) / facts.reward_std,
         mean_error=(facts.reward_mean.double() - now.rewards) / facts.reward_std,
         obs_surprise=obs_surprise,
         reward_surprise=reward_surprise,
-        spreads=_spreads(said.spread),
-        ended=said.terminations.all(-1),
+        spreads=_spreads(prediction.spread),
+        ended=prediction.terminations.all(-1),
         terminations=now.terminations.all(-1),
         counted=torch.ones_like(now.terminations[:, 0]) if now.mask is None else now.mask.all(-1),
     )
@@ -122,10 +120,10 @@ def _surprise(spread: Spread | None, after: Joint, rewards: PerAgent) -> tuple[T
     if spread is None or spread.next_obs_std is None or spread.rewards_std is None:
         return None, None
 
-    def surprise(said: Tensor, std: Tensor, happened: Tensor) -> Tensor:
-        said, std = said.double(), std.double()
-        total = std.square().mean(0) + said.var(0, correction=0)
-        return (said.mean(0) - happened) / total.sqrt()
+    def surprise(means: Tensor, std: Tensor, recorded: Tensor) -> Tensor:
+        means, std = means.double(), std.double()
+        total = std.square().mean(0) + means.var(0, correction=0)
+        return (means.mean(0) - recorded) / total.sqrt()
 
     return (
         surprise(spread.next_obs, spread.next_obs_std, after),
@@ -134,18 +132,18 @@ def _surprise(spread: Spread | None, after: Joint, rewards: PerAgent) -> tuple[T
 
 
 def _spreads(spread: Spread | None) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    measured: dict[str, Tensor] = {}
     if spread is None:
-        return found
+        return measured
     for name, measure in UNCERTAINTIES.items():
-        # A measure of what this kind does not tell refuses.
+        # A measure of deviations that this kind does not predict refuses.
         with contextlib.suppress(ValueError):
-            found[name] = measure(spread)
-    return found
+            measured[name] = measure(spread)
+    return measured
 
 
 def _joined(parts: Sequence[Foreseen], join: Callable[[list[Tensor]], Tensor]) -> Foreseen:
-    held: dict[str, Any] = {item.name: [getattr(part, item.name) for part in parts] for item in fields(Foreseen)}
-    named = held.pop("spreads")
-    tensors: dict[str, Any] = {name: None if values[0] is None else join(values) for name, values in held.items()}
-    return Foreseen(**tensors, spreads={name: join([each[name] for each in named]) for name in named[0]})
+    columns: dict[str, Any] = {item.name: [getattr(part, item.name) for part in parts] for item in fields(Foreseen)}
+    spreads = columns.pop("spreads")
+    tensors: dict[str, Any] = {name: None if values[0] is None else join(values) for name, values in columns.items()}
+    return Foreseen(**tensors, spreads={name: join([part[name] for part in spreads]) for name in spreads[0]})

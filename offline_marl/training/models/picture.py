@@ -1,4 +1,4 @@
-"""The picture at the end of a world model's fit: where it foresees well, and whether it knows where it does not."""
+"""Picture of a world model's report: its errors over the horizon, its calibration and its spread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from offline_marl.training.run_picture import BLUE, GREY
 
 ORANGE = "#d9822b"
 DIVERGED = 30.0
-"""An error as many times that of who knows nothing is drawn on a logarithmic axis, or nothing else could be seen."""
+"""Ratio to the naive error beyond which the axis is logarithmic, or nothing else could be seen."""
 COLUMNS = 150
 """Letters in a line above the picture."""
 
@@ -32,8 +32,8 @@ def draw_report(folder: Path, title: str, report: Mapping[str, Any], cloud: Clou
         from matplotlib.figure import Figure
     except ImportError:
         return None
-    said = textwrap.fill(f"{title}: {verdict(report)}", COLUMNS)
-    figure = Figure(figsize=(14, 7.6 + 0.2 * said.count("\n")), layout="constrained")
+    heading = textwrap.fill(f"{title}: {verdict(report)}", COLUMNS)
+    figure = Figure(figsize=(14, 7.6 + 0.2 * heading.count("\n")), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 3)
     _draw_open_loop(panels[0, 0], report["open_loop"])
@@ -42,7 +42,7 @@ def draw_report(folder: Path, title: str, report: Mapping[str, Any], cloud: Clou
     _draw_correlations(panels[1, 0], report["spread"])
     _draw_quantiles(panels[1, 1], report["spread"], report["cutoff"])
     _draw_cloud(figure, panels[1, 2], cloud, report["cutoff"]["spread"])
-    figure.suptitle(said, fontsize=12)
+    figure.suptitle(heading, fontsize=12)
     path, image = folder / "report.png", io.BytesIO()
     figure.savefig(image, dpi=110, format="png")
     write_atomically(path, image.getvalue())
@@ -77,14 +77,14 @@ def _draw_pair(axes: Any, steps: list[int], model: list[float | None], naive: li
     axes.legend(frameon=False)
 
 
-def _draw_calibration(axes: Any, found: Mapping[str, Any]) -> None:
+def _draw_calibration(axes: Any, coverage: Mapping[str, Any]) -> None:
     axes.set(title="Is it as sure as it is right?\nabove the line too timid, below it too sure")
-    if found["withheld"] is not None:
-        return _say(axes, found["withheld"])
+    if coverage["withheld"] is not None:
+        return _say(axes, coverage["withheld"])
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="as it should be")
     for name, label, colour in (("next_obs", "next observations", BLUE), ("rewards", "rewards", ORANGE)):
-        if found[name] is not None:
-            axes.plot(found["nominal"], found[name], color=colour, marker="o", markersize=3, label=label)
+        if coverage[name] is not None:
+            axes.plot(coverage["nominal"], coverage[name], color=colour, marker="o", markersize=3, label=label)
     axes.set(
         xlabel="share that it says lies inside, one step ahead", ylabel="share that does", xlim=(0, 1), ylim=(0, 1)
     )
@@ -101,7 +101,7 @@ def _draw_correlations(axes: Any, spreads: Mapping[str, Any]) -> None:
     rows = np.arange(len(spreads))
     least = -0.2
     for shift, where, colour in ((-0.2, "one_step", BLUE), (0.2, "open_loop", ORANGE)):
-        values = np.nan_to_num(_numbers([each[f"correlation_{where}"] for each in spreads.values()]))
+        values = np.nan_to_num(_numbers([spread[f"correlation_{where}"] for spread in spreads.values()]))
         axes.barh(rows + shift, values, height=0.36, color=colour)
         least = min(least, values.min() - 0.1)
     axes.set_yticks(rows, [name.replace("_", "\n") for name in spreads])

@@ -1,4 +1,4 @@
-"""How far a world model can be trusted, in numbers and in a verdict; it ends every fit.
+"""Report of a world model's accuracy on held-out episodes, in numbers and a verdict; it ends every fit.
 
 It depends on nothing but the weights and the held-out episodes.
 """
@@ -28,18 +28,18 @@ MOST_ROWS = 4_096
 MOST_STARTS, MOST_STEPS = 256, 50
 """Held-out rows from which the model runs on its own predictions, and for how long."""
 EARLY = 10
-"""Steps over which the model must err less than who says that nothing changes; the default horizon of training."""
+"""Steps over which the model must err less than "nothing changes" does; the default horizon of training."""
 LEAST_CORRELATION = 0.1
 """Rank correlation of spread and error below which the spread says nothing."""
 COVERAGES = tuple(tenth / 10 for tenth in range(1, 10))
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
 SPREAD, CUTOFF = (RunFlags.model_fields[name].default for name in ("spread", "cutoff"))
-"""What training measures spread by, and where it stops trusting, unless told otherwise."""
+"""Default measure of spread and default cut-off of training."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """Held-out observations on a plane."""
+    """Projection of held-out observations onto their first two principal components."""
 
     points: Annotated[Tensor, "row 2"]
     """Along the first two principal components of the standardised joint coordinates."""
@@ -67,10 +67,10 @@ def write_report(folder: Path, model: WorldModel, held_out: TransitionBuffer) ->
 def read_report(folder: Path) -> dict[str, Any] | None:
     """The report in a model's folder; None if there is none that can be read."""
     try:
-        found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and {"trusted", "reasons"} <= found.keys() else None
+    return report if isinstance(report, dict) and {"trusted", "reasons"} <= report.keys() else None
 
 
 def verdict(report: Mapping[str, Any] | None) -> str:
@@ -153,24 +153,24 @@ def _rewards(near: Foreseen, far: Foreseen, facts: Facts) -> dict[str, Any]:
 def _calibration(near: Foreseen, facts: Facts) -> dict[str, Any]:
     """Share of recorded numbers inside central intervals; what never moves in the data is left out of it."""
     moving, paid = facts.change_std > LEAST_STD, facts.reward_std > LEAST_STD
-    found: dict[str, Any] = {"nominal": list(COVERAGES), "next_obs": None, "rewards": None, "withheld": None}
+    coverage: dict[str, Any] = {"nominal": list(COVERAGES), "next_obs": None, "rewards": None, "withheld": None}
     if near.obs_surprise is None or near.reward_surprise is None:
-        return found | {"withheld": "this kind of model tells no deviation, so that there is nothing to calibrate"}
+        return coverage | {"withheld": "this kind of model tells no deviation, so that there is nothing to calibrate"}
     borders = torch.tensor(COVERAGES, dtype=torch.float64).erfinv() * math.sqrt(2)
     for name, surprise, counts in (("next_obs", near.obs_surprise, moving), ("rewards", near.reward_surprise, paid)):
         numbers = surprise[near.counted][:, counts].abs().cpu()
-        found[name] = [float((numbers <= border).double().mean()) for border in borders] if numbers.numel() else None
-    return found
+        coverage[name] = [float((numbers <= border).double().mean()) for border in borders] if numbers.numel() else None
+    return coverage
 
 
 def _terminations(near: Foreseen) -> dict[str, Any]:
-    said, happened = near.ended[near.counted], near.terminations[near.counted]
-    right = int((said & happened).sum())
+    predicted, recorded = near.ended[near.counted], near.terminations[near.counted]
+    right = int((predicted & recorded).sum())
     return {
-        "predicted": float(said.double().mean()),
-        "recorded": float(happened.double().mean()),
-        "precision": right / int(said.sum()) if bool(said.any()) else None,
-        "recall": right / int(happened.sum()) if bool(happened.any()) else None,
+        "predicted": float(predicted.double().mean()),
+        "recorded": float(recorded.double().mean()),
+        "precision": right / int(predicted.sum()) if bool(predicted.any()) else None,
+        "recall": right / int(recorded.sum()) if bool(recorded.any()) else None,
     }
 
 
@@ -183,8 +183,8 @@ def _spread(name: str, near: Foreseen, far: Foreseen) -> dict[str, Any]:
     }
 
 
-def _correlation(name: str, seen: Foreseen) -> float:
-    return spearman(seen.spreads[name][seen.counted], seen.distance()[seen.counted])
+def _correlation(name: str, foreseen: Foreseen) -> float:
+    return spearman(foreseen.spreads[name][foreseen.counted], foreseen.distance()[foreseen.counted])
 
 
 def _cutoff(near: Foreseen) -> dict[str, Any]:
@@ -240,8 +240,8 @@ def _rms(errors: Annotated[Tensor, "row time number"], counted: Steps) -> float:
 def _curve(errors: Annotated[Tensor, "row time number"], counted: Steps) -> list[float]:
     """Root mean square at each step, over the rows whose episode still goes on."""
     squares = errors.square().mean(-1).masked_fill(~counted, 0.0)
-    found: list[float] = (squares.sum(0) / counted.sum(0)).sqrt().tolist()
-    return found
+    curve: list[float] = (squares.sum(0) / counted.sum(0)).sqrt().tolist()
+    return curve
 
 
 def _cloud(joint: Joint, facts: Facts, spread: Rows | None) -> Cloud:
@@ -257,9 +257,9 @@ def _cloud(joint: Joint, facts: Facts, spread: Rows | None) -> Cloud:
 def _plain(value: Any) -> Any:
     """The same for JSON: six digits, and None for what is not finite."""
     if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

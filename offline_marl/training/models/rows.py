@@ -1,4 +1,4 @@
-"""Rows that a world model is fitted on."""
+"""Sources of the rows that a world model is fitted on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,37 @@ import torch
 
 from offline_marl.core.types import Batch, Needs
 from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.worldmodels.base import WorldModel
+from offline_marl.worldmodels.ensemble_model import EnsembleModel
 
 
-class MemberSource:
+class RowSource:
+    """Rows or segments of a buffer, as the model needs them, drawn uniformly with replacement.
+
+    Args:
+        buffer: The transitions, on the training device.
+        batch_size: Rows of a batch.
+        generator: Draws the rows; on the buffer's device.
+    """
+
+    def __init__(self, buffer: TransitionBuffer, batch_size: int, generator: torch.Generator) -> None:
+        self.buffer, self.batch_size = buffer, batch_size
+        self.generator = generator
+
+    def sample(self, needs: Needs) -> Batch:
+        """The next batch."""
+        return self.buffer.view(self.buffer.draw(self.batch_size, self.generator), needs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state is the whole cursor."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where the saved source stood."""
+        self.generator.set_state(state["generator"].cpu())
+
+
+class MemberSource(RowSource):
     """Rows for the members of an ensemble, `[member, batch]`: each its own.
 
     Args:
@@ -30,8 +58,8 @@ class MemberSource:
         generator: torch.Generator,
         sampling: Literal["shuffle", "bootstrap"] = "shuffle",
     ) -> None:
-        self.buffer, self.members, self.batch_size = buffer, members, batch_size
-        self.generator = generator
+        super().__init__(buffer, batch_size, generator)
+        self.members = members
         shape = (members, len(buffer))
         self._resample = (
             torch.randint(len(buffer), shape, generator=generator, device=buffer.device)
@@ -49,8 +77,16 @@ class MemberSource:
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state is the whole cursor: a resample is drawn again from the same seed."""
-        return {"generator": self.generator.get_state()}
+        return super().state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where the saved source stood."""
-        self.generator.set_state(state["generator"].cpu())
+
+def members_of(model: WorldModel) -> int:
+    """Parts of a model with a held-out error each: the members of an ensemble, or the whole of another kind."""
+    return model.members if isinstance(model, EnsembleModel) else 1
+
+
+def source_for(model: WorldModel, buffer: TransitionBuffer, generator: torch.Generator) -> RowSource:
+    """The source that a model's `update` is fed from: rows of their own for members, else what the model needs."""
+    if isinstance(model, EnsembleModel):
+        return MemberSource(buffer, model.members, model.batch_size, generator, model.config.sampling)
+    return RowSource(buffer, model.batch_size, generator)

@@ -1,4 +1,4 @@
-"""Which source a learner drinks from: recorded rows, those with imagined ones, an environment, or a world model."""
+"""Choice of a run's source: recorded rows, those mixed with imagined ones, an environment, or a world model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from offline_marl.training.sources.imagined import Imagination, MixedSource, Pla
 from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSource
 from offline_marl.training.tasks import Task
 from offline_marl.worldmodels.base import WorldModel, worldmodels
-from offline_marl.worldmodels.oracle import Oracle
 from offline_marl.worldmodels.rollout import Caution
 from offline_marl.worldmodels.uncertainty import UNCERTAINTIES
 
@@ -58,16 +57,17 @@ def plan_source(
     if named is None:
         made = _make_plain(config, task, rewards, learner)
         return lambda: made
-    refuse_unforeseen(config, task.data, learner)
-    kind = worldmodels.get(named) if named in worldmodels.names() else None
-    if kind is not None and issubclass(kind, Oracle):
-        oracle, copies = kind, _rollout_rows(config, learner)
-        made = _make_imagining(config, task, rewards, learner, _make_oracle(oracle, config, task, copies), None)
+    by_kind = named in worldmodels.names()
+    own = ModelFolder(folder.path / "world_model" if by_kind else Path(named))
+    name = named if by_kind else _kind_in(own)
+    kind = worldmodels.get(name)
+    refuse_unforeseen(config, task.data, learner, kind)
+    if not kind.fitted:
+        made = _make_imagining(config, task, rewards, learner, _make_unfitted(name, config, task, learner), None)
         return lambda: made
-    own = ModelFolder(Path(named) if kind is None else folder.path / "world_model")
 
     def make() -> Source:
-        model, held_out = _told(continue_fit(own, task, config))
+        model, held_out = _warned(continue_fit(own, task, config))
         model.place(config.device, derive(config.seed, "imagination"))
         return _make_imagining(config, task, rewards, learner, model, held_out)
 
@@ -79,23 +79,24 @@ def plan_source(
             begin_fit(own, settings, task)
         return make()
 
-    settings = _settings_of_fit(own, "ensemble" if kind is None else named, config, folder, task)
+    settings = _settings_of_fit(own, name, config, folder, task)
     if own.done:
         made = make()
         return lambda: made
     return fit_and_make
 
 
-def refuse_unforeseen(config: RunConfig, data: Dataset, learner: Algorithm) -> None:
-    """Refuse to imagine what world models do not foresee.
+def refuse_unforeseen(config: RunConfig, data: Dataset, learner: Algorithm, kind: type[WorldModel]) -> None:
+    """Refuse to imagine what this kind of world model does not foresee.
 
     Raises:
         DataError: Says what.
     """
     avail = data.avail_actions
-    if avail is not None and not bool((avail | ~data.spec.present("act")).all()):
+    restricted = avail is not None and not bool((avail | ~data.spec.present("act")).all())
+    if restricted and "avail_actions" not in kind.foresees:
         raise DataError("World models foresee no available actions, which this data restricts: train without one.")
-    if learner.needs.state:
+    if learner.needs.state and "state" not in kind.foresees:
         raise DataError(f"{config.algorithm} needs a global state, which world models do not foresee.")
     if learner.needs.origin == "data" and learner.needs.view == "segments":
         raise DataError(f"{config.algorithm} learns from recorded segments, which imagined rows cannot be mixed into.")
@@ -126,15 +127,19 @@ def _make_imagining(
 ) -> Source:
     device = torch.device(config.device)
     generators = Generators(config.seed, "cpu" if task.mapped else device)
-    data = replace(rewards.recorded, avail_actions=None)
-    oracle = isinstance(model, Oracle)
-    starts = TransitionBuffer(data, max(learner.window, model.window), device, state=oracle, stays=task.mapped)
+    data = rewards.recorded
+    if "avail_actions" not in model.foresees:
+        data = replace(data, avail_actions=None)
+    # Imagined rows hold what the model foresees, and recorded ones beside them must hold the same.
+    foreseen = "state" in model.foresees
+    window, state = max(learner.window, model.window), foreseen or model.needs_state
+    starts = TransitionBuffer(data, window, device, state=state, stays=task.mapped)
     rows = _rollout_rows(config, learner)
     plan = Plan(rows, config.horizon, config.start_share, _caution(config, model, held_out, rewards))
     imagination = Imagination(model, learner, starts, plan, rewards, generators.get("starts"))
     if learner.needs.origin == "model":
         return RolloutSource(imagination)
-    real = TransitionBuffer(data, learner.window, device, state=oracle, stays=task.mapped)
+    real = TransitionBuffer(data, learner.window, device, state=foreseen, stays=task.mapped)
     rows_of_data = DatasetSource(real, learner.batch_size, generators.get("batches"))
     ring = TransitionRing(config.retain)
     return MixedSource(rows_of_data, imagination, ring, _shares(config), config.refill_every, config.steps)
@@ -157,19 +162,29 @@ def _settings_of_fit(own: ModelFolder, kind: str, config: RunConfig, folder: Run
     return settings
 
 
-def _told(fit: Fit) -> tuple[WorldModel, TransitionBuffer]:
+def _kind_in(own: ModelFolder) -> str:
+    """The kind of model that a folder holds, or that one would be fitted in it."""
+    return own.config().model if own.config_file.is_file() else "ensemble"
+
+
+def _warned(fit: Fit) -> tuple[WorldModel, TransitionBuffer]:
     fit.model.requires_grad_(False)
     if fit.report is None or not fit.report["trusted"]:
         print(f"warning: the world model in {fit.folder} is {verdict(fit.report)}.", file=sys.stderr)
     return fit.model, fit.held_out
 
 
-def _make_oracle(kind: type[Oracle], config: RunConfig, task: Task, rows: int) -> Oracle:
-    env = task.make_env(rows)
-    if env is None or task.data.state is None:
-        raise DataError(f"The oracle needs the environment of {task.id} and states in its data; one is missing.")
+def _make_unfitted(name: str, config: RunConfig, task: Task, learner: Algorithm) -> WorldModel:
+    """A model of a kind that learns nothing from the data, with what it needs besides."""
+    kind = worldmodels.get(name)
+    env = task.make_env(_rollout_rows(config, learner)) if kind.needs_environment else None
+    wanted = {f"the environment of {task.id}": kind.needs_environment, "states in its data": kind.needs_state}
+    if (kind.needs_environment and env is None) or (kind.needs_state and task.data.state is None):
+        parts = [part for part, needed in wanted.items() if needed]
+        raise DataError(f"The {name} needs {' and '.join(parts)}; {'one' if len(parts) > 1 else 'that'} is missing.")
     made = kind(build(kind.Config, {}), facts_of(task.data))
-    made.attach(env)
+    if env is not None:
+        made.attach(env)
     made.place(config.device, derive(config.seed, "elites"))
     return made
 
@@ -179,9 +194,9 @@ def _caution(config: RunConfig, model: WorldModel, held_out: TransitionBuffer | 
     if held_out is not None:
         index = torch.linspace(0, len(held_out) - 1, min(MEASURED, len(held_out)), device=held_out.device).long()
         rows = held_out.transitions(index)
-        said = model.step(rows.obs, rows.actions, rows.history)
-        if said.spread is not None:
-            measured = UNCERTAINTIES[config.spread](said.spread)  # refuses models that cannot be measured so
+        prediction, _ = model.step(model.begin(rows), rows.actions)
+        if prediction.spread is not None:
+            measured = UNCERTAINTIES[config.spread](prediction.spread)  # refuses models that cannot be measured so
             if config.cutoff_quantile is not None:
                 cutoff = float(torch.quantile(measured, config.cutoff_quantile))
     # Doubt about rewards that nobody learns from costs nothing.

@@ -1,4 +1,4 @@
-"""Sources of what never happened: imagined rollouts for on-policy learners, mixtures with data for the others."""
+"""Sources of imagined rows: fresh rollouts for on-policy learners, mixtures with recorded rows for the others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BrokenModelError(WorkError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How imagined episodes are made."""
+    """Settings of rollouts: starts, horizon and caution."""
 
     rows: int
     """Starts of one rollout."""
@@ -37,7 +37,7 @@ class Plan:
 
 
 class Imagination:
-    """Makes rollouts of the current policy in a world model, from states of the data.
+    """Generator of rollouts of the current policy in a world model, from states of the data.
 
     Args:
         model: The world model, on the training device.
@@ -98,7 +98,7 @@ class Imagination:
 
 
 class RolloutSource:
-    """A fresh rollout of the current policy for each update: what on-policy learners eat.
+    """Fresh rollouts of the current policy, one for each update of an on-policy learner.
 
     Args:
         imagination: Makes it.
@@ -121,7 +121,7 @@ class RolloutSource:
 
 
 class MixedSource:
-    """Rows of a data set beside imagined ones, which a ring keeps and rollouts refresh.
+    """Mixture of recorded rows and imagined ones, the latter from a ring that rollouts refill.
 
     Args:
         real: Rows of the data set; its `batch_size` is that of the mixture.

@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 import math
 import sys
-from types import SimpleNamespace
+from typing import ClassVar
 
 import linear_world
 import pytest
 import torch
+from observed import Observed
 from worlds import reacher_recording, saved, world
 
 from offline_marl.core.config import build
@@ -20,7 +21,7 @@ from offline_marl.training.models.foresight import evenly, foresee, look_far
 from offline_marl.training.models.picture import draw_report
 from offline_marl.training.models.report import measure_model, read_report, spearman, verdict, write_report
 from offline_marl.training.models.rows import MemberSource
-from offline_marl.training.sources.choose import _told
+from offline_marl.training.sources.choose import _warned
 from offline_marl.worldmodels.base import Prediction, Spread, WorldModel, WorldModelConfig
 from offline_marl.worldmodels.ensemble import Ensemble, EnsembleConfig
 
@@ -71,17 +72,17 @@ def fitted() -> Ensemble:
     return ensemble(600)
 
 
-class Known(WorldModel):
+class Known(Observed, WorldModel):
     """Says the truth of the linear world, plus what the test adds."""
 
     def __init__(self, says, facts=FACTS) -> None:
-        super().__init__(WorldModelConfig(), facts)
+        WorldModel.__init__(self, WorldModelConfig(), facts)
         self.says = says
 
     def update(self, batch: Batch):
         raise NotImplementedError
 
-    def step(self, obs, actions, history=None, state=None) -> Prediction:
+    def predict(self, obs, actions, history=None) -> Prediction:
         p, v, q = obs[:, 0, 0], obs[:, 0, 1], obs[:, 1, 0]
         u = actions[..., 0]
         after = torch.stack([p + 0.5 * v, 0.8 * v + u[:, 0], q + 0.5 * u[:, 1] - 0.25 * p], dim=-1)
@@ -264,21 +265,20 @@ def test_a_model_that_reads_the_past_is_fed_its_own(kind) -> None:
     data = world(kind)
     buffer = TransitionBuffer(data, window=2)
     cuts = buffer.segments(buffer.first, 4)
-    asked = []
 
-    def step(obs, actions, history):
-        time = len(asked)
-        asked.append(history)
-        return SimpleNamespace(
-            next_obs=cuts.next_obs[:, time], rewards=cuts.rewards[:, time],
-            terminations=cuts.terminations[:, time], spread=None,
-        )  # fmt: skip
+    class Replaying(Observed):
+        spec, window, facts = data.spec, 2, fitting.facts_of(data)
+        read: ClassVar[list[torch.Tensor]] = []
 
-    facts = fitting.facts_of(data)
-    seen = foresee(SimpleNamespace(step=step, facts=facts, spec=data.spec), cuts)
-    assert float(seen.obs_error.abs().max()) == 0.0
-    for time, history in enumerate(asked):
-        counted = seen.counted[:, time]
+        def predict(self, obs, actions, history=None) -> Prediction:
+            time = len(self.read)
+            self.read.append(history)
+            return Prediction(cuts.next_obs[:, time], cuts.rewards[:, time], cuts.terminations[:, time], None)
+
+    foreseen = foresee(Replaying(), cuts)
+    assert float(foreseen.obs_error.abs().max()) == 0.0
+    for time, history in enumerate(Replaying.read):
+        counted = foreseen.counted[:, time]
         torch.testing.assert_close(history[counted], cuts.history[counted, time])
 
 
@@ -366,13 +366,13 @@ def test_training_with_a_model_that_is_not_trusted_warns_once(tmp_path, task, ca
     assert warnings == [said_so]
 
     (fit.folder / "report.json").write_text("{")
-    _told(fitting.resume_fit(fit.folder))
+    _warned(fitting.resume_fit(fit.folder))
     assert "is not to be trusted: it has no report" in capsys.readouterr().err
 
 
 def test_a_trusted_model_is_used_in_silence(tmp_path, fitted, capsys) -> None:
     report, _ = measure_model(fitted, HELD_OUT)
-    _told(fitting.Fit(tmp_path, fitted, [0.1], 1, HELD_OUT, report))
+    _warned(fitting.Fit(tmp_path, fitted, [0.1], 1, HELD_OUT, report))
     assert capsys.readouterr().err == ""
 
 

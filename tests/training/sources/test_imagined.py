@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from observed import Observed
 from worlds import SPECS, world
 
 from offline_marl.core.files import load_tree, save_tree
@@ -21,7 +22,7 @@ DATA = world("continuous")
 BATCH = 20
 
 
-class Numbered:
+class Numbered(Observed):
     """Every step earns the number of steps asked for so far; the planted rows are doubted, over or not numbers."""
 
     spec = SPEC
@@ -31,7 +32,7 @@ class Numbered:
         self.generator = torch.Generator().manual_seed(5)
         self.doubted, self.broken, self.over, self.asked = doubted, broken, over, 0
 
-    def step(self, obs, actions, history=None, state=None) -> Prediction:
+    def predict(self, obs, actions, history=None) -> Prediction:
         self.asked += 1
         place = torch.arange(len(obs))
         rewards = torch.full(obs.shape[:2], float(self.asked))

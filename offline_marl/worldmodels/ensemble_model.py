@@ -1,0 +1,83 @@
+"""Base class of ensembles: members that are fitted apart, of which the elites predict."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from offline_marl.core.history import newest, push
+from offline_marl.core.types import Batch, History, Obs
+from offline_marl.worldmodels.base import Carry, PerMember, Prediction, Rows, WorldModel, WorldModelConfig
+from offline_marl.worldmodels.facts import Facts
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedCarry(Carry):
+    """What the agents see and their history: all that a model without hidden state predicts from."""
+
+    obs: Obs
+    history: History | None
+
+    def where(self, alive: Rows) -> ObservedCarry:
+        """Itself: dropping rows would cost more than predicting them."""
+        return self
+
+    def correct(self, obs: Obs) -> ObservedCarry:
+        """The same history behind other observations."""
+        return replace(self, obs=obs)
+
+
+class EnsembleModel(WorldModel):
+    """Members that learn apart from rows of their own, `[member, batch]`; the elites predict.
+
+    Subclasses write `predict` and `choose`, and `update` and `errors` with a member axis. The first axis of all
+    parameters and saved buffers of remembered modules is the member.
+
+    Args:
+        config: The model's settings.
+        facts: Coordinates, statistics and borders of the data it will be fitted to.
+        members: How many.
+    """
+
+    def __init__(self, config: WorldModelConfig, facts: Facts, members: int) -> None:
+        super().__init__(config, facts)
+        self.members = members
+
+    @abstractmethod
+    def predict(self, obs: Obs, actions: Tensor, history: History | None = None) -> Prediction:
+        """The next step for any leading axes, without gradient; its `spread` holds every elite's prediction.
+
+        Args:
+            obs: What the agents see.
+            actions: What they do; continuous ones are clamped into [-1, 1].
+            history: Pairs before this step, required where the window is not 0.
+        """
+
+    @abstractmethod
+    def choose(self, errors: PerMember) -> None:
+        """Make the members of least error the elites."""
+
+    def begin(self, starts: Batch) -> ObservedCarry:
+        """Observations and histories of the starts."""
+        return ObservedCarry(starts.obs, newest(starts.history, self.window))
+
+    def step(self, carry: ObservedCarry, actions: Tensor) -> tuple[Prediction, ObservedCarry]:
+        """One prediction; its observations are what the next step is predicted from."""
+        prediction = self.predict(carry.obs, actions, carry.history)
+        history = push(carry.history, carry.obs, actions, self.spec)
+        return prediction, ObservedCarry(prediction.next_obs, history)
+
+    @torch.no_grad()
+    def snapshot(self, improved: PerMember) -> None:
+        """Remember the present weights of the members that improved as their best so far."""
+        for best, now in self._weights():
+            chosen = improved.to(best.device).view(-1, *[1] * (best.dim() - 1))
+            best.copy_(torch.where(chosen, now, best))
+
+    def conclude(self, errors: PerMember) -> None:
+        """Put every member's best weights back and choose the elites."""
+        super().conclude(errors)
+        self.choose(errors)
