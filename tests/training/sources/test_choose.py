@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from counting_model import Counting, CountingCarry, Given
 from runs import (
     SMALL_FIT,
     Killed,
@@ -28,9 +29,19 @@ from offline_marl.training import run, session
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.sources import choose
 from offline_marl.training.tasks import Task
+from offline_marl.worldmodels.base import worldmodels
 from offline_marl.worldmodels.rollout import Caution
 
 FEW = {"steps": 12, "checkpoint_every": 5, "horizon": 3, "rollouts": 8, "refill_every": 2, "retain": 40}
+SHORT = {
+    "steps": 30,
+    "device": "cpu",
+    "lr": 0.01,
+    "batch_size": 8,
+    "holdout": 0.3,
+    "eval_every": 10,
+    "checkpoint_every": 10,
+}
 MIXING = [name for name in algorithms.names() if algorithms.get(name).needs.origin == "data"]
 
 
@@ -156,6 +167,59 @@ def test_the_oracle_imagines_what_the_simulator_does(tmp_path, monkeypatch, data
     torch.testing.assert_close(held["next_state"], torch.from_numpy(seen.state))
     torch.testing.assert_close(held["rewards"], torch.from_numpy(rewards))
     torch.testing.assert_close(held["next_obs"], torch.from_numpy(seen.obs))
+
+
+@pytest.fixture
+def own_kinds(monkeypatch):
+    """Two kinds registered by the decorator: a fitted one that is no ensemble, and one that is given."""
+    monkeypatch.setattr(worldmodels, "_loaded", dict(worldmodels._loaded))
+    worldmodels.register("counting")(Counting)
+    worldmodels.register("given")(Given)
+
+
+@pytest.mark.usefixtures("own_kinds")
+@pytest.mark.parametrize("algorithm", ["moma-ppo", "td3-bc"])
+def test_a_model_with_a_carry_of_its_own_is_fitted_and_imagined_in(tmp_path, data, monkeypatch, algorithm):
+    kept: list[int] = []
+    where = CountingCarry.where
+
+    def spy(carry, alive):
+        kept.append(len(where(carry, alive).places))
+        return where(carry, alive)
+
+    monkeypatch.setattr(CountingCarry, "where", spy)
+    monkeypatch.setattr(choose, "prepare_fit", lambda kind, task, given: fitting.prepare_fit(kind, task, SHORT | given))
+    fields = {"algorithm": algorithm, "world_model": "counting", **FEW}
+    small_run(tmp_path / "straight", data, **fields)
+    assert len(set(kept)) > 2, "rows end at several steps"
+    start_and_kill(tmp_path / "killed", data, 7, **fields)
+    run.resume(tmp_path / "killed")
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "killed"))
+    fit = fitting.resume_fit(tmp_path / "straight" / "world_model")
+    assert isinstance(fit.model, Counting) and len(fit.errors) == 1 and fit.report is not None
+
+
+@pytest.mark.usefixtures("own_kinds")
+def test_a_fit_of_a_model_without_members_that_died_ends_as_if_it_had_not(tmp_path, data):
+    fitting.fit_model("counting", data, out=tmp_path / "straight", **SHORT)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 15, fitting)
+        fitting.fit_model("counting", data, out=tmp_path / "killed", **SHORT)
+    fitting.resume_fit(tmp_path / "killed")
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "killed"))
+
+
+@pytest.mark.usefixtures("own_kinds")
+@pytest.mark.parametrize("algorithm", ["iql", "moma-ppo"])
+def test_a_model_that_foresees_available_actions_serves_data_that_restricts_them(tmp_path, algorithm):
+    """It is not fitted, and needs neither an environment nor states."""
+    restricted = saved(tmp_path, world("discrete"))
+    small_run(tmp_path / "run", restricted, algorithm=algorithm, world_model="given", **FEW)
+    assert not (tmp_path / "run" / "world_model").exists()
+    if algorithm == "iql":
+        held = last_state(tmp_path / "run")["source"]["ring"]["held"]
+        assert not bool(held["next_avail_actions"].all(-1).all())
+        assert bool(held["avail_actions"].gather(-1, held["actions"].unsqueeze(-1)).all())
 
 
 @pytest.mark.mujoco
