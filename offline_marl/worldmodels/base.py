@@ -231,7 +231,7 @@ class WorldModel(Learner):
             now.copy_(best)
 
     def conclude(self, errors: PerMember) -> None:
-        """Become what the fit leaves behind, by the least held-out errors: the best weights are put back."""
+        """End a fit, given the least held-out errors: the best weights are put back."""
         self.restore_best()
 
     def _weights(self) -> list[tuple[Tensor, Tensor]]:

@@ -280,7 +280,7 @@ class HeldOutHook:
             self.log.show({"held-out": f"{errors.mean():.3f}"})
 
     def conclude(self, step: int) -> None:
-        """Let the model become what its best errors make of it."""
+        """Conclude the fit: best weights back, elites chosen."""
         if self.looked != step:
             self.look(step)
         self.model.conclude(self.best)
