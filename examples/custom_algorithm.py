@@ -34,11 +34,11 @@ class FilteredCloning(Algorithm):
     """Copies what went better than expected."""
 
     Config = FilteredCloningConfig
+    config: FilteredCloningConfig
     needs = Needs()  # transitions, continuous or discrete actions
 
     def __init__(self, config: FilteredCloningConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.config = config
         # `self.shape`: widths, layer norm and parameter sharing as the common fields ask.
         self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
         self.value = Value(spec.n_agents, **self.shape)
@@ -60,7 +60,7 @@ class FilteredCloning(Algorithm):
         actor_loss = -masked_mean(weights * log_probs, batch.mask)
 
         self.descend(value_loss + actor_loss)
-        self.follow(self.config.tau)
+        self.update_targets(self.config.tau)
         return {"loss/value": value_loss.detach(), "loss/actor": actor_loss.detach(), "passed/share": passed.mean()}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from offline_marl.core.types import Batch
-from offline_marl.networks.actors import bound
+from offline_marl.networks.actors import bounded_log_std
 
 from .base import GAMMA, Loop, Setup, mean_loss
 
@@ -80,7 +80,7 @@ class LoopMAPPO(Loop):
 
     def policies(self, features: list[Tensor]) -> list[Normal]:
         out = [self.actor[i](features[i]).chunk(2, -1) for i in self.agents]
-        return [Normal(mean, bound(log_std).exp(), validate_args=False) for mean, log_std in out]
+        return [Normal(mean, bounded_log_std(log_std).exp(), validate_args=False) for mean, log_std in out]
 
     def v(self, features: list[Tensor], obs: Tensor) -> Tensor:
         values = torch.cat([self.value[i](features[i]) for i in self.agents], -1)

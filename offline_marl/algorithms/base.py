@@ -15,6 +15,7 @@ from torch import Tensor
 from offline_marl.algorithms import registry
 from offline_marl.core.axes import PerAgent
 from offline_marl.core.config import Config
+from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Share
 from offline_marl.core.history import WindowMemory
 from offline_marl.core.learner import Learner
 from offline_marl.core.registry import Registry
@@ -24,9 +25,6 @@ from offline_marl.networks.distributions import Categorical, ClippedNormal, Tanh
 from offline_marl.networks.inputs import AgentInputs
 from offline_marl.networks.targets import polyak
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Width = Annotated[int, Field(ge=1)]
-
 
 class AlgorithmConfig(Config):
     """Fields that every algorithm has; the published values of the MOMA-PPO code where it has them."""
@@ -35,25 +33,25 @@ class AlgorithmConfig(Config):
     """Discount of future rewards."""
     tau: Share = 0.005
     """Fraction of the way that target networks move to their source at each update."""
-    lr: Annotated[float, Field(gt=0.0)] = 3e-4
+    lr: Positive = 3e-4
     """Step size of Adam."""
-    batch_size: Width = 256
+    batch_size: Count = 256
     """Rows of data in one update."""
-    hidden: Annotated[tuple[Width, ...], Field(min_length=1)] = (256, 256)
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (256, 256)
     """Widths of the hidden layers of every network."""
-    cosine_steps: Annotated[int, Field(ge=0)] = 0
+    cosine_steps: CountOrZero = 0
     """Updates over which the step size falls to 0 along half a cosine; 0 keeps it constant."""
     layer_norm: bool = False
     """Normalise the hidden layers of actors and critics."""
-    grad_clip: Annotated[float, Field(ge=0.0)] = 0.0
+    grad_clip: NotNegative = 0.0
     """Largest gradient norm of each module; 0 leaves gradients alone."""
-    window: Annotated[int, Field(ge=0)] = 0
+    window: CountOrZero = 0
     """Past (obs, action) pairs that each agent reads through the history encoder; the published runs use 10."""
     share_parameters: bool = False
     """One set of weights for all agents, who then read a one-hot of their index."""
     clip_target: bool = False
     """Let no critic's target exceed the best discounted return-to-go in the data (B3C, 2026)."""
-    reward_scale: Annotated[float, Field(gt=0.0)] | Literal["range"] = 1.0
+    reward_scale: Positive | Literal["range"] = 1.0
     """Multiplies the rewards that are learnt from; `range` is 1000 / (best return - worst return)."""
     standardize_obs: bool = True
     """Standardise observations by the training data's mean and deviation; the published code does not."""
@@ -71,6 +69,7 @@ class Algorithm(Learner):
     """
 
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
+    config: AlgorithmConfig
     best: Tensor
     best_team: Tensor
     actor: AgentPolicy
@@ -78,7 +77,7 @@ class Algorithm(Learner):
     def __init__(self, config: AlgorithmConfig, spec: Spec) -> None:
         super().__init__(config.lr, config.cosine_steps, config.grad_clip)
         self.spec = spec
-        self.common = config
+        self.config = config
         self.window = config.window
         self.batch_size = config.batch_size
         self.needs = replace(type(self).needs, window=config.window)
@@ -128,11 +127,13 @@ class Algorithm(Learner):
         encoder = () if self.optimizers else ("inputs",)
         super().optimize(*encoder, *modules, lr=lr, name=name, cosine_steps=cosine_steps)
 
-    def follow(self, tau: float) -> None:
+    def update_targets(self, tau: float) -> None:
         """Move every `target_<name>` the fraction `tau` of the way to `<name>`."""
         for name, target in self.named_children():
             if name.startswith("target_"):
                 polyak(target, getattr(self, name.removeprefix("target_")), tau)
+
+    follow = update_targets  # by the name that plugins knew it under
 
     def standardize(self, mean: Annotated[Tensor, "agent obs"], std: Annotated[Tensor, "agent obs"]) -> None:
         """Give every network the statistics of the training data's observations."""
@@ -140,8 +141,8 @@ class Algorithm(Learner):
             if isinstance(module, AgentInputs):
                 module.standardize(mean, std)
 
-    def bound(self, best: Annotated[Tensor, "agent"], best_team: Tensor) -> None:
-        """Let no critic's target exceed these values: each agent's, and the team's mean over agents."""
+    def cap_targets(self, best: Annotated[Tensor, "agent"], best_team: Tensor) -> None:
+        """Cap every critic's target at these values: each agent's, and the team's mean over agents."""
         self.best.copy_(best)
         self.best_team.copy_(best_team)
 

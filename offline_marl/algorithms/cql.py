@@ -20,12 +20,13 @@ import math
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from offline_marl.algorithms.base import Algorithm, algorithms, masked_mean
-from offline_marl.algorithms.td3_bc import TD3BC, NotNegative, Positive, TD3BCConfig
+from offline_marl.algorithms.td3_bc import TD3BC, TD3BCConfig
 from offline_marl.core.axes import Features, PerAgent
+from offline_marl.core.fields import Count, NotNegative, Positive
 from offline_marl.core.types import AvailActions, Batch, DataError, History, Metrics, Needs, Obs, Spec
 from offline_marl.losses import bellman, conservative
 from offline_marl.networks.critics import Critic
@@ -42,7 +43,7 @@ class CQLConfig(TD3BCConfig):
     """Weight of the gap in the critic's loss."""
     cql_temperature: Positive = 1.0
     """T of the soft maximum."""
-    cql_samples: Annotated[int, Field(ge=1)] = 10
+    cql_samples: Count = 10
     """Draws of each kind: uniform, around the policy here, around the policy at the next step."""
     cql_noise: Positive = 0.2
     """Deviation of the draws around the policy."""
@@ -72,7 +73,6 @@ class CQL(TD3BC):
             super().__init__(config, spec)
             return
         Algorithm.__init__(self, config, spec)
-        self.config = config
         if config.critic == "centralised":
             raise DataError(
                 "cql on discrete actions acts greedily on its critic, which must not read other agents: "
@@ -84,7 +84,7 @@ class CQL(TD3BC):
         self.register_buffer("present", spec.present("act"), persistent=False)
         self.optimize("critic", lr=config.lr)
 
-    def restrain(self, batch: Batch, features: Features, q: Tensor, metrics: Metrics) -> Tensor | float:
+    def critic_penalty(self, batch: Batch, features: Features, q: Tensor, metrics: Metrics) -> Tensor | float:
         """The gap between the soft maximum of Q and Q of the data's action."""
         level = self.discrete_level if self.spec.discrete else self.continuous_level
         gaps = (level(batch, features) - q).sum(0)
@@ -142,9 +142,9 @@ class CQL(TD3BC):
         next_q = self.target_critic(features, greedy).amin(0)
         return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma).clamp(max=self.best)
 
-    def improve(self, batch: Batch, features: Features) -> Tensor:
+    def policy_loss(self, batch: Batch, features: Features) -> Tensor:
         """TD3+BC's policy loss; a greedy policy needs none."""
-        return features.new_zeros(()) if self.spec.discrete else super().improve(batch, features)
+        return features.new_zeros(()) if self.spec.discrete else super().policy_loss(batch, features)
 
     @torch.no_grad()
     def act(

@@ -9,12 +9,10 @@ Paper: arXiv 2110.06169.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 
 from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, masked_mean
+from offline_marl.core.fields import InnerShare, NotNegative, Positive
 from offline_marl.core.types import Batch, Metrics, Needs, Spec
 from offline_marl.losses import bellman, policy
 from offline_marl.networks.actors import Actor
@@ -25,11 +23,11 @@ from offline_marl.networks.targets import frozen_copy
 class IQLConfig(AlgorithmConfig):
     """Common fields and those of implicit Q-learning."""
 
-    expectile: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.7
+    expectile: InnerShare = 0.7
     """Expectile of Q that the value fits; 0.5 is the mean."""
-    temperature: Annotated[float, Field(ge=0.0)] = 3.0
+    temperature: NotNegative = 3.0
     """Multiplies the advantage in the policy's weights (the paper's beta); 0 is behaviour cloning."""
-    max_weight: Annotated[float, Field(gt=0.0)] = 100.0
+    max_weight: Positive = 100.0
     """Largest weight that one action can have."""
 
 
@@ -39,10 +37,10 @@ class IQL(Algorithm):
 
     Config = IQLConfig
     needs = Needs()
+    config: IQLConfig
 
     def __init__(self, config: IQLConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.config = config
         self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
         self.critic = Critic(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
         self.value = Value(spec.n_agents, **self.shape)
@@ -71,7 +69,7 @@ class IQL(Algorithm):
         critic_loss = masked_mean(errors, batch.mask)
 
         self.descend(value_loss + actor_loss + critic_loss)
-        self.follow(config.tau)
+        self.update_targets(config.tau)
         return {
             "loss/value": value_loss.detach(),
             "loss/actor": actor_loss.detach(),

@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from offline_marl.algorithms.base import Algorithm, algorithms
 from offline_marl.algorithms.iql import IQLConfig
+from offline_marl.core.fields import NotNegative
 from offline_marl.core.types import Batch, Metrics, Needs, Spec
 from offline_marl.losses import bellman, policy
 from offline_marl.networks.actors import Actor
@@ -29,7 +29,7 @@ from offline_marl.networks.targets import frozen_copy
 class MAIQLConfig(IQLConfig):
     """Fields of implicit Q-learning and those of the mixers."""
 
-    grad_clip: Annotated[float, Field(ge=0.0)] = 1.0
+    grad_clip: NotNegative = 1.0
     """Largest gradient norm of each module; 0 leaves gradients alone."""
     mixer: MixerKind = "unconstrained"
     """Weights of any sign as published (they can diverge), `monotonic` (absolute weights) or `vdn` (a sum)."""
@@ -45,10 +45,10 @@ class MAIQL(Algorithm):
 
     Config = MAIQLConfig
     needs = Needs()
+    config: MAIQLConfig
 
     def __init__(self, config: MAIQLConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.config = config
         self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
         self.critic = Critic(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
         self.value = Value(spec.n_agents, **self.shape)
@@ -94,7 +94,7 @@ class MAIQL(Algorithm):
         critic_loss = ((qs - target) / scale).square().sum(0).mean()
 
         self.descend(value_loss + actor_loss + critic_loss)
-        self.follow(config.tau)
+        self.update_targets(config.tau)
         return {
             "loss/value": value_loss.detach(),
             "loss/actor": actor_loss.detach(),

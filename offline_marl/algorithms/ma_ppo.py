@@ -18,11 +18,11 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, Share, Width, algorithms, masked_mean
+from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, masked_mean
 from offline_marl.core.axes import Features, PerAgent
+from offline_marl.core.fields import Count, InnerShare, NotNegative, Positive, Share
 from offline_marl.core.learner import clip_each
 from offline_marl.core.types import Batch, Metrics, Needs, Spec
 from offline_marl.losses import advantages, policy
@@ -31,7 +31,6 @@ from offline_marl.networks.critics import Value
 from offline_marl.networks.distributions import ClippedNormal
 from offline_marl.networks.mixers import Mixer, MixerKind
 
-NotNegative = Annotated[float, Field(ge=0.0)]
 PerEntry = Annotated[Tensor, "entry"]
 Kept = Annotated[Tensor, "kind entry"]
 """What a minibatch leaves behind for the metrics, without gradient."""
@@ -40,17 +39,17 @@ Kept = Annotated[Tensor, "kind entry"]
 class MAPPOConfig(AlgorithmConfig):
     """Common fields, some with other defaults, and those of PPO; `cosine_steps` counts updates, not minibatches."""
 
-    batch_size: Width = 2_000
+    batch_size: Count = 2_000
     """Steps of the team in one update."""
-    lr: Annotated[float, Field(gt=0.0)] = 5e-5
+    lr: Positive = 5e-5
     """Step size of Adam."""
     grad_clip: NotNegative = 1.0
     """Largest gradient norm of each module; 0 leaves gradients alone."""
-    epochs: Width = 5
+    epochs: Count = 5
     """How often each update goes over its steps."""
-    minibatch_size: Width = 64
+    minibatch_size: Count = 64
     """Steps of the team in one descent."""
-    clip: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    clip: InnerShare = 0.2
     """How far from 1 the joint ratio is still worth moving."""
     gae_lambda: Share = 0.98
     """Share of later errors in an advantage; 0 is the one-step error, 1 the whole return."""
@@ -111,11 +110,11 @@ class MAPPO(Algorithm):
 
     Config = MAPPOConfig
     needs = Needs(view="segments", origin="environment")
+    config: MAPPOConfig
     entropy_weight: Tensor
 
     def __init__(self, config: MAPPOConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.config = config
         self.shape["activation"] = config.activation
         if spec.discrete or config.policy == "tanh":
             self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
@@ -133,7 +132,7 @@ class MAPPO(Algorithm):
         self.set_step_size()
         kept, weights = [], []
         for part in self.minibatches(entries):
-            kept.append(self.improve(part))
+            kept.append(self.minibatch_step(part))
             weights.append(part.weights)
         self.updates += 1
         return {**self.report(torch.cat(kept, dim=1), joined(weights)), **metrics}
@@ -190,7 +189,7 @@ class MAPPO(Algorithm):
             mask.any(-1),
         ).flatten()
 
-    def improve(self, part: Entries) -> Kept:
+    def minibatch_step(self, part: Entries) -> Kept:
         """One descent on a minibatch."""
         config = self.config
         features = self.inputs(part.obs, part.history)

@@ -18,8 +18,9 @@ from pydantic import Field
 
 from offline_marl.algorithms.base import algorithms, masked_mean
 from offline_marl.algorithms.cql import CQL, CQLConfig
-from offline_marl.algorithms.td3_bc import Acts, NotNegative, Positive
+from offline_marl.algorithms.td3_bc import Acts
 from offline_marl.core.axes import Features
+from offline_marl.core.fields import Count, NotNegative, Positive, Share
 from offline_marl.core.types import Batch, Needs
 from offline_marl.losses import conservative
 
@@ -27,13 +28,13 @@ from offline_marl.losses import conservative
 class OMARConfig(CQLConfig):
     """Fields of conservative Q-learning and those of the search."""
 
-    search_weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.9
+    search_weight: Share = 0.9
     """Share of the found action in the policy's loss (the paper's tau); the rest climbs the critic."""
-    search_iterations: Annotated[int, Field(ge=1)] = 2
+    search_iterations: Count = 2
     """Rounds of draws."""
     search_samples: Annotated[int, Field(ge=2)] = 20
     """Draws a round."""
-    search_elites: Annotated[int, Field(ge=1)] = 5
+    search_elites: Count = 5
     """Best draws kept, to refit the normal and into the next round."""
     search_mean: float = 0.0
     """Mean of the first round's normal."""
@@ -51,7 +52,7 @@ class OMAR(CQL):
     needs = Needs(actions=frozenset({"continuous"}))
     config: OMARConfig
 
-    def improve(self, batch: Batch, features: Features) -> torch.Tensor:
+    def policy_loss(self, batch: Batch, features: Features) -> torch.Tensor:
         """What climbs the policy's objective; its value is kept as `actor_loss`."""
         weight = self.config.search_weight
         actions = self.policy(features)

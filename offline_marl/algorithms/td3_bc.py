@@ -14,11 +14,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, masked_mean
 from offline_marl.core.axes import Features, PerAgent
+from offline_marl.core.fields import Count, NotNegative
 from offline_marl.core.types import AvailActions, Batch, History, Metrics, Needs, Obs, Spec
 from offline_marl.losses import bellman
 from offline_marl.networks.actors import DeterministicActor
@@ -26,8 +26,6 @@ from offline_marl.networks.critics import Critic
 from offline_marl.networks.targets import frozen_copy
 
 Acts = Annotated[Tensor, "*lead agent act"]
-Positive = Annotated[float, Field(gt=0.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
 
 
 class TD3BCConfig(AlgorithmConfig):
@@ -37,7 +35,7 @@ class TD3BCConfig(AlgorithmConfig):
     """Each agent's critic reads its own observation and action, or everybody's."""
     alpha: NotNegative = 2.5
     """Weight of the value beside the cloning term, in units of its own mean size."""
-    policy_every: Annotated[int, Field(ge=1)] = 2
+    policy_every: Count = 2
     """Updates of the critic for each of the policy and the targets."""
     target_noise: NotNegative = 0.2
     """Deviation of the noise on the target policy's actions."""
@@ -53,11 +51,11 @@ class TD3BC(Algorithm):
 
     Config = TD3BCConfig
     needs = Needs(actions=frozenset({"continuous"}))
+    config: TD3BCConfig
     actor_loss: Tensor
 
     def __init__(self, config: TD3BCConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.config = config
         self.policy = DeterministicActor(act_dims=spec.act_dims, **self.shape)
         self.critic = Critic(
             act_dims=spec.act_dims, discrete=False, centralised=config.critic == "centralised", **self.shape
@@ -74,13 +72,13 @@ class TD3BC(Algorithm):
         q = self.critic(features, batch.actions)
         critic_loss = masked_mean((q - self.target(batch)).square().sum(0), batch.mask)
         metrics = {"loss/critic": critic_loss.detach(), "q/mean": q.detach().mean()}
-        loss = critic_loss + self.restrain(batch, features, q, metrics)
+        loss = critic_loss + self.critic_penalty(batch, features, q, metrics)
         turn = self.updates % self.config.policy_every == 0
         if turn:
-            loss = loss + self.improve(batch, features)
+            loss = loss + self.policy_loss(batch, features)
         self.descend(loss)
         if turn:
-            self.follow(self.config.tau)
+            self.update_targets(self.config.tau)
         return {**metrics, "loss/actor": self.actor_loss.clone()}
 
     @torch.no_grad()
@@ -95,11 +93,11 @@ class TD3BC(Algorithm):
         next_q = self.target_critic(features, (actions + noise).clamp(-1, 1)).amin(0)
         return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma).clamp(max=self.best)
 
-    def restrain(self, batch: Batch, features: Features, q: Tensor, metrics: Metrics) -> Tensor | float:
+    def critic_penalty(self, batch: Batch, features: Features, q: Tensor, metrics: Metrics) -> Tensor | float:
         """What is added to the critic's loss: nothing here."""
         return 0.0
 
-    def improve(self, batch: Batch, features: Features) -> Tensor:
+    def policy_loss(self, batch: Batch, features: Features) -> Tensor:
         """What climbs the policy's objective; its value is kept as `actor_loss`."""
         actions = self.policy(features)
         q, slope = self.slope(features, batch.actions, actions)

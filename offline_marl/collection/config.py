@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
 from offline_marl.core.config import Config
-from offline_marl.runs.config import Count, Period, Share, Weight
+from offline_marl.core.fields import Count, NotNegative, Seed, Share
+from offline_marl.runs.config import Period, Weight
 
 
 class CollectConfig(Config):
@@ -30,7 +31,7 @@ class CollectConfig(Config):
     """Share of episodes with a deviating agent, drawn uniformly in each; the metadata say which (-1: none)."""
     conf: str | None = None
     """Who the agents of a body are, such as 2x1, where one deviates; known without it if a run acts."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Decides everything; the numbers of copies and of workers do not."""
     copies: Count = 16
     """Episodes that run side by side in a process, 64 at most."""
@@ -48,5 +49,5 @@ class CollectConfig(Config):
     """Run folder with many checkpoints: one file per tier of quality, OUT-poor.safetensors ..., instead of --who."""
     tier_fractions: tuple[str, ...] = ("poor=0.25", "medium=0.5", "good=0.75", "expert=best")
     """Tiers and their fractions of the way from random to expert; best is the best checkpoint."""
-    tier_tolerance: Weight = 0.1
+    tier_tolerance: NotNegative = 0.1
     """How far from its fraction a tier may lie."""

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from offline_marl.core.config import Config
+from offline_marl.core.fields import Count, Seed, Share
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
@@ -19,7 +20,6 @@ from offline_marl.datasets.episode_index import episode_sums
 from offline_marl.datasets.episodes import join_episodes, select_episodes
 
 Load = Callable[[str], Recording | Dataset]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Part(Config):
@@ -27,7 +27,7 @@ class Part(Config):
 
     data: str
     """Name of the catalogue, file, folder or place on the hub."""
-    episodes: Annotated[int, Field(ge=1)] | None = None
+    episodes: Count | None = None
     """How many, drawn without replacement; all of them unless said."""
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Instead of `episodes`: this share of those that `returns` admits, one at least."""
@@ -50,7 +50,7 @@ class MixRecipe(Config):
     """The sets, in order."""
     name: str = "mixture"
     """What the mixture is called."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Decides which episodes are drawn, and their order."""
     shuffle: bool = True
     """Whether episodes of all parts are shuffled; else the parts follow one another."""

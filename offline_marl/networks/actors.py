@@ -131,7 +131,7 @@ class GaussianActor(AgentPolicy):
         """The distribution of each agent's action; `avail_actions` has nothing to say here."""
         out = self.net(features)[0]
         mean, log_std = out.chunk(2, dim=-1) if self.log_std is None else (out, self.log_std.expand_as(out))
-        return ClippedNormal(mean, bound(log_std), None if self.full else self.present)
+        return ClippedNormal(mean, bounded_log_std(log_std), None if self.full else self.present)
 
 
 class DeterministicActor(AgentPolicy):
@@ -143,7 +143,7 @@ class DeterministicActor(AgentPolicy):
         return torch.tanh(out[0]) * self.present
 
 
-def bound(log_std: Tensor) -> Tensor:
+def bounded_log_std(log_std: Tensor) -> Tensor:
     """Clamped to `LOG_STD`; a slope that would bring a value outside back in still passes."""
     bounded: Tensor = _Bound.apply(log_std)  # type: ignore[no-untyped-call]
     return bounded

@@ -77,12 +77,12 @@ class Session:
         torch.set_num_threads(config.threads)
         device = pick_device(config.device)
         learner.place(device, derive(config.seed, "exploration"))
-        settings = learner.common
+        settings = learner.config
         rewards = Rewards(task.data, settings.reward_scale, device=device)
         if settings.standardize_obs:
             learner.standardize(*obs_statistics(task.data))
         if settings.clip_target:
-            learner.bound(*rewards.best_values(settings.gamma))
+            learner.cap_targets(*rewards.best_values(settings.gamma))
         refuse_long_window(task.data.lengths, learner.window)
         if config.init is not None and not checkpoint.found(folder.checkpoints):
             take_over(learner, RunFolder(config.init))

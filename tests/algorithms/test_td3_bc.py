@@ -53,7 +53,7 @@ def test_the_target_equals_its_loop_over_ended_cut_and_running_rows(critic):
 def test_the_target_never_exceeds_its_bound():
     learner, batch = naive.learner_and_batch("td3-bc", "continuous", rows=40)
     free = learner.target(batch).amax(0)
-    learner.bound(free - 0.1, (free - 0.1).mean())
+    learner.cap_targets(free - 0.1, (free - 0.1).mean())
     generator = naive.same_draws(learner)
     expected = naive.td3_target(learner, batch, generator)
     found = learner.target(batch)

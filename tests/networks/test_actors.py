@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from offline_marl.networks.actors import LOG_STD, Actor, DeterministicActor, GaussianActor, bound
+from offline_marl.networks.actors import LOG_STD, Actor, DeterministicActor, GaussianActor, bounded_log_std
 from offline_marl.networks.distributions import Categorical, ClippedNormal, TanhNormal
 
 
@@ -188,7 +188,7 @@ def test_gaussian_actions_stay_in_the_box_and_off_the_padding(lead: tuple[int, .
 
 def test_log_std_outside_its_bounds_can_come_back_and_go_no_further() -> None:
     log_std = torch.tensor([-7.0, -7.0, -3.0, -3.0, 0.5, 0.5], requires_grad=True)
-    bounded = bound(log_std)
+    bounded = bounded_log_std(log_std)
     assert bounded.tolist() == [-6.0, -6.0, -3.0, -3.0, 0.0, 0.0]
     bounded.backward(torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0]))
     # A step goes down the slope: from below up along -1, from above down along 1.

@@ -195,7 +195,7 @@ def test_a_run_bounds_targets_by_what_it_learns_from_and_tells_the_true_mean(tmp
     data = saved(tmp_path, DATA)
     fields = {**SMALL, "steps": 2, "clip_target": True, "reward_scale": 4.0}
     learner = small_run(tmp_path / "run", data, algorithm="td3-bc", **fields).algorithm
-    best, team = best_values(DATA, learner.common.gamma)
+    best, team = best_values(DATA, learner.config.gamma)
     torch.testing.assert_close((learner.best, learner.best_team), (4 * best, 4 * team))
     done = json.loads((tmp_path / "run" / "DONE").read_text())
     assert done["data"]["return"] == float(DATA.returns().double().mean())

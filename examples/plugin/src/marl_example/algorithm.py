@@ -36,11 +36,11 @@ class TopCloning(Algorithm):
     """Copies together what went well together."""
 
     Config = TopCloningConfig
+    config: TopCloningConfig
     needs = Needs()
 
     def __init__(self, config: TopCloningConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.config = config
         self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
         self.value = Value(spec.n_agents, **self.shape)
         self.target_value = frozen_copy(self.value)
@@ -61,5 +61,5 @@ class TopCloning(Algorithm):
         actor_loss = -masked_mean(kept.unsqueeze(-1) * log_probs, batch.mask)
 
         self.descend(value_loss + actor_loss)
-        self.follow(self.config.tau)
+        self.update_targets(self.config.tau)
         return {"loss/value": value_loss.detach(), "loss/actor": actor_loss.detach(), "kept/share": kept.mean()}

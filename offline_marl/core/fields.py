@@ -1,0 +1,22 @@
+"""Types of config fields: numbers in bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=1)]
+"""How many, at least one."""
+CountOrZero = Annotated[int, Field(ge=0)]
+"""How many; 0 says none, never or, where the field says so, all."""
+Seed = Annotated[int, Field(ge=0)]
+"""What a generator is seeded with."""
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+"""A part of a whole, both ends included."""
+InnerShare = Annotated[float, Field(gt=0.0, lt=1.0)]
+"""A part of a whole that is neither none nor all of it."""
+Positive = Annotated[float, Field(gt=0.0)]
+"""A number above 0."""
+NotNegative = Annotated[float, Field(ge=0.0)]
+"""A number from 0 on, such as a weight."""
