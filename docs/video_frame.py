@@ -9,13 +9,13 @@ from pathlib import Path
 from offline_marl.environments.episodes import episode_seeds
 from offline_marl.films.captions import COLORS, add_caption, import_pillow
 from offline_marl.films.videos import caption_of
-from offline_marl.training.frames import open_stage, shots
+from offline_marl.training.frames import episode_frames, open_for_rendering
 
 
 def main(run: str, step: str = "20") -> None:
-    policy, env = open_stage(run, COLORS)
-    shot = next(islice(shots(policy, env, episode_seeds(0, 1)), int(step), None))
-    picture = add_caption(shot.picture, caption_of(Path(run).name, shot), env.spec.agents)
+    policy, env = open_for_rendering(run, COLORS)
+    frame = next(islice(episode_frames(policy, env, episode_seeds(0, 1)), int(step), None))
+    picture = add_caption(frame.picture, caption_of(Path(run).name, frame), env.spec.agents)
     env.close()
     place = Path(__file__).resolve().parent / "pictures" / "video_frame.png"
     import_pillow()[0].fromarray(picture).save(place, optimize=True)

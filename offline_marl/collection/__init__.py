@@ -1,1 +1,1 @@
-"""Recorded behaviour in an environment becomes a data set."""
+"""Data collection: episodes of behaviour policies in an environment become a data set."""

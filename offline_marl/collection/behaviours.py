@@ -31,7 +31,7 @@ BLOCK = 32
 
 
 class Behaviour(Protocol):
-    """A way to act that episodes can be recorded of."""
+    """A behaviour policy: begins a controller for each batch of episodes, and describes itself for the metadata."""
 
     @property
     def takes_noise(self) -> bool:
@@ -69,7 +69,7 @@ class ScriptedBehaviour:
 
 @dataclass(frozen=True, slots=True)
 class UniformBehaviour:
-    """Uniform actions."""
+    """Uniform random actions, drawn from each episode's own seed."""
 
     task: Recordable
     takes_noise: bool = False
@@ -128,7 +128,7 @@ class RunBehaviour:
 
 
 class _BlockController:
-    """A policy that is called with `BLOCK` rows each time, whoever acts in the episodes beside.
+    """A controller that calls a policy with blocks of `BLOCK` rows, so that results do not depend on the other rows.
 
     An episode has its row in a block by its number; rows of other episodes are zeros.
     """

@@ -13,7 +13,7 @@ from offline_marl.runs.config import Period, Weight
 
 
 class CollectConfig(Config):
-    """All that decides a collection."""
+    """The environment, behaviours, noise and size of a collection, and how it is recorded."""
 
     environment: str
     """Name of an environment, or import path of a PettingZoo one (package.module:function)."""

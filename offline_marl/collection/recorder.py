@@ -160,7 +160,7 @@ class Recorder:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """A controller and the episodes, of those side by side, in which it acts."""
+    """A controller with the rows, of episodes side by side, that it acts in."""
 
     rows: npt.NDArray[np.int64]
     controller: Controller
@@ -176,7 +176,7 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class _AssignedController:
-    """Each episode's own behaviour."""
+    """A controller of all episodes, each by the behaviour that it was assigned."""
 
     parts: Sequence[_Rows]
 
@@ -194,7 +194,7 @@ class _AssignedController:
 
 @dataclass(frozen=True, slots=True)
 class _DeviatingController:
-    """Actions of which one agent's, in some episodes, are those of another behaviour."""
+    """A controller that, in some episodes, takes one agent's actions from another behaviour."""
 
     controller: Controller
     task: Recordable
@@ -214,7 +214,7 @@ class _DeviatingController:
 
 @dataclass(frozen=True, slots=True)
 class _NoisyController:
-    """A controller whose actions get noise that it is not told of."""
+    """A controller whose actions get noise; its memory holds the actions before the noise."""
 
     controller: Controller
     noise: Noise

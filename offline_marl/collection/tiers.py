@@ -34,7 +34,7 @@ BEST = "best"
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """A checkpoint that was picked."""
+    """A checkpoint picked for its score, and the file of its episodes."""
 
     name: str
     step: int

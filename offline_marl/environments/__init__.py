@@ -1,4 +1,4 @@
-"""Simulators, many copies side by side, seen and moved by several agents."""
+"""Multi-agent environments: many copies of a simulator side by side, the acting loop, and scores of episodes."""
 
 from typing import Any
 

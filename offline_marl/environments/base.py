@@ -1,4 +1,4 @@
-"""What an environment is: one task simulated in many copies, whole (Simulator) or as a team sees it (JointEnv).
+"""Interfaces of an environment: one task in many copies, as a whole body (Simulator) or for a team (JointEnv).
 
 Arrays at this border are numpy float32. No simulator is imported before a copy of it is built.
 """
@@ -41,7 +41,7 @@ class MissingSimulatorError(BadInputError, ImportError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one step of every running copy led to; the arrays belong to the caller."""
+    """Result of one step of a simulator's copies; the arrays belong to the caller."""
 
     state: State
     rewards: PerCopy
@@ -51,7 +51,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the teams of all running copies see; the arrays belong to the caller."""
+    """Observations of the teams in all running copies; the arrays belong to the caller."""
 
     obs: Annotated[Floats, "copy agent obs"]
     """Zero-padded to the widest agent."""
@@ -88,7 +88,7 @@ class Simulator(Protocol):
         ...
 
     def render(self, copy: int = 0) -> Frame:
-        """What one copy looks like now, see `JointEnv.render`."""
+        """Render one copy, see `JointEnv.render`."""
         ...
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class Simulator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Conventions:
-    """What each agent had settled on when its episode ended, where equally good ways exclude each other."""
+    """The convention each agent followed by the end of its episode, where equally good ones exclude each other."""
 
     names: tuple[str, ...]
     followed: Annotated[npt.NDArray[np.int64], "episode agent"]
@@ -155,7 +155,7 @@ class JointEnv(Protocol):
         ...
 
     def render(self, copy: int = 0) -> Frame:
-        """What one copy looks like now, drawn off screen.
+        """Render one copy, off screen.
 
         Raises:
             DataError: It cannot be drawn.
@@ -168,7 +168,7 @@ class JointEnv(Protocol):
 
 
 class ScriptedExpert(Protocol):
-    """A policy written by hand; data is made with it."""
+    """A hand-written policy that data is made with."""
 
     @property
     def name(self) -> str:
@@ -181,7 +181,7 @@ class ScriptedExpert(Protocol):
 
 
 class Environment(ABC):
-    """Entry of the registry: builds the copies of one task. Its methods belong to the class.
+    """Factory of one task's copies and scripted experts, as the registry holds it; its methods belong to the class.
 
     A task is either one body, which a partition shares among agents, or made for a team.
     """

@@ -1,4 +1,4 @@
-"""What tasks made for a team have in common: copies that step together, and end after a fixed number of steps.
+"""Base of tasks made for a team whose copies step together and end after a fixed number of steps.
 
 All copies move as one array. The last step terminates: the clock is part of what agents see, so nothing comes after.
 """
@@ -18,7 +18,7 @@ from offline_marl.environments.base import Flags, Floats, Frame, PerCopy, Seen, 
 
 
 class ClockedTeam(ABC):
-    """Many copies of a task; a `JointEnv` once `begin`, `move` and `see` are written.
+    """Many copies of a task of fixed length; a `JointEnv` once `begin`, `move` and `see` are written.
 
     Args:
         name: What errors call the task.
@@ -52,7 +52,7 @@ class ClockedTeam(ABC):
 
     @abstractmethod
     def see(self) -> Seen:
-        """What the teams see at these clocks, in arrays of their own."""
+        """Observations of the teams at these clocks, in arrays of their own."""
 
     def reset(self, seeds: Sequence[int]) -> Seen:
         """Start one episode per seed, in the first copies; the others rest.

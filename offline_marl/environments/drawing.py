@@ -1,4 +1,4 @@
-"""Pictures of MuJoCo's bodies, drawn off screen: by EGL, else by OSMesa, where there is no display.
+"""Off-screen rendering of MuJoCo bodies: by EGL, else by OSMesa, where there is no display.
 
 Owns the choice of MUJOCO_GL, which is made when something is first drawn: a broken graphics library should not keep
 anybody from simulating. Who sets MUJOCO_GL is obeyed.
@@ -49,7 +49,7 @@ def choose_library() -> str:
 
 
 def draw_body(name: str, env: Any) -> Frame:
-    """What a Gymnasium environment over MuJoCo looks like now.
+    """Render a Gymnasium environment over MuJoCo.
 
     Raises:
         DataError: The environment is none over MuJoCo.

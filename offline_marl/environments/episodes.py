@@ -30,7 +30,7 @@ class Steppable(Protocol):
 
 
 class Controller(Protocol):
-    """Actions in the episodes of one batch, from their first step to their last."""
+    """The source of actions in episodes side by side, with a memory of these episodes alone."""
 
     def act(self, seen: Seen, step: int) -> TeamActions:
         """Joint actions on a body, actions of all agents in a team."""
@@ -43,7 +43,7 @@ class Controller(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Memoryless:
-    """A controller that is a function of what is seen and of the step."""
+    """A controller without memory: a function of the observations and of the step."""
 
     function: Callable[[Seen, int], TeamActions]
 
@@ -56,7 +56,7 @@ class Memoryless:
 
 
 class PolicyController:
-    """A policy that acts from its memory of these episodes.
+    """A controller that asks a policy, with the policy's memory of these episodes.
 
     Args:
         policy: Acts for the team.
@@ -92,7 +92,7 @@ class PolicyController:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of episodes side by side."""
+    """One transition of every episode side by side."""
 
     seen: Seen
     """Before the step."""
@@ -133,7 +133,7 @@ def _steps(env: Steppable, seen: Seen, copies: int, controller: Controller) -> I
 
 @dataclass(frozen=True, slots=True)
 class Episodes:
-    """What came of episodes."""
+    """Returns and last states of finished episodes."""
 
     returns: npt.NDArray[np.float64]
     """One per episode, averaged over agents."""

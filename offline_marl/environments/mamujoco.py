@@ -42,7 +42,7 @@ class Body(Environment):
     env_id: ClassVar[str]
     """Its name in Gymnasium."""
     options: ClassVar[Mapping[str, Any]] = {}
-    """What `gymnasium.make` is told beside."""
+    """Further arguments of `gymnasium.make`."""
     hidden: ClassVar[int]
     """First positions that its states leave out."""
     positions: ClassVar[int]

@@ -1,4 +1,4 @@
-"""Agents in colours of their own, for pictures alone: what they see, do and earn stays as it is."""
+"""Rendering with agents in colours of their own; observations, actions and rewards stay as they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 Color = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
 BRIGHTNESS = 200
-"""What MPE multiplies its colours by."""
+"""MPE multiplies its colours by it."""
 
 
 FPS = 10.0
@@ -19,7 +19,7 @@ FPS = 10.0
 
 
 class Painted:
-    """An environment whose picture can show agents in colours, and that says how fast pictures follow each other."""
+    """A wrapper whose frames can show agents in colours, and that tells the frame rate."""
 
     colors: Sequence[Color] = ()
     _envs: list[Any]

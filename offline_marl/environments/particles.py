@@ -1,4 +1,4 @@
-"""MPE's worlds (the package mpe2) without the layers that check their caller: the same episodes in half the time.
+"""MPE's particle worlds (the package mpe2) without their checking layers: the same episodes in half the time.
 
 PettingZoo's conversion to its parallel API shows every agent's observation three times a step, through wrappers that
 look for mistakes; `PettingZooTeam` makes none of those.
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Particles:
-    """A parallel environment of PettingZoo over one of mpe2's worlds; its actions must be right.
+    """A parallel environment of PettingZoo over one of mpe2's worlds, without checks of its actions.
 
     Args:
         raw: The world itself, mpe2's `SimpleEnv`.
@@ -30,11 +30,11 @@ class Particles:
         self._screen_size, raw.screen = [raw.width, raw.height], None
 
     def observation_space(self, agent: str) -> Any:
-        """What the agent sees."""
+        """The agent's observation space."""
         return self.unwrapped.observation_space(agent)
 
     def action_space(self, agent: str) -> Any:
-        """What the agent does."""
+        """The agent's action space."""
         return self.unwrapped.action_space(agent)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:

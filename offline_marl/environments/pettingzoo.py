@@ -1,4 +1,4 @@
-"""Any parallel environment of PettingZoo as a team, by its import path; owns that package's import.
+"""Teams of PettingZoo's parallel environments, by import path; owns that package's import.
 
 Copies are stepped one after another in this process.
 """
@@ -89,7 +89,7 @@ def environment_of(
 
 
 class PettingZooTeam(Painted):
-    """Many copies of a parallel environment of PettingZoo.
+    """A `JointEnv` of many copies of a parallel environment of PettingZoo.
 
     Observations of any fixed size are flattened and padded with zeros to the widest. Continuous actions in [-1, 1] are
     stretched to each agent's own bounds. An agent that leaves before the others, or comes later, sees zeros and earns 0
@@ -198,7 +198,7 @@ class PettingZooTeam(Painted):
         return {name: metadata.version(name) for name in sorted({p for m in modules for p in _packages_of(m)})}
 
     def render(self, copy: int = 0) -> Frame:
-        """What one copy looks like now, drawn off screen.
+        """Render one copy, off screen.
 
         Raises:
             DataError: There is no such copy, or the environment draws no pictures.

@@ -20,7 +20,7 @@ from offline_marl.environments.particles import lightened
 from offline_marl.environments.pettingzoo import factory_of
 
 MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], np.float64)
-"""What MPE's choices do: stay, left, right, down, up."""
+"""Moves of MPE's choices: stay, left, right, down, up."""
 STRIDE = 0.25
 """How far ahead each move is weighed, in units of the arena's half width."""
 EDGE, BEYOND = 0.9, 400.0
@@ -76,11 +76,11 @@ class HuntersOnly:
         self._seen: Mapping[str, Any] = {}
 
     def observation_space(self, agent: str) -> Any:
-        """What a hunter sees, the prey included."""
+        """A hunter's observation space; it sees the prey."""
         return self.world.observation_space(agent)
 
     def action_space(self, agent: str) -> Any:
-        """What a hunter does."""
+        """A hunter's action space."""
         return self.world.action_space(agent)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Act in the real environment, many episodes side by side, and say how sure the mean is."""
+"""Scores of evaluation episodes: the mean return with its bootstrap interval."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from offline_marl.core.reference import Reference
 from offline_marl.environments.base import Conventions
 
 RESAMPLES = 10_000
+"""Bootstrap resamples of an interval."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Returns of evaluation episodes, and what they add up to."""
+    """Returns of evaluation episodes with their mean, 95 % interval and normalised score."""
 
     returns: npt.NDArray[np.float64]
     """One per episode, averaged over agents."""
@@ -78,7 +79,7 @@ class Score:
 def summarize(
     returns: npt.NDArray[np.float64], reference: Reference | None = None, conventions: Conventions | None = None
 ) -> Score:
-    """Mean and its 95 % percentile-bootstrap interval; the resampling is the same at each call."""
+    """Compute the mean and its 95 % percentile-bootstrap interval; the resampling is the same at each call."""
     draws = np.random.default_rng(0).integers(len(returns), size=(RESAMPLES, len(returns)))
     low, high = np.percentile(returns[draws].mean(1), [2.5, 97.5])
     return Score(returns, float(low), float(high), reference, conventions)

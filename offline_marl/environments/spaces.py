@@ -1,4 +1,4 @@
-"""What PettingZoo's environments say of themselves, in our words: widths, lengths, states."""
+"""Specs of PettingZoo environments: widths, episode lengths and states read from their spaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any Gymnasium task with boxes, in many copies, and the same shared among agents.
+"""Gymnasium tasks with box spaces: in many copies, and split among the agents of a partition.
 
 Copies are stepped one after another in this process: the physics is the cost, so callers gain by acting for many
 copies in one call. Owns the import of gymnasium and, through it, of mujoco.
@@ -160,7 +160,7 @@ class GymnasiumSimulator(Painted):
         return found
 
     def render(self, copy: int = 0) -> Frame:
-        """What one copy looks like now, drawn off screen.
+        """Render one copy, off screen.
 
         Raises:
             DataError: There is no such copy, or its task draws no pictures.
@@ -283,7 +283,7 @@ class SplitEnv(Painted):
         return self.simulator.fps if isinstance(self.simulator, Painted) else FPS
 
     def render(self, copy: int = 0) -> Frame:
-        """What one copy looks like now, see `JointEnv.render`."""
+        """Render one copy, see `JointEnv.render`."""
         return self.simulator.render(copy)
 
     def close(self) -> None:

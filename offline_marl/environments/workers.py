@@ -1,4 +1,4 @@
-"""Copies of an environment in several processes, each stepping its share; episodes are what they are in one.
+"""Copies of an environment shared among worker processes; episodes are equal to those of a single process.
 
 Processes are forked, so that whatever made the environment need not be importable, and end with the one that made
 them. They step simulators alone: policies act in the process that made them, for all copies at once.
@@ -80,7 +80,7 @@ class SideBySide:
         return dict(self._versions)
 
     def render(self, copy: int = 0) -> Frame:
-        """What one copy looks like now, see `JointEnv.render`."""
+        """Render one copy, see `JointEnv.render`."""
         for pipe, share in zip(self._pipes, self._shares, strict=False):
             if copy < share:
                 pipe.send(("render", copy))

@@ -20,7 +20,7 @@ from offline_marl.environments.episodes import episode_seeds
 from offline_marl.environments.painting import FPS
 from offline_marl.films.captions import COLORS, MissingEncoderError, add_caption, import_pillow, make_sheet
 from offline_marl.runs.folder import RunFolder
-from offline_marl.training.frames import Shot, open_stage, shots
+from offline_marl.training.frames import EpisodeFrame, episode_frames, open_for_rendering
 
 MOST_FPS = {".mp4": 60.0, ".gif": 25.0}
 """Pictures in a second at most, by the ending of a file; of faster worlds not every step is shown."""
@@ -86,7 +86,7 @@ def film(run: str | Path, path: str | Path, episodes: int = 1, seed: int = 0) ->
     """
     path = Path(path)
     refuse_video(path)
-    policy, env = open_stage(run, COLORS)
+    policy, env = open_for_rendering(run, COLORS)
     try:
         every, fps = _pace(env, path)
         names = env.spec.agents
@@ -94,11 +94,11 @@ def film(run: str | Path, path: str | Path, episodes: int = 1, seed: int = 0) ->
         chosen, returns, count = SheetFrames(), [0.0] * episodes, 0
         most = episodes * (2 + env.max_steps // every)
         with progress_bar(most, "video", "picture", leave=False) as bar, _encoder(path, fps) as encoder:
-            for shot in shots(policy, env, episode_seeds(seed, episodes), every):
-                picture = add_caption(shot.picture, caption_of(title, shot, episodes), names)
+            for frame in episode_frames(policy, env, episode_seeds(seed, episodes), every):
+                picture = add_caption(frame.picture, caption_of(title, frame, episodes), names)
                 encoder.append_data(picture)
-                returns[shot.episode] = shot.earned
-                chosen.add(shot)
+                returns[frame.episode] = frame.earned
+                chosen.add(frame)
                 count += 1
                 bar.update()
     finally:
@@ -115,10 +115,10 @@ def _pace(env: JointEnv, path: Path) -> tuple[int, float]:
     return every, speed / every
 
 
-def caption_of(title: str, shot: Shot, episodes: int = 1) -> list[str]:
+def caption_of(title: str, frame: EpisodeFrame, episodes: int = 1) -> list[str]:
     """Compose the lines in the corner of a picture, above the names."""
-    which = "" if episodes == 1 else f", episode {shot.episode + 1} of {episodes}"
-    return [f"{title}{which}", f"step {shot.step}", f"return {shot.earned:.2f}"]
+    which = "" if episodes == 1 else f", episode {frame.episode + 1} of {episodes}"
+    return [f"{title}{which}", f"step {frame.step}", f"return {frame.earned:.2f}"]
 
 
 @contextmanager
@@ -177,35 +177,35 @@ class SheetFrames:
     """
 
     def __init__(self) -> None:
-        self.kept: list[Shot] = []
-        self._last: Shot | None = None
+        self.kept: list[EpisodeFrame] = []
+        self._last: EpisodeFrame | None = None
         self._every, self._seen = 1, 0
 
-    def add(self, shot: Shot) -> None:
+    def add(self, frame: EpisodeFrame) -> None:
         """Offer the next frame."""
         if self._seen % self._every == 0:
-            self.kept.append(shot)
-        self._seen, self._last = self._seen + 1, shot
+            self.kept.append(frame)
+        self._seen, self._last = self._seen + 1, frame
         if len(self.kept) > MOST_KEPT:
             self.kept, self._every = self.kept[::2], 2 * self._every
 
     def sheet(self, episodes: int) -> bytes:
         """Draw evenly spaced frames, first and last among them, as a PNG, each with its step and return."""
-        shots = [*self.kept, self._last] if self._last and self._last is not self.kept[-1] else self.kept
-        count = min(SHEET_PICTURES, len(shots))
-        which = [shots[round(number * (len(shots) - 1) / max(count - 1, 1))] for number in range(count)]
-        labels = [_label(shot, episodes) for shot in which]
+        frames = [*self.kept, self._last] if self._last and self._last is not self.kept[-1] else self.kept
+        count = min(SHEET_PICTURES, len(frames))
+        which = [frames[round(number * (len(frames) - 1) / max(count - 1, 1))] for number in range(count)]
+        labels = [_label(frame, episodes) for frame in which]
         image, stream = (
-            make_sheet([_small(shot.picture) for shot in which], labels, SHEET_COLUMNS, SHEET_WIDTH),
+            make_sheet([_small(frame.picture) for frame in which], labels, SHEET_COLUMNS, SHEET_WIDTH),
             io.BytesIO(),
         )
         image.save(stream, "PNG", optimize=True)
         return stream.getvalue()
 
 
-def _label(shot: Shot, episodes: int) -> str:
-    which = "" if episodes == 1 else f"{shot.episode + 1}: "
-    return f"{which}step {shot.step}, return {shot.earned:.2f}"
+def _label(frame: EpisodeFrame, episodes: int) -> str:
+    which = "" if episodes == 1 else f"{frame.episode + 1}: "
+    return f"{which}step {frame.step}, return {frame.earned:.2f}"
 
 
 def _small(picture: Frame) -> Frame:

@@ -1,4 +1,4 @@
-"""Episodes of a run as pictures."""
+"""Rendered episodes of a run: one frame a step, with the return so far."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from offline_marl.training.run import load, task_of
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
-    """A picture and what it shows."""
+class EpisodeFrame:
+    """A rendered state of an episode, with its place in it."""
 
     picture: Frame
     episode: int
@@ -33,7 +33,7 @@ class Shot:
 
 
 def frames(run: str | Path, seed: int = 0, *, every: int = 1, explore: bool = False) -> npt.NDArray[np.uint8]:
-    """What one episode of a run's newest checkpoint looks like, drawn off screen.
+    """Render one episode of a run's newest checkpoint, off screen.
 
     Args:
         run: The run folder.
@@ -49,15 +49,17 @@ def frames(run: str | Path, seed: int = 0, *, every: int = 1, explore: bool = Fa
         DataError: There is nothing to act in, or it has no picture.
         MissingSimulatorError: The simulator, or a library that draws off screen, is not installed.
     """
-    policy, env = open_stage(run)
+    policy, env = open_for_rendering(run)
     try:
-        return np.stack([shot.picture for shot in shots(policy, env, episode_seeds(seed, 1), every, explore)])
+        return np.stack(
+            [frame.picture for frame in episode_frames(policy, env, episode_seeds(seed, 1), every, explore)]
+        )
     finally:
         env.close()
 
 
-def open_stage(run: str | Path, colors: Sequence[Color] = ()) -> tuple[Policy, JointEnv]:
-    """A run's newest checkpoint and one copy of its environment, to be closed by the caller.
+def open_for_rendering(run: str | Path, colors: Sequence[Color] = ()) -> tuple[Policy, JointEnv]:
+    """Load a run's newest checkpoint and open one copy of its environment, which the caller closes.
 
     Args:
         run: The run folder.
@@ -79,8 +81,10 @@ def open_stage(run: str | Path, colors: Sequence[Color] = ()) -> tuple[Policy, J
     return policy, env
 
 
-def shots(policy: Policy, env: JointEnv, seeds: Sequence[int], every: int = 1, explore: bool = False) -> Iterator[Shot]:
-    """Play one episode per seed and draw it; the first and the last state are always shown.
+def episode_frames(
+    policy: Policy, env: JointEnv, seeds: Sequence[int], every: int = 1, explore: bool = False
+) -> Iterator[EpisodeFrame]:
+    """Play one episode per seed and render it; the first and the last state are always shown.
 
     Raises:
         DataError: The environment has no picture.
@@ -90,9 +94,9 @@ def shots(policy: Policy, env: JointEnv, seeds: Sequence[int], every: int = 1, e
         # The episode begins with the call, and its first step waits for the first picture.
         steps = run_episodes(env, [seed], PolicyController(policy, env.spec, 1, explore=explore))
         earned = 0.0
-        yield Shot(env.render(), episode, 0, earned, last=False)
+        yield EpisodeFrame(env.render(), episode, 0, earned, last=False)
         for number, step in enumerate(steps, start=1):
             earned += float(step.rewards.mean(dtype=np.float64))
             over = bool(step.ended[0])
             if over or number % every == 0:
-                yield Shot(env.render(), episode, number, earned, over)
+                yield EpisodeFrame(env.render(), episode, number, earned, over)

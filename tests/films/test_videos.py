@@ -18,7 +18,7 @@ from offline_marl.films import videos
 from offline_marl.films.captions import COLORS, DARK, WHITE, MissingEncoderError, add_caption, make_sheet
 from offline_marl.films.videos import SheetFrames, film, refuse_video
 from offline_marl.training import environment_tasks, session
-from offline_marl.training.frames import Shot
+from offline_marl.training.frames import EpisodeFrame
 from offline_marl.training.run import evaluate
 
 pytest.importorskip("imageio_ffmpeg")
@@ -229,8 +229,8 @@ def test_many_agents_do_not_fill_the_picture():
 def test_a_sheet_shows_evenly_spaced_steps():
     chosen = SheetFrames()
     for step in range(1001):
-        chosen.add(Shot(np.full((8, 8, 3), step % 256, np.uint8), 0, step, -step, step == 1000))
-    steps = [shot.step for shot in chosen.kept]
+        chosen.add(EpisodeFrame(np.full((8, 8, 3), step % 256, np.uint8), 0, step, -step, step == 1000))
+    steps = [frame.step for frame in chosen.kept]
     assert len(steps) <= videos.MOST_KEPT and len({b - a for a, b in pairwise(steps)}) == 1
     assert chosen.sheet(1).startswith(b"\x89PNG")
     sheet = make_sheet([np.zeros((50, 100, 3), np.uint8)] * 5, list("abcde"), 4, 100)

@@ -19,7 +19,7 @@ from offline_marl.environments.episodes import episode_seeds
 from offline_marl.films.videos import film
 from offline_marl.runs.loading import acting_prey
 from offline_marl.training import environment_tasks, session
-from offline_marl.training.frames import open_stage, shots
+from offline_marl.training.frames import episode_frames, open_for_rendering
 from offline_marl.training.run import evaluate, load, resume
 
 SPREAD = {"environment": "simple-spread", "env_settings": {"N": 2}, "max_steps": 6}
@@ -98,10 +98,10 @@ def test_collected_actions_are_those_of_a_memory_that_sees_the_whole_episode(run
 
 def test_films_and_evaluations_are_of_the_same_episodes(run, tmp_path):
     score = evaluate(run, episodes=3, seed=5)
-    policy, env = open_stage(run)
-    pictures = list(shots(policy, env, episode_seeds(5, 3)))
+    policy, env = open_for_rendering(run)
+    pictures = list(episode_frames(policy, env, episode_seeds(5, 3)))
     env.close()
-    earned = [shot.earned for shot in pictures if shot.last]
+    earned = [frame.earned for frame in pictures if frame.last]
     assert len(pictures) == 3 * 7 and earned == pytest.approx(score.returns.tolist())
     assert film(run, tmp_path / "film.gif", episodes=1, seed=5).returns == pytest.approx(score.returns[:1].tolist())
 
