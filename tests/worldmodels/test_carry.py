@@ -90,6 +90,42 @@ def test_foreseen_choices_reach_the_policy_and_the_rows() -> None:
     assert bool(taken.all()) and not bool(batch.avail_actions[:, 1:][counted].all())
 
 
+class Tally:
+    """A memory of what was earned so far, which begins at the length of the history that it is given."""
+
+    def __init__(self, copies: int, begun: int) -> None:
+        self.total = torch.full((copies,), float(begun))
+
+    def read(self):
+        return {"total": self.total}
+
+    def remember(self, obs, actions, rewards) -> None:
+        self.total = self.total + rewards.mean(-1)
+
+
+class Tallying(Drawing):
+    """Reads its own memory, and wants two pairs of episodes under way."""
+
+    window = 2
+
+    def begin(self, copies, history=None) -> Tally:
+        return Tally(copies, history.shape[-2])
+
+    def act(self, obs, *, history=None, avail_actions=None, explore=False, total=None):
+        self.available.append(total)
+        return super().act(obs, explore=explore)
+
+
+def test_a_policy_acts_from_its_own_memory_in_imagination() -> None:
+    begun = TransitionBuffer(world("continuous"), window=3, state=False).transitions(torch.arange(30))
+    policy = Tallying("continuous")
+    batch = rollout(made(Counting), policy, begun, 3, FREE).batch
+    assert batch.history is None and batch.next_history is None
+    totals = policy.available[::2]
+    assert torch.equal(totals[0], torch.full((30,), 2.0))
+    torch.testing.assert_close(totals[2], 2 + batch.rewards[:, :2].mean(-1).sum(1))
+
+
 def test_choices_that_nobody_foresees_are_not_held() -> None:
     batch = rollout(made(Given, "continuous"), Drawing("continuous"), starts(), 2, FREE).batch
     assert batch.avail_actions is None and batch.next_avail_actions is None and batch.state is None
