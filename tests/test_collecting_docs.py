@@ -11,7 +11,7 @@ import pytest
 import offline_marl
 from offline_marl.datasets.files import load_data
 from offline_marl.launch.cli import main
-from offline_marl.training import session
+from offline_marl.training import training_run
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "collecting.md").read_text()
 FEW = {
@@ -29,7 +29,7 @@ def blocks(language: str) -> list[str]:
 def test_what_the_page_says_to_type_works(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mujoco")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
     commands = [line for block in blocks("bash") for line in block.splitlines()]
     assert len(commands) == 8
     for command in commands:

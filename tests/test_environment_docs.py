@@ -10,7 +10,7 @@ import pytest
 
 import offline_marl
 from offline_marl.launch.cli import main
-from offline_marl.training import environment_tasks, session
+from offline_marl.training import environment_tasks, training_run
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "environments.md").read_text()
 FEW = shlex.split("--steps 1 --batch-size 8 --epochs 1 --final-episodes 1 --eval-every 0 --hidden 8 --device cpu")
@@ -24,7 +24,7 @@ def test_what_the_page_says_to_type_works(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mpe2")
     pytest.importorskip("mujoco")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
     monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 50)
     commands = [line for block in blocks("bash") for line in block.splitlines() if line]
     assert len(commands) == 8

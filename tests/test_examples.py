@@ -49,3 +49,16 @@ def test_own_logger_keeps_the_rows(
     assert "loss/actor" in capsys.readouterr().out
     with sqlite3.connect(tmp_path / "run" / "rows.sqlite") as base:
         assert base.execute("SELECT DISTINCT step FROM rows").fetchall() == [(100,), (200,)]
+
+
+def test_own_hook_averages_and_is_saved_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = saved(tmp_path, world("continuous"))
+    options = ["own_hook.py", "--dataset", str(data), "--steps", "20", "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", options)
+    runpy.run_path(str(ROOT / "examples" / "own_hook.py"), run_name="__main__")
+    first = capsys.readouterr().out
+    assert "the averaged actor is" in first and " 0.000 away" not in first
+    runpy.run_path(str(ROOT / "examples" / "own_hook.py"), run_name="__main__")
+    assert capsys.readouterr().out == first, "taken up again, it finds the average in the checkpoint"

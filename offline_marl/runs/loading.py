@@ -1,7 +1,8 @@
-"""An algorithm from the settings of its run: freshly made, or as its newest checkpoint left it."""
+"""An algorithm from the settings of its run: freshly made, begun with another run's networks, or as it was saved."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,46 @@ def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
     refuse_mixtures(config, needs)
     with seeded_globally(config.seed, "initialisation"):
         return kind(build(kind.Config, config.settings), spec)
+
+
+def take_over(learner: Algorithm, folder: RunFolder) -> None:
+    """Begin with another run's networks of the same name.
+
+    Raises:
+        RunFolderError: It holds no checkpoint, or no network of the same name, kind and shape.
+    """
+    config = folder.config()
+    kind = algorithms.get(config.algorithm)
+    with seeded_globally(config.seed, "initialisation"):
+        other = kind(build(kind.Config, config.settings), learner.spec)
+    state = newest_state(folder)
+    if state is None:
+        raise RunFolderError(f"{folder.path} holds no checkpoint yet.")
+    own = {name: module.state_dict() for name, module in learner.named_children() if not name.startswith("target_")}
+    found = {
+        name: {
+            key.removeprefix(f"{name}."): value
+            for key, value in state["algorithm"].items()
+            if key.startswith(f"{name}.")
+        }
+        for name in own
+    }
+    taken = [name for name in own if own[name] and found[name]]
+    for name in taken:
+        kinds = [type(getattr(each, name)).__name__ for each in (learner, other)]
+        if kinds[0] != kinds[1]:
+            raise RunFolderError(f"The {name} of {folder.path} is of another kind ({kinds[1]}, not {kinds[0]}).")
+        shapes = [{key: tuple(value.shape) for key, value in each[name].items()} for each in (own, found)]
+        if shapes[0] != shapes[1]:
+            raise RunFolderError(
+                f"The {name} of {folder.path} has another shape: give both runs the same hidden, window ..."
+            )
+        for module in (getattr(learner, name), getattr(learner, f"target_{name}", None)):
+            if module is not None:
+                module.load_state_dict(found[name])
+    if not taken:
+        raise RunFolderError(f"{folder.path} holds no network that this algorithm has too ({', '.join(own)}).")
+    print(f"begins with {', '.join(taken)} of {folder.path}", file=sys.stderr)
 
 
 def acting_prey(run: str | Path) -> Callable[[npt.NDArray[np.float32]], Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +24,11 @@ class DivergedError(WorkError, RuntimeError):
 
 
 class Hook(Protocol):
-    """Called after every update with the number of updates made so far."""
+    """A callback after every update; one with `state_dict` and `load_state_dict` is saved with the run.
+
+    It is told the number of updates made so far, the learner, and the update's metrics: detached scalars on the
+    learner's device. To read one (`.item()`) makes the device wait, so a hook should do so at a period of its own.
+    """
 
     def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
         """Do whatever is due at this step."""
@@ -56,13 +60,19 @@ class LogHook:
         elapsed: Seconds that the run had taken before this process.
     """
 
-    def __init__(self, loggers: Sequence[Logger], every: int, bar: tqdm[Any], elapsed: float = 0.0) -> None:
-        self.loggers = loggers
+    def __init__(
+        self, loggers: Sequence[Logger], every: int, bar: tqdm[Any] | None = None, elapsed: float = 0.0
+    ) -> None:
         self.every = every
-        self.bar = bar
-        self._began = time.monotonic() - elapsed
         self._pending: list[Metrics] = []
         self._shown: dict[str, str] = {}
+        self.open(loggers, bar, elapsed)
+
+    def open(self, loggers: Sequence[Logger], bar: tqdm[Any] | None, elapsed: float) -> None:
+        """Write to these from now on, and start the clock."""
+        self.loggers = loggers
+        self.bar = bar
+        self._began = time.monotonic() - elapsed
 
     @property
     def elapsed(self) -> float:
@@ -89,7 +99,8 @@ class LogHook:
         row = dict(zip(names, table.mean(0).tolist(), strict=True))
         for logger in self.loggers:
             logger.write("train", {"step": step, "wall_s": round(self.elapsed, 2), **row})
-        self.bar.update(count)
+        if self.bar is not None:
+            self.bar.update(count)
         losses = {name.removeprefix("loss/"): f"{value:.3g}" for name, value in row.items() if name.startswith("loss/")}
         self.show(losses)
 
@@ -118,7 +129,8 @@ class LogHook:
     def show(self, figures: dict[str, str]) -> None:
         """Put figures on the bar beside those already there."""
         self._shown |= figures
-        self.bar.set_postfix(self._shown, refresh=False)
+        if self.bar is not None:
+            self.bar.set_postfix(self._shown, refresh=False)
 
     def write(self, kind: str, row: dict[str, Any]) -> None:
         """Write one row to every logger."""
@@ -169,6 +181,14 @@ class EvaluateHook:
         if best is None or row["return"] > best["return"]:
             self.history["best"] = row
         self.log.show({"score": f"{shown:.1f}"})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best and the last score."""
+        return self.history
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember what the saved hook did."""
+        self.history.update(state)
 
 
 class CheckpointHook:

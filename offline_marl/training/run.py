@@ -24,8 +24,10 @@ from offline_marl.runs.loading import load, make_algorithm
 from offline_marl.runs.loggers import Logger, apart
 from offline_marl.runs.places import resolve_run
 from offline_marl.training.environment_tasks import UNIFORM, open_world
-from offline_marl.training.session import Result, Session, make_scorer
+from offline_marl.training.loop import Hook
+from offline_marl.training.scoring import make_scorer
 from offline_marl.training.tasks import Task, load_dataset, open_task
+from offline_marl.training.training_run import Result, TrainingSession
 
 __all__ = ["Result", "evaluate", "load", "load_dataset", "prepare", "resume", "train"]
 
@@ -63,6 +65,7 @@ def train(
     *,
     out: str | Path | None = None,
     loggers: Sequence[str | Logger] = (),
+    hooks: Sequence[Hook] = (),
     **fields: Any,
 ) -> Result:
     """Train an algorithm on a data set, or in an environment, and score it.
@@ -73,6 +76,10 @@ def train(
             is kept in the run folder. None for an algorithm that learns in an `environment`.
         out: The run folder; by default `runs/<algorithm>_<dataset>_seed<seed>`.
         loggers: Names of loggers, which the run remembers, and objects, which `resume` has to be given again.
+        hooks: Callables that are called with `(step, learner, metrics)` after every update: after the row of metrics
+            and the evaluation of that step, in the order given, before its checkpoint. One that has `state_dict` and
+            `load_state_dict` is saved in checkpoints, under its `name` or else its class's; one that raises ends the
+            run, whose last checkpoint stays. `resume` has to be given them again.
         fields: Any field of the run (`steps`, `seed`, `device` ...) or of the algorithm's config.
 
     Raises:
@@ -94,9 +101,7 @@ def train(
     folder = RunFolder(out if out is not None else default_folder(config))
     if own is not None:
         own = (clipped(own) if config.clip_actions else own).check()
-        task = Task(OWN_DATA, own, None, None)
-    else:
-        task = _open(config, None)
+    task = _open(config, None) if own is None else Task(OWN_DATA, own, None, None)
     learner = make_algorithm(config, task.data.spec)
     with folder.locked():
         folder.refuse_strangers(config)
@@ -105,7 +110,7 @@ def train(
             save_data(folder.path / (OWN_DATA if task.world is None else UNIFORM), task.data)
             task = _open(config, folder.path)
         # Made first: settings that it refuses should not leave the folder taken.
-        session = Session(folder, config, task, learner, objects)
+        session = TrainingSession(folder, config, task, learner, objects, hooks)
         folder.begin(config, _provenance(task))
         return session.run()
 
@@ -115,12 +120,13 @@ def default_folder(config: RunConfig) -> Path:
     return Path("runs") / f"{config.algorithm}_{Path(config.task).name.replace(':', '.')}_seed{config.seed}"
 
 
-def resume(run: str | Path, *, loggers: Sequence[Logger] = ()) -> Result:
+def resume(run: str | Path, *, loggers: Sequence[Logger] = (), hooks: Sequence[Hook] = ()) -> Result:
     """Go on with a run that was stopped; its end equals that of a run that never stopped, bit for bit.
 
     Args:
         run: The run folder.
         loggers: Objects, besides those whose names the run was begun with.
+        hooks: As for `train`; each that was saved goes on where it stood, and one that is missing is warned of.
 
     Raises:
         RunFolderError: The folder holds no run, the data changed, or no checkpoint can be read.
@@ -136,7 +142,8 @@ def resume(run: str | Path, *, loggers: Sequence[Logger] = ()) -> Result:
         then, now = folder.versions().get("dataset_sha256"), task.data.metadata.get("sha256")
         if then is not None and then != now:
             raise RunFolderError(f"{task.id} is not the data this run began with (sha256 is {now}, was {then}).")
-        return Session(folder, config, task, make_algorithm(config, task.data.spec), loggers).run()
+        learner = make_algorithm(config, task.data.spec)
+        return TrainingSession(folder, config, task, learner, loggers, hooks).run()
 
 
 def evaluate(run: str | Path, episodes: int = 100, seed: int = 0) -> Score:

@@ -1,283 +1,206 @@
-"""One process's work on a run: objects wired from its settings, restored, run to the score."""
+"""One process's work on a run folder, whatever is learnt: loggers, progress bar, checkpoints, stop and seeding."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
 import torch
 
-from offline_marl.algorithms.base import Algorithm, algorithms
-from offline_marl.core.config import build
+from offline_marl.core.config import ConfigError
+from offline_marl.core.learner import Learner
 from offline_marl.core.progress import progress_bar
-from offline_marl.core.reference import Reference
-from offline_marl.core.seeding import derive, seeded_globally
-from offline_marl.datasets.base import Dataset
-from offline_marl.datasets.buffer import refuse_long_window
-from offline_marl.datasets.normalize import obs_statistics
-from offline_marl.environments.base import Conventions, MissingSimulatorError
-from offline_marl.environments.episodes import episode_seeds, play
-from offline_marl.environments.scores import Score, summarize
+from offline_marl.core.seeding import seeded_globally
+from offline_marl.core.types import Source
 from offline_marl.runs import checkpoint
-from offline_marl.runs.config import RunConfig
+from offline_marl.runs.config import LearnFlags
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import RunFolder, RunFolderError, newest_state
+from offline_marl.runs.folder import Folder, newest_state
 from offline_marl.runs.log_files import asked_loggers, loggers_of
 from offline_marl.runs.loggers import Logger
-from offline_marl.training.environment_tasks import versions_of
-from offline_marl.training.loop import CheckpointHook, EvaluateHook, Hook, LogHook, StopHook, train
-from offline_marl.training.rewards import Rewards
-from offline_marl.training.run_picture import draw_run
-from offline_marl.training.sources.choose import plan_source
-from offline_marl.training.tasks import Task
+from offline_marl.training.loop import CheckpointHook, Hook, LogHook, StopHook, train
 
-MOST_COPIES = 50
-"""Copies of a simulator that step side by side in an evaluation."""
-
-Scorer = Callable[[Algorithm, int], Score]
+Settings = TypeVar("Settings", bound=LearnFlags)
+Outcome = TypeVar("Outcome")
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a finished run gives back."""
+@runtime_checkable
+class Stateful(Protocol):
+    """A hook whose state belongs into checkpoints."""
 
-    folder: Path
-    algorithm: Algorithm
-    score: Score | None
-    """None where no environment belongs to the data."""
-    picture: Path | None
-    """None where there is no score or matplotlib is not installed."""
+    def state_dict(self) -> Mapping[str, Any]:
+        """Nested dicts and lists of tensors, numbers and text."""
+        ...
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Go on where the saved hook stood."""
+        ...
 
 
-class Session:
-    """Everything a run needs, in one process.
+class Session(ABC, Generic[Settings, Outcome]):
+    """The loop around a learner in a run folder: it begins, or goes on from the newest checkpoint, to the end.
+
+    A kind of run gives the parts in `__init__` (`learner`, on its device; `own_hooks`), `make_source`, and the end:
+    `conclude` while loggers are open, `finish` after it, `read` for a folder that is finished already. Hooks are called
+    in this order: the log, the kind's own, those that were given, the checkpoint, the stop.
 
     Args:
         folder: The run folder, held by this process.
         config: The run's settings.
-        task: Its data and environment.
-        learner: The algorithm, freshly made from the seed.
+        name: What the bar says is learnt.
+        steps: Updates to make, at most.
         loggers: Besides those that the settings name.
+        hooks: Besides the kind's own.
     """
 
+    learner_key: ClassVar[str] = "learner"
+    """Where checkpoints keep the learner."""
+    at_most: ClassVar[bool] = False
+    """Whether a hook may end the run before its last step; `conclude` then saves the end."""
+
+    learner: Learner
+    source: Source
+
     def __init__(
-        self, folder: RunFolder, config: RunConfig, task: Task, learner: Algorithm, loggers: Sequence[Logger] = ()
+        self,
+        folder: Folder[Settings],
+        config: Settings,
+        name: str,
+        steps: int,
+        loggers: Sequence[Logger] = (),
+        hooks: Sequence[Hook] = (),
     ) -> None:
-        self.folder = folder
-        self.config = config
-        self.task = task
-        self.learner = learner
+        self.folder, self.config, self.name, self.steps = folder, config, name, steps
         self.loggers = [] if folder.done else asked_loggers(config, loggers)
+        self.hooks, self._stateful = list(hooks), stateful(hooks)
+        self.own_hooks: dict[str, Any] = {}
+        """The kind's hooks, each Stateful, by the names under which checkpoints keep them."""
+        self.log = LogHook((), config.log_every)
+        self.device = pick_device(config.device)
+        self.step, self.elapsed, self.ended = 0, 0.0, False
         torch.set_num_threads(config.threads)
-        device = pick_device(config.device)
-        learner.place(device, derive(config.seed, "exploration"))
-        settings = learner.config
-        rewards = Rewards(task.data, settings.reward_scale, device=device)
-        if settings.standardize_obs:
-            learner.standardize(*obs_statistics(task.data))
-        if settings.clip_target:
-            learner.cap_targets(*rewards.best_values(settings.gamma))
-        refuse_long_window(task.data.lengths, learner.window)
-        if config.init is not None and not checkpoint.found(folder.checkpoints):
-            take_over(learner, RunFolder(config.init))
-        if not folder.done:
-            self.make_source = plan_source(config, folder, task, rewards, learner)
-        most = max(config.eval_episodes, config.final_episodes)
-        self.score = make_scorer(task, config.eval_seed, most, device, config.workers)
 
-    def run(self) -> Result:
-        """Go from the newest checkpoint, or the beginning, to the score."""
-        # Seeded for algorithms that draw from torch's own generator, which the caller gets back as it was.
+    @abstractmethod
+    def make_source(self) -> Source:
+        """What the learner is fed; called once the run has begun."""
+
+    def announce(self) -> None:
+        """Say what is about to be done."""
+        of = f"{self.steps - self.step:,} of {self.steps:,} updates{' at most' if self.at_most else ''}"
+        print(f"{self.title}: {of} on {self.config.device}, in {self.folder.path}", file=sys.stderr)
+
+    @property
+    def title(self) -> str:
+        """What is learnt, and from what."""
+        return f"{self.name} on {self.config.dataset}"
+
+    def conclude(self) -> None:
+        """Do what belongs to the run after its last update, while its loggers are open."""
+
+    @abstractmethod
+    def finish(self) -> Outcome:
+        """Mark the folder as done, and give what the run came to."""
+
+    @abstractmethod
+    def read(self) -> Outcome:
+        """What a finished run came to, its learner restored."""
+
+    def run(self) -> Outcome:
+        """Go from the newest checkpoint, or the beginning, to the end."""
+        # Seeded for learners that draw from torch's own generator, which the caller gets back as it was.
         with seeded_globally(self.config.seed, "run"):
-            return self._finished() if self.folder.done else self._go_on()
+            if self.folder.done:
+                self.load_state_dict(newest_state(self.folder) or {})
+                return self.read()
+            self.source = self.make_source()
+            state = newest_state(self.folder)
+            if state is not None:
+                self.load_state_dict(state)
+                self._warn_of_missing(state)
+                checkpoint.restore_torch(state)
+            if not self.ended:
+                self._learn()
+            return self.finish()
 
-    def _take_up(self) -> dict[str, Any]:
-        """The source made and everything restored: step, seconds so far, scores so far, metrics that are pending."""
-        self.source = self.make_source()
-        state = self._restore()
-        if state is None:
-            return {"step": 0, "elapsed": 0.0, "evaluation": {}, "log": {"pending": []}}
-        self.source.load_state_dict(state["source"])
-        checkpoint.restore_torch(state)
-        return {"log": {"pending": []}, **state}
-
-    def _go_on(self) -> Result:
-        config = self.config
-        stood = self._take_up()
-        start = stood["step"]
-        left = f"{config.steps - start:,} of {config.steps:,} updates"
-        print(
-            f"{config.algorithm} on {self.task.id}: {left} on {config.device}, in {self.folder.path}", file=sys.stderr
-        )
-        if outside := self.task.data.metadata.get("clipped_actions"):
-            total = self.task.data.actions.numel()
-            print(f"warning: {outside:,} of {total:,} action entries lay outside [-1, 1]: clipped.", file=sys.stderr)
-        loggers = loggers_of(config, self.folder.path, start, config.steps, self.loggers)
+    def _learn(self) -> None:
+        self.announce()
+        loggers = loggers_of(self.config, self.folder.path, self.step, self.steps, self.loggers)
         with contextlib.ExitStack() as stack:
             for logger in loggers:
                 stack.callback(logger.close)
-            bar = stack.enter_context(progress_bar(config.steps, config.algorithm, "update", initial=start))
-            log = LogHook(loggers, config.log_every, bar, stood["elapsed"])
-            log.load_state_dict(stood["log"], config.device)
-            score = self.score
-            evaluating = EvaluateHook(
-                (lambda: score(self.learner, config.eval_episodes)) if score else None,
-                config.eval_every,
-                config.steps,
-                log,
+            bar = stack.enter_context(progress_bar(self.steps, self.name, "update", initial=self.step))
+            self.log.open(loggers, bar, self.elapsed)
+            # The others come before the checkpoint, so that none misses this step where a run goes on from it.
+            last = 0 if self.at_most else self.steps
+            saving = CheckpointHook(self.save, self.config.checkpoint_every, last, self.log)
+            stopping = StopHook(self.save, last, self.log)
+            hooks: list[Hook] = [self.log, *self.own_hooks.values(), *self.hooks, saving, stopping]
+            train(self.learner, self.source, hooks, range(self.step + 1, self.steps + 1))
+            self.conclude()
+            self.elapsed = self.log.elapsed
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of this step."""
+        self.step = step
+        checkpoint.save(self.folder.checkpoints, step, self.state_dict(), self.config.keep_checkpoints)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the run's future, torch's own generators aside."""
+        kept = {name: dict(hook.state_dict()) for name, hook in self._stateful.items()}
+        return {
+            self.learner_key: self.learner.state_dict(),
+            "source": self.source.state_dict(),
+            **{name: hook.state_dict() for name, hook in self.own_hooks.items()},
+            "log": self.log.state_dict(),
+            "elapsed": self.log.elapsed,
+            **({"ended": self.ended} if self.at_most else {}),
+            **({"hooks": kept} if kept else {}),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a checkpoint stands; of a run that has ended, only what can be read on any device."""
+        if not state:
+            return
+        self.step, self.elapsed = state["step"], state["elapsed"]
+        self.ended = state.get("ended", False)
+        self.learner.load_state_dict(state[self.learner_key])
+        for name, hook in self.own_hooks.items():
+            hook.load_state_dict(state[name])
+        for name, hook in self._stateful.items():
+            if name in state.get("hooks", {}):
+                hook.load_state_dict(state["hooks"][name])
+        if not (self.ended or self.folder.done):
+            self.source.load_state_dict(state["source"])
+            self.log.load_state_dict(state.get("log", {"pending": []}), self.config.device)
+
+    def _warn_of_missing(self, state: Mapping[str, Any]) -> None:
+        missing = sorted(set(state.get("hooks", {})) - set(self._stateful))
+        if missing:
+            one = len(missing) == 1
+            print(
+                f"warning: the run was begun with the hook{'' if one else 's'} {', '.join(missing)}, which "
+                f"{'is' if one else 'are'} not given now: it goes on without, and without what was saved of "
+                f"{'it' if one else 'them'}.",
+                file=sys.stderr,
             )
-            evaluating.history.update(stood["evaluation"])
-
-            def save(step: int) -> None:
-                state = {
-                    "algorithm": self.learner.state_dict(),
-                    "source": self.source.state_dict(),
-                    "evaluation": evaluating.history,
-                    "log": log.state_dict(),
-                    "elapsed": log.elapsed,
-                }
-                checkpoint.save(self.folder.checkpoints, step, state, config.keep_checkpoints)
-
-            saving = CheckpointHook(save, config.checkpoint_every, config.steps, log)
-            hooks: list[Hook] = [log, evaluating, saving, StopHook(save, config.steps, log)]
-            train(self.learner, self.source, hooks, range(start + 1, config.steps + 1))
-            final = score(self.learner, config.final_episodes) if score else None
-            if final is not None:
-                evaluating.note(config.steps, final)
-        return self._finish(final, evaluating.history, log.elapsed)
-
-    def _restore(self) -> dict[str, Any] | None:
-        state = newest_state(self.folder)
-        if state is not None:
-            self.learner.load_state_dict(state["algorithm"])
-        return state
-
-    def _finish(self, score: Score | None, history: Mapping[str, Any], elapsed: float) -> Result:
-        picture = None
-        summary: dict[str, Any] = {"steps": self.config.steps, "wall_s": round(elapsed, 2), "best": history["best"]}
-        if score is not None:
-            title = f"{self.config.algorithm} on {self.task.id}, seed {self.config.seed}"
-            picture = draw_run(self.folder.path, title, score)
-            summary |= {"score": score.row(), "returns": score.returns.tolist(), "data": told_of(self.task.data)}
-            if self.task.world is None:
-                summary["data"] |= mean_return_of(self.task.data, self.task.reference)
-            summary |= {"versions": dict(score.versions or {}), "versions_differ": score.other_versions}
-            if score.conventions is not None:
-                summary["conventions"] = score.conventions.plain()
-        self.folder.finish(summary)
-        return Result(self.folder.path, self.learner, score, picture)
-
-    def _finished(self) -> Result:
-        self._restore()
-        summary = json.loads(self.folder.done_file.read_text(encoding="utf-8"))
-        found = Conventions.from_plain(summary["conventions"]) if "conventions" in summary else None
-        score = summarize(np.array(summary["returns"]), self.task.reference, found) if "returns" in summary else None
-        if score is not None:
-            differ, played = summary.get("versions_differ"), summary.get("versions")
-            others = None if differ is None else tuple(differ)
-            score = replace(score, random_return=self.task.random_return, other_versions=others, versions=played)
-        picture = self.folder.path / "picture.png"
-        return Result(self.folder.path, self.learner, score, picture if picture.exists() else None)
 
 
-def take_over(learner: Algorithm, folder: RunFolder) -> None:
-    """Begin with another run's networks of the same name.
+def stateful(hooks: Sequence[Hook]) -> dict[str, Stateful]:
+    """The hooks whose state is saved, by their `name` or, without one, their class.
 
     Raises:
-        RunFolderError: It holds no checkpoint, or no network of the same name, kind and shape.
+        ConfigError: One is not callable, or two would be saved under one name.
     """
-    config = folder.config()
-    kind = algorithms.get(config.algorithm)
-    with seeded_globally(config.seed, "initialisation"):
-        other = kind(build(kind.Config, config.settings), learner.spec)
-    state = newest_state(folder)
-    if state is None:
-        raise RunFolderError(f"{folder.path} holds no checkpoint yet.")
-    own = {name: module.state_dict() for name, module in learner.named_children() if not name.startswith("target_")}
-    found = {
-        name: {
-            key.removeprefix(f"{name}."): value
-            for key, value in state["algorithm"].items()
-            if key.startswith(f"{name}.")
-        }
-        for name in own
-    }
-    taken = [name for name in own if own[name] and found[name]]
-    for name in taken:
-        kinds = [type(getattr(each, name)).__name__ for each in (learner, other)]
-        if kinds[0] != kinds[1]:
-            raise RunFolderError(f"The {name} of {folder.path} is of another kind ({kinds[1]}, not {kinds[0]}).")
-        shapes = [{key: tuple(value.shape) for key, value in each[name].items()} for each in (own, found)]
-        if shapes[0] != shapes[1]:
-            raise RunFolderError(
-                f"The {name} of {folder.path} has another shape: give both runs the same hidden, window ..."
-            )
-        for module in (getattr(learner, name), getattr(learner, f"target_{name}", None)):
-            if module is not None:
-                module.load_state_dict(found[name])
-    if not taken:
-        raise RunFolderError(f"{folder.path} holds no network that this algorithm has too ({', '.join(own)}).")
-    print(f"begins with {', '.join(taken)} of {folder.path}", file=sys.stderr)
-
-
-def make_scorer(task: Task, seed: int, most: int, device: torch.device | str, workers: int = 1) -> Scorer | None:
-    """A function that plays episodes in the task's environment; None, with a warning, where there is none."""
-    try:
-        env = task.make_envs(min(MOST_COPIES, most), workers)
-    except MissingSimulatorError as error:
-        print(f"warning: no scores: {error}", file=sys.stderr)
-        return None
-    if env is None:
-        print(f"warning: no scores: no environment belongs to {task.id}.", file=sys.stderr)
-        return None
-
-    versions = versions_of(env)
-    others = other_versions(task.data.metadata.get("versions"), versions)
-    if others:
-        print(f"warning: {task.id} was recorded with {'; '.join(others)}: scores may differ.", file=sys.stderr)
-
-    def score(learner: Algorithm, episodes: int) -> Score:
-        played = play(learner, env, episode_seeds(seed, episodes), device)
-        found = None if played.ends is None else task.conventions(played.ends)
-        summed = summarize(played.returns, task.reference, found)
-        return replace(summed, random_return=task.random_return, other_versions=others, versions=versions)
-
-    return score
-
-
-def other_versions(then: Mapping[str, Any] | None, now: Mapping[str, str]) -> tuple[str, ...] | None:
-    """What is not as it was, of all that both name: simulators and the environment's id.
-
-    Returns:
-        Such as `("mujoco 3.2.0, now 4.0.0",)`; None where nothing can be compared.
-    """
-    both = [name for name in now if name in (then or {})]
-    if not then or not both:
-        return None
-    return tuple(f"{name} {then[name]}, now {now[name]}" for name in both if str(then[name]) != now[name])
-
-
-def told_of(data: Dataset) -> dict[str, Any]:
-    """What scores repeat of the data behind them; what is not known is left out."""
-    about = data.metadata
-    versions = dict(about.get("versions") or {})
-    told = {
-        "name": about.get("name"),
-        "sha256": about.get("sha256"),
-        "env_id": versions.pop("env_id", None) or about.get("scenario"),
-        "versions": versions or None,
-    }
-    return {name: value for name, value in told.items() if value is not None}
-
-
-def mean_return_of(data: Dataset, reference: Reference | None) -> dict[str, Any]:
-    """What the episodes of the data return in the mean, to stand beside scores."""
-    mean = float(data.returns().double().mean())
-    normalized = None if reference is None else reference.normalized(mean)
-    return {"return": mean, "normalized_return": normalized, "episodes": len(data.lengths)}
+    found: dict[str, Stateful] = {}
+    for hook in hooks:
+        name = str(getattr(hook, "name", type(hook).__name__))
+        if not callable(hook):
+            raise ConfigError(f"The hook {name} cannot be called with (step, learner, metrics).")
+        if isinstance(hook, Stateful):
+            if name in found:
+                raise ConfigError(f"Two hooks with a state are called {name}: give each a `name` of its own.")
+            found[name] = hook
+    return found

@@ -17,7 +17,7 @@ from offline_marl.environments.base import MissingSimulatorError
 from offline_marl.films import videos
 from offline_marl.films.captions import COLORS, DARK, WHITE, MissingEncoderError, add_caption, make_sheet
 from offline_marl.films.videos import SheetFrames, film, refuse_video
-from offline_marl.training import environment_tasks, session
+from offline_marl.training import environment_tasks, training_run
 from offline_marl.training.frames import EpisodeFrame
 from offline_marl.training.run import evaluate
 
@@ -46,7 +46,7 @@ def particles(tmp_path_factory):
     out = tmp_path_factory.mktemp("particles") / "run"
     short = {"env_settings": {"N": 2}, "max_steps": 6, "steps": 1, "batch_size": 8, "final_episodes": 1}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "draw_run", lambda *_: None)
+        patch.setattr(training_run, "draw_run", lambda *_: None)
         patch.setattr(environment_tasks, "UNIFORM_STEPS", 50)
         small_run(out, None, "ma-ppo", environment="simple-spread", **short)
         yield out
@@ -85,7 +85,7 @@ def test_a_faster_world_keeps_its_pace(particles, tmp_path, monkeypatch):
 @pytest.mark.mujoco
 def test_an_arm_is_filmed_off_screen(tmp_path, monkeypatch):
     pytest.importorskip("mujoco")
-    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
     monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 50)
     once = {"steps": 1, "batch_size": 8, "final_episodes": 1}
     small_run(tmp_path / "run", None, "ma-ppo", environment="reacher_2x1notip_0", **once)
@@ -144,7 +144,7 @@ def test_a_video_that_the_encoder_could_not_finish_is_no_video(particles, tmp_pa
 
 
 def test_what_cannot_be_filmed_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
     for name in ("film.avi", "film"):
         with pytest.raises(ConfigError, match=r"--video .*film.* should end in .mp4 or .gif"):
             film(tmp_path / "run", tmp_path / name)

@@ -8,7 +8,7 @@ from worlds import saved, world
 
 from offline_marl.core.types import DataError
 from offline_marl.runs.loading import acting_prey
-from offline_marl.training import environment_tasks, session
+from offline_marl.training import environment_tasks, training_run
 from offline_marl.training.environment_tasks import find_world
 from offline_marl.training.run import load
 
@@ -17,7 +17,7 @@ TAG = {"algorithm": "ma-ppo", "environment": "simple-tag", "steps": 1, "batch_si
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
     monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 25)
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from worlds import PointEnv
 
+from offline_marl.algorithms.base import Algorithm
 from offline_marl.core.files import DamagedFileError
+from offline_marl.core.learner import Learner
 from offline_marl.runs import checkpoint
 from offline_marl.runs.metric_rows import read_rows
-from offline_marl.training import session
-from offline_marl.training.models import fit as fitting
+from offline_marl.training import session, training_run
 from offline_marl.training.models.fit import Fit, fit_model
 from offline_marl.training.run import Result, train
 from offline_marl.training.tasks import Task
+from offline_marl.worldmodels.base import WorldModel
 
 SMALL: dict[str, Any] = {
     "steps": 60,
@@ -60,23 +61,25 @@ def score_in_point_env(patch: pytest.MonkeyPatch, picture: bool = False) -> None
     """Give every task the made-up environment; the picture takes most of a small run's time."""
     patch.setattr(Task, "make_env", lambda self, copies: PointEnv(self.data.spec, copies))
     if not picture:
-        patch.setattr(session, "draw_run", lambda *_: None)
+        patch.setattr(training_run, "draw_run", lambda *_: None)
 
 
 class Killed(BaseException):
     """Ends a run as abruptly as one process can end itself."""
 
 
-def kill_at(patch: pytest.MonkeyPatch, step: int, place: ModuleType = session) -> None:
-    """Let the next run, or the next fit where `place` is fitting, die right after this step."""
-    loop = place.train
+def kill_at(patch: pytest.MonkeyPatch, step: int, kind: type[Learner] = Algorithm) -> None:
+    """Let the next run, or the next fit where `kind` is WorldModel, die right after this step."""
+    loop = session.train
 
-    def short(algorithm, source, hooks, steps):
-        loop(algorithm, source, hooks, range(steps.start, min(step + 1, steps.stop)))
+    def short(learner, source, hooks, steps):
+        if not isinstance(learner, kind):
+            return loop(learner, source, hooks, steps)
+        loop(learner, source, hooks, range(steps.start, min(step + 1, steps.stop)))
         if step < steps.stop:
             raise Killed
 
-    patch.setattr(place, "train", short)
+    patch.setattr(session, "train", short)
 
 
 def start_and_kill(out: Path, dataset: Any, step: int, **fields: Any) -> None:
@@ -89,7 +92,7 @@ def start_and_kill(out: Path, dataset: Any, step: int, **fields: Any) -> None:
 def start_and_kill_fit(out: Path, dataset: str, step: int, **fields: Any) -> None:
     """A fit that died right after this step."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, step, fitting)
+        kill_at(patch, step, WorldModel)
         small_fit(out, dataset, **fields)
 
 

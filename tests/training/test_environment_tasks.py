@@ -18,17 +18,17 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.files import load_data
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.environments.base import Seen
-from offline_marl.training import environment_tasks, session
+from offline_marl.training import environment_tasks, training_run
 from offline_marl.training.environment_tasks import UNIFORM, World, find_world, play_uniformly
 from offline_marl.training.run import evaluate, load, prepare, resume
-from offline_marl.training.session import other_versions, told_of
+from offline_marl.training.scoring import describe_data, other_versions
 
 SHORT = {"algorithm": "ma-ppo", "environment": "coordination", "steps": 9, "checkpoint_every": 4, "log_every": 3}
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
     monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 600)
 
 
@@ -144,8 +144,8 @@ def test_versions_that_differ_are_told_once_and_kept_with_the_score(tmp_path, mo
     path = saved(tmp_path, replace(data, metadata={"scenario": "coordination", "versions": then}))
     now = {"env_id": "Point-v0", "simulator": "2.0", "new": "1"}
     monkeypatch.setattr(PointEnv, "versions", lambda self: now, raising=False)
-    monkeypatch.setattr(session.Task, "make_env", lambda self, copies: PointEnv(self.data.spec, copies))
-    monkeypatch.setattr(session.Task, "conventions", lambda self, ends: None)
+    monkeypatch.setattr(training_run.Task, "make_env", lambda self, copies: PointEnv(self.data.spec, copies))
+    monkeypatch.setattr(training_run.Task, "conventions", lambda self, ends: None)
     result = small_run(tmp_path / "run", path, eval_every=20)
     assert capsys.readouterr().err.count("was recorded with simulator 1.0, now 2.0: scores may differ.") == 1
     assert {row["versions_differ"] for row in table(tmp_path / "run" / "eval.csv")} == {"True"}
@@ -161,4 +161,4 @@ def test_versions_that_differ_are_told_once_and_kept_with_the_score(tmp_path, mo
 def test_versions_that_are_not_known_are_not_compared():
     assert other_versions(None, {"mujoco": "3"}) is None and other_versions({"numpy": "2"}, {"mujoco": "3"}) is None
     assert other_versions({"mujoco": "3"}, {"mujoco": "3"}) == ()
-    assert told_of(world("continuous")) == {}
+    assert describe_data(world("continuous")) == {}

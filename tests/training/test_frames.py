@@ -8,13 +8,13 @@ from runs import small_run
 from worlds import saved, world
 
 from offline_marl.core.types import DataError
-from offline_marl.training import environment_tasks, session
+from offline_marl.training import environment_tasks, training_run
 from offline_marl.training.frames import frames
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
     monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 50)
 
 

@@ -18,7 +18,7 @@ from offline_marl.datasets.files import load_data
 from offline_marl.environments.episodes import episode_seeds
 from offline_marl.films.videos import film
 from offline_marl.runs.loading import acting_prey
-from offline_marl.training import environment_tasks, session
+from offline_marl.training import environment_tasks, session, training_run
 from offline_marl.training.frames import episode_frames, open_for_rendering
 from offline_marl.training.run import evaluate, load, resume
 
@@ -63,7 +63,7 @@ class RecurrentToy(MAPPO):
 def _toy(monkeypatch):
     pytest.importorskip("mpe2")
     monkeypatch.setitem(algorithms._loaded, "recurrent-toy", RecurrentToy)
-    monkeypatch.setattr(session, "draw_run", lambda *_, **__: None)
+    monkeypatch.setattr(training_run, "draw_run", lambda *_, **__: None)
     monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 50)
 
 

@@ -13,7 +13,7 @@ from offline_marl.launch.cli.list import algorithm_rows
 from offline_marl.launch.cli.text import print_lines, table
 
 if TYPE_CHECKING:
-    from offline_marl.training.session import Result
+    from offline_marl.training.training_run import Result
 
 
 def run(args: Sequence[str]) -> None:

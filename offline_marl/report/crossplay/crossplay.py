@@ -21,7 +21,7 @@ from offline_marl.environments.base import Conventions, JointEnv
 from offline_marl.environments.episodes import Episodes, episode_seeds, play
 from offline_marl.report.crossplay.groups import SHARE, Matrix, find_groups, losses, same_group, scale_of
 from offline_marl.report.crossplay.players import MixedTeam, Player, open_players
-from offline_marl.training.session import MOST_COPIES
+from offline_marl.training.scoring import MOST_COPIES
 from offline_marl.training.tasks import Task
 
 RESAMPLES = 2_000

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +14,20 @@ from torch import Tensor
 from offline_marl.core.config import ConfigError, build, suggest
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.learner import Learner
-from offline_marl.core.progress import progress_bar
 from offline_marl.core.seeding import Generators, derive, seeded_globally
-from offline_marl.core.types import Metrics
+from offline_marl.core.types import Metrics, Source
 from offline_marl.datasets.base import Dataset, episodes_apart
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.runs import checkpoint
 from offline_marl.runs.config import FitConfig, LearnFlags
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import ModelFolder, describe_software, newest_state
-from offline_marl.runs.log_files import SILENT, asked_loggers, loggers_of
+from offline_marl.runs.folder import ModelFolder, describe_software
+from offline_marl.runs.log_files import SILENT
 from offline_marl.runs.places import resolve_fit
-from offline_marl.training.loop import CheckpointHook, Enough, Hook, LogHook, StopHook, train
+from offline_marl.training.loop import Enough, LogHook
 from offline_marl.training.models.picture import draw_report
 from offline_marl.training.models.report import read_report, write_report
 from offline_marl.training.models.rows import members_of, source_for
+from offline_marl.training.session import Session
 from offline_marl.training.tasks import Task, open_task
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.facts import Facts, measure
@@ -151,8 +148,8 @@ def config_for(folder: ModelFolder, task: Task) -> FitConfig:
     return config
 
 
-class FitSession:
-    """One process's work on a fit: model, source and hooks wired from its settings.
+class FitSession(Session[FitConfig, Fit]):
+    """One process's work on a fit, which ends when the error on held-out episodes falls no further.
 
     Args:
         folder: The model's folder, held by this process.
@@ -160,83 +157,52 @@ class FitSession:
         task: Its data.
     """
 
+    learner_key = "model"
+    at_most = True
+    learner: WorldModel
+
     def __init__(self, folder: ModelFolder, config: FitConfig, task: Task) -> None:
-        self.folder, self.config, self.task = folder, config, task
-        self.loggers = asked_loggers(config)
-        torch.set_num_threads(config.threads)
-        device = pick_device(config.device)
+        super().__init__(folder, config, config.model, config.steps)
+        self.task = task
         kind = worldmodels.get(config.model)
         with seeded_globally(config.seed, "initialisation"):
-            self.model = kind(build(kind.Config, config.settings), facts_of(task.data))
-        self.model.place(device, derive(config.seed, "elites"))
-        own = self.model.config
+            self.learner = kind(build(kind.Config, config.settings), facts_of(task.data))
+        self.learner.place(self.device, derive(config.seed, "elites"))
+        own = self.learner.config
         data, stays = task.data, task.mapped
         seen, held_out = episodes_apart(data.lengths, own.holdout, config.seed)
-        self.held_out = TransitionBuffer(data, own.window, device, False, held_out, stays)
-        buffer = TransitionBuffer(data, own.window, device, False, seen, stays)
+        self.held_out = TransitionBuffer(data, own.window, self.device, False, held_out, stays)
+        buffer = TransitionBuffer(data, own.window, self.device, False, seen, stays)
         draws = Generators(config.seed, buffer.device).get("batches")
-        self.source = source_for(self.model, buffer, draws)
+        self._made = source_for(self.learner, buffer, draws)
+        self.looking = HeldOutHook(
+            self.learner, lambda: held_out_errors(self.learner, self.held_out), config.eval_every, self.log
+        )
+        self.own_hooks = {"held_out": self.looking}
 
-    def run(self) -> Fit:
-        """Go from the newest checkpoint, or the beginning, to the end."""
-        with seeded_globally(self.config.seed, "run"):
-            return self._go_on()
+    @property
+    def title(self) -> str:
+        return f"{self.name} of {self.task.id}"
 
-    def _go_on(self) -> Fit:
-        config, path = self.config, self.folder.path
-        looking = HeldOutHook(self.model, lambda: held_out_errors(self.model, self.held_out), config.eval_every)
-        stood = self._restore(looking)
-        start, elapsed = stood["step"], stood["elapsed"]
-        if not stood["ended"]:
-            left = f"{config.steps - start:,} of {config.steps:,} updates at most on {config.device}"
-            print(f"{config.model} of {self.task.id}: {left}, in {path}", file=sys.stderr)
-            start, elapsed = self._learn(looking, stood)
-        if not self.folder.done:
-            draw_report(path, f"{config.model} of {self.task.id}", *write_report(path, self.model, self.held_out))
-            self.folder.finish({"steps": start, "wall_s": round(elapsed, 2), "errors": looking.best.tolist()})
-        return Fit(path, self.model, looking.best.tolist(), start, self.held_out, read_report(path))
+    def make_source(self) -> Source:
+        return self._made
 
-    def _learn(self, looking: HeldOutHook, stood: Mapping[str, Any]) -> tuple[int, float]:
-        config, start = self.config, stood["step"]
-        loggers = loggers_of(config, self.folder.path, start, config.steps, self.loggers)
-        with contextlib.ExitStack() as stack:
-            for logger in loggers:
-                stack.callback(logger.close)
-            bar = stack.enter_context(progress_bar(config.steps, config.model, "update", initial=start))
-            log = LogHook(loggers, config.log_every, bar, stood["elapsed"])
-            log.load_state_dict(stood["log"], config.device)
-            looking.log = log
+    def conclude(self) -> None:
+        updates = self.learner.updates
+        self.log.flush(updates)
+        self.looking.conclude(updates)
+        self.ended = True
+        self.save(updates)
 
-            def save(step: int, ended: bool = False) -> None:
-                state = {
-                    "model": self.model.state_dict(),
-                    "source": self.source.state_dict(),
-                    "held_out": looking.state_dict(),
-                    "log": log.state_dict(),
-                    "elapsed": log.elapsed,
-                    "ended": ended,
-                }
-                checkpoint.save(self.folder.checkpoints, step, state, config.keep_checkpoints)
+    def finish(self) -> Fit:
+        path, best = self.folder.path, self.looking.best
+        draw_report(path, self.title, *write_report(path, self.learner, self.held_out))
+        self.folder.finish({"steps": self.step, "wall_s": round(self.elapsed, 2), "errors": best.tolist()})
+        return self.read()
 
-            # Looks before it saves, so that no look is missed by who goes on from there.
-            saving = CheckpointHook(save, config.checkpoint_every, 0, log)
-            hooks: list[Hook] = [log, looking, saving, StopHook(save, 0, log)]
-            train(self.model, self.source, hooks, range(start + 1, config.steps + 1))
-            log.flush(self.model.updates)
-            looking.conclude(self.model.updates)
-            save(self.model.updates, ended=True)
-            return self.model.updates, log.elapsed
-
-    def _restore(self, looking: HeldOutHook) -> dict[str, Any]:
-        state = newest_state(self.folder)
-        if state is None:
-            return {"step": 0, "elapsed": 0.0, "ended": False, "log": {"pending": []}}
-        self.model.load_state_dict(state["model"])
-        if not state["ended"]:  # a finished model may be read on another kind of device than it was fitted on
-            self.source.load_state_dict(state["source"])
-        looking.load_state_dict(state["held_out"])
-        checkpoint.restore_torch(state)
-        return {"log": {"pending": []}, **state}
+    def read(self) -> Fit:
+        path, errors = self.folder.path, self.looking.best.tolist()
+        return Fit(path, self.learner, errors, self.step, self.held_out, read_report(path))
 
 
 class HeldOutHook:
@@ -246,14 +212,14 @@ class HeldOutHook:
         model: The world model that is fitted.
         errors: Its members' held-out errors now.
         every: Updates between looks.
+        log: Takes the rows and shows the error.
     """
 
-    def __init__(self, model: WorldModel, errors: Callable[[], Tensor], every: int) -> None:
-        self.model, self.errors, self.every = model, errors, every
+    def __init__(self, model: WorldModel, errors: Callable[[], Tensor], every: int, log: LogHook) -> None:
+        self.model, self.errors, self.every, self.log = model, errors, every, log
         self.best = torch.full((members_of(model),), math.inf)
         self.stale = 0
         self.looked = -1
-        self.log: LogHook | None = None
 
     def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
         """Look if it is time.
@@ -274,10 +240,9 @@ class HeldOutHook:
         self.best = torch.where(better, errors, self.best)
         self.stale = 0 if bool(better.any()) else self.stale + 1
         self.looked = step
-        if self.log is not None:
-            self.log.flush(step)
-            self.log.write("eval", {"step": step, "held_out_error": float(errors.mean()), "best": float(errors.min())})
-            self.log.show({"held-out": f"{errors.mean():.3f}"})
+        self.log.flush(step)
+        self.log.write("eval", {"step": step, "held_out_error": float(errors.mean()), "best": float(errors.min())})
+        self.log.show({"held-out": f"{errors.mean():.3f}"})
 
     def conclude(self, step: int) -> None:
         """Conclude the fit: best weights back, elites chosen."""

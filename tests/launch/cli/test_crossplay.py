@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from offline_marl.report.crossplay import files
-from offline_marl.training import environment_tasks, session
+from offline_marl.training import environment_tasks, training_run
 
 
 def test_runs_play_together_from_the_command_line(cli, monkeypatch):
-    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
     monkeypatch.setattr(files, "draw_matrix", lambda *_: None)
     for expert in ("red", "blue"):
         assert (
@@ -37,7 +37,7 @@ def test_bad_words_are_answered_in_a_sentence(cli):
 def test_evaluate_films_what_it_scores(cli, monkeypatch):
     pytest.importorskip("imageio_ffmpeg")
     pytest.importorskip("mpe2")
-    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
     monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 50)
     flags = ["--steps", 1, "--max-steps", 3, "--batch-size", 8, "--device", "cpu", "--final-episodes", 1]
     assert cli("train", "ma-ppo", "--environment", "simple-spread", "--out", "run", *flags).code == 0

@@ -25,7 +25,7 @@ from offline_marl.report.crossplay.files import csv_of, lines_of, plain, write_c
 from offline_marl.report.crossplay.groups import find_groups, losses, same_group
 from offline_marl.report.crossplay.players import MixedTeam
 from offline_marl.runs.folder import RunFolderError
-from offline_marl.training import session
+from offline_marl.training import training_run
 from offline_marl.training.run import evaluate
 
 RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results" / "crossplay.csv"
@@ -47,7 +47,7 @@ def meeting(tmp_path_factory):
     """Two runs that go to the left post and two that go to the right one, of different windows."""
     folder = tmp_path_factory.mktemp("meeting")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "draw_run", lambda *_: None)
+        patch.setattr(training_run, "draw_run", lambda *_: None)
         sides = [("left", 0, 0), ("right", 0, 0), ("left", 1, 2), ("right", 1, 0)]
         yield [cloned(folder, "rendezvous", side, seed, window=window) for side, seed, window in sides]
 
@@ -57,7 +57,7 @@ def colours(tmp_path_factory):
     """Teams of three that choose red, red and blue."""
     folder = tmp_path_factory.mktemp("colours")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "draw_run", lambda *_: None)
+        patch.setattr(training_run, "draw_run", lambda *_: None)
         yield [cloned(folder, "coordination", *who) for who in (("red", 0), ("red", 1), ("blue", 0))]
 
 
@@ -209,7 +209,7 @@ def test_two_runs_alone_say_nothing_of_others(meeting):
 
 
 def test_what_cannot_meet_is_refused_in_a_sentence(meeting, colours, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
     with pytest.raises(ConfigError, match="crossplay needs at least two runs"):
         crossplay(meeting[:1])
     with pytest.raises(ConfigError, match="rendezvous-left-0 is named twice"):

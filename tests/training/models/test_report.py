@@ -15,7 +15,7 @@ from offline_marl.core.config import build
 from offline_marl.core.types import Batch
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.training import session
+from offline_marl.training import training_run
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.models.foresight import evenly, foresee, look_far
 from offline_marl.training.models.picture import draw_report
@@ -321,7 +321,7 @@ def task(tmp_path) -> str:
 def no_pictures(monkeypatch) -> None:
     """They take most of a small fit's time, and have tests of their own."""
     monkeypatch.setattr(fitting, "draw_report", lambda *_: None)
-    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
 
 
 @pytest.mark.usefixtures("no_pictures")

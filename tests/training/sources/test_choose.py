@@ -25,11 +25,11 @@ from offline_marl.algorithms.bc import BC
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError, Needs
 from offline_marl.runs.folder import RunFolderError
-from offline_marl.training import run, session
+from offline_marl.training import run, training_run
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.sources import choose
 from offline_marl.training.tasks import Task
-from offline_marl.worldmodels.base import worldmodels
+from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.rollout import Caution
 
 FEW = {"steps": 12, "checkpoint_every": 5, "horizon": 3, "rollouts": 8, "refill_every": 2, "retain": 40}
@@ -53,7 +53,7 @@ def _no_pictures(monkeypatch):
 
 def act_in(patch, env) -> None:
     patch.setattr(Task, "make_env", lambda self, copies: env(self.data.spec, copies))
-    patch.setattr(session, "draw_run", lambda *_: None)
+    patch.setattr(training_run, "draw_run", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_a_missing_model_is_fitted_first_and_kept_in_the_run_folder(tmp_path, da
     small_run(tmp_path / "named", data, seed=3, world_model="ensemble", **fields)
     refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "named"))
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 33, fitting)
+        kill_at(patch, 33, WorldModel)
         small_run(tmp_path / "killed", data, seed=3, **fields)
     (tmp_path / "killed").rename(tmp_path / "moved")
     run.resume(tmp_path / "moved")
@@ -203,7 +203,7 @@ def test_a_model_with_a_carry_of_its_own_is_fitted_and_imagined_in(tmp_path, dat
 def test_a_fit_of_a_model_without_members_that_died_ends_as_if_it_had_not(tmp_path, data):
     fitting.fit_model("counting", data, out=tmp_path / "straight", **SHORT)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 15, fitting)
+        kill_at(patch, 15, WorldModel)
         fitting.fit_model("counting", data, out=tmp_path / "killed", **SHORT)
     fitting.resume_fit(tmp_path / "killed")
     refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "killed"))
@@ -224,7 +224,7 @@ def test_a_model_that_foresees_available_actions_serves_data_that_restricts_them
 
 @pytest.mark.mujoco
 def test_the_arm_itself_may_be_the_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "draw_run", lambda *_: None)
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
     recording = saved(tmp_path, reacher_recording()) + "_2x1_full"
     fields = {"algorithm": "moma-ppo", "world_model": "oracle", "final_episodes": 1, **FEW, "steps": 2}
     small_run(tmp_path / "run", recording, **fields)

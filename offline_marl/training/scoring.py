@@ -1,0 +1,81 @@
+"""Scores of a policy in its task's environment, and what they repeat of the data behind them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from offline_marl.algorithms.base import Algorithm
+from offline_marl.core.reference import Reference
+from offline_marl.datasets.base import Dataset
+from offline_marl.environments.base import MissingSimulatorError
+from offline_marl.environments.episodes import episode_seeds, play
+from offline_marl.environments.scores import Score, summarize
+from offline_marl.training.environment_tasks import versions_of
+from offline_marl.training.tasks import Task
+
+MOST_COPIES = 50
+"""Copies of a simulator that step side by side in an evaluation."""
+
+Scorer = Callable[[Algorithm, int], Score]
+
+
+def make_scorer(task: Task, seed: int, most: int, device: torch.device | str, workers: int = 1) -> Scorer | None:
+    """A function that plays episodes in the task's environment; None, with a warning, where there is none."""
+    try:
+        env = task.make_envs(min(MOST_COPIES, most), workers)
+    except MissingSimulatorError as error:
+        print(f"warning: no scores: {error}", file=sys.stderr)
+        return None
+    if env is None:
+        print(f"warning: no scores: no environment belongs to {task.id}.", file=sys.stderr)
+        return None
+
+    versions = versions_of(env)
+    others = other_versions(task.data.metadata.get("versions"), versions)
+    if others:
+        print(f"warning: {task.id} was recorded with {'; '.join(others)}: scores may differ.", file=sys.stderr)
+
+    def score(learner: Algorithm, episodes: int) -> Score:
+        played = play(learner, env, episode_seeds(seed, episodes), device)
+        found = None if played.ends is None else task.conventions(played.ends)
+        summed = summarize(played.returns, task.reference, found)
+        return replace(summed, random_return=task.random_return, other_versions=others, versions=versions)
+
+    return score
+
+
+def other_versions(then: Mapping[str, Any] | None, now: Mapping[str, str]) -> tuple[str, ...] | None:
+    """What is not as it was, of all that both name: simulators and the environment's id.
+
+    Returns:
+        Such as `("mujoco 3.2.0, now 4.0.0",)`; None where nothing can be compared.
+    """
+    both = [name for name in now if name in (then or {})]
+    if not then or not both:
+        return None
+    return tuple(f"{name} {then[name]}, now {now[name]}" for name in both if str(then[name]) != now[name])
+
+
+def describe_data(data: Dataset) -> dict[str, Any]:
+    """What scores repeat of the data behind them; what is not known is left out."""
+    about = data.metadata
+    versions = dict(about.get("versions") or {})
+    told = {
+        "name": about.get("name"),
+        "sha256": about.get("sha256"),
+        "env_id": versions.pop("env_id", None) or about.get("scenario"),
+        "versions": versions or None,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def mean_return_of(data: Dataset, reference: Reference | None) -> dict[str, Any]:
+    """What the episodes of the data return in the mean, to stand beside scores."""
+    mean = float(data.returns().double().mean())
+    normalized = None if reference is None else reference.normalized(mean)
+    return {"return": mean, "normalized_return": normalized, "episodes": len(data.lengths)}

@@ -1,0 +1,134 @@
+"""A training run: an algorithm learns from its source, is scored on the way, and ends with its score and picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offline_marl.algorithms.base import Algorithm
+from offline_marl.core.seeding import derive
+from offline_marl.core.types import Source
+from offline_marl.datasets.buffer import refuse_long_window
+from offline_marl.datasets.normalize import obs_statistics
+from offline_marl.environments.base import Conventions
+from offline_marl.environments.scores import Score, summarize
+from offline_marl.runs import checkpoint
+from offline_marl.runs.config import RunConfig
+from offline_marl.runs.folder import RunFolder
+from offline_marl.runs.loading import take_over
+from offline_marl.runs.loggers import Logger
+from offline_marl.training.loop import EvaluateHook, Hook
+from offline_marl.training.rewards import Rewards
+from offline_marl.training.run_picture import draw_run
+from offline_marl.training.scoring import describe_data, make_scorer, mean_return_of
+from offline_marl.training.session import Session
+from offline_marl.training.sources.choose import plan_source
+from offline_marl.training.tasks import Task
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run gives back."""
+
+    folder: Path
+    algorithm: Algorithm
+    score: Score | None
+    """None where no environment belongs to the data."""
+    picture: Path | None
+    """None where there is no score or matplotlib is not installed."""
+
+
+class TrainingSession(Session[RunConfig, Result]):
+    """An algorithm that learns and is scored.
+
+    Args:
+        folder: The run folder, held by this process.
+        config: The run's settings.
+        task: Its data and environment.
+        learner: The algorithm, freshly made from the seed.
+        loggers: Besides those that the settings name.
+        hooks: Besides evaluation.
+    """
+
+    learner_key = "algorithm"
+    learner: Algorithm
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: RunConfig,
+        task: Task,
+        learner: Algorithm,
+        loggers: Sequence[Logger] = (),
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        super().__init__(folder, config, config.algorithm, config.steps, loggers, hooks)
+        self.task, self.learner = task, learner
+        learner.place(self.device, derive(config.seed, "exploration"))
+        settings = learner.config
+        rewards = Rewards(task.data, settings.reward_scale, device=self.device)
+        if settings.standardize_obs:
+            learner.standardize(*obs_statistics(task.data))
+        if settings.clip_target:
+            learner.cap_targets(*rewards.best_values(settings.gamma))
+        refuse_long_window(task.data.lengths, learner.window)
+        if config.init is not None and not checkpoint.found(folder.checkpoints):
+            take_over(learner, RunFolder(config.init))
+        if not folder.done:
+            self._make_source = plan_source(config, folder, task, rewards, learner)
+        most = max(config.eval_episodes, config.final_episodes)
+        self.score = score = make_scorer(task, config.eval_seed, most, self.device, config.workers)
+        play = None if score is None else lambda: score(learner, config.eval_episodes)
+        self.evaluating = EvaluateHook(play, config.eval_every, config.steps, self.log)
+        self.own_hooks = {"evaluation": self.evaluating}
+        self.final: Score | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} on {self.task.id}"
+
+    def make_source(self) -> Source:
+        return self._make_source()
+
+    def announce(self) -> None:
+        super().announce()
+        if outside := self.task.data.metadata.get("clipped_actions"):
+            total = self.task.data.actions.numel()
+            print(f"warning: {outside:,} of {total:,} action entries lay outside [-1, 1]: clipped.", file=sys.stderr)
+
+    def conclude(self) -> None:
+        if self.score is not None:
+            self.final = self.score(self.learner, self.config.final_episodes)
+            self.evaluating.note(self.config.steps, self.final)
+
+    def finish(self) -> Result:
+        picture, score, data = None, self.final, self.task.data
+        summary: dict[str, Any] = {"steps": self.config.steps, "wall_s": round(self.elapsed, 2)}
+        summary["best"] = self.evaluating.history["best"]
+        if score is not None:
+            picture = draw_run(self.folder.path, f"{self.title}, seed {self.config.seed}", score)
+            summary |= {"score": score.row(), "returns": score.returns.tolist(), "data": describe_data(data)}
+            if self.task.world is None:
+                summary["data"] |= mean_return_of(data, self.task.reference)
+            summary |= {"versions": dict(score.versions or {}), "versions_differ": score.other_versions}
+            if score.conventions is not None:
+                summary["conventions"] = score.conventions.plain()
+        self.folder.finish(summary)
+        return Result(self.folder.path, self.learner, score, picture)
+
+    def read(self) -> Result:
+        summary = json.loads(self.folder.done_file.read_text(encoding="utf-8"))
+        found = Conventions.from_plain(summary["conventions"]) if "conventions" in summary else None
+        score = summarize(np.array(summary["returns"]), self.task.reference, found) if "returns" in summary else None
+        if score is not None:
+            differ, played = summary.get("versions_differ"), summary.get("versions")
+            others = None if differ is None else tuple(differ)
+            score = replace(score, random_return=self.task.random_return, other_versions=others, versions=played)
+        picture = self.folder.path / "picture.png"
+        return Result(self.folder.path, self.learner, score, picture if picture.exists() else None)
