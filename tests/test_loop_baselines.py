@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-import naive
+import hand
 import pytest
 import torch
 from loops import gradients, lend_weights, pairs
@@ -79,7 +79,7 @@ def both(speed, learner: str, window: int):
 
 def share_draws(loop, ours: Algorithm, learner: str, monkeypatch) -> tuple[deque[Tensor], deque[Tensor]]:
     """The loop's next draws are those that ours is about to make; returns what it has not yet taken."""
-    generator = naive.same_draws(ours)
+    generator = hand.same_draws(ours)
     normal, uniform = deque[Tensor](), deque[Tensor]()
 
     def of_agent(noise: Tensor, agent: int) -> Tensor:

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import naive
+import hand
 import pytest
 import torch
 from loops import gradients, lend_weights, pairs
@@ -65,7 +65,7 @@ def both(speed, window: int, epochs: int, minibatch_size: int):
     loop = speed.LOOPS["ma-ppo"](speed.Setup(SPEC, window, hidden=8, lr=1e-2), **settings)
     loop.clip = 0.0
     lend_weights(ours, loop)
-    generator = naive.same_draws(ours)
+    generator = hand.same_draws(ours)
     loop.order = lambda count: torch.randperm(count, generator=generator)
     return ours, loop
 

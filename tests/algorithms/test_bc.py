@@ -1,32 +1,61 @@
 from __future__ import annotations
 
+import math
+
+import hand
 import pytest
 import torch
-from naive import before_and_after, gradients, learner_and_batch, log_probs, taken
 
 from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import build
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import Batch, Spec
 
+NORMAL = -0.5 * math.log(2 * math.pi)
+"""Log density of a standard normal at 0."""
+ACTIONS = torch.tensor([[[0.0, 0.0], [math.tanh(1.0), 0.0]]] * 2)
+"""The first agent's two entries at 0, the second's one at tanh 1."""
 
-@pytest.mark.parametrize("kind", ["continuous", "discrete"])
-def test_the_loss_is_the_mean_negative_log_likelihood_of_every_agents_action(kind):
-    learner, batch = learner_and_batch("bc", kind)
-    before, metrics = before_and_after(learner, batch)
-    loss = -torch.stack(log_probs(before.actor, before.spec, batch)).mean()
-    torch.testing.assert_close(metrics["loss/actor"], loss.detach())
-    torch.testing.assert_close(taken(learner.actor), gradients(loss, before.actor))
+
+def cloner(discrete: bool, **settings):
+    """Continuous: mean 0 and log-std -1 of both entries; mean 0.5 and log-std 0. Discrete: odds 1 : 3 : 4 and 1 : 1."""
+    learner = hand.learner_of("bc", hand.DISCRETE if discrete else hand.CONTINUOUS, **settings)
+    choices = [[0.0, math.log(3.0), math.log(4.0)], [0.0, 0.0, 9.0]]
+    hand.answer(learner.actor, choices if discrete else [[0.0, 0.0, -1.0, -1.0], [0.5, 9.0, 0.0, 9.0]])
+    return learner
+
+
+def test_the_loss_of_continuous_actions_by_hand():
+    """z = 0, twice at deviation 1 / e; z = (atanh a - 0.5) / 1 = 0.5, and d tanh / dx = 1 - tanh(1)^2."""
+    found = cloner(False).update(hand.batch_of(hand.CONTINUOUS, ACTIONS))["loss/actor"]
+    first = 2 * (NORMAL + 1)
+    second = NORMAL - 0.125 - math.log(1 - math.tanh(1.0) ** 2)
+    assert float(found) == pytest.approx(-(first + second) / 2, abs=1e-5)
+
+
+def test_the_loss_of_choices_by_hand():
+    """Of the first agent's choices the third is not available: log 3/4; the second agent's padding counts nothing."""
+    actions = torch.tensor([[1, 0]] * 2)
+    avail = torch.tensor([[[True, True, False], [True, True, False]]] * 2)
+    batch = hand.batch_of(hand.DISCRETE, actions, avail_actions=avail)
+    found = cloner(True).update(batch)["loss/actor"]
+    assert float(found) == pytest.approx(-(math.log(0.75) + math.log(0.5)) / 2, abs=1e-6)
 
 
 def test_masked_entries_do_not_count():
-    learner, batch = learner_and_batch("bc", "continuous")
-    mask = torch.zeros_like(batch.terminations)
-    mask[2, 1] = mask[5, 0] = True
-    masked = Batch(**{name: getattr(batch, name) for name in batch.__dataclass_fields__} | {"mask": mask})
-    before, metrics = before_and_after(learner, masked)
-    found = log_probs(before.actor, before.spec, batch)
-    torch.testing.assert_close(metrics["loss/actor"], -(found[1][2] + found[0][5]).detach() / 2)
+    """Three of four entries are left: the first agent's twice and the second's once."""
+    batch = hand.without_the_ended(hand.batch_of(hand.DISCRETE, torch.tensor([[1, 0]] * 2)))
+    found = cloner(True).update(batch)["loss/actor"]
+    assert float(found) == pytest.approx(-(2 * math.log(3 / 8) + math.log(0.5)) / 3, abs=1e-6)
+
+
+def test_gradients_by_hand():
+    """By the logits: (softmax - one-hot) over the two agents of the mean, and zero on what is not there."""
+    learner = cloner(True)
+    learner.update(hand.batch_of(hand.DISCRETE, torch.tensor([[1, 0]] * 2)))
+    slopes = learner.actor.net.stack.layers[-1].bias.grad[:, 0]
+    expected = [[0.125 / 2, (0.375 - 1) / 2, 0.5 / 2], [(0.5 - 1) / 2, 0.5 / 2, 0.0]]
+    torch.testing.assert_close(slopes, torch.tensor(expected), rtol=0, atol=1e-6)
 
 
 def test_it_recovers_a_linear_policy_of_each_agent():

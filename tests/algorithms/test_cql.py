@@ -4,7 +4,7 @@ import copy
 import math
 from dataclasses import replace
 
-import naive
+import hand
 import pytest
 import torch
 from coordination import judge, one_convention, own_rewards, play_once, train_on
@@ -20,109 +20,84 @@ SETTINGS = {"cql_alpha": 0.8, "cql_temperature": 0.7, "cql_samples": 4, "cql_noi
 DISCRETE_SETTINGS = {"cql_alpha": 0.8, "cql_temperature": 0.7}
 
 
-# --- continuous, by loops ---------------------------------------------------------------------------------------------
-def draws(before, batch, features, generator):
-    """Each draw's actions, `row agent act`, and [row][agent] log densities: uniform, around here, around there."""
-    config, spec = before.config, before.spec
-    with torch.no_grad():
-        here = naive.tanh_actions(before.policy, spec, features)
-        there = naive.tanh_actions(before.policy, spec, before.inputs(batch.next_obs, batch.next_history))
-    shape = (config.cql_samples, *here.shape)
-    flat = torch.empty(shape).uniform_(-1, 1, generator=generator)
-    bell = torch.empty(2, *shape).normal_(generator=generator)
-    normal = torch.distributions.Normal(0.0, config.cql_noise)
-    for centre, shakes in ((None, flat), (here, bell[0]), (there, bell[1])):
-        for shake in shakes:
-            actions, log_densities = torch.zeros_like(here), []
-            for row in range(len(batch)):
-                log_densities.append([])
-                for i, width in enumerate(spec.act_dims):
-                    total = 0.0
-                    for c in range(width):
-                        if centre is None:
-                            actions[row, i, c] = shake[row, i, c]
-                            total += math.log(0.5)
-                        else:
-                            off = config.cql_noise * shake[row, i, c]
-                            actions[row, i, c] = max(-1.0, min(1.0, float(centre[row, i, c] + off)))
-                            total += float(normal.log_prob(off))
-                    log_densities[-1].append(total)
-            yield actions, log_densities
+# --- continuous, by hand ----------------------------------------------------------------------------------------------
+def q_1(own: torch.Tensor, others: torch.Tensor, centralised: bool) -> torch.Tensor:
+    """Q_1 of `hand.climber`, `*lead agent`, written out."""
+    first = own[..., 0, 0] - own[..., 0, 1] + 2
+    second = 2 * own[..., 1, 0] - 1.4
+    if centralised:
+        first, second = first + 0.25 * others[..., 1, 0], second + 0.25 * others[..., 0, :].sum(-1)
+    return torch.stack([first, second], dim=-1)
 
 
-def weights_by_loops(before, batch, features) -> list[list[float]]:
-    """[row][agent] n softmax_i(-sharpness d_i), d_i in units of the noise."""
-    config = before.config
-    with torch.no_grad():
-        found = []
-        for agents in naive.distances(before, naive.tanh_actions(before.policy, before.spec, features), batch.actions):
-            odds = [math.exp(-config.sharpness * float(d) / config.cql_noise**2) for d in agents]
-            found.append([len(odds) * odd / sum(odds) for odd in odds])
-    return found
-
-
-def continuous_gap(before, batch, features, generator) -> torch.Tensor:
-    """Mean over what counts of sum_k (T log (1/N) sum_draws exp(Q_k / T) / mu - Q_k of the data)."""
-    config, spec = before.config, before.spec
-    judged = []
-    for actions, log_densities in draws(before, batch, features, generator):
-        q = (
-            naive.q_values(before.critic, spec, features, actions)
-            if config.cql_actions == "joint"
-            else naive.q_values(before.critic, spec, features, batch.actions, actions)
-        )
-        judged.append((q, log_densities))
-    data = naive.q_values(before.critic, spec, features, batch.actions)
-    weights = weights_by_loops(before, batch, features)
-    temperature = config.cql_temperature
-    gaps = []
-    for row in range(len(batch)):
-        gaps.append([])
-        for i in range(spec.n_agents):
-            gap = 0.0
-            for k in range(2):
-                numbers = []
-                for q, log_densities in judged:
-                    log_mu = sum(log_densities[row]) if config.cql_actions == "joint" else log_densities[row][i]
-                    numbers.append(q[k][i][row] - temperature * log_mu)
-                level = naive.soft_maximum(numbers, temperature) - temperature * math.log(len(numbers))
-                gap = gap + level - data[k][i][row]
-            gaps[-1].append(gap * (weights[row][i] if config.cql_actions == "counterfactual" else 1.0))
-    return naive.mean(gaps, batch.mask)
+def gaps_by_hand(learner, batch, kind: str, centralised: bool) -> torch.Tensor:
+    """sum_k (T log (1/N) sum_draws exp(Q_k / T) / mu - Q_k of the data), `row agent`, of the draws to be made next."""
+    twin = copy.deepcopy(learner)
+    twin.generator = hand.same_draws(learner)
+    twin.target(batch)
+    drawn, log_mu = twin.draw(batch, batch.obs)
+    temperature, data = 0.7, batch.actions
+    if kind == "joint":
+        log_mu = log_mu.sum(-1, keepdim=True).expand_as(log_mu)
+    judged = q_1(drawn, drawn if kind == "joint" else data.expand_as(drawn), centralised)
+    level = temperature * torch.log(((judged / temperature).exp() / log_mu.exp()).mean(0))
+    flat = temperature * torch.log((1 / log_mu.exp()).mean(0))  # Q_2 answers the same, whatever is done
+    return level - q_1(data, data, centralised) + flat
 
 
 @pytest.mark.parametrize("with_mask", [False, True])
-@pytest.mark.parametrize("variant", [{}, {"window": 3}, {"share_parameters": True}], ids=str)
 @pytest.mark.parametrize(("critic", "kind"), KINDS)
-def test_the_gap_and_all_gradients_equal_their_loops(critic, kind, variant, with_mask):
-    settings = {**SETTINGS, "critic": critic, "cql_actions": kind, "policy_every": 1, **variant}
-    learner, batch = naive.learner_and_batch("cql", "continuous", **settings)
-    batch = naive.masked(batch) if with_mask else batch
-    generator = naive.same_draws(learner)
-    before, metrics = naive.before_and_after(learner, batch)
-    features = before.inputs(batch.obs, batch.history)
-    expected = {
-        "loss/critic": naive.td_loss(before, batch, features, naive.td3_target(before, batch, generator)),
-        "loss/gap": continuous_gap(before, batch, features, generator),
-        "loss/actor": naive.td3_bc_loss(before, batch, features),
-    }
-    for name, value in expected.items():
-        torch.testing.assert_close(metrics[name], value.detach())
-    total = expected["loss/critic"] + 0.8 * expected["loss/gap"] + expected["loss/actor"]
-    for name in naive.modules(learner):
-        gradients = naive.gradients(total, getattr(before, name))
-        torch.testing.assert_close(naive.taken(getattr(learner, name)), gradients, rtol=1e-4, atol=1e-5)
-    if not variant.get("window"):
-        alone = naive.gradients(expected["loss/actor"], before.policy)
-        torch.testing.assert_close(naive.taken(learner.policy), alone, rtol=1e-4, atol=1e-5)
+def test_the_gap_by_hand(critic, kind, with_mask):
+    """Counterfactual shares are 2 softmax(-.5 d / .3^2) of the distances .625 and 1, which are .375 apart."""
+    learner = hand.climber("cql", critic=critic, cql_actions=kind, **SETTINGS)
+    batch = hand.batch_of(hand.CONTINUOUS, hand.ACTIONS)
+    batch = hand.without_the_ended(batch) if with_mask else batch
+    gaps = gaps_by_hand(learner, batch, kind, critic == "centralised")
+    if kind == "counterfactual":
+        first = 2 / (1 + math.exp(-0.375 * 0.5 / 0.09))
+        gaps = gaps * torch.tensor([first, 2 - first])
+    expected = (gaps[0, 0] + gaps[1].sum()) / 3 if with_mask else gaps.mean()
+    torch.testing.assert_close(learner.update(batch)["loss/gap"], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_counterfactual_weights_equal_their_loops_and_sum_to_the_number_of_agents():
-    learner, batch = naive.learner_and_batch(
+def test_the_gap_joins_the_critics_loss_with_its_weight_and_leaves_the_policy_alone():
+    """The gap's own gradient is what a weight more adds, and the policy's is that of TD3+BC."""
+    batch, slopes, policies = hand.batch_of(hand.CONTINUOUS, hand.ACTIONS), [], []
+    for alpha in (0.0, 1.0, 3.0):
+        learner = hand.climber("cql", **{**SETTINGS, "cql_alpha": alpha})
+        learner.update(batch)
+        slopes.append(torch.cat([slope.flatten() for slope in hand.taken(learner.critic)]))
+        policies.append(hand.taken(learner.policy))
+    assert (slopes[1] - slopes[0]).abs().max() > 1e-2
+    torch.testing.assert_close(slopes[2] - slopes[0], 3 * (slopes[1] - slopes[0]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(policies[0], policies[2])
+    plain = hand.climber("td3-bc")
+    plain.update(batch)
+    torch.testing.assert_close(policies[2], hand.taken(plain.policy))
+
+
+def test_the_gaps_gradient_is_that_of_finite_differences():
+    """By the weight of Q_1 on the first agent's first entry, with the draws held."""
+    batch, ends = hand.batch_of(hand.CONTINUOUS, hand.ACTIONS), []
+    slopes = []
+    for step in (0.01, 0.0, -0.01):
+        for alpha in (1.0, 0.0) if step == 0 else (1.0,):
+            learner = hand.climber("cql", **{**SETTINGS, "cql_alpha": alpha})
+            with torch.no_grad():
+                learner.critic.net.stack.layers[0].weight[0, -2, 0] += step
+            metrics = learner.update(batch)
+            if step:
+                ends.append(float(metrics["loss/gap"]))
+            else:
+                slopes.append(float(learner.critic.net.stack.layers[0].weight.grad[0, -2, 0]))
+    assert slopes[0] - slopes[1] == pytest.approx((ends[0] - ends[1]) / 0.02, rel=1e-2)
+
+
+def test_counterfactual_weights_sum_to_the_number_of_agents_and_are_largest_near_the_data():
+    learner, batch = hand.learner_and_batch(
         "cql", "continuous", **SETTINGS, critic="centralised", cql_actions="counterfactual"
     )
     weights = learner.weights(batch, batch.obs)
-    torch.testing.assert_close(weights, torch.tensor(weights_by_loops(learner, batch, batch.obs)))
     torch.testing.assert_close(weights.sum(-1), torch.full((len(batch),), 3.0))
     distance = learner.distance(learner.policy(batch.obs), batch.actions)
     assert torch.equal(weights.argmax(-1), distance.argmin(-1)), "who stays nearest the data weighs most"
@@ -132,17 +107,15 @@ def test_without_sharpness_counterfactual_is_own():
     ends = []
     for kind in ("own", "counterfactual"):
         settings = {**SETTINGS, "critic": "centralised", "cql_actions": kind, "sharpness": 0.0}
-        learner, batch = naive.learner_and_batch("cql", "continuous", **settings)
-        ends.append((learner.update(batch), naive.taken(learner.critic)))
+        learner, batch = hand.learner_and_batch("cql", "continuous", **settings)
+        ends.append((learner.update(batch), hand.taken(learner.critic)))
     torch.testing.assert_close(ends[0], ends[1])
 
 
 def test_own_and_joint_are_two_algorithms():
     ends = []
     for kind in ("own", "joint"):
-        learner, batch = naive.learner_and_batch(
-            "cql", "continuous", **SETTINGS, critic="centralised", cql_actions=kind
-        )
+        learner, batch = hand.learner_and_batch("cql", "continuous", **SETTINGS, critic="centralised", cql_actions=kind)
         ends.append(learner.update(batch)["loss/gap"])
     assert abs(float(ends[0] - ends[1])) > 1e-2
 
@@ -150,14 +123,14 @@ def test_own_and_joint_are_two_algorithms():
 def test_without_a_weight_the_gap_is_only_watched():
     ends = []
     for name, settings in (("cql", {"cql_alpha": 0.0}), ("td3-bc", {})):
-        learner, batch = naive.learner_and_batch(name, "continuous", target_noise=0.0, policy_every=1, **settings)
-        ends.append((learner.update(batch), naive.taken(learner.critic), naive.taken(learner.policy)))
+        learner, batch = hand.learner_and_batch(name, "continuous", target_noise=0.0, policy_every=1, **settings)
+        ends.append((learner.update(batch), hand.taken(learner.critic), hand.taken(learner.policy)))
     assert ends[0][0].pop("loss/gap").isfinite()
     torch.testing.assert_close(ends[0], ends[1])
 
 
 def test_draws_lie_in_the_box_and_off_the_padding():
-    learner, batch = naive.learner_and_batch("cql", "continuous", cql_samples=50, cql_noise=0.5)
+    learner, batch = hand.learner_and_batch("cql", "continuous", cql_samples=50, cql_noise=0.5)
     actions, log_density = learner.draw(batch, batch.obs)
     assert actions.shape == (150, len(batch), 3, 2) and log_density.shape == (150, len(batch), 3)
     assert actions.abs().max() <= 1 and bool(actions[..., ~CONTINUOUS.present("act")].eq(0).all())
@@ -171,7 +144,7 @@ def test_draws_lie_in_the_box_and_off_the_padding():
 
 def test_the_uniform_draws_alone_converge_to_the_integral_of_the_critic():
     """T log int exp(Q / T) of a trained-on critic, agent by agent, by a fine grid over the box."""
-    learner, batch = naive.learner_and_batch("cql", "continuous", rows=2, cql_samples=20_000, critic="centralised")
+    learner, batch = hand.learner_and_batch("cql", "continuous", rows=2, cql_samples=20_000, critic="centralised")
     with torch.no_grad():
         actions, log_density = (made[:20_000] for made in learner.draw(batch, batch.obs))
         q = learner.critic(batch.obs, batch.actions, actions).movedim(1, -1)
@@ -188,65 +161,58 @@ def test_the_uniform_draws_alone_converge_to_the_integral_of_the_critic():
             torch.testing.assert_close(found[..., i], exact, rtol=0, atol=0.03)
 
 
-# --- discrete, by loops -----------------------------------------------------------------------------------------------
-def tables(critic, spec, features) -> list[list[torch.Tensor]]:
-    """Q[copy][agent], `row choice`."""
-    return [
-        [naive.mlp(critic.net.stack, k * spec.n_agents + i, features[:, i]) for i in range(spec.n_agents)]
-        for k in range(2)
-    ]
+# --- discrete, by hand ------------------------------------------------------------------------------------------------
+def chooser(**settings):
+    """Q of both copies (0, 2, 5), (1, 0) and (1, 1, 1), (0, 0); target Q (7, 3, 9), (4, 8) and (9, 2, 0), (6, 0)."""
+    learner = hand.learner_of("cql", hand.DISCRETE, **settings)
+    hand.answer(learner.critic, [[0.0, 2.0, 5.0], [1.0, 0.0, 99.0], [1.0, 1.0, 1.0], [0.0, 0.0, 99.0]])
+    hand.answer(learner.target_critic, [[7.0, 3.0, 9.0], [4.0, 8.0, 99.0], [9.0, 2.0, 0.0], [6.0, 0.0, 99.0]])
+    return learner
 
 
-def double_target(before, batch) -> torch.Tensor:
-    """r + gamma min_k Q'_k(o', argmax_available Q_1(o'))."""
-    spec = before.spec
-    with torch.no_grad():
-        online, target = (tables(critic, spec, batch.next_obs) for critic in (before.critic, before.target_critic))
-    found = torch.empty(len(batch), spec.n_agents)
-    for row in range(len(batch)):
-        for i, width in enumerate(spec.act_dims):
-            can = [c for c in range(width) if batch.next_avail_actions[row, i, c]]
-            greedy = max(can, key=lambda c: float(online[0][i][row, c]))
-            future = min(float(target[k][i][row, greedy]) for k in range(2))
-            going = 0.0 if batch.terminations[row, i] else 1.0
-            found[row, i] = float(batch.rewards[row, i]) + before.config.gamma * going * future
-    return found
+def choices():
+    """Choices 0 and 1 of each agent, the first agent's third being there for nobody."""
+    avail = torch.tensor([[[True, True, False], [True, True, False]]] * 2)
+    batch = hand.batch_of(hand.DISCRETE, torch.tensor([[0, 1]] * 2), avail_actions=avail, next_avail_actions=avail)
+    return replace(batch, truncations=torch.tensor([[False, False], [True, True]]))
 
 
-def discrete_gap(before, batch) -> torch.Tensor:
-    spec, temperature = before.spec, before.config.cql_temperature
-    q = tables(before.critic, spec, batch.obs)
-    gaps = []
-    for row in range(len(batch)):
-        gaps.append([])
-        for i, width in enumerate(spec.act_dims):
-            can = [c for c in range(width) if batch.avail_actions[row, i, c]]
-            levels = [naive.soft_maximum([q[k][i][row, c] for c in can], temperature) for k in range(2)]
-            gaps[-1].append(sum(levels[k] - q[k][i][row, batch.actions[row, i]] for k in range(2)))
-    return naive.mean(gaps, batch.mask)
+def test_the_discrete_target_by_hand():
+    """Greedy by Q_1 among what is there: choices 1 and 0; the least target Q of them is 2 and 4."""
+    assert chooser().target(choices()).tolist() == [[1 + 1, 2.0], [0 + 1, -1 + 2]]
 
 
 @pytest.mark.parametrize("with_mask", [False, True])
-def test_the_discrete_gap_and_gradients_equal_their_loops(with_mask):
-    learner, batch = naive.learner_and_batch("cql", "discrete", rows=20, **DISCRETE_SETTINGS)
-    assert batch.terminations.any() and batch.truncations.any()
-    batch = naive.masked(batch) if with_mask else batch
-    before, metrics = naive.before_and_after(learner, batch)
-    torch.testing.assert_close(before.target(batch), double_target(before, batch))
-    expected = {
-        "loss/critic": naive.td_loss(before, batch, batch.obs, double_target(before, batch)),
-        "loss/gap": discrete_gap(before, batch),
-    }
-    for name, value in expected.items():
-        torch.testing.assert_close(metrics[name], value.detach())
-    total = expected["loss/critic"] + 0.8 * expected["loss/gap"]
-    gradients = naive.gradients(total, before.critic)
-    torch.testing.assert_close(naive.taken(learner.critic), gradients, rtol=1e-4, atol=1e-5)
+def test_the_discrete_losses_by_hand(with_mask):
+    """At T = .5: half of log(1 + e^4) - 0 and of log 2e^2 - 1; half of log(e^2 + 1) - 0 and of log 2 - 0.
+
+    Squared errors of Q (0, 1) and (0, 0) with the targets above.
+    """
+    batch = hand.without_the_ended(choices()) if with_mask else choices()
+    learner = chooser(cql_temperature=0.5, cql_alpha=0.8)
+    metrics = learner.update(batch)
+    first = 0.5 * math.log(1 + math.exp(4)) + 0.5 * math.log(2) + 1 - 1
+    second = 0.5 * math.log(math.exp(2) + 1) + 0.5 * math.log(2)
+    gaps = [first, second, first, second]
+    errors = [4 + 1, 4 + 4, 1 + 0, 1 + 1]
+    counted = [0, 2, 3] if with_mask else [0, 1, 2, 3]
+    assert float(metrics["loss/gap"]) == pytest.approx(sum(gaps[i] for i in counted) / len(counted), rel=1e-5)
+    assert float(metrics["loss/critic"]) == pytest.approx(sum(errors[i] for i in counted) / len(counted), rel=1e-5)
+
+
+def test_the_discrete_gradient_by_hand():
+    """By Q_1 of the first agent: 2 (0 - target) of what was done, and .8 (softmax(Q / T) - what was done), halved."""
+    learner = chooser(cql_temperature=0.5, cql_alpha=0.8)
+    learner.update(choices())
+    found = learner.critic.net.stack.layers[-1].bias.grad[0, 0]
+    odds = 1 / (1 + math.exp(4))
+    expected = [(2 * (0 - 2) + 2 * (0 - 1)) / 4 + 0.8 * (odds - 1) / 2, 0.8 * (1 - odds) / 2, 0.0]
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_choices_not_available_do_not_enter_gap_target_or_action():
     """Raising Q of what nobody can do changes nothing."""
-    learner, batch = naive.learner_and_batch("cql", "discrete", rows=20, **DISCRETE_SETTINGS)
+    learner, batch = hand.learner_and_batch("cql", "discrete", rows=20, **DISCRETE_SETTINGS)
     barred = torch.tensor(
         [False, False, True, True]
     )  # the third and fourth choice; two agents have one of them or both
@@ -258,26 +224,24 @@ def test_choices_not_available_do_not_enter_gap_target_or_action():
         next_avail_actions=free.expand_as(batch.next_avail_actions),
     )
     seen = {"avail_actions": batch.avail_actions}
-    low = (*naive.before_and_after(copy.deepcopy(learner), batch)[1].values(), learner.act(batch.obs, **seen))
+    low = (*hand.before_and_after(copy.deepcopy(learner), batch)[1].values(), learner.act(batch.obs, **seen))
     with torch.no_grad():
         for critic in (learner.critic, learner.target_critic):
             critic.net.stack.layers[-1].bias[..., barred] += 100.0
-    high = (*naive.before_and_after(copy.deepcopy(learner), batch)[1].values(), learner.act(batch.obs, **seen))
+    high = (*hand.before_and_after(copy.deepcopy(learner), batch)[1].values(), learner.act(batch.obs, **seen))
     torch.testing.assert_close(low, high)
     assert bool((learner.act(batch.obs)[:, [0, 2]] >= 2).all()), "without a word about it, the raised ones are best"
     assert bool((learner.act(batch.obs)[:, 1] < 2).all()), "agent 1 has but two choices"
 
 
 def test_exploring_draws_from_the_softmax_of_q():
-    learner, batch = naive.learner_and_batch("cql", "discrete", cql_temperature=0.5)
+    learner, batch = hand.learner_and_batch("cql", "discrete", cql_temperature=0.5)
     row = batch.map(lambda value: value[:1].expand(20_000, *value.shape[1:]))
     with torch.no_grad():
-        q = tables(learner.critic, DISCRETE, batch.obs[:1])[0]
+        q = learner.critic.each_choice(batch.obs[:1])[0, 0]
     drawn = learner.act(row.obs, avail_actions=row.avail_actions, explore=True)
     for i, width in enumerate(DISCRETE.act_dims):
-        odds = torch.tensor(
-            [math.exp(float(q[i][0, c]) / 0.5) * bool(row.avail_actions[0, i, c]) for c in range(width)]
-        )
+        odds = torch.tensor([math.exp(float(q[i, c]) / 0.5) * bool(row.avail_actions[0, i, c]) for c in range(width)])
         often = torch.tensor([(drawn[:, i] == c).float().mean() for c in range(width)])
         torch.testing.assert_close(often, odds / odds.sum(), rtol=0, atol=0.015)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-import naive
+import math
+
+import hand
 import pytest
 import torch
 from coordination import one_convention, play_once, rewarded_point, train_on
@@ -8,60 +10,90 @@ from coordination import one_convention, play_once, rewarded_point, train_on
 KINDS = ["continuous", "discrete"]
 
 
-def losses_by_loops(before, batch):
-    """Value, actor and critic loss agent by agent, with what the update may not differentiate cut off."""
-    config, spec = before.config, before.spec
-    with torch.no_grad():
-        target_q = naive.q_values(before.target_critic, spec, batch.obs, batch.actions)
-        next_v = naive.values(before.value, spec, batch.next_obs)
-    q = naive.q_values(before.critic, spec, batch.obs, batch.actions)
-    v = naive.values(before.value, spec, batch.obs)
-    log_probs = naive.log_probs(before.actor, spec, batch)
-    value, actor, critic, least, gains = [], [], [], [], []
-    for i in range(spec.n_agents):
-        smaller = torch.minimum(target_q[0][i], target_q[1][i])
-        advantage = smaller - v[i]
-        least.append(smaller)
-        gains.append(advantage.detach())
-        value.append(naive.expectile(advantage, config.expectile))
-        weight = (config.temperature * advantage.detach()).exp().clamp(max=config.max_weight)
-        actor.append(-weight * log_probs[i])
-        going = 1 - batch.terminations[:, i].float()
-        target = batch.rewards[:, i] + config.gamma * going * next_v[i]
-        critic.append((q[0][i] - target) ** 2 + (q[1][i] - target) ** 2)
-    means = (torch.stack(terms).mean() for terms in (value, actor, critic, least, gains))
-    return dict(zip(("loss/value", "loss/actor", "loss/critic", "q/mean", "advantage/mean"), means, strict=True))
+def learner_by_hand(kind: str, **settings):
+    """Target Q (3, 0) and (2, 1), so that the least is (2, 0); Q (1, 1) and (2, -1); V (1, 3).
+
+    The policies' densities are those of choices at odds 1 : 3 and 1 : 1, or of standard normals at 0.
+    """
+    fields = {"expectile": 0.8, "temperature": 0.5, "max_weight": 1.2, **settings}
+    learner = hand.learner_of("iql", hand.DISCRETE if kind == "discrete" else hand.CONTINUOUS, **fields)
+    hand.answer(learner.value, [[1.0], [3.0]])
+    if kind == "discrete":  # only the choices made count: 1 and 0
+        hand.answer(learner.target_critic, [[9.0, 3.0, 9.0], [0.0, 9.0, 9.0], [9.0, 2.0, 9.0], [1.0, 9.0, 9.0]])
+        hand.answer(learner.critic, [[9.0, 1.0, 9.0], [1.0, 9.0, 9.0], [9.0, 2.0, 9.0], [-1.0, 9.0, 9.0]])
+        hand.answer(learner.actor, [[0.0, math.log(3.0), -99.0], [0.0, 0.0, 0.0]])
+    else:
+        hand.answer(learner.target_critic, [[3.0], [0.0], [2.0], [1.0]])
+        hand.answer(learner.critic, [[1.0], [1.0], [2.0], [-1.0]])
+        hand.answer(learner.actor, [[0.0] * 4] * 2)
+    return learner
+
+
+def batch_by_hand(kind: str):
+    if kind == "discrete":
+        return hand.batch_of(hand.DISCRETE, torch.tensor([[1, 0]] * 2))
+    return hand.batch_of(hand.CONTINUOUS, torch.zeros(2, 2, 2))
+
+
+NORMAL = -0.5 * math.log(2 * math.pi)
+LOG_PROBS = {"discrete": (math.log(0.75), math.log(0.5)), "continuous": (2 * NORMAL, NORMAL)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_three_losses_equal_their_loops_over_agents(kind):
-    learner, batch = naive.learner_and_batch("iql", kind, expectile=0.8, temperature=2.0)
-    before, metrics = naive.before_and_after(learner, batch)
-    expected = losses_by_loops(before, batch)
-    torch.testing.assert_close(metrics, {name: value.detach() for name, value in expected.items()})
+def test_the_three_losses_by_hand(kind):
+    """Advantages are (1, -3): weights .8 and .2 of the expectile, e^.5 cut at 1.2 and e^-1.5 of the policy.
+
+    Targets are r + V / 2, and r where it is over: (1.5, 2) and (.5, .5). Squared errors of both copies, in the same
+    order: .25 + .25, 1 + 9, .25 + 2.25, .25 + 2.25.
+    """
+    metrics = learner_by_hand(kind).update(batch_by_hand(kind))
+    first, second = LOG_PROBS[kind]
+    assert float(metrics["loss/value"]) == pytest.approx((0.8 * 1 + 0.2 * 9) / 2)
+    assert float(metrics["loss/actor"]) == pytest.approx(-(1.2 * first + math.exp(-1.5) * second) / 2, rel=1e-5)
+    assert float(metrics["loss/critic"]) == pytest.approx((0.5 + 10 + 2.5 + 2.5) / 4)
+    assert (float(metrics["q/mean"]), float(metrics["advantage/mean"])) == (1.0, -1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_entries_that_are_masked_have_no_part_in_any_loss(kind):
+    metrics = learner_by_hand(kind).update(hand.without_the_ended(batch_by_hand(kind)))
+    first, second = LOG_PROBS[kind]
+    assert float(metrics["loss/value"]) == pytest.approx((2 * 0.8 + 1.8) / 3)
+    assert float(metrics["loss/actor"]) == pytest.approx(-(2 * 1.2 * first + math.exp(-1.5) * second) / 3, rel=1e-5)
+    assert float(metrics["loss/critic"]) == pytest.approx((0.5 + 2.5 + 2.5) / 3)
+
+
+def test_a_targets_cap_holds_for_each_agent():
+    """At caps (.75, 1) targets are (.75, 1) and (.5, .5); of the first row .0625 + 1.5625 and 0 + 4."""
+    learner = learner_by_hand("continuous")
+    learner.best.copy_(torch.tensor([0.75, 1.0]))
+    found = learner.update(batch_by_hand("continuous"))["loss/critic"]
+    assert float(found) == pytest.approx((1.625 + 4 + 2.5 + 2.5) / 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_network_learns_from_its_own_loss_alone(kind):
-    learner, batch = naive.learner_and_batch("iql", kind)
-    before, _ = naive.before_and_after(learner, batch)
-    expected = losses_by_loops(before, batch)
-    for name in ("value", "actor", "critic"):
-        gradients = naive.gradients(expected[f"loss/{name}"], getattr(before, name))
-        torch.testing.assert_close(naive.taken(getattr(learner, name)), gradients, rtol=1e-4, atol=1e-5)
-
-
-def test_no_action_weighs_more_than_the_ceiling():
-    learner, batch = naive.learner_and_batch("iql", "continuous", temperature=50.0, max_weight=2.0)
-    before, metrics = naive.before_and_after(learner, batch)
-    torch.testing.assert_close(metrics["loss/actor"], losses_by_loops(before, batch)["loss/actor"].detach())
-    cloned = naive.log_probs(before.actor, before.spec, batch)
-    assert metrics["loss/actor"].abs() <= 2.0 * torch.stack(cloned).abs().mean()
+    """By the last biases: the slopes of the losses above, with what they may not differentiate held."""
+    learner = learner_by_hand(kind)
+    learner.update(batch_by_hand(kind))
+    value = learner.value.net.stack.layers[-1].bias.grad[:, 0, 0]
+    torch.testing.assert_close(value, torch.tensor([-2 * 0.8 * 1 / 2, 2 * 0.2 * 3 / 2]))  # -dE/dV, half of the entries
+    made = learner.critic.net.stack.layers[-1].bias.grad[:, 0]
+    q = made[[0, 1, 2, 3], [1, 0, 1, 0]] if kind == "discrete" else made[:, 0]
+    # 2 (Q - target) over both rows, a quarter each: of copy 1 (-.5 + .5, -1 + .5), of copy 2 (.5 + 1.5, -3 - 1.5)
+    torch.testing.assert_close(q, torch.tensor([0.0, -0.25, 1.0, -2.25]))
+    actor = learner.actor.net.stack.layers[-1].bias.grad[:, 0]
+    if kind == "discrete":
+        weights = torch.tensor([1.2, math.exp(-1.5)])
+        slopes = torch.tensor([[0.25, 0.75 - 1, 0.0], [0.5 - 1, 0.5, 0.0]]) * weights.unsqueeze(-1) / 2
+        torch.testing.assert_close(actor, slopes, rtol=1e-5, atol=1e-6)
+    else:  # at its own mean, a density does not rise by the mean, and falls by the log-std
+        torch.testing.assert_close(actor[0], torch.tensor([0.0, 0.0, 0.6, 0.6]))
 
 
 def test_the_target_critic_moves_by_tau():
-    learner, batch = naive.learner_and_batch("iql", "continuous")
-    before, _ = naive.before_and_after(learner, batch)
+    learner, batch = hand.learner_and_batch("iql", "continuous")
+    before, _ = hand.before_and_after(learner, batch)
     for old, new, source in zip(
         before.target_critic.parameters(), learner.target_critic.parameters(), learner.critic.parameters(), strict=True
     ):

@@ -1,96 +1,128 @@
 from __future__ import annotations
 
-import naive
+import math
+from dataclasses import replace
+
+import hand
 import pytest
 import torch
 from coordination import one_convention, train_on
 
 KINDS = ["continuous", "discrete"]
+OWNERS = ("value", "v_mixer", "critic", "q_mixer")
 
 
-def mix(mixer, copy: int, values: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Team value of each row: weights and bias from the joint input, agent by agent."""
-    if mixer.kind == "vdn":
-        return sum(values)
-    out = naive.mlp(mixer.net, copy, x)
-    weights = [out[:, i].abs() if mixer.kind == "monotonic" else out[:, i] for i in range(len(values))]
-    return sum(weight * value for weight, value in zip(weights, values, strict=True)) + out[:, -1]
+def learner_by_hand(kind: str, mixer: str, **settings):
+    """Target Q (3, 1) and (2, 1); Q (1, 1) and (2, -1); V (1, 3), mixed with these weights and biases.
 
-
-def losses_by_loops(before, batch):
-    config, spec = before.config, before.spec
-    agents = range(spec.n_agents)
-    state = torch.cat([batch.obs[:, i] for i in agents], dim=1)
-    next_state = torch.cat([batch.next_obs[:, i] for i in agents], dim=1)
-    if spec.discrete:
-        done = [torch.eye(spec.act_dim)[batch.actions[:, i]] for i in agents]
+    Q by (2, -1) + .5 and (1, 1) + 9, target Q by (2, -1) + 1.5 and (1, 1) + 9, V by (1, -2) + 0.
+    """
+    fields = {"expectile": 0.8, "temperature": 0.5, "max_weight": 2.0, "mixer": mixer, **settings}
+    learner = hand.learner_of("ma-iql", hand.DISCRETE if kind == "discrete" else hand.CONTINUOUS, **fields)
+    hand.answer(learner.value, [[1.0], [3.0]])
+    if kind == "discrete":  # only the choices made count: 1 and 0
+        hand.answer(learner.target_critic, [[9.0, 3.0, 9.0], [1.0, 9.0, 9.0], [9.0, 2.0, 9.0], [1.0, 9.0, 9.0]])
+        hand.answer(learner.critic, [[9.0, 1.0, 9.0], [1.0, 9.0, 9.0], [9.0, 2.0, 9.0], [-1.0, 9.0, 9.0]])
+        hand.answer(learner.actor, [[0.0, math.log(3.0), -99.0], [0.0, 0.0, 0.0]])
     else:
-        done = [batch.actions[:, i] for i in agents]
-    pair = torch.cat([state, *done], dim=1)
-    with torch.no_grad():
-        target_q = naive.q_values(before.target_critic, spec, batch.obs, batch.actions)
-        team_q = torch.minimum(*(mix(before.target_q_mixer, c, target_q[c], pair) for c in range(2)))
-        next_v = mix(before.v_mixer, 0, naive.values(before.value, spec, batch.next_obs), next_state)
-        over = batch.terminations.all(1)
-        target = batch.rewards.mean(1) + config.gamma * next_v * (1 - over.float())
-    v = naive.values(before.value, spec, batch.obs)
-    advantage = team_q - mix(before.v_mixer, 0, v, state)
-    log_probs = naive.log_probs(before.actor, spec, batch)
-    actor = []
-    for i in agents:
-        own = torch.minimum(target_q[0][i], target_q[1][i]) - v[i]
-        share = (advantage if config.weighting == "team" else own).detach()
-        actor.append(-(config.temperature * share).exp().clamp(max=config.max_weight) * log_probs[i])
-    q = naive.q_values(before.critic, spec, batch.obs, batch.actions)
-    errors = [(mix(before.q_mixer, c, q[c], pair) - target) ** 2 for c in range(2)]
-    return {
-        "loss/value": naive.expectile(advantage, config.expectile).mean(),
-        "loss/actor": sum(actor).mean(),
-        "loss/critic": (errors[0] + errors[1]).mean(),
-        "q/mean": team_q.mean(),
-        "advantage/mean": advantage.mean(),
-    }
+        hand.answer(learner.target_critic, [[3.0], [1.0], [2.0], [1.0]])
+        hand.answer(learner.critic, [[1.0], [1.0], [2.0], [-1.0]])
+        hand.answer(learner.actor, [[0.0] * 4] * 2)
+    if mixer != "vdn":
+        hand.answer(learner.q_mixer, [[2.0, -1.0, 0.5], [1.0, 1.0, 9.0]])
+        hand.answer(learner.target_q_mixer, [[2.0, -1.0, 1.5], [1.0, 1.0, 9.0]])
+        hand.answer(learner.v_mixer, [[1.0, -2.0, 0.0]])
+    return learner
+
+
+def batch_by_hand(kind: str):
+    """In the second row both agents are over, in the first one of them."""
+    if kind == "discrete":
+        batch = hand.batch_of(hand.DISCRETE, torch.tensor([[1, 0]] * 2))
+    else:
+        batch = hand.batch_of(hand.CONTINUOUS, torch.zeros(2, 2, 2))
+    return replace(batch, terminations=torch.tensor([[False, True], [True, True]]))
+
+
+NORMAL = -0.5 * math.log(2 * math.pi)
+LOG_PROBS = {"discrete": (math.log(0.75), math.log(0.5)), "continuous": (2 * NORMAL, NORMAL)}
+# mixer: target Q of the team (the least of both), V, advantage, and Q of both copies
+TEAMS = {
+    "unconstrained": (6 - 1 + 1.5, 1 - 6, 11.5, (2 - 1 + 0.5, 2 - 1 + 9)),
+    "monotonic": (6 + 1 + 1.5, 1 + 6, 1.5, (2 + 1 + 0.5, 2 - 1 + 9)),
+    "vdn": (2 + 1, 1 + 3, -1.0, (2.0, 1.0)),
+}
 
 
 @pytest.mark.parametrize("weighting", ["team", "agent"])
-@pytest.mark.parametrize("mixer", ["unconstrained", "monotonic", "vdn"])
+@pytest.mark.parametrize("mixer", list(TEAMS))
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_three_losses_on_team_values_equal_their_loops(kind, mixer, weighting):
-    learner, batch = naive.learner_and_batch("ma-iql", kind, mixer=mixer, weighting=weighting, grad_clip=0)
-    before, metrics = naive.before_and_after(learner, batch)
-    expected = losses_by_loops(before, batch)
-    torch.testing.assert_close(
-        metrics, {name: value.detach() for name, value in expected.items()}, rtol=1e-4, atol=1e-5
-    )
+def test_the_three_losses_on_team_values_by_hand(kind, mixer, weighting):
+    """The team's rewards are 1.5 and -.5; only the second row is over for everybody, so its target is -.5.
+
+    Each agent's own advantage is (2 - 1, 1 - 3).
+    """
+    q, v, advantage, both = TEAMS[mixer]
+    metrics = learner_by_hand(kind, mixer, weighting=weighting).update(batch_by_hand(kind))
+    level = 0.8 if advantage > 0 else 0.2
+    assert float(metrics["loss/value"]) == pytest.approx(level * advantage**2)
+    targets = (1.5 + 0.5 * v, -0.5)
+    errors = sum((value - target) ** 2 for target in targets for value in both)
+    assert float(metrics["loss/critic"]) == pytest.approx(errors / 2)
+    shares = (advantage, advantage) if weighting == "team" else (1.0, -2.0)
+    weights = [min(math.exp(0.5 * share), 2.0) for share in shares]
+    expected = -sum(weight * log_prob for weight, log_prob in zip(weights, LOG_PROBS[kind], strict=True))
+    assert float(metrics["loss/actor"]) == pytest.approx(expected, rel=1e-5)
+    assert (float(metrics["q/mean"]), float(metrics["advantage/mean"])) == (q, advantage)
 
 
-@pytest.mark.parametrize("weighting", ["team", "agent"])
+def test_a_masked_agent_is_not_cloned():
+    """The masked entry is one of two rows of the second agent."""
+    batch = replace(batch_by_hand("discrete"), mask=torch.tensor([[True, False], [True, True]]))
+    found = learner_by_hand("discrete", "vdn").update(batch)["loss/actor"]
+    assert float(found) == pytest.approx(-math.exp(-0.5) * (math.log(0.75) + math.log(0.5) / 2), rel=1e-5)
+
+
+def test_the_teams_target_is_capped():
+    learner = learner_by_hand("continuous", "vdn")
+    learner.best_team.fill_(2.0)  # where the target would be 1.5 + 2 = 3.5
+    found = learner.update(batch_by_hand("continuous"))["loss/critic"]
+    assert float(found) == pytest.approx((0 + 1 + 2.5**2 + 1.5**2) / 2)
+
+
+@pytest.mark.parametrize("mixer", list(TEAMS))
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_network_learns_from_its_own_loss_alone(kind, weighting):
-    learner, batch = naive.learner_and_batch("ma-iql", kind, weighting=weighting, grad_clip=0)
-    before, _ = naive.before_and_after(learner, batch)
-    expected = losses_by_loops(before, batch)
-    owners = {"value": ("value", "v_mixer"), "actor": ("actor",), "critic": ("critic", "q_mixer")}
-    for loss, modules in owners.items():
-        for name in modules:
-            gradients = naive.gradients(expected[f"loss/{loss}"], getattr(before, name))
-            torch.testing.assert_close(naive.taken(getattr(learner, name)), gradients, rtol=1e-4, atol=1e-4)
+def test_each_network_learns_from_its_own_loss_alone(kind, mixer):
+    """V's last biases: 2 |level| times minus the mixer's weight; weighting moves the policies and nothing else."""
+    _, _, advantage, both = TEAMS[mixer]
+    slopes = []
+    for weighting in ("team", "agent"):
+        learner = learner_by_hand(kind, mixer, weighting=weighting)
+        learner.update(batch_by_hand(kind))
+        slopes.append([parameter.grad for name in OWNERS for parameter in getattr(learner, name).parameters()])
+        actor = learner.actor.net.stack.layers[-1].bias.grad
+        slopes[-1].append(actor)
+    torch.testing.assert_close(slopes[0][:-1], slopes[1][:-1])
+    assert not torch.allclose(slopes[0][-1], slopes[1][-1])
+    level = 0.8 if advantage > 0 else 0.2
+    weights = {"unconstrained": (1.0, -2.0), "monotonic": (1.0, 2.0), "vdn": (1.0, 1.0)}[mixer]
+    value = learner.value.net.stack.layers[-1].bias.grad[:, 0, 0]
+    torch.testing.assert_close(value, -2 * level * advantage * torch.tensor(weights), rtol=1e-5, atol=1e-5)
+    targets = (1.5 + 0.5 * TEAMS[mixer][1], -0.5)
+    made = learner.critic.net.stack.layers[-1].bias.grad[:, 0]
+    q = made[[0, 1, 2, 3], [1, 0, 1, 0]] if kind == "discrete" else made[:, 0]
+    mixing = {"unconstrained": (2.0, -1.0, 1.0, 1.0), "monotonic": (2.0, 1.0, 1.0, 1.0), "vdn": (1.0,) * 4}[mixer]
+    errors = [sum(value - target for target in targets) for value in both]
+    expected = torch.tensor(mixing) * torch.tensor([errors[0], errors[0], errors[1], errors[1]])
+    torch.testing.assert_close(q, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_each_module_is_clipped_by_its_own_norm():
-    learner, batch = naive.learner_and_batch("ma-iql", "continuous", grad_clip=1e-3)
+    learner, batch = hand.learner_and_batch("ma-iql", "continuous", grad_clip=1e-3)
     learner.update(batch)
     for name in ("value", "v_mixer", "actor", "critic", "q_mixer"):
-        norm = torch.cat([gradient.flatten() for gradient in naive.taken(getattr(learner, name))]).norm()
+        norm = torch.cat([gradient.flatten() for gradient in hand.taken(getattr(learner, name))]).norm()
         torch.testing.assert_close(norm, torch.tensor(1e-3), rtol=1e-3, atol=0)
-
-
-def test_a_team_step_is_over_only_where_it_is_over_for_all_agents():
-    learner, batch = naive.learner_and_batch("ma-iql", "continuous")
-    batch.terminations[:] = False
-    batch.terminations[:, 0] = True
-    before, metrics = naive.before_and_after(learner, batch)
-    torch.testing.assert_close(metrics["loss/critic"], losses_by_loops(before, batch)["loss/critic"].detach())
 
 
 @pytest.mark.slow

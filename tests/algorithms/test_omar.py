@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import itertools
 
-import naive
+import hand
 import pytest
 import torch
 from coordination import own_rewards, train_more, train_on
@@ -17,77 +17,70 @@ SEARCH = {"search_samples": 6, "search_elites": 3, "search_iterations": 3, "sear
 SETTINGS = {**SEARCH, "search_weight": 0.7, "regularization": 0.02, "cql_samples": 2, "policy_every": 1}
 
 
-def search_by_loops(before, batch, features, generator) -> torch.Tensor:
-    """A search of its own for each row and agent, elites entering the next round; the policy's action in the first."""
-    config, spec = before.config, before.spec
-    with torch.no_grad():
-        own = naive.tanh_actions(before.policy, spec, features)
-
-        def judge(actions: torch.Tensor) -> list[torch.Tensor]:
-            return naive.q_values(before.critic, spec, features, batch.actions, actions)[0]
-
-        q = judge(own)
-        rows, agents = range(len(batch)), range(spec.n_agents)
-        kept = {(row, i): [(float(q[i][row]), own[row, i].tolist())] for row in rows for i in agents}
-        mean = torch.full_like(own, config.search_mean)
-        std = torch.full_like(own, config.search_std)
-        for _ in range(config.search_iterations):
-            for z in torch.empty(config.search_samples, *own.shape).normal_(generator=generator):
-                drawn = torch.zeros_like(own)
-                for row in rows:
-                    for i, width in enumerate(spec.act_dims):
-                        for c in range(width):
-                            at = float(mean[row, i, c] + std[row, i, c] * z[row, i, c])
-                            drawn[row, i, c] = max(-1.0, min(1.0, at))
-                q = judge(drawn)
-                for row in rows:
-                    for i in agents:
-                        kept[row, i].append((float(q[i][row]), drawn[row, i].tolist()))
-            for (row, i), pool in kept.items():
-                kept[row, i] = sorted(pool, reverse=True)[: config.search_elites]
-                elites = torch.tensor([action for _, action in kept[row, i]])
-                mean[row, i] = elites.mean(0)
-                std[row, i] = (elites - elites.mean(0)).square().mean(0).sqrt()
-        return torch.tensor([[kept[row, i][0][1] for i in agents] for row in rows])
-
-
-def omar_loss(before, batch, features, found) -> torch.Tensor:
-    """(1 - w) (-Q_1(pi)) + w |pi - a*|^2 + c mean pi^2, through a critic whose weights take no gradient."""
-    config, spec = before.config, before.spec
-    actions = naive.tanh_actions(before.policy, spec, features)
-    q = naive.q_values(naive.frozen(before.critic), spec, features.detach(), batch.actions, actions)[0]
-    chase = naive.distances(before, actions, found)
-    size = naive.distances(before, actions, torch.zeros_like(actions))
-    w, c = config.search_weight, config.regularization
-    terms = [
-        [w * chase[row][i] - (1 - w) * q[i][row] + c * size[row][i] for i in range(spec.n_agents)]
-        for row in range(len(batch))
-    ]
-    return naive.mean(terms, batch.mask)
-
-
-def after_the_critics_draws(learner, batch) -> torch.Generator:
-    """A generator as it stands when the search begins."""
-    twin = copy.deepcopy(learner)
-    twin.generator = naive.same_draws(learner)
-    twin.target(batch)
-    twin.draw(batch, twin.inputs(batch.obs, batch.history).detach())
-    return twin.generator
-
-
 @pytest.mark.parametrize("with_mask", [False, True])
-@pytest.mark.parametrize("variant", [{}, {"window": 3}, {"share_parameters": True}], ids=str)
 @pytest.mark.parametrize("critic", CRITICS)
-def test_the_policys_loss_and_gradient_equal_their_loops(critic, variant, with_mask):
-    learner, batch = naive.learner_and_batch("omar", "continuous", **SETTINGS, critic=critic, **variant)
-    batch = naive.masked(batch) if with_mask else batch
-    generator = after_the_critics_draws(learner, batch)
-    before, metrics = naive.before_and_after(learner, batch)
-    features = before.inputs(batch.obs, batch.history)
-    expected = omar_loss(before, batch, features, search_by_loops(before, batch, features, generator))
-    torch.testing.assert_close(metrics["loss/actor"], expected.detach())
-    gradients = naive.gradients(expected, before.policy)
-    torch.testing.assert_close(naive.taken(learner.policy), gradients, rtol=1e-4, atol=1e-5)
+def test_the_policys_loss_and_gradient_by_hand(critic, with_mask, monkeypatch):
+    """(1 - w) (-Q_1(pi)) + w |pi - a*|^2 + c mean pi^2, with w = .7, c = .02 and a* = (1, -1) and .6 found.
+
+    The policy does (.5, -.5) and .2, so that distances are .25 and .16, sizes .25 and .04, and Q_1 is 3 and -1;
+    a centralised critic adds a quarter of the other's recorded actions, -.2 and .125.
+    """
+    learner = hand.climber("omar", critic=critic, search_weight=0.7, regularization=0.02, cql_samples=2)
+    found = torch.tensor([[[1.0, -1.0], [0.6, 0.0]]] * 2)
+    monkeypatch.setattr(learner, "search", lambda *_: found)
+    batch = hand.batch_of(hand.CONTINUOUS, hand.ACTIONS)
+    batch = hand.without_the_ended(batch) if with_mask else batch
+    metrics = learner.update(batch)
+    q = (2.8, -0.875) if critic == "centralised" else (3.0, -1.0)
+    first = 0.7 * 0.25 - 0.3 * q[0] + 0.02 * 0.25
+    second = 0.7 * 0.16 - 0.3 * q[1] + 0.02 * 0.04
+    shares = (2 / 3, 1 / 3) if with_mask else (0.5, 0.5)
+    assert float(metrics["loss/actor"]) == pytest.approx(shares[0] * first + shares[1] * second, rel=1e-4)
+    slopes = [
+        # w (pi - a*) - (1 - w) dQ/da + c pi, each over two entries; the second agent has one, so twice as much
+        [(0.7 * -0.5 - 0.3 * 1.0 + 0.02 * 0.5) * 0.75, (0.7 * 0.5 + 0.3 * 1.0 - 0.02 * 0.5) * 0.75],
+        [(0.7 * 2 * -0.4 - 0.3 * 2.0 + 0.02 * 2 * 0.2) * 0.96, 0.0],
+    ]
+    expected = torch.tensor(slopes) * torch.tensor(shares).unsqueeze(-1)
+    made = learner.policy.net.stack.layers[-1].bias.grad[:, 0]
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+def test_the_search_finds_the_corner_that_each_agents_critic_rises_to(critic):
+    """Draws of deviation 100 lie in corners: Q_1 is greatest at (1, -1) and at 1, whatever the other did."""
+    learner = hand.climber("omar", critic=critic, search_std=100.0, search_samples=40)
+    found = searched(learner, hand.batch_of(hand.CONTINUOUS, hand.ACTIONS))[0]
+    assert found.tolist() == [[[1.0, -1.0], [1.0, 0.0]]] * 2
+
+
+def test_the_first_round_is_drawn_from_the_normal_that_the_settings_say():
+    """With one elite and hardly any deviation, what is found is the mean, or the policy's action if it is better."""
+    learner = hand.climber("omar")
+    batch = hand.batch_of(hand.CONTINUOUS, hand.ACTIONS)
+    settings = {"search_elites": 1, "search_iterations": 1, "search_std": 1e-6}
+    near = searched(learner, batch, search_mean=0.9, **settings)[0]
+    # (.9, .9) has Q_1 = 2, below the policy's 3; .9 has .4, above the policy's -1
+    torch.testing.assert_close(near, torch.tensor([[[0.5, -0.5], [0.9, 0.0]]] * 2), rtol=0, atol=1e-5)
+
+
+def test_later_rounds_are_drawn_around_the_elites():
+    """The policy's action, .2, is the best of the first round, and the best draw the other elite: m + d and m - d.
+
+    The next draws have the mean m and the deviation d.
+    """
+    learner = hand.climber("omar", search_samples=400, search_elites=2, search_iterations=2, search_std=0.05)
+    drawn = []
+    critic = learner.critic.forward
+    learner.critic.forward = lambda features, others, own=None, copies=None: (
+        drawn.append(own) or critic(features, others, own, copies)
+    )
+    searched(learner, hand.batch_of(hand.CONTINUOUS, hand.ACTIONS))
+    rounds = [own[:, 0, 1, 0] for own in drawn if own is not None and own.dim() == 4]
+    elites = torch.tensor([0.2, float(rounds[0].max())])
+    assert len(rounds) == 2 and elites[1] < 0.2
+    assert float(rounds[1].mean()) == pytest.approx(float(elites.mean()), abs=0.003)
+    assert float(rounds[1].std()) == pytest.approx(float(elites.std(correction=0)), rel=0.15)
 
 
 @pytest.mark.parametrize("critic", CRITICS)
@@ -95,12 +88,12 @@ def test_the_critic_learns_as_in_conservative_q_learning(critic):
     ends = []
     # Hardly a step, as policies would part at the first; and equal draws from here on, as the search took some.
     for name, settings in (("omar", SETTINGS), ("cql", {"cql_samples": 2})):
-        learner, batch = naive.learner_and_batch(
+        learner, batch = hand.learner_and_batch(
             name, "continuous", critic=critic, **{**settings, "policy_every": 10, "lr": 1e-9}
         )
         learner.generator.manual_seed(0)
         metrics = learner.update(batch)
-        ends.append(([metrics["loss/critic"], metrics["loss/gap"]], naive.taken(learner.critic)))
+        ends.append(([metrics["loss/critic"], metrics["loss/gap"]], hand.taken(learner.critic)))
     torch.testing.assert_close(ends[0], ends[1])
 
 
@@ -108,7 +101,7 @@ def searched(learner, batch, **settings):
     """What the search finds, its Q_1, the policy's actions and their Q_1."""
     config = learner.config.model_copy(update=settings)
     twin = copy.deepcopy(learner)
-    twin.config, twin.generator = config, naive.same_draws(learner)
+    twin.config, twin.generator = config, hand.same_draws(learner)
     with torch.no_grad():
         own = twin.policy(batch.obs)
         q = twin.critic(batch.obs, batch.actions, own)[0]
@@ -117,30 +110,23 @@ def searched(learner, batch, **settings):
 
 
 @pytest.mark.parametrize("critic", CRITICS)
-def test_the_batched_search_equals_one_search_a_row_and_agent(critic):
-    learner, batch = naive.learner_and_batch("omar", "continuous", rows=15, **SETTINGS, critic=critic)
-    expected = search_by_loops(learner, batch, batch.obs, naive.same_draws(learner))
-    torch.testing.assert_close(searched(learner, batch)[0], expected)
-
-
-@pytest.mark.parametrize("critic", CRITICS)
 @pytest.mark.parametrize("std", [0.05, 2.0])
 def test_the_found_action_is_never_worse_than_the_policys(critic, std):
-    learner, batch = naive.learner_and_batch("omar", "continuous", rows=40, critic=critic, **SETTINGS)
+    learner, batch = hand.learner_and_batch("omar", "continuous", rows=40, critic=critic, **SETTINGS)
     found, found_q, own, own_q = searched(learner, batch, search_std=std)
     assert bool((found_q >= own_q - 1e-5).all()) and bool((found_q > own_q + 1e-3).any())
     assert found.abs().max() <= 1 and bool(found[:, ~CONTINUOUS.present("act")].eq(0).all())
 
 
 def test_elites_are_kept_so_that_more_rounds_never_find_worse():
-    learner, batch = naive.learner_and_batch("omar", "continuous", rows=40, **SETTINGS)
+    learner, batch = hand.learner_and_batch("omar", "continuous", rows=40, **SETTINGS)
     best = [searched(learner, batch, search_iterations=rounds)[1] for rounds in range(1, 6)]
     assert all(bool((later >= sooner - 1e-5).all()) for sooner, later in itertools.pairwise(best))
     assert bool((best[-1] > best[0] + 1e-3).any())
 
 
 def test_one_elite_is_enough_and_more_elites_than_draws_are_no_error():
-    learner, batch = naive.learner_and_batch("omar", "continuous", **SETTINGS)
+    learner, batch = hand.learner_and_batch("omar", "continuous", **SETTINGS)
     for elites in (1, 50):
         found, found_q, _, own_q = searched(learner, batch, search_elites=elites)
         assert bool(found.isfinite().all()) and bool((found_q >= own_q - 1e-5).all())

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import naive
+import hand
 import pytest
 import torch
 from torch import nn
@@ -91,7 +91,7 @@ def test_whole_rollouts_agree(loop_model) -> None:
     starts, horizon = batch.map(lambda value: value[0]), 5
     speed_models = importlib.import_module("speed_models")
     policy, caution = speed_models.Projection(SPEC), Caution(cutoff=150.0)
-    generator = naive.same_draws(ours)
+    generator = hand.same_draws(ours)
     loop.speakers = lambda count: torch.randint(ELITES, (count,), generator=generator)
 
     told = loop.rollout(policy, starts, horizon, caution)
