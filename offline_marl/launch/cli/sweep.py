@@ -32,6 +32,7 @@ from offline_marl.runs.live import STATE_ORDER
 
 if TYPE_CHECKING:
     from offline_marl.launch.sweeps.folder import MergedJobs, Sweep
+    from offline_marl.launch.sweeps.launch import Launched
     from offline_marl.launch.sweeps.plan import Planned
     from offline_marl.launch.sweeps.studies import Study
 
@@ -130,7 +131,6 @@ def _launch(
     from offline_marl.launch.sweeps.launch import launch, resolve_execution
     from offline_marl.launch.sweeps.preview import print_preview
     from offline_marl.launch.sweeps.tuning.optuna_study import refuse_missing
-    from offline_marl.launch.sweeps.tuning.progress import study_progress
     from offline_marl.launch.sweeps.tuning.tune import tune
 
     if studies:
@@ -150,6 +150,13 @@ def _launch(
             if studies
             else (launch(sweep, merged.named, execution, again), merged.named)
         )
+    _print_launched(sweep, launched, studies)
+    _refuse_failed(sweep, blamed, launched.blocked)
+
+
+def _print_launched(sweep: Sweep, launched: Launched, studies: Sequence[Study]) -> None:
+    from offline_marl.launch.sweeps.tuning.progress import study_progress
+
     place = shlex.quote(str(sweep.path))
     earlier = f"{launched.done} done, {launched.live} under way, {launched.failed} failed"
     print(f"{len(launched.started)} started; before: {earlier}")
@@ -157,7 +164,6 @@ def _launch(
         print(study_progress(sweep, sweep.manifest().jobs, study))
     print(f"{'status':<12}{PROGRAM} sweep status {place}")
     print(f"{'table':<12}{PROGRAM} sweep collect {place}")
-    _refuse_failed(sweep, blamed, launched.blocked)
 
 
 def _refuse_failed(sweep: Sweep, jobs: Sequence[Planned], blocked: Sequence[str]) -> None:

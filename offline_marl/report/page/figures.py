@@ -20,7 +20,7 @@ from offline_marl.report.page.axes import (
 from offline_marl.report.page.markup import Markup, finite, tag, text, void
 
 COLOURS, DASHES, MARKS = 8, 4, 5
-"""How many of each the style sheet, and `mark`, know."""
+"""Numbers of colours, dashes and markers in the style sheet and in `marker`."""
 WIDTH = 360
 """Of a figure [px]; the page scales it to the column, so that letters stay readable on a phone."""
 MOST_POINTS = 100
@@ -67,8 +67,8 @@ class Interval:
     low: float | None = None
     high: float | None = None
     parts: Sequence[float] = ()
-    said: str = ""
-    """The value in words, at the right end of its row."""
+    value_text: str = ""
+    """Value and interval as text, at the right end of the row."""
 
 
 def line_chart(
@@ -150,9 +150,9 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 def _row(row: Interval, top: float, x: Scale) -> Markup:
     # The number at the right end keeps its room, estimated by letters; the name is cut to the rest.
-    room = WIDTH - 24 - 6.2 * len(row.said)
+    room = WIDTH - 24 - 6.2 * len(row.value_text)
     parts = [tag("title", row.name), text_line(x.start, top + 8, truncate(row.name, 0.9 * room), "name")]
-    parts.append(text_line(x.end, top + 8, row.said, "said", "end"))
+    parts.append(text_line(x.end, top + 8, row.value_text, "said", "end"))
     middle = top + 20
     parts += [
         void("circle", cx=coordinate(x.at(part)), cy=coordinate(middle), r=2, class_="seed")

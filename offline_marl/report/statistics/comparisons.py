@@ -83,15 +83,7 @@ def compare(cells: Cells, reps: int, seed: int, leaders: Collection[str] | None 
     Raw returns are compared, which within a task is the same as comparing normalised ones. With `leaders`, only pairs
     with one of these labels.
     """
-    tasks, labels = _tasks_and_labels(cells)
-    keys = list(cells)
-    scopes: list[tuple[str, str, tuple[str, ...]]] = []
-    for one, other in combinations(labels, 2):
-        if leaders is not None and not {one, other} & set(leaders):
-            continue
-        common = tuple(task for task in tasks if (task, one) in cells and (task, other) in cells)
-        several = [(task,) for task in common] if len(common) > 1 else []
-        scopes += [(one, other, tasks_compared) for tasks_compared in ([common] if common else []) + several]
+    scopes, keys = _list_scopes(cells, leaders), list(cells)
     if not scopes:
         return ()
     singles = list(dict.fromkeys((task, one, other) for one, other, scope in scopes for task in scope))
@@ -118,6 +110,19 @@ def compare(cells: Cells, reps: int, seed: int, leaders: Collection[str] | None 
         made.append(_comparison(one, other, scope, fewest[0], fewest[1], there))
         made.append(_comparison(other, one, scope, fewest[1], fewest[0], _reverse(there)))
     return tuple(made)
+
+
+def _list_scopes(cells: Cells, leaders: Collection[str] | None) -> list[tuple[str, str, tuple[str, ...]]]:
+    """List pairs of labels and the tasks to average over: all that both have, and each alone if they are several."""
+    tasks, labels = _tasks_and_labels(cells)
+    scopes: list[tuple[str, str, tuple[str, ...]]] = []
+    for one, other in combinations(labels, 2):
+        if leaders is not None and not {one, other} & set(leaders):
+            continue
+        common = tuple(task for task in tasks if (task, one) in cells and (task, other) in cells)
+        alone = [(task,) for task in common] if len(common) > 1 else []
+        scopes += [(one, other, scope) for scope in ([common] if common else []) + alone]
+    return scopes
 
 
 def _comparison(
