@@ -152,6 +152,22 @@ def load_tree(path: Path, kind: str) -> tuple[dict[str, Any], str]:
     return attached(json.loads(header["tree"]), tensors), header["sha256"]
 
 
+def stated_checksum(path: Path, kind: str) -> str:
+    """What the header of a file says its checksum is; its content is not read.
+
+    Raises:
+        DamagedFileError: The file is truncated, or not of this kind.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            header = json.loads((opened.metadata() or {}).get(HEADER, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DamagedFileError(f"{path} cannot be read as a {kind}: {error}.") from None
+    if header.get("kind") != kind:
+        raise DamagedFileError(f"{path} is not a {kind} of this library.")
+    return str(header.get("sha256"))
+
+
 def expect_random_reads(tensor: Tensor) -> None:
     """Tell the system that rows of a mapped file will be read here and there, so that it reads no others ahead.
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from offline_marl.core import files
 from offline_marl.core.files import DamagedFileError, load_tree, save_tree
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.base import Dataset, Flat, Recording, clipped
@@ -64,6 +65,15 @@ def load_data(path: Path, clip_actions: bool = False) -> Recording | Dataset:
     if isinstance(data, Recording):
         return _accept(data, checksum, clip_actions)
     return _accept(data, checksum, clip_actions)
+
+
+def stated_checksum(path: Path) -> str:
+    """What a file says its checksum is; its content is not read.
+
+    Raises:
+        DamagedFileError: It is no data set of ours.
+    """
+    return files.stated_checksum(path, KIND)
 
 
 def _accept(data: Flat, checksum: str, clip_actions: bool) -> Flat:

@@ -20,6 +20,8 @@ from offline_marl.core.locks import BusyError, locked, refuse_links
 from offline_marl.runs import checkpoint
 from offline_marl.runs.config import FitConfig, LearnFlags, RunConfig
 
+TASK = "task.json"
+"""All of the run's task but the rows of its data, which is not needed any more once the run has ended."""
 TUNED = "tuned.json"
 """Of a run whose settings were chosen by other runs: their seeds, and by what."""
 ALLOWED_BEFORE_START = {
@@ -30,6 +32,7 @@ ALLOWED_BEFORE_START = {
     "job.json",
     "starts.jsonl",
     "logs",
+    TASK,
     TUNED,
 }
 """What may lie in a folder before its run begins: whoever submitted it, or a run killed early, left it there."""
@@ -67,6 +70,7 @@ class Folder(Generic[Settings]):
         self.kind = kind
         self.config_file = self.path / "config.json"
         self.versions_file = self.path / "versions.json"
+        self.task_file = self.path / TASK
         self.done_file = self.path / "DONE"
         self.checkpoints = self.path / "checkpoints"
 
@@ -94,9 +98,11 @@ class Folder(Generic[Settings]):
         if strangers:
             raise RunFolderError(f"{self.path} is no run folder and is not empty: choose another --out.")
 
-    def begin(self, config: Settings, versions: Mapping[str, Any]) -> None:
-        """Write down what the run is."""
+    def begin(self, config: Settings, versions: Mapping[str, Any], task: Mapping[str, Any] | None = None) -> None:
+        """Write down what the run is, and for a training run what it is scored in."""
         write_json(self.versions_file, versions)
+        if task is not None:
+            write_json(self.task_file, task)
         write_json(self.config_file, config.model_dump(mode="json"))
 
     def config(self) -> Settings:

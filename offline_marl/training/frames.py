@@ -14,7 +14,8 @@ from offline_marl.environments.base import Frame, JointEnv
 from offline_marl.environments.episodes import PolicyController, episode_seeds, run_episodes
 from offline_marl.environments.painting import Color
 from offline_marl.runs.folder import RunFolder
-from offline_marl.training.run import load, task_of
+from offline_marl.training.run import load
+from offline_marl.training.run_tasks import scored_task_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def open_for_rendering(run: str | Path, colors: Sequence[Color] = ()) -> tuple[P
     """
     folder = RunFolder(run)
     policy = load(run)
-    env = task_of(folder).make_env(1)
+    env = scored_task_of(folder).make_env(1)
     if env is None:
         raise DataError(f"{folder.path} cannot be shown: no environment belongs to its data.")
     if not hasattr(env, "render"):

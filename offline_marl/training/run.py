@@ -14,25 +14,22 @@ from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError, build, suggest
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, clipped
-from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.files import save_data
 from offline_marl.environments.scores import Score
 from offline_marl.runs.config import RunConfig, refuse_mixtures
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import RunFolder, RunFolderError, describe_software
+from offline_marl.runs.folder import RunFolder, describe_software, write_json
 from offline_marl.runs.loading import load, make_algorithm
 from offline_marl.runs.loggers import Logger, apart
 from offline_marl.runs.places import resolve_run
 from offline_marl.training.environment_tasks import UNIFORM, open_world
 from offline_marl.training.loop import Hook
+from offline_marl.training.run_tasks import OWN_DATA, describe_task, open_for, open_to_go_on, scored_task_of
 from offline_marl.training.scoring import make_scorer
-from offline_marl.training.tasks import Task, load_dataset, open_task
-from offline_marl.training.training_run import Result, TrainingSession
+from offline_marl.training.tasks import Task, load_dataset
+from offline_marl.training.training_run import Result, TrainingSession, read_finished
 
 __all__ = ["Result", "evaluate", "load", "load_dataset", "prepare", "resume", "train"]
-
-OWN_DATA = f"dataset{SUFFIX}"
-"""Name, inside the run folder, of a data set that was given as an object."""
 
 
 def prepare(algorithm: str, dataset: str | None, fields: Mapping[str, Any]) -> RunConfig:
@@ -101,17 +98,17 @@ def train(
     folder = RunFolder(out if out is not None else default_folder(config))
     if own is not None:
         own = (clipped(own) if config.clip_actions else own).check()
-    task = _open(config, None) if own is None else Task(OWN_DATA, own, None, None)
+    task = open_for(config, None) if own is None else Task(OWN_DATA, own, None, None)
     learner = make_algorithm(config, task.data.spec)
     with folder.locked():
         folder.refuse_strangers(config)
         folder.sweep()
         if own is not None or task.world is not None:
             save_data(folder.path / (OWN_DATA if task.world is None else UNIFORM), task.data)
-            task = _open(config, folder.path)
+            task = open_for(config, folder.path)
         # Made first: settings that it refuses should not leave the folder taken.
         session = TrainingSession(folder, config, task, learner, objects, hooks)
-        folder.begin(config, _provenance(task))
+        folder.begin(config, _provenance(task), describe_task(task))
         return session.run()
 
 
@@ -123,6 +120,8 @@ def default_folder(config: RunConfig) -> Path:
 def resume(run: str | Path, *, loggers: Sequence[Logger] = (), hooks: Sequence[Hook] = ()) -> Result:
     """Go on with a run that was stopped; its end equals that of a run that never stopped, bit for bit.
 
+    What a finished run came to is read from its folder, and needs no data.
+
     Args:
         run: The run folder.
         loggers: Objects, besides those whose names the run was begun with.
@@ -130,18 +129,20 @@ def resume(run: str | Path, *, loggers: Sequence[Logger] = (), hooks: Sequence[H
 
     Raises:
         RunFolderError: The folder holds no run, the data changed, or no checkpoint can be read.
+        DataError: The run is unfinished and its data is not there any more.
     """
     folder = RunFolder(run)
     config = folder.config()
     with folder.locked():
         _warn_of_other_software(folder.versions())
         folder.sweep()
+        if folder.done:
+            return read_finished(folder, config, scored_task_of(folder))
         if config.environment is not None and not (folder.path / UNIFORM).exists():
             save_data(folder.path / UNIFORM, open_world(config).data)
-        task = task_of(folder)
-        then, now = folder.versions().get("dataset_sha256"), task.data.metadata.get("sha256")
-        if then is not None and then != now:
-            raise RunFolderError(f"{task.id} is not the data this run began with (sha256 is {now}, was {then}).")
+        task = open_to_go_on(folder)
+        if not folder.task_file.is_file():  # of an earlier version
+            write_json(folder.task_file, describe_task(task))
         learner = make_algorithm(config, task.data.spec)
         return TrainingSession(folder, config, task, learner, loggers, hooks).run()
 
@@ -162,7 +163,7 @@ def evaluate(run: str | Path, episodes: int = 100, seed: int = 0) -> Score:
     config = folder.config()
     learner = load(run)
     torch.set_num_threads(config.threads)
-    score = make_scorer(task_of(folder), seed, episodes, "cpu")
+    score = make_scorer(scored_task_of(folder), seed, episodes, "cpu")
     if score is None:
         raise DataError(f"{config.task} cannot be scored here: there is nothing to act in.")
     return score(learner, episodes)
@@ -173,23 +174,6 @@ def _warn_of_other_software(then: Mapping[str, Any]) -> None:
     changed = [f"{name} {then[name]}, now {now[name]}" for name in now if then.get(name, now[name]) != now[name]]
     if changed:
         print(f"warning: the run began with {'; '.join(changed)}: its end may differ.", file=sys.stderr)
-
-
-def task_of(folder: RunFolder) -> Task:
-    """The data and the environment of a run that has begun.
-
-    Raises:
-        RunFolderError: The folder holds no run.
-        DataError: The data cannot be used any more.
-    """
-    return _open(folder.config(), folder.path)
-
-
-def _open(config: RunConfig, folder: Path | None) -> Task:
-    if config.dataset is None:
-        return open_world(config, folder)
-    own = folder is not None and config.dataset == OWN_DATA
-    return open_task(f"{folder}/{OWN_DATA}" if own else config.dataset, config.clip_actions, config.memory)
 
 
 def _provenance(task: Task) -> dict[str, Any]:

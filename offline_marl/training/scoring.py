@@ -16,7 +16,7 @@ from offline_marl.environments.base import MissingSimulatorError
 from offline_marl.environments.episodes import episode_seeds, play
 from offline_marl.environments.scores import Score, summarize
 from offline_marl.training.environment_tasks import versions_of
-from offline_marl.training.tasks import Task
+from offline_marl.training.tasks import ScoredTask
 
 MOST_COPIES = 50
 """Copies of a simulator that step side by side in an evaluation."""
@@ -24,7 +24,7 @@ MOST_COPIES = 50
 Scorer = Callable[[Algorithm, int], Score]
 
 
-def make_scorer(task: Task, seed: int, most: int, device: torch.device | str, workers: int = 1) -> Scorer | None:
+def make_scorer(task: ScoredTask, seed: int, most: int, device: torch.device | str, workers: int = 1) -> Scorer | None:
     """A function that plays episodes in the task's environment; None, with a warning, where there is none."""
     try:
         env = task.make_envs(min(MOST_COPIES, most), workers)
@@ -36,7 +36,7 @@ def make_scorer(task: Task, seed: int, most: int, device: torch.device | str, wo
         return None
 
     versions = versions_of(env)
-    others = other_versions(task.data.metadata.get("versions"), versions)
+    others = other_versions(task.about.get("versions"), versions)
     if others:
         print(f"warning: {task.id} was recorded with {'; '.join(others)}: scores may differ.", file=sys.stderr)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from offline_marl.collection.record import make_scripted
 from offline_marl.core.partition import SCENARIOS, Partition, confs, partition, split_task
 from offline_marl.core.reference import Reference
-from offline_marl.core.types import DataError
+from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import find, path_of
 from offline_marl.datasets.files import load_data
@@ -27,20 +28,19 @@ MEMORY = 4.0
 """Gigabytes that a data set may take in memory unless told otherwise."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """A data set and how to score policies that were trained on it."""
+class ScoredTask:
+    """What policies are scored in: an environment shared among agents, and reference scores; needs no data."""
 
     id: str
-    data: Dataset
+    spec: Spec
+    about: Mapping[str, Any]
+    """Metadata of the data: scenario, settings, max_steps, versions ..."""
     partition: Partition | None
     """None for data of a task made for a team, and for data that no known environment belongs to."""
     reference: Reference | None
-    mapped: bool = False
-    """Whether the data stays on disk, and rows are read as they are drawn."""
-    world: type[Environment] | None = None
-    """The environment of a run without data, whose `data` is uniform play."""
-    random_return: float | None = None
+    world: type[Environment] | None
+    """The environment of a run without data."""
+    random_return: float | None
     """What uniform play returned, where it was measured."""
 
     def make_env(self, copies: int) -> JointEnv | None:
@@ -53,8 +53,8 @@ class Task:
         env = None if kind is None else kind.make(self.partition, copies)
         if env is None or self.partition is not None:
             return env
-        scenario = self.data.metadata["scenario"]
-        if (env.spec.obs_dims, env.spec.act_dims) != (self.data.spec.obs_dims, self.data.spec.act_dims):
+        scenario = self.about["scenario"]
+        if (env.spec.obs_dims, env.spec.act_dims) != (self.spec.obs_dims, self.spec.act_dims):
             raise DataError(f"{self.id} says that it was recorded in {scenario}, but its team is of another size.")
         return env
 
@@ -78,10 +78,10 @@ class Task:
             return self.world
         if self.partition is not None:
             return environments.get(self.partition.scenario)
-        scenario = self.data.metadata.get("scenario")
+        scenario = self.about.get("scenario")
         if scenario in SCENARIOS or scenario not in environments.names():
             return None
-        settings, most = (self.data.metadata.get(name) for name in ("settings", "max_steps"))
+        settings, most = (self.about.get(name) for name in ("settings", "max_steps"))
         if not isinstance(settings, Mapping | None) or not (most is None or (type(most) is int and most > 0)):
             raise DataError(f"{self.id} names no settings that {scenario} could be made with: {settings}, {most}.")
         return environments.get(scenario).told(settings or {}, most)
@@ -90,6 +90,40 @@ class Task:
         """Which convention each agent followed, from the last states of episodes; None where there are none."""
         kind = self.environment
         return None if kind is None else kind.conventions(ends, self.partition)
+
+
+@dataclass(frozen=True)
+class Task(ScoredTask):
+    """A data set and how to score policies that were trained on it."""
+
+    id: str
+    data: Dataset
+    partition: Partition | None
+    reference: Reference | None
+    mapped: bool = False
+    """Whether the data stays on disk, and rows are read as they are drawn."""
+    world: type[Environment] | None = None
+    """The environment of a run without data, whose `data` is uniform play."""
+    random_return: float | None = None
+    spec: Spec = field(init=False)
+    about: Mapping[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spec", self.data.spec)
+        object.__setattr__(self, "about", self.data.metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedTask(ScoredTask):
+    """A task as the folder of a run remembers it, whether or not its data is still there."""
+
+    id: str
+    spec: Spec
+    about: Mapping[str, Any]
+    partition: Partition | None
+    reference: Reference | None
+    world: type[Environment] | None
+    random_return: float | None
 
 
 def load_recording(name: str, clip_actions: bool = False) -> Recording | Dataset:

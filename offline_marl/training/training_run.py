@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from offline_marl.algorithms.base import Algorithm
 from offline_marl.core.seeding import derive
@@ -20,8 +21,9 @@ from offline_marl.environments.base import Conventions
 from offline_marl.environments.scores import Score, summarize
 from offline_marl.runs import checkpoint
 from offline_marl.runs.config import RunConfig
-from offline_marl.runs.folder import RunFolder
-from offline_marl.runs.loading import take_over
+from offline_marl.runs.devices import pick_device
+from offline_marl.runs.folder import Folder, RunFolder, newest_state
+from offline_marl.runs.loading import make_algorithm, take_over
 from offline_marl.runs.loggers import Logger
 from offline_marl.training.loop import EvaluateHook, Hook
 from offline_marl.training.rewards import Rewards
@@ -29,7 +31,7 @@ from offline_marl.training.run_picture import draw_run
 from offline_marl.training.scoring import describe_data, make_scorer, mean_return_of
 from offline_marl.training.session import Session
 from offline_marl.training.sources.choose import plan_source
-from offline_marl.training.tasks import Task
+from offline_marl.training.tasks import ScoredTask, Task
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,27 @@ class TrainingSession(Session[RunConfig, Result]):
         return Result(self.folder.path, self.learner, score, picture)
 
     def read(self) -> Result:
-        summary = json.loads(self.folder.done_file.read_text(encoding="utf-8"))
-        found = Conventions.from_plain(summary["conventions"]) if "conventions" in summary else None
-        score = summarize(np.array(summary["returns"]), self.task.reference, found) if "returns" in summary else None
-        if score is not None:
-            differ, played = summary.get("versions_differ"), summary.get("versions")
-            others = None if differ is None else tuple(differ)
-            score = replace(score, random_return=self.task.random_return, other_versions=others, versions=played)
-        picture = self.folder.path / "picture.png"
-        return Result(self.folder.path, self.learner, score, picture if picture.exists() else None)
+        return _result_of(self.folder, self.learner, self.task)
+
+
+def read_finished(folder: RunFolder, config: RunConfig, task: ScoredTask) -> Result:
+    """What a run that is over came to, from its folder alone."""
+    torch.set_num_threads(config.threads)
+    learner = make_algorithm(config, task.spec)
+    learner.place(pick_device(config.device), derive(config.seed, "exploration"))
+    state = newest_state(folder)
+    if state is not None:
+        learner.load_state_dict(state[TrainingSession.learner_key])
+    return _result_of(folder, learner, task)
+
+
+def _result_of(folder: Folder[RunConfig], learner: Algorithm, task: ScoredTask) -> Result:
+    summary = json.loads(folder.done_file.read_text(encoding="utf-8"))
+    found = Conventions.from_plain(summary["conventions"]) if "conventions" in summary else None
+    score = summarize(np.array(summary["returns"]), task.reference, found) if "returns" in summary else None
+    if score is not None:
+        differ, played = summary.get("versions_differ"), summary.get("versions")
+        others = None if differ is None else tuple(differ)
+        score = replace(score, random_return=task.random_return, other_versions=others, versions=played)
+    picture = folder.path / "picture.png"
+    return Result(folder.path, learner, score, picture if picture.exists() else None)

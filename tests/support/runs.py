@@ -19,7 +19,7 @@ from offline_marl.runs.metric_rows import read_rows
 from offline_marl.training import session, training_run
 from offline_marl.training.models.fit import Fit, fit_model
 from offline_marl.training.run import Result, train
-from offline_marl.training.tasks import Task
+from offline_marl.training.tasks import ScoredTask
 from offline_marl.worldmodels.base import WorldModel
 
 SMALL: dict[str, Any] = {
@@ -59,7 +59,7 @@ def small_fit(out: Path | None, dataset: str, **fields: Any) -> Fit:
 
 def score_in_point_env(patch: pytest.MonkeyPatch, picture: bool = False) -> None:
     """Give every task the made-up environment; the picture takes most of a small run's time."""
-    patch.setattr(Task, "make_env", lambda self, copies: PointEnv(self.data.spec, copies))
+    patch.setattr(ScoredTask, "make_env", lambda self, copies: PointEnv(self.spec, copies))
     if not picture:
         patch.setattr(training_run, "draw_run", lambda *_: None)
 

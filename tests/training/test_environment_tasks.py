@@ -144,8 +144,8 @@ def test_versions_that_differ_are_told_once_and_kept_with_the_score(tmp_path, mo
     path = saved(tmp_path, replace(data, metadata={"scenario": "coordination", "versions": then}))
     now = {"env_id": "Point-v0", "simulator": "2.0", "new": "1"}
     monkeypatch.setattr(PointEnv, "versions", lambda self: now, raising=False)
-    monkeypatch.setattr(training_run.Task, "make_env", lambda self, copies: PointEnv(self.data.spec, copies))
-    monkeypatch.setattr(training_run.Task, "conventions", lambda self, ends: None)
+    monkeypatch.setattr(training_run.ScoredTask, "make_env", lambda self, copies: PointEnv(self.spec, copies))
+    monkeypatch.setattr(training_run.ScoredTask, "conventions", lambda self, ends: None)
     result = small_run(tmp_path / "run", path, eval_every=20)
     assert capsys.readouterr().err.count("was recorded with simulator 1.0, now 2.0: scores may differ.") == 1
     assert {row["versions_differ"] for row in table(tmp_path / "run" / "eval.csv")} == {"True"}

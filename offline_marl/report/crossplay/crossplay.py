@@ -22,7 +22,7 @@ from offline_marl.environments.episodes import Episodes, episode_seeds, play
 from offline_marl.report.crossplay.groups import SHARE, Matrix, find_groups, losses, same_group, scale_of
 from offline_marl.report.crossplay.players import MixedTeam, Player, open_players
 from offline_marl.training.scoring import MOST_COPIES
-from offline_marl.training.tasks import Task
+from offline_marl.training.tasks import ScoredTask
 
 RESAMPLES = 2_000
 Values = npt.NDArray[np.float64]
@@ -145,7 +145,7 @@ def guest_positions(agents: int) -> tuple[int, ...]:
 
 
 def _play_all(
-    players: Sequence[Player], task: Task, env: JointEnv, seeds: Sequence[int], tick: Callable[[], object]
+    players: Sequence[Player], task: ScoredTask, env: JointEnv, seeds: Sequence[int], tick: Callable[[], object]
 ) -> tuple[Returns, Matrix | None, list[Conventions | None]]:
     """Play all pairings: returns, agreement, and the conventions of the runs' own teams."""
     count, agents = len(players), env.spec.n_agents
@@ -176,7 +176,7 @@ def _play_pair(members: Sequence[object], env: JointEnv, seeds: Sequence[int], p
 
 def _build_result(
     players: Sequence[Player],
-    tasks: Sequence[Task],
+    tasks: Sequence[ScoredTask],
     agents: int,
     seed: int,
     returns: Returns,
@@ -215,12 +215,12 @@ def _build_result(
     )
 
 
-def _place_of(task: Task) -> str:
+def _place_of(task: ScoredTask) -> str:
     shares = task.partition
-    return f"{shares.scenario}_{shares.key}" if shares else str(task.data.metadata.get("scenario", task.id))
+    return f"{shares.scenario}_{shares.key}" if shares else str(task.about.get("scenario", task.id))
 
 
-def _common_scale(tasks: Sequence[Task]) -> tuple[Reference | None, float | None, list[str]]:
+def _common_scale(tasks: Sequence[ScoredTask]) -> tuple[Reference | None, float | None, list[str]]:
     """Find the reference scores that all runs share, the return of random play, and a note where scores differ."""
     references = {
         (reference.random, reference.expert)

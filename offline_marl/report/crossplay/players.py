@@ -15,8 +15,9 @@ from offline_marl.core.config import ConfigError
 from offline_marl.core.history import begin_memory, newest
 from offline_marl.core.types import AvailActions, DataError, History, Memory, Obs, Policy, Spec
 from offline_marl.runs.folder import RunFolder, RunFolderError, newest_state
-from offline_marl.training.run import OWN_DATA, load, task_of
-from offline_marl.training.tasks import Task
+from offline_marl.training.run import load
+from offline_marl.training.run_tasks import OWN_DATA, scored_task_of
+from offline_marl.training.tasks import ScoredTask
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class _MixedMemory:
             memory.remember(obs, actions, rewards)
 
 
-def open_players(runs: Sequence[str | Path]) -> tuple[list[Player], list[Task]]:
+def open_players(runs: Sequence[str | Path]) -> tuple[list[Player], list[ScoredTask]]:
     """Load runs and their tasks; data that several share is read once.
 
     Raises:
@@ -130,15 +131,15 @@ def names_of(folders: Sequence[RunFolder]) -> list[str]:
     raise AssertionError("different folders have different paths")
 
 
-def _tasks(folders: Sequence[RunFolder]) -> list[Task]:
-    known: dict[tuple[object, ...], Task] = {}
+def _tasks(folders: Sequence[RunFolder]) -> list[ScoredTask]:
+    known: dict[tuple[object, ...], ScoredTask] = {}
     tasks = []
     for folder in folders:
         config = folder.config()
-        has_own_data = config.dataset in {None, OWN_DATA}
+        has_own_data = config.dataset in {None, OWN_DATA} or folder.task_file.is_file()
         key = (folder.path,) if has_own_data else (config.dataset, config.clip_actions, config.memory)
         if key not in known:
-            known[key] = task_of(folder)
+            known[key] = scored_task_of(folder)
         tasks.append(known[key])
     return tasks
 
@@ -152,22 +153,22 @@ def _open(folder: RunFolder, name: str) -> Player:
     return Player(name, str(folder.path), config.algorithm, config.task, config.seed, step, folder.done, policy)
 
 
-def _refuse_other_environment(folder: RunFolder, task: Task, other: RunFolder, its_task: Task) -> None:
+def _refuse_other_environment(folder: RunFolder, task: ScoredTask, other: RunFolder, its_task: ScoredTask) -> None:
     first, second = _environment_key(folder, task), _environment_key(other, its_task)
-    if first != second or _team(task.data.spec) != _team(its_task.data.spec):
+    if first != second or _team(task.spec) != _team(its_task.spec):
         raise DataError(
             f"{folder.path} and {other.path} cannot play together: {task.id} and {its_task.id} are not the same "
             "environment, shared among agents in the same way."
         )
 
 
-def _environment_key(folder: RunFolder, task: Task) -> tuple[object, ...]:
+def _environment_key(folder: RunFolder, task: ScoredTask) -> tuple[object, ...]:
     """Compose the key of an environment, equal for runs that can play together."""
     if task.environment is None:
         raise DataError(f"{folder.path} cannot play: no environment belongs to its data ({task.id}).")
     if task.partition is not None:
         return task.partition.scenario, task.partition.obs_index, task.partition.act_index
-    config, metadata = folder.config(), task.data.metadata
+    config, metadata = folder.config(), task.about
     if config.environment is not None:
         return config.environment, config.env_settings, config.max_steps
     return metadata.get("scenario"), metadata.get("settings") or {}, metadata.get("max_steps")

@@ -17,7 +17,7 @@ from offline_marl.datasets.files import load_data, save_data
 from offline_marl.training import training_run
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.sources import choose
-from offline_marl.training.tasks import Task
+from offline_marl.training.tasks import ScoredTask
 
 Cli = Callable[..., Any]
 
@@ -150,7 +150,7 @@ def test_the_oracle_needs_an_environment_that_can_be_restored_and_states(
             raise NotImplementedError
 
     train = ("train", "td3-bc", "--dataset", team, *TINY, "--world-model", "oracle")
-    monkeypatch.setattr(Task, "make_env", lambda *_: Forgetful())
+    monkeypatch.setattr(ScoredTask, "make_env", lambda *_: Forgetful())
     monkeypatch.setattr(training_run, "make_scorer", lambda *_: None)
     assert "The oracle needs the environment of" in refused(cli, *train)
     data = load_data(team)

@@ -28,7 +28,7 @@ from offline_marl.runs.folder import RunFolderError
 from offline_marl.training import run, training_run
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.sources import choose
-from offline_marl.training.tasks import Task
+from offline_marl.training.tasks import ScoredTask
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.rollout import Caution
 
@@ -52,7 +52,7 @@ def _no_pictures(monkeypatch):
 
 
 def act_in(patch, env) -> None:
-    patch.setattr(Task, "make_env", lambda self, copies: env(self.data.spec, copies))
+    patch.setattr(ScoredTask, "make_env", lambda self, copies: env(self.spec, copies))
     patch.setattr(training_run, "draw_run", lambda *_: None)
 
 

@@ -1,0 +1,223 @@
+"""The task of a run: opened with its data, or without it from the `task.json` of its folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from offline_marl.core.config import Config, ConfigError, build
+from offline_marl.core.errors import BadInputError
+from offline_marl.core.partition import PartitionError, partition, split_task
+from offline_marl.core.reference import Reference
+from offline_marl.core.types import ActionKind, DataError, Spec
+from offline_marl.datasets.catalog import CATALOG, SUFFIX, path_of
+from offline_marl.datasets.files import stated_checksum
+from offline_marl.datasets.places import place_of
+from offline_marl.runs.config import Count, RunConfig
+from offline_marl.runs.folder import RunFolder, RunFolderError
+from offline_marl.training.environment_tasks import find_world, open_world
+from offline_marl.training.scoring import describe_data, mean_return_of
+from offline_marl.training.tasks import RecordedTask, ScoredTask, Task, open_task
+
+OWN_DATA = f"dataset{SUFFIX}"
+"""Name, inside the run folder, of a data set that was given as an object."""
+Width = Annotated[int, Field(ge=0)]
+
+
+class SpecRecord(Config):
+    """Widths of what the team sees and does."""
+
+    obs_dims: Annotated[tuple[Width, ...], Field(min_length=1)]
+    """Of each agent's observation."""
+    act_dims: Annotated[tuple[Width, ...], Field(min_length=1)]
+    """Of each agent's action, or how many choices it has."""
+    state_dim: Width = 0
+    """Of the global state."""
+    action_kind: ActionKind = "continuous"
+    """Continuous or discrete."""
+    window: Width = 0
+    """Past pairs that each agent sees."""
+
+
+class ReferenceRecord(Config):
+    """Returns that scores are normalised by."""
+
+    random: float
+    """0 of the scale."""
+    expert: float
+    """100 of the scale."""
+    note: str = ""
+    """Where they come from."""
+
+
+class TaskRecord(Config):
+    """What `task.json` holds: all that scoring, filming and comparing a run need of its data but the rows."""
+
+    spec: SpecRecord
+    """What the team sees and does."""
+    scenario: str | None = None
+    """Registry name of the environment that the data was recorded in, if it is known."""
+    conf: str | None = None
+    """Who the agents of a body are."""
+    view: str | None = None
+    """What they see."""
+    settings: dict[str, Any] | None = None
+    """What the environment was made with."""
+    max_steps: Count | None = None
+    """Length of its episodes, where it was chosen."""
+    longest_episode: Width = 0
+    """Steps of the longest recorded episode."""
+    reference: ReferenceRecord | None = None
+    """Of random play and of an expert, when the run began."""
+    random_return: float | None = None
+    """What uniform play returned, where it was measured."""
+    versions: dict[str, Any] = Field(default_factory=dict)
+    """Of the simulators that recorded the data."""
+    dataset: dict[str, Any] = Field(default_factory=dict)
+    """Name, sha256 and mean return of the data."""
+
+
+def describe_task(task: Task) -> dict[str, Any]:
+    """Everything of a task but its rows, as `task.json` holds it."""
+    about, shares = task.about, task.partition
+    scenario = about.get("scenario") if shares is None else shares.scenario
+    settings, most = about.get("settings"), about.get("max_steps")
+    data = describe_data(task.data) | (mean_return_of(task.data, task.reference) if task.world is None else {})
+    return {
+        "spec": asdict(task.spec),
+        "scenario": scenario if isinstance(scenario, str) else None,
+        "conf": None if shares is None else shares.conf,
+        "view": None if shares is None else shares.view,
+        "settings": dict(settings) if isinstance(settings, Mapping) else None,
+        "max_steps": most if type(most) is int and most > 0 else None,
+        "longest_episode": int(task.data.lengths.max()),
+        "reference": None if task.reference is None else asdict(task.reference),
+        "random_return": task.random_return,
+        "versions": dict(about.get("versions") or {}),
+        "dataset": data,
+    }
+
+
+def task_of(folder: RunFolder) -> Task:
+    """The data and the environment of a run that has begun.
+
+    Raises:
+        RunFolderError: The folder holds no run.
+        DataError: The data cannot be used any more.
+    """
+    return open_for(folder.config(), folder.path)
+
+
+def open_for(config: RunConfig, folder: Path | None) -> Task:
+    """The task that settings name; what the run folder keeps of its data is read from there."""
+    if config.dataset is None:
+        return open_world(config, folder)
+    own = folder is not None and config.dataset == OWN_DATA
+    return open_task(f"{folder}/{OWN_DATA}" if own else config.dataset, config.clip_actions, config.memory)
+
+
+def scored_task_of(folder: RunFolder) -> ScoredTask:
+    """The environment and the reference scores of a run, as they were when it began.
+
+    They come from its `task.json`, and need no data; folders of earlier versions have none, and their data is opened.
+
+    Raises:
+        RunFolderError: The folder holds no run, or its task.json was damaged.
+        DataError: The data of an earlier version's run cannot be used any more.
+    """
+    config = folder.config()
+    if not folder.task_file.is_file():
+        return task_of(folder)
+    task = _read(folder, config)
+    now = _checksum_now(task.id)
+    if now is not None and now != task.about.get("sha256"):
+        print(
+            f"warning: {task.id} is not the data that {folder.path} began with: its reference scores and settings are "
+            "those of then.",
+            file=sys.stderr,
+        )
+    return task
+
+
+def _read(folder: RunFolder, config: RunConfig) -> RecordedTask:
+    try:
+        record: TaskRecord = build(TaskRecord, json.loads(folder.task_file.read_text(encoding="utf-8")))
+        spec = Spec.from_plain(record.spec.model_dump())
+        _refuse_other_widths(record, spec, folder.versions().get("spec"))
+        shares = None
+        if record.scenario is not None and record.conf is not None and record.view is not None:
+            shares = partition(record.scenario, record.conf, record.view)
+    except (OSError, ValueError, RecursionError, ConfigError, PartitionError) as error:
+        raise RunFolderError(f"{folder.task_file} was damaged or edited: {error}") from None
+    about = {name: getattr(record, name) for name in ("scenario", "settings", "max_steps", "versions")}
+    about |= {"sha256": record.dataset.get("sha256"), "name": record.dataset.get("name")}
+    own = config.dataset == OWN_DATA
+    # The name of an environment that is learned in stands in the settings of the run, and is read from there alone.
+    world = None
+    if config.environment is not None:
+        world = find_world(config.environment, config.env_settings, config.max_steps)
+    return RecordedTask(
+        id=f"{folder.path}/{OWN_DATA}" if own else config.task,
+        spec=spec,
+        about={name: value for name, value in about.items() if value is not None},
+        partition=shares if world is None else world.partition,
+        reference=None if record.reference is None else Reference(**record.reference.model_dump()),
+        world=None if world is None else world.kind,
+        random_return=record.random_return,
+    )
+
+
+def _refuse_other_widths(record: TaskRecord, spec: Spec, begun: Any) -> None:
+    """Make sure that the record is of the team that the run's networks are of."""
+    if isinstance(begun, Mapping) and Spec.from_plain(begun) != spec:
+        raise ValueError("its spec is not the one in versions.json.")
+    if (record.conf is None) != (record.view is None):
+        raise ValueError("conf and view go together.")
+
+
+def _checksum_now(task: str) -> str | None:
+    """What a file of our layout says of its content, without reading it; None where there is no such file."""
+    place = place_of(task)
+    if place is not None:
+        path = Path(place[0])
+    else:
+        name = task if task in CATALOG else _without_share(task)
+        if name not in CATALOG:
+            return None
+        path = path_of(name)
+    if path.suffix != SUFFIX:
+        return None
+    try:
+        return stated_checksum(path)
+    except (BadInputError, OSError):
+        return None
+
+
+def _without_share(task: str) -> str:
+    try:
+        return split_task(task)[0]
+    except PartitionError:
+        return task
+
+
+def open_to_go_on(folder: RunFolder) -> Task:
+    """The task of a run that is unfinished, with its data.
+
+    Raises:
+        RunFolderError: The data is not what the run began with.
+        DataError: There is none any more, or it cannot be used.
+    """
+    try:
+        task = task_of(folder)
+    except DataError as error:
+        raise DataError(f"{folder.path} is unfinished and needs its data to go on: {error}") from None
+    then, now = folder.versions().get("dataset_sha256"), task.about.get("sha256")
+    if then is not None and then != now:
+        raise RunFolderError(f"{task.id} is not the data this run began with (sha256 is {now}, was {then}).")
+    return task

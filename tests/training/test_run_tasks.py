@@ -1,0 +1,205 @@
+"""A run remembers its task: what is asked of a finished one needs its folder alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import small_run, start_and_kill
+
+from offline_marl.core.types import DataError
+from offline_marl.datasets.base import Dataset
+from offline_marl.datasets.files import save_data
+from offline_marl.films.videos import film
+from offline_marl.report.crossplay.crossplay import crossplay
+from offline_marl.runs.folder import RunFolder, RunFolderError
+from offline_marl.training import environment_tasks, run, training_run
+from offline_marl.training.environment_tasks import find_world, play_uniformly
+from offline_marl.training.frames import frames
+from offline_marl.training.run_tasks import scored_task_of
+
+REFERENCE = {"random": -3.0, "expert": 1.0, "note": "of then"}
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
+    monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 50)
+
+
+def recorded(path: Path, **about: Any) -> str:
+    """Uniform play in rendezvous, in a file."""
+    data = play_uniformly(find_world("rendezvous"), 100)
+    save_data(path, replace(data, metadata={**data.metadata, "reference": REFERENCE, **about}))
+    return str(path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    return recorded(tmp_path / "data.safetensors")
+
+
+def lose(data: str, how: str) -> None:
+    if how == "moved":
+        Path(data).rename(f"{data}.elsewhere.safetensors")
+    elif how == "deleted":
+        Path(data).unlink()
+    else:
+        Path(data).write_bytes(b"damaged")
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted", "damaged"])
+def test_a_finished_run_is_scored_and_seen_again_without_its_data(tmp_path: Path, data: str, how: str) -> None:
+    made = small_run(tmp_path / "run", data)
+    before = run.evaluate(tmp_path / "run", episodes=4, seed=3)
+    assert made.score is not None and made.score.normalized is not None
+    lose(data, how)
+    after = run.evaluate(tmp_path / "run", episodes=4, seed=3)
+    assert after.row() == before.row() and after.versions == before.versions
+    again = run.resume(tmp_path / "run")
+    assert again.score is not None and again.score.row() == made.score.row()
+    for name, value in again.algorithm.state_dict().items():
+        assert name == "_extra_state" or np.array_equal(value.cpu(), made.algorithm.state_dict()[name].cpu())
+
+
+def test_an_unfinished_run_is_scored_without_its_data_and_says_that_it_needs_it_to_go_on(
+    tmp_path: Path, data: str
+) -> None:
+    start_and_kill(tmp_path / "run", data, 30)
+    Path(data).unlink()
+    assert run.evaluate(tmp_path / "run", episodes=2).normalized is not None
+    with pytest.raises(DataError, match=r"run is unfinished and needs its data to go on: There is no file .*\.$"):
+        run.resume(tmp_path / "run")
+    recorded(Path(data))
+    assert run.resume(tmp_path / "run").score is not None
+
+
+def test_runs_play_together_without_their_data(tmp_path: Path, data: str) -> None:
+    for seed in (0, 1):
+        small_run(tmp_path / str(seed), data, seed=seed)
+    before = crossplay([tmp_path / "0", tmp_path / "1"], episodes=4)
+    Path(data).unlink()
+    after = crossplay([tmp_path / "0", tmp_path / "1"], episodes=4)
+    assert np.array_equal(after.returns, before.returns)
+    assert after.reference == before.reference and after.reference is not None and after.task == "rendezvous"
+
+
+def test_a_run_is_filmed_without_its_data(tmp_path: Path) -> None:
+    pytest.importorskip("mpe2")
+    short = {"settings": {"N": 2}, "max_steps": 6}
+    played = play_uniformly(find_world("simple-spread", {"N": 2}, 6), 60)
+    file = tmp_path / "data.safetensors"
+    save_data(file, replace(played, metadata={**played.metadata, **short}))
+    small_run(tmp_path / "run", str(file), steps=1, final_episodes=1)
+    before = frames(tmp_path / "run", seed=1)
+    assert len(before) == 7, "settings and length of episodes are those of the data"
+    file.unlink()
+    assert np.array_equal(frames(tmp_path / "run", seed=1), before)
+    pytest.importorskip("imageio_ffmpeg")
+    assert film(tmp_path / "run", tmp_path / "film.gif", 1, 0).path.exists()
+
+
+def test_the_reference_scores_of_then_stand_though_the_file_has_others_now(
+    tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_run(tmp_path / "run", data)
+    capsys.readouterr()
+    before = run.evaluate(tmp_path / "run", episodes=2)
+    assert "warning" not in capsys.readouterr().err
+    recorded(Path(data), reference={"random": 0.0, "expert": 500.0, "note": "of now"})
+    after = run.evaluate(tmp_path / "run", episodes=2)
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(said) == 1 and "data.safetensors is not the data that" in said[0]
+    assert after.row() == before.row() and after.reference is not None and after.reference.note == "of then"
+    assert run.resume(tmp_path / "run").score is not None
+
+
+def test_a_data_set_of_ones_own_and_an_environment_need_no_file_either(tmp_path: Path) -> None:
+    own = play_uniformly(find_world("rendezvous"), 100)
+    assert isinstance(own, Dataset)
+    small_run(tmp_path / "own", own, steps=1)
+    small_run(tmp_path / "live", None, "ma-ppo", environment="coordination", steps=1, final_episodes=2)
+    for name, file in (("own", "dataset.safetensors"), ("live", "uniform.safetensors")):
+        before = run.evaluate(tmp_path / name, episodes=2)
+        (tmp_path / name / file).unlink()
+        assert run.evaluate(tmp_path / name, episodes=2).row() == before.row()
+    assert run.evaluate(tmp_path / "live", episodes=2).random_return is not None
+
+
+def test_the_folder_tells_what_the_data_was(tmp_path: Path, data: str) -> None:
+    small_run(tmp_path / "run", data, steps=1)
+    told = json.loads((tmp_path / "run/task.json").read_text())
+    done = json.loads((tmp_path / "run/DONE").read_text())
+    assert told["scenario"] == "rendezvous" and told["reference"] == REFERENCE
+    assert told["dataset"] == done["data"] and len(told["dataset"]["sha256"]) == 64
+    assert told["longest_episode"] > 0 and told["spec"]["obs_dims"]
+
+
+def test_a_folder_of_an_earlier_version_asks_the_data(tmp_path: Path, data: str) -> None:
+    small_run(tmp_path / "run", data)
+    before = run.evaluate(tmp_path / "run", episodes=2)
+    (tmp_path / "run/task.json").unlink()
+    assert run.evaluate(tmp_path / "run", episodes=2).row() == before.row()
+    assert run.resume(tmp_path / "run").score is not None
+    assert not (tmp_path / "run/task.json").exists(), "a finished run changes no more"
+    Path(data).unlink()
+    with pytest.raises(DataError, match="There is no file"):
+        run.evaluate(tmp_path / "run", episodes=2)
+
+
+def test_an_unfinished_run_of_an_earlier_version_remembers_its_task_from_now_on(tmp_path: Path, data: str) -> None:
+    start_and_kill(tmp_path / "run", data, 30)
+    kept = (tmp_path / "run/task.json").read_bytes()
+    (tmp_path / "run/task.json").unlink()
+    run.resume(tmp_path / "run")
+    assert (tmp_path / "run/task.json").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "",
+        "{",
+        "[1]",
+        "\xff",
+        "[" * 100_000,
+        {"spec": None},
+        {"spec": {"obs_dims": [3], "act_dims": [1]}},
+        {"spec": {"obs_dims": [], "act_dims": []}},
+        {"scenario": 3},
+        {"scenario": ["rendezvous"]},
+        {"conf": "2x1"},
+        {"conf": "9x9", "view": "full", "scenario": "reacher"},
+        {"settings": "N=2"},
+        {"max_steps": -1},
+        {"reference": {"random": "low", "expert": 1.0}},
+        {"reference": [0, 1]},
+        {"random_return": "none"},
+        {"code": "import os"},
+    ],
+)
+def test_a_damaged_or_edited_task_is_one_sentence(tmp_path: Path, data: str, change: Any) -> None:
+    small_run(tmp_path / "run", data, steps=1)
+    file = tmp_path / "run/task.json"
+    if isinstance(change, str):
+        file.write_bytes(change.encode("latin-1"))
+    else:
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    for what in (lambda: run.evaluate(tmp_path / "run"), lambda: run.resume(tmp_path / "run")):
+        with pytest.raises(RunFolderError, match=r"task\.json was damaged or edited: [^\n]*$"):
+            what()
+
+
+@pytest.mark.parametrize("scenario", ["os:system", "antigravity:main", "no-such", "os"])
+def test_a_task_imports_nothing_that_is_no_registered_environment(
+    tmp_path: Path, data: str, scenario: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_run(tmp_path / "run", data, steps=1)
+    file = tmp_path / "run/task.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"scenario": scenario}))
+    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"imported {name}"))
+    assert scored_task_of(RunFolder(tmp_path / "run")).environment is None
