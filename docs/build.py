@@ -39,12 +39,12 @@ def algorithm_page(name: str) -> str:
     head, body, departures, papers = split_docstring(about)
     title, _, summary = head.partition(":" if ":" in head else ",")
     lines = [MARK, f"# `{name}`: {escape(title.strip())}", ""]
-    lines += [escape(sentence(summary)), "", f"*{escape(inspect.getdoc(kind) or '')}*", ""]
+    lines += [escape(sentence(summary)), "", escape(inspect.getdoc(kind) or ""), ""]
     lines += [linked(papers), ""] if papers else []
     lines += ["## What it computes", "", escape(body) or escape(sentence(summary)), ""]
     lines += ["## What departs from the paper", "", escape(departures) or "Nothing.", ""]
     lines += ["## What it needs", "", *needs(kind), ""]
-    lines += ["## Fields", "", *own_fields(name, kind.Config)]
+    lines += ["## Fields", "", escape(inspect.getdoc(kind.Config) or ""), "", *own_fields(name, kind.Config)]
     lines += ["And the [common fields](common.md).", "", "## Presets", "", *presets(name), ""]
     return "\n".join(lines)
 

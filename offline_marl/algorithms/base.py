@@ -1,4 +1,4 @@
-"""What every algorithm shares: its config's common fields, its optimiser, and the registry.
+"""Base class of algorithms: common fields, optimiser, target networks, and the registry.
 
 An algorithm eats a Batch and returns Metrics; it knows no data set, no environment and no loop.
 """
@@ -58,7 +58,7 @@ class AlgorithmConfig(Config):
 
 
 class Algorithm(Learner):
-    """A learner for a whole team.
+    """A learner of a team's policies.
 
     Subclasses set `Config` and `needs`, build networks in `__init__`, name them to `optimize`, and
     write `update`. Those with `self.inputs` and `self.actor` inherit `act`.

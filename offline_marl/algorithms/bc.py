@@ -11,12 +11,12 @@ from offline_marl.networks.actors import Actor
 
 
 class BCConfig(AlgorithmConfig):
-    """Nothing beyond the common fields."""
+    """Common fields alone: the loss is the mean over rows and agents of -log pi_i(a_i | o_i)."""
 
 
 @algorithms.register("bc")
 class BC(Algorithm):
-    """Copies; knows neither rewards nor values."""
+    """Maximum likelihood of the recorded actions; rewards and values play no part."""
 
     Config = BCConfig
     needs = Needs()

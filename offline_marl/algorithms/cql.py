@@ -37,7 +37,14 @@ Draws = tuple[Annotated[Tensor, "sample batch agent act"], Annotated[Tensor, "sa
 
 
 class CQLConfig(TD3BCConfig):
-    """Fields of TD3+BC and those of the conservative gap."""
+    """Fields of TD3+BC and those of the conservative gap.
+
+    The critic's loss gains `cql_alpha` sum_k (T log int exp(Q_k(o, a) / T) da - Q_k(o, a_data)), T = `cql_temperature`.
+    Of m = 3 `cql_samples` draws a_j with densities mu, uniform and normal of deviation `cql_noise`, the first term is
+    T (logsumexp_j(Q_k(o, a_j) / T - log mu(a_j)) - log m); of choices, T logsumexp_a(Q_k(o, a) / T).
+    `cql_actions = counterfactual` weighs agent i's gap with n softmax_i(-`sharpness` d_i) for n agents, where
+    d_i = |pi_i(o_i) - a_i|^2 / `cql_noise`^2, the square being the mean over action entries.
+    """
 
     cql_alpha: NotNegative = 1.0
     """Weight of the gap in the critic's loss."""
@@ -61,7 +68,7 @@ class CQLConfig(TD3BCConfig):
 
 @algorithms.register("cql")
 class CQL(TD3BC):
-    """Learns values that are low wherever the data does not speak for an action."""
+    """TD3, or double Q-learning on choices, whose critic also minimises a soft maximum of Q less the recorded Q."""
 
     Config = CQLConfig
     needs = Needs()

@@ -21,7 +21,12 @@ from offline_marl.networks.targets import frozen_copy
 
 
 class IQLConfig(AlgorithmConfig):
-    """Common fields and those of implicit Q-learning."""
+    """Common fields and those of implicit Q-learning.
+
+    With u = min_k Q'_k(o, a) - V(o), each agent minimises |`expectile` - 1(u < 0)| u^2 for V,
+    -min(exp(`temperature` u), `max_weight`) log pi(a | o) for the policy, and
+    sum_k (Q_k(o, a) - r - `gamma` (1 - terminated) V(o'))^2 for the critic.
+    """
 
     expectile: InnerShare = 0.7
     """Expectile of Q that the value fits; 0.5 is the mean."""
@@ -33,7 +38,7 @@ class IQLConfig(AlgorithmConfig):
 
 @algorithms.register("iql")
 class IQL(Algorithm):
-    """Never asks the critic about an action that the data does not hold."""
+    """Expectile regression for V, one-step targets for Q, advantage-weighted cloning: no Q of an unseen action."""
 
     Config = IQLConfig
     needs = Needs()

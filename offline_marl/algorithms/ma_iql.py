@@ -27,7 +27,14 @@ from offline_marl.networks.targets import frozen_copy
 
 
 class MAIQLConfig(IQLConfig):
-    """Fields of implicit Q-learning and those of the mixers."""
+    """Fields of implicit Q-learning and those of the mixers.
+
+    With u = min_k Q'_tot,k(s, a) - V_tot(s), the team minimises |`expectile` - 1(u < 0)| u^2 for V_tot,
+    -min(exp(`temperature` u), `max_weight`) sum_i log pi_i(a_i | o_i) for the policies, and
+    sum_k (Q_tot,k(s, a) - mean_i r_i - `gamma` (1 - terminated) V_tot(s'))^2 for critic and mixers.
+    `weighting = agent` takes u_i = min_k Q'_i,k - V_i in agent i's weight; `normalize_values` divides errors by
+    mean |Q_tot - mean Q_tot|.
+    """
 
     grad_clip: NotNegative = 1.0
     """Largest gradient norm of each module; 0 leaves gradients alone."""
@@ -41,7 +48,7 @@ class MAIQLConfig(IQLConfig):
 
 @algorithms.register("ma-iql")
 class MAIQL(Algorithm):
-    """Credits each agent through mixers that see the joint state and action during training only."""
+    """Implicit Q-learning on team values, which mixers make of the agents' and the joint state in training alone."""
 
     Config = MAIQLConfig
     needs = Needs()

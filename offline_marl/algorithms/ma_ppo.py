@@ -37,7 +37,14 @@ Kept = Annotated[Tensor, "kind entry"]
 
 
 class MAPPOConfig(AlgorithmConfig):
-    """Common fields, some with other defaults, and those of PPO; `cosine_steps` counts updates, not minibatches."""
+    """Common fields, some with other defaults, and those of PPO; `cosine_steps` counts updates, not minibatches.
+
+    A_t = delta_t + `gamma` `gae_lambda` A_t+1, delta_t = r_t + `gamma` V(s_t+1) - V(s_t), then (A - mean) / deviation.
+    Each minibatch, in `epochs` rounds, descends -min(r A, clip(r, 1 - `clip`, 1 + `clip`) A) + `critic_weight` L - w H
+    + `bound_weight` sum_i |mean_i outside [-1, 1]|^2, where r = exp(sum_i log pi_i - sum_i log pi_i^old),
+    L = max((V - R)^2, (V_old + clip(V - V_old, -`value_clip`, `value_clip`) - R)^2) and R = A_t + V_old, A_t before it
+    is normalised. w begins as `entropy_weight` and gains `entropy_step` (`entropy_target` - H), never below 0.
+    """
 
     batch_size: Count = 2_000
     """Steps of the team in one update."""
@@ -77,7 +84,7 @@ class MAPPOConfig(AlgorithmConfig):
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """What minibatches are cut from: the steps of an update, rows and time merged into one axis."""
+    """Steps of an update that minibatches are cut from, rows and time merged into one axis."""
 
     obs: Annotated[Tensor, "entry agent obs"]
     actions: Tensor
@@ -97,16 +104,17 @@ class Entries:
 
     def parts(self, order: Tensor | None, size: int) -> Iterator[Entries]:
         """Pieces of `size` entries in this order, the last one maybe smaller."""
-        held = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
         if order is not None:
-            held = {name: value.index_select(0, order) for name, value in held.items()}
-        for piece in zip(*(value.split(size) for value in held.values()), strict=True):
-            yield Entries(**dict(zip(held, piece, strict=True)))
+            # One gather for the whole epoch: minibatches are then views of what it laid out in order.
+            tensors = {name: value.index_select(0, order) for name, value in tensors.items()}
+        for piece in zip(*(value.split(size) for value in tensors.values()), strict=True):
+            yield Entries(**dict(zip(tensors, piece, strict=True)))
 
 
 @algorithms.register("ma-ppo")
 class MAPPO(Algorithm):
-    """Learns from what its own policy has just done, and forgets it."""
+    """On-policy actor-critic of the team: one clipped ratio of the joint action, one mixed value, GAE."""
 
     Config = MAPPOConfig
     needs = Needs(view="segments", origin="environment")
@@ -233,14 +241,14 @@ class MAPPO(Algorithm):
         """Means over the steps of all minibatches, at the parameters that each minibatch met."""
         actor_losses, critic_losses, entropies, log_ratios = kept
         ratios = torch.exp(log_ratios.clamp(max=policy.LARGEST_EXPONENT))
-        found = {
+        values_by_name = {
             "loss/actor": actor_losses,
             "loss/critic": critic_losses,
             "entropy": entropies,
             "kl": ratios - 1 - log_ratios,  # unbiased for KL(old, new), and never negative (Schulman, 2020)
             "clip/fraction": ((ratios - 1).abs() > self.config.clip).to(ratios.dtype),
         }
-        means = {name: mean(values, weights) for name, values in found.items()}
+        means = {name: mean(values, weights) for name, values in values_by_name.items()}
         return {**means, "entropy/weight": self.entropy_weight.clone()}
 
     def team_value(self, features: Features, state: Annotated[Tensor, "entry state"]) -> PerEntry:
@@ -254,8 +262,10 @@ def weigh(mask: PerAgent | None, dtype: torch.dtype) -> tuple[Tensor | None, Per
     if mask is None:
         return None, None
     counted = mask.to(dtype)
-    there = counted.amax(-1)
-    return counted, there / there.mean().clamp(min=1 / len(there))
+    present = counted.amax(-1)
+    # With weights of mean 1 a plain mean of (values * weights) is the mean over the steps that count; a minibatch's is
+    # its share in that mean, so that none has to count its own padding. The clamp is for a batch of padding alone.
+    return counted, present / present.mean().clamp(min=1 / len(present))
 
 
 def total(values: PerAgent, counted: PerAgent | None) -> PerEntry:
@@ -270,5 +280,5 @@ def mean(values: PerEntry, weights: PerEntry | None) -> Tensor:
 
 def joined(parts: list[Tensor | None]) -> Tensor | None:
     """Weights of all minibatches, or None if they have none."""
-    held = [part for part in parts if part is not None]
-    return torch.cat(held) if held else None
+    weights = [part for part in parts if part is not None]
+    return torch.cat(weights) if weights else None

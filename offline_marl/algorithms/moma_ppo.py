@@ -18,12 +18,12 @@ from offline_marl.core.types import Needs
 
 
 class MOMAPPOConfig(MAPPOConfig):
-    """Those of MA-PPO."""
+    """Fields and equations of MA-PPO; the run sets how episodes are imagined (`horizon`, `spread_weight`, `cutoff`)."""
 
 
 @algorithms.register("moma-ppo")
 class MOMAPPO(MAPPO):
-    """Agrees in imagination."""
+    """MA-PPO on segments that its current policies act out in a world model, from states of the data."""
 
     Config = MOMAPPOConfig
     needs = Needs(view="segments", origin="model")

@@ -26,7 +26,13 @@ from offline_marl.losses import conservative
 
 
 class OMARConfig(CQLConfig):
-    """Fields of conservative Q-learning and those of the search."""
+    """Fields of conservative Q-learning and those of the search.
+
+    Policy, with w = `search_weight`: -(1 - w) Q_1(o, pi(o)) + w |pi(o) - a*|^2 + `regularization` |pi(o)|^2, squares
+    being means over an agent's action entries. The search for a* begins with a normal of mean `search_mean` and
+    deviation `search_std`; each of `search_iterations` rounds draws `search_samples` actions, clips them to [-1, 1]
+    and refits the normal to the `search_elites` of highest Q_1 so far.
+    """
 
     search_weight: Share = 0.9
     """Share of the found action in the policy's loss (the paper's tau); the rest climbs the critic."""
@@ -46,7 +52,7 @@ class OMARConfig(CQLConfig):
 
 @algorithms.register("omar")
 class OMAR(CQL):
-    """Leaves the bad hills that a gradient alone would climb."""
+    """Conservative Q-learning whose policies are also drawn to the best action of a cross-entropy search over Q_1."""
 
     Config = OMARConfig
     needs = Needs(actions=frozenset({"continuous"}))

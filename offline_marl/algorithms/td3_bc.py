@@ -29,7 +29,13 @@ Acts = Annotated[Tensor, "*lead agent act"]
 
 
 class TD3BCConfig(AlgorithmConfig):
-    """Common fields and those of TD3+BC."""
+    """Common fields and those of TD3+BC.
+
+    Critic: sum_k (Q_k(o, a) - r - `gamma` (1 - terminated) min_k Q'_k(o', a~))^2, where
+    a~ = clip(pi'(o') + clip(e, -`noise_clip`, `noise_clip`), -1, 1) and e is normal of deviation `target_noise`.
+    Policy, at every `policy_every`-th update: |pi(o) - a|^2 - lambda Q_1(o, pi(o)), where
+    lambda = `alpha` / mean |Q_1(o, pi(o))|.
+    """
 
     critic: Literal["independent", "centralised"] = "independent"
     """Each agent's critic reads its own observation and action, or everybody's."""
@@ -47,7 +53,7 @@ class TD3BCConfig(AlgorithmConfig):
 
 @algorithms.register("td3-bc")
 class TD3BC(Algorithm):
-    """Climbs its critic, on a leash to the data."""
+    """TD3 whose deterministic policies maximise Q less the squared distance from the recorded action."""
 
     Config = TD3BCConfig
     needs = Needs(actions=frozenset({"continuous"}))

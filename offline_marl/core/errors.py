@@ -1,4 +1,4 @@
-"""Failures that are expected, so that whoever calls can tell them from bugs. Imports nothing."""
+"""Base classes of expected failures, as opposed to bugs. Imports nothing."""
 
 
 class BadInputError(Exception):

@@ -1,4 +1,4 @@
-"""Who sees and who moves what: one simulated body cut into a team of agents.
+"""Partitions of a simulated body among agents: the joints that each moves and the columns that each sees.
 
 Data and environments both ask here, so that a column of the data and a column of the simulator mean the same thing.
 Columns are those of Gymnasium's MuJoCo models (v5), measured by the tests: published tables misplace the ant's actions.

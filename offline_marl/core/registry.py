@@ -1,4 +1,4 @@
-"""Names for things that plug in: algorithms, environments and what comes later.
+"""Registries of what plugs in by name: algorithms, world models, environments, readers of data, loggers.
 
 Three doors lead in: a file in the room's folder, whose calls of `register("name")` are read without running it, the
 decorator, and an entry point of an installed package. Listing names imports nothing; a plugin loads only when asked
@@ -29,7 +29,7 @@ class RegistryError(BadInputError, LookupError):
 
 @dataclass(frozen=True)
 class Listing:
-    """What can be said of a name without importing it."""
+    """Name, summary and origin of an entry, known without importing it."""
 
     name: str
     summary: str
@@ -47,7 +47,7 @@ class _Builtin:
 
 
 class Registry(Generic[T]):
-    """Finds things by name.
+    """A table of plug-ins by name.
 
     Args:
         kind: What the things are, in the singular, as errors should say it.
@@ -77,9 +77,9 @@ class Registry(Generic[T]):
             )
 
         def enter(thing: T) -> T:
-            held = self._loaded.get(name)
-            if held is not None and _place(held) != _place(thing):
-                raise RegistryError(f"Two {self.kind}s are called '{name}': {_place(held)} and {_place(thing)}.")
+            entered = self._loaded.get(name)
+            if entered is not None and _place(entered) != _place(thing):
+                raise RegistryError(f"Two {self.kind}s are called '{name}': {_place(entered)} and {_place(thing)}.")
             builtin = self._builtins().get(name)
             if builtin is not None and _module(thing) != builtin.module:
                 raise RegistryError(

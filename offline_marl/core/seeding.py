@@ -1,4 +1,4 @@
-"""One seed becomes named generators whose states can be saved.
+"""Named random generators derived from one seed, whose states can be saved.
 
 Each name draws from its own stream, so that a new consumer never shifts the numbers of an old one.
 """

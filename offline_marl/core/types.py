@@ -1,4 +1,4 @@
-"""What passes between the rooms: Batch, Episode, Spec, Needs, Metrics and the Policy protocol."""
+"""Types that pass between the rooms: Batch, Episode, Spec, Needs, Metrics and the Policy protocol."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DataError(BadInputError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What one team sees and does; agents of unequal width are zero-padded to the widest."""
+    """Widths and kinds of a team's observations and actions; agents of unequal width are zero-padded to the widest."""
 
     obs_dims: tuple[int, ...]
     """True observation width of each agent."""
@@ -90,7 +90,7 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What an algorithm eats; compared with the data's Spec before any training."""
+    """Requirements of an algorithm on its batches; compared with the data's Spec before any training."""
 
     view: View = "transitions"
     origin: Origin = "data"
@@ -260,7 +260,7 @@ class RememberingPolicy(Policy, Protocol):
 
 
 class Source(Protocol):
-    """Everything upstream of an update: real data, imagined rollouts, mixtures."""
+    """A supplier of batches: real data, imagined rollouts, mixtures."""
 
     def sample(self, needs: Needs) -> Batch:
         """Rows for one update, on the training device."""

@@ -1,4 +1,4 @@
-"""People's own arrays become the flat fields of a data set: per agent or for all, with any of the usual ends."""
+"""Conversion of user-supplied arrays, per agent or for all, into the flat fields of a data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Arrays = Any
 
 @dataclass(frozen=True)
 class Given:
-    """What `Dataset.from_arrays` was called with."""
+    """Arguments of `Dataset.from_arrays`."""
 
     obs: Arrays
     actions: Arrays

@@ -31,7 +31,7 @@ Chosen = Annotated[Tensor, "chosen"]
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What one simulator did, before anybody is split into agents."""
+    """Episodes of one simulated body, before it is split into agents."""
 
     state: Annotated[Tensor, "rows state"]
     """Float32, time+1 rows for each episode, one episode after another."""

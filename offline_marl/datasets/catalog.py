@@ -26,7 +26,7 @@ class UnknownDatasetError(BadInputError, LookupError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a scripted set is made: whose episodes, how many, how noisy, from which seed."""
+    """Recipe of a scripted set: whose episodes, how many, how noisy, from which seed."""
 
     experts: tuple[str, ...]
     episodes: int

@@ -1,4 +1,4 @@
-"""What agents see or do, taken out of a wider table when rows are asked for: for tables that stay on disk."""
+"""Agents' columns of a wider table that stays on disk, gathered when rows are asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Columns:
-    """Stands where a tensor `rows agent width` would, and gives rows by `[]` and `index_select`.
+    """A lazy stand-in for a tensor `rows agent width` that gives rows by `[]` and `index_select`.
 
     Args:
         table: `rows column`; may be mapped from a file.

@@ -1,4 +1,4 @@
-"""All there is to say of a data set, as plain values and as text."""
+"""Description of a data set, as plain values and as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole report of a file, also of one that `load_data` refuses: layout, checksums, all that is wrong."""
+"""Report on a data file, also on one that `load_data` refuses: layout, checksums, all problems."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LARGEST_HEADER = 100_000_000
 
 @dataclass(frozen=True)
 class Report:
-    """What was found in a file or folder."""
+    """Layout, checksums and problems of a file or folder."""
 
     problems: list[Problem]
     layout: str | None = None
@@ -52,7 +52,7 @@ class Report:
 
 
 class Unreadable(Exception):
-    """Nothing further can be read; the message is one sentence."""
+    """A file of which nothing further can be read; the message is one sentence."""
 
 
 def examine(path: Path) -> Report:

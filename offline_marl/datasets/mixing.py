@@ -23,7 +23,7 @@ Load = Callable[[str], Recording | Dataset]
 
 
 class Part(Config):
-    """What is taken of one set."""
+    """The share of one set in a mixture."""
 
     data: str
     """Name of the catalogue, file, folder or place on the hub."""
@@ -44,7 +44,7 @@ class Part(Config):
 
 
 class MixRecipe(Config):
-    """What a mixture is made of."""
+    """The recipe of a mixture."""
 
     parts: Annotated[tuple[Part, ...], Field(min_length=1)]
     """The sets, in order."""
@@ -58,7 +58,7 @@ class MixRecipe(Config):
 
 @dataclass(frozen=True)
 class Mixture:
-    """A mixture, and what its maker should know."""
+    """A mixture, with warnings for its maker."""
 
     data: Recording | Dataset
     warnings: tuple[str, ...]

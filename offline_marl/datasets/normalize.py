@@ -1,4 +1,4 @@
-"""Statistics of the training data; they are kept with the checkpoint, inside the networks they serve."""
+"""Statistics of the training data's observations; they are kept with the checkpoint, inside the networks they serve."""
 
 from __future__ import annotations
 

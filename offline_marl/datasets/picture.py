@@ -1,4 +1,4 @@
-"""What is in a data set, as a picture: returns, lengths of episodes, actions of each agent, what was covered."""
+"""Picture of a data set: returns, lengths of episodes, actions of each agent, what was covered."""
 
 from __future__ import annotations
 

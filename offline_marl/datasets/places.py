@@ -1,4 +1,4 @@
-"""What a task id names: a place (file, folder, `hf://...`) or a name of the catalogue, and who shares it how."""
+"""Parsing of task ids: a place (file, folder, `hf://...`) or a name of the catalogue, and its conf and view."""
 
 from __future__ import annotations
 

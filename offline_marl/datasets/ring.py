@@ -1,4 +1,4 @@
-"""Imagined transitions, kept for a while: a ring whose newest rows overwrite its oldest."""
+"""Ring buffer of imagined transitions, whose newest rows overwrite its oldest."""
 
 from __future__ import annotations
 

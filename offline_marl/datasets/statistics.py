@@ -1,4 +1,4 @@
-"""What is told of a data set: how much of its space it covers, what occurs twice, how returns are spread.
+"""Statistics of a data set: coverage of its space, duplicates, quantiles of returns.
 
 Large fields are read in chunks; what is compared row by row is compared by 64-bit hashes of the rows.
 """

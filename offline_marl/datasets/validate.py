@@ -1,4 +1,4 @@
-"""What is refused at the border of every data set: all that is wrong, each in one sentence that says where.
+"""Validation of data sets: all problems, each in one sentence that says where.
 
 Fields are looked through in chunks, so that a set larger than memory is checked through its memory map.
 """
@@ -32,7 +32,7 @@ REWARDS = ("team", "own")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a data set."""
+    """A problem of a data set, in one sentence."""
 
     field: str
     """Which field; `lengths`, `spec` or `metadata` too, `file` where nothing of it can be read."""
@@ -177,23 +177,30 @@ def _bounds(actions: Tensor) -> list[Problem]:
 
 
 def _borders(data: Any) -> list[Problem]:
-    found, ends = [], []
-    for (first, over), (_, cut) in zip(chunks(data.terminations), chunks(data.truncations), strict=True):
-        ended = over | cut
-        ends.append((ended.all(-1) if ended.dim() > 1 else ended).nonzero().flatten() + first)
-    ended, last = torch.cat(ends), last_steps(data.lengths)
-    open_ones = (~torch.isin(last, ended)).nonzero().flatten()
-    early = ended[~torch.isin(ended, last)]
-    going = torch.bincount(torch.searchsorted(torch.cumsum(data.lengths, 0), early, right=True)).nonzero().flatten()
-    for episodes, does in (
-        (open_ones, "ends without termination or truncation"),
-        (going, "goes on after a termination or truncation"),
+    """Episodes that end without a flag, and those that go on after one."""
+    flagged = []
+    for (first, terminations), (_, truncations) in zip(
+        chunks(data.terminations), chunks(data.truncations), strict=True
+    ):
+        over = terminations | truncations  # of a team: over once it is for all agents
+        flagged.append((over.all(-1) if over.dim() > 1 else over).nonzero().flatten() + first)
+    # Both faults are set differences of two sorted lists of rows, those with a flag and the last of each episode: flags
+    # may lie in a file larger than memory, and are few beside its rows.
+    flags, last = torch.cat(flagged), last_steps(data.lengths)
+    unended = (~torch.isin(last, flags)).nonzero().flatten()
+    early = flags[~torch.isin(flags, last)]
+    # The episode of a row is the number of episodes that end before it.
+    ongoing = torch.bincount(torch.searchsorted(torch.cumsum(data.lengths, 0), early, right=True)).nonzero().flatten()
+    problems_found = []
+    for episodes, fault in (
+        (unended, "ends without termination or truncation"),
+        (ongoing, "goes on after a termination or truncation"),
     ):
         if len(episodes):
             more = f" ({len(episodes)} episodes in all)" if len(episodes) > 1 else ""
-            where, said = f"episode {int(episodes[0])}", f"Episode {int(episodes[0])} {does}{more}."
-            found.append(Problem("terminations", where, len(episodes), said))
-    return found
+            where, sentence = f"episode {int(episodes[0])}", f"Episode {int(episodes[0])} {fault}{more}."
+            problems_found.append(Problem("terminations", where, len(episodes), sentence))
+    return problems_found
 
 
 def _team(data: Any) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""How much better than expected: advantages along the steps of a segment."""
+"""Advantage estimates along the steps of a segment."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 
 from offline_marl.core.axes import PerTeam
 
-Steps = Annotated[Tensor, "row time"]
+PerStep = Annotated[Tensor, "row time"]
 
 
 def gae(
-    rewards: Steps,
-    terminations: Steps,
-    truncations: Steps,
-    v: Steps,
-    next_v: Steps,
+    rewards: PerStep,
+    terminations: PerStep,
+    truncations: PerStep,
+    v: PerStep,
+    next_v: PerStep,
     gamma: float,
     gae_lambda: float,
-    mask: Steps | None = None,
-) -> Steps:
+    mask: PerStep | None = None,
+) -> PerStep:
     """Generalised advantage estimates (Schulman et al., 2016, equation 16), by a scan in log2(time) steps.
 
     delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t) and A_t = delta_t + gamma lambda A_{t+1}. Both ends of
@@ -49,6 +49,9 @@ def gae(
 
 def _sum_backwards(terms: PerTeam, shares: PerTeam) -> PerTeam:
     """S_t = terms_t + shares_t S_{t+1}: each pass joins every stretch with the next one of the same length."""
+    # A first-order linear recurrence is an associative scan: the pair (terms, shares) of a stretch of `reach` steps,
+    # joined with that of the next `reach`, is the pair of both. log2(time) passes over whole tensors replace a loop
+    # over time; a share of 0 at an episode's end keeps what follows out.
     length, reach = terms.shape[-1], 1
     while reach < length:
         later = torch.nn.functional.pad(terms[..., reach:], (0, reach))

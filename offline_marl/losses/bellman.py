@@ -1,4 +1,4 @@
-"""Targets and losses for values."""
+"""Bootstrapped targets and losses of value functions."""
 
 from __future__ import annotations
 

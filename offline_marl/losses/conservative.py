@@ -1,4 +1,4 @@
-"""What keeps a critic low where the data is not: CQL's soft maximum; and OMAR's search for good actions."""
+"""CQL's soft maximum of Q over actions, exact and from draws, and the elites of OMAR's search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Likelihoods of what happened next, for models of the world's dynamics."""
+"""Negative log-likelihoods of next observations, rewards and terminations, for world models."""
 
 from __future__ import annotations
 

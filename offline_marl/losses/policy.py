@@ -1,4 +1,4 @@
-"""Losses for policies, and the one for values that keeps them as near as PPO keeps its policy."""
+"""Policy losses of advantage-weighted cloning and PPO, and PPO's clipped value loss."""
 
 from __future__ import annotations
 

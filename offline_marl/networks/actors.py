@@ -1,4 +1,4 @@
-"""A policy per agent, continuous or discrete, behind one interface."""
+"""Policy networks, one per agent: squashed, clipped and deterministic continuous ones, and categorical ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOG_STD = (-6.0, 0.0)
 
 
 class AgentPolicy(nn.Module):
-    """What all policies are made of: a network per agent, and a table of the action entries an agent really has.
+    """Base of policies: a network per agent, and a mask of the action entries that an agent really has.
 
     Args:
         in_features: Padded width of the features.
@@ -62,7 +62,7 @@ class AgentPolicy(nn.Module):
 
 
 class Actor(AgentPolicy):
-    """Each agent's action distribution given its own features.
+    """A stochastic policy per agent: pi_i(a_i | features_i).
 
     Continuous: tanh-squashed normal whose log-std depends on the input and is clamped to [-6, 0].
     Discrete: categorical over the allowed choices.
@@ -94,7 +94,7 @@ class Actor(AgentPolicy):
 
 
 class GaussianActor(AgentPolicy):
-    """Each agent's action as a normal, clipped to [-1, 1], given its own features.
+    """A normal policy per agent, its draws clipped to [-1, 1].
 
     It begins with means near 0 whatever it reads: the last layer's weights are drawn ten times smaller, its biases
     are 0. Log-std is held in [-6, 0].
@@ -135,7 +135,7 @@ class GaussianActor(AgentPolicy):
 
 
 class DeterministicActor(AgentPolicy):
-    """Each agent's action given its own features: tanh of a network's output."""
+    """A deterministic policy per agent: a_i = tanh(f_i(features_i))."""
 
     def forward(self, features: Features) -> Annotated[Tensor, "*lead agent act"]:
         """Actions in (-1, 1); zero on padding."""

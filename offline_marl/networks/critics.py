@@ -1,4 +1,4 @@
-"""Values per agent: Q of an action, twice over, and V of a state."""
+"""Value networks, one per agent: twin critics Q(o, a) and state values V(o)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDE = 128
 
 
 class Critic(nn.Module):
-    """Q of each agent, in independent copies.
+    """Action values Q_i of each agent, in independent copies.
 
     Continuous actions enter the network beside the features; discrete ones pick from its outputs. A
     centralised critic (continuous only) of agent i reads the features of agents i, i+1, ... in
@@ -86,13 +86,16 @@ class Critic(nn.Module):
         if self.discrete:
             q = self.each_choice(features)[:copies]
             return q.gather(-1, mine.expand(len(q), *mine.shape).unsqueeze(-1)).squeeze(-1)
+        # The first layer's product is linear in its columns: what all `own` actions of a row share (`same`) is
+        # multiplied once, and what varies among them is added (`AgentMLP` takes the two apart). Columns lie as in the
+        # weights: features of agents i, i+1, ..., the others' actions in that order, its own action last.
         same, varied = [features], [mine]
         if self.centralised:
             same = [features[..., self.turns, :].flatten(-2)]
             others = actions[..., self.turns[:, 1:], :].flatten(-2)
             if others.dim() == features.dim():
                 same.append(others)
-            else:
+            else:  # joint draws: the others' actions vary, too
                 varied.insert(0, others)
         if mine.dim() > features.dim() and sum(part.shape[-1] for part in same) >= WIDE:
             values: Tensor = self.net(torch.cat(same, dim=-1), torch.cat(varied, dim=-1), copies)
@@ -109,7 +112,7 @@ class Critic(nn.Module):
 
 
 class Value(nn.Module):
-    """V of each agent.
+    """State values V_i of each agent.
 
     Args:
         n_agents: Number of agents.

@@ -1,4 +1,4 @@
-"""Everything that is alike as one batched product: stacked weights `[member, in, out]`.
+"""Stacks of alike networks as one batched product a layer: weights `[member, in, out]`.
 
 Agents, twin critics and ensemble members are members of one module, never a Python loop.
 """
@@ -17,7 +17,7 @@ SMOOTH: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "tanh": nn.Tanh}
 
 
 class StackedLinear(nn.Module):
-    """One linear layer per member, applied as one batched product.
+    """Linear layers, one per member, applied as one batched product.
 
     Args:
         members: Number of independent layers.
@@ -65,7 +65,7 @@ class StackedLayerNorm(nn.Module):
 
 
 class StackedMLP(nn.Module):
-    """One network per member.
+    """Multi-layer perceptrons, one per member.
 
     Args:
         members: Number of independent networks.

@@ -1,4 +1,4 @@
-"""What each agent's networks read: standardised observation, embedded history, agent id.
+"""Input features of agents' networks: standardised observation, embedded history, agent id.
 
 The history encoder is MOMA-PPO's (Barde et al., 2024): embedding, one self-attention head, then soft
 attention over time.
@@ -29,7 +29,7 @@ def sinusoids(length: int, width: int) -> Annotated[Tensor, "time feature"]:
 
 
 class HistoryEncoder(nn.Module):
-    """Embeds the last `window` (obs, action) pairs of each agent.
+    """An encoder of each agent's last `window` (obs, action) pairs.
 
     x_t = f_t E + b + position_t; h = LayerNorm(x + softmax(q k' / sqrt(width)) v); the result is the
     sum of h_t weighted by softmax_t(tanh(h_t W) . u). Queries, keys and values are linear in x, and x

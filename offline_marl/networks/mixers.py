@@ -1,4 +1,4 @@
-"""Per-agent values become one team value: a sum, or weights that depend on the joint state."""
+"""Mixers of per-agent values into a team value: a sum, or weights that depend on the joint state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device a run uses."""
+"""Choice of a run's device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be seen of runs from outside, as they go: rows, marks and locks of their folders. Imports no torch.
+"""Observation of runs from other processes, as they go: rows, marks and locks of their folders. Imports no torch.
 
 Whatever is missing, half written or cut off is taken as not there yet.
 """

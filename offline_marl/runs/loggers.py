@@ -38,7 +38,7 @@ class Start:
 
 
 class Logger(ABC):
-    """Whoever keeps rows. Only `write` has to be there."""
+    """A logger: an object with `write`, and perhaps more."""
 
     def start(self, run: Start) -> None:  # noqa: B027 - most have nothing to do here
         """Open what is needed; called once, before the first row."""

@@ -1,4 +1,4 @@
-"""Being asked to stop: a run that is saves what it has after the update that it is in, and ends."""
+"""Requests to stop: a run that gets one saves after its current update, and ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which simulated body a file of flat steps was recorded from, told by what it is called and how wide it is."""
+"""Recognition of the simulated body that flat steps were recorded from, by names and widths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Action spaces as Minari writes them in JSON: what the agents' actions are, and how they come into [-1, 1]."""
+"""Action spaces as Minari writes them in JSON, and their scaling into [-1, 1]."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_NUMBERS = 100_000
 
 @dataclass(frozen=True)
 class Moves:
-    """What one agent can do."""
+    """The action space of one agent."""
 
     choices: int = 0
     """How many choices there are; 0 for continuous actions."""

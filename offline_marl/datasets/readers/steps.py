@@ -1,4 +1,4 @@
-"""One row a step, as most published formats have it: into our layout, piece by piece, so that no set is too large."""
+"""Flat steps, one row each, as most published formats have them, and their streaming into our layout."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def save_steps(
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of a table of steps become rows of ours."""
+    """The rows of a table of steps that become rows of ours."""
 
     keep: Tensor
     """Bool per step: whether it stays."""

@@ -72,7 +72,7 @@ _SECTION = re.compile(rf"{_BEGIN}(.*?) -->\n(.*?){_END}", re.DOTALL)
 
 @dataclass(frozen=True)
 class Section:
-    """What a card says of one file."""
+    """A card's section on one file."""
 
     file: str
     """Its path in the repository."""

@@ -55,7 +55,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Upload:
-    """What goes to the hub."""
+    """The content of an upload."""
 
     file: Path
     said: Mapping[str, Any]
@@ -70,7 +70,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What came of an upload."""
+    """The result of an upload."""
 
     uri: str
     commit: str

@@ -1,4 +1,4 @@
-"""What a Minari folder's metadata tell, and what of them our code may rely on."""
+"""Metadata of Minari's folders, reduced to plain values of known types."""
 
 from __future__ import annotations
 
