@@ -161,7 +161,7 @@ def test_the_command_line_shows_a_plugins_flags_and_says_which_plugin_is_broken(
 def test_list_plugins_says_which_work_and_why_others_do_not(warmly):
     rows = {line.split()[0]: line for line in warmly("-m", "offline_marl", "list", "plugins")[0].splitlines()}
     assert rows["top-cloning"].split() == ["top-cloning", "marl-example", "works"]
-    assert rows["my-algo"].endswith("works")
+    assert all(rows[name].endswith("works") for name in ("my-algo", "seesaw", "residual"))
     assert "bad-package" in rows["bad-algo"] and "no_such_package_anywhere" in rows["bad-algo"]
     assert "one-package" in rows["rival"] and "two-package" in rows["rival"] and "uninstall one" in rows["rival"]
 
@@ -227,6 +227,16 @@ def test_the_example_plugins_environment_is_learnt_in_collected_from_and_scored_
     assert done["versions"]["marl-example"] == done["data"]["versions"]["marl-example"] == "0.1.0"
 
 
+def test_the_example_plugins_world_model_is_fitted_and_learnt_in(warmly, tmp_path):
+    data, model = saved(tmp_path, world("continuous")), str(tmp_path / "model")
+    fit = ["fit-model", "residual", "--dataset", data, "--steps=20", "--eval-every=10", "--hidden=8", "--device=cpu"]
+    warmly("-m", "offline_marl", *fit, "--holdout=0.3", "--out", model)
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["model"] == "residual"
+    few = [*FEW, "--device=cpu", "--world-model", model, "--horizon=3", "--out", str(tmp_path / "run")]
+    warmly("-m", "offline_marl", "train", "moma-ppo", "--dataset", data, *few)
+    assert (tmp_path / "run" / "DONE").exists()
+
+
 def test_a_plugins_presets_are_listed_without_importing_it(plugins):
     code = (
         "import sys\nfrom offline_marl.launch.cli import main\n"
@@ -255,7 +265,8 @@ def test_the_contract_finds_the_plugin(plugins):
 
 
 @pytest.mark.slow
-def test_the_example_plugin_keeps_the_contract(plugins):
-    contract = str(Path(__file__).parent / "algorithms" / "test_contract.py")
-    said = python(plugins, "-m", "pytest", "-q", "-p", "no:cacheprovider", contract, "-k", "top-cloning")[0]
+@pytest.mark.parametrize(("room", "name"), [("algorithms", "top-cloning"), ("worldmodels", "residual")])
+def test_the_example_plugin_keeps_the_contract(plugins, room, name):
+    contract = str(Path(__file__).parent / room / "test_contract.py")
+    said = python(plugins, "-m", "pytest", "-q", "-p", "no:cacheprovider", contract, "-k", name)[0]
     assert "failed" not in said and re.search(r"^\d\d+ passed", said, re.MULTILINE), said
