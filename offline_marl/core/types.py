@@ -101,7 +101,22 @@ class Needs:
     window: int = 0
     """History length; set per instance from its config."""
     length: int = 1
-    """Steps of a segment."""
+    """Counted steps of a segment; 0 for whole episodes, each as long as the longest of its batch."""
+    burn_in: int = 0
+    """Recorded steps before those of a segment, in which a recurrent network warms up.
+
+    A segment then has `burn_in + length` steps and `mask` is true on `length` of them at most. It begins where its
+    episode does if fewer steps come before, and the rest stands behind: time 0 is always a real step.
+    """
+    next_actions: bool = False
+    """Whether batches hold what is done in the next step."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing together."""
+        if self.length < 0 or self.burn_in < 0:
+            raise DataError(f"A segment has no {self.length} steps after {self.burn_in}: neither is negative.")
+        if self.burn_in and (self.view == "transitions" or not self.length):
+            raise DataError("Only segments of a fixed length have steps to burn in before them.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +145,12 @@ class Batch:
     avail_actions: AvailActions | None = None
     """Bool, true where a discrete choice is allowed."""
     next_avail_actions: AvailActions | None = None
+    next_actions: Tensor | None = None
+    """As `actions`, of the next step: recorded, or for imagined rows the policy's own; zero where there is none."""
+    next_mask: PerAgent | None = None
+    """Bool, true where `next_actions` holds an action; false where a recorded episode ends or a row terminates."""
     mask: PerAgent | None = None
-    """Bool, true where the entry counts (absent agents, padded time)."""
+    """Bool, true where the entry counts; false for absent agents, padded time and steps that are burnt in."""
     synthetic: Annotated[Tensor, "*lead"] | None = None
     """Bool per row: imagined by a world model."""
 
@@ -149,6 +168,11 @@ class Batch:
         expected = len(lead) + (1 if self.actions.is_floating_point() else 0)
         if self.actions.shape[: len(lead)] != lead or self.actions.dim() != expected:
             raise AxisError(f"actions have shape {tuple(self.actions.shape)}, but obs has leading axes {lead}.")
+        if self.next_actions is not None and self.next_actions.shape != self.actions.shape:
+            shapes = f"{tuple(self.next_actions.shape)}, but actions have {tuple(self.actions.shape)}"
+            raise AxisError(f"next_actions have shape {shapes}.")
+        if (self.next_actions is None) != (self.next_mask is None):
+            raise AxisError("next_actions and next_mask come together: one of them is missing.")
         return self
 
     def __len__(self) -> int:
@@ -168,6 +192,17 @@ class Batch:
         """All leading axes merged into one: segments become transitions."""
         lead = self.rewards.dim() - 1
         return self.map(lambda value: value.flatten(0, lead - 1)) if lead > 1 else self
+
+    def with_next_actions(self, last: Tensor, next_mask: PerAgent) -> Batch:
+        """Segments `[batch, time]` with the actions of the steps that follow.
+
+        Args:
+            last: Actions after their last step.
+            next_mask: Where an action follows.
+        """
+        following = torch.cat([self.actions[:, 1:], last.unsqueeze(1)], dim=1)
+        absent = ~next_mask.unsqueeze(-1) if following.is_floating_point() else ~next_mask
+        return replace(self, next_actions=following.masked_fill(absent, 0), next_mask=next_mask)
 
     @staticmethod
     def stack(batches: Sequence[Batch], dim: int) -> Batch:

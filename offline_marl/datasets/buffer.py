@@ -104,12 +104,13 @@ class TransitionBuffer:
         """Positions of first steps of episodes, the episodes drawn uniformly with replacement."""
         return self._first[torch.randint(len(self._first), (count,), generator=generator, device=self.device)]
 
-    def transitions(self, index: Rows) -> Batch:
-        """The transitions at these positions, `[batch, agent, ...]`."""
+    def transitions(self, index: Rows, next_actions: bool = False) -> Batch:
+        """The transitions at these positions, `[batch, agent, ...]`, with what is done after them if asked for."""
         step, row = self._places(index)
         after = row + 1
         history, next_history = self._histories(index) if self.window else (None, None)
         avail, state = self._avail, self._state
+        following, follows = self._following(index, step) if next_actions else (None, None)
         batch = Batch(
             obs=self._obs.index_select(0, row),
             actions=self._actions.index_select(0, step),
@@ -123,6 +124,8 @@ class TransitionBuffer:
             next_history=next_history,
             avail_actions=None if avail is None else avail.index_select(0, row),
             next_avail_actions=None if avail is None else avail.index_select(0, after),
+            next_actions=following,
+            next_mask=follows,
         )
         return batch if self._target == self.device else batch.to(self._target)
 
@@ -132,22 +135,37 @@ class TransitionBuffer:
         row = index + self._row_shift.index_select(0, episode)
         return index if self._shift is None else index + self._shift.index_select(0, episode), row
 
-    def segments(self, index: Rows, length: int) -> Batch:
-        """Cuts of `length` steps that begin at these positions, `[batch, time, agent, ...]`.
+    def _following(self, index: Rows, step: Rows) -> tuple[Tensor, Tensor]:
+        """Actions of the steps after these, zero where the episode ends, and where it does not."""
+        inside = index + 1 < self._end[self._episode[index]]
+        actions = self._actions.index_select(0, step + inside)
+        actions = actions.masked_fill(~inside.view(-1, *[1] * (actions.dim() - 1)), 0)
+        return actions, inside.unsqueeze(-1).expand(-1, self.spec.n_agents)
+
+    def segments(self, index: Rows, length: int, burn_in: int = 0, next_actions: bool = False) -> Batch:
+        """Cuts whose counted steps begin at these positions, `[batch, time, agent, ...]`; see `Needs.burn_in`.
 
         A cut that reaches the end of its episode is padded with its last step, and `mask` is false there.
         """
-        steps = index.unsqueeze(-1) + torch.arange(length, device=index.device)
-        end = self._end[self._episode[index]].unsqueeze(-1)
-        inside = (steps < end).to(self._target)
+        episode = self._episode[index]
+        begin, time = torch.maximum(index - burn_in, self._first[episode]), burn_in + length
+        steps = begin.unsqueeze(-1) + torch.arange(time, device=index.device)
+        end, start = self._end[episode].unsqueeze(-1), index.unsqueeze(-1)
+        counted = ((start <= steps) & (steps < start + length) & (steps < end)).to(self._target)
         steps = torch.minimum(steps, end - 1)
-        flat = self.transitions(steps.flatten())
-        mask = inside.unsqueeze(-1).expand(-1, -1, self.spec.n_agents)
-        return replace(flat.map(lambda value: value.unflatten(0, (len(index), length))), mask=mask)
+        flat = self.transitions(steps.flatten(), next_actions)
+        mask = counted.unsqueeze(-1).expand(-1, -1, self.spec.n_agents)
+        return replace(flat.map(lambda value: value.unflatten(0, (len(index), time))), mask=mask)
 
     def view(self, index: Rows, needs: Needs) -> Batch:
-        """Transitions or segments, as `needs` says."""
-        return self.transitions(index) if needs.view == "transitions" else self.segments(index, needs.length)
+        """Transitions, segments that begin here, or the whole episodes that these steps are of, as `needs` says."""
+        if needs.view == "transitions":
+            return self.transitions(index, needs.next_actions)
+        if needs.length:
+            return self.segments(index, needs.length, needs.burn_in, needs.next_actions)
+        episode = self._episode[index]
+        first = self._first[episode]
+        return self.segments(first, int((self._end[episode] - first).max()), next_actions=needs.next_actions)
 
     def _histories(self, index: Rows) -> tuple[Tensor, Tensor]:
         steps = index.unsqueeze(-1) + self._offsets

@@ -79,7 +79,9 @@ class Rollout:
 
 
 @torch.no_grad()
-def rollout(model: Dynamics, policy: Policy, starts: Batch, horizon: int, caution: Caution) -> Rollout:
+def rollout(
+    model: Dynamics, policy: Policy, starts: Batch, horizon: int, caution: Caution, next_actions: bool = False
+) -> Rollout:
     """Let `policy` act in `model` for up to `horizon` steps from every row of `starts`.
 
     Args:
@@ -88,6 +90,7 @@ def rollout(model: Dynamics, policy: Policy, starts: Batch, horizon: int, cautio
         starts: Rows [row]; their `obs`, and `history`, `state` and `avail_actions` where model or policy need them.
         horizon: Steps after which a row is truncated.
         caution: Penalties and the cut-off.
+        next_actions: Whether rows hold what the policy does next, also where doubt or the horizon ends them.
     """
     obs, state, avail = starts.obs, starts.state, starts.avail_actions
     memory = begin_memory(policy, model.spec, len(obs), obs.device, newest(starts.history, policy.window))
@@ -137,6 +140,10 @@ def rollout(model: Dynamics, policy: Policy, starts: Batch, horizon: int, cautio
         obs, state, avail = next_obs, next_state, next_avail
         carry = carry.correct(obs).where(alive)
     joined = Batch.stack(steps, dim=1)
+    if next_actions:
+        assert joined.mask is not None
+        following = policy.act(obs, avail_actions=avail, explore=True, **memory.read())
+        joined = joined.with_next_actions(following, joined.mask & ~joined.terminations)
     return Rollout(joined, torch.stack(penalties, dim=1), torch.stack(spreads, dim=1), cut, broken)
 
 

@@ -17,9 +17,15 @@ from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import Batch, Needs
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.normalize import obs_statistics
+from offline_marl.datasets.ring import TransitionRing
 from offline_marl.networks.ensembles import AgentMLP
 from offline_marl.networks.inputs import AgentInputs
+from offline_marl.training.models.fit import facts_of
+from offline_marl.training.rewards import Rewards
+from offline_marl.training.sources.imagined import Imagination, MixedSource, Plan
 from offline_marl.training.sources.recorded import DatasetSource
+from offline_marl.worldmodels.base import worldmodels
+from offline_marl.worldmodels.rollout import Caution
 
 ROWS = 24
 DATA = {kind: world(kind) for kind in SPECS}
@@ -97,6 +103,40 @@ def rows(batch: Batch) -> Batch:
 def seen(batch: Batch) -> dict:
     batch = rows(batch)
     return {"obs": batch.obs, "history": batch.history, "avail_actions": batch.avail_actions}
+
+
+def counted_steps(batch: Batch) -> torch.Tensor:
+    assert batch.mask is not None
+    return batch.mask.all(-1)
+
+
+def one_step_counting(batch: Batch) -> Batch:
+    """Of each segment only the first step that counts; transitions as they are."""
+    if batch.rewards.dim() == 2:
+        return batch
+    counted = counted_steps(batch)
+    only = counted & (counted.cumsum(1) == 1)
+    return replace(batch, mask=only.unsqueeze(-1).expand_as(batch.rewards))
+
+
+def with_another_future(batch: Batch) -> Batch:
+    """Something else after the step that counts: in what it leads to, and in all steps behind it alike."""
+    segments = batch.rewards.dim() == 3
+    begun = counted_steps(batch).cumsum(1) > 0 if segments else torch.ones(len(batch), dtype=torch.bool)
+
+    def shifted(value: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor | None:
+        return None if value is None else value + rows.view(*rows.shape, *[1] * (value.dim() - rows.dim()))
+
+    changed = {"next_obs": shifted(batch.next_obs, begun), "next_state": shifted(batch.next_state, begun)}
+    if batch.next_actions is not None:
+        other = -batch.next_actions
+        if batch.next_avail_actions is not None:
+            other = batch.next_avail_actions.int().argmax(-1)
+        changed["next_actions"] = other
+    if segments:
+        behind = begun & ~one_step_counting(batch).mask.all(-1)
+        changed |= {name: shifted(getattr(batch, name), behind) for name in ("obs", "state", "rewards")}
+    return replace(batch, **changed).check()
 
 
 def parameters(learner: Algorithm) -> dict[str, torch.Tensor]:
@@ -262,9 +302,11 @@ def test_truncations_change_nothing(case):
 
 
 def test_termination_cuts_the_bootstrap_and_nothing_else_does(case):
-    learner, batch = case.pair()
+    learner = case.learner()
+    batch = case.batch(several_steps(learner.needs))
     bootstraps = "loss/critic" in learner.update(batch)
-    other = replace(batch, next_obs=batch.next_obs + 1)
+    other = with_another_future(batch)
+    batch, other = one_step_counting(batch), one_step_counting(other)
     ended, going = (
         [replace(each, terminations=torch.full_like(each.terminations, flag)) for each in (batch, other)]
         for flag in (True, False)
@@ -273,6 +315,52 @@ def test_termination_cuts_the_bootstrap_and_nothing_else_does(case):
     if bootstraps:
         assert not same(after_one(case, going[0]), after_one(case, going[1])), "what follows any other step has"
         assert not same(after_one(case, ended[0]), after_one(case, going[0]))
+
+
+def several_steps(needs: Needs) -> Needs:
+    """Segments of recorded steps, also for learners that eat those of their own episodes."""
+    return needs if needs.view == "transitions" or needs.length != 1 else replace(needs, length=4)
+
+
+def test_what_stands_behind_the_last_step_that_counts_changes_nothing(case):
+    needs = several_steps(case.learner().needs)
+    if needs.view == "transitions":
+        pytest.skip("transitions are not padded")
+    batch = case.batch(needs)
+    behind = counted_steps(batch).flip(1).cumsum(1).flip(1) == 0
+    assert bool(behind.any()) and not bool(behind.all())
+    noise = torch.Generator().manual_seed(3)
+    scribbled = {}
+    for name in ("obs", "next_obs", "rewards", "history", "next_history"):
+        value = getattr(batch, name)
+        if value is not None:
+            other = 5 * torch.randn(value.shape, generator=noise)
+            scribbled[name] = torch.where(behind.view(*behind.shape, *[1] * (value.dim() - 2)), other, value)
+    scribbled["terminations"] = batch.terminations ^ behind.unsqueeze(-1)
+    assert same(after_one(case, batch), after_one(case, replace(batch, **scribbled)))
+
+
+def test_an_update_takes_imagined_rows_beside_recorded_ones(case):
+    learner = case.learner()
+    if learner.needs.origin != "data" or learner.needs.state:
+        pytest.skip("it learns from no recorded rows, or needs a state, which models do not foresee")
+    data = replace(DATA[case.kind], avail_actions=None)
+    kind = worldmodels.get("ensemble")
+    with seeded_globally(0, "model"):
+        model = kind(build(kind.Config, {"hidden": [8], "members": 2, "elites": 1}), facts_of(data))
+    model.place("cpu", 0)
+    buffer = TransitionBuffer(data, case.window, state=False)
+    plan = Plan(16, 4, 0.0, Caution(weight=0.0, reward_weight=0.0, cutoff=float("inf")))
+    draws = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    imagination = Imagination(model, learner, buffer, plan, Rewards(data), draws[0])
+    real = DatasetSource(buffer, ROWS, draws[1])
+    source = MixedSource(real, imagination, TransitionRing(64), (0.5, 0.5), 2, 4)
+    for _ in range(3):
+        batch = source.sample(learner.needs).check()
+        imagined = batch.synthetic.flatten(1).any(1) if batch.synthetic.dim() > 1 else batch.synthetic
+        assert int(imagined.sum()) == ROWS // 2 and len(batch) == ROWS
+        assert (batch.next_actions is not None) == learner.needs.next_actions
+        assert all(bool(torch.isfinite(value)) for value in learner.update(batch).values())
 
 
 def test_the_order_of_rows_changes_nothing(case):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from offline_marl.core.axes import AxisError
-from offline_marl.core.types import Batch, DataError, Episode, Spec
+from offline_marl.core.types import Batch, DataError, Episode, Needs, Spec
 
 
 def make_batch(*lead: int, agents: int = 2, discrete: bool = False) -> Batch:
@@ -102,3 +102,31 @@ def test_map_reaches_every_tensor_and_skips_what_is_absent() -> None:
 def test_an_episode_is_as_long_as_its_actions() -> None:
     steps = torch.zeros(4, 2)
     assert len(Episode(torch.zeros(5, 2, 3), torch.zeros(4, 2, 1), steps, steps.bool(), steps.bool())) == 4
+
+
+def test_next_actions_have_the_shape_of_actions_and_come_with_their_mask() -> None:
+    batch = make_batch(5)
+    known = torch.ones(5, 2, dtype=torch.bool)
+    whole = replace(batch, next_actions=batch.actions, next_mask=known)
+    assert whole.check() is whole
+    with pytest.raises(AxisError, match=r"next_actions have shape \(5, 2\), but actions have \(5, 2, 2\)"):
+        replace(whole, next_actions=torch.zeros(5, 2)).check()
+    with pytest.raises(AxisError, match="next_mask has shape"):
+        replace(whole, next_mask=known[:4]).check()
+    for alone in (replace(whole, next_mask=None), replace(whole, next_actions=None)):
+        with pytest.raises(AxisError, match="one of them is missing"):
+            alone.check()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"view": "segments", "length": -1}, "neither is negative"),
+        ({"view": "segments", "length": 2, "burn_in": -1}, "neither is negative"),
+        ({"burn_in": 2}, "Only segments of a fixed length"),
+        ({"view": "segments", "length": 0, "burn_in": 2}, "Only segments of a fixed length"),
+    ],
+)
+def test_needs_that_mean_nothing_are_refused(fields: dict, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        Needs(**fields)

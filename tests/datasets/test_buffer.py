@@ -187,3 +187,47 @@ def test_a_million_transitions_are_split_and_windowed_in_a_moment(
     assert batch.history is not None and batch.history.shape[2] == 10
     # The aim is one second; the bound leaves room for a busy machine.
     assert windowed - begun < 5.0
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_next_actions_are_those_of_the_next_step_of_the_same_episode(kind: str) -> None:
+    data = Dataset.from_episodes(random_episodes(kind, [3, 1, 4]), SPECS[kind])
+    buffer = TransitionBuffer(data)
+    batch = buffer.view(torch.arange(8), Needs(next_actions=True)).check()
+    assert batch.next_mask is not None and batch.next_actions is not None
+    follows = torch.tensor([1, 1, 0, 0, 1, 1, 1, 0]).bool()
+    assert torch.equal(batch.next_mask, follows.unsqueeze(-1).expand(8, 2))
+    assert torch.equal(batch.next_actions[:-1][follows[:-1]], data.actions[1:][follows[:-1]])
+    assert not batch.next_actions[~follows].any(), "zero where no step follows"
+    assert buffer.view(torch.arange(8), Needs()).next_actions is None
+
+
+def test_next_actions_of_a_segment_reach_behind_its_last_step() -> None:
+    data = Dataset.from_episodes(random_episodes("continuous", [3, 6]), SPECS["continuous"])
+    needs = Needs(view="segments", length=3, next_actions=True)
+    batch = TransitionBuffer(data).view(torch.tensor([1, 4]), needs).check()
+    assert batch.next_mask is not None and batch.next_actions is not None
+    # Steps 1, 2 and the end of episode 0; 4, 5, 6 of episode 1, which goes on to 8.
+    assert batch.next_mask[..., 0].tolist() == [[True, False, False], [True, True, True]]
+    assert torch.equal(batch.next_actions[0, 0], data.actions[2])
+    assert torch.equal(batch.next_actions[1], data.actions[5:8])
+
+
+def test_burnt_in_steps_come_before_a_segment_and_do_not_count() -> None:
+    data = Dataset.from_episodes(random_episodes("continuous", [3, 6]), SPECS["continuous"])
+    buffer = TransitionBuffer(data)
+    batch = buffer.view(torch.tensor([0, 4, 6, 8]), Needs(view="segments", length=2, burn_in=2)).check()
+    # Nothing comes before step 0 and one step before 4: what is missing in front stands behind.
+    steps = torch.tensor([[0, 1, 2, 2], [3, 4, 5, 6], [4, 5, 6, 7], [6, 7, 8, 8]])
+    counted = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1], [0, 0, 1, 0]]).bool()
+    assert batch.mask is not None and torch.equal(batch.mask[..., 0], counted)
+    assert torch.equal(batch.obs, buffer.transitions(torch.arange(9)).obs[steps])
+
+
+def test_whole_episodes_are_as_long_as_the_longest_of_them() -> None:
+    data = Dataset.from_episodes(random_episodes("continuous", [3, 6, 2, 9]), SPECS["continuous"])
+    buffer = TransitionBuffer(data)
+    batch = buffer.view(torch.tensor([2, 5, 10]), Needs(view="segments", length=0)).check()
+    assert batch.mask is not None and batch.mask[..., 0].sum(1).tolist() == [3, 6, 2]
+    assert batch.rewards.shape[:2] == (3, 6) and bool(batch.mask[:, 0].all())
+    assert torch.equal(batch.rewards[batch.mask], data.rewards[:11].flatten())

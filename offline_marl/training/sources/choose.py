@@ -13,7 +13,7 @@ import torch
 from offline_marl.algorithms.base import Algorithm
 from offline_marl.core.config import build
 from offline_marl.core.seeding import Generators, derive
-from offline_marl.core.types import DataError, Source
+from offline_marl.core.types import DataError, Needs, Source
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.ring import TransitionRing
@@ -98,8 +98,6 @@ def refuse_unforeseen(config: RunConfig, data: Dataset, learner: Algorithm, kind
         raise DataError("World models foresee no available actions, which this data restricts: train without one.")
     if learner.needs.state and "state" not in kind.foresees:
         raise DataError(f"{config.algorithm} needs a global state, which world models do not foresee.")
-    if learner.needs.origin == "data" and learner.needs.view == "segments":
-        raise DataError(f"{config.algorithm} learns from recorded segments, which imagined rows cannot be mixed into.")
 
 
 def _make_plain(config: RunConfig, task: Task, rewards: Rewards, learner: Algorithm) -> Source:
@@ -111,6 +109,12 @@ def _make_plain(config: RunConfig, task: Task, rewards: Rewards, learner: Algori
         return EnvironmentSource(learner, env, rows, Generators(config.seed).get("episodes"), device, rewards)
     buffer = TransitionBuffer(rewards.recorded, learner.window, device, state=learner.needs.state, stays=task.mapped)
     return DatasetSource(buffer, rows, Generators(config.seed, buffer.device).get("batches"))
+
+
+def _kept(config: RunConfig, needs: Needs) -> int:
+    """Imagined rows that are kept, or segments with about as many steps."""
+    steps = 1 if needs.view == "transitions" else min(needs.length or config.horizon, config.horizon)
+    return -(-config.retain // steps)
 
 
 def _rollout_rows(config: RunConfig, learner: Algorithm) -> int:
@@ -141,7 +145,7 @@ def _make_imagining(
         return RolloutSource(imagination)
     real = TransitionBuffer(data, learner.window, device, state=foreseen, stays=task.mapped)
     rows_of_data = DatasetSource(real, learner.batch_size, generators.get("batches"))
-    ring = TransitionRing(config.retain)
+    ring = TransitionRing(_kept(config, learner.needs))
     return MixedSource(rows_of_data, imagination, ring, _shares(config), config.refill_every, config.steps)
 
 

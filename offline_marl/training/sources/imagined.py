@@ -12,7 +12,7 @@ from offline_marl.core.types import Batch, Needs, Policy
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.ring import TransitionRing
 from offline_marl.training.rewards import Rewards
-from offline_marl.training.sources.recorded import DatasetSource
+from offline_marl.training.sources.recorded import DatasetSource, lengthened
 from offline_marl.worldmodels.base import WorldModel
 from offline_marl.worldmodels.rollout import Caution, Rollout, rollout
 
@@ -61,8 +61,8 @@ class Imagination:
         self.rewards, self.generator = rewards, generator
         self.made = self.broken = self.cut = 0
 
-    def imagine(self) -> Rollout:
-        """One rollout, with the rewards that are learnt from.
+    def imagine(self, next_actions: bool = False) -> Rollout:
+        """One rollout, with the rewards that are learnt from, and with what the policy does next if asked for.
 
         Raises:
             BrokenModelError: More than 1 % of all rows so far were dropped as not finite.
@@ -71,7 +71,8 @@ class Imagination:
         at_first = round(plan.start_share * plan.rows)
         index = self.buffer.draw(plan.rows - at_first, self.generator)
         index = torch.cat([index, self.buffer.draw_first(at_first, self.generator)])
-        made = rollout(self.model, self.policy, self.buffer.transitions(index), plan.horizon, plan.caution)
+        starts = self.buffer.transitions(index)
+        made = rollout(self.model, self.policy, starts, plan.horizon, plan.caution, next_actions)
         self.made += plan.rows
         self.broken += int(made.broken.sum())
         self.cut += int(made.cut.sum())
@@ -109,7 +110,7 @@ class RolloutSource:
 
     def sample(self, needs: Needs) -> Batch:
         """Segments [row, time]."""
-        return self.imagination.imagine().batch
+        return self.imagination.imagine(needs.next_actions).batch
 
     def state_dict(self) -> dict[str, Any]:
         """See `Imagination.state_dict`."""
@@ -156,24 +157,33 @@ class MixedSource:
         return first + (last - first) * min(self.drawn / max(self.steps - 1, 1), 1.0)
 
     def sample(self, needs: Needs) -> Batch:
-        """Recorded rows first, then imagined ones."""
+        """Recorded rows first, then imagined ones; of segments the shorter are padded."""
         if self.drawn % self.refill_every == 0:
-            self._refill()
+            self._refill(needs)
         # Where nothing imagined could be used yet, all rows are recorded.
         count = round(self.real_fraction * self.batch_size) if len(self.ring) else self.batch_size
         self.drawn += 1
         parts = []
         if count:
             recorded = self.real.draw(count, needs)
-            parts.append(replace(recorded, synthetic=torch.zeros_like(recorded.rewards[:, 0], dtype=torch.bool)))
+            parts.append(replace(recorded, synthetic=torch.zeros_like(recorded.rewards[..., 0], dtype=torch.bool)))
         if count < self.batch_size:
             parts.append(self.ring.sample(self.batch_size - count, self.real.generator))
-        return Batch.cat(parts) if len(parts) > 1 else parts[0]
+        if len(parts) == 1:
+            return parts[0]
+        if needs.view == "segments":
+            longest = max(part.rewards.shape[1] for part in parts)
+            parts = [lengthened(part, longest) for part in parts]
+        return Batch.cat(parts)
 
-    def _refill(self) -> None:
+    def _refill(self, needs: Needs) -> None:
         if self.shares == (1.0, 1.0):
             return
-        flat = self.imagination.imagine().batch.flatten()
+        made = self.imagination.imagine(needs.next_actions).batch
+        if needs.view == "segments":
+            self.ring.push(segments_of(made, needs))
+            return
+        flat = made.flatten()
         assert flat.mask is not None
         counted = flat.mask.all(-1)
         self.ring.push(replace(flat.map(lambda value: value[counted]), mask=None))
@@ -193,3 +203,21 @@ class MixedSource:
         self.imagination.load_state_dict(state["imagination"])
         self.ring.load_state_dict(state["ring"], self.real.buffer.device)
         self.drawn = state["drawn"]
+
+
+def segments_of(rollouts: Batch, needs: Needs) -> Batch:
+    """Rollouts `[row, time]` cut into segments, without those of which nothing counts; whole ones for episodes.
+
+    What comes before a segment in its rollout is burnt in; before a rollout's start there is nothing to burn in.
+    """
+    rows, horizon = rollouts.rewards.shape[:2]
+    length = needs.length or horizon
+    start = torch.arange(0, horizon, length, device=rollouts.rewards.device).unsqueeze(-1)
+    steps = (start - needs.burn_in).clamp(min=0) + torch.arange(needs.burn_in + length, device=start.device)
+    counted = (start <= steps) & (steps < start + length) & (steps < horizon)
+    cuts = rollouts.map(lambda value: value[:, steps.clamp(max=horizon - 1)].flatten(0, 1))
+    assert cuts.mask is not None
+    cuts = replace(cuts, mask=cuts.mask & counted.repeat(rows, 1).unsqueeze(-1))
+    assert cuts.mask is not None
+    kept = cuts.mask.flatten(1).any(-1)
+    return cuts.map(lambda value: value[kept])

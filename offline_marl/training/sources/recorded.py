@@ -32,8 +32,10 @@ class DatasetSource:
         return self.draw(self.batch_size, needs)
 
     def draw(self, rows: int, needs: Needs) -> Batch:
-        """So many rows."""
-        return self.buffer.view(self.buffer.draw(rows, self.generator), needs)
+        """So many rows, or whole episodes if these are asked for, each as likely as any other."""
+        whole = needs.view == "segments" and not needs.length
+        draw = self.buffer.draw_first if whole else self.buffer.draw
+        return self.buffer.view(draw(rows, self.generator), needs)
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state is the whole cursor."""
@@ -80,7 +82,12 @@ class EnvironmentSource:
             played += int(rounds[-1].mask[..., 0].sum())  # type: ignore[index]
             episodes += count
         longest = max(batch.rewards.shape[1] for batch in rounds)
-        return self.rewards.of(Batch.cat([_lengthened(batch, longest) for batch in rounds]).to(self.device))
+        batch = Batch.cat([lengthened(batch, longest) for batch in rounds])
+        if needs.next_actions:
+            assert batch.mask is not None
+            following = torch.cat([batch.mask[:, 1:], torch.zeros_like(batch.mask[:, :1])], dim=1)
+            batch = batch.with_next_actions(torch.zeros_like(batch.actions[:, 0]), following)
+        return self.rewards.of(batch.to(self.device))
 
     def _episodes(self, played: int, episodes: int) -> int:
         """Of the next round: as many as are likely to be enough, from the mean length so far."""
@@ -131,12 +138,15 @@ def _rows(step: Step, history: History | None, next_history: History | None) -> 
     )
 
 
-def _lengthened(batch: Batch, length: int) -> Batch:
+def lengthened(batch: Batch, length: int) -> Batch:
     """Segments with their last step repeated up to this length, where nothing counts."""
     lacking = length - batch.rewards.shape[1]
     if not lacking:
         return batch
     longer = batch.map(lambda value: torch.cat([value, value[:, -1:].expand(-1, lacking, *value.shape[2:])], dim=1))
-    for value in (longer.rewards, longer.terminations, longer.truncations, longer.mask):
-        value[:, -lacking:] = 0  # type: ignore[index]
+    for value in (longer.rewards, longer.terminations, longer.truncations, longer.mask, longer.next_mask):
+        if value is not None:
+            value[:, -lacking:] = 0
+    if longer.next_actions is not None:
+        longer.next_actions[:, -lacking:] = 0
     return longer

@@ -79,6 +79,17 @@ def test_every_learner_of_recorded_rows_learns_from_imagined_ones_too(tmp_path, 
     assert bool(state["source"]["ring"]["held"]["synthetic"].all())
 
 
+def test_recorded_segments_are_mixed_with_imagined_ones_and_a_killed_run_ends_alike(tmp_path, data, model, monkeypatch):
+    monkeypatch.setattr(BC, "needs", Needs(view="segments", length=2, burn_in=1, next_actions=True))
+    fields = {"world_model": model, "real_fraction": 0.5, **FEW}
+    small_run(tmp_path / "straight", data, **fields)
+    ring = last_state(tmp_path / "straight")["source"]["ring"]
+    assert ring["held"]["next_actions"].shape[:2] == (20, 3), "40 steps in segments of 2, and one to burn in"
+    start_and_kill(tmp_path / "killed", data, 7, **fields)
+    run.resume(tmp_path / "killed")
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "killed"))
+
+
 @pytest.mark.parametrize("algorithm", ["iql", "moma-ppo"])
 def test_choices_are_imagined_where_all_of_them_are_available(tmp_path, algorithm):
     own = world("discrete")
@@ -272,11 +283,9 @@ def test_a_run_finds_its_model_again_from_another_working_folder_and_misses_it(t
 
 
 def test_what_does_not_fit_together_is_refused_before_the_run_begins(tmp_path, data, model, monkeypatch):
-    segments = Needs(view="segments", length=2)
     for change, fields, said in (
         ({"needs": Needs(origin="environment")}, {}, "bc learns in an environment, and none belongs to"),
         ({"needs": Needs(state=True)}, {"world_model": model}, "needs a global state, which world models do not"),
-        ({"needs": segments}, {"world_model": model}, "learns from recorded segments"),
         ({}, {"world_model": "oracle"}, "The oracle needs the environment of"),
     ):
         with monkeypatch.context() as patch, pytest.raises(DataError, match=said):

@@ -12,7 +12,14 @@ from offline_marl.core.types import Needs
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.ring import TransitionRing
 from offline_marl.training.rewards import Rewards
-from offline_marl.training.sources.imagined import BrokenModelError, Imagination, MixedSource, Plan, RolloutSource
+from offline_marl.training.sources.imagined import (
+    BrokenModelError,
+    Imagination,
+    MixedSource,
+    Plan,
+    RolloutSource,
+    segments_of,
+)
 from offline_marl.training.sources.recorded import DatasetSource
 from offline_marl.worldmodels.base import Prediction, Spread
 from offline_marl.worldmodels.rollout import Caution
@@ -189,3 +196,67 @@ def test_a_restored_rollout_source_goes_on_bit_for_bit():
     other.load_state_dict(one.state_dict())
     assert torch.equal(one.sample(Needs()).next_obs, other.sample(Needs()).next_obs)
     assert other.imagination.made == 20
+
+
+class Pulling(Idle):
+    """What it does tells what it has seen."""
+
+    def act(self, obs, *, history=None, avail_actions=None, explore=False):
+        return obs[..., : SPEC.act_dim].tanh()
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_next_actions_of_imagined_rows_are_the_policys_own_also_at_the_horizon(horizon):
+    made = imagination(Numbered(over=4, doubted=6), horizon=horizon, cutoff=1.0)
+    made.policy = Pulling()
+    plain, batch = made.imagine().batch, made.imagine(next_actions=True).batch.check()
+    assert plain.next_actions is None
+    assert torch.equal(batch.next_mask, batch.mask & ~batch.terminations)
+    assert bool(batch.next_mask[4:, 0].all()) and not batch.next_mask[:4].any()
+    done = batch.next_obs[..., : SPEC.act_dim].tanh()
+    assert torch.equal(batch.next_actions[batch.next_mask], done[batch.next_mask])
+    assert not batch.next_actions[~batch.next_mask].any()
+
+
+def test_next_actions_are_mixed():
+    batch = mixed((0.25, 0.25)).sample(Needs(next_actions=True)).check()
+    assert len(batch.next_actions) == BATCH and bool(batch.next_mask[5:].all())
+
+
+@pytest.mark.parametrize(
+    ("length", "burn_in", "steps"), [(2, 0, 2), (3, 0, 3), (5, 0, 5), (2, 2, 4), (0, 0, 8)], ids=str
+)
+def test_recorded_segments_come_beside_imagined_ones(length, burn_in, steps):
+    source = mixed((0.25, 0.25), horizon=3)
+    needs = Needs(view="segments", length=length, burn_in=burn_in, next_actions=True)
+    batch = source.sample(needs).check()
+    assert not batch.synthetic[:5].any() and bool(batch.synthetic[5:].all()) and len(batch) == BATCH
+    assert batch.rewards.shape[1] == steps
+    assert all(recorded(batch.obs[:5].flatten(0, 1)))
+    counted = batch.mask[..., 0].sum(1)
+    assert bool((counted > 0).all()) and int(counted[5:].max()) <= (length or 3)
+    follows = batch.mask[:, 1:] & batch.mask[:, :-1]
+    assert torch.equal(batch.obs[:, 1:][follows], batch.next_obs[:, :-1][follows])
+    assert torch.equal(batch.actions[:, 1:][follows], batch.next_actions[:, :-1][follows])
+
+
+def test_rollouts_are_cut_into_segments_that_count_each_step_once():
+    rollouts = imagination(Numbered(over=4), horizon=3).imagine().batch
+    cuts = segments_of(rollouts, Needs(view="segments", length=2, burn_in=1)).check()
+    # Rows that go on give steps 0, 1 and step 2 after a burnt-in 1; those that end at once give step 0 alone.
+    times = cuts.rewards[..., 0]
+    counted = [times[row][cuts.mask[row, :, 0]].tolist() for row in range(len(cuts))]
+    assert counted == [[1.0]] * 4 + [[1.0, 2.0], [3.0]] * 6
+    assert times[5].tolist() == [2.0, 3.0, 3.0] and cuts.mask[5, :, 0].tolist() == [False, True, False]
+
+
+def test_a_restored_mixture_of_segments_goes_on_bit_for_bit(tmp_path):
+    needs = Needs(view="segments", length=2)
+    one, other = mixed((0.5, 0.5)), mixed((0.5, 0.5))
+    one.sample(needs)
+    save_tree(tmp_path / "source.safetensors", one.state_dict(), "test")
+    other.load_state_dict(load_tree(tmp_path / "source.safetensors", "test")[0])
+    other.imagination.model.asked = one.imagination.model.asked
+    left, right = one.sample(needs), other.sample(needs)
+    for name in ("obs", "next_obs", "rewards", "synthetic", "mask"):
+        assert torch.equal(getattr(left, name), getattr(right, name)), name

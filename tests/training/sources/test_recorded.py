@@ -135,3 +135,23 @@ def test_a_restored_environment_source_begins_the_episodes_that_the_saved_one_wo
     other.policy.generator.set_state(one.policy.generator.get_state())
     left, right = one.sample(Needs()), other.sample(Needs())
     assert torch.equal(left.obs, right.obs) and torch.equal(left.actions, right.actions)
+
+
+def test_whole_episodes_are_drawn_alike_however_long_they_are():
+    data = world("continuous")
+    drawn = DatasetSource(TransitionBuffer(data), 4_000, torch.Generator().manual_seed(0)).sample(
+        Needs(view="segments", length=0)
+    )
+    begun = (drawn.obs[:, 0].flatten(1).unsqueeze(1) == data.obs.flatten(1)).all(-1)
+    counts = begun.sum(0)
+    assert int((counts > 0).sum()) == len(data.lengths)
+    assert bool((counts[counts > 0] - 400).abs().max() < 80)
+    assert {*drawn.mask[..., 0].sum(1).tolist()} == {*data.lengths.tolist()}
+
+
+def test_played_steps_tell_what_was_done_next_up_to_their_episodes_end():
+    batch = playing().sample(Needs(view="segments", origin="environment", next_actions=True)).check()
+    assert torch.equal(batch.next_mask[:, :-1], batch.mask[:, 1:]) and not batch.next_mask[:, -1].any()
+    known = batch.next_mask[:, :-1]
+    assert torch.equal(batch.next_actions[:, :-1][known], batch.actions[:, 1:][known])
+    assert not batch.next_actions[~batch.next_mask].any()
