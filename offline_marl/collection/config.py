@@ -8,8 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from offline_marl.core.config import Config
-from offline_marl.core.fields import Count, NotNegative, Seed, Share
-from offline_marl.runs.config import Period, Weight
+from offline_marl.core.fields import Count, CountOrZero, NotNegative, Seed, Share
 
 
 class CollectConfig(Config):
@@ -23,7 +22,7 @@ class CollectConfig(Config):
     """File to write, such as mine.safetensors; one that exists is never overwritten."""
     who: tuple[str, ...] = ()
     """Who acts, by shares: scripted experts, run folders (runs/x@STEP for one checkpoint), random; else all experts."""
-    noise: tuple[Weight, ...] = (0.0,)
+    noise: tuple[NotNegative, ...] = (0.0,)
     """Each episode draws one: deviation of the noise on actions, or chance of any choice; random takes none."""
     deviate: str | None = None
     """Unilateral data: in some episodes one agent follows this actor instead, the others keep to theirs."""
@@ -43,7 +42,7 @@ class CollectConfig(Config):
     """Length of the environment's episodes, where it can be chosen."""
     reference: tuple[float, float] | None = None
     """Returns of random play and of an expert, if you know them: --reference=-30,-5; else see score_episodes."""
-    score_episodes: Period = 200
+    score_episodes: CountOrZero = 200
     """Episodes of uniform play, and of each checkpoint of --tiers, that reference scores are measured by; 0: none."""
     tiers: Path | None = None
     """Run folder with many checkpoints: one file per tier of quality, OUT-poor.safetensors ..., instead of --who."""

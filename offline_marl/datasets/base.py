@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.partition import Partition
-from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError, Episode, Spec
 from offline_marl.datasets import validate
 from offline_marl.datasets.arrays import Arrays, Given, flat_fields
@@ -238,26 +237,6 @@ class Dataset:
     def select(self, episodes: Chosen) -> Dataset:
         """The data set of the chosen episodes, in the order given."""
         return select(self, episodes)
-
-
-def episodes_apart(lengths: Lengths, fraction: float, seed: int) -> tuple[Chosen, Chosen]:
-    """Numbers of the episodes to learn from, and of those to hold out, each in order.
-
-    Args:
-        lengths: Of all episodes.
-        fraction: Share of episodes that is held out, at least one.
-        seed: Decides which.
-
-    Raises:
-        DataError: There are fewer than two episodes.
-    """
-    count = len(lengths)
-    if count < 2:
-        raise DataError("A data set of one episode cannot be split into training and validation.")
-    generator = torch.Generator().manual_seed(derive(seed, "validation"))
-    order = torch.randperm(count, generator=generator)
-    held_out = min(max(1, round(fraction * count)), count - 1)
-    return order[held_out:].sort().values, order[:held_out].sort().values
 
 
 def clipped(data: Flat) -> Flat:

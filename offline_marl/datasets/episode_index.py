@@ -7,11 +7,14 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from offline_marl.core.seeding import derive
+from offline_marl.core.types import DataError
+
 Lengths = Annotated[Tensor, "episode"]
 """Int64 steps of each episode."""
 AT_ONCE = 1 << 22
 """Numbers looked at together, of arrays that may be larger than memory."""
-Steps = Annotated[Tensor, "steps"]
+PerStep = Annotated[Tensor, "steps"]
 
 
 def starts(lengths: Lengths) -> Annotated[Tensor, "episode"]:
@@ -19,18 +22,18 @@ def starts(lengths: Lengths) -> Annotated[Tensor, "episode"]:
     return torch.cumsum(lengths, 0) - lengths
 
 
-def ranges(first: Annotated[Tensor, "range"], counts: Annotated[Tensor, "range"]) -> Steps:
+def ranges(first: Annotated[Tensor, "range"], counts: Annotated[Tensor, "range"]) -> PerStep:
     """first[0], first[0] + 1, ... counts[0] of them, then the next range."""
     shifts = torch.repeat_interleave(first - starts(counts), counts)
     return torch.arange(len(shifts)) + shifts
 
 
-def episode_numbers(lengths: Lengths) -> Steps:
+def episode_numbers(lengths: Lengths) -> PerStep:
     """The episode that each transition belongs to."""
     return torch.repeat_interleave(torch.arange(len(lengths)), lengths)
 
 
-def episode_sums(values: Steps, lengths: Lengths) -> Annotated[Tensor, "episode"]:
+def episode_sums(values: PerStep, lengths: Lengths) -> Annotated[Tensor, "episode"]:
     """Sum of each episode's values, in double precision."""
     sums = torch.zeros(len(lengths), dtype=torch.float64)
     ends = torch.cumsum(lengths, 0)
@@ -46,7 +49,7 @@ def last_steps(lengths: Lengths) -> Annotated[Tensor, "episode"]:
     return torch.cumsum(lengths, 0) - 1
 
 
-def lengths_of(ended: Steps) -> Lengths:
+def lengths_of(ended: PerStep) -> Lengths:
     """Lengths of the episodes that end where `ended` is true; the last step ends the last one whatever it says."""
     ends = ended.clone()
     ends[-1] = True
@@ -62,7 +65,7 @@ def add_final_rows(seen: Annotated[Tensor, "steps"], finals: Annotated[Tensor, "
     return rows
 
 
-def followed(lengths: Lengths, terminated: Annotated[Tensor, "episode"]) -> tuple[Steps, Lengths]:
+def followed(lengths: Lengths, terminated: Annotated[Tensor, "episode"]) -> tuple[PerStep, Lengths]:
     """Which steps can stay where nothing was recorded after the last step of an episode.
 
     An episode that terminated stays whole: nobody asks what followed. One that was cut loses its last step,
@@ -74,3 +77,25 @@ def followed(lengths: Lengths, terminated: Annotated[Tensor, "episode"]) -> tupl
     keep = torch.ones(int(lengths.sum()), dtype=torch.bool)
     keep[last_steps(lengths)[~terminated]] = False
     return keep, lengths - (~terminated).long()
+
+
+def episodes_apart(
+    lengths: Lengths, fraction: float, seed: int
+) -> tuple[Annotated[Tensor, "chosen"], Annotated[Tensor, "chosen"]]:
+    """Numbers of the episodes to learn from, and of those to hold out, each in order.
+
+    Args:
+        lengths: Of all episodes.
+        fraction: Share of episodes that is held out, at least one.
+        seed: Decides which.
+
+    Raises:
+        DataError: There are fewer than two episodes.
+    """
+    count = len(lengths)
+    if count < 2:
+        raise DataError("A data set of one episode cannot be split into training and validation.")
+    generator = torch.Generator().manual_seed(derive(seed, "validation"))
+    order = torch.randperm(count, generator=generator)
+    held_out = min(max(1, round(fraction * count)), count - 1)
+    return order[held_out:].sort().values, order[:held_out].sort().values

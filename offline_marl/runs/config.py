@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from offline_marl.core.config import Config, ConfigError
+from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Seed, Share
 from offline_marl.core.places import DatasetPlace, ModelPlace, PlacesWithin, RunPlace
 
 if TYPE_CHECKING:
@@ -14,12 +15,8 @@ if TYPE_CHECKING:
 
 ACTING_RUNS = ("prey",)
 """Settings of environments that may name the folder of a run, which then acts in it."""
-Count = Annotated[int, Field(ge=1)]
-Period = Annotated[int, Field(ge=0)]
 
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Weight = Annotated[float, Field(ge=0.0)]
 SpreadName = Literal[
     "covariance_norm", "standardized_variance", "reward_variance", "max_aleatoric", "pairwise_difference"
 ]
@@ -32,9 +29,9 @@ class LearnFlags(Config):
     """Catalogue name, a body's with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
     clip_actions: bool = False
     """Clip actions of the data that lie outside [-1, 1], and say how many, instead of refusing the data."""
-    memory: Annotated[float, Field(gt=0)] = 4.0
+    memory: Positive = 4.0
     """Gigabytes that the data may take; a larger set stays on disk, and its rows are read as they are drawn."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Decides initial weights and the order of batches."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""
@@ -42,9 +39,9 @@ class LearnFlags(Config):
     """Torch threads; results are equal bit for bit only for the same number."""
     log_every: Count = 100
     """Updates between rows of metrics.csv; each row is the mean over them."""
-    checkpoint_every: Period = 5_000
+    checkpoint_every: CountOrZero = 5_000
     """Updates between checkpoints; 0 saves only at the end."""
-    keep_checkpoints: Period = 2
+    keep_checkpoints: CountOrZero = 2
     """Newest checkpoints that stay on disk; 0 keeps all, for `collect --tiers`."""
     tensorboard: bool = False
     """Write TensorBoard events into the run folder (needs the extra 'log')."""
@@ -69,13 +66,13 @@ class RunFlags(LearnFlags):
     """Processes that step the simulator, for scores and for learners in it; nothing depends on how many."""
     steps: Count = 100_000
     """Updates; the published runs take 1,000,000."""
-    eval_every: Period = 5_000
+    eval_every: CountOrZero = 5_000
     """Updates between evaluations in the environment; 0 evaluates only at the end."""
     eval_episodes: Count = 20
     """Episodes of each evaluation on the way."""
     final_episodes: Count = 100
     """Episodes of the evaluation at the end, which is the score."""
-    eval_seed: Annotated[int, Field(ge=0)] = 0
+    eval_seed: Seed = 0
     """Decides the starts of the evaluation episodes; runs with the same one are scored on the same starts."""
     init: RunPlace | None = None
     """Run folder whose networks of the same name and shape are taken over before training, such as a bc run's."""
@@ -99,11 +96,11 @@ class RunFlags(LearnFlags):
     """Share of imagined episodes that begin where a recorded one begins; the others begin anywhere in the data."""
     spread: SpreadName = "covariance_norm"
     """What measures how much the world model's members disagree."""
-    spread_weight: Weight = 0.1
+    spread_weight: NotNegative = 0.1
     """Taken from the reward per unit of spread."""
-    reward_spread_weight: Weight = 0.05
+    reward_spread_weight: NotNegative = 0.05
     """Taken from the reward per unit of the variance of predicted rewards."""
-    cutoff: Weight = 2.0
+    cutoff: NotNegative = 2.0
     """Spread that ends an imagined episode; 0 for never."""
     cutoff_quantile: Share | None = None
     """The cutoff as a quantile of the spread on recorded transitions, which means the same in every task."""
@@ -145,7 +142,7 @@ class FitFlags(LearnFlags):
     """Updates at most; the fit ends early when held-out episodes are foreseen no better."""
     eval_every: Count = 500
     """Updates between looks at held-out episodes."""
-    checkpoint_every: Period = 1_000
+    checkpoint_every: CountOrZero = 1_000
     """Updates between checkpoints; 0 saves only at the end."""
 
 

@@ -13,13 +13,14 @@ from pydantic import Field
 
 from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.core.errors import BadInputError
+from offline_marl.core.fields import Count, CountOrZero
 from offline_marl.core.partition import PartitionError, partition, split_task
 from offline_marl.core.reference import Reference
 from offline_marl.core.types import ActionKind, DataError, Spec
 from offline_marl.datasets.catalog import CATALOG, SUFFIX, path_of
 from offline_marl.datasets.files import stated_checksum
 from offline_marl.datasets.places import place_of
-from offline_marl.runs.config import Count, RunConfig
+from offline_marl.runs.config import RunConfig
 from offline_marl.runs.folder import RunFolder, RunFolderError
 from offline_marl.training.environment_tasks import find_world, open_world
 from offline_marl.training.scoring import describe_data, mean_return_of
@@ -27,21 +28,20 @@ from offline_marl.training.tasks import RecordedTask, ScoredTask, Task, open_tas
 
 OWN_DATA = f"dataset{SUFFIX}"
 """Name, inside the run folder, of a data set that was given as an object."""
-Width = Annotated[int, Field(ge=0)]
 
 
 class SpecRecord(Config):
     """Widths of what the team sees and does."""
 
-    obs_dims: Annotated[tuple[Width, ...], Field(min_length=1)]
+    obs_dims: Annotated[tuple[CountOrZero, ...], Field(min_length=1)]
     """Of each agent's observation."""
-    act_dims: Annotated[tuple[Width, ...], Field(min_length=1)]
+    act_dims: Annotated[tuple[CountOrZero, ...], Field(min_length=1)]
     """Of each agent's action, or how many choices it has."""
-    state_dim: Width = 0
+    state_dim: CountOrZero = 0
     """Of the global state."""
     action_kind: ActionKind = "continuous"
     """Continuous or discrete."""
-    window: Width = 0
+    window: CountOrZero = 0
     """Past pairs that each agent sees."""
 
 
@@ -71,7 +71,7 @@ class TaskRecord(Config):
     """What the environment was made with."""
     max_steps: Count | None = None
     """Length of its episodes, where it was chosen."""
-    longest_episode: Width = 0
+    longest_episode: CountOrZero = 0
     """Steps of the longest recorded episode."""
     reference: ReferenceRecord | None = None
     """Of random play and of an expert, when the run began."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from offline_marl.core.axes import PerAgent
 from offline_marl.core.config import Config
+from offline_marl.core.fields import Count, CountOrZero, InnerShare, NotNegative, Positive
 from offline_marl.core.learner import Learner
 from offline_marl.core.registry import Registry
 from offline_marl.core.types import AvailActions, Batch, Obs
@@ -25,7 +26,6 @@ from offline_marl.worldmodels.facts import TENSORS, Facts
 
 PREFIX = "facts_"
 
-Width = Annotated[int, Field(ge=1)]
 PerMember = Annotated[Tensor, "member"]
 Rows = Annotated[Tensor, "row"]
 Foreseeable = Literal["state", "avail_actions"]
@@ -109,25 +109,25 @@ class Carry(ABC):
 class WorldModelConfig(Config):
     """Fields that every world model has, those of its fit included."""
 
-    lr: Annotated[float, Field(gt=0.0)] = 1e-3
+    lr: Positive = 1e-3
     """Step size of Adam."""
-    cosine_steps: Annotated[int, Field(ge=0)] = 0
+    cosine_steps: CountOrZero = 0
     """Updates over which the step size falls to 0 along half a cosine; 0 keeps it constant."""
-    batch_size: Width = 256
+    batch_size: Count = 256
     """Rows of data in one update of each member."""
-    hidden: Annotated[tuple[Width, ...], Field(min_length=1)] = (256, 256)
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (256, 256)
     """Widths of the hidden layers of every network; the published code has four of 1,024."""
-    grad_clip: Annotated[float, Field(ge=0.0)] = 1.0
+    grad_clip: NotNegative = 1.0
     """Largest gradient norm of each member; 0 leaves gradients alone."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    weight_decay: NotNegative = 0.0
     """Pull of every parameter towards 0, added to its gradient."""
-    window: Annotated[int, Field(ge=0)] = 0
+    window: CountOrZero = 0
     """Past (obs, action) pairs of the team that the model reads through a history encoder; 0 for none, as published."""
     sampling: Literal["shuffle", "bootstrap"] = "shuffle"
     """Each member sees every training row once a pass, in its own order, or its own draw of rows with replacement."""
-    holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    holdout: InnerShare = 0.1
     """Share of the episodes that no member trains on; elites are chosen and the fit is stopped by them."""
-    patience: Width = 5
+    patience: Count = 5
     """Evaluations without improvement of any member after which the fit stops."""
     min_improvement: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
     """Share by which a held-out error must fall to count as an improvement."""

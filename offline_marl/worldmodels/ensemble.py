@@ -15,13 +15,14 @@ import functools
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from offline_marl.core.axes import PerAgent
+from offline_marl.core.fields import Count, Share
 from offline_marl.core.types import Batch, History, Metrics, Obs
 from offline_marl.losses import dynamics
-from offline_marl.worldmodels.base import PerMember, Prediction, Spread, Width, WorldModelConfig, worldmodels
+from offline_marl.worldmodels.base import PerMember, Prediction, Spread, WorldModelConfig, worldmodels
 from offline_marl.worldmodels.ensemble_model import EnsembleModel
 from offline_marl.worldmodels.facts import Facts, Joint
 from offline_marl.worldmodels.members import Activation, Kind, MemberRow, Members, Out, head_of
@@ -30,9 +31,9 @@ from offline_marl.worldmodels.members import Activation, Kind, MemberRow, Member
 class EnsembleConfig(WorldModelConfig):
     """Fields of the common base and those of the ensemble."""
 
-    members: Width = 7
+    members: Count = 7
     """Independent networks, each trained on its own rows."""
-    elites: Width = 5
+    elites: Count = 5
     """Members of least held-out error, which alone are asked afterwards."""
     kind: Kind = "gaussian"
     """What a member tells: a normal per number, a mixture of normals, a bare number, or a variational autoencoder."""
@@ -40,12 +41,12 @@ class EnsembleConfig(WorldModelConfig):
     """What follows each hidden layer."""
     predict: Literal["change", "absolute"] = "change"
     """Predict how far each coordinate moves, or, as published, where it goes."""
-    beta: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    beta: Share = 0.5
     """Weight std^(2 beta) of the likelihoods of kind gaussian and vae; 0 is the plain one, as published."""
-    components: Width = 5
+    components: Count = 5
     """Normals in a mixture."""
-    latent: Width = 16
-    """Width of an autoencoder's latent; the published 256 is far wider than what narrow tasks leave open."""
+    latent: Count = 16
+    """Count of an autoencoder's latent; the published 256 is far wider than what narrow tasks leave open."""
     spectral_norm: bool = False
     """Keep every hidden layer's largest singular value at most 1, so that members extrapolate gently."""
 

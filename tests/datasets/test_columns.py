@@ -12,9 +12,9 @@ from worlds import reacher_recording, saved, world
 from offline_marl.core.partition import partition
 from offline_marl.core.types import Batch, DataError, Needs
 from offline_marl.datasets import normalize
-from offline_marl.datasets.base import episodes_apart
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.columns import Columns
+from offline_marl.datasets.episode_index import episodes_apart
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.training.tasks import open_task
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from platformdirs import user_config_path
 from pydantic import Field
 
 from offline_marl.core.config import Config, ConfigError, build, load_settings
+from offline_marl.core.fields import Count, CountOrZero, Positive
 
 PROFILE_VARIABLE = "OFFLINE_MARL_PROFILE"
-Count = Annotated[int, Field(ge=1)]
 
 
 class Profile(Config):
@@ -28,9 +28,9 @@ class Profile(Config):
     """Time limit of a turn; a job that needs longer saves and takes another one."""
     cpus: Count = 1
     """Cores of a job."""
-    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    memory_gb: Positive | None = None
     """Memory of a job."""
-    gpus: Annotated[int, Field(ge=0)] = 0
+    gpus: CountOrZero = 0
     """GPUs of a job."""
     constraint: str | None = None
     """Features that its node should have."""
@@ -40,7 +40,7 @@ class Profile(Config):
     """Words before `python`, such as `apptainer exec --nv /images/torch.sif`; python is then the container's."""
     array_parallelism: Count = 64
     """Jobs of one submission that run at once; with the local executor, processes at once."""
-    requeues: Annotated[int, Field(ge=0)] = 20
+    requeues: CountOrZero = 20
     """Turns after the first that a job may take when its time is over."""
     signal_delay_s: Count = 120
     """Seconds before the end at which a job is told to save."""

@@ -16,8 +16,9 @@ from offline_marl.core.errors import BadInputError
 from offline_marl.core.learner import Learner
 from offline_marl.core.seeding import Generators, derive, seeded_globally
 from offline_marl.core.types import Metrics, Source
-from offline_marl.datasets.base import Dataset, episodes_apart
+from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.datasets.episode_index import episodes_apart
 from offline_marl.runs.config import FitConfig, LearnFlags
 from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import ModelFolder, describe_software

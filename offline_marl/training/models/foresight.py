@@ -23,7 +23,7 @@ from offline_marl.worldmodels.uncertainty import UNCERTAINTIES
 
 ROWS_AT_ONCE = 1_024
 
-Steps = Annotated[Tensor, "row time"]
+PerStep = Annotated[Tensor, "row time"]
 Coordinates = Annotated[Tensor, "row time coordinate"]
 Agents = Annotated[Tensor, "row time agent"]
 
@@ -43,15 +43,15 @@ class Foreseen:
     obs_surprise: Coordinates | None
     """In deviations that the model itself predicts; None for kinds that predict none."""
     reward_surprise: Agents | None
-    spreads: Mapping[str, Steps]
+    spreads: Mapping[str, PerStep]
     """By name of the measure, those that the kind offers."""
-    ended: Steps
+    ended: PerStep
     """Bool: predicted that the team's episode terminates."""
-    terminations: Steps
-    counted: Steps
+    terminations: PerStep
+    counted: PerStep
     """Bool: the recorded episode was not over yet."""
 
-    def distance(self) -> Steps:
+    def distance(self) -> PerStep:
         """Root mean square of a step's errors, over coordinates and rewards alike."""
         return torch.cat([self.obs_error, self.reward_error], dim=-1).square().mean(-1).sqrt()
 

@@ -19,7 +19,7 @@ from offline_marl.core.seeding import seeded_globally
 from offline_marl.datasets.buffer import Rows, TransitionBuffer
 from offline_marl.runs.config import RunFlags
 from offline_marl.runs.folder import write_json
-from offline_marl.training.models.foresight import Foreseen, Steps, evenly, look_far, look_near
+from offline_marl.training.models.foresight import Foreseen, PerStep, evenly, look_far, look_near
 from offline_marl.worldmodels.base import WorldModel
 from offline_marl.worldmodels.facts import LEAST_STD, Facts, Joint
 
@@ -233,11 +233,11 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _rms(errors: Annotated[Tensor, "row time number"], counted: Steps) -> float:
+def _rms(errors: Annotated[Tensor, "row time number"], counted: PerStep) -> float:
     return float(errors[counted].square().mean().sqrt())
 
 
-def _curve(errors: Annotated[Tensor, "row time number"], counted: Steps) -> list[float]:
+def _curve(errors: Annotated[Tensor, "row time number"], counted: PerStep) -> list[float]:
     """Root mean square at each step, over the rows whose episode still goes on."""
     squares = errors.square().mean(-1).masked_fill(~counted, 0.0)
     curve: list[float] = (squares.sum(0) / counted.sum(0)).sqrt().tolist()
