@@ -1,7 +1,7 @@
-"""An environment instead of data: its name becomes a task, whose only rows are those of uniform play.
+"""Tasks of runs without data: an environment by its name, and uniform play in it in place of a data set.
 
-Uniform play of the first `UNIFORM_STEPS` steps tells what standardises observations and what random play returns. It
-is kept in the run folder; statistics of it go with every checkpoint, inside the networks.
+Uniform play of the first `UNIFORM_STEPS` steps gives the statistics that standardise observations, and the return of
+random play. It is kept in the run folder; the statistics go with every checkpoint, inside the networks.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ COPIES = 50
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """An environment as a team of agents has it."""
+class EnvironmentTask:
+    """An environment, the partition of its body among agents, and reference scores."""
 
     name: str
     kind: type[Environment]
@@ -51,8 +51,10 @@ class World:
         return self.kind.make(self.partition, copies)
 
 
-def find_world(name: str, settings: Mapping[str, Any] | None = None, max_steps: int | None = None) -> World:
-    """What an environment's name means: `reacher_2x1_full`, `simple-spread`, `package.module:function`.
+def find_environment_task(
+    name: str, settings: Mapping[str, Any] | None = None, max_steps: int | None = None
+) -> EnvironmentTask:
+    """Find the task of an environment's name: `reacher_2x1_full`, `simple-spread`, `package.module:function`.
 
     Raises:
         RegistryError: There is no environment of this name; the answer lists all.
@@ -61,7 +63,7 @@ def find_world(name: str, settings: Mapping[str, Any] | None = None, max_steps: 
     """
     settings = _with_runs(settings or {})
     if ":" in name or "." in name:
-        return World(name, environment_of(name, settings, max_steps), None, None)
+        return EnvironmentTask(name, environment_of(name, settings, max_steps), None, None)
     body, *share = name.split("_", 2)
     kind = environments.get(body)
     if share and body not in SCENARIOS:
@@ -74,7 +76,7 @@ def find_world(name: str, settings: Mapping[str, Any] | None = None, max_steps: 
     shares = partition(body, share[0], share[1]) if share else None
     plain = not settings and max_steps is None
     known = [entry.reference for entry in CATALOG.values() if plain and entry.scenario == body]
-    return World(name, kind.told(settings, max_steps), shares, known[0] if known else None)
+    return EnvironmentTask(name, kind.told(settings, max_steps), shares, known[0] if known else None)
 
 
 def _with_runs(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,8 +87,8 @@ def _is_run(name: str, value: Any) -> bool:
     return name in ACTING_RUNS and isinstance(value, str) and Path(value).is_dir()
 
 
-def open_world(config: RunConfig, folder: Path | None = None) -> Task:
-    """The task of a run without data.
+def open_environment_task(config: RunConfig, folder: Path | None = None) -> Task:
+    """Open the task of a run without data.
 
     Args:
         config: Names an environment.
@@ -95,28 +97,28 @@ def open_world(config: RunConfig, folder: Path | None = None) -> Task:
     Raises:
         BadInputError: Of a kind that says why there is no such environment, or why it cannot be played.
     """
-    world = find_world(str(config.environment), config.env_settings, config.max_steps)
+    found = find_environment_task(str(config.environment), config.env_settings, config.max_steps)
     kept = None if folder is None else folder / UNIFORM
-    data = load_data(kept) if kept is not None and kept.exists() else play_uniformly(world, UNIFORM_STEPS)
+    data = load_data(kept) if kept is not None and kept.exists() else play_uniformly(found, UNIFORM_STEPS)
     if not isinstance(data, Dataset):
         raise DataError(f"{kept} is not what uniform play leaves: delete it, and it is played again.")
     returned = data.metadata.get("random_return")
-    return Task(world.name, data, world.partition, world.reference, world=world.kind, random_return=returned)
+    return Task(found.name, data, found.partition, found.reference, live_environment=found.kind, random_return=returned)
 
 
-def play_uniformly(world: World, steps: int) -> Dataset:
-    """Episodes of uniform actions; the same whenever they are played."""
-    env = world.make(COPIES)
+def play_uniformly(task: EnvironmentTask, steps: int) -> Dataset:
+    """Record episodes of uniform actions; the same whenever they are played."""
+    env = task.make(COPIES)
     try:
         rounds: list[Dataset] = []
         while (played := sum(map(len, rounds))) < steps:
             lacking = -(-(steps - played) // env.max_steps)
-            first = sum(len(each.lengths) for each in rounds)
+            first = sum(len(part.lengths) for part in rounds)
             rounds.append(_play_together(env, range(first, first + min(lacking, COPIES))))
         data = join(rounds, {})
         about = {
-            "name": world.name,
-            "scenario": world.name.partition("_")[0] if world.partition else world.name,
+            "name": task.name,
+            "scenario": task.name.partition("_")[0] if task.partition else task.name,
             "how": f"uniform play of {len(data):,} steps",
             "random_return": float(data.returns().mean()),
             "versions": {**versions_of(env), "offline-marl": metadata.version("offline-marl")},

@@ -22,7 +22,7 @@ from offline_marl.runs.folder import RunFolder, describe_software, write_json
 from offline_marl.runs.loading import load, make_algorithm
 from offline_marl.runs.loggers import Logger, apart
 from offline_marl.runs.places import resolve_run
-from offline_marl.training.environment_tasks import UNIFORM, open_world
+from offline_marl.training.environment_tasks import UNIFORM, open_environment_task
 from offline_marl.training.loop import Hook
 from offline_marl.training.run_tasks import OWN_DATA, describe_task, open_for, open_to_go_on, scored_task_of
 from offline_marl.training.scoring import make_scorer
@@ -103,8 +103,8 @@ def train(
     with folder.locked():
         folder.refuse_strangers(config)
         folder.sweep()
-        if own is not None or task.world is not None:
-            save_data(folder.path / (OWN_DATA if task.world is None else UNIFORM), task.data)
+        if own is not None or task.live_environment is not None:
+            save_data(folder.path / (OWN_DATA if task.live_environment is None else UNIFORM), task.data)
             task = open_for(config, folder.path)
         # Made first: settings that it refuses should not leave the folder taken.
         session = TrainingSession(folder, config, task, learner, objects, hooks)
@@ -139,7 +139,7 @@ def resume(run: str | Path, *, loggers: Sequence[Logger] = (), hooks: Sequence[H
         if folder.done:
             return read_finished(folder, config, scored_task_of(folder))
         if config.environment is not None and not (folder.path / UNIFORM).exists():
-            save_data(folder.path / UNIFORM, open_world(config).data)
+            save_data(folder.path / UNIFORM, open_environment_task(config).data)
         task = open_to_go_on(folder)
         if not folder.task_file.is_file():  # of an earlier version
             write_json(folder.task_file, describe_task(task))

@@ -22,7 +22,7 @@ from offline_marl.datasets.files import stated_checksum
 from offline_marl.datasets.places import place_of
 from offline_marl.runs.config import RunConfig
 from offline_marl.runs.folder import RunFolder, RunFolderError
-from offline_marl.training.environment_tasks import find_world, open_world
+from offline_marl.training.environment_tasks import find_environment_task, open_environment_task
 from offline_marl.training.scoring import describe_data, mean_return_of
 from offline_marl.training.tasks import RecordedTask, ScoredTask, Task, open_task
 
@@ -88,7 +88,7 @@ def describe_task(task: Task) -> dict[str, Any]:
     about, shares = task.about, task.partition
     scenario = about.get("scenario") if shares is None else shares.scenario
     settings, most = about.get("settings"), about.get("max_steps")
-    data = describe_data(task.data) | (mean_return_of(task.data, task.reference) if task.world is None else {})
+    data = describe_data(task.data) | (mean_return_of(task.data, task.reference) if task.live_environment is None else {})
     return {
         "spec": asdict(task.spec),
         "scenario": scenario if isinstance(scenario, str) else None,
@@ -117,7 +117,7 @@ def task_of(folder: RunFolder) -> Task:
 def open_for(config: RunConfig, folder: Path | None) -> Task:
     """The task that settings name; what the run folder keeps of its data is read from there."""
     if config.dataset is None:
-        return open_world(config, folder)
+        return open_environment_task(config, folder)
     own = folder is not None and config.dataset == OWN_DATA
     return open_task(f"{folder}/{OWN_DATA}" if own else config.dataset, config.clip_actions, config.memory)
 
@@ -159,16 +159,16 @@ def _read(folder: RunFolder, config: RunConfig) -> RecordedTask:
     about |= {"sha256": record.dataset.get("sha256"), "name": record.dataset.get("name")}
     own = config.dataset == OWN_DATA
     # The name of an environment that is learned in stands in the settings of the run, and is read from there alone.
-    world = None
+    found = None
     if config.environment is not None:
-        world = find_world(config.environment, config.env_settings, config.max_steps)
+        found = find_environment_task(config.environment, config.env_settings, config.max_steps)
     return RecordedTask(
         id=f"{folder.path}/{OWN_DATA}" if own else config.task,
         spec=spec,
         about={name: value for name, value in about.items() if value is not None},
-        partition=shares if world is None else world.partition,
+        partition=shares if found is None else found.partition,
         reference=None if record.reference is None else Reference(**record.reference.model_dump()),
-        world=None if world is None else world.kind,
+        live_environment=None if found is None else found.kind,
         random_return=record.random_return,
     )
 

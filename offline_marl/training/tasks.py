@@ -38,7 +38,7 @@ class ScoredTask:
     partition: Partition | None
     """None for data of a task made for a team, and for data that no known environment belongs to."""
     reference: Reference | None
-    world: type[Environment] | None
+    live_environment: type[Environment] | None
     """The environment of a run without data."""
     random_return: float | None
     """What uniform play returned, where it was measured."""
@@ -74,8 +74,8 @@ class ScoredTask:
     @property
     def environment(self) -> type[Environment] | None:
         """What the data came from, or None if it is not known."""
-        if self.world is not None:
-            return self.world
+        if self.live_environment is not None:
+            return self.live_environment
         if self.partition is not None:
             return environments.get(self.partition.scenario)
         scenario = self.about.get("scenario")
@@ -102,7 +102,7 @@ class Task(ScoredTask):
     reference: Reference | None
     mapped: bool = False
     """Whether the data stays on disk, and rows are read as they are drawn."""
-    world: type[Environment] | None = None
+    live_environment: type[Environment] | None = None
     """The environment of a run without data, whose `data` is uniform play."""
     random_return: float | None = None
     spec: Spec = field(init=False)
@@ -122,7 +122,7 @@ class RecordedTask(ScoredTask):
     about: Mapping[str, Any]
     partition: Partition | None
     reference: Reference | None
-    world: type[Environment] | None
+    live_environment: type[Environment] | None
     random_return: float | None
 
 

@@ -9,7 +9,7 @@ from worlds import saved, world
 from offline_marl.core.types import DataError
 from offline_marl.runs.loading import acting_prey
 from offline_marl.training import environment_tasks, training_run
-from offline_marl.training.environment_tasks import find_world
+from offline_marl.training.environment_tasks import find_environment_task
 from offline_marl.training.run import load
 
 TAG = {"algorithm": "ma-ppo", "environment": "simple-tag", "steps": 1, "batch_size": 8, "final_episodes": 1}
@@ -30,7 +30,10 @@ def test_the_prey_of_a_run_on_tag_flees_from_other_hunters(tmp_path, monkeypatch
     config = (tmp_path / "hunters" / "config.json").read_text()
     assert str(tmp_path / "tag") in config and hunters.score.random_return is not None
     team, prey = load("tag"), acting_prey("tag")
-    whole, own = find_world("simple-tag").make(1), find_world("simple-tag-prey", {"prey": "tag"}).make(1)
+    whole, own = (
+        find_environment_task("simple-tag").make(1),
+        find_environment_task("simple-tag-prey", {"prey": "tag"}).make(1),
+    )
     seen, short = whole.reset([5]), own.reset([5])
     for _ in range(10):
         assert np.array_equal(seen.obs[:, :3], short.obs)

@@ -19,7 +19,7 @@ from offline_marl.datasets.files import load_data
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.environments.base import Seen
 from offline_marl.training import environment_tasks, training_run
-from offline_marl.training.environment_tasks import UNIFORM, World, find_world, play_uniformly
+from offline_marl.training.environment_tasks import UNIFORM, EnvironmentTask, find_environment_task, play_uniformly
 from offline_marl.training.run import evaluate, load, prepare, resume
 from offline_marl.training.scoring import describe_data, other_versions
 
@@ -99,19 +99,21 @@ def test_a_run_has_data_or_an_environment(tmp_path):
 )
 def test_environments_that_there_are_not_are_refused_in_a_sentence(name, settings, kind, said):
     with pytest.raises(kind, match=said):
-        find_world(name, settings)
+        find_environment_task(name, settings)
 
 
 def test_names_find_bodies_teams_and_import_paths():
-    assert find_world("reacher_2x1notip_0").partition.key == "2x1notip_0"
-    assert find_world("reacher_2x1_full").reference.expert == pytest.approx(-4.2370844)
-    assert find_world("coordination").reference.random == pytest.approx(2 / 3)
-    path = find_world("mpe2.simple_v3:parallel_env", {"max_cycles": 3})
+    assert find_environment_task("reacher_2x1notip_0").partition.key == "2x1notip_0"
+    assert find_environment_task("reacher_2x1_full").reference.expert == pytest.approx(-4.2370844)
+    assert find_environment_task("coordination").reference.random == pytest.approx(2 / 3)
+    path = find_environment_task("mpe2.simple_v3:parallel_env", {"max_cycles": 3})
     assert path.partition is None and path.reference is None
 
 
 def test_uniform_play_is_the_same_whatever_ends_when(monkeypatch):
-    point = World("point", type("Point", (), {"make": lambda part, copies: PointEnv(DISCRETE, copies)}), None, None)
+    point = EnvironmentTask(
+        "point", type("Point", (), {"make": lambda part, copies: PointEnv(DISCRETE, copies)}), None, None
+    )
     one = play_uniformly(point, 40)
     monkeypatch.setattr(environment_tasks, "COPIES", 3)
     other = play_uniformly(point, 40)

@@ -23,7 +23,7 @@ from offline_marl.launch.sweeps.file import NONE, Axes, Distribution, ModelPart,
 from offline_marl.launch.sweeps.names import digest, folder_name, spell, task_word
 from offline_marl.runs.config import refuse_mixtures
 from offline_marl.runs.places import locate_model, resolve_fit, resolve_run
-from offline_marl.training.environment_tasks import find_world
+from offline_marl.training.environment_tasks import find_environment_task
 from offline_marl.training.models.fit import prepare_fit
 from offline_marl.training.run import prepare
 from offline_marl.training.tasks import refuse_unknown
@@ -165,7 +165,7 @@ def _refuse_unknown_task(origin: str, task: str) -> None:
     if origin == "dataset":
         refuse_unknown(task)
     else:
-        find_world(task)
+        find_environment_task(task)
 
 
 def _fit_of(file: SweepFile, axes: Axes, choice: _Combination, seed: int) -> Planned | None:
