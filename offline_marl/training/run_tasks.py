@@ -88,7 +88,9 @@ def describe_task(task: Task) -> dict[str, Any]:
     about, shares = task.about, task.partition
     scenario = about.get("scenario") if shares is None else shares.scenario
     settings, most = about.get("settings"), about.get("max_steps")
-    data = describe_data(task.data) | (mean_return_of(task.data, task.reference) if task.live_environment is None else {})
+    data = describe_data(task.data)
+    if task.live_environment is None:
+        data |= mean_return_of(task.data, task.reference)
     return {
         "spec": asdict(task.spec),
         "scenario": scenario if isinstance(scenario, str) else None,
