@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from offline_marl.core.axes import PerAgent
 from offline_marl.core.history import newest, push
 from offline_marl.core.types import Batch, History, Obs
 from offline_marl.worldmodels.base import Carry, PerMember, Prediction, Rows, WorldModel, WorldModelConfig
@@ -28,6 +30,28 @@ class ObservedCarry(Carry):
     def correct(self, obs: Obs) -> ObservedCarry:
         """The same history behind other observations."""
         return replace(self, obs=obs)
+
+
+class ObservedStep(NamedTuple):
+    """A prediction and the carry after it."""
+
+    prediction: Prediction
+    carry: ObservedCarry
+
+    @property
+    def next_obs(self) -> Obs:
+        """Predicted observations."""
+        return self.prediction.next_obs
+
+    @property
+    def rewards(self) -> PerAgent:
+        """Predicted rewards."""
+        return self.prediction.rewards
+
+    @property
+    def terminations(self) -> PerAgent:
+        """Predicted ends."""
+        return self.prediction.terminations
 
 
 class EnsembleModel(WorldModel):
@@ -64,11 +88,17 @@ class EnsembleModel(WorldModel):
         """Observations and histories of the starts."""
         return ObservedCarry(starts.obs, newest(starts.history, self.window))
 
-    def step(self, carry: ObservedCarry, actions: Tensor) -> tuple[Prediction, ObservedCarry]:
-        """One prediction; its observations are what the next step is predicted from."""
-        prediction = self.predict(carry.obs, actions, carry.history)
-        history = push(carry.history, carry.obs, actions, self.spec)
-        return prediction, ObservedCarry(prediction.next_obs, history)
+    def step(self, carry: ObservedCarry | Obs, actions: Tensor) -> ObservedStep:
+        """One prediction; its observations are what the next step is predicted from.
+
+        Args:
+            carry: From `begin` or the step before; or observations alone, for one step without a past.
+            actions: What the agents do; continuous ones are clamped into [-1, 1].
+        """
+        before = ObservedCarry(carry, None) if isinstance(carry, Tensor) else carry
+        prediction = self.predict(before.obs, actions, before.history)
+        history = push(before.history, before.obs, actions, self.spec)
+        return ObservedStep(prediction, ObservedCarry(prediction.next_obs, history))
 
     @torch.no_grad()
     def snapshot(self, improved: PerMember) -> None:

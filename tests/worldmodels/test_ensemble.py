@@ -323,3 +323,11 @@ def test_elites_disagree_more_off_the_data_than_on_it() -> None:
     inside, outside = ask(model, linear_world.rows(300, seed=1)), ask(model, linear_world.rows(300, seed=1, reach=5.0))
     for measure in (covariance_norm, standardized_variance, pairwise_difference):
         assert measure(outside.spread).median().item() > 5.0 * measure(inside.spread).median().item()
+
+
+def test_a_step_from_observations_alone_reads_like_its_prediction() -> None:
+    model, rows = make(), TRAIN.map(lambda value: value[:5])
+    step = model.step(rows.obs, rows.actions)
+    assert torch.equal(step.next_obs, model.predict(rows.obs, rows.actions).next_obs)
+    assert torch.equal(step.carry.obs, step.next_obs)
+    assert step.rewards is step.prediction.rewards and step.terminations is step.prediction.terminations
