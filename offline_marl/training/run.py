@@ -137,7 +137,7 @@ def resume(run: str | Path, *, loggers: Sequence[Logger] = (), hooks: Sequence[H
         _warn_of_other_software(folder.versions())
         folder.sweep()
         if folder.done:
-            return read_finished(folder, config, scored_task_of(folder))
+            return read_finished(folder, config, scored_task_of(folder), hooks)
         if config.environment is not None and not (folder.path / UNIFORM).exists():
             save_data(folder.path / UNIFORM, open_environment_task(config).data)
         task = open_to_go_on(folder)

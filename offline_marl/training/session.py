@@ -169,9 +169,7 @@ class Session(ABC, Generic[Settings, Outcome]):
         self.learner.load_state_dict(state[self.learner_key])
         for name, hook in self.own_hooks.items():
             hook.load_state_dict(state[name])
-        for name, hook in self._stateful.items():
-            if name in state.get("hooks", {}):
-                hook.load_state_dict(state["hooks"][name])
+        restore_hooks(self._stateful, state)
         if not (self.ended or self.folder.done):
             self.source.load_state_dict(state["source"])
             self.log.load_state_dict(state.get("log", {"pending": []}), self.config.device)
@@ -186,6 +184,13 @@ class Session(ABC, Generic[Settings, Outcome]):
                 f"{'it' if one else 'them'}.",
                 file=sys.stderr,
             )
+
+
+def restore_hooks(hooks: Mapping[str, Stateful], state: Mapping[str, Any]) -> None:
+    """Give hooks by name what a checkpoint holds of them."""
+    for name, hook in hooks.items():
+        if name in state.get("hooks", {}):
+            hook.load_state_dict(state["hooks"][name])
 
 
 def stateful(hooks: Sequence[Hook]) -> dict[str, Stateful]:

@@ -29,7 +29,7 @@ from offline_marl.training.loop import EvaluateHook, Hook
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.run_picture import draw_run
 from offline_marl.training.scoring import describe_data, make_scorer, mean_return_of
-from offline_marl.training.session import Session
+from offline_marl.training.session import Session, restore_hooks, stateful
 from offline_marl.training.sources.choose import plan_source
 from offline_marl.training.tasks import ScoredTask, Task
 
@@ -128,14 +128,15 @@ class TrainingSession(Session[RunConfig, Result]):
         return _result_of(self.folder, self.learner, self.task)
 
 
-def read_finished(folder: RunFolder, config: RunConfig, task: ScoredTask) -> Result:
-    """What a run that is over came to, from its folder alone."""
+def read_finished(folder: RunFolder, config: RunConfig, task: ScoredTask, hooks: Sequence[Hook] = ()) -> Result:
+    """Read what a run that is over came to, and the states of its hooks, from its folder alone."""
     torch.set_num_threads(config.threads)
     learner = make_algorithm(config, task.spec)
     learner.place(pick_device(config.device), derive(config.seed, "exploration"))
     state = newest_state(folder)
     if state is not None:
         learner.load_state_dict(state[TrainingSession.learner_key])
+        restore_hooks(stateful(hooks), state)
     return _result_of(folder, learner, task)
 
 
