@@ -1,4 +1,4 @@
-"""Where batches come from. The loop never learns which source it drinks from."""
+"""Sources of real rows: a data set's, and episodes that the policy plays in the environment."""
 
 from __future__ import annotations
 

@@ -218,6 +218,34 @@ def test_next_actions_of_imagined_rows_are_the_policys_own_also_at_the_horizon(h
     assert not batch.next_actions[~batch.next_mask].any()
 
 
+class Counting(Idle):
+    """Does the number of steps that its own memory has seen."""
+
+    class Steps:
+        def __init__(self) -> None:
+            self.seen = 0
+
+        def read(self):
+            return {"history": None, "seen": self.seen}
+
+        def remember(self, obs, actions, rewards):
+            self.seen += 1
+
+    def begin(self, copies, history=None):
+        return self.Steps()
+
+    def act(self, obs, *, history=None, avail_actions=None, explore=False, seen=0):
+        return torch.full((*obs.shape[:2], SPEC.act_dim), float(seen))
+
+
+def test_a_policy_does_next_what_its_own_memory_says():
+    made = imagination(horizon=3)
+    made.policy = Counting()
+    batch = made.imagine(next_actions=True).batch
+    assert batch.actions[0, :, 0, 0].tolist() == [0.0, 1.0, 2.0]
+    assert batch.next_actions[0, :, 0, 0].tolist() == [1.0, 2.0, 3.0]
+
+
 def test_next_actions_are_mixed():
     batch = mixed((0.25, 0.25)).sample(Needs(next_actions=True)).check()
     assert len(batch.next_actions) == BATCH and bool(batch.next_mask[5:].all())
