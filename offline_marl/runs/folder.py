@@ -11,14 +11,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import DamagedFileError, write_atomically
 from offline_marl.core.locks import BusyError, locked, refuse_links
 from offline_marl.runs import checkpoint
-from offline_marl.runs.config import FitConfig, LearnFlags, RunConfig
+from offline_marl.runs.config import FitConfig, RunConfig
+from offline_marl.runs.kinds import FIT, TRAIN, RunKind, Settings, recognize
 
 TASK = "task.json"
 """All of the run's task but the rows of its data, which is not needed any more once the run has ended."""
@@ -49,23 +50,15 @@ class HeldFolderError(RunFolderError):
     """A run folder that another process holds."""
 
 
-MARKS: dict[type[LearnFlags], tuple[str, str]] = {
-    RunConfig: ("algorithm", "a training run"),
-    FitConfig: ("model", "a world model"),
-}
-"""The field by which the settings of each kind of folder are known, and what it holds."""
-Settings = TypeVar("Settings", bound=LearnFlags)
-
-
 class Folder(Generic[Settings]):
     """Paths and small files of one run.
 
     Args:
         path: The folder.
-        kind: What its config.json holds.
+        kind: Which kind of run it is for.
     """
 
-    def __init__(self, path: Path | str, kind: type[Settings]) -> None:
+    def __init__(self, path: Path | str, kind: RunKind[Settings]) -> None:
         self.path = Path(path)
         self.kind = kind
         self.config_file = self.path / "config.json"
@@ -115,10 +108,10 @@ class Folder(Generic[Settings]):
             raise RunFolderError(f"{self.path} holds no run (there is no config.json in it).")
         try:
             held = json.loads(self.config_file.read_text(encoding="utf-8"))
-            for kind, (field, what) in MARKS.items():
-                if kind is not self.kind and isinstance(held, dict) and field in held:
-                    raise RunFolderError(f"{self.path} holds {what}, not {MARKS[self.kind][1]}.")
-            config: Settings = build(self.kind, held)
+            other = recognize(held)
+            if other is not None and other.mark != self.kind.mark:
+                raise RunFolderError(f"{self.path} holds {other.noun}, not {self.kind.noun}.")
+            config: Settings = build(self.kind.config, held)
         except (ValueError, RecursionError, ConfigError) as error:
             raise RunFolderError(f"{self.config_file} was damaged or edited: {error}") from None
         return config
@@ -162,23 +155,22 @@ class RunFolder(Folder[RunConfig]):
     """The folder of a training run."""
 
     def __init__(self, path: Path | str) -> None:
-        super().__init__(path, RunConfig)
+        super().__init__(path, TRAIN)
 
 
 class ModelFolder(Folder[FitConfig]):
     """The folder of a world model: the run that fitted it."""
 
     def __init__(self, path: Path | str) -> None:
-        super().__init__(path, FitConfig)
+        super().__init__(path, FIT)
 
 
-def holds_model(path: Path | str) -> bool:
-    """Whether a folder is that of a world model."""
+def kind_of(path: Path | str) -> RunKind[Any] | None:
+    """The kind of run that a folder holds; None where it holds none that is known here."""
     try:
-        held = json.loads(ModelFolder(path).config_file.read_text(encoding="utf-8"))
+        return recognize(json.loads((Path(path) / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(held, dict) and MARKS[FitConfig][0] in held
+        return None
 
 
 def newest_state(folder: Folder[Any]) -> dict[str, Any] | None:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from offline_marl.algorithms.base import algorithms
-from offline_marl.core.config import ConfigError, build, suggest
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, clipped
 from offline_marl.datasets.files import save_data
@@ -19,6 +18,7 @@ from offline_marl.environments.scores import Score
 from offline_marl.runs.config import RunConfig, refuse_mixtures
 from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import RunFolder, describe_software, write_json
+from offline_marl.runs.kinds import TRAIN, build_settings
 from offline_marl.runs.loading import load, make_algorithm
 from offline_marl.runs.loggers import Logger, apart
 from offline_marl.runs.places import resolve_run
@@ -39,21 +39,9 @@ def prepare(algorithm: str, dataset: str | None, fields: Mapping[str, Any]) -> R
         RegistryError: The algorithm is unknown.
         ConfigError: A field is neither's, or has a bad value.
     """
-    kind = algorithms.get(algorithm).Config
-    both = sorted(set(kind.model_fields) & set(RunConfig.model_fields))
-    if both:
-        raise ConfigError(f"The config of {algorithm} names a field of the run again ({', '.join(both)}): rename it.")
     fields = resolve_run(algorithm, fields if dataset is None else {**fields, "dataset": dataset})
     dataset = fields.pop("dataset", None)
-    own = {name: value for name, value in fields.items() if name in kind.model_fields}
-    rest = {name: value for name, value in fields.items() if name not in own}
-    known = (set(RunConfig.model_fields) | set(kind.model_fields)) - {"algorithm", "settings", "dataset"}
-    for name in rest:
-        if name not in known:
-            raise ConfigError(f"Unknown field '{name}' of {algorithm}: {suggest(name, known)}.")
-    settings = build(kind, own).model_dump(mode="json")
-    config: RunConfig = build(RunConfig, {"algorithm": algorithm, "dataset": dataset, "settings": settings, **rest})
-    return config
+    return build_settings(TRAIN, algorithm, algorithms.get(algorithm).Config, dataset, fields)
 
 
 def train(

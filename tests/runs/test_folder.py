@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from offline_marl.runs.config import FitConfig, RunConfig
-from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError, describe_software, holds_model
+from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError, describe_software, kind_of
+from offline_marl.runs.kinds import FIT, TRAIN
 
 CONFIG = RunConfig(algorithm="bc", dataset="x_2x1_full", settings={"lr": 1e-3, "hidden": [16]})
 
@@ -89,11 +90,11 @@ def test_a_folder_of_the_other_kind_says_which_it_is(folder):
     model = ModelFolder(folder.path)
     with folder.locked():
         folder.begin(CONFIG, {})
-        assert not holds_model(folder.path)
+        assert kind_of(folder.path) is TRAIN
         with pytest.raises(RunFolderError, match=rf"^{folder.path} holds a training run, not a world model\.$"):
             model.config()
         model.begin(FitConfig(model="ensemble", dataset="x_2x1_full"), {})
-        assert holds_model(folder.path)
+        assert kind_of(folder.path) is FIT
         with pytest.raises(RunFolderError, match=rf"^{folder.path} holds a world model, not a training run\.$"):
             folder.config()
 

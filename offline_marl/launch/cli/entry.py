@@ -13,6 +13,7 @@ from offline_marl.core.errors import INTERRUPTED, PIPE_CLOSED, sentence
 from offline_marl.launch.cli.command import Command, choose, run_lazily
 from offline_marl.launch.cli.data.table import COMMANDS as DATA_COMMANDS
 from offline_marl.launch.cli.failures import Stopped, exit_code
+from offline_marl.launch.cli.kinds import with_added
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,12 +42,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(args: Sequence[str]) -> int:
     try:
-        choose("", COMMANDS, args)
+        choose("", COMMANDS if args and args[0] in COMMANDS else _commands(), args)
     except SystemExit as end:  # so argparse ends its help
         if end.code:
             raise
     sys.stdout.flush()
     return 0
+
+
+def _commands() -> dict[str, Command]:
+    """All commands; other packages' kinds of run are looked for where no command of ours is asked for."""
+    return with_added(COMMANDS, "resume", "a kind of run that another package brings")
 
 
 def _complain(line: str, code: int) -> int:

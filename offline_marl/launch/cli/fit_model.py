@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from offline_marl.core.config import ConfigError
 from offline_marl.launch.cli.command import PROGRAM
-from offline_marl.launch.cli.failures import resumable
+from offline_marl.launch.cli.kinds import begin, refuse_flag_first
 from offline_marl.launch.cli.list import model_rows
 from offline_marl.launch.cli.text import print_lines, table
+from offline_marl.runs.kinds import FIT
 
 if TYPE_CHECKING:
     from offline_marl.training.models.fit import Fit
@@ -20,22 +20,8 @@ def run(args: Sequence[str]) -> None:
     """Fit the kind of world model that the first word names; without one, list them."""
     if not args or args[0] in {"-h", "--help"}:
         return _overview()
-    name = args[0]
-    if name.startswith("-"):
-        raise ConfigError(f"fit-model needs the KIND first, before {name}: `{PROGRAM} list worldmodels` shows them.")
-    from offline_marl.launch.cli.flags import read_fit
-    from offline_marl.worldmodels.base import worldmodels
-
-    kind = worldmodels.get(name)
-    summary = next(entry.summary for entry in worldmodels.listings() if entry.name == name)
-    fields, out = read_fit(name, kind.Config, summary, args[1:])
-    dataset = fields.pop("dataset")
-
-    from offline_marl.training.models.fit import default_model_folder, fit_model, prepare_fit
-
-    folder = out or default_model_folder(prepare_fit(name, dataset, fields))
-    with resumable(folder):
-        print_fit(fit_model(name, dataset, out=folder, **fields))
+    refuse_flag_first(FIT, args[0], f": `{PROGRAM} list worldmodels` shows them.")
+    begin(FIT, args, print_fit)
 
 
 def _overview() -> None:

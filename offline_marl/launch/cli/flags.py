@@ -17,7 +17,8 @@ from offline_marl.algorithms.presets import preset_names, read_preset
 from offline_marl.core.config import Config, ConfigError, load_settings, suggest
 from offline_marl.launch.cli.command import PROGRAM
 from offline_marl.launch.cli.parser import Adder, Parser
-from offline_marl.runs.config import FitFlags, RunFlags
+from offline_marl.runs.config import RunFlags
+from offline_marl.runs.kinds import RunKind
 
 TASK_FIELDS = {"dataset", "environment"}
 """Fields of the task, of which a run has one."""
@@ -34,13 +35,13 @@ class TrainFlags(RunFlags):
     """Run folder; without it runs/<algorithm>_<dataset>_seed<seed>."""
 
 
-class FitModelFlags(FitFlags):
-    """Flags of `fit-model`, beside the model's."""
+class FolderFlags(Config):
+    """Flags of every command that begins a run."""
 
     config: Path | None = None
     """TOML, YAML or JSON file of any fields on this page, named as here; flags win over it."""
     out: Path | None = None
-    """Folder of the model; without it models/<kind>_<dataset>_seed<seed>."""
+    """Run folder."""
 
 
 class ResumeFlags(Config):
@@ -116,11 +117,16 @@ def read_training(
     return _with_folder(given, command)
 
 
-def read_fit(model: str, kind: type[Config], summary: str, args: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
-    """Merge the settings of a fit: flags over file; see `read_training`."""
-    everything = create_model("Fitting", __base__=(kind, FitModelFlags, Composed))
-    groups = {**dict.fromkeys(FitModelFlags.model_fields, "the fit"), **dict.fromkeys(kind.model_fields, model)}
-    command = f"fit-model {model}"
+def read_other(
+    kind: RunKind[Any], name: str, own: type[Config], summary: str, args: Sequence[str]
+) -> tuple[dict[str, Any], Path | None]:
+    """Merge the settings of a run of another kind than training: flags over file; see `read_training`."""
+    out: tuple[Any, Any] = (Path | None, Field(None, description=kind.out))
+    # Of the bases the last one's fields come first.
+    everything = create_model("Flags", __base__=(own, FolderFlags, kind.flags, Composed), out=out)
+    fields = (*kind.flags.model_fields, *FolderFlags.model_fields)
+    groups = {**dict.fromkeys(fields, kind.heading), **dict.fromkeys(own.model_fields, name)}
+    command = f"{kind.command} {name}"
     given = read(everything, command, "--dataset ID [--FIELD VALUE ...]", summary, args, groups)
     return _with_folder(_with_file(given, set(everything.model_fields) - {"config"}), command)
 

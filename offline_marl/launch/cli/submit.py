@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +12,8 @@ from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.core.errors import FAILED
 from offline_marl.launch.cli.command import PROGRAM, Command, choose
 from offline_marl.launch.cli.failures import Stopped
+from offline_marl.launch.cli.kinds import read_run, with_added
+from offline_marl.runs.kinds import kinds
 
 if TYPE_CHECKING:
     from offline_marl.launch.jobs.job import Job
@@ -34,32 +37,27 @@ def run(args: Sequence[str]) -> None:
         BadInputError: Of a kind that says what is wrong.
         Stopped: `check` found that this machine cannot submit.
     """
-    choose("submit ", COMMANDS, args)
+    choose("submit ", with_added(COMMANDS, "status", "the same as a job", _submit), args)
 
 
-def _train(args: Sequence[str]) -> None:
-    _submit("train", "ALGORITHM", args)
-
-
-def _fit_model(args: Sequence[str]) -> None:
-    _submit("fit-model", "KIND", args)
-
-
-def _submit(command: Literal["train", "fit-model"], what: str, args: Sequence[str]) -> None:
-    usage = f"{PROGRAM} submit {command} {what} --dataset ID [--FIELD VALUE ...] [--executor slurm|local|debug]"
+def _submit(command: str, args: Sequence[str]) -> None:
+    kind = kinds.get(command)
+    usage = f"{PROGRAM} submit {command} {kind.argument} --dataset ID [--FIELD VALUE ...]"
+    usage += " [--executor slurm|local|debug]"
     flags, rest = split(args)
     if not rest or rest[0] in {"-h", "--help"}:
         print(f"usage: {usage} [--profile FILE] [--dry-run]\n\n{ABOUT}")
         return
     if rest[0].startswith("-"):
-        raise ConfigError(f"submit {command} needs the {what} first, before {rest[0]}.")
+        raise ConfigError(f"submit {command} needs the {kind.argument} first, before {rest[0]}.")
 
     from offline_marl.launch.jobs import executors
     from offline_marl.launch.jobs.job import Job, checked
     from offline_marl.launch.jobs.profile import read_profile
+    from offline_marl.training.kinds import procedure_of
 
     profile = read_profile(flags.profile)
-    fields, out = (_read_training if command == "train" else _read_fit)(rest[0], rest[1:])
+    fields, out = read_run(procedure_of(kind), rest[0], rest[1:])
     job = checked(Job(command=command, name=rest[0], fields=fields, out=out))
     logs = job.out / "logs"
     if flags.dry_run:
@@ -103,30 +101,6 @@ def split(args: Sequence[str]) -> tuple[SubmitFlags, list[str]]:
             rest.append(word)
     flags: SubmitFlags = build(SubmitFlags, given)
     return flags, rest
-
-
-def _read_training(name: str, args: Sequence[str]) -> tuple[dict[str, Any], Path]:
-    from offline_marl.algorithms.base import algorithms
-    from offline_marl.launch.cli.flags import read_training
-    from offline_marl.training import run as runs
-
-    kind = algorithms.get(name)
-    summary = next(entry.summary for entry in algorithms.listings() if entry.name == name)
-    fields, out = read_training(name, kind.Config, summary, args, kind.needs.origin == "environment")
-    rest = {field: value for field, value in fields.items() if field != "dataset"}
-    return fields, out or runs.default_folder(runs.prepare(name, fields.get("dataset"), rest))
-
-
-def _read_fit(name: str, args: Sequence[str]) -> tuple[dict[str, Any], Path]:
-    from offline_marl.launch.cli.flags import read_fit
-    from offline_marl.training.models import fit as fitting
-    from offline_marl.worldmodels.base import worldmodels
-
-    kind = worldmodels.get(name)
-    summary = next(entry.summary for entry in worldmodels.listings() if entry.name == name)
-    fields, out = read_fit(name, kind.Config, summary, args)
-    rest = {field: value for field, value in fields.items() if field != "dataset"}
-    return fields, out or fitting.default_model_folder(fitting.prepare_fit(name, fields["dataset"], rest))
 
 
 def _check(args: Sequence[str]) -> None:
@@ -180,8 +154,8 @@ ABOUT = (
     "goes on in its folder."
 )
 COMMANDS = {
-    "train": Command("ALGORITHM --dataset ID ...", "train as a job", _train),
-    "fit-model": Command("KIND --dataset ID ...", "fit a world model as a job", _fit_model),
+    "train": Command("ALGORITHM --dataset ID ...", "train as a job", partial(_submit, "train")),
+    "fit-model": Command("KIND --dataset ID ...", "fit a world model as a job", partial(_submit, "fit-model")),
     "status": Command("RUN ...", "where submitted runs stand, and why they failed", _status),
     "check": Command("[--profile FILE]", "whether this machine can submit, in plain words", _check),
 }

@@ -91,7 +91,7 @@ def _retry(args: Sequence[str]) -> None:
         return
     # Runs that were held back because their world model failed come with it.
     named = [job for job in every if job.folder in failed or job.model in failed]
-    fits = [job for job in every if job.command == "fit-model" and job not in named]
+    fits = [job for job in every if job.fits_model and job not in named]
     _launch(sweep, MergedJobs(every, [*fits, *named], []), flags, sweep.manifest().source, again=True)
 
 

@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from offline_marl.core.config import ConfigError
 from offline_marl.launch.cli.command import PROGRAM
-from offline_marl.launch.cli.failures import resumable
+from offline_marl.launch.cli.kinds import begin, refuse_flag_first
 from offline_marl.launch.cli.list import algorithm_rows
 from offline_marl.launch.cli.text import print_lines, table
+from offline_marl.runs.kinds import TRAIN
 
 if TYPE_CHECKING:
     from offline_marl.training.training_run import Result
@@ -20,22 +20,8 @@ def run(args: Sequence[str]) -> None:
     """Train the algorithm that the first word names; without one, list them."""
     if not args or args[0] in {"-h", "--help"}:
         return _overview()
-    name = args[0]
-    if name.startswith("-"):
-        raise ConfigError(f"train needs the ALGORITHM first, before {name}: `{PROGRAM} list algorithms` shows them.")
-    from offline_marl.algorithms.base import algorithms
-    from offline_marl.launch.cli.flags import read_training
-
-    kind = algorithms.get(name)
-    summary = next(entry.summary for entry in algorithms.listings() if entry.name == name)
-    fields, out = read_training(name, kind.Config, summary, args[1:], kind.needs.origin == "environment")
-    dataset = fields.pop("dataset", None)
-
-    from offline_marl.training.run import default_folder, prepare, train
-
-    folder = out or default_folder(prepare(name, dataset, fields))
-    with resumable(folder):
-        print_result(train(name, dataset, out=folder, **fields))
+    refuse_flag_first(TRAIN, args[0], f": `{PROGRAM} list algorithms` shows them.")
+    begin(TRAIN, args, print_result)
 
 
 def _overview() -> None:

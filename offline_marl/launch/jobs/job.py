@@ -17,13 +17,12 @@ from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
 from offline_marl.core.locks import open_own
 from offline_marl.launch.jobs import disk
-from offline_marl.runs.config import FitConfig, RunConfig
-from offline_marl.runs.folder import HeldFolderError, ModelFolder, RunFolder
+from offline_marl.runs.config import LearnFlags
+from offline_marl.runs.folder import Folder, HeldFolderError
+from offline_marl.runs.kinds import TRAIN, kinds
 from offline_marl.runs.live import plain_lines
-from offline_marl.runs.places import places_of, places_of_fit, resolve_fit, resolve_run
 from offline_marl.runs.stopping import StoppedEarly, asked
-from offline_marl.training import run
-from offline_marl.training.models import fit as fitting
+from offline_marl.training.kinds import procedure_of
 
 JOB_FILE = "job.json"
 STARTS_FILE = "starts.jsonl"
@@ -39,12 +38,12 @@ class JobError(BadInputError):
 class Job(Config):
     """One run or fit."""
 
-    command: Literal["train", "fit-model"] = "train"
-    """What is done in the folder."""
+    command: str = TRAIN.command
+    """Command of the kind of run that is done in the folder."""
     name: str
-    """Registry name of the algorithm, or of the kind of model."""
+    """Registry name of what is learnt: of the algorithm, or of the kind of model."""
     fields: dict[str, Any] = Field(default_factory=dict)
-    """Fields of the run and the algorithm, or of the fit and the model; `dataset` or `environment` among them."""
+    """Fields of the run and of what is learnt; `dataset` or `environment` among them."""
     out: Path
     """The run folder, by its whole path."""
     after: Path | None = None
@@ -71,21 +70,18 @@ def checked(job: Job) -> Job:
         ConfigError: A field is unknown or has a bad value.
         RegistryError: The algorithm or the kind of model is unknown.
     """
-    if job.command == "fit-model" and "dataset" not in job.fields:
-        raise ConfigError(f"A fit of {job.name} needs a dataset.")
-    fields = (resolve_fit if job.command == "fit-model" else resolve_run)(job.name, job.fields)
+    fields = procedure_of(job.command).resolve(job.name, job.fields)
     whole = job.model_copy(update={"fields": fields, "out": job.out.absolute()})
     settings_of(whole)
     return whole
 
 
-def settings_of(job: Job) -> RunConfig | FitConfig:
-    """The full settings of the run or the fit; raises what `checked` does."""
+def settings_of(job: Job) -> LearnFlags:
+    """The full settings of the run; raises what `checked` does."""
     fields = dict(job.fields)
     dataset = fields.pop("dataset", None)
-    if job.command == "fit-model":
-        return fitting.prepare_fit(job.name, str(dataset), fields)
-    return run.prepare(job.name, dataset, fields)
+    settings: LearnFlags = procedure_of(job.command).prepare(job.name, dataset, fields)
+    return settings
 
 
 def perform(job: Job, patience_s: float = PATIENCE_S) -> dict[str, Any]:
@@ -105,7 +101,7 @@ def perform(job: Job, patience_s: float = PATIENCE_S) -> dict[str, Any]:
         OSError: The disk stayed full, or is broken.
         BadInputError: The run's or the fit's own.
     """
-    folder = RunFolder(job.out) if job.command == "train" else ModelFolder(job.out)
+    folder = Folder(job.out, kinds.get(job.command))
     if job.after is not None and not folder.done:
         disk.wait_for(job.after / "DONE")
     backoff = disk.Backoff()
@@ -137,39 +133,30 @@ def refuse_another(job: Job) -> None:
         JobError: It holds another one.
         RunFolderError: It holds something of another kind.
     """
-    folder = RunFolder(job.out) if job.command == "train" else ModelFolder(job.out)
+    folder = Folder(job.out, kinds.get(job.command))
     if folder.config_file.exists():
         _refuse_another(job, folder)
 
 
-def _go(job: Job, folder: RunFolder | ModelFolder) -> None:
-    fields = dict(job.fields)
+def _go(job: Job, folder: Folder[Any]) -> None:
+    fields, procedure = dict(job.fields), procedure_of(job.command)
     dataset = fields.pop("dataset", None)
     if folder.config_file.exists():
         _refuse_another(job, folder)
-        if job.command == "train":
-            run.resume(job.out)
-        else:
-            fitting.resume_fit(job.out)
-    elif job.command == "train":
-        run.train(job.name, dataset, out=job.out, **fields)
+        procedure.resume(job.out)
     else:
-        fitting.fit_model(job.name, str(dataset), out=job.out, **fields)
+        procedure.begin(job.name, dataset, job.out, fields)
 
 
-def _refuse_another(job: Job, folder: RunFolder | ModelFolder) -> None:
+def _refuse_another(job: Job, folder: Folder[Any]) -> None:
     stored, wanted = _flat(folder.config().model_dump(mode="json")), _flat(settings_of(job).model_dump(mode="json"))
     # A run resolves its device and its paths on its machine: they say nothing of whether two runs are the same.
-    for name in wanted.keys() - {"device"} - _places(job):
+    for name in wanted.keys() - {"device"} - procedure_of(job.command).places(job.name):
         if stored.get(name) != wanted[name]:
             raise JobError(
                 f"{folder.path} holds another run than this job's ({name} is {stored.get(name)!r} there and "
                 f"{wanted[name]!r} here): name another folder, or remove that one."
             )
-
-
-def _places(job: Job) -> frozenset[str]:
-    return (places_of_fit if job.command == "fit-model" else places_of)(job.name)
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

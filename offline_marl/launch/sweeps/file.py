@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from offline_marl.core.config import Config, ConfigError, explain, load_settings, suggest
+from offline_marl.runs.kinds import TRAIN
 
 NONE = "none"
 """The preset, or the world model, of a run that has none."""
@@ -132,6 +133,8 @@ class SweepFile(Axes):
 
     algorithms: Names
     """Registry names."""
+    command: str = TRAIN.command
+    """Kind of run, by its command; of another kind than train, `algorithms` are the names that it takes."""
     algorithm: dict[str, Axes] = Field(default_factory=dict)
     """What is otherwise for one algorithm: its lists replace those above, its fields and grid are added."""
     models: dict[str, ModelPart] = Field(default_factory=dict)

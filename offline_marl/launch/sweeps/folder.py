@@ -111,7 +111,7 @@ class Sweep:
         write_json(self.file, manifest.model_dump(mode="json"))
         for job in jobs:
             mark = self.folder(job) / TUNED
-            if job.tuned_on is not None and job.command == "train" and not mark.exists():
+            if job.tuned_on is not None and not job.fits_model and not mark.exists():
                 write_json(mark, job.tuned_on)  # for whoever reads the run without the sweep
 
     def add(self, jobs: Sequence[Planned]) -> list[Planned]:

@@ -18,6 +18,7 @@ from offline_marl.launch.jobs.profile import Profile, read_profile
 from offline_marl.launch.jobs.states import State
 from offline_marl.launch.sweeps.folder import Sweep, SweepError
 from offline_marl.launch.sweeps.plan import Planned
+from offline_marl.runs.kinds import kinds
 
 POLL_S = 0.5
 
@@ -90,8 +91,8 @@ def launch(sweep: Sweep, jobs: Sequence[Planned], execution: Execution, again: b
         return launched
     tried: set[str] = set()
     while True:
-        for command in ("fit-model", "train"):
-            some = [job for job in ready if job.command == command and _model_is_done(sweep, job)]
+        for fits_first in (True, False):
+            some = [job for job in ready if job.fits_model == fits_first and _model_is_done(sweep, job)]
             tried |= {job.folder for job in some}
             launched.started += [job.folder for job in some]
             _run_here(sweep, some, execution)
@@ -192,13 +193,13 @@ def group_into_arrays(
     sweep: Sweep, jobs: Sequence[Planned], ready: Sequence[Planned]
 ) -> Iterator[tuple[list[Planned], list[Planned]]]:
     """Group jobs by the fit that they depend on, as an array has one dependency; gives fits and jobs in order."""
-    by_folder = {job.folder: job for job in jobs if job.command == "fit-model"}
-    fits = [job for job in ready if job.command == "fit-model"]
+    by_folder = {job.folder: job for job in jobs if job.fits_model}
+    fits = [job for job in ready if job.fits_model]
     if fits:
         yield [], fits
     groups: dict[str | None, list[Planned]] = {}
     for job in ready:
-        if job.command == "train":
+        if not job.fits_model:
             groups.setdefault(None if _model_is_done(sweep, job) else job.model, []).append(job)
     for model, some in groups.items():
         if model is not None and model not in by_folder:
@@ -212,7 +213,7 @@ def _bar(sweep: Sweep, jobs: Sequence[Planned]) -> Iterator[None]:
     from offline_marl.core.progress import progress_bar
 
     over = threading.Event()
-    what = "world models" if jobs[0].command == "fit-model" else "runs"
+    what = kinds.get(jobs[0].command).plural
     with progress_bar(len(jobs), what, "job", initial=0) as bar:
 
         def redraw() -> None:

@@ -9,11 +9,10 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from offline_marl.algorithms.base import algorithms
 from offline_marl.algorithms.presets import read_preset
 from offline_marl.core.config import Config, ConfigError, suggest
 from offline_marl.core.errors import BadInputError
@@ -21,11 +20,10 @@ from offline_marl.core.seeding import derive
 from offline_marl.datasets.places import absolute
 from offline_marl.launch.sweeps.file import NONE, Axes, Distribution, ModelPart, Optuna, Search, SweepFile
 from offline_marl.launch.sweeps.names import digest, folder_name, spell, task_word
-from offline_marl.runs.config import refuse_mixtures
-from offline_marl.runs.places import locate_model, resolve_fit, resolve_run
+from offline_marl.runs.kinds import FIT
+from offline_marl.runs.places import locate_model
 from offline_marl.training.environment_tasks import find_environment_task
-from offline_marl.training.models.fit import prepare_fit
-from offline_marl.training.run import prepare
+from offline_marl.training.kinds import procedure_of
 from offline_marl.training.tasks import refuse_unknown
 from offline_marl.worldmodels.base import worldmodels
 
@@ -38,8 +36,8 @@ class Planned(Config):
 
     folder: str
     """Its folder, inside the sweep's."""
-    command: Literal["train", "fit-model"]
-    """train or fit-model."""
+    command: str
+    """Command of its kind of run."""
     name: str
     """Algorithm, or kind of world model."""
     fields: dict[str, Any]
@@ -59,8 +57,12 @@ class Planned(Config):
         Raises:
             BadInputError: Its algorithm or its kind is unknown.
         """
-        resolve = resolve_fit if self.command == "fit-model" else resolve_run
-        return self.model_copy(update={"fields": resolve(self.name, self.fields)})
+        return self.model_copy(update={"fields": procedure_of(self.command).resolve(self.name, self.fields)})
+
+    @property
+    def fits_model(self) -> bool:
+        """Whether it fits a world model, which other jobs may wait for."""
+        return self.command == FIT.command
 
     def settled(self) -> dict[str, Any]:
         """All that decides the job's result, defaults included.
@@ -72,14 +74,9 @@ class Planned(Config):
         dataset, device = fields.pop("dataset", None), fields.get("device", "auto")
         # The machine that starts the jobs may lack the GPU of those that run them: checked as if on the CPU.
         fields |= {"device": "cpu" if str(device).startswith("cuda") else device}
-        if self.command == "fit-model":
-            settled = prepare_fit(self.name, str(dataset), fields).model_dump(mode="json")
-        else:
-            if self.model is not None:
-                fields["world_model"] = os.path.join(os.sep, self.model)
-            config = prepare(self.name, dataset, fields)
-            refuse_mixtures(config, algorithms.get(self.name).needs)
-            settled = config.model_dump(mode="json")
+        if self.model is not None:
+            fields["world_model"] = os.path.join(os.sep, self.model)
+        settled = procedure_of(self.command).prepare(self.name, dataset, fields).model_dump(mode="json")
         return {**settled, "device": device}
 
 
@@ -87,6 +84,7 @@ class Planned(Config):
 class _Combination:
     """Combination of the axes that are no fields: algorithm, task, preset, world model."""
 
+    command: str
     algorithm: str
     origin: str
     task: str
@@ -129,8 +127,8 @@ def _combinations(
     known: set[tuple[str, str]] = set()
     for algorithm in file.algorithms:
         axes = file.axes_of(algorithm)
-        algorithms.get(algorithm)
-        for choice in _choices(algorithm, axes):
+        procedure_of(file.command).names.get(algorithm)
+        for choice in _choices(file.command, algorithm, axes):
             if (choice.origin, choice.task) not in known:
                 _refuse_unknown_task(choice.origin, choice.task)
                 known.add((choice.origin, choice.task))
@@ -150,14 +148,14 @@ def _add_fit(fit: Planned, fits: dict[str, Planned]) -> None:
         fits[key] = checked(fit.model_copy(update={"folder": f"{fit.folder}-{key}"}) if met else fit)
 
 
-def _choices(algorithm: str, axes: Axes) -> Iterator[_Combination]:
+def _choices(command: str, algorithm: str, axes: Axes) -> Iterator[_Combination]:
     tasks = [("dataset", absolute(task)) for task in axes.datasets or ()]
     tasks += [("environment", task) for task in axes.environments or ()]
     for (origin, task), preset, model in itertools.product(
         tasks, axes.presets or (NONE,), axes.world_models or (NONE,)
     ):
         yield _Combination(
-            algorithm, origin, task, preset.replace("{dataset}", task_word(task)), preset == "{dataset}", model
+            command, algorithm, origin, task, preset.replace("{dataset}", task_word(task)), preset == "{dataset}", model
         )
 
 
@@ -188,7 +186,7 @@ def _fit_of(file: SweepFile, axes: Axes, choice: _Combination, seed: int) -> Pla
     words = [spell(name), task_word(choice.task)]
     return Planned(
         folder=f"models/{folder_name(words, {}, fit_seed)}",
-        command="fit-model",
+        command=FIT.command,
         name=part.kind,
         fields={**shared, **part.fields, "dataset": choice.task, "seed": fit_seed},
         about={"world_model": name, "dataset": choice.task, "seed": fit_seed, "shared": part.seed != "run"},
@@ -216,7 +214,7 @@ def _runs(axes: Axes, choice: _Combination, seed: int, fit: Planned | None) -> I
         for trial, drawn in _trials(axes.search):
             run = Planned(
                 folder=f"runs/{folder_name(words + _trial_word(trial), point, seed)}",
-                command="train",
+                command=choice.command,
                 name=choice.algorithm,
                 fields={**beneath, **axes.fields, **point, **drawn, **model, choice.origin: choice.task, "seed": seed},
                 model=None if fit is None else fit.folder,

@@ -49,7 +49,7 @@ class Study(Config):
         """Select the study's jobs among a sweep's, by the number of their trial."""
         trials: dict[int, list[Planned]] = {}
         for job in jobs:
-            if job.command == "train" and "trial" in job.about:
+            if not job.fits_model and "trial" in job.about:
                 combination = {name: value for name, value in job.about.items() if name not in {"trial", "seed"}}
                 if combination == self.about:
                     trials.setdefault(int(job.about["trial"]), []).append(job)

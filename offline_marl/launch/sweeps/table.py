@@ -15,14 +15,15 @@ from offline_marl.report.export import as_csv
 from offline_marl.report.gather.run_folders import describe_tuning
 from offline_marl.report.gather.scores import FIGURES
 from offline_marl.runs.folder import RunFolder
+from offline_marl.runs.kinds import is_scored
 
 OPTIONAL_COLUMNS = {"environment", "preset", "world_model", "agreement", "random_return"}
 """Columns that are left out where no run has them."""
 
 
 def runs_of(jobs: Sequence[Planned]) -> list[Planned]:
-    """Select the jobs that train."""
-    return [job for job in jobs if job.command == "train"]
+    """Select the jobs whose runs have scores."""
+    return [job for job in jobs if is_scored(job.command)]
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:

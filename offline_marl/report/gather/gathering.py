@@ -13,7 +13,8 @@ from offline_marl.report.gather.labels import label_runs
 from offline_marl.report.gather.run_folders import names_of, read_run
 from offline_marl.report.gather.scores import EvidenceError, Gathered, LeftOut, Run
 from offline_marl.report.gather.tables import read_table
-from offline_marl.runs.folder import holds_model
+from offline_marl.runs.folder import kind_of
+from offline_marl.runs.kinds import TRAIN, is_scored
 
 SWEEP = "sweep.json"
 
@@ -53,8 +54,9 @@ def gather(paths: Sequence[Path]) -> Gathered:
 
 
 def _read(folder: Path) -> Run | LeftOut:
-    if holds_model(folder):
-        return LeftOut("", "it is a world model: its own report says how far it can be trusted")
+    kind = kind_of(folder)
+    if kind is not None and not kind.scored:
+        return LeftOut("", f"it is {kind.noun}: {kind.passed_over}")
     return read_run(folder)
 
 
@@ -66,7 +68,8 @@ def _folders(path: Path) -> Iterator[Path]:
     for here, inner, files in walk(path):
         if "config.json" in files:
             inner.clear()
-            if not holds_model(here):
+            kind = kind_of(here)
+            if kind is None or kind.scored:
                 yield here
             continue
         inner[:] = sorted((name for name in inner if not name.startswith(".")), key=_natural)
@@ -93,7 +96,7 @@ def _jobs(sweep: Path) -> list[Path]:
     """
     try:
         jobs = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["jobs"]
-        return [sweep / job["folder"] for job in jobs if job.get("command", "train") == "train"]
+        return [sweep / job["folder"] for job in jobs if is_scored(job.get("command", TRAIN.command))]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise EvidenceError(f"{sweep / SWEEP} was damaged or edited: which runs there should be is lost.") from None
 

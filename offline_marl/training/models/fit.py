@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offline_marl.core.config import ConfigError, build, suggest
+from offline_marl.core.config import ConfigError, build
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.learner import Learner
 from offline_marl.core.seeding import Generators, derive, seeded_globally
@@ -22,6 +22,7 @@ from offline_marl.datasets.episode_index import episodes_apart
 from offline_marl.runs.config import FitConfig, LearnFlags
 from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import ModelFolder, describe_software
+from offline_marl.runs.kinds import FIT, build_settings
 from offline_marl.runs.log_files import SILENT
 from offline_marl.runs.places import resolve_fit
 from offline_marl.training.loop import Enough, LogHook
@@ -67,15 +68,7 @@ def prepare_fit(model: str, dataset: str, fields: Mapping[str, Any]) -> FitConfi
         raise ConfigError(f"There is nothing to fit in {model}: name it as --world-model.")
     fields = resolve_fit(model, {**fields, "dataset": dataset})
     dataset = fields.pop("dataset")
-    own = {name: value for name, value in fields.items() if name in kind.Config.model_fields}
-    rest = {name: value for name, value in fields.items() if name not in own}
-    known = (set(FitConfig.model_fields) | set(kind.Config.model_fields)) - {"model", "settings", "dataset"}
-    for name in rest:
-        if name not in known:
-            raise ConfigError(f"Unknown field '{name}' of {model}: {suggest(name, known)}.")
-    settings = build(kind.Config, own).model_dump(mode="json")
-    given = {"model": model, "dataset": dataset, "settings": settings, **rest}
-    config: FitConfig = build(FitConfig, given)
+    config = build_settings(FIT, model, kind.Config, dataset, fields)
     return config.model_copy(update={"device": str(pick_device(config.device))})
 
 

@@ -104,7 +104,7 @@ def retrain(sweep: Sweep, chosen: Sequence[Chosen], metric: str, seeds: Sequence
     Raises:
         ConfigError: A seed is one of those that chose.
     """
-    fits = {job.folder: job for job in sweep.manifest().jobs if job.command == "fit-model"}
+    fits = {job.folder: job for job in sweep.manifest().jobs if job.fits_model}
     jobs: dict[str, Planned] = {}
     for choice in chosen:
         for seed in seeds:
@@ -123,7 +123,7 @@ def retrain(sweep: Sweep, chosen: Sequence[Chosen], metric: str, seeds: Sequence
                 key = digest([job.command, job.about])
                 folder = distinct_folder(job.folder, {other.folder for other in jobs.values()}, key)
                 jobs.setdefault(key, job.model_copy(update={"folder": folder, "tuned_on": tuned_on}))
-    return sorted(jobs.values(), key=lambda job: job.command != "fit-model")
+    return sorted(jobs.values(), key=lambda job: not job.fits_model)
 
 
 def _retrain_jobs(sweep: Sweep, choice: Chosen, fits: dict[str, Planned], seed: int) -> list[Planned]:

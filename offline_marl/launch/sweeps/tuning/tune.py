@@ -59,7 +59,7 @@ def tune(
     """
     journal = Journal(sweep.path / JOURNAL)
     before = [job for study in studies for trial in study.trials(sweep.manifest().jobs).values() for job in trial]
-    fits = [job for job in named if job.command == "fit-model"]
+    fits = [job for job in named if job.fits_model]
     total, jobs, first = Launched(), [*named, *before], True
     while True:
         planned = sweep.manifest().jobs
