@@ -13,7 +13,6 @@ from offline_marl.core.errors import INTERRUPTED, PIPE_CLOSED, sentence
 from offline_marl.launch.cli.command import Command, choose, run_lazily
 from offline_marl.launch.cli.data.table import COMMANDS as DATA_COMMANDS
 from offline_marl.launch.cli.failures import Stopped, exit_code
-from offline_marl.launch.cli.kinds import with_added
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,6 +51,8 @@ def _run(args: Sequence[str]) -> int:
 
 def _commands() -> dict[str, Command]:
     """All commands; other packages' kinds of run are looked for where no command of ours is asked for."""
+    from offline_marl.launch.cli.kinds import with_added
+
     return with_added(COMMANDS, "resume", "a kind of run that another package brings")
 
 
