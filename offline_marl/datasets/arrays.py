@@ -101,9 +101,23 @@ def _complete(
     return {**done, **{n: add_final_rows(v, finals[n], lengths) for n, v in seen.items()}, "lengths": lengths}
 
 
+def owned(value: Any) -> Tensor:
+    """A copy of an array, a tensor or nested lists, on the CPU: nobody else writes into it, nor is written into.
+
+    Raises:
+        TypeError: It holds something else than numbers.
+        ValueError: It has no shape.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True).contiguous()
+    # Read-only and mapped arrays and those of the other byte order, none of which torch takes, end here too.
+    array = np.array(value, order="C", subok=False)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
 def _tensor(value: Any, name: str) -> Tensor:
     try:
-        return value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+        return owned(value)
     except (TypeError, ValueError):
         raise DataError(f"'{name}' should be an array of numbers, or a list with one for each agent.") from None
 

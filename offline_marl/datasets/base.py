@@ -7,6 +7,7 @@ is done, so the row of transition i is i plus the number of its episode, and not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, TypeVar, cast
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from offline_marl.core.partition import Partition
 from offline_marl.core.types import DataError, Episode, Spec
 from offline_marl.datasets import validate
-from offline_marl.datasets.arrays import Arrays, Given, flat_fields
+from offline_marl.datasets.arrays import Arrays, Given, flat_fields, owned
 from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.episode_index import Lengths, episode_sums, ranges, starts
 from offline_marl.datasets.validate import SEEN
@@ -135,7 +136,7 @@ class Dataset:
 
         def joined(name: str) -> Any:
             values = [getattr(episode, name) for episode in episodes]
-            given = [torch.as_tensor(value) for value in values if value is not None]
+            given = [owned(value) for value in values if value is not None]
             if given and len(given) < len(values):
                 raise DataError(f"Only some of the episodes hold '{name}'.")
             if len({value.shape[1:] for value in given}) > 1:
@@ -144,7 +145,7 @@ class Dataset:
 
         tensors = {item.name: joined(item.name) for item in fields(Episode)}
         lengths = torch.tensor([len(episode) for episode in episodes])
-        data = cls(**tensors, lengths=lengths, spec=spec, metadata=metadata or {})
+        data = cls(**tensors, lengths=lengths, spec=spec, metadata=deepcopy(dict(metadata or {})))
         return (clipped(data) if clip_actions else data).check()
 
     @classmethod
@@ -200,7 +201,7 @@ class Dataset:
             avail_actions,
             choices,
         )
-        data = cls(**flat_fields(given), metadata=metadata or {})
+        data = cls(**flat_fields(given), metadata=deepcopy(dict(metadata or {})))
         return (clipped(data) if clip_actions else data).check()
 
     def __len__(self) -> int:

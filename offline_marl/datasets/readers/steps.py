@@ -14,6 +14,7 @@ from torch import Tensor
 
 from offline_marl.core.files import PIECE, Streamed
 from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.arrays import owned
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.episode_index import Lengths, followed, last_steps, lengths_of
 from offline_marl.datasets.files import save_fields
@@ -100,7 +101,7 @@ class Steps:
         ends = last_steps(left)
         terminations, truncations = terminations[keep], truncations[keep]
         truncations[ends] |= ~terminations[ends]
-        rewards = torch.from_numpy(np.ascontiguousarray(self.rewards, np.float32))[keep]
+        rewards = owned(self.rewards).float()[keep]
         done = {"rewards": rewards, "terminations": terminations, "truncations": truncations}
         if self.spec is not None:
             done = {name: _for_all(value, self.spec) for name, value in done.items()}
@@ -138,7 +139,7 @@ class Steps:
 
     def _ends(self) -> tuple[Tensor, Tensor, Lengths]:
         """Both flags, of which exactly one is set at the end of each episode, and the lengths."""
-        terminations, truncations = torch.from_numpy(self.terminations), torch.from_numpy(self.truncations)
+        terminations, truncations = owned(self.terminations), owned(self.truncations)
         ended = terminations | truncations
         lengths = lengths_of(ended if ended.dim() == 1 else ended.all(-1))
         last = last_steps(lengths)
