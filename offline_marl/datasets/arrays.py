@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.episode_batches import EpisodeBatch, flat_fields_of
 from offline_marl.datasets.episode_index import Lengths, add_final_rows, followed, last_steps, lengths_of
 
 Arrays = Any
@@ -32,6 +33,7 @@ class Given:
     next_state: Any = None
     avail_actions: Arrays | None = None
     choices: int | Sequence[int] | None = None
+    filled: Any = None
 
 
 def flat_fields(given: Given) -> dict[str, Any]:
@@ -40,6 +42,8 @@ def flat_fields(given: Given) -> dict[str, Any]:
     Raises:
         DataError: Shapes, rows or ends that do not fit together; names the argument.
     """
+    if given.filled is not None:
+        return flat_fields_of(_padded(given))
     obs, obs_dims = _stacked(given.obs, "obs")
     actions, act_dims = _actions(given)
     steps, n_agents = len(actions), len(act_dims)
@@ -61,6 +65,27 @@ def flat_fields(given: Given) -> dict[str, Any]:
     spec = Spec(obs_dims, act_dims, 0 if state is None else state.shape[1], kind)
     held = {name: value for name, value in seen.items() if value is not None}
     return {**_complete(done, held, after, lengths), "spec": spec}
+
+
+def _padded(given: Given) -> EpisodeBatch:
+    """What was given with `filled`: padded episodes.
+
+    Raises:
+        DataError: There is a list among them, or what padded episodes need not say.
+    """
+    for name in ("next_obs", "next_state", "lengths"):
+        if getattr(given, name) is not None:
+            raise DataError(f"'filled' says where episodes end and what followed their steps: leave '{name}' away.")
+    held: dict[str, Any] = {}
+    for name in ("obs", "actions", "rewards", "filled", "terminations", "truncations", "state", "avail_actions"):
+        value = getattr(given, name)
+        if value is not None:
+            held[name] = _tensor(value, name).numpy() if isinstance(value, Tensor) else np.asarray(value)
+            if held[name].dtype.kind not in "biuf":
+                raise DataError(f"'{name}' should be one array of numbers with axes [episode, time + 1, ...].")
+    if given.choices is not None and not isinstance(given.choices, int):
+        raise DataError("'choices' of padded episodes should be one number for all agents.")
+    return EpisodeBatch(**held, choices=given.choices or 0)
 
 
 def _complete(

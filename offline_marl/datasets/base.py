@@ -163,6 +163,7 @@ class Dataset:
         next_state: Any = None,
         avail_actions: Arrays | None = None,
         choices: int | Sequence[int] | None = None,
+        filled: Any = None,
         metadata: Mapping[str, Any] | None = None,
         clip_actions: bool = False,
     ) -> Dataset:
@@ -182,6 +183,8 @@ class Dataset:
             next_state: See `state`.
             avail_actions: True where a choice is allowed, shaped as `obs`.
             choices: How many each agent has; by default as `avail_actions` says, else the largest that was made.
+            filled: `[episode, time + 1]` of PyMARL's padded episodes, true for an episode's steps and for the row after
+                the last one, which holds what was seen then; all others then have axes `[episode, time + 1, ...]`.
             metadata: Where it came from.
             clip_actions: Clip actions that lie outside [-1, 1] instead of refusing them.
 
@@ -200,6 +203,7 @@ class Dataset:
             next_state,
             avail_actions,
             choices,
+            filled,
         )
         data = cls(**flat_fields(given), metadata=deepcopy(dict(metadata or {})))
         return (clipped(data) if clip_actions else data).check()

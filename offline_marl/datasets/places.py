@@ -8,7 +8,7 @@ from pathlib import Path
 from offline_marl.core.partition import SCENARIOS, confs, split_task, views
 from offline_marl.datasets.catalog import CATALOG, SUFFIX
 
-FOREIGN = (".hdf5", ".h5", ".pkl", ".pickle", ".pt", ".vlt", ".zip")
+FOREIGN = (".hdf5", ".h5", ".pkl", ".pickle", ".pt", ".npz", ".vlt", ".zip")
 """Endings of files and folders in published formats."""
 HUB = "hf://"
 

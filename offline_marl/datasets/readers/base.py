@@ -23,6 +23,8 @@ class Reader(ABC):
 
     endings: ClassVar[tuple[str, ...]] = ()
     """Endings of its files; archives are searched for these."""
+    options: ClassVar[frozenset[str]] = frozenset()
+    """Names of what else `open` may be told, such as `clock`."""
 
     def recognises(self, path: Path) -> bool:
         """Whether a file or folder that exists is of this format; by default a file with one of its endings.

@@ -13,7 +13,7 @@ from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import SUFFIX, home
 from offline_marl.datasets.files import load_data
 from offline_marl.datasets.readers.base import Content
-from offline_marl.datasets.readers.detect import reader_of
+from offline_marl.datasets.readers.detect import open_with, reader_of
 from offline_marl.datasets.readers.steps import save_steps
 
 VERSION = 1
@@ -46,6 +46,7 @@ def convert(
     kept: Path,
     about: Mapping[str, Any] | None = None,
     tick: Callable[[int], object] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write what is in a file or folder of a published format to `kept`, in our layout, whole or not at all.
 
@@ -56,23 +57,24 @@ def convert(
         kept: What is written.
         about: Metadata over those that the format tells.
         tick: Told the bytes of each piece that was written.
+        options: What the reader is told beside, such as a `clock`.
 
     Raises:
-        DataError: The format is unknown, or the content is not what its format says.
+        DataError: The format is unknown or takes no such option, or the content is not what its format says.
     """
     digest = (about or {}).get("source_sha256") or fingerprint(path)
-    with open_steps(path) as (steps, metadata):
+    with open_steps(path, options) as (steps, metadata):
         save_steps(kept, steps, {"name": path.name, **metadata, **(about or {}), "source_sha256": digest}, tick)
 
 
 @contextmanager
-def open_steps(path: Path) -> Iterator[Content]:
+def open_steps(path: Path, options: Mapping[str, Any] | None = None) -> Iterator[Content]:
     """Steps and metadata of a file or folder of a published format, to be read while it is open.
 
     Raises:
-        DataError: The format is unknown, or the content is not what its format says.
+        DataError: The format is unknown or takes no such option, or the content is not what its format says.
     """
-    with reader_of(path).open(path) as content:
+    with open_with(reader_of(path), path, options or {}) as content:
         yield content
 
 

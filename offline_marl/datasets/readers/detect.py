@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from offline_marl.core.registry import RegistryError
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers.base import Reader, readers
+from offline_marl.datasets.readers.base import Content, Reader, readers
 
-FIRST = ("minari", "vault", "omar", "omiga")
+FIRST = ("minari", "vault", "omar", "omiga", "pymarl")
 """Readers that look at the content, in the order in which they are asked."""
 LAST = ("d4rl", "moma-ppo", "zipped")
 """Readers that take any file with their ending, after all others: a plugin's HDF5 file is not D4RL's."""
 BUILT_IN = frozenset({*FIRST, *LAST})
 KNOWN = (
     "there are .safetensors (ours), .hdf5 (D4RL, OMIGA), .pkl (MOMA-PPO), Minari's folders, OG-MARL's Vaults (.vlt), "
-    "OMAR's folders of .npy, and .zip archives of one of these"
+    "OMAR's folders of .npy, PyMARL's episode batches (.npz, .hdf5, folders of .npy), and .zip archives of one of these"
 )
 
 
@@ -41,6 +43,18 @@ def reader_of(path: Path) -> Reader:
     plugins = f", and the formats of plugins: {', '.join(_others())}" if _others() else ""
     failed = f" ({'; '.join(problems)})" if problems else ""
     raise DataError(f"{path} is of no known format: {KNOWN}{plugins}{failed}.")
+
+
+def open_with(reader: Reader, path: Path, options: Mapping[str, Any]) -> AbstractContextManager[Content]:
+    """What a reader opens, told these options.
+
+    Raises:
+        DataError: It knows no such option.
+    """
+    unknown = sorted(set(options) - reader.options)
+    if unknown:
+        raise DataError(f"{path.name} is not of a format that takes {', '.join(unknown)}.")
+    return reader.open(path, **options)
 
 
 def holds_a_set(path: Path) -> bool:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-import tokenize
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib import format as numpy_format
 
 from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.readers import npy
 from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.steps import Flags, Steps, Table, breaks
 from offline_marl.datasets.readers.tables import padded
 
-_HEADERS = {(1, 0): numpy_format.read_array_header_1_0, (2, 0): numpy_format.read_array_header_2_0}
-_DAMAGED = (
-    *(ValueError, OSError, EOFError, SyntaxError, LookupError, TypeError, RecursionError, MemoryError),
-    tokenize.TokenError,
-)
-"""What numpy raises of headers, which are Python's literals."""
 TABLES, COLUMNS = ("obs", "acs", "next_obs"), ("rews", "dones")
 STATES = ("states", "next_states")
 
@@ -110,23 +101,7 @@ def _steps(folder: Path, dones: str) -> tuple[Steps, str]:
 
 
 def _array(folder: Path, name: str, agent: int) -> npt.NDArray[Any]:
-    """One array, mapped from its file; what is pickled in it is refused, not loaded."""
-    file = folder / f"{name}_{agent}.npy"
-    if not file.is_file():
-        raise DataError(f"{file.name} is missing.")
-    try:
-        with file.open("rb") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of headers that Python 2 wrote
-            shape, fortran, dtype = _HEADERS[numpy_format.read_magic(stream)](stream)
-            start = stream.tell()
-    except _DAMAGED as error:
-        raise DataError(f"{file.name} is no array of numbers, or a damaged one: {_line(error)}.") from None
-    size = file.stat().st_size
-    if dtype.kind not in "biuf" or dtype.shape or any(type(n) is not int or n < 0 for n in shape):
-        raise DataError(f"{file.name} is not an array of numbers.")
-    if math.prod(shape) * dtype.itemsize > size - start or not math.prod(shape):
-        raise DataError(f"{file.name} claims the shape {str(shape)[:80]}, but only {size:,} bytes are stored.")
-    return np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")
+    return npy.mapped(folder / f"{name}_{agent}.npy")
 
 
 def _check(name: str, agent: int, array: npt.NDArray[Any], rows: int) -> None:
@@ -156,7 +131,3 @@ def _ends(dones: list[npt.NDArray[Any]], obs: Table, after: Table) -> tuple[Flag
         raise DataError("'dones' should hold true and false, or 1 and 0.")
     ended = (flags == 1).all(axis=1)
     return ended, breaks(obs, after) & ~ended
-
-
-def _line(error: object) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in str(error)[:300]).split()).rstrip(".")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.readers import archives, detect, vault
@@ -20,16 +21,21 @@ class Zipped(Reader):
     """Zip archives of one set in a published format."""
 
     endings = (".zip",)
+    options = frozenset({"clock"})
 
     @contextmanager
-    def open(self, path: Path) -> Iterator[Content]:
+    def open(self, path: Path, **options: Any) -> Iterator[Content]:
         """Steps and metadata of the one set in the archive.
+
+        Args:
+            path: The archive.
+            options: For the reader of what is in it.
 
         Raises:
             DataError: The archive is damaged or hostile, or holds no set, or several.
         """
         place = set_in(path)
-        with detect.reader_of(place).open(place) as content:
+        with detect.open_with(detect.reader_of(place), place, options) as content:
             yield content
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic_settings import CliPositionalArg
 
 from offline_marl.core.config import Config, ConfigError, build
+from offline_marl.core.fields import Count
 from offline_marl.launch.cli.command import PROGRAM
 from offline_marl.launch.cli.flags import read
 
@@ -23,7 +24,7 @@ ABOUT = (
     "Writes data in another layout; whole or not at all: killed or on a full disk it leaves no OUT, and the same "
     "command begins again (what was fetched or converted into the cache by then is not fetched or converted again)."
 )
-USAGE = "IN OUT [--to ours|minari|d4rl] [--clip-actions] [--overwrite]"
+USAGE = "IN OUT [--to ours|minari|d4rl] [--clip-actions] [--clock N] [--overwrite]"
 MINARI = "minari://"
 MEGABYTE = 1_000_000
 ENDINGS = {".safetensors": "ours", ".hdf5": "d4rl", ".h5": "d4rl"}
@@ -40,6 +41,8 @@ class ConvertFlags(Config):
     """Layout; by default what OUT's ending says: .safetensors is ours, .hdf5 D4RL's, a folder Minari's."""
     clip_actions: bool = False
     """Clip actions that lie outside [-1, 1]; without it such data is refused."""
+    clock: Count | None = None
+    """Steps after which the clock ended an episode, where the format cannot tell (PyMARL's); else the task did."""
     overwrite: bool = False
     """Replace OUT if it exists."""
 
@@ -58,8 +61,10 @@ def run(args: Sequence[str]) -> None:
     refuse_foreign_folder(out)
     with staged(out, flags.overwrite) as place:
         file = find_whole(flags.source) if to == "ours" and not flags.clip_actions else None
+        if flags.clock is not None and file is None:
+            raise ConfigError("--clock is for files in a published format and writes ours: OUT should be .safetensors.")
         if file is not None:
-            convert_in_pieces(file, place, flags.source)
+            convert_in_pieces(file, place, flags.source, {} if flags.clock is None else {"clock": flags.clock})
         else:
             convert_loaded(flags, to, place)
     print(f"{'file' if out.is_file() else 'folder':<12}{out}")
@@ -125,7 +130,7 @@ def find_whole(source: str) -> Path | None:
     return path if path.exists() and path.suffix != SUFFIX else None
 
 
-def convert_in_pieces(file: Path, place: Path, source: str) -> None:
+def convert_in_pieces(file: Path, place: Path, source: str, options: Mapping[str, Any]) -> None:
     """Convert in pieces, without holding all in memory, then check the result by loading it.
 
     Raises:
@@ -136,7 +141,7 @@ def convert_in_pieces(file: Path, place: Path, source: str) -> None:
     from offline_marl.datasets.readers.convert import convert
 
     with byte_bar(count_bytes(file), f"converting {file.name}") as tick:
-        convert(file, place, {"source": public_source(source)}, tick)
+        convert(file, place, {"source": public_source(source)}, tick, options)
     try:
         load_data(place)
     except DataError as error:
