@@ -61,7 +61,7 @@ def collect(config: CollectConfig, known_metadata: Mapping[str, Any] | None = No
             plan = RecordingPlan(config, assignment, parts, recorder.describe(), recorder.conf)
             chunks = chunks_of(config.episodes)
             record_missing(plan, chunks, recorder, config.workers, f"collecting {config.environment}")
-            data: Any = join([replace(plan.stored(numbers), metadata={}) for numbers in chunks], {})
+            data: Any = join([replace(plan.whole(numbers), metadata={}) for numbers in chunks], {})
             save_data(out, replace(data, metadata=_described(plan, recipe, data, known_metadata or {})).check())
         shutil.rmtree(parts)
     finally:

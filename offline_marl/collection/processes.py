@@ -18,6 +18,7 @@ import torch
 from offline_marl.collection.recorder import Recorder, RecordingPlan
 from offline_marl.core.errors import BadInputError, WorkError
 from offline_marl.core.types import DataError
+from offline_marl.environments.checks import BadNumbersError
 
 PATIENCE = 5.0
 """Seconds that a worker has to end before it is killed."""
@@ -43,6 +44,7 @@ def record_side_by_side(
         advance: Told the number of episodes of each chunk that was stored.
 
     Raises:
+        DataError: The environment shows or pays what no learner could use; chunks that are whole stay.
         WorkerError: A worker died or could not go on; chunks that are whole stay.
     """
     waiting, busy = deque(chunks), dict[Any, tuple[BaseProcess, range]]()
@@ -79,6 +81,8 @@ def _refuse_failure(process: BaseProcess, channel: Any, numbers: range) -> None:
         expected, told = failure
         if not expected:
             raise RuntimeError(f"A worker failed while it recorded {where}:\n{told}")
+        if expected == "input":
+            raise DataError(told)
         raise WorkerError(f"A worker could not record {where}: {told}")
 
 
@@ -140,6 +144,8 @@ def _serve(channel: Any) -> None:
             _record(channel)
         except gone:
             raise
+        except BadNumbersError as error:
+            channel.send(("input", str(error)))
         except (BadInputError, WorkError) as error:
             channel.send((True, str(error)))
         except OSError as error:

@@ -24,10 +24,12 @@ from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.episode_index import episode_sums
 from offline_marl.datasets.files import load_data, save_data
 from offline_marl.environments.base import Environment, Floats, Seen, TeamActions, environments
+from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.episodes import Controller
 from offline_marl.environments.pettingzoo import environment_of
 from offline_marl.runs.folder import write_json
 
+KEPT = "chunks that are whole are kept, the same command goes on"
 CHUNK = 64
 """Episodes of a chunk, at most."""
 
@@ -58,6 +60,18 @@ class RecordingPlan:
             return load_data(path) if path.exists() else None
         except (DataError, OSError, ValueError, KeyError, TypeError):
             return None  # recorded again
+
+    def whole(self, numbers: range) -> Recording | Dataset:
+        """The chunk of these episodes, which has been recorded.
+
+        Raises:
+            DataError: No learner could use it.
+        """
+        try:
+            return load_data(self.path(numbers))
+        except DataError as error:
+            first, last = numbers[0], numbers[-1]
+            raise DataError(f"What was recorded of episodes {first} to {last} cannot be used: {error}") from None
 
     def store(self, numbers: range, part: Recording | Dataset) -> None:
         """Write the chunk of these episodes, whole or not at all."""
@@ -128,14 +142,21 @@ class Recorder:
         plan.store(numbers, join(parts, {}))
 
     def play(self, assignment: Assignment, numbers: range) -> Any:
-        """Play episodes side by side."""
+        """Play episodes side by side.
+
+        Raises:
+            BadNumbersError: The environment shows or pays what no learner could use.
+        """
         followed = [self._begin(assignment, numbers, place) for place in sorted({assignment.who[n] for n in numbers})]
         controller: Controller = _AssignedController([begun for begun in followed if begun is not None])
         deviating = self._begin(assignment, numbers, None)
         if deviating is not None:
             agents = [assignment.deviators[numbers[i]] for i in deviating.rows]
             controller = _DeviatingController(controller, self.task, deviating, agents)
-        return self.task.record([assignment.seeds[number] for number in numbers], controller)
+        try:
+            return self.task.record([assignment.seeds[number] for number in numbers], controller)
+        except BadNumbersError as error:
+            raise error.of_episode(f"episode {numbers[error.row]}", KEPT) from None
 
     def _begin(self, assignment: Assignment, numbers: range, place: int | None) -> _Rows | None:
         """The rows of a behaviour (None: the deviating one) and its controller in them, with its noise."""

@@ -15,6 +15,7 @@ from offline_marl.core.history import begin_memory
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Policy, Spec
 from offline_marl.environments.base import Flags, Floats, JointEnv, Seen, State, TeamActions
+from offline_marl.environments.checks import refuse_bad_rewards, refuse_bad_sight, refuse_no_choice
 
 
 class Steppable(Protocol):
@@ -115,16 +116,23 @@ def run_episodes(env: Steppable, seeds: Sequence[int], controller: Controller) -
     """One episode per seed, side by side until the last one has ended.
 
     The episodes begin with the call; each step is taken when it is asked for.
+
+    Raises:
+        BadNumbersError: What the environment shows or pays is not finite, or it allows an agent nothing.
     """
-    return _steps(env, env.reset(seeds), len(seeds), controller)
+    return _steps(env, env.reset(seeds), seeds, controller)
 
 
-def _steps(env: Steppable, seen: Seen, copies: int, controller: Controller) -> Iterator[Step]:
-    running = np.ones(copies, dtype=np.bool_)
+def _steps(env: Steppable, seen: Seen, seeds: Sequence[int], controller: Controller) -> Iterator[Step]:
+    running = np.ones(len(seeds), dtype=np.bool_)
     number = 0
+    refuse_bad_sight(seen, running, number, seeds)
     while running.any():
+        refuse_no_choice(seen, running, number, seeds)
         actions = controller.act(seen, number)
         next_seen, rewards, terminations, truncations = env.step(actions)
+        refuse_bad_sight(next_seen, running, number + 1, seeds)
+        refuse_bad_rewards(rewards, running, number + 1, seeds)
         controller.remember(rewards)
         step = Step(seen, actions, rewards, terminations, truncations, running, next_seen)
         yield step

@@ -6,7 +6,8 @@ Copies are stepped one after another in this process.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import metadata
 from typing import Any
@@ -26,10 +27,23 @@ from offline_marl.environments.base import (
     Seen,
     TeamActions,
 )
+from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.clocked import refuse_partition
 from offline_marl.environments.painting import Painted, painted_world
 from offline_marl.environments.particles import lightened
-from offline_marl.environments.spaces import MASK, flattened, is_flat, own_limit, shown_space, state_of
+from offline_marl.environments.spaces import (
+    MASK,
+    WIDEST,
+    NotNumbersError,
+    flattened,
+    is_flat,
+    number_of,
+    own_limit,
+    refuse_widths,
+    row_of,
+    shown_space,
+    state_of,
+)
 
 
 def factory_of(path: str) -> Callable[..., Any]:
@@ -139,7 +153,9 @@ class PettingZooTeam(Painted):
         self.max_steps = max_steps or own_limit(first, self.name)
         self._spaces = [shown_space(first.observation_space(agent)) for agent in self.agents]
         first.reset(seed=0)
-        self._stateful = state_of(first) is not None
+        shown = state_of(first)
+        # A state that nobody could learn from, often a picture, is left out: agents do not need it.
+        self._stateful = shown is not None and 0 < shown.size <= WIDEST
         self.spec = self._describe(first)
         self._present = self.spec.present("act").numpy()
         self._flat = [is_flat(space) for space in self._spaces]
@@ -163,8 +179,10 @@ class PettingZooTeam(Painted):
         self._masked = False
         self._terminations: Flags = np.zeros(running, np.bool_)
         self._truncations: Flags = np.zeros(running, np.bool_)
+        self._seeds = list(seeds)
         for copy, seed in enumerate(seeds):
-            self._look(copy, *self._envs[copy].reset(seed=int(seed)))
+            with self._naming(copy):
+                self._look(copy, *self._envs[copy].reset(seed=int(seed)))
         return self._see()
 
     def step(self, actions: TeamActions) -> tuple[Seen, Floats, Flags, Flags]:
@@ -175,6 +193,7 @@ class PettingZooTeam(Painted):
 
         Raises:
             DataError: The actions are of another shape, not finite, or choices that there are not.
+            BadNumbersError, if the environment shows or pays something else than its spaces say.
         """
         done = self._native(actions)
         rewards = np.zeros((len(done), self.spec.n_agents), np.float32)
@@ -183,8 +202,10 @@ class PettingZooTeam(Painted):
             env = self._envs[copy]
             told = {agent: done[copy][i] for i, agent in enumerate(self.agents) if agent in env.agents}
             obs, paid, over, cut, infos = env.step(told)
-            rewards[copy] = [paid.get(agent, 0.0) for agent in self.agents]
-            self._look(copy, obs, infos)
+            with self._naming(copy):
+                for i, agent in enumerate(self.agents):
+                    rewards[copy, i] = number_of(paid[agent], f"the reward of {agent}") if agent in paid else 0.0
+                self._look(copy, obs, infos)
             if not env.agents or all(over.get(agent) or cut.get(agent) for agent in told):
                 self._terminations[copy] = not any(cut.values())
                 self._truncations[copy] = any(cut.values())
@@ -238,12 +259,21 @@ class PettingZooTeam(Painted):
             if not all(np.isfinite(bound).all() for pair in self._bounds for bound in pair):
                 raise DataError(f"The actions of {self.name} have no bounds, so [-1, 1] cannot be stretched to them.")
         state = state_of(env)
+        refuse_widths(self.name, self.agents, self._spaces, moves)
         return Spec(
             obs_dims=tuple(flatdim(space) for space in self._spaces),
             act_dims=tuple(int(space.n) if kind == "discrete" else int(np.prod(space.shape)) for space in moves),
-            state_dim=0 if state is None else state.size,
+            state_dim=state.size if self._stateful and state is not None else 0,
             action_kind=kind,
         )
+
+    @contextmanager
+    def _naming(self, copy: int) -> Iterator[None]:
+        try:
+            yield
+        except NotNumbersError as error:
+            seed = f"the episode with seed {self._seeds[copy]}"
+            raise BadNumbersError(str(error), self._steps, copy, seed) from None
 
     def _look(self, copy: int, obs: Mapping[str, Any], infos: Mapping[str, Any]) -> None:
         if len(obs) < len(self.agents):
@@ -256,10 +286,14 @@ class PettingZooTeam(Painted):
             shown, mask = obs[agent], infos.get(agent, {}).get(MASK)
             if isinstance(shown, Mapping) and MASK in shown:
                 shown, mask = shown["observation"], shown[MASK]
-            flat: Any = shown if self._flat[i] else flattened(self._spaces[i], shown)
-            self._obs[copy, i, : flat.size] = flat
+            self._obs[copy, i, : self.spec.obs_dims[i]] = row_of(
+                shown if self._flat[i] else flattened(self._spaces[i], shown),
+                self.spec.obs_dims[i],
+                f"the observation of {agent}",
+            )
             if mask is not None and self.spec.discrete:
-                self._avail[copy, i, : self.spec.act_dims[i]] = np.asarray(mask, np.bool_)
+                width = self.spec.act_dims[i]
+                self._avail[copy, i, :width] = row_of(mask, width, f"the {MASK} of {agent}") != 0
                 self._masked = True
         if self._stateful:
             self._state[copy] = state_of(self._envs[copy])

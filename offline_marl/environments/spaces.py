@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy as np
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import Floats
 
+WIDEST = 20_000
+"""Numbers that an agent may see as a vector."""
 MASK = "action_mask"
 """Key, in an agent's info or in its observation, of the choices that it has."""
 
@@ -25,6 +28,67 @@ def flattened(space: Any, shown: Any) -> Any:
     from gymnasium.spaces import flatten
 
     return flatten(space, shown)
+
+
+class NotNumbersError(Exception):
+    """Something else than the numbers that a space says; the message is part of a sentence."""
+
+
+def row_of(shown: Any, width: int, what: str) -> Any:
+    """What an environment shows, a list of numbers perhaps, as a row.
+
+    Raises:
+        NotNumbersError: It is of another width than its space, or holds something else than numbers.
+    """
+    try:
+        row = np.asarray(shown)
+        numbers = row.dtype.kind in "biuf"
+    except ValueError:  # lists of unequal lengths
+        numbers = False
+    if not numbers:
+        raise NotNumbersError(f"{what} is {_short(shown)}, which are no numbers,")
+    if row.size != width:
+        raise NotNumbersError(f"{what} has {row.size} numbers instead of {width}")
+    return row.reshape(width)
+
+
+def number_of(value: Any, what: str) -> float:
+    """One number, of whatever shape it comes in.
+
+    Raises:
+        NotNumbersError: It is none, or several.
+    """
+    return float(row_of(value, 1, what)[0])
+
+
+def refuse_widths(name: str, agents: Sequence[str], seen: Sequence[Any], moves: Sequence[Any]) -> None:
+    """Refuse agents who see or do nothing, and who see pictures.
+
+    Raises:
+        DataError: There is one.
+    """
+    from gymnasium.spaces import Box, flatdim
+
+    for agent, space, move in zip(agents, seen, moves, strict=True):
+        if isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) == 3:
+            shape = " x ".join(map(str, space.shape))
+            raise DataError(
+                f"Agent {agent} of {name} sees pictures ({shape}, {flatdim(space):,} numbers each), which no learner "
+                "here knows: choose an environment, or settings of it, that shows vectors."
+            )
+        width = int(flatdim(space))
+        if width > WIDEST:
+            raise DataError(
+                f"Agent {agent} of {name} sees {width:,} numbers, more than the {WIDEST:,} that learners here can take "
+                "as a vector: is it a picture?"
+            )
+        if width == 0 or flatdim(move) == 0:
+            raise DataError(f"Agent {agent} of {name} {'sees' if width == 0 else 'does'} nothing: its space is empty.")
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]} ..."
 
 
 def own_limit(env: Any, name: str) -> int:
@@ -55,3 +119,5 @@ def state_of(env: Any) -> Floats | None:
         return np.asarray(env.state(), np.float32).ravel()
     except (NotImplementedError, AttributeError):
         return None
+    except (TypeError, ValueError) as error:
+        raise DataError(f"The state of {env} cannot be read as numbers: {' '.join(str(error).split())}.") from None
