@@ -61,7 +61,7 @@ class RecordingPlan:
         except (DataError, OSError, ValueError, KeyError, TypeError):
             return None  # recorded again
 
-    def whole(self, numbers: range) -> Recording | Dataset:
+    def whole(self, numbers: range) -> Any:
         """The chunk of these episodes, which has been recorded.
 
         Raises:
