@@ -10,6 +10,7 @@ import numpy as np
 
 from offline_marl.collection.config import CollectConfig
 from offline_marl.core.config import ConfigError
+from offline_marl.core.names import split_share
 from offline_marl.core.seeding import derive
 
 NOBODY = -1
@@ -44,8 +45,8 @@ def read_shares(given: Sequence[str], flag: str = "--who") -> dict[str, float]:
     """
     named: dict[str, float] = {}
     for each in given:
-        name, equals, share = each.rpartition("=")
-        name, share = (name, share) if equals else (each, "1")
+        name, number = split_share(each)
+        share = "1" if number is None else number
         try:
             weight = float(share)
         except ValueError:

@@ -15,6 +15,7 @@ from offline_marl.core.partition import SCENARIOS
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.readers import hdf5
 from offline_marl.datasets.readers.base import Content, Reader, readers
+from offline_marl.datasets.readers.padding import cut_padding
 from offline_marl.datasets.readers.steps import Altered, Flags, Steps, Table, parts
 
 LETTERS = frozenset({"s", "o", "a", "r", "d"})
@@ -84,12 +85,13 @@ def _steps(tables: dict[str, Table], about: dict[str, Any]) -> tuple[Steps, dict
     if len(obs.shape) != 3 or not obs.shape[0]:
         raise DataError(f"'o' should have axes [step, agent, width], it has shape {obs.shape}.")
     steps, agents = obs.shape[:2]
+    obs, obs_dims = cut_padding(obs)
     act, act_dims, kind = _actions(actions, steps, agents)
     state = _state(tables.get("s"), steps, agents)
     clock = CLOCK if "scenario" in about else None
     terminations, truncations, rule = _ends(_column(tables["d"], "d", steps, agents), clock)
     rewards = _column(tables["r"], "r", steps, agents)
-    spec = Spec((obs.shape[2],) * agents, act_dims, 0 if state is None else state.shape[1], kind)
+    spec = Spec(obs_dims, act_dims, 0 if state is None else state.shape[1], kind)
     told = {**about, "episodes_end": rule} | ({} if state is None else {"state": "of agent 0, as that of all"})
     return Steps(obs, act, rewards, terminations, truncations, state=state, spec=spec), told
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,16 @@ WIDTHS = {
 KEPT = {"ant": 27, "reacher": 10}
 """Columns that partitions know; behind them the ant's contact forces, and the height of reacher's tip: always 0."""
 
+# A version or digits may follow at once: `hopperv2`, `ant8x1`.
+_WORDS = {
+    body: re.compile(rf"(?<![a-z]){pattern}(?![a-uw-z]|v(?!\d))")
+    for body, pattern in {
+        **{body: body for body in WIDTHS},
+        "halfcheetah": "half[-_ ]?cheetah",
+        "walker2d": "walker[-_ ]?2[-_ ]?d",
+    }.items()
+}
+
 
 def scenario_of(names: Iterable[str], obs_dim: int, act_dim: int) -> str | None:
     """The body that one of the names names, else the only one of these widths; None if that leaves doubt.
@@ -31,8 +42,7 @@ def scenario_of(names: Iterable[str], obs_dim: int, act_dim: int) -> str | None:
     """
     fits = [body for body, (seen, moved) in WIDTHS.items() if obs_dim in seen and act_dim == moved]
     for name in names:
-        plain = name.lower().replace("-", "").replace("_", "")
-        named = next((body for body in WIDTHS if body in plain), None)
+        named = body_in(name)
         if named is not None and named not in fits:
             raise DataError(
                 f"'{name}' names {named}, which shows {' or '.join(map(str, WIDTHS[named][0]))} numbers and takes "
@@ -41,6 +51,12 @@ def scenario_of(names: Iterable[str], obs_dim: int, act_dim: int) -> str | None:
         if named is not None:
             return named
     return fits[0] if len(fits) == 1 else None
+
+
+def body_in(name: str) -> str | None:
+    """The body that stands in a name as a word, such as in `HalfCheetah-v5`, `2ant` or `walker2d_medium`."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return next((body for body, word in _WORDS.items() if word.search(apart)), None)
 
 
 def known_columns(scenario: str | None, obs: Table) -> Table:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.hdf5 import MOST_COMPRESSED
-from offline_marl.datasets.readers.steps import Steps, parts
+from offline_marl.datasets.readers.padding import cut_padding, cut_state_padding
+from offline_marl.datasets.readers.steps import Steps, Table, parts
 from offline_marl.datasets.readers.tables import Lazy
 
 SUFFIX = ".vlt"
@@ -189,12 +190,14 @@ def _steps(leaves: _Leaves) -> Steps:
     state, legals = (next((name for name in names if name in held), None) for names in (STATE, LEGALS))
     allowed = None if legals is None else leaves.table(legals, steps, _bool)
     actions, act_dims = _actions(leaves, steps, agents, allowed)
-    kept = None if state is None else _flat(leaves.table(state, steps, _float))
+    kept = None if state is None else cut_state_padding(_flat(leaves.table(state, steps, _float)))
+    # OG-MARL's tag and world fill up with minus infinity what an agent does not see.
+    seen, obs_dims = cut_padding(obs)
     kind: Any = "continuous" if len(actions.shape) == 3 else "discrete"
     if kind == "discrete" and allowed is not None and allowed.shape[1:] != (agents, act_dims[0]):
         raise DataError(f"{leaves.folder}: '{legals}' has axes {allowed.shape[1:]}, actions {(agents, act_dims[0])}.")
     return Steps(
-        obs=obs,
+        obs=seen,
         actions=actions,
         rewards=_column(leaves, "rewards", steps, agents, _float),
         terminations=_column(leaves, "terminals", steps, agents, _flags),
@@ -203,11 +206,11 @@ def _steps(leaves: _Leaves) -> Steps:
         else np.zeros((steps, agents), np.bool_),
         state=kept,
         avail_actions=allowed if kind == "discrete" else None,
-        spec=Spec((obs.shape[2],) * agents, act_dims, 0 if kept is None else kept.shape[1], kind),
+        spec=Spec(obs_dims, act_dims, 0 if kept is None else kept.shape[1], kind),
     )
 
 
-def _actions(leaves: _Leaves, steps: int, agents: int, allowed: Lazy | None) -> tuple[Lazy, tuple[int, ...]]:
+def _actions(leaves: _Leaves, steps: int, agents: int, allowed: Lazy | None) -> tuple[Table, tuple[int, ...]]:
     whole = np.dtype(leaves.array("actions.").dtype.numpy_dtype).kind in "iu"
     table = leaves.table("actions", steps, _int if whole else _float)
     if whole and len(table.shape) == 3 and table.shape[2] == 1:
@@ -217,7 +220,7 @@ def _actions(leaves: _Leaves, steps: int, agents: int, allowed: Lazy | None) -> 
         wanted = f"(1, time, {agents})" if whole else f"(1, time, {agents}, width)"
         raise DataError(f"{leaves.folder}: 'actions' should be {wanted}, it is (1, time, {table.shape[1:]}).")
     if not whole:
-        return table, (table.shape[2],) * agents
+        return cut_padding(table)
     count = allowed.shape[-1] if allowed is not None else 1 + max(int(table[rows].max()) for rows in parts(table))
     return table, (max(count, 1),) * agents
 

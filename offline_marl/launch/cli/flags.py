@@ -5,16 +5,18 @@ Only given fields are returned: files and presets merge beneath them, and the co
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_origin
 
 from pydantic import ConfigDict, Field, create_model
 from pydantic_settings import CliPositionalArg, CliSettingsSource, SettingsError
 
 from offline_marl.algorithms.presets import preset_names, read_preset
 from offline_marl.core.config import Config, ConfigError, load_settings, suggest
+from offline_marl.core.names import named_places
 from offline_marl.launch.cli.command import PROGRAM
 from offline_marl.launch.cli.parser import Adder, Parser
 from offline_marl.runs.config import RunFlags
@@ -177,7 +179,7 @@ def read(
             parse_args_method=Parser.parse,
             add_argument_method=adder.add,
         )
-        given: dict[str, Any] = source(args=[_numbers(_kebab(arg)) for arg in args])()
+        given: dict[str, Any] = source(args=_whole_names(kind, [_numbers(_kebab(arg)) for arg in args]))()
     except SettingsError as error:
         raise ConfigError(f"A flag of {command} cannot be read: {' '.join(str(error).split())}.") from None
     return given
@@ -193,10 +195,32 @@ def _known(settings: Mapping[str, Any], known: set[str], place: str) -> dict[str
 
 def _numbers(arg: str) -> str:
     """Rewrite lists of numbers for JSON, which lacks `.2`."""
-    name, equals, value = arg.rpartition("=")
+    # Of a word that is no flag all is the value: it may be a path with such signs in it.
+    name, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
     return f"{name}{equals}{_POINT.sub('0.', value)}" if _NUMBERS.fullmatch(value) else arg
 
 
+def _whole_names(kind: type[Config], args: Sequence[str]) -> list[str]:
+    """Keep names of places that are there whole, where a flag takes a list and would cut them at their commas."""
+    lists = {name for name, info in kind.model_fields.items() if get_origin(info.annotation) in {list, tuple}}
+    switches = {name for name, info in kind.model_fields.items() if info.annotation is bool}
+    positional = {name for name in lists if _POSITIONAL in kind.model_fields[name].metadata}
+    words, field = list[str](), ""
+    for arg in args:
+        name, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
+        if name:
+            field = name.removeprefix("--").replace("-", "_")
+        if (name and not equals) or not (field in lists or (not field and positional)):
+            words.append(arg)
+        else:
+            pieces = named_places(value)
+            words.append(f"{name}{equals}{json.dumps(pieces)}" if "," in "".join(pieces) else arg)
+        if (equals or not name) or field in switches:
+            field = ""
+    return words
+
+
+_POSITIONAL = cast(Any, CliPositionalArg[str]).__metadata__[0]
 _NUMBERS = re.compile(r"[-+.\d,e]*,[-+.\d,e]*")
 _POINT = re.compile(r"(?<![\d.])\.(?=\d)")
 

@@ -16,6 +16,7 @@ METAVARS = {"dataset": "ID", "environment": "NAME", "preset": "NAME", "config": 
     ("fit", "settings", "env_settings"), "JSON"
 )
 METAVARS |= {"reference": "RANDOM,EXPERT"}
+NEGATIVE = re.compile(r"-(?:\d|\.\d|inf\b|nan\b)[-+.,\w]*")
 TYPE_NAMES = {"str": "TEXT", "Path": "PATH"}
 
 
@@ -34,6 +35,8 @@ class Parser(argparse.ArgumentParser):
             prog, usage=f"{prog} {usage}", description=summary, formatter_class=_Formatter, allow_abbrev=False
         )
         self.command = command
+        # argparse knows single negative numbers alone, and takes -30,-5 or -1e-3 for flags.
+        self._negative_number_matcher = NEGATIVE
 
     def parse(self, args: Sequence[str]) -> argparse.Namespace:
         """Parse words into flags.

@@ -150,3 +150,24 @@ def test_it_is_no_recording(tmp_path: Path) -> None:
     assert isinstance(load_recording(str(place)), Dataset)
     with pytest.raises(DataError, match="is split among agents already"):
         open_task(f"{place.parent}_2x1_full")
+
+
+@pytest.mark.parametrize("filler", [-np.inf, np.nan])
+def test_what_is_padding_in_every_row_is_cut(tmp_path: Path, filler: float) -> None:
+    team = Team(obs_dims=(4, 2))
+    arrays = vault_arrays(team)
+    before = arrays["observations."].copy()
+    arrays["observations."][:, 1, 2:] = filler
+    wide = np.concatenate([arrays["observations."], np.full((*before.shape[:2], 1), filler, np.float32)], -1)
+    arrays["observations."] = wide
+    arrays["infos.state."] = np.insert(arrays["infos.state."], 1, filler, axis=1)
+    data = loaded(write_vault(tmp_path / "x.vlt" / "a", arrays, small=True))
+    assert data.spec.obs_dims == (4, 2) and data.spec.state_dim == 3
+    assert_is(data, team)
+
+
+def test_a_number_that_is_not_finite_here_and_there_is_no_padding(tmp_path: Path) -> None:
+    arrays = vault_arrays(Team())
+    arrays["observations."][0, 1, 3] = -np.inf
+    with pytest.raises(DataError, match="'obs' is not finite"):
+        loaded(write_vault(tmp_path / "x.vlt" / "a", arrays, small=True))
