@@ -21,7 +21,7 @@ def cut_padding(table: Table) -> tuple[Table, tuple[int, ...]]:
         return table, (width,) * agents
     for part in parts(table):
         padding &= ~np.isfinite(table[part]).any(0)
-    if not padding.any():
+    if not padding.any() or padding.all(1).any():  # an agent of nothing but that is damage, refused later
         return table, (width,) * agents
     kept = [np.flatnonzero(~columns) for columns in padding]
     dims = tuple(len(columns) for columns in kept)
