@@ -18,6 +18,7 @@ from offline_marl.collection.config import CollectConfig
 from offline_marl.collection.recordable import Noise, Recordable
 from offline_marl.core.config import ConfigError
 from offline_marl.core.partition import PartitionError, confs, partition
+from offline_marl.core.permissions import ImportPath, is_import_path
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording, join
 from offline_marl.datasets.catalog import SUFFIX
@@ -28,6 +29,7 @@ from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.episodes import Controller
 from offline_marl.environments.pettingzoo import environment_of
 from offline_marl.runs.folder import write_json
+from offline_marl.runs.loading import with_actors
 
 KEPT = "chunks that are whole are kept, the same command goes on"
 CHUNK = 64
@@ -254,10 +256,11 @@ def environment(config: CollectConfig) -> type[Environment]:
         DataError: It takes no settings.
         RegistryError: It is unknown.
     """
-    name = config.environment
-    if name in environments.names() or not (":" in name or "." in name):
-        return environments.get(name).told(config.settings, config.max_steps)
-    return environment_of(name, config.settings, config.max_steps)
+    # Of the command line or the call: nothing that a file says becomes a CollectConfig.
+    name, settings = config.environment, with_actors(config.settings, ImportPath)
+    if name in environments.names() or not is_import_path(name):
+        return environments.get(name).told(settings, config.max_steps)
+    return environment_of(ImportPath(name), settings, config.max_steps)
 
 
 def returns_of(part: Recording | Dataset) -> torch.Tensor:

@@ -8,6 +8,7 @@ said), stretched from [-1, 1] to its [0, 1]: data of older forks, with a force o
 
 from __future__ import annotations
 
+from offline_marl.core.permissions import ImportPath
 from offline_marl.environments.base import Environment, environments
 from offline_marl.environments.pettingzoo import environment_of
 
@@ -25,7 +26,9 @@ MODULES = {
 def _particles(task: str, continuous: bool = False) -> type[Environment]:
     """The task with one kind of actions, under the name that it is registered by."""
     name = f"{task}-continuous" if continuous else task
-    made = environment_of(MODULES[task], {"max_cycles": STEPS, "continuous_actions": continuous}, STEPS, name)
+    made = environment_of(
+        ImportPath(MODULES[task]), {"max_cycles": STEPS, "continuous_actions": continuous}, STEPS, name
+    )
     made.__module__ = __name__
     return made
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offline_marl.core.partition import Partition
+from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import ActionKind, DataError, Spec
 from offline_marl.environments.base import (
     Environment,
@@ -46,14 +47,14 @@ from offline_marl.environments.spaces import (
 )
 
 
-def factory_of(path: str) -> Callable[..., Any]:
+def factory_of(path: ImportPath) -> Callable[..., Any]:
     """What makes the environment: `package.module:function`, or a module with a function `parallel_env`.
 
     Raises:
         MissingSimulatorError: The module does not import.
         DataError: There is no such function in it.
     """
-    module, _, name = path.partition(":")
+    module, _, name = path.text.partition(":")
     try:
         found = getattr(importlib.import_module(module), name or "parallel_env", None)
     except ImportError as error:
@@ -67,7 +68,10 @@ def factory_of(path: str) -> Callable[..., Any]:
 
 
 def environment_of(
-    path: str, settings: Mapping[str, Any] | None = None, max_steps: int | None = None, name: str | None = None
+    path: ImportPath,
+    settings: Mapping[str, Any] | None = None,
+    max_steps: int | None = None,
+    name: str | None = None,
 ) -> type[Environment]:
     """An entry for the registry, made of a PettingZoo environment; nothing is imported before it is built.
 
@@ -77,7 +81,7 @@ def environment_of(
         max_steps: See `PettingZooTeam`.
         name: What errors call the task; without it, its path.
     """
-    title, own, limit = name or path, dict(settings or {}), max_steps
+    title, own, limit = name or path.text, dict(settings or {}), max_steps
 
     class PettingZoo(Environment):
         """A task made for a team, from PettingZoo."""
@@ -125,13 +129,13 @@ class PettingZooTeam(Painted):
 
     def __init__(
         self,
-        path: str,
+        path: ImportPath,
         copies: int,
         settings: Mapping[str, Any] | None = None,
         max_steps: int | None = None,
         name: str | None = None,
     ) -> None:
-        self.name = name or path
+        self.name = name or path.text
         if copies < 1:
             raise DataError(f"{self.name} needs at least 1 copy, but {copies} were asked for.")
         factory = factory_of(path)

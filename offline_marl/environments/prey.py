@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from offline_marl.core.permissions import ImportPath, is_import_path
 from offline_marl.core.types import DataError
 from offline_marl.environments.particles import lightened
 from offline_marl.environments.pettingzoo import factory_of
@@ -125,18 +126,21 @@ class HuntersOnly:
         return np.clip(action, space.low, space.high)
 
 
-def parallel_env(prey: str | Prey | None = None, **settings: Any) -> HuntersOnly:
+def parallel_env(prey: ImportPath | Prey | str | None = None, **settings: Any) -> HuntersOnly:
     """MPE's Tag for its hunters.
 
     Args:
-        prey: A function of the prey's observation, or its import path; without it, the scripted one.
+        prey: A function of the prey's observation, or its import path, which the user named; without it, the scripted
+            one. A plain text is refused: it may come from a file.
         settings: What mpe2's `simple_tag_v3` is told.
 
     Raises:
         MissingSimulatorError: mpe2 is not installed, or the prey's module does not import.
         DataError: The prey's module has no such function.
     """
-    if isinstance(prey, str) and ":" not in prey:
+    if isinstance(prey, str) and not is_import_path(prey):
         raise DataError(f"The prey '{prey}' should be the import path of a function, package.module:function.")
-    act = factory_of(prey) if isinstance(prey, str) else prey
-    return HuntersOnly(lightened(factory_of("mpe2.simple_tag_v3")(**settings)), act)
+    if isinstance(prey, str):
+        raise DataError(f"The prey '{prey}' is code to import that nobody named on this machine.")
+    act = factory_of(prey) if isinstance(prey, ImportPath) else prey
+    return HuntersOnly(lightened(factory_of(ImportPath("mpe2.simple_tag_v3"))(**settings)), act)

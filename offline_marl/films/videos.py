@@ -19,6 +19,7 @@ from offline_marl.environments.base import Frame, JointEnv
 from offline_marl.environments.episodes import episode_seeds
 from offline_marl.environments.painting import FPS
 from offline_marl.films.captions import COLORS, MissingEncoderError, add_caption, import_pillow, make_sheet
+from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice
 from offline_marl.runs.folder import RunFolder
 from offline_marl.training.frames import EpisodeFrame, episode_frames, open_for_rendering
 
@@ -65,7 +66,9 @@ def refuse_video(path: Path) -> None:
         raise MissingEncoderError("Videos need imageio and its ffmpeg: pip install 'offline-marl[video]'.") from None
 
 
-def film(run: str | Path, path: str | Path, episodes: int = 1, seed: int = 0) -> Film:
+def film(
+    run: str | Path, path: str | Path, episodes: int = 1, seed: int = 0, choice: EnvironmentChoice = NO_CHOICE
+) -> Film:
     """Write a video of a run's newest checkpoint, and beside it a sheet of pictures.
 
     Agents wear distinct colours where the environment can show them, and are named in a corner with the step and the
@@ -76,6 +79,7 @@ def film(run: str | Path, path: str | Path, episodes: int = 1, seed: int = 0) ->
         path: The video, .mp4 or .gif; replaced if it is there, and not touched before it is whole.
         episodes: How many to show, one after another: the first ones of `evaluate` with this seed.
         seed: Decides their starts.
+        choice: Another environment than the run's, or permission to import its own.
 
     Raises:
         ConfigError: The file ends in neither .mp4 nor .gif, or its folder cannot be written to.
@@ -86,7 +90,7 @@ def film(run: str | Path, path: str | Path, episodes: int = 1, seed: int = 0) ->
     """
     path = Path(path)
     refuse_video(path)
-    policy, env = open_for_rendering(run, COLORS)
+    policy, env = open_for_rendering(run, COLORS, choice)
     try:
         every, fps = _pace(env, path)
         names = env.spec.agents

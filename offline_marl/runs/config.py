@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from offline_marl.core.config import Config, ConfigError
 from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Seed, Share
+from offline_marl.core.permissions import is_import_path
 from offline_marl.core.places import DatasetPlace, ModelPlace, PlacesWithin, RunPlace
 
 if TYPE_CHECKING:
@@ -57,11 +60,13 @@ class RunFlags(LearnFlags):
     """What every training run has, whatever it trains."""
 
     environment: str | None = None
-    """To learn in without data: reacher_2x1notip_0, simple-spread, or PettingZoo's by package.module:function."""
+    """To learn in without data, or where a run on data is scored: reacher_2x1notip_0, package.module:function ..."""
     env_settings: Annotated[dict[str, Any], PlacesWithin(ACTING_RUNS, "acting run")] = Field(default_factory=dict)
     """What the environment is made with, such as {"N": 5}; for those that are no body of Gymnasium's."""
     max_steps: Count | None = None
     """Length of the environment's episodes, where it can be chosen."""
+    reference: tuple[float, float] | None = None
+    """Returns of random play and of an expert, by which scores are normalised: --reference=-30,-5."""
     workers: Count = 1
     """Processes that step the simulator, for scores and for learners in it; nothing depends on how many."""
     steps: Count = 100_000
@@ -119,14 +124,13 @@ class RunConfig(RunFlags):
     @property
     def task(self) -> str:
         """The data set or the environment, as it was named."""
-        return str(self.dataset if self.environment is None else self.environment)
+        return str(self.environment if self.dataset is None else self.dataset)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> RunConfig:
-        if (self.dataset is None) == (self.environment is None):
+        if self.dataset is None and self.environment is None:
             raise ValueError(
                 f"{self.algorithm} needs either --dataset ID or, to learn without data, --environment NAME"
-                f"{', not both' if self.dataset else ''}"
             )
         if self.environment is None and (self.env_settings or self.max_steps):
             raise ValueError("--env-settings and --max-steps are for an --environment")
@@ -155,6 +159,33 @@ class FitConfig(FitFlags):
     """Fields of the kind's config, all of them once the fit has begun."""
 
 
+class EnvironmentChoice(Config):
+    """Environment that a command scores, films or compares runs in, where it is not the one that belongs to them."""
+
+    environment: str | None = None
+    """Where to act instead of the run's own environment; or the import path that its files ask for, if you trust it."""
+    env_settings: Annotated[dict[str, Any], PlacesWithin(ACTING_RUNS, "acting run")] = Field(default_factory=dict)
+    """What the environment is made with, such as {"N": 5}."""
+    max_steps: Count | None = None
+    """Length of its episodes, where it can be chosen."""
+
+    @property
+    def import_paths(self) -> frozenset[str]:
+        """What it names to be imported."""
+        return import_paths(self.environment, self.env_settings)
+
+
+def import_paths(environment: str | None, settings: Mapping[str, Any]) -> frozenset[str]:
+    """Import paths among an environment's name and the actors in its settings."""
+    named = [environment, *(settings.get(name) for name in ACTING_RUNS)]
+    return frozenset(
+        name for name in named if isinstance(name, str) and is_import_path(name) and not Path(name).is_dir()
+    )
+
+
+NO_CHOICE = EnvironmentChoice()
+
+
 def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
     """Refuse settings of where rows come from that contradict each other or the algorithm.
 
@@ -162,9 +193,9 @@ def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
         ConfigError: Says which, and what would be right.
     """
     name, share = config.algorithm, config.real_fraction
-    if config.environment is not None and needs.origin != "environment":
+    if config.dataset is None and needs.origin != "environment":
         raise ConfigError(f"{name} learns from recorded data: give it --dataset; --environment is for ma-ppo.")
-    if config.environment is not None and config.settings.get("clip_target"):
+    if config.dataset is None and config.settings.get("clip_target"):
         raise ConfigError("--clip-target needs recorded data, whose best return is the bound: leave it away.")
     if needs.origin != "data" and (share is not None or config.real_fraction_end is not None):
         raise ConfigError(f"{name} learns from its own episodes alone: it takes no --real-fraction.")

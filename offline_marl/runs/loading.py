@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 
 from offline_marl.algorithms.base import Algorithm, algorithms
 from offline_marl.core.config import build
+from offline_marl.core.permissions import Permit, is_import_path
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import DataError, Spec
-from offline_marl.runs.config import RunConfig, refuse_mixtures
+from offline_marl.runs.config import ACTING_RUNS, RunConfig, refuse_mixtures
 from offline_marl.runs.folder import RunFolder, RunFolderError, newest_state, state_at
 
 
@@ -98,6 +99,22 @@ def take_over(learner: Algorithm, folder: RunFolder) -> None:
     if not taken:
         raise RunFolderError(f"{folder.path} holds no network that this algorithm has too ({', '.join(own)}).")
     print(f"begins with {', '.join(taken)} of {folder.path}", file=sys.stderr)
+
+
+def with_actors(settings: Mapping[str, Any], permit: Permit) -> dict[str, Any]:
+    """Settings of an environment whose actors can act: runs are loaded, import paths are permitted or refused.
+
+    Raises:
+        ForbiddenImportError: See `permissions.permit_of`.
+        RunFolderError: A folder holds no run or no readable checkpoint.
+    """
+    return {name: _actor(value, permit) if name in ACTING_RUNS else value for name, value in settings.items()}
+
+
+def _actor(value: Any, permit: Permit) -> Any:
+    if isinstance(value, str) and Path(value).is_dir():
+        return acting_prey(value)
+    return permit(value) if isinstance(value, str) and is_import_path(value) else value
 
 
 def acting_prey(run: str | Path) -> Callable[[npt.NDArray[np.float32]], Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from offline_marl.collection.recordable import Recordable, uniform_actions
 from offline_marl.core.config import ConfigError
 from offline_marl.core.partition import SCENARIOS, Partition, confs, partition
+from offline_marl.core.permissions import Permit, is_import_path
 from offline_marl.core.reference import Reference
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
@@ -26,8 +27,8 @@ from offline_marl.datasets.files import load_data
 from offline_marl.environments.base import Environment, JointEnv, Seen, TeamActions, environments
 from offline_marl.environments.episodes import Memoryless
 from offline_marl.environments.pettingzoo import environment_of
-from offline_marl.runs.config import ACTING_RUNS, RunConfig
-from offline_marl.runs.loading import acting_prey
+from offline_marl.runs.config import RunConfig
+from offline_marl.runs.loading import with_actors
 from offline_marl.training.tasks import Task
 
 UNIFORM = f"uniform{SUFFIX}"
@@ -52,18 +53,26 @@ class EnvironmentTask:
 
 
 def find_environment_task(
-    name: str, settings: Mapping[str, Any] | None = None, max_steps: int | None = None
+    name: str, settings: Mapping[str, Any] | None = None, max_steps: int | None = None, *, permit: Permit
 ) -> EnvironmentTask:
     """Find the task of an environment's name: `reacher_2x1_full`, `simple-spread`, `package.module:function`.
 
+    Args:
+        name: The name.
+        settings: What the environment is made with; the path of an actor among them needs permission, too.
+        max_steps: Length of its episodes.
+        permit: Turns an import path into one that may be imported: `ImportPath` where the user wrote it just now, else
+            `permit_of` the folder whose files hold it.
+
     Raises:
+        ForbiddenImportError: A file asks for code that nobody named.
         RegistryError: There is no environment of this name; the answer lists all.
         PartitionError: The conf or the view is unknown.
         DataError: A body comes without conf and view, or it takes no such settings.
     """
-    settings = _with_runs(settings or {})
-    if ":" in name or "." in name:
-        return EnvironmentTask(name, environment_of(name, settings, max_steps), None, None)
+    settings = with_actors(settings or {}, permit)
+    if is_import_path(name):
+        return EnvironmentTask(name, environment_of(permit(name), settings, max_steps), None, None)
     body, *share = name.split("_", 2)
     kind = environments.get(body)
     if share and body not in SCENARIOS:
@@ -79,31 +88,32 @@ def find_environment_task(
     return EnvironmentTask(name, kind.told(settings, max_steps), shares, known[0] if known else None)
 
 
-def _with_runs(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: acting_prey(value) if _is_run(name, value) else value for name, value in settings.items()}
-
-
-def _is_run(name: str, value: Any) -> bool:
-    return name in ACTING_RUNS and isinstance(value, str) and Path(value).is_dir()
-
-
-def open_environment_task(config: RunConfig, folder: Path | None = None) -> Task:
+def open_environment_task(config: RunConfig, folder: Path | None = None, *, permit: Permit) -> Task:
     """Open the task of a run without data.
 
     Args:
         config: Names an environment.
         folder: Uniform play is read from here if it is here.
+        permit: See `find_environment_task`.
 
     Raises:
         BadInputError: Of a kind that says why there is no such environment, or why it cannot be played.
     """
-    found = find_environment_task(str(config.environment), config.env_settings, config.max_steps)
+    found = find_environment_task(str(config.environment), config.env_settings, config.max_steps, permit=permit)
     kept = None if folder is None else folder / UNIFORM
     data = load_data(kept) if kept is not None and kept.exists() else play_uniformly(found, UNIFORM_STEPS)
     if not isinstance(data, Dataset):
         raise DataError(f"{kept} is not what uniform play leaves: delete it, and it is played again.")
     returned = data.metadata.get("random_return")
-    return Task(found.name, data, found.partition, found.reference, live_environment=found.kind, random_return=returned)
+    return Task(
+        found.name,
+        data,
+        found.partition,
+        found.reference,
+        named_environment=found.kind,
+        random_return=returned,
+        recorded=False,
+    )
 
 
 def play_uniformly(task: EnvironmentTask, steps: int) -> Dataset:

@@ -13,6 +13,7 @@ from offline_marl.core.types import DataError, Policy
 from offline_marl.environments.base import Frame, JointEnv
 from offline_marl.environments.episodes import PolicyController, episode_seeds, run_episodes
 from offline_marl.environments.painting import Color
+from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice
 from offline_marl.runs.folder import RunFolder
 from offline_marl.training.run import load
 from offline_marl.training.run_tasks import scored_task_of
@@ -59,12 +60,15 @@ def frames(run: str | Path, seed: int = 0, *, every: int = 1, explore: bool = Fa
         env.close()
 
 
-def open_for_rendering(run: str | Path, colors: Sequence[Color] = ()) -> tuple[Policy, JointEnv]:
+def open_for_rendering(
+    run: str | Path, colors: Sequence[Color] = (), choice: EnvironmentChoice = NO_CHOICE
+) -> tuple[Policy, JointEnv]:
     """Load a run's newest checkpoint and open one copy of its environment, which the caller closes.
 
     Args:
         run: The run folder.
         colors: Those of the agents, where the environment can show them, the first again after the last one.
+        choice: Another environment than the run's, or permission to import its own.
 
     Raises:
         RunFolderError: The folder holds no run or no readable checkpoint.
@@ -72,9 +76,10 @@ def open_for_rendering(run: str | Path, colors: Sequence[Color] = ()) -> tuple[P
     """
     folder = RunFolder(run)
     policy = load(run)
-    env = scored_task_of(folder).make_env(1)
+    task = scored_task_of(folder, choice)
+    env = task.make_env(1)
     if env is None:
-        raise DataError(f"{folder.path} cannot be shown: no environment belongs to its data.")
+        raise DataError(f"{folder.path} cannot be shown: no environment belongs to its data; {task.hint}.")
     if not hasattr(env, "render"):
         raise DataError(f"{folder.path} cannot be shown: its environment has no picture.")
     if colors and hasattr(env, "paint"):

@@ -11,16 +11,19 @@ from typing import Any
 import torch
 
 from offline_marl.algorithms.base import algorithms
+from offline_marl.core.config import ConfigError, build
+from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, clipped
 from offline_marl.datasets.files import save_data
 from offline_marl.environments.scores import Score
-from offline_marl.runs.config import RunConfig, refuse_mixtures
+from offline_marl.runs.config import EnvironmentChoice, RunConfig, import_paths, refuse_mixtures
 from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import RunFolder, describe_software, write_json
 from offline_marl.runs.kinds import TRAIN, build_settings
 from offline_marl.runs.loading import load, make_algorithm
 from offline_marl.runs.loggers import Logger, apart
+from offline_marl.runs.permissions import permit_of, remember
 from offline_marl.runs.places import resolve_run
 from offline_marl.training.environment_tasks import UNIFORM, open_environment_task
 from offline_marl.training.loop import Hook
@@ -86,17 +89,18 @@ def train(
     folder = RunFolder(out if out is not None else default_folder(config))
     if own is not None:
         own = (clipped(own) if config.clip_actions else own).check()
-    task = open_for(config, None) if own is None else Task(OWN_DATA, own, None, None)
+    task = open_for(config, None, ImportPath) if own is None else Task(OWN_DATA, own, None, None)
     learner = make_algorithm(config, task.data.spec)
     with folder.locked():
         folder.refuse_strangers(config)
         folder.sweep()
-        if own is not None or task.live_environment is not None:
-            save_data(folder.path / (OWN_DATA if task.live_environment is None else UNIFORM), task.data)
-            task = open_for(config, folder.path)
+        if own is not None or not task.recorded:
+            save_data(folder.path / (OWN_DATA if task.recorded else UNIFORM), task.data)
+            task = open_for(config, folder.path, ImportPath)
         # Made first: settings that it refuses should not leave the folder taken.
         session = TrainingSession(folder, config, task, learner, objects, hooks)
         folder.begin(config, _provenance(task), describe_task(task))
+        remember(folder.path, import_paths(config.environment, config.env_settings))
         return session.run()
 
 
@@ -105,7 +109,14 @@ def default_folder(config: RunConfig) -> Path:
     return Path("runs") / f"{config.algorithm}_{Path(config.task).name.replace(':', '.')}_seed{config.seed}"
 
 
-def resume(run: str | Path, *, loggers: Sequence[Logger] = (), hooks: Sequence[Hook] = ()) -> Result:
+def resume(
+    run: str | Path,
+    *,
+    loggers: Sequence[Logger] = (),
+    hooks: Sequence[Hook] = (),
+    environment: str | None = None,
+    env_settings: Mapping[str, Any] | None = None,
+) -> Result:
     """Go on with a run that was stopped; its end equals that of a run that never stopped, bit for bit.
 
     What a finished run came to is read from its folder, and needs no data.
@@ -114,46 +125,71 @@ def resume(run: str | Path, *, loggers: Sequence[Logger] = (), hooks: Sequence[H
         run: The run folder.
         loggers: Objects, besides those whose names the run was begun with.
         hooks: As for `train`; each that was saved goes on where it stood, and one that is missing is warned of.
+        environment: The import path that the run's settings hold: permission for a folder from elsewhere.
+        env_settings: The same for actors in its settings.
 
     Raises:
+        ForbiddenImportError: The run acts in code that nobody named on this machine.
+        ConfigError: The environment named is not the run's.
         RunFolderError: The folder holds no run, the data changed, or no checkpoint can be read.
         DataError: The run is unfinished and its data is not there any more.
     """
     folder = RunFolder(run)
     config = folder.config()
+    if environment is not None and environment != config.environment:
+        own = config.environment or "the environment of its data"
+        raise ConfigError(f"{folder.path} acts in {own}: it cannot go on in {environment}.")
+    choice = EnvironmentChoice(environment=environment, env_settings=dict(env_settings or {}))
     with folder.locked():
         _warn_of_other_software(folder.versions())
         folder.sweep()
         if folder.done:
-            return read_finished(folder, config, scored_task_of(folder), hooks)
-        if config.environment is not None and not (folder.path / UNIFORM).exists():
-            save_data(folder.path / UNIFORM, open_environment_task(config).data)
-        task = open_to_go_on(folder)
+            return read_finished(folder, config, scored_task_of(folder, choice), hooks)
+        if config.dataset is None and not (folder.path / UNIFORM).exists():
+            permit = permit_of(folder.path, choice.import_paths)
+            save_data(folder.path / UNIFORM, open_environment_task(config, permit=permit).data)
+        task = open_to_go_on(folder, choice.import_paths)
+        remember(folder.path, choice.import_paths)
         if not folder.task_file.is_file():  # of an earlier version
             write_json(folder.task_file, describe_task(task))
         learner = make_algorithm(config, task.data.spec)
         return TrainingSession(folder, config, task, learner, loggers, hooks).run()
 
 
-def evaluate(run: str | Path, episodes: int = 100, seed: int = 0) -> Score:
-    """Score a run's newest checkpoint, on the CPU, in the environment its data came from.
+def evaluate(
+    run: str | Path,
+    episodes: int = 100,
+    seed: int = 0,
+    environment: str | None = None,
+    env_settings: Mapping[str, Any] | None = None,
+    max_steps: int | None = None,
+) -> Score:
+    """Score a run's newest checkpoint, on the CPU, in the environment its data came from, or in another.
 
     Args:
         run: The run folder.
         episodes: How many episodes to play.
         seed: Decides their starts; runs scored with the same one are scored on the same starts.
+        environment: Act here instead: a registered name, or `package.module:function`.
+        env_settings: What it is made with.
+        max_steps: Length of its episodes.
 
     Raises:
         RunFolderError: The folder holds no run or no readable checkpoint.
-        DataError: No environment belongs to the data.
+        DataError: No environment belongs to the data, or the one named is of another team.
+        ForbiddenImportError: The run acts in code that nobody named on this machine.
     """
+    choice = build(
+        EnvironmentChoice, {"environment": environment, "env_settings": env_settings or {}, "max_steps": max_steps}
+    )
     folder = RunFolder(run)
     config = folder.config()
     learner = load(run)
     torch.set_num_threads(config.threads)
-    score = make_scorer(scored_task_of(folder), seed, episodes, "cpu")
+    task = scored_task_of(folder, choice)
+    score = make_scorer(task, seed, episodes, "cpu")
     if score is None:
-        raise DataError(f"{config.task} cannot be scored here: there is nothing to act in.")
+        raise DataError(f"{config.task} cannot be scored here, there is nothing to act in: {task.hint}.")
     return score(learner, episodes)
 
 

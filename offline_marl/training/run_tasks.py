@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,19 +15,22 @@ from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.fields import Count, CountOrZero
 from offline_marl.core.partition import PartitionError, partition, split_task
+from offline_marl.core.permissions import ImportPath, Permit
 from offline_marl.core.reference import Reference
 from offline_marl.core.types import ActionKind, DataError, Spec
 from offline_marl.datasets.catalog import CATALOG, SUFFIX, path_of
 from offline_marl.datasets.files import stated_checksum
 from offline_marl.datasets.places import place_of
-from offline_marl.runs.config import RunConfig
+from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice, RunConfig
 from offline_marl.runs.folder import RunFolder, RunFolderError
-from offline_marl.training.environment_tasks import find_environment_task, open_environment_task
+from offline_marl.runs.permissions import permit_of
+from offline_marl.training.environment_tasks import EnvironmentTask, find_environment_task, open_environment_task
 from offline_marl.training.scoring import describe_data, mean_return_of
-from offline_marl.training.tasks import RecordedTask, ScoredTask, Task, open_task
+from offline_marl.training.tasks import RecordedTask, ScoredTask, Task, TaskKind, open_task
 
 OWN_DATA = f"dataset{SUFFIX}"
 """Name, inside the run folder, of a data set that was given as an object."""
+GIVEN = "given by --reference"
 
 
 class SpecRecord(Config):
@@ -89,7 +92,7 @@ def describe_task(task: Task) -> dict[str, Any]:
     scenario = about.get("scenario") if shares is None else shares.scenario
     settings, most = about.get("settings"), about.get("max_steps")
     data = describe_data(task.data)
-    if task.live_environment is None:
+    if task.recorded:
         data |= mean_return_of(task.data, task.reference)
     return {
         "spec": asdict(task.spec),
@@ -106,37 +109,98 @@ def describe_task(task: Task) -> dict[str, Any]:
     }
 
 
-def task_of(folder: RunFolder) -> Task:
+def task_of(folder: RunFolder, named: Iterable[str] = ()) -> Task:
     """The data and the environment of a run that has begun.
+
+    Args:
+        folder: The run folder.
+        named: Import paths that the user names now.
 
     Raises:
         RunFolderError: The folder holds no run.
         DataError: The data cannot be used any more.
+        ForbiddenImportError: Its environment is code that nobody named.
     """
-    return open_for(folder.config(), folder.path)
+    return open_for(folder.config(), folder.path, permit_of(folder.path, named))
 
 
-def open_for(config: RunConfig, folder: Path | None) -> Task:
+def open_for(config: RunConfig, folder: Path | None, permit: Permit) -> Task:
     """The task that settings name; what the run folder keeps of its data is read from there."""
     if config.dataset is None:
-        return open_environment_task(config, folder)
-    own = folder is not None and config.dataset == OWN_DATA
-    return open_task(f"{folder}/{OWN_DATA}" if own else config.dataset, config.clip_actions, config.memory)
+        task = open_environment_task(config, folder, permit=permit)
+    else:
+        own = folder is not None and config.dataset == OWN_DATA
+        task = open_task(f"{folder}/{OWN_DATA}" if own else config.dataset, config.clip_actions, config.memory)
+        task = scored_in_named(task, config, permit)
+    return task if config.reference is None else replace(task, reference=Reference(*config.reference, GIVEN))
 
 
-def scored_task_of(folder: RunFolder) -> ScoredTask:
+def scored_in_named(task: TaskKind, config: RunConfig | EnvironmentChoice, permit: Permit) -> TaskKind:
+    """The task scored in the environment that settings name, if they name one.
+
+    The data's reference scores and versions stay where it was recorded in that environment, made in the same way; else
+    they are the environment's.
+    """
+    if config.environment is None:
+        return task
+    found = find_environment_task(config.environment, config.env_settings, config.max_steps, permit=permit)
+    if _recorded_in(task, config, found):
+        return replace(task, named_environment=found.kind, partition=found.partition)
+    return replace(
+        task,
+        named_environment=found.kind,
+        partition=found.partition,
+        reference=found.reference,
+        random_return=None,
+        elsewhere=True,
+    )
+
+
+def _recorded_in(task: ScoredTask, config: RunConfig | EnvironmentChoice, found: EnvironmentTask) -> bool:
+    if found.partition is not None or task.partition is not None:
+        return found.partition == task.partition
+    then = (task.about.get("scenario"), dict(task.about.get("settings") or {}), task.about.get("max_steps"))
+    return then == (config.environment, dict(config.env_settings), config.max_steps)
+
+
+def scored_task_of(folder: RunFolder, choice: EnvironmentChoice = NO_CHOICE) -> ScoredTask:
     """The environment and the reference scores of a run, as they were when it began.
 
     They come from its `task.json`, and need no data; folders of earlier versions have none, and their data is opened.
 
+    Args:
+        folder: The run folder.
+        choice: Another environment, or permission to import what the folder's files name.
+
     Raises:
         RunFolderError: The folder holds no run, or its task.json was damaged.
+        ConfigError: There are settings for an environment that is not named.
         DataError: The data of an earlier version's run cannot be used any more.
+        ForbiddenImportError: Its environment is code that nobody named.
     """
     config = folder.config()
+    if choice.environment is None and (choice.env_settings or choice.max_steps):
+        raise ConfigError("--env-settings and --max-steps are for an --environment.")
+    elsewhere = choice.environment is not None and _differs(choice, config)
+    if elsewhere:
+        config = config.model_copy(update={"environment": None} if config.dataset is not None else {})
     if not folder.task_file.is_file():
-        return task_of(folder)
-    task = _read(folder, config)
+        opened = open_for(config, folder.path, permit_of(folder.path, choice.import_paths))
+        return scored_in_named(opened, choice, ImportPath) if elsewhere else opened
+    task = _read(folder, config, None if elsewhere else permit_of(folder.path, choice.import_paths))
+    _warn_of_changed_data(folder, task)
+    return scored_in_named(task, choice, ImportPath) if elsewhere else task
+
+
+def _differs(choice: EnvironmentChoice, config: RunConfig) -> bool:
+    """Whether a choice is of another environment than the run's; without settings of its own it is the same again."""
+    if choice.environment != config.environment:
+        return True
+    own = bool(choice.env_settings) or choice.max_steps is not None
+    return own and (choice.env_settings, choice.max_steps) != (config.env_settings, config.max_steps)
+
+
+def _warn_of_changed_data(folder: RunFolder, task: ScoredTask) -> None:
     now = _checksum_now(task.id)
     if now is not None and now != task.about.get("sha256"):
         print(
@@ -144,10 +208,10 @@ def scored_task_of(folder: RunFolder) -> ScoredTask:
             "those of then.",
             file=sys.stderr,
         )
-    return task
 
 
-def _read(folder: RunFolder, config: RunConfig) -> RecordedTask:
+def _read(folder: RunFolder, config: RunConfig, permit: Permit | None) -> RecordedTask:
+    """The task of `task.json`; without permission, without the environment that the run named."""
     try:
         record: TaskRecord = build(TaskRecord, json.loads(folder.task_file.read_text(encoding="utf-8")))
         spec = Spec.from_plain(record.spec.model_dump())
@@ -160,17 +224,17 @@ def _read(folder: RunFolder, config: RunConfig) -> RecordedTask:
     about = {name: getattr(record, name) for name in ("scenario", "settings", "max_steps", "versions")}
     about |= {"sha256": record.dataset.get("sha256"), "name": record.dataset.get("name")}
     own = config.dataset == OWN_DATA
-    # The name of an environment that is learned in stands in the settings of the run, and is read from there alone.
+    # The name of an environment stands in the settings of the run, and is read from there alone.
     found = None
-    if config.environment is not None:
-        found = find_environment_task(config.environment, config.env_settings, config.max_steps)
+    if config.environment is not None and permit is not None:
+        found = find_environment_task(config.environment, config.env_settings, config.max_steps, permit=permit)
     return RecordedTask(
         id=f"{folder.path}/{OWN_DATA}" if own else config.task,
         spec=spec,
         about={name: value for name, value in about.items() if value is not None},
         partition=shares if found is None else found.partition,
         reference=None if record.reference is None else Reference(**record.reference.model_dump()),
-        live_environment=None if found is None else found.kind,
+        named_environment=None if found is None else found.kind,
         random_return=record.random_return,
     )
 
@@ -208,7 +272,7 @@ def _without_share(task: str) -> str:
         return task
 
 
-def open_to_go_on(folder: RunFolder) -> Task:
+def open_to_go_on(folder: RunFolder, named: Iterable[str] = ()) -> Task:
     """The task of a run that is unfinished, with its data.
 
     Raises:
@@ -216,7 +280,7 @@ def open_to_go_on(folder: RunFolder) -> Task:
         DataError: There is none any more, or it cannot be used.
     """
     try:
-        task = task_of(folder)
+        task = task_of(folder, named)
     except DataError as error:
         raise DataError(f"{folder.path} is unfinished and needs its data to go on: {error}") from None
     then, now = folder.versions().get("dataset_sha256"), task.about.get("sha256")

@@ -32,11 +32,11 @@ def make_scorer(task: ScoredTask, seed: int, most: int, device: torch.device | s
         print(f"warning: no scores: {error}", file=sys.stderr)
         return None
     if env is None:
-        print(f"warning: no scores: no environment belongs to {task.id}.", file=sys.stderr)
+        print(f"warning: no scores: no environment belongs to {task.id}; {task.hint}.", file=sys.stderr)
         return None
 
     versions = versions_of(env)
-    others = other_versions(task.about.get("versions"), versions)
+    others = other_versions(None if task.elsewhere else task.about.get("versions"), versions)
     if others:
         print(f"warning: {task.id} was recorded with {'; '.join(others)}: scores may differ.", file=sys.stderr)
 

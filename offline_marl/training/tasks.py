@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from offline_marl.collection.record import make_scripted
 from offline_marl.core.partition import SCENARIOS, Partition, confs, partition, split_task
+from offline_marl.core.permissions import is_import_path
 from offline_marl.core.reference import Reference
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.base import Dataset, Recording
@@ -23,7 +25,9 @@ from offline_marl.datasets.readers.convert import load_place
 from offline_marl.datasets.staging import turn
 from offline_marl.environments.base import Conventions, Environment, JointEnv, State, environments
 from offline_marl.environments.workers import SideBySide
+from offline_marl.runs.config import import_paths
 
+TaskKind = TypeVar("TaskKind", "Task", "RecordedTask")
 MEMORY = 4.0
 """Gigabytes that a data set may take in memory unless told otherwise."""
 
@@ -38,10 +42,12 @@ class ScoredTask:
     partition: Partition | None
     """None for data of a task made for a team, and for data that no known environment belongs to."""
     reference: Reference | None
-    live_environment: type[Environment] | None
-    """The environment of a run without data."""
+    named_environment: type[Environment] | None
+    """The environment that the user named: learned in without data, or scored in instead of the data's own."""
     random_return: float | None
     """What uniform play returned, where it was measured."""
+    elsewhere: bool
+    """Whether it is scored in another environment than the one that it was recorded in."""
 
     def make_env(self, copies: int) -> JointEnv | None:
         """The environment the data came from, or None if none is known.
@@ -51,12 +57,16 @@ class ScoredTask:
         """
         kind = self.environment
         env = None if kind is None else kind.make(self.partition, copies)
-        if env is None or self.partition is not None:
+        if env is None or team_of(env.spec) == team_of(self.spec):
             return env
-        scenario = self.about["scenario"]
-        if (env.spec.obs_dims, env.spec.act_dims) != (self.spec.obs_dims, self.spec.act_dims):
-            raise DataError(f"{self.id} says that it was recorded in {scenario}, but its team is of another size.")
-        return env
+        if self.named_environment is not None:
+            raise DataError(
+                f"{self.id} is of a team with {describe_team(self.spec)}, the environment's has "
+                f"{describe_team(env.spec)}: name the one that it was recorded in."
+            )
+        raise DataError(
+            f"{self.id} says that it was recorded in {self.about.get('scenario')}, but its team is of another size."
+        )
 
     def make_envs(self, copies: int, workers: int) -> JointEnv | None:
         """As `make_env`, its copies shared among processes."""
@@ -74,22 +84,46 @@ class ScoredTask:
     @property
     def environment(self) -> type[Environment] | None:
         """What the data came from, or None if it is not known."""
-        if self.live_environment is not None:
-            return self.live_environment
+        if self.named_environment is not None:
+            return self.named_environment
         if self.partition is not None:
             return environments.get(self.partition.scenario)
         scenario = self.about.get("scenario")
         if scenario in SCENARIOS or scenario not in environments.names():
             return None
         settings, most = (self.about.get(name) for name in ("settings", "max_steps"))
+        if isinstance(settings, Mapping) and import_paths(None, settings):
+            return None  # what a file names is not imported, see `hint`
         if not isinstance(settings, Mapping | None) or not (most is None or (type(most) is int and most > 0)):
             raise DataError(f"{self.id} names no settings that {scenario} could be made with: {settings}, {most}.")
         return environments.get(scenario).told(settings or {}, most)
+
+    @property
+    def hint(self) -> str:
+        """Which flag would give scores, where no environment is known."""
+        scenario, settings = self.about.get("scenario"), self.about.get("settings")
+        if isinstance(scenario, str) and isinstance(settings, Mapping) and import_paths(None, settings):
+            return (
+                f"say --environment {scenario} --env-settings '{json.dumps(settings)}' if you trust the code it names"
+            )
+        if isinstance(scenario, str) and is_import_path(scenario):
+            return f"say --environment {scenario}, which recorded it, if you trust that code"
+        return "name one by --environment NAME or package.module:function"
 
     def conventions(self, ends: State) -> Conventions | None:
         """Which convention each agent followed, from the last states of episodes; None where there are none."""
         kind = self.environment
         return None if kind is None else kind.conventions(ends, self.partition)
+
+
+def team_of(spec: Spec) -> tuple[object, ...]:
+    """Widths and kind of actions, by which a team's policies fit an environment."""
+    return spec.obs_dims, spec.act_dims, spec.action_kind
+
+
+def describe_team(spec: Spec) -> str:
+    """Widths and kind of actions in words."""
+    return f"observations of {spec.obs_dims} and {spec.action_kind} actions of {spec.act_dims}"
 
 
 @dataclass(frozen=True)
@@ -102,9 +136,12 @@ class Task(ScoredTask):
     reference: Reference | None
     mapped: bool = False
     """Whether the data stays on disk, and rows are read as they are drawn."""
-    live_environment: type[Environment] | None = None
-    """The environment of a run without data, whose `data` is uniform play."""
+    named_environment: type[Environment] | None = None
+    """See `ScoredTask`; of a run without data, `data` is uniform play in it."""
     random_return: float | None = None
+    elsewhere: bool = False
+    recorded: bool = True
+    """Whether the data is a data set, and not uniform play of a run without one."""
     spec: Spec = field(init=False)
     about: Mapping[str, Any] = field(init=False)
 
@@ -122,8 +159,9 @@ class RecordedTask(ScoredTask):
     about: Mapping[str, Any]
     partition: Partition | None
     reference: Reference | None
-    live_environment: type[Environment] | None
+    named_environment: type[Environment] | None
     random_return: float | None
+    elsewhere: bool = False
 
 
 def load_recording(name: str, clip_actions: bool = False) -> Recording | Dataset:

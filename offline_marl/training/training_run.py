@@ -116,7 +116,7 @@ class TrainingSession(Session[RunConfig, Result]):
         if score is not None:
             picture = draw_run(self.folder.path, f"{self.title}, seed {self.config.seed}", score)
             summary |= {"score": score.row(), "returns": score.returns.tolist(), "data": describe_data(data)}
-            if self.task.live_environment is None:
+            if self.task.recorded:
                 summary["data"] |= mean_return_of(data, self.task.reference)
             summary |= {"versions": dict(score.versions or {}), "versions_differ": score.other_versions}
             if score.conventions is not None:

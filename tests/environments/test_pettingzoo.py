@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from offline_marl.core.partition import partition
+from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import MissingSimulatorError, environments
 from offline_marl.environments.pettingzoo import PettingZooTeam, environment_of, factory_of
@@ -60,7 +61,7 @@ def leaving(monkeypatch):
 
 
 def test_agents_that_leave_early_see_zeros_and_earn_nothing(leaving):
-    team = PettingZooTeam(HERE, 2)
+    team = PettingZooTeam(ImportPath(HERE), 2)
     assert team.max_steps == 9 and team.spec.obs_dims == (1, 2) and team.spec.state_dim == 0
     assert team.reset([0, 1]).obs.tolist() == [[[0, 0], [0, 0]]] * 2
     rows = [team.step(np.zeros((2, 2, 1), np.float32)) for _ in range(4)]
@@ -75,7 +76,7 @@ def test_agents_that_leave_early_see_zeros_and_earn_nothing(leaving):
 
 
 def test_choices_are_masked_as_the_environment_says(leaving):
-    team = PettingZooTeam(HERE, 1, {"continuous": False, "limit": False}, max_steps=3)
+    team = PettingZooTeam(ImportPath(HERE), 1, {"continuous": False, "limit": False}, max_steps=3)
     seen = team.reset([0])
     assert team.spec.act_dims == (2, 3) and seen.avail_actions.tolist() == [[[True, True, False], [True, False, True]]]
     for step in range(3):
@@ -87,15 +88,15 @@ def test_choices_are_masked_as_the_environment_says(leaving):
 
 def test_what_cannot_be_used_is_refused_in_a_sentence(leaving):
     with pytest.raises(DataError, match="does not say how long an episode lasts: give max_steps"):
-        PettingZooTeam(HERE, 1, {"limit": False})
+        PettingZooTeam(ImportPath(HERE), 1, {"limit": False})
     with pytest.raises(MissingSimulatorError, match=r"no_such_package cannot be imported here"):
-        factory_of("no_such_package:make")
+        factory_of(ImportPath("no_such_package:make"))
     with pytest.raises(DataError, match="has no function 'nothing'"):
-        factory_of(f"{HERE}:nothing")
+        factory_of(ImportPath(f"{HERE}:nothing"))
     with pytest.raises(DataError, match="2 copies"):
-        PettingZooTeam(HERE, 2).reset([1, 2, 3])
+        PettingZooTeam(ImportPath(HERE), 2).reset([1, 2, 3])
     with pytest.raises(DataError, match="made for a team"):
-        environment_of(HERE).make(partition("reacher", "2x1", "0"), 1)
+        environment_of(ImportPath(HERE)).make(partition("reacher", "2x1", "0"), 1)
 
 
 WIDTHS = {
@@ -116,7 +117,7 @@ def test_mpe_agrees_with_mpe2_step_by_step(name, continuous):
     env = environments.get(f"{name}-continuous" if continuous else name).make(None, 2)
     obs_dims, *act_dims = WIDTHS[name]
     assert (env.spec.obs_dims, env.spec.act_dims, env.max_steps) == (obs_dims, act_dims[continuous], 25)
-    other = factory_of(MODULES[name])(max_cycles=25, continuous_actions=continuous)
+    other = factory_of(ImportPath(MODULES[name]))(max_cycles=25, continuous_actions=continuous)
     seen, (obs, _) = env.reset([4, 7]), other.reset(seed=7)
     draw = np.random.default_rng(0)
     for step in range(25):
@@ -148,6 +149,6 @@ def test_settings_are_put_over_a_tasks_own():
 
 def test_any_environment_by_its_import_path():
     pytest.importorskip("mpe2")
-    env = environment_of("mpe2.simple_v3:parallel_env", {"max_cycles": 7}).make(None, 1)
+    env = environment_of(ImportPath("mpe2.simple_v3:parallel_env"), {"max_cycles": 7}).make(None, 1)
     assert env.spec.n_agents == 1 and env.max_steps == 7
     env.close()

@@ -6,6 +6,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import MissingSimulatorError, environments
 
@@ -52,7 +53,7 @@ def test_hunters_alone_are_the_team_and_the_scripted_prey_is_hard_to_catch(monke
     module = ModuleType("lazy_prey")
     module.stay = lambda obs: 0
     monkeypatch.setitem(sys.modules, "lazy_prey", module)
-    caught = hunted({"prey": "lazy_prey:stay"}, chasing=True)
+    caught = hunted({"prey": ImportPath("lazy_prey:stay")}, chasing=True)
     assert caught > 2 * hunted({}, chasing=True) > 0 and hunted({}, chasing=False) < 3
 
 
@@ -62,7 +63,7 @@ def test_episodes_are_those_of_tag_with_the_preys_actions_put_in(continuous):
     env = environments.get(name).make(None, 1)
     assert env.spec.obs_dims == (16, 16, 16) and env.spec.act_dims == (5, 5, 5) and env.spec.state_dim == 62
     assert env.agents == ("adversary_0", "adversary_1", "adversary_2") and "mpe2" in env.versions()
-    whole = factory_of("mpe2.simple_tag_v3")(max_cycles=25, continuous_actions=continuous)
+    whole = factory_of(ImportPath("mpe2.simple_tag_v3"))(max_cycles=25, continuous_actions=continuous)
     seen, (obs, _) = env.reset([6]), whole.reset(seed=6)
     prey, draw = Flight(2, 3), np.random.default_rng(0)
     for step in range(25):
@@ -94,4 +95,4 @@ def test_a_prey_of_ones_own_is_heard_and_its_mistakes_are_told():
     with pytest.raises(DataError, match="The prey 'nobody' should be the import path of a function"):
         parallel_env("nobody")
     with pytest.raises(MissingSimulatorError, match="no_such_prey cannot be imported here"):
-        parallel_env("no_such_prey:flee")
+        parallel_env(ImportPath("no_such_prey:flee"))

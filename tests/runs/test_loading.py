@@ -6,6 +6,7 @@ import torch
 from runs import small_run
 from worlds import saved, world
 
+from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.runs.loading import acting_prey
 from offline_marl.training import environment_tasks, training_run
@@ -31,8 +32,8 @@ def test_the_prey_of_a_run_on_tag_flees_from_other_hunters(tmp_path, monkeypatch
     assert str(tmp_path / "tag") in config and hunters.score.random_return is not None
     team, prey = load("tag"), acting_prey("tag")
     whole, own = (
-        find_environment_task("simple-tag").make(1),
-        find_environment_task("simple-tag-prey", {"prey": "tag"}).make(1),
+        find_environment_task("simple-tag", permit=ImportPath).make(1),
+        find_environment_task("simple-tag-prey", {"prey": "tag"}, permit=ImportPath).make(1),
     )
     seen, short = whole.reset([5]), own.reset([5])
     for _ in range(10):

@@ -13,6 +13,7 @@ import offline_marl
 from offline_marl.collection.recordable import uniform_actions
 from offline_marl.core.config import ConfigError
 from offline_marl.core.partition import PartitionError
+from offline_marl.core.permissions import ImportPath
 from offline_marl.core.registry import RegistryError
 from offline_marl.core.types import DataError
 from offline_marl.datasets.files import load_data
@@ -73,8 +74,6 @@ def test_a_run_ends_the_same_whatever_number_of_processes_steps_the_simulator(tm
 def test_a_run_has_data_or_an_environment(tmp_path):
     with pytest.raises(ConfigError, match="ma-ppo needs either --dataset ID or, to learn without data, --environment"):
         prepare("ma-ppo", None, {})
-    with pytest.raises(ConfigError, match="--environment NAME, not both"):
-        prepare("ma-ppo", "data.safetensors", {"environment": "coordination"})
     with pytest.raises(ConfigError, match="--env-settings and --max-steps are for an --environment"):
         prepare("ma-ppo", "data.safetensors", {"max_steps": 3})
     for algorithm in ("bc", "moma-ppo"):
@@ -99,14 +98,14 @@ def test_a_run_has_data_or_an_environment(tmp_path):
 )
 def test_environments_that_there_are_not_are_refused_in_a_sentence(name, settings, kind, said):
     with pytest.raises(kind, match=said):
-        find_environment_task(name, settings)
+        find_environment_task(name, settings, permit=ImportPath)
 
 
 def test_names_find_bodies_teams_and_import_paths():
-    assert find_environment_task("reacher_2x1notip_0").partition.key == "2x1notip_0"
-    assert find_environment_task("reacher_2x1_full").reference.expert == pytest.approx(-4.2370844)
-    assert find_environment_task("coordination").reference.random == pytest.approx(2 / 3)
-    path = find_environment_task("mpe2.simple_v3:parallel_env", {"max_cycles": 3})
+    assert find_environment_task("reacher_2x1notip_0", permit=ImportPath).partition.key == "2x1notip_0"
+    assert find_environment_task("reacher_2x1_full", permit=ImportPath).reference.expert == pytest.approx(-4.2370844)
+    assert find_environment_task("coordination", permit=ImportPath).reference.random == pytest.approx(2 / 3)
+    path = find_environment_task("mpe2.simple_v3:parallel_env", {"max_cycles": 3}, permit=ImportPath)
     assert path.partition is None and path.reference is None
 
 

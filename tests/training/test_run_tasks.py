@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from runs import small_run, start_and_kill
 
+from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.files import save_data
@@ -33,7 +34,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def recorded(path: Path, **about: Any) -> str:
     """Uniform play in rendezvous, in a file."""
-    data = play_uniformly(find_environment_task("rendezvous"), 100)
+    data = play_uniformly(find_environment_task("rendezvous", permit=ImportPath), 100)
     save_data(path, replace(data, metadata={**data.metadata, "reference": REFERENCE, **about}))
     return str(path)
 
@@ -91,7 +92,7 @@ def test_runs_play_together_without_their_data(tmp_path: Path, data: str) -> Non
 def test_a_run_is_filmed_without_its_data(tmp_path: Path) -> None:
     pytest.importorskip("mpe2")
     short = {"settings": {"N": 2}, "max_steps": 6}
-    played = play_uniformly(find_environment_task("simple-spread", {"N": 2}, 6), 60)
+    played = play_uniformly(find_environment_task("simple-spread", {"N": 2}, 6, permit=ImportPath), 60)
     file = tmp_path / "data.safetensors"
     save_data(file, replace(played, metadata={**played.metadata, **short}))
     small_run(tmp_path / "run", str(file), steps=1, final_episodes=1)
@@ -119,7 +120,7 @@ def test_the_reference_scores_of_then_stand_though_the_file_has_others_now(
 
 
 def test_a_data_set_of_ones_own_and_an_environment_need_no_file_either(tmp_path: Path) -> None:
-    own = play_uniformly(find_environment_task("rendezvous"), 100)
+    own = play_uniformly(find_environment_task("rendezvous", permit=ImportPath), 100)
     assert isinstance(own, Dataset)
     small_run(tmp_path / "own", own, steps=1)
     small_run(tmp_path / "live", None, "ma-ppo", environment="coordination", steps=1, final_episodes=2)

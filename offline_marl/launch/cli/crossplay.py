@@ -11,18 +11,19 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from offline_marl.core.config import Config, build
+from offline_marl.core.config import build
 from offline_marl.core.files import refuse_unwritable
 from offline_marl.launch.cli.flags import read
+from offline_marl.runs.config import EnvironmentChoice
 
 ABOUT = (
     "Lets agents of different runs play together on the same starts, and says who shares a convention: the matrix of "
     "mean returns with intervals, groups, self-play beside cross-play. Writes crossplay.json, .csv, .svg and .png."
 )
-USAGE = "RUN RUN ... [--episodes N] [--seed N] [--workers N] [--out DIR]"
+USAGE = "RUN RUN ... [--episodes N] [--seed N] [--workers N] [--environment NAME] [--out DIR]"
 
 
-class CrossplayFlags(Config):
+class CrossplayFlags(EnvironmentChoice):
     """Flags of `crossplay`."""
 
     runs: CliPositionalArg[list[Path]]
@@ -53,7 +54,7 @@ def run(args: Sequence[str]) -> None:
     from offline_marl.report.crossplay.files import lines_of, write_crossplay
 
     with progress_bar(len(flags.runs) ** 2, "crossplay", "pairing", leave=False) as bar:
-        result = crossplay(flags.runs, flags.episodes, flags.seed, flags.workers, bar.update)
+        result = crossplay(flags.runs, flags.episodes, flags.seed, flags.workers, bar.update, flags)
     for note in result.notes:
         print(f"warning: {note}", file=sys.stderr)
     written = write_crossplay(result, out)

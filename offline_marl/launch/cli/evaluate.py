@@ -10,8 +10,8 @@ from offline_marl.launch.cli.flags import EvaluateFlags, read
 
 def run(args: Sequence[str]) -> None:
     """Score, and film, the newest checkpoint of a run."""
-    summary = "Scores a run's newest checkpoint in the environment that its data came from."
-    usage = "RUN [--episodes N] [--seed N] [--video FILE.mp4 [--video-episodes N]]"
+    summary = "Scores a run's newest checkpoint in the environment that its data came from, or in another."
+    usage = "RUN [--episodes N] [--seed N] [--environment NAME] [--video FILE.mp4 [--video-episodes N]]"
     flags: EvaluateFlags = build(EvaluateFlags, read(EvaluateFlags, "evaluate", usage, summary, args))
 
     from offline_marl.training.run import evaluate
@@ -20,8 +20,9 @@ def run(args: Sequence[str]) -> None:
     if flags.video is not None:  # first: what it lacks is said before a long evaluation
         from offline_marl.films.videos import film
 
-        made = film(flags.run, flags.video, flags.video_episodes, flags.seed)
+        made = film(flags.run, flags.video, flags.video_episodes, flags.seed, flags)
         shown = [("video", f"{made.path} ({made.frames} pictures, {made.fps:g} a second)"), ("pictures", made.sheet)]
-    print(evaluate(flags.run, flags.episodes, flags.seed))
+    place = (flags.environment, flags.env_settings, flags.max_steps)
+    print(evaluate(flags.run, flags.episodes, flags.seed, *place))
     for name, value in shown:
         print(f"{name:<12}{value}")

@@ -19,7 +19,7 @@ from offline_marl.core.config import Config, ConfigError, load_settings, suggest
 from offline_marl.core.names import named_places
 from offline_marl.launch.cli.command import PROGRAM
 from offline_marl.launch.cli.parser import Adder, Parser
-from offline_marl.runs.config import RunFlags
+from offline_marl.runs.config import EnvironmentChoice, RunFlags
 from offline_marl.runs.kinds import RunKind
 
 TASK_FIELDS = {"dataset", "environment"}
@@ -51,9 +51,13 @@ class ResumeFlags(Config):
 
     run: CliPositionalArg[Path]
     """Run folder."""
+    environment: str | None = None
+    """The import path that the folder's files ask for, package.module:function, if you trust that code."""
+    env_settings: dict[str, Any] = Field(default_factory=dict)
+    """The same for import paths among the environment's settings, such as {"prey": "package.module:function"}."""
 
 
-class EvaluateFlags(Config):
+class EvaluateFlags(EnvironmentChoice):
     """Flags of `evaluate`."""
 
     run: CliPositionalArg[Path]
@@ -111,8 +115,9 @@ def read_training(
     given = _with_file(given, known)
     if preset is not None:
         beneath = _known(read_preset(algorithm, preset), known, f"the preset '{preset}'")
-        if TASK_FIELDS & set(given):
-            beneath = {name: value for name, value in beneath.items() if name not in TASK_FIELDS}
+        # Another task takes the place of the preset's; beside data, an environment only says where it is scored.
+        replaced = TASK_FIELDS if "dataset" in given or (online and "environment" in given) else set()
+        beneath = {name: value for name, value in beneath.items() if name not in replaced}
         given = {**beneath, **given}
     if online and not TASK_FIELDS & set(given):
         raise ConfigError(f"{command} needs --environment NAME (`{PROGRAM} list environments`) or --dataset ID.")

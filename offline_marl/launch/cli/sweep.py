@@ -65,13 +65,16 @@ def _start(args: Sequence[str]) -> None:
         return _launch(sweep, merged, flags, manifest.source, manifest.studies)
 
     from offline_marl.launch.sweeps.file import read_sweep_file
-    from offline_marl.launch.sweeps.plan import plan
+    from offline_marl.launch.sweeps.plan import paths_to_import, plan
+    from offline_marl.runs.permissions import remember
 
     content, source = read_sweep_file(flags.file), str(flags.file)
     asked, studies = plan(content), plan_studies(content)
     sweep = Sweep(flags.out or Path("sweeps") / flags.file.stem)
     merged = merge(sweep.current_jobs(), asked, source)
     former = sweep.manifest().studies if sweep.file.exists() else ()
+    if not flags.dry_run:
+        remember(sweep.path, paths_to_import(_all_runs(asked, studies)))
     _launch(sweep, merged, flags, source, merge_studies(former, studies, merged.moved, source))
 
 
@@ -101,7 +104,9 @@ def _best(args: Sequence[str]) -> None:
     flags: BestFlags = build(BestFlags, read(BestFlags, "sweep best", usage, summary, args))
 
     from offline_marl.launch.sweeps.folder import Sweep, merge
+    from offline_marl.launch.sweeps.plan import paths_to_import
     from offline_marl.launch.sweeps.tuning import best
+    from offline_marl.runs.permissions import remember
 
     old = Sweep(flags.dir)
     chosen = best.choose(old, flags.metric)
@@ -111,6 +116,9 @@ def _best(args: Sequence[str]) -> None:
     sweep = Sweep(flags.out or old.path.with_name(f"{old.path.name}-best"))
     asked, former = best.retrain(old, chosen, flags.metric, flags.seeds), sweep.current_jobs()
     best.refuse_other_choice(former, asked, sweep)
+    if not flags.dry_run:
+        _refuse_unnamed(old, old.manifest().jobs, ())
+        remember(sweep.path, paths_to_import(asked))
     source = f"the best of {old.path}"
     _launch(sweep, merge(former, asked, source), flags, source)
 
@@ -135,6 +143,8 @@ def _launch(
 
     if studies:
         refuse_missing()
+    if not flags.dry_run:
+        _refuse_unnamed(sweep, merged.every, studies)
     before = sweep.manifest() if sweep.file.exists() else None
     executor: Executor = flags.executor or ("local" if before is None else before.executor)
     profile = flags.profile or (None if before is None or before.profile is None else Path(before.profile))
@@ -152,6 +162,20 @@ def _launch(
         )
     _print_launched(sweep, launched, studies)
     _refuse_failed(sweep, blamed, launched.blocked)
+
+
+def _all_runs(jobs: Sequence[Planned], studies: Sequence[Study]) -> list[Planned]:
+    return [*jobs, *(run for study in studies for run in study.runs)]
+
+
+def _refuse_unnamed(sweep: Sweep, jobs: Sequence[Planned], studies: Sequence[Study]) -> None:
+    """Make sure that all code which the jobs import was named by the user, and not by a folder from elsewhere."""
+    from offline_marl.launch.sweeps.plan import paths_to_import
+    from offline_marl.runs.permissions import permit_of
+
+    permit = permit_of(sweep.path, advice="start the sweep by a file of yours that names it: offline-marl sweep FILE")
+    for path in sorted(paths_to_import(_all_runs(jobs, studies))):
+        permit(path)
 
 
 def _print_launched(sweep: Sweep, launched: Launched, studies: Sequence[Study]) -> None:

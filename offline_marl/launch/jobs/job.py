@@ -17,10 +17,11 @@ from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
 from offline_marl.core.locks import open_own
 from offline_marl.launch.jobs import disk
-from offline_marl.runs.config import LearnFlags
+from offline_marl.runs.config import LearnFlags, import_paths
 from offline_marl.runs.folder import Folder, HeldFolderError
 from offline_marl.runs.kinds import TRAIN, kinds
 from offline_marl.runs.live import plain_lines
+from offline_marl.runs.permissions import remember
 from offline_marl.runs.stopping import StoppedEarly, asked
 from offline_marl.training.kinds import procedure_of
 
@@ -143,6 +144,8 @@ def _go(job: Job, folder: Folder[Any]) -> None:
     dataset = fields.pop("dataset", None)
     if folder.config_file.exists():
         _refuse_another(job, folder)
+        # Named by who submitted the job, perhaps on another machine.
+        remember(job.out, import_paths(fields.get("environment"), dict(fields.get("env_settings") or {})))
         procedure.resume(job.out)
     else:
         procedure.begin(job.name, dataset, job.out, fields)

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from pydantic import Field
 from offline_marl.algorithms.presets import read_preset
 from offline_marl.core.config import Config, ConfigError, suggest
 from offline_marl.core.errors import BadInputError
+from offline_marl.core.permissions import ImportPath
 from offline_marl.core.seeding import derive
 from offline_marl.datasets.places import absolute
 from offline_marl.launch.sweeps.file import NONE, Axes, Distribution, ModelPart, Optuna, Search, SweepFile
 from offline_marl.launch.sweeps.names import digest, folder_name, spell, task_word
+from offline_marl.runs.config import import_paths
 from offline_marl.runs.kinds import FIT
 from offline_marl.runs.places import locate_model
 from offline_marl.training.environment_tasks import find_environment_task
@@ -159,11 +161,20 @@ def _choices(command: str, algorithm: str, axes: Axes) -> Iterator[_Combination]
         )
 
 
+def paths_to_import(jobs: Iterable[Planned]) -> set[str]:
+    """Collect the import paths among the environments of jobs."""
+    return {
+        path
+        for job in jobs
+        for path in import_paths(job.fields.get("environment"), dict(job.fields.get("env_settings") or {}))
+    }
+
+
 def _refuse_unknown_task(origin: str, task: str) -> None:
     if origin == "dataset":
         refuse_unknown(task)
     else:
-        find_environment_task(task)
+        find_environment_task(task, permit=ImportPath)
 
 
 def _fit_of(file: SweepFile, axes: Axes, choice: _Combination, seed: int) -> Planned | None:

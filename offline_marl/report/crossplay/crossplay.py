@@ -21,6 +21,7 @@ from offline_marl.environments.base import Conventions, JointEnv
 from offline_marl.environments.episodes import Episodes, episode_seeds, play
 from offline_marl.report.crossplay.groups import SHARE, Matrix, find_groups, losses, same_group, scale_of
 from offline_marl.report.crossplay.players import MixedTeam, Player, open_players
+from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice
 from offline_marl.training.scoring import MOST_COPIES
 from offline_marl.training.tasks import ScoredTask
 
@@ -109,6 +110,7 @@ def crossplay(
     seed: int = 0,
     workers: int = 1,
     tick: Callable[[], object] = lambda: None,
+    choice: EnvironmentChoice = NO_CHOICE,
 ) -> Crossplay:
     """Let the newest checkpoints of runs play together, deterministically and on the CPU.
 
@@ -118,16 +120,19 @@ def crossplay(
         seed: Decides the starts; the same ones as those of `evaluate` with this seed.
         workers: Processes that step the simulator; nothing depends on how many.
         tick: Called after each pairing of the matrix.
+        choice: Another environment to meet in, or permission to import that of the runs.
 
     Raises:
         ConfigError: There are fewer than two runs, or one is named twice.
         RunFolderError: A folder holds no run, or no checkpoint that can be read.
         DataError: Their agents cannot meet, there is nothing to act in, or a run's actions are not finite.
     """
-    players, tasks = open_players(runs)
+    players, tasks = open_players(runs, choice)
     env = tasks[0].make_envs(min(MOST_COPIES, episodes), workers)
     if env is None:
-        raise DataError(f"{players[0].folder} cannot play: no environment belongs to its data ({tasks[0].id}).")
+        raise DataError(
+            f"{players[0].folder} cannot play: no environment belongs to its data ({tasks[0].id}); {tasks[0].hint}."
+        )
     try:
         agents = env.spec.n_agents
         if agents < 2:

@@ -14,6 +14,7 @@ from offline_marl.core.axes import PerAgent
 from offline_marl.core.config import ConfigError
 from offline_marl.core.history import begin_memory, newest
 from offline_marl.core.types import AvailActions, DataError, History, Memory, Obs, Policy, Spec
+from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice
 from offline_marl.runs.folder import RunFolder, RunFolderError, newest_state
 from offline_marl.training.run import load
 from offline_marl.training.run_tasks import OWN_DATA, scored_task_of
@@ -92,7 +93,9 @@ class _MixedMemory:
             memory.remember(obs, actions, rewards)
 
 
-def open_players(runs: Sequence[str | Path]) -> tuple[list[Player], list[ScoredTask]]:
+def open_players(
+    runs: Sequence[str | Path], choice: EnvironmentChoice = NO_CHOICE
+) -> tuple[list[Player], list[ScoredTask]]:
     """Load runs and their tasks; data that several share is read once.
 
     Raises:
@@ -106,7 +109,7 @@ def open_players(runs: Sequence[str | Path]) -> tuple[list[Player], list[ScoredT
     _refuse_duplicates(folders)
     for folder in folders:
         folder.config()  # what is no run is said before anything is read
-    tasks = _tasks(folders)
+    tasks = _tasks(folders, choice)
     for folder, task in zip(folders, tasks, strict=True):
         _refuse_other_environment(folders[0], tasks[0], folder, task)
     return [_open(folder, name) for folder, name in zip(folders, names_of(folders), strict=True)], tasks
@@ -131,7 +134,7 @@ def names_of(folders: Sequence[RunFolder]) -> list[str]:
     raise AssertionError("different folders have different paths")
 
 
-def _tasks(folders: Sequence[RunFolder]) -> list[ScoredTask]:
+def _tasks(folders: Sequence[RunFolder], choice: EnvironmentChoice) -> list[ScoredTask]:
     known: dict[tuple[object, ...], ScoredTask] = {}
     tasks = []
     for folder in folders:
@@ -139,7 +142,7 @@ def _tasks(folders: Sequence[RunFolder]) -> list[ScoredTask]:
         has_own_data = config.dataset in {None, OWN_DATA} or folder.task_file.is_file()
         key = (folder.path,) if has_own_data else (config.dataset, config.clip_actions, config.memory)
         if key not in known:
-            known[key] = scored_task_of(folder)
+            known[key] = scored_task_of(folder, choice)
         tasks.append(known[key])
     return tasks
 
@@ -169,6 +172,8 @@ def _environment_key(folder: RunFolder, task: ScoredTask) -> tuple[object, ...]:
     if task.partition is not None:
         return task.partition.scenario, task.partition.obs_index, task.partition.act_index
     config, metadata = folder.config(), task.about
+    if task.elsewhere:
+        return (task.environment,)
     if config.environment is not None:
         return config.environment, config.env_settings, config.max_steps
     return metadata.get("scenario"), metadata.get("settings") or {}, metadata.get("max_steps")

@@ -52,8 +52,8 @@ def _run(
     provenance = read_json_object(RunFolder(path).versions_file) or {}
     curve = _curve(rows)
     best = done.get("best")
-    task = Path(config["environment"] or config["dataset"]).name
-    data, normalized = data_returns(done.get("data"), None if config["environment"] else task, provenance)
+    task = Path(config["dataset"] or config["environment"]).name
+    data, normalized = data_returns(done.get("data"), task if config["dataset"] else None, provenance)
     return Run(
         name=name,
         folder=path,

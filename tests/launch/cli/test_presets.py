@@ -13,6 +13,7 @@ from offline_marl.algorithms.base import algorithms
 from offline_marl.algorithms.presets import preset_names, preset_rows, read_preset
 from offline_marl.core.config import ConfigError
 from offline_marl.core.partition import split_task
+from offline_marl.core.permissions import ImportPath
 from offline_marl.datasets.catalog import CATALOG
 from offline_marl.runs.config import RunFlags
 from offline_marl.training.environment_tasks import find_environment_task
@@ -55,7 +56,9 @@ def test_a_preset_holds_only_what_differs_from_the_defaults_and_validates(algori
     dataset = settings.pop("dataset", None)
     prepare(algorithm, dataset or (None if environment else "some-data"), settings)
     if environment is not None:
-        assert name == find_environment_task(environment).name, "a preset is named for its environment"
+        assert name == find_environment_task(environment, permit=ImportPath).name, (
+            "a preset is named for its environment"
+        )
     if dataset is not None:
         assert name.endswith(dataset), "a preset is named for its data set"
         assert split_task(dataset)[0] in CATALOG
