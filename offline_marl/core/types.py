@@ -271,7 +271,7 @@ class Policy(Protocol):
 
 
 class Memory(Protocol):
-    """What a policy carries from step to step of episodes side by side: a window, a hidden state, a return-to-go."""
+    """Memory of a policy over the steps of episodes side by side: a window, a hidden state, a return-to-go."""
 
     def read(self) -> Mapping[str, Any]:
         """Keyword arguments that `act` takes at this step, such as `history`."""

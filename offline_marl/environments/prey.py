@@ -35,7 +35,7 @@ Prey = Callable[[npt.NDArray[np.float32]], Any]
 
 
 class Flight:
-    """The scripted prey.
+    """Scripted prey that flees by the cost of its moves.
 
     Args:
         obstacles: How many the prey sees.

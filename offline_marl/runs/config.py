@@ -26,7 +26,7 @@ SpreadName = Literal[
 
 
 class LearnFlags(Config):
-    """What every run has, whether it trains agents or fits a world model."""
+    """Settings of every run, of agents and of world models alike."""
 
     dataset: DatasetPlace | None = None
     """Catalogue name, a body's with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
@@ -57,7 +57,7 @@ class LearnFlags(Config):
 
 
 class RunFlags(LearnFlags):
-    """What every training run has, whatever it trains."""
+    """Settings of every training run, whatever it trains."""
 
     environment: str | None = None
     """To learn in without data, or where a run on data is scored: reacher_2x1notip_0, package.module:function ..."""
@@ -138,7 +138,7 @@ class RunConfig(RunFlags):
 
 
 class FitFlags(LearnFlags):
-    """What every fit of a world model has."""
+    """Settings of every fit of a world model."""
 
     dataset: DatasetPlace
     """Catalogue name, a body's with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""

@@ -25,7 +25,7 @@ class LoggerError(BadInputError, RuntimeError):
 
 @dataclass(frozen=True)
 class Start:
-    """What a logger is told before its first row, each time a process begins or takes up the run."""
+    """Description of a run for a logger, before its first row, each time a process begins or takes up the run."""
 
     folder: Path
     """The run folder."""

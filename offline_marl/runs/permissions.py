@@ -1,4 +1,4 @@
-"""What code a folder may have imported: names in its files are no permission, what the user named for it once is.
+"""Permissions of folders to have code imported: what the user named for them, never what their own files name.
 
 Remembered outside the folder, in `allowed.json` of OFFLINE_MARL_HOME: whoever sends a folder cannot write there.
 """

@@ -28,7 +28,7 @@ Outcome = TypeVar("Outcome")
 
 
 class Procedure(Generic[Settings, Outcome]):
-    """What is done with a kind of run, from loose fields to its end.
+    """Procedure of a kind of run, from loose fields to its end.
 
     A kind of one's own gives `names` and `session`, and may replace the rest.
 
@@ -101,7 +101,7 @@ class Procedure(Generic[Settings, Outcome]):
 
 
 class Training(Procedure[RunConfig, Result]):
-    """Training runs."""
+    """Procedure of training runs."""
 
     names = algorithms
 
@@ -127,7 +127,7 @@ class Training(Procedure[RunConfig, Result]):
 
 
 class Fitting(Procedure[FitConfig, Fit]):
-    """Fits of world models."""
+    """Procedure of fits of world models."""
 
     names = worldmodels
 

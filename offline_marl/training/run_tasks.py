@@ -60,7 +60,7 @@ class ReferenceRecord(Config):
 
 
 class TaskRecord(Config):
-    """What `task.json` holds: all that scoring, filming and comparing a run need of its data but the rows."""
+    """Record of a task in `task.json`: all that scoring, filming and comparing a run need of its data but the rows."""
 
     spec: SpecRecord
     """What the team sees and does."""

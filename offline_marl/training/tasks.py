@@ -33,7 +33,7 @@ MEMORY = 4.0
 
 
 class ScoredTask:
-    """What policies are scored in: an environment shared among agents, and reference scores; needs no data."""
+    """Task that policies are scored in: an environment shared among agents, and reference scores; needs no data."""
 
     id: str
     spec: Spec

@@ -36,7 +36,7 @@ from offline_marl.training.tasks import ScoredTask, Task
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run gives back."""
+    """Outcome of a finished run: its algorithm, score and picture."""
 
     folder: Path
     algorithm: Algorithm

@@ -87,7 +87,7 @@ class Prediction:
 
 
 class Carry(ABC):
-    """What a world model keeps of a rollout between two steps; its rows are the starts, in their order."""
+    """State that a world model keeps of a rollout between two steps; its rows are the starts, in their order."""
 
     @abstractmethod
     def where(self, alive: Rows) -> Carry:

@@ -18,7 +18,7 @@ from offline_marl.worldmodels.facts import Facts
 
 @dataclass(frozen=True, slots=True)
 class ObservedCarry(Carry):
-    """What the agents see and their history: all that a model without hidden state predicts from."""
+    """Observations and histories of the agents: all that a model without hidden state predicts from."""
 
     obs: Obs
     history: History | None

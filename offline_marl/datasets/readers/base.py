@@ -16,7 +16,7 @@ Content = tuple[Steps, dict[str, Any]]
 
 
 class Reader(ABC):
-    """A published format.
+    """Reader of one published format of data.
 
     Its module imports no package beyond this library's own needs: what reads a format is imported by `open`.
     """

@@ -35,7 +35,7 @@ class Named:
 
 @dataclass
 class Dtype:
-    """What the file says of a dtype."""
+    """Placeholder of a numpy dtype, as the pickle describes it."""
 
     code: str
     order: str = "="

@@ -47,7 +47,7 @@ def padded(tables: Sequence[Any], dtype: npt.DTypeLike = np.float32) -> Lazy:
 
 
 class Recent(Generic[T]):
-    """What was made lately, as much of it as fits.
+    """Cache of the values made last, bounded in bytes.
 
     Args:
         most: Bytes that are kept.

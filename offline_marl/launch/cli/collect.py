@@ -23,7 +23,7 @@ USAGE = "ENV --out FILE [--who NAME=SHARE,... | --tiers RUN] [--episodes N] [--n
 
 
 class CollectFlags(CollectConfig):
-    """Flags of `collect`."""
+    """Flags of the command `collect`."""
 
     environment: CliPositionalArg[str]
     """Name of an environment, or import path of a PettingZoo one (package.module:function)."""

@@ -24,7 +24,7 @@ USAGE = "RUN RUN ... [--episodes N] [--seed N] [--workers N] [--environment NAME
 
 
 class CrossplayFlags(EnvironmentChoice):
-    """Flags of `crossplay`."""
+    """Flags of the command `crossplay`."""
 
     runs: CliPositionalArg[list[Path]]
     """Run folders, trained for one environment and one split among agents; their newest checkpoints play."""

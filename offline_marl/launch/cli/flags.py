@@ -47,7 +47,7 @@ class FolderFlags(Config):
 
 
 class ResumeFlags(Config):
-    """Flags of `resume`."""
+    """Flags of the command `resume`."""
 
     run: CliPositionalArg[Path]
     """Run folder."""
@@ -58,7 +58,7 @@ class ResumeFlags(Config):
 
 
 class EvaluateFlags(EnvironmentChoice):
-    """Flags of `evaluate`."""
+    """Flags of the command `evaluate`."""
 
     run: CliPositionalArg[Path]
     """Run folder; its newest checkpoint is scored, on the CPU."""

@@ -27,7 +27,7 @@ FLAGS_WITH_VALUE = {"--out", "--reps", "--seed", "--title"}
 
 
 class ReportFlags(Config):
-    """Flags of `report`."""
+    """Flags of the command `report`."""
 
     paths: CliPositionalArg[list[Path]]
     """Run folders, folders of them at any depth, sweeps, or tables (CSV)."""

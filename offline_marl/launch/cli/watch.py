@@ -35,7 +35,7 @@ ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\
 
 
 class WatchFlags(Config):
-    """Flags of `watch`."""
+    """Flags of the command `watch`."""
 
     path: CliPositionalArg[Path]
     """Run folder, model folder, sweep, or a folder of runs at any depth; it may be made later."""

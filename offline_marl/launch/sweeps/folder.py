@@ -27,7 +27,7 @@ class SweepError(BadInputError, RuntimeError):
 
 
 class Manifest(Config):
-    """Content of `sweep.json`."""
+    """Manifest of a sweep, as `sweep.json` stores it."""
 
     source: str
     """The file, or the sweep, that the jobs come from."""

@@ -18,9 +18,8 @@ import numpy.typing as npt
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.readers import spaces
 from offline_marl.datasets.readers.base import Content
-from offline_marl.datasets.readers.minari import storages
 from offline_marl.datasets.readers.minari.metadata import env_names, metadata_of, told
-from offline_marl.datasets.readers.minari.storages import Episodes, natural
+from offline_marl.datasets.readers.minari.storages import Episodes, natural, open_storage
 from offline_marl.datasets.readers.scenarios import known_columns, scenario_of
 from offline_marl.datasets.readers.spaces import Moves
 from offline_marl.datasets.readers.steps import Steps, Table
@@ -42,9 +41,9 @@ def folder_of(place: str) -> Path:
     if not name or ".." in name.split("/") or name.startswith("/"):
         raise DataError(f"'{place}' should be {SCHEME}ID, such as {SCHEME}mujoco/hopper/medium-v0.")
     if not is_minari(root / name):
-        from offline_marl.datasets.readers.minari import remote
+        from offline_marl.datasets.readers.minari.remote import fetch
 
-        remote.fetch(name, root)
+        fetch(name, root)
     return root / name
 
 
@@ -61,7 +60,7 @@ def open_steps(folder: Path) -> Iterator[Content]:
         DataError: The folder lacks a part, or its episodes do not fit together.
     """
     about = metadata_of(folder)
-    with storages.open_storage(folder, str(about.get("data_format", "hdf5"))) as episodes:
+    with open_storage(folder, str(about.get("data_format", "hdf5"))) as episodes:
         try:
             content = _steps(_Set(folder, about, episodes))
         except DataError as error:
