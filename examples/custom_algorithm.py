@@ -15,7 +15,7 @@ from pydantic import Field
 
 import offline_marl
 from offline_marl import Algorithm, AlgorithmConfig, Batch, Metrics, Needs, Spec
-from offline_marl.algorithms.base import masked_mean
+from offline_marl.algorithms.base import masked_mean, over_recorded
 from offline_marl.losses import bellman
 from offline_marl.networks.actors import Actor
 from offline_marl.networks.critics import Value
@@ -35,7 +35,7 @@ class FilteredCloning(Algorithm):
 
     Config = FilteredCloningConfig
     config: FilteredCloningConfig
-    needs = Needs()  # transitions, continuous or discrete actions
+    needs = Needs(recorded="some")  # transitions, continuous or discrete actions, not of imagined rows alone
 
     def __init__(self, config: FilteredCloningConfig, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -57,7 +57,7 @@ class FilteredCloning(Algorithm):
         passed = (advantages.detach() > 0).float()
         weights = passed + self.config.spared * (1 - passed)
         log_probs = self.actor(features, batch.avail_actions).log_prob(batch.actions)
-        actor_loss = -masked_mean(weights * log_probs, batch.mask)
+        actor_loss = -masked_mean(over_recorded(weights * log_probs, batch), batch.mask)  # imagined rows show nothing
 
         self.descend(value_loss + actor_loss)
         self.update_targets(self.config.tau)

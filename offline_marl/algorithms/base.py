@@ -13,13 +13,13 @@ from pydantic import Field
 from torch import Tensor
 
 from offline_marl.algorithms import registry
-from offline_marl.core.axes import PerAgent
+from offline_marl.core.axes import PerAgent, PerTeam
 from offline_marl.core.config import Config
 from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Share
 from offline_marl.core.history import WindowMemory
 from offline_marl.core.learner import Learner
 from offline_marl.core.registry import Registry
-from offline_marl.core.types import AvailActions, History, Memory, Obs, Spec
+from offline_marl.core.types import AvailActions, Batch, History, Memory, Obs, Spec
 from offline_marl.networks.actors import AgentPolicy
 from offline_marl.networks.distributions import Categorical, ClippedNormal, TanhNormal
 from offline_marl.networks.inputs import AgentInputs
@@ -153,6 +153,27 @@ def masked_mean(values: PerAgent, mask: PerAgent | None, dim: int | None = None)
         return values.mean(dim)
     weights = mask.to(values.dtype)
     return (values * weights).sum(dim) / weights.sum(dim).clamp(min=1)
+
+
+def over_rows(values: PerTeam, batch: Batch, rows: Annotated[Tensor, "batch"]) -> PerTeam:
+    """Values weighed so that their mean over the entries that count is that over these rows alone; 0 without any.
+
+    Args:
+        values: `batch agent`, or `batch` of the team.
+        batch: Its mask says which entries count; a team's where one of its agents does.
+        rows: Bool per row.
+    """
+    per_agent = values.dim() == batch.rewards.dim()
+    counted = torch.ones_like(values, dtype=torch.bool)
+    if batch.mask is not None:
+        counted = batch.mask if per_agent else batch.mask.any(-1)
+    chosen = counted & (rows.unsqueeze(-1) if per_agent else rows)
+    return values * chosen * (counted.sum() / chosen.sum().clamp(min=1))
+
+
+def over_recorded(values: PerTeam, batch: Batch) -> PerTeam:
+    """`over_rows` of the recorded rows, which alone show what somebody did: imagined actions are no demonstrations."""
+    return values if batch.synthetic is None else over_rows(values, batch, ~batch.synthetic)
 
 
 algorithms: Registry[type[Algorithm]] = registry

@@ -11,7 +11,9 @@ draws around the policy are clipped to the box but keep their unclipped density,
 Departs from CFCQL: each agent has a critic of its own, penalised along its own action n w_i times, instead
 of one critic penalised by the weighted sum; w = softmax(-sharpness d), d_i the mean squared distance of
 the policy's action entries from the data's in units of the sampling noise, for the divergence from behaviour.
-Papers: arXiv 2006.04779 (CQL), arXiv 2309.12696 (CFCQL).
+Of mixtures with imagined rows, the gap is that of the recorded ones; `conservative_rows = combo` holds down the
+soft maximum on the imagined ones and lifts Q on the recorded ones (COMBO, Yu et al., 2021).
+Papers: arXiv 2006.04779 (CQL), arXiv 2309.12696 (CFCQL), arXiv 2102.08363 (COMBO).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from offline_marl.algorithms.base import Algorithm, algorithms, masked_mean
+from offline_marl.algorithms.base import Algorithm, algorithms, masked_mean, over_recorded, over_rows
 from offline_marl.algorithms.td3_bc import TD3BC, TD3BCConfig
 from offline_marl.core.axes import Features, PerAgent
 from offline_marl.core.fields import Count, NotNegative, Positive
@@ -58,11 +60,18 @@ class CQLConfig(TD3BCConfig):
     """Draw one agent's action at a time, the joint action, or one at a time with weights that sum to 1."""
     sharpness: NotNegative = 1.0
     """How strongly counterfactual weights prefer agents that stay near the data; 0 weighs all alike."""
+    conservative_rows: Literal["recorded", "combo"] = "recorded"
+    """Of mixtures with imagined rows: the gap of recorded ones, or the soft maximum of imagined ones instead."""
 
     @model_validator(mode="after")
     def _gap_fits_critic(self) -> CQLConfig:
         if self.cql_actions != "own" and self.critic == "independent":
             raise ValueError(f"cql_actions = {self.cql_actions} needs critic = centralised")
+        if self.cql_actions == "counterfactual" and self.conservative_rows == "combo":
+            raise ValueError(
+                "conservative_rows = combo goes with cql_actions = own or joint: counterfactual weights measure "
+                "distances from recorded actions, of which imagined rows have none"
+            )
         return self
 
 
@@ -71,7 +80,7 @@ class CQL(TD3BC):
     """TD3, or double Q-learning on choices, whose critic also minimises a soft maximum of Q less the recorded Q."""
 
     Config = CQLConfig
-    needs = Needs()
+    needs = Needs(recorded="some")
     config: CQLConfig
     present: Tensor
 
@@ -94,7 +103,12 @@ class CQL(TD3BC):
     def critic_penalty(self, batch: Batch, features: Features, q: Tensor, metrics: Metrics) -> Tensor | float:
         """The gap between the soft maximum of Q and Q of the data's action."""
         level = self.discrete_level if self.spec.discrete else self.continuous_level
-        gaps = (level(batch, features) - q).sum(0)
+        if self.config.conservative_rows == "combo" and batch.synthetic is not None:
+            # Where nothing is imagined, recorded rows are what Q is held down on.
+            down = torch.where(batch.synthetic.any(), batch.synthetic, ~batch.synthetic)
+            gaps = over_rows(level(batch, features).sum(0), batch, down) - over_recorded(q.sum(0), batch)
+        else:
+            gaps = over_recorded((level(batch, features) - q).sum(0), batch)
         if self.config.cql_actions == "counterfactual":
             gaps = gaps * self.weights(batch, features.detach())
         gap = masked_mean(gaps, batch.mask)

@@ -3,7 +3,7 @@
 V_i fits an expectile of min Q_i over the data's own actions, Q_i bootstraps from V_i, and the policy
 clones the data weighted by exp(temperature * advantage). (Not independent Q-learning.)
 Departs from the paper: all three losses are taken at the same parameters, so one backward serves;
-the policy is tanh-squashed.
+the policy is tanh-squashed. Of mixtures with imagined rows, the policy clones the recorded ones alone.
 Paper: arXiv 2110.06169.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, masked_mean
+from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, masked_mean, over_recorded
 from offline_marl.core.fields import InnerShare, NotNegative, Positive
 from offline_marl.core.types import Batch, Metrics, Needs, Spec
 from offline_marl.losses import bellman, policy
@@ -41,7 +41,7 @@ class IQL(Algorithm):
     """Expectile regression for V, one-step targets for Q, advantage-weighted cloning: no Q of an unseen action."""
 
     Config = IQLConfig
-    needs = Needs()
+    needs = Needs(recorded="some")
     config: IQLConfig
 
     def __init__(self, config: IQLConfig, spec: Spec) -> None:
@@ -68,7 +68,7 @@ class IQL(Algorithm):
 
         weights = policy.advantage_weights(advantages.detach(), config.temperature, config.max_weight)
         log_probs = self.actor(features, batch.avail_actions).log_prob(batch.actions)
-        actor_loss = masked_mean(policy.weighted_bc(log_probs, weights), batch.mask)
+        actor_loss = masked_mean(over_recorded(policy.weighted_bc(log_probs, weights), batch), batch.mask)
 
         errors = (self.critic(features, batch.actions) - target).square().sum(0)
         critic_loss = masked_mean(errors, batch.mask)

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from offline_marl.algorithms.base import Algorithm, algorithms
+from offline_marl.algorithms.base import Algorithm, algorithms, over_recorded
 from offline_marl.algorithms.iql import IQLConfig
 from offline_marl.core.fields import NotNegative
 from offline_marl.core.types import Batch, Metrics, Needs, Spec
@@ -51,7 +51,7 @@ class MAIQL(Algorithm):
     """Implicit Q-learning on team values, which mixers make of the agents' and the joint state in training alone."""
 
     Config = MAIQLConfig
-    needs = Needs()
+    needs = Needs(recorded="some")
     config: MAIQLConfig
 
     def __init__(self, config: MAIQLConfig, spec: Spec) -> None:
@@ -94,7 +94,7 @@ class MAIQL(Algorithm):
         weights = policy.advantage_weights(shares.detach(), config.temperature, config.max_weight)
         if batch.mask is not None:
             weights = weights * batch.mask
-        actor_loss = policy.weighted_bc(log_probs, weights).sum(-1).mean()
+        actor_loss = over_recorded(policy.weighted_bc(log_probs, weights).sum(-1), batch).mean()
 
         qs = self.q_mixer(self.critic(features, batch.actions), pair)
         scale = bellman.mean_deviation(qs) if config.normalize_values else 1.0

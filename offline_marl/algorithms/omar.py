@@ -55,7 +55,7 @@ class OMAR(CQL):
     """Conservative Q-learning whose policies are also drawn to the best action of a cross-entropy search over Q_1."""
 
     Config = OMARConfig
-    needs = Needs(actions=frozenset({"continuous"}))
+    needs = Needs(actions=frozenset({"continuous"}), recorded="some")
     config: OMARConfig
 
     def policy_loss(self, batch: Batch, features: Features) -> torch.Tensor:

@@ -5,7 +5,8 @@ Policy, every second update: max lambda Q_1(o, pi(o)) - |pi(o) - a|^2, lambda = 
 each agent's own; the distance is the mean over its action entries, as in the published code.
 `critic = independent`: one learner per agent. `critic = centralised` (MA-TD3+BC): each agent's critic
 reads all observations and actions, the others' as recorded in the policy's term (MADDPG, Lowe et al., 2017).
-Departs from the paper: critic and policy step at the same parameters, so that one backward serves.
+Departs from the paper: critic and policy step at the same parameters, so that one backward serves. Of mixtures with
+imagined rows, the distance is that from the recorded ones alone.
 Papers: arXiv 2106.06860 (TD3+BC), arXiv 1802.09477 (TD3), arXiv 1706.02275 (MADDPG).
 """
 
@@ -16,7 +17,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, masked_mean
+from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, masked_mean, over_recorded
 from offline_marl.core.axes import Features, PerAgent
 from offline_marl.core.fields import Count, NotNegative
 from offline_marl.core.types import AvailActions, Batch, History, Metrics, Needs, Obs, Spec
@@ -56,7 +57,7 @@ class TD3BC(Algorithm):
     """TD3 whose deterministic policies maximise Q less the squared distance from the recorded action."""
 
     Config = TD3BCConfig
-    needs = Needs(actions=frozenset({"continuous"}))
+    needs = Needs(actions=frozenset({"continuous"}), recorded="some")
     config: TD3BCConfig
     actor_loss: Tensor
 
@@ -108,7 +109,7 @@ class TD3BC(Algorithm):
         actions = self.policy(features)
         q, slope = self.slope(features, batch.actions, actions)
         weight = self.config.alpha / masked_mean(q.abs(), batch.mask, dim=0).clamp(min=1e-8)
-        distance = self.distance(actions, batch.actions)
+        distance = over_recorded(self.distance(actions, batch.actions), batch)
         self.actor_loss = masked_mean(distance - weight * q, batch.mask).detach()
         return masked_mean(distance - weight * (slope * actions).sum(-1), batch.mask)
 

@@ -108,6 +108,8 @@ class Needs:
     A segment then has `burn_in + length` steps and `mask` is true on `length` of them at most. It begins where its
     episode does if fewer steps come before, and the rest stands behind: time 0 is always a real step.
     """
+    recorded: Literal["none", "some", "only"] = "none"
+    """Whether batches must hold recorded rows beside imagined ones, as for cloning terms, or hold no others."""
     next_actions: bool = False
     """Whether batches hold what is done in the next step."""
 

@@ -203,5 +203,26 @@ def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
         raise ConfigError(f"{name} learns in the environment itself: moma-ppo is the one that takes --world-model.")
     if needs.origin == "data" and config.world_model is None and (share, config.real_fraction_end) != (None, None):
         raise ConfigError("--real-fraction needs a --world-model: without one every row is recorded.")
+    if config.settings.get("conservative_rows") == "combo" and config.world_model is None:
+        raise ConfigError("conservative_rows = combo holds Q down on imagined rows: it needs a --world-model.")
     if share == "auto" and config.real_fraction_end is not None:
         raise ConfigError("--real-fraction auto follows the number of imagined rows: it takes no --real-fraction-end.")
+
+
+def refuse_imagined_demonstrations(config: RunConfig, needs: Needs) -> None:
+    """Refuse to begin a run that would be left without the recorded rows that its algorithm learns from.
+
+    Raises:
+        ConfigError: Says what would be right.
+    """
+    name, rows = config.algorithm, config.settings.get("batch_size", 1)
+    if needs.recorded == "only" and config.world_model is not None:
+        raise ConfigError(
+            f"{name} clones what was recorded, and imagined actions are no demonstrations: it takes no --world-model."
+        )
+    shares = (config.real_fraction, config.real_fraction_end)
+    if needs.recorded != "none" and any(isinstance(share, float) and round(share * rows) < 1 for share in shares):
+        raise ConfigError(
+            f"{name} learns what was done from recorded rows, of which batches must hold some: "
+            "raise --real-fraction (and --real-fraction-end) above 0."
+        )

@@ -17,7 +17,13 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, clipped
 from offline_marl.datasets.files import save_data
 from offline_marl.environments.scores import Score
-from offline_marl.runs.config import EnvironmentChoice, RunConfig, import_paths, refuse_mixtures
+from offline_marl.runs.config import (
+    EnvironmentChoice,
+    RunConfig,
+    import_paths,
+    refuse_imagined_demonstrations,
+    refuse_mixtures,
+)
 from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import RunFolder, describe_software, write_json
 from offline_marl.runs.kinds import TRAIN, build_settings
@@ -83,6 +89,7 @@ def train(
     names, objects = apart(loggers)
     config = prepare(algorithm, named, {**fields, "loggers": names})
     refuse_mixtures(config, algorithms.get(algorithm).needs)
+    refuse_imagined_demonstrations(config, algorithms.get(algorithm).needs)
     # Written down as what it is here: a generator's state cannot move between kinds of device.
     here = {"device": str(pick_device(config.device)), "dataset": config.dataset if own is None else OWN_DATA}
     config = config.model_copy(update=here)

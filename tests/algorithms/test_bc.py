@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import hand
 import pytest
@@ -40,6 +41,21 @@ def test_the_loss_of_choices_by_hand():
     batch = hand.batch_of(hand.DISCRETE, actions, avail_actions=avail)
     found = cloner(True).update(batch)["loss/actor"]
     assert float(found) == pytest.approx(-(math.log(0.75) + math.log(0.5)) / 2, abs=1e-6)
+
+
+def test_imagined_rows_are_not_cloned():
+    """Choice 1 of the recorded row alone: log 3/8 and log 1/2; without a recorded row there is nothing to clone."""
+    batch = hand.batch_of(hand.DISCRETE, torch.tensor([[1, 0], [0, 1]]))
+    found = cloner(True).update(replace(batch, synthetic=torch.tensor([False, True])))["loss/actor"]
+    assert float(found) == pytest.approx(-(math.log(3 / 8) + math.log(0.5)) / 2, abs=1e-6)
+    assert float(cloner(True).update(replace(batch, synthetic=torch.ones(2, dtype=torch.bool)))["loss/actor"]) == 0.0
+
+
+def test_imagined_rows_and_masked_agents_do_not_count():
+    """Of the recorded row only the second agent is there."""
+    batch = hand.batch_of(hand.DISCRETE, torch.tensor([[1, 0], [0, 1]]))
+    batch = replace(batch, synthetic=torch.tensor([False, True]), mask=torch.tensor([[False, True], [True, True]]))
+    assert float(cloner(True).update(batch)["loss/actor"]) == pytest.approx(-math.log(0.5), abs=1e-6)
 
 
 def test_masked_entries_do_not_count():

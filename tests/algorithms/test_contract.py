@@ -342,7 +342,7 @@ def test_what_stands_behind_the_last_step_that_counts_changes_nothing(case):
 
 def test_an_update_takes_imagined_rows_beside_recorded_ones(case):
     learner = case.learner()
-    if learner.needs.origin != "data" or learner.needs.state:
+    if learner.needs.origin != "data" or learner.needs.state or learner.needs.recorded == "only":
         pytest.skip("it learns from no recorded rows, or needs a state, which models do not foresee")
     data = replace(DATA[case.kind], avail_actions=None)
     kind = worldmodels.get("ensemble")
@@ -361,6 +361,54 @@ def test_an_update_takes_imagined_rows_beside_recorded_ones(case):
         assert int(imagined.sum()) == ROWS // 2 and len(batch) == ROWS
         assert (batch.next_actions is not None) == learner.needs.next_actions
         assert all(bool(torch.isfinite(value)) for value in learner.update(batch).values())
+
+
+def policy_gradients(learner: Algorithm) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in learner.named_parameters() if name.startswith(("actor.", "policy."))}
+
+
+@pytest.mark.parametrize(
+    "case", [each for each in CASES if algorithms.get(each.name).needs.recorded != "none"], ids=str
+)
+def test_imagined_actions_are_no_demonstrations(case):
+    """What stands as an action in imagined rows reaches no policy's gradient and no conservative gap."""
+    learner, batch = case.pair()
+    imagined = torch.arange(len(batch)) % 3 > 0
+    batch = replace(batch, synthetic=row_by_row(imagined, batch.rewards[..., 0]))
+    others = batch.actions.roll(1, 0) if case.kind == "continuous" else torch.zeros_like(batch.actions)
+    if batch.avail_actions is not None:
+        avail = batch.avail_actions.clone()
+        avail[imagined] = case.spec.present("act")
+        batch = replace(batch, avail_actions=avail)
+    changed = replace(batch, actions=torch.where(row_by_row(imagined, others), others, batch.actions))
+    assert not torch.equal(changed.actions, batch.actions)
+    ends = []
+    for each in (batch, changed):
+        learner = case.learner()
+        metrics = learner.update(each)
+        ends.append((policy_gradients(learner), metrics.get("loss/gap")))
+    torch.testing.assert_close(ends[0], ends[1])
+    plain = case.learner()
+    plain.update(replace(batch, synthetic=None))
+    if ends[0][0] and case.name != "omar":  # which clones nobody
+        assert not same(ends[0][0], policy_gradients(plain)), "imagined rows should count elsewhere"
+
+
+def test_a_batch_of_recorded_rows_alone_is_learnt_from_as_one_that_does_not_say_so(case):
+    batch = case.batch(case.learner().needs)
+    marked = replace(batch, synthetic=torch.zeros(batch.rewards.shape[:-1], dtype=torch.bool))
+    torch.testing.assert_close(after_one(case, batch), after_one(case, marked), rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_without_recorded_rows_leaves_every_weight_finite(case):
+    batch = case.batch(case.learner().needs)
+    learner = case.learner()
+    learner.update(replace(batch, synthetic=torch.ones(batch.rewards.shape[:-1], dtype=torch.bool)))
+    assert all(bool(p.isfinite().all()) for p in learner.parameters())
+
+
+def row_by_row(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return rows.view(-1, *[1] * (like.dim() - 1)).expand_as(like)
 
 
 def test_the_order_of_rows_changes_nothing(case):

@@ -200,6 +200,41 @@ def test_the_discrete_losses_by_hand(with_mask):
     assert float(metrics["loss/critic"]) == pytest.approx(sum(errors[i] for i in counted) / len(counted), rel=1e-5)
 
 
+IMAGINED = torch.tensor([False, True])
+
+
+@pytest.mark.parametrize("rows", ["recorded", "combo"])
+def test_the_gap_of_a_mixture_by_hand(rows):
+    """At T = .5, soft maxima of (0, 2), (1, 0) and (1, 1), (0, 0), in both rows; Q of the data is 0, 0 and 1, 0.
+
+    The second row is imagined, where choices (1, 0) were drawn: its Q (2, 1) and (1, 0) is lifted by nobody. COMBO
+    takes the soft maximum of that row, which only lets both agents choose 1, and Q of the first.
+    """
+    batch = replace(choices(), actions=torch.tensor([[0, 1], [1, 0]]), synthetic=IMAGINED)
+    only = torch.tensor([[False, True, False]] * 2)
+    batch = replace(batch, avail_actions=torch.stack([batch.avail_actions[0], only]))
+    metrics = chooser(cql_temperature=0.5, conservative_rows=rows).update(batch)
+    here = (
+        0.5 * math.log(1 + math.exp(4)) + 0.5 * math.log(2) + 1,
+        0.5 * math.log(math.exp(2) + 1) + 0.5 * math.log(2),
+    )
+    there = (2.0 + 1.0, 0.0 + 0.0)
+    level = here if rows == "recorded" else there
+    assert float(metrics["loss/gap"]) == pytest.approx(sum(level) / 2 - (0 + 1 + 0 + 0) / 2, rel=1e-5)
+
+
+def test_combo_holds_q_down_on_recorded_rows_where_nothing_is_imagined():
+    batch = replace(choices(), synthetic=torch.zeros(2, dtype=torch.bool))
+    found = [chooser(conservative_rows=rows).update(batch)["loss/gap"] for rows in ("recorded", "combo")]
+    torch.testing.assert_close(*found)
+
+
+def test_combo_goes_without_counterfactual_weights():
+    with pytest.raises(ConfigError, match="imagined rows have none"):
+        settings = {"critic": "centralised", "cql_actions": "counterfactual", "conservative_rows": "combo"}
+        build(algorithms.get("cql").Config, settings)
+
+
 def test_the_discrete_gradient_by_hand():
     """By Q_1 of the first agent: 2 (0 - target) of what was done, and .8 (softmax(Q / T) - what was done), halved."""
     learner = chooser(cql_temperature=0.5, cql_alpha=0.8)

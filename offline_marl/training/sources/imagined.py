@@ -162,6 +162,8 @@ class MixedSource:
             self._refill(needs)
         # Where nothing imagined could be used yet, all rows are recorded.
         count = round(self.real_fraction * self.batch_size) if len(self.ring) else self.batch_size
+        if needs.recorded != "none":
+            count = max(count, 1)
         self.drawn += 1
         parts = []
         if count:

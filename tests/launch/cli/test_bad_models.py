@@ -62,7 +62,7 @@ def refused(cli: Cli, *command: object) -> str:
         ),
         (f"fit-model ensemble --dataset {MIX}_2x1_0 --membrs 8", "Unknown flag '--membrs' of fit-model ensemble"),
         ("fit-model ensemble --dataset team.safetensors --holdout 1", "Field 'holdout' cannot be '1'"),
-        ("train bc --dataset team.safetensors --world-model ensembel", "Unknown world model 'ensembel': did you mean"),
+        ("train iql --dataset team.safetensors --world-model ensembel", "Unknown world model 'ensembel': did you mean"),
         ("train bc --dataset team.safetensors --real-fraction 0.5", "--real-fraction needs a --world-model"),
         ("train bc --dataset team.safetensors --real-fraction some", "Field 'real_fraction"),
         ("train bc --dataset team.safetensors --horizon 0", "Field 'horizon' cannot be '0'"),
@@ -74,7 +74,15 @@ def refused(cli: Cli, *command: object) -> str:
         ("train ma-ppo --dataset team.safetensors --real-fraction 0.5", "ma-ppo learns from its own episodes alone"),
         ("train ma-ppo --dataset team.safetensors --world-model ensemble", "ma-ppo learns in the environment itself"),
         ("train ma-ppo --dataset team.safetensors", "ma-ppo learns in an environment, and none belongs to"),
-        ("train bc --dataset team.safetensors --world-model oracle", "The oracle needs the environment of"),
+        ("train iql --dataset team.safetensors --world-model oracle", "The oracle needs the environment of"),
+        (
+            "train bc --dataset team.safetensors --world-model ensemble",
+            "bc clones what was recorded, and imagined actions",
+        ),
+        (
+            "train td3-bc --dataset team.safetensors --world-model ensemble --real-fraction 0",
+            "td3-bc learns what was done from recorded rows, of which batches must hold some",
+        ),
         ("train bc --dataset team.safetensors --init gone", "gone holds no run"),
     ],
 )
@@ -87,14 +95,14 @@ def test_a_model_of_something_else_is_refused_and_both_are_named(cli: Cli, recor
     other.write_bytes(Path(recording.removesuffix("_2x1notip_0")).read_bytes())
     assert cli("fit-model", "ensemble", "--dataset", recording, *FIT, *FEW, "--out", "model").code == 0
     for dataset in (f"{other.absolute()}_2x1notip_0", recording.replace("notip_0", "_full")):
-        said = refused(cli, "train", "bc", "--dataset", dataset, *TINY, "--world-model", "model")
+        said = refused(cli, "train", "iql", "--dataset", dataset, *TINY, "--world-model", "model")
         assert f"model was fitted to {recording}, not to {dataset}." in said
 
 
 def test_a_model_of_another_version_of_the_data_is_refused(cli: Cli, team: Path, model: str) -> None:
     data = load_data(team)
     save_data(team, replace(data, rewards=data.rewards + 1))
-    train = ("train", "bc", "--dataset", team, *TINY, "--world-model", model)
+    train = ("train", "iql", "--dataset", team, *TINY, "--world-model", model)
     assert f"was fitted to another version of {team}: sha256 was " in refused(cli, *train)
     failed = cli("resume", model)
     assert failed.code == 2
@@ -102,7 +110,7 @@ def test_a_model_of_another_version_of_the_data_is_refused(cli: Cli, team: Path,
 
 
 def test_folders_that_hold_no_model_are_refused(cli: Cli, team: Path, model: str) -> None:
-    train = ("train", "bc", "--dataset", team, *TINY)
+    train = ("train", "iql", "--dataset", team, *TINY)
     assert cli(*train, "--out", "first").code == 0
     assert "first holds a training run, not a world model." in refused(cli, *train, "--world-model", "first")
     assert "model holds a world model, not a training run." in refused(cli, *train, "--init", model)
@@ -116,7 +124,7 @@ def test_folders_that_hold_no_model_are_refused(cli: Cli, team: Path, model: str
 def test_a_model_whose_checkpoints_are_damaged_is_refused(cli: Cli, team: Path, model: str) -> None:
     for path in Path(model, "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:-100])
-    train = ("train", "bc", "--dataset", team, *TINY, "--world-model", model)
+    train = ("train", "iql", "--dataset", team, *TINY, "--world-model", model)
     assert "model can be read" in refused(cli, *train)
 
 
@@ -128,14 +136,14 @@ def test_a_window_longer_than_every_episode_is_refused(cli: Cli, team: Path) -> 
 def test_a_model_that_reads_histories_serves_a_policy_that_does_not(cli: Cli, team: Path) -> None:
     fit = ("fit-model", "ensemble", "--dataset", team, *FIT, *FEW, "--window", 5, "--out", "model")
     assert cli(*fit).code == 0
-    trained = cli("train", "bc", "--dataset", team, *TINY, "--world-model", "model", "--out", "run")
+    trained = cli("train", "iql", "--dataset", team, *TINY, "--world-model", "model", "--out", "run")
     assert trained.code == 0
 
 
 def test_a_spread_that_the_model_cannot_tell_is_refused(cli: Cli, team: Path) -> None:
     fit = ("fit-model", "ensemble", "--dataset", team, *FIT, *FEW, "--kind", "deterministic", "--out", "model")
     assert cli(*fit).code == 0
-    train = ("train", "bc", "--dataset", team, *TINY, "--world-model", "model")
+    train = ("train", "iql", "--dataset", team, *TINY, "--world-model", "model")
     assert "max_aleatoric needs members that tell a deviation" in refused(cli, *train, "--spread", "max_aleatoric")
     assert cli(*train, "--out", "run").code == 0
 
@@ -170,7 +178,7 @@ def test_a_full_disk_while_a_model_is_fitted_keeps_its_last_good_checkpoint(
         real(source, target)
 
     fit = ("fit-model", "ensemble", "--dataset", team, *FIT, *FEW, "--out", "model")
-    train = ("train", "bc", "--dataset", team, *TINY, "--world-model", "ensemble", "--out", "run")
+    train = ("train", "iql", "--dataset", team, *TINY, "--world-model", "ensemble", "--out", "run")
     small = {"steps": 4, "checkpoint_every": 2, "hidden": [4], "members": 2, "elites": 1}
     prepare = fitting.prepare_fit
     monkeypatch.setattr(choose, "prepare_fit", lambda kind, task, given: prepare(kind, task, {**small, **given}))
@@ -193,6 +201,6 @@ def test_a_model_that_diverges_on_the_policy_stops_the_run(cli: Cli, team: Path,
         for name, value in state["model"].items()
     }
     save_tree(path, state, "checkpoint")
-    failed = cli("train", "bc", "--dataset", team, *TINY, "--world-model", model, "--out", "run")
+    failed = cli("train", "iql", "--dataset", team, *TINY, "--world-model", model, "--out", "run")
     assert failed.code == 1
     assert "256 of 256 imagined rows stopped being finite: the world model diverges on this policy" in failed.error

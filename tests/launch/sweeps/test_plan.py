@@ -44,6 +44,7 @@ def test_a_grid_may_vary_any_field_of_the_run_or_the_algorithm(tmp_path):
         (("steps = 6", "steps = 0"), "Field 'steps' cannot be 0"),
         (("seeds = [0]", 'seeds = [0]\npresets = ["publshed"]'), "There is no preset 'publshed' of bc"),
         (("seeds = [0]", 'seeds = [0]\nworld_models = ["ensembel"]'), "did you mean 'ensemble'"),
+        (("seeds = [0]", 'seeds = [0]\nworld_models = ["oracle"]'), "bc clones what was recorded"),
         (("steps = 6", "steps = 6\nreal_fraction = 0.1"), "--real-fraction needs a --world-model"),
         (("datasets", 'environments = ["reacher"]\ndatasets'), "does not say who moves and sees what"),
         (("datasets", 'environments = ["simple-spread"]\ndatasets'), "bc learns from recorded data"),
@@ -57,7 +58,7 @@ def test_what_could_not_begin_is_refused_before_anything_is_started(tmp_path, ch
 
 
 def test_a_shared_world_model_is_one_job_before_the_runs_that_need_it(tmp_path):
-    text = head(tmp_path, ["bc", "iql"], 2, [0, 1]) + 'world_models = ["none", "small", "oracle"]\n' + TINY
+    text = head(tmp_path, ["td3-bc", "iql"], 2, [0, 1]) + 'world_models = ["none", "small", "oracle"]\n' + TINY
     jobs = planned(tmp_path, text + "[models.small]\nfields = { steps = 4 }\n")
     fits = [job for job in jobs if job.command == "fit-model"]
     assert [job.folder for job in fits] == [f"models/small_arm{n}.safetensors_2x1notip_0_seed0" for n in (0, 1)]
@@ -70,7 +71,7 @@ def test_a_shared_world_model_is_one_job_before_the_runs_that_need_it(tmp_path):
 
 
 def test_a_world_model_may_be_fitted_anew_for_each_seed(tmp_path):
-    text = head(tmp_path, ["bc"], 1, [3, 4]) + 'world_models = ["small"]\n' + TINY
+    text = head(tmp_path, ["iql"], 1, [3, 4]) + 'world_models = ["small"]\n' + TINY
     jobs = planned(tmp_path, text + '[models.small]\nseed = "run"\n')
     assert [(job.fields["seed"], job.model) for job in jobs[2:]] == [(3, jobs[0].folder), (4, jobs[1].folder)]
 
@@ -132,7 +133,7 @@ def test_values_that_cannot_be_read_are_told_apart():
 
 
 def test_files_of_one_name_get_folders_apart(tmp_path):
-    text = 'algorithms = ["bc"]\nseeds = [0]\nworld_models = ["ensemble"]\n'
+    text = 'algorithms = ["iql"]\nseeds = [0]\nworld_models = ["ensemble"]\n'
     places = [tasks(tmp_path / name, 1)[0] for name in "ab"]
     jobs = merge([], planned(tmp_path, text + f"datasets = {json.dumps(places)}\n" + TINY), "x").every
     assert len({job.folder for job in jobs}) == 4
@@ -164,7 +165,7 @@ def test_a_changed_setting_of_a_job_is_refused(tmp_path, change):
 
 def test_a_changed_world_model_is_refused(tmp_path):
     text = (
-        head(tmp_path, ["bc"], 1, [0])
+        head(tmp_path, ["iql"], 1, [0])
         + 'world_models = ["small"]\n'
         + TINY
         + "[models.small]\nfields = { steps = 4 }\n"

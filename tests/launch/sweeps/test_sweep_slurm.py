@@ -16,7 +16,7 @@ from offline_marl.launch.jobs import executors
 
 pytestmark = pytest.mark.slurm
 FILE = """
-algorithms = ["bc", "iql"]
+algorithms = ["td3-bc", "iql"]
 datasets = [{data}]
 seeds = [0, 1]
 world_models = ["none", "small"]

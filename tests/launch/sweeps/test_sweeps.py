@@ -52,7 +52,7 @@ def test_a_changed_setting_starts_nothing(cli, tmp_path, pretended):
 
 
 def test_world_models_come_first_and_runs_of_failed_ones_are_held_back(cli, tmp_path, pretended):
-    text = head(tmp_path, ["bc"], 2, [0]) + 'world_models = ["small", "none"]\n' + TINY + "[models.small]\n"
+    text = head(tmp_path, ["iql"], 2, [0]) + 'world_models = ["small", "none"]\n' + TINY + "[models.small]\n"
     pretended.failing = {"small_arm1"}
     said = cli("sweep", written(tmp_path, text), "--executor", "debug")
     assert [len(names) for names, _ in pretended.submissions] == [2, 3]
@@ -62,7 +62,7 @@ def test_world_models_come_first_and_runs_of_failed_ones_are_held_back(cli, tmp_
     # Only `retry` starts again what failed of itself.
     assert cli("sweep", tmp_path / "sweep.toml").out.startswith("0 started")
     assert cli("sweep", "retry", "sweeps/sweep").out.startswith("2 started")
-    assert [names[0][:10] for names, _ in pretended.submissions[2:]] == ["small_arm1", "bc_arm1.sa"]
+    assert [names[0][:10] for names, _ in pretended.submissions[2:]] == ["small_arm1", "iql_arm1.s"]
     assert "nothing in" in cli("sweep", "retry", "sweeps/sweep").out
 
 
@@ -77,7 +77,7 @@ def test_what_was_cut_off_goes_on_without_being_asked(cli, tmp_path, pretended):
 
 
 def test_on_slurm_runs_wait_for_their_world_model(cli, tmp_path, pretended):
-    text = head(tmp_path, ["bc"], 2, [0, 1]) + 'world_models = ["small", "none"]\n' + TINY + "[models.small]\n"
+    text = head(tmp_path, ["iql"], 2, [0, 1]) + 'world_models = ["small", "none"]\n' + TINY + "[models.small]\n"
     profile = tmp_path / "profile.toml"
     profile.write_text('partition = "low"\n')
     cli("sweep", written(tmp_path, text), "--executor", "slurm", "--profile", profile)
@@ -92,7 +92,7 @@ def test_on_slurm_runs_wait_for_their_world_model(cli, tmp_path, pretended):
 
 def test_a_dry_run_writes_nothing(cli, tmp_path, pretended):
     pytest.importorskip("submitit")
-    text = head(tmp_path, ["bc"], 1, [0, 1]) + 'world_models = ["small"]\n' + TINY + "[models.small]\n"
+    text = head(tmp_path, ["iql"], 1, [0, 1]) + 'world_models = ["small"]\n' + TINY + "[models.small]\n"
     file = written(tmp_path, text)
     said = cli("sweep", file, "--dry-run", "--executor", "slurm")
     assert said.code == 0 and "3 of 3 jobs to start" in said.out
@@ -180,12 +180,12 @@ def test_the_best_settings_are_run_on_new_seeds_and_say_so(cli, tmp_path, preten
 
 
 def test_the_best_with_shared_world_models_uses_them_where_they_are(cli, tmp_path, pretended):
-    text = head(tmp_path, ["bc"], 1, [0, 1]) + 'world_models = ["one", "each"]\n' + TINY
+    text = head(tmp_path, ["iql"], 1, [0, 1]) + 'world_models = ["one", "each"]\n' + TINY
     text += '[models.one]\n[models.each]\nseed = "run"\n'
     pretended.score = lambda job: {"return": float("each" in job.out.name)}
     cli("sweep", written(tmp_path, text))
     assert cli("sweep", "best", "sweeps/sweep", "--metric", "return", "--seeds", "7").code == 0
-    assert [name.partition("_")[0] for name in pretended.names[-2:]] == ["each", "bc"]
+    assert [name.partition("_")[0] for name in pretended.names[-2:]] == ["each", "iql"]
     pretended.score = lambda job: {"return": float("one" in job.out.name)}
     cli("sweep", tmp_path / "sweep.toml", "--out", "other")
     assert cli("sweep", "best", "other", "--metric", "return", "--seeds", "7").code == 0

@@ -360,7 +360,7 @@ def test_training_with_a_model_that_is_not_trusted_warns_once(tmp_path, task, ca
     capsys.readouterr()
     small = {"steps": 2, "rollouts": 4, "horizon": 2, "batch_size": 8, "hidden": [8], "device": "cpu"}
     small |= {"eval_every": 0, "final_episodes": 1, "world_model": str(fit.folder)}
-    run.train("bc", task, out=tmp_path / "run", **small)
+    run.train("iql", task, out=tmp_path / "run", **small)
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: the world model")]
     said_so = f"warning: the world model in {fit.folder} is not to be trusted: {'; '.join(fit.report['reasons'])}."
     assert warnings == [said_so]

@@ -21,7 +21,7 @@ from runs import (
 from worlds import SPECS, PointEnv, RestorableEnv, reacher_recording, saved, world
 
 from offline_marl.algorithms.base import algorithms
-from offline_marl.algorithms.bc import BC
+from offline_marl.algorithms.iql import IQL
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError, Needs
 from offline_marl.runs.folder import RunFolderError
@@ -42,7 +42,8 @@ SHORT = {
     "eval_every": 10,
     "checkpoint_every": 10,
 }
-MIXING = [name for name in algorithms.names() if algorithms.get(name).needs.origin == "data"]
+NEEDS = {name: algorithms.get(name).needs for name in algorithms.names()}
+MIXING = [name for name, needs in NEEDS.items() if needs.origin == "data" and needs.recorded != "only"]
 
 
 @pytest.fixture(autouse=True)
@@ -80,8 +81,8 @@ def test_every_learner_of_recorded_rows_learns_from_imagined_ones_too(tmp_path, 
 
 
 def test_recorded_segments_are_mixed_with_imagined_ones_and_a_killed_run_ends_alike(tmp_path, data, model, monkeypatch):
-    monkeypatch.setattr(BC, "needs", Needs(view="segments", length=2, burn_in=1, next_actions=True))
-    fields = {"world_model": model, "real_fraction": 0.5, **FEW}
+    monkeypatch.setattr(IQL, "needs", Needs(view="segments", length=2, burn_in=1, next_actions=True))
+    fields = {"algorithm": "iql", "world_model": model, "real_fraction": 0.5, **FEW}
     small_run(tmp_path / "straight", data, **fields)
     ring = last_state(tmp_path / "straight")["source"]["ring"]
     assert ring["held"]["next_actions"].shape[:2] == (20, 3), "40 steps in segments of 2, and one to burn in"
@@ -284,19 +285,19 @@ def test_a_run_finds_its_model_again_from_another_working_folder_and_misses_it(t
 
 def test_what_does_not_fit_together_is_refused_before_the_run_begins(tmp_path, data, model, monkeypatch):
     for change, fields, said in (
-        ({"needs": Needs(origin="environment")}, {}, "bc learns in an environment, and none belongs to"),
+        ({"needs": Needs(origin="environment")}, {}, "iql learns in an environment, and none belongs to"),
         ({"needs": Needs(state=True)}, {"world_model": model}, "needs a global state, which world models do not"),
         ({}, {"world_model": "oracle"}, "The oracle needs the environment of"),
     ):
         with monkeypatch.context() as patch, pytest.raises(DataError, match=said):
             for name, value in change.items():
-                patch.setattr(BC, name, value)
-            small_run(tmp_path / "run", data, **fields)
+                patch.setattr(IQL, name, value)
+            small_run(tmp_path / "run", data, algorithm="iql", **fields)
         assert not (tmp_path / "run" / "config.json").exists()
     act_in(monkeypatch, PointEnv)
     with pytest.raises(DataError, match="cannot be put into recorded states"):
-        small_run(tmp_path / "run", data, world_model="oracle")
-    small_run(tmp_path / "run", data, steps=1)
+        small_run(tmp_path / "run", data, algorithm="iql", world_model="oracle")
+    small_run(tmp_path / "run", data, algorithm="iql", steps=1)
 
 
 @pytest.mark.parametrize("algorithm", ["ma-ppo", "td3-bc"])
@@ -347,11 +348,18 @@ def test_networks_of_another_shape_are_refused_before_the_run_begins(tmp_path, d
     [
         ("bc", {"real_fraction": 0.5}, "--real-fraction needs a --world-model"),
         ("bc", {"real_fraction_end": 0.5}, "--real-fraction needs a --world-model"),
-        ("bc", {"real_fraction": "auto", "real_fraction_end": 0.5, "world_model": "ensemble"}, "takes no --real-frac"),
+        ("iql", {"real_fraction": "auto", "real_fraction_end": 0.5, "world_model": "ensemble"}, "takes no --real-frac"),
         ("moma-ppo", {"real_fraction": 0.5}, "moma-ppo learns from its own episodes alone"),
         ("ma-ppo", {"real_fraction_end": 0.5}, "ma-ppo learns from its own episodes alone"),
         ("ma-ppo", {"world_model": "ensemble"}, "ma-ppo learns in the environment itself: moma-ppo is the one"),
-        ("bc", {"world_model": "ensembel"}, r"Unknown world model 'ensembel': did you mean 'ensemble'\?"),
+        ("bc", {"world_model": "oracle"}, "bc clones what was recorded.*: it takes no --world-model"),
+        *(
+            (name, {"world_model": "oracle", "batch_size": 16, **shares}, f"^{name} learns what was done from recorded")
+            for name in ("iql", "ma-iql", "td3-bc", "cql", "omar")
+            for shares in ({"real_fraction": 0.0}, {"real_fraction": 0.03}, {"real_fraction_end": 0.0})
+        ),
+        ("cql", {"conservative_rows": "combo"}, "conservative_rows = combo .* needs a --world-model"),
+        ("iql", {"world_model": "ensembel"}, r"Unknown world model 'ensembel': did you mean 'ensemble'\?"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(tmp_path, data, algorithm, fields, said):

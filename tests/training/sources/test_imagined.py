@@ -125,6 +125,12 @@ def test_recorded_rows_come_first_and_imagined_ones_are_marked_to_the_end():
     assert {*batch.rewards[5:].flatten().tolist()} <= {1.0, 2.0, 3.0}
 
 
+@pytest.mark.parametrize("shares", [(0.01, 0.01), (0.0, 0.0), None])
+def test_who_learns_from_recorded_rows_gets_one_at_least(shares):
+    batch = mixed(shares, retain=30).sample(Needs(recorded="some"))
+    assert len(batch) == BATCH and int((~batch.synthetic).sum()) >= 1
+
+
 def test_only_steps_before_an_episodes_end_are_mixed_in():
     source = mixed((0.0, 0.0), model=Numbered(over=10), horizon=3)
     batch = source.sample(Needs())

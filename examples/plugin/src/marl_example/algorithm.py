@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from offline_marl import Algorithm, AlgorithmConfig, Batch, Metrics, Needs, Spec, algorithms
-from offline_marl.algorithms.base import masked_mean
+from offline_marl.algorithms.base import masked_mean, over_recorded
 from offline_marl.losses import bellman
 from offline_marl.networks.actors import Actor
 from offline_marl.networks.critics import Value
@@ -37,7 +37,7 @@ class TopCloning(Algorithm):
 
     Config = TopCloningConfig
     config: TopCloningConfig
-    needs = Needs()
+    needs = Needs(recorded="some")
 
     def __init__(self, config: TopCloningConfig, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -58,7 +58,7 @@ class TopCloning(Algorithm):
 
         kept = best_rows(advantages.detach(), self.config.share)
         log_probs = self.actor(features, batch.avail_actions).log_prob(batch.actions)
-        actor_loss = -masked_mean(kept.unsqueeze(-1) * log_probs, batch.mask)
+        actor_loss = -masked_mean(over_recorded(kept.unsqueeze(-1) * log_probs, batch), batch.mask)
 
         self.descend(value_loss + actor_loss)
         self.update_targets(self.config.tau)

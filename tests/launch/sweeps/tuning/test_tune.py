@@ -63,7 +63,7 @@ def test_each_algorithm_has_a_study_and_a_world_model_comes_first(cli, tmp_path,
     models += 'fields.lr = { distribution = "choice", values = [0.1, 0.2] }\n'
     cli(
         "sweep",
-        file(tmp_path, text, ["bc", "iql", "td3-bc"], optuna=OPTUNA.replace("7", "3") + models),
+        file(tmp_path, text, ["cql", "iql", "td3-bc"], optuna=OPTUNA.replace("7", "3") + models),
         "--parallel",
         "9",
     )
