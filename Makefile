@@ -28,7 +28,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check test slow golden slurm browser bench page docs speed clean
+.PHONY: help demo setup fmt check test slow golden wheel slurm browser bench page docs speed clean
 
 help: ## show this list
 	@echo "make TARGET [VENV=$(VENV)] [TORCH=$(TORCH)] [PYTHON=$(PYTHON)]"
@@ -57,7 +57,10 @@ slow: $(DEV) ## the tests that learn, kill processes or install packages
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not network and not gpu and not slurm and not browser" $(ARGS)
 
 golden: $(DEV) ## short runs of every learner, compared bit for bit with their records (ARGS='-k ma-iql' picks some)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -rs tests/golden $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n 2 -rs tests/golden $(ARGS)
+
+wheel: $(DEV) ## build a wheel, install it into an empty folder, train and render a report there
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow tests/test_wheel.py $(ARGS)
 
 slurm: $(DEV) ## the tests on a real Slurm, which tests/slurm/up.sh starts here; as root, on Debian
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slurm -rs $(ARGS)
