@@ -18,7 +18,7 @@ from offline_marl.collection.config import CollectConfig
 from offline_marl.collection.recordable import Noise, Recordable
 from offline_marl.core.config import ConfigError
 from offline_marl.core.partition import PartitionError, confs, partition
-from offline_marl.core.permissions import ImportPath, is_import_path
+from offline_marl.core.permissions import ImportPath, names_code
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording, join
 from offline_marl.datasets.catalog import SUFFIX
@@ -258,7 +258,7 @@ def environment(config: CollectConfig) -> type[Environment]:
     """
     # Of the command line or the call: nothing that a file says becomes a CollectConfig.
     name, settings = config.environment, with_actors(config.settings, ImportPath)
-    if name in environments.names() or not is_import_path(name):
+    if name in environments.names() or not names_code(name):
         return environments.get(name).told(settings, config.max_steps)
     return environment_of(ImportPath(name), settings, config.max_steps)
 

@@ -27,3 +27,8 @@ Permit = Callable[[str], ImportPath]
 def is_import_path(name: str) -> bool:
     """Whether a name asks for an import; registered names hold neither of these signs."""
     return ":" in name or "." in name
+
+
+def names_code(environment: str) -> bool:
+    """Whether an environment's name is an import path, or an id of PettingZoo's registry, which imports too."""
+    return is_import_path(environment) or "/" in environment

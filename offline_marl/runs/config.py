@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from offline_marl.core.config import Config, ConfigError
 from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Seed, Share
-from offline_marl.core.permissions import is_import_path
+from offline_marl.core.permissions import is_import_path, names_code
 from offline_marl.core.places import DatasetPlace, ModelPlace, PlacesWithin, RunPlace
 
 if TYPE_CHECKING:
@@ -177,10 +177,9 @@ class EnvironmentChoice(Config):
 
 def import_paths(environment: str | None, settings: Mapping[str, Any]) -> frozenset[str]:
     """Import paths among an environment's name and the actors in its settings."""
-    named = [environment, *(settings.get(name) for name in ACTING_RUNS)]
-    return frozenset(
-        name for name in named if isinstance(name, str) and is_import_path(name) and not Path(name).is_dir()
-    )
+    actors = [settings.get(name) for name in ACTING_RUNS]
+    paths = {name for name in actors if isinstance(name, str) and is_import_path(name) and not Path(name).is_dir()}
+    return frozenset(paths | ({environment} if environment is not None and names_code(environment) else set()))
 
 
 NO_CHOICE = EnvironmentChoice()

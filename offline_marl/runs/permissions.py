@@ -12,7 +12,7 @@ from pathlib import Path
 from offline_marl.core.config import ConfigError
 from offline_marl.core.files import write_atomically
 from offline_marl.core.locks import locked
-from offline_marl.core.permissions import ImportPath, Permit, is_import_path
+from offline_marl.core.permissions import ImportPath, Permit, names_code
 from offline_marl.datasets.catalog import home
 
 
@@ -22,7 +22,7 @@ class ForbiddenImportError(ConfigError):
 
 def remember(folder: Path, named: Iterable[str]) -> None:
     """Note that the user named these import paths for a folder; other names need no permission."""
-    paths = {name for name in named if is_import_path(name)}
+    paths = {name for name in named if names_code(name)}
     if not paths:
         return
     place, key = home() / "allowed.json", str(folder.resolve())

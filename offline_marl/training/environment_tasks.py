@@ -17,7 +17,7 @@ import numpy as np
 from offline_marl.collection.recordable import Recordable, uniform_actions
 from offline_marl.core.config import ConfigError
 from offline_marl.core.partition import SCENARIOS, Partition, confs, partition
-from offline_marl.core.permissions import Permit, is_import_path
+from offline_marl.core.permissions import Permit, names_code
 from offline_marl.core.reference import Reference
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
@@ -71,7 +71,7 @@ def find_environment_task(
         DataError: A body comes without conf and view, or it takes no such settings.
     """
     settings = with_actors(settings or {}, permit)
-    if is_import_path(name):
+    if names_code(name):
         return EnvironmentTask(name, environment_of(permit(name), settings, max_steps), None, None)
     body, *share = name.split("_", 2)
     kind = environments.get(body)

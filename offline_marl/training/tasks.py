@@ -12,7 +12,7 @@ from torch import Tensor
 
 from offline_marl.collection.record import make_scripted
 from offline_marl.core.partition import SCENARIOS, Partition, confs, partition, split_task
-from offline_marl.core.permissions import is_import_path
+from offline_marl.core.permissions import names_code
 from offline_marl.core.reference import Reference
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.base import Dataset, Recording
@@ -106,7 +106,7 @@ class ScoredTask:
             return (
                 f"say --environment {scenario} --env-settings '{json.dumps(settings)}' if you trust the code it names"
             )
-        if isinstance(scenario, str) and is_import_path(scenario):
+        if isinstance(scenario, str) and names_code(scenario):
             return f"say --environment {scenario}, which recorded it, if you trust that code"
         return "name one by --environment NAME or package.module:function"
 

@@ -14,6 +14,7 @@ from gymnasium.spaces import Box, Discrete
 from offline_marl.collection import recorder
 from offline_marl.collection.collect import collect
 from offline_marl.collection.config import CollectConfig
+from offline_marl.core.permissions import ImportPath
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.datasets.files import load_data
@@ -24,7 +25,7 @@ WORLD = "odd_worlds:make"
 
 
 def run(**settings: Any) -> list[Any]:
-    env = PettingZooTeam(WORLD, 2, settings)
+    env = PettingZooTeam(ImportPath(WORLD), 2, settings)
     shape = (2, 2) if env.spec.discrete else (2, 2, env.spec.act_dim)
     kind = np.int64 if env.spec.discrete else np.float32
     return list(run_episodes(env, [7, 8], Memoryless(lambda seen, step: np.zeros(shape, kind))))
@@ -70,8 +71,8 @@ def test_lists_and_rewards_of_one_number_are_taken_as_they_are_meant() -> None:
 )
 def test_what_no_vector_can_be_made_of_is_refused_at_once(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(DataError, match=said):
-        PettingZooTeam(WORLD, 1, settings)
-    assert PettingZooTeam(WORLD, 1, {"acts": Discrete(4)}).spec.act_dims == (4, 4)
+        PettingZooTeam(ImportPath(WORLD), 1, settings)
+    assert PettingZooTeam(ImportPath(WORLD), 1, {"acts": Discrete(4)}).spec.act_dims == (4, 4)
 
 
 def settings(tmp_path: Path, **changed: Any) -> CollectConfig:

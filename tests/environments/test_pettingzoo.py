@@ -152,3 +152,33 @@ def test_any_environment_by_its_import_path():
     env = environment_of(ImportPath("mpe2.simple_v3:parallel_env"), {"max_cycles": 7}).make(None, 1)
     assert env.spec.n_agents == 1 and env.max_steps == 7
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mpe2.simple_spread_v1", "mpe2.simple_spread_v1 is not installed here, but mpe2.simple_spread_v3"),
+        ("pettingzoo.mpe.simple_tag_v2", "simple_tag_v2 is not installed here, but mpe2.simple_tag_v3"),
+        ("pettingzoo.sisl.pursuit_v4", "pursuit_v4 is not installed here, but pettingzoo.sisl.pursuit_v5"),
+        ("pettingzoo.sisl.chase_v4", r"pettingzoo\.sisl\.chase_v4 cannot be imported here .*: pip install"),
+        ("sisl/pursuit-v4", "PettingZoo registers no 'sisl/pursuit-v4': there is sisl/pursuit-v5"),
+        ("sisl/pursiut-v5", r"registers no 'sisl/pursiut-v5': did you mean 'sisl/pursuit-v5'\?"),
+    ],
+)
+def test_another_version_is_answered_by_the_one_that_is_there(name, said):
+    if "/" in name and not hasattr(pettingzoo, "parallel_registry"):
+        pytest.skip("PettingZoo older than its registry")
+    with pytest.raises((DataError, MissingSimulatorError), match=said) as refusal:
+        factory_of(ImportPath(name))
+    assert "\n" not in str(refusal.value)
+
+
+def test_registered_ids_are_taken_beside_import_paths():
+    if not hasattr(pettingzoo, "parallel_registry"):
+        pytest.skip("PettingZoo older than its registry")
+    pettingzoo.register("parallel", "toys/leaving-v0", entry_point=Leaving, kwargs={"continuous": False})
+    try:
+        env = PettingZooTeam(ImportPath("toys/leaving-v0"), 1)
+        assert env.spec.act_dims == (2, 3) and env.max_steps == 9
+    finally:
+        del pettingzoo.parallel_registry["toys/leaving-v0"]
