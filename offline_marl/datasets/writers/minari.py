@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from offline_marl.datasets.readers.embedded_metadata import OURS, packed
 from offline_marl.datasets.readers.minari.remote import datasets_in
 from offline_marl.datasets.readers.minari.storages import STORAGES
 
+SETTINGS: Mapping[str, Mapping[str, Any]] = {"Ant-v5": {"include_cfrc_ext_in_observation": False}}
+"""What the bodies recorded here are made with beside their defaults."""
 _ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+")
 
 
@@ -34,7 +38,7 @@ def write(folder: Path, data: Recording | Dataset, storage: str = "hdf5", datase
             infos `rewards` and, where they differ, `terminations` and `truncations` per agent, `state` and
             `avail_actions`.
         storage: `hdf5`, `arrow` or `parquet`.
-        dataset_id: Minari's id, `[namespace/]name-vN`; by default the folder's name, with `-v0` if it has no version.
+        dataset_id: Minari's id, `[namespace/]name-vN`; by default see `id_of`.
 
     Returns:
         The id.
@@ -42,7 +46,7 @@ def write(folder: Path, data: Recording | Dataset, storage: str = "hdf5", datase
     Raises:
         DataError: minari or its storage's package is missing, the folder exists, or the id has another form.
     """
-    name = dataset_id or (folder.name if re.search(r"-v\d+$", folder.name) else f"{folder.name}-v0")
+    name = dataset_id or id_of(folder)
     if storage not in STORAGES:
         raise DataError(f"Minari stores as {', '.join(STORAGES)}, not as '{storage}'.")
     if _ID.fullmatch(name) is None:
@@ -61,6 +65,22 @@ def write(folder: Path, data: Recording | Dataset, storage: str = "hdf5", datase
     return name
 
 
+def id_of(folder: Path) -> str:
+    """Minari's id of a folder: below Minari's root its place, elsewhere its name, with `-v0` if it has no version.
+
+    Raises:
+        DataError: It lies below the root, where a name without version is none of Minari's.
+    """
+    root = Path(os.environ.get("MINARI_DATASETS_PATH") or Path("~/.minari/datasets").expanduser()).resolve()
+    place = folder.parent.resolve() / folder.name
+    if not place.is_relative_to(root) or place == root:
+        return folder.name if re.search(r"-v\d+$", folder.name) else f"{folder.name}-v0"
+    name = place.relative_to(root).as_posix()
+    if _ID.fullmatch(name) is None and _ID.fullmatch(f"{name}-v0") is not None:
+        raise DataError(f"{folder} lies among Minari's own, which are called [NAMESPACE/]NAME-vN: {name}-v0, for one.")
+    return name
+
+
 def _create(root: Path, name: str, data: Recording | Dataset, storage: str) -> None:
     try:
         import minari
@@ -76,7 +96,8 @@ def _create(root: Path, name: str, data: Recording | Dataset, storage: str) -> N
             observation_space=seen,
             action_space=moved,
             data_format=storage,
-            algorithm_name=str(told.get("how", "unknown"))[:500],
+            algorithm_name=_algorithm(told)[:500],
+            author=_authors(told.get("author")),
             description=f"{told.get('how', told.get('name', name))}. Written by offline-marl; its own metadata are "
             f"under '{OURS}'.",
         )
@@ -84,7 +105,47 @@ def _create(root: Path, name: str, data: Recording | Dataset, storage: str) -> N
     reference = told.get("reference")
     if reference:
         kept |= {"ref_min_score": float(reference["random"]), "ref_max_score": float(reference["expert"])}
+    if told.get("actors"):
+        kept["actors"] = _plain(told["actors"])
     made.storage.update_metadata(kept)
+    spec = _env_spec(told)
+    if spec is not None:  # minari itself would build the environment to note it
+        file = Path(made.storage.data_path) / "metadata.json"
+        file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "env_spec": spec}), "utf-8")
+
+
+def _algorithm(told: Mapping[str, Any]) -> str:
+    """Names of those who acted, else how it was made."""
+    actors = told.get("actors")
+    names = [str(actor.get("name")) for actor in _listed(actors) if isinstance(actor, Mapping)]
+    return ", ".join(names) or str(told.get("how", "unknown"))
+
+
+def _authors(author: Any) -> set[str] | None:
+    return {str(name) for name in _listed(author)} if author else None
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _env_spec(told: Mapping[str, Any]) -> str | None:
+    """The environment it was recorded in, as Gymnasium writes one, where it is registered there under its id."""
+    from gymnasium.envs.registration import registry
+
+    versions = told.get("versions")
+    env_id = versions.get("env_id") if isinstance(versions, Mapping) else None
+    if not isinstance(env_id, str) or env_id not in registry:
+        return None
+    spec = deepcopy(registry[env_id])
+    if isinstance(spec.entry_point, str):
+        spec.kwargs |= SETTINGS.get(env_id, {})
+        return str(spec.to_json())
+    return None
 
 
 @contextmanager

@@ -109,3 +109,60 @@ def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(
     assert [each.name for each in tmp_path.iterdir()] == ["there-v0"]
     monkeypatch.undo()
     assert writer.write(tmp_path / "x", data) == "x-v0"
+
+
+@pytest.mark.parametrize("kind", ["body", "team"])
+def test_minari_recovers_the_environment_of_a_gymnasium_body(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("mujoco")
+    data: Any = reacher_recording()
+    about = {
+        **ABOUT,
+        "versions": {"env_id": "Reacher-v5"},
+        "actors": [{"name": "left", "episodes": 3}],
+        "author": "Ada",
+    }
+    data = replace(data, metadata=about) if kind == "body" else replace(world("continuous", 4), metadata=about)
+    writer.write(tmp_path / "mine" / "x-v0", data)
+    found = minari.load_dataset("mine/x-v0")
+    env = found.recover_environment()
+    try:
+        assert env.spec.id == "Reacher-v5"
+        if kind == "body":
+            assert env.observation_space.shape == found.observation_space.shape
+    finally:
+        env.close()
+    metadata = found.storage.metadata
+    assert metadata["author"] == {"Ada"} and metadata["actors"] == about["actors"]
+    assert metadata["algorithm_name"] == "left"
+    assert load_place(tmp_path / "mine" / "x-v0").metadata["author"] == "Ada"
+
+
+def test_an_environment_that_gymnasium_does_not_know_is_not_named(tmp_path: Path) -> None:
+    data = replace(world("continuous", 4), metadata={**ABOUT, "versions": {"env_id": "Nowhere-v5"}})
+    writer.write(tmp_path / "x-v0", data)
+    assert minari.load_dataset("x-v0").env_spec is None
+
+
+def test_a_folder_below_minaris_root_is_listed_under_its_place(tmp_path: Path) -> None:
+    from offline_marl.launch.cli.data import convert
+
+    source = tmp_path / "data.safetensors"
+    convert.save(world("continuous", 4), source)
+    convert.run([str(source), str(tmp_path / "deep" / "below" / "x-v2"), "--author", "Ada"])
+    listed = minari.list_local_datasets()
+    assert list(listed) == ["deep/below/x-v2"]
+    assert minari.load_dataset("deep/below/x-v2").storage.metadata["author"] == {"Ada"}
+    with pytest.raises(DataError, match="lies among Minari's own, which are called .*: deep/y-v0, for one"):
+        convert.run([str(source), str(tmp_path / "deep" / "y")])
+    assert writer.id_of(tmp_path.parent / "elsewhere") == "elsewhere-v0"
+
+
+@pytest.mark.parametrize("total", ["total_episodes", "total_steps"])
+def test_other_totals_than_the_metadata_tell_are_refused(tmp_path: Path, total: str) -> None:
+    import json
+
+    writer.write(tmp_path / "x-v0", world("continuous", 4))
+    file = tmp_path / "x-v0" / "data" / "metadata.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), total: 7}))
+    with pytest.raises(DataError, match=f"its metadata say {total} is 7, its files hold"):
+        load_place(tmp_path / "x-v0")

@@ -51,6 +51,9 @@ def told(about: dict[str, Any], name: str, moves: Sequence[Moves]) -> dict[str, 
         DataError: What stands where our metadata should is something else.
     """
     known = {"name": str(about.get("dataset_id", name))[:200], **unpacked(about.get(OURS))}
+    author = about.get("author")
+    if author and "author" not in known:
+        known["author"] = ", ".join(sorted(map(str, author)))[:500] if isinstance(author, list) else str(author)[:500]
     known |= {"format": "minari", "minari_version": str(about.get("minari_version", ""))[:40]}
     scores = [about.get(name) for name in ("ref_min_score", "ref_max_score")]
     if "reference" not in known and all(is_number(score) for score in scores) and scores[0] != scores[1]:

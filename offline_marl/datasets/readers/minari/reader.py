@@ -128,6 +128,12 @@ def _steps(held: _Set) -> tuple[Steps, dict[str, Any]]:
         raise DataError("its observations are pictures, which are not read.")
     rewards = held.column("rewards")
     lengths = [len(values) for values in rewards]
+    for name, count in (("total_episodes", len(lengths)), ("total_steps", sum(lengths))):
+        claim = held.about.get(name, count)
+        if claim != count:
+            raise DataError(
+                f"its metadata say {name} is {claim!r:.40}, its files hold {count:,}: it was copied or written in part."
+            )
     flags = {name: _flags(held.column(name, lengths), name) for name in ("terminations", "truncations")}
     agents = held.agents("actions")
     moves = spaces.moves_of(held.about.get("action_space"), agents)

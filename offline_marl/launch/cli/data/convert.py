@@ -24,7 +24,7 @@ ABOUT = (
     "Writes data in another layout; whole or not at all: killed or on a full disk it leaves no OUT, and the same "
     "command begins again (what was fetched or converted into the cache by then is not fetched or converted again)."
 )
-USAGE = "IN OUT [--to ours|minari|d4rl] [--clip-actions] [--clock N] [--overwrite]"
+USAGE = "IN OUT [--to ours|minari|d4rl] [--clip-actions] [--clock N] [--author NAME] [--overwrite]"
 MINARI = "minari://"
 MEGABYTE = 1_000_000
 ENDINGS = {".safetensors": "ours", ".hdf5": "d4rl", ".h5": "d4rl"}
@@ -43,6 +43,8 @@ class ConvertFlags(Config):
     """Clip actions that lie outside [-1, 1]; without it such data is refused."""
     clock: Count | None = None
     """Steps after which the clock ended an episode, where the format cannot tell (PyMARL's); else the task did."""
+    author: str | None = None
+    """Who made the data; kept in the metadata, also where Minari looks for it."""
     overwrite: bool = False
     """Replace OUT if it exists."""
 
@@ -64,7 +66,8 @@ def run(args: Sequence[str]) -> None:
         if flags.clock is not None and file is None:
             raise ConfigError("--clock is for files in a published format and writes ours: OUT should be .safetensors.")
         if file is not None:
-            convert_in_pieces(file, place, flags.source, {} if flags.clock is None else {"clock": flags.clock})
+            about = {"source": public_source(flags.source)} | ({} if flags.author is None else {"author": flags.author})
+            convert_in_pieces(file, place, about, {} if flags.clock is None else {"clock": flags.clock})
         else:
             convert_loaded(flags, to, place)
     print(f"{'file' if out.is_file() else 'folder':<12}{out}")
@@ -105,6 +108,17 @@ def check_id(name: str) -> str:
     return name
 
 
+def minari_id(out: str) -> str:
+    """Find the id of what is written to `OUT`: minari://ID, or the one of a folder's place.
+
+    Raises:
+        DataError: A folder among Minari's own has a name that is none of Minari's.
+    """
+    from offline_marl.datasets.writers import minari
+
+    return out.removeprefix(MINARI) if out.startswith(MINARI) else minari.id_of(Path(out))
+
+
 def refuse_foreign_folder(out: Path) -> None:
     """Refuse to replace a folder that is not Minari's, `--overwrite` or not.
 
@@ -130,7 +144,7 @@ def find_whole(source: str) -> Path | None:
     return path if path.exists() and path.suffix != SUFFIX else None
 
 
-def convert_in_pieces(file: Path, place: Path, source: str, options: Mapping[str, Any]) -> None:
+def convert_in_pieces(file: Path, place: Path, about: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Convert in pieces, without holding all in memory, then check the result by loading it.
 
     Raises:
@@ -141,7 +155,7 @@ def convert_in_pieces(file: Path, place: Path, source: str, options: Mapping[str
     from offline_marl.datasets.readers.convert import convert
 
     with byte_bar(count_bytes(file), f"converting {file.name}") as tick:
-        convert(file, place, {"source": public_source(source)}, tick, options)
+        convert(file, place, about, tick, options)
     try:
         load_data(place)
     except DataError as error:
@@ -161,11 +175,13 @@ def convert_loaded(flags: ConvertFlags, to: str, place: Path) -> None:
     source, out = flags.source, flags.out
     with growth_bar(home(), count_bytes(Path(source)), f"reading {Path(source).name}"):
         data = with_source(source, load_named(source, flags.clip_actions)[0])
+        if flags.author is not None:
+            data = replace(data, metadata={**data.metadata, "author": flags.author})
     if to == "ours":
         save(data, place)
         return
     with growth_bar(place.parent, count_array_bytes(data), f"writing {place.name}"):
-        write(to, data, place, out.removeprefix(MINARI) if out.startswith(MINARI) else None)
+        write(to, data, place, minari_id(out) if to == "minari" else None)
 
 
 def save(data: Recording | Dataset, place: Path) -> None:
