@@ -147,12 +147,51 @@ class Algorithm(Learner):
         self.best_team.copy_(best_team)
 
 
-def masked_mean(values: PerAgent, mask: PerAgent | None, dim: int | None = None) -> Tensor:
+def masked_mean(values: PerTeam, mask: PerTeam | None, dim: int | None = None) -> Tensor:
     """Mean over the entries that count, of all axes or one; over all of them without a mask."""
     if mask is None:
         return values.mean(dim)
-    weights = mask.to(values.dtype)
-    return (values * weights).sum(dim) / weights.sum(dim).clamp(min=1)
+    weights = mask.expand_as(values)
+    return values.masked_fill(~weights, 0.0).sum(dim) / weights.sum(dim).clamp(min=1)
+
+
+def present_next(batch: Batch) -> PerAgent | None:
+    """Whether agents are there in the next step too: those that are and do not terminate; None without a mask."""
+    return None if batch.mask is None else batch.mask & ~batch.terminations
+
+
+def present_rows(batch: Batch) -> Annotated[Tensor, "*lead"] | None:
+    """Rows in which some agent counts; None without a mask."""
+    return None if batch.mask is None else batch.mask.any(-1)
+
+
+def team_ended(batch: Batch) -> Annotated[Tensor, "*lead"]:
+    """Whether every agent that is there terminates."""
+    return (batch.terminations if batch.mask is None else batch.terminations | ~batch.mask).all(-1)
+
+
+def cleared(batch: Batch) -> Batch:
+    """The batch without what stands where agents are absent, now or in the next step: zeros, and every choice allowed.
+
+    So nothing reaches those that are there, whose critics and mixers read all agents.
+    """
+    now, after = batch.mask, present_next(batch)
+    if now is None or after is None:
+        return batch
+
+    def kept(name: str, present: PerAgent, absent: float = 0) -> dict[str, Any]:
+        value = getattr(batch, name)
+        if value is None:
+            return {}
+        wide = present.view(*present.shape, *[1] * (value.dim() - present.dim()))
+        return {name: value.masked_fill(~wide, absent)}
+
+    changed: dict[str, Any] = {}
+    for name in ("obs", "actions", "rewards", "history"):
+        changed |= kept(name, now)
+    for name in ("next_obs", "next_history"):
+        changed |= kept(name, after)
+    return replace(batch, **changed, **kept("avail_actions", now, True), **kept("next_avail_actions", after, True))
 
 
 def over_rows(values: PerTeam, batch: Batch, rows: Annotated[Tensor, "batch"]) -> PerTeam:

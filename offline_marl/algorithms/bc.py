@@ -5,7 +5,7 @@ max sum_i log pi_i(a_i | o_i). The floor that every other algorithm must rise ab
 
 from __future__ import annotations
 
-from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, masked_mean, over_recorded
+from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, cleared, masked_mean, over_recorded
 from offline_marl.core.types import Batch, Metrics, Needs, Spec
 from offline_marl.networks.actors import Actor
 
@@ -28,6 +28,7 @@ class BC(Algorithm):
 
     def update(self, batch: Batch) -> Metrics:
         """One step up the likelihood of the batch's actions."""
+        batch = cleared(batch)
         policy = self.actor(self.inputs(batch.obs, batch.history), batch.avail_actions)
         loss = -masked_mean(over_recorded(policy.log_prob(batch.actions), batch), batch.mask)
         self.descend(loss)

@@ -139,6 +139,10 @@ class CQL(TD3BC):
         here = self.policy(features)
         there = self.policy(self.inputs(batch.next_obs, batch.next_history))
         shape = (count, *here.shape)
+        if batch.mask is not None:
+            # Drawn joint actions hold zeros for absent agents, as recorded ones do, who add nothing to their density.
+            present = present & batch.mask.unsqueeze(-1)
+            here, there = here * present, there * present
         uniform = torch.empty(shape, device=here.device).uniform_(-1, 1, generator=self.generator) * present
         shaken = torch.empty((2, *shape), device=here.device).normal_(generator=self.generator) * present
         around = torch.stack([here, there]).unsqueeze(1) + noise * shaken
@@ -149,9 +153,13 @@ class CQL(TD3BC):
 
     @torch.no_grad()
     def weights(self, batch: Batch, features: Features) -> PerAgent:
-        """Each agent's share in the counterfactual gap; the shares sum to the number of agents."""
+        """Each agent's share in the counterfactual gap; the shares sum to the number of agents that are there."""
         distance = self.distance(self.policy(features), batch.actions) / self.config.cql_noise**2
-        return torch.softmax(-self.config.sharpness * distance, dim=-1) * self.spec.n_agents
+        scores = -self.config.sharpness * distance
+        if batch.mask is None:
+            return torch.softmax(scores, dim=-1) * self.spec.n_agents
+        scores = scores.masked_fill(~batch.mask, torch.finfo(scores.dtype).min)
+        return torch.softmax(scores, dim=-1) * batch.mask.sum(-1, keepdim=True)
 
     @torch.no_grad()
     def target(self, batch: Batch) -> PerAgent:

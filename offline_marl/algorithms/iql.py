@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, masked_mean, over_recorded
+from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, cleared, masked_mean, over_recorded
 from offline_marl.core.fields import InnerShare, NotNegative, Positive
 from offline_marl.core.types import Batch, Metrics, Needs, Spec
 from offline_marl.losses import bellman, policy
@@ -55,7 +55,7 @@ class IQL(Algorithm):
 
     def update(self, batch: Batch) -> Metrics:
         """One step of value, policy and critic, then of the targets."""
-        config = self.config
+        config, batch = self.config, cleared(batch)
         features = self.inputs(batch.obs, batch.history)
         with torch.no_grad():
             past = self.target_inputs(batch.obs, batch.history) if self.window else features
@@ -79,6 +79,6 @@ class IQL(Algorithm):
             "loss/value": value_loss.detach(),
             "loss/actor": actor_loss.detach(),
             "loss/critic": critic_loss.detach(),
-            "q/mean": q.mean(),
-            "advantage/mean": advantages.detach().mean(),
+            "q/mean": masked_mean(q, batch.mask),
+            "advantage/mean": masked_mean(advantages.detach(), batch.mask),
         }

@@ -15,7 +15,16 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from offline_marl.algorithms.base import Algorithm, algorithms, over_recorded
+from offline_marl.algorithms.base import (
+    Algorithm,
+    algorithms,
+    cleared,
+    masked_mean,
+    over_recorded,
+    present_next,
+    present_rows,
+    team_ended,
+)
 from offline_marl.algorithms.iql import IQLConfig
 from offline_marl.core.fields import NotNegative
 from offline_marl.core.types import Batch, Metrics, Needs, Spec
@@ -69,36 +78,37 @@ class MAIQL(Algorithm):
 
     def update(self, batch: Batch) -> Metrics:
         """One step of value, policy and critic on team values, then of the targets."""
-        config = self.config
+        config, batch = self.config, cleared(batch)
+        mask, rows = batch.mask, present_rows(batch)
         features = self.inputs(batch.obs, batch.history)
         state = self.joint(batch.obs)
         pair = torch.cat([state, self.joint_actions(batch.actions)], dim=-1)
         with torch.no_grad():
             past = self.target_inputs(batch.obs, batch.history) if self.window else features
             target_qs = self.target_critic(past, batch.actions)
-            q = self.target_q_mixer(target_qs, pair).amin(0)
+            q = self.target_q_mixer(target_qs, pair, mask).amin(0)
             next_values = self.value(self.inputs(batch.next_obs, batch.next_history))
-            next_v = self.v_mixer(next_values.unsqueeze(0), self.joint(batch.next_obs))[0]
-            target = bellman.td_target(batch.rewards.mean(-1), batch.terminations.all(-1), next_v, config.gamma).clamp(
-                max=self.best_team
-            )
+            next_v = self.v_mixer(next_values.unsqueeze(0), self.joint(batch.next_obs), present_next(batch))[0]
+            rewards = masked_mean(batch.rewards, mask, -1)
+            target = bellman.td_target(rewards, team_ended(batch), next_v, config.gamma).clamp(max=self.best_team)
 
         values = self.value(features)
-        advantages = q - self.v_mixer(values.unsqueeze(0), state)[0]
-        scale = bellman.mean_deviation(q) if config.normalize_values else 1.0
-        value_loss = bellman.expectile(advantages / scale, config.expectile).mean()
+        advantages = q - self.v_mixer(values.unsqueeze(0), state, mask)[0]
+        scale = bellman.mean_deviation(q, rows) if config.normalize_values else 1.0
+        value_loss = masked_mean(bellman.expectile(advantages / scale, config.expectile), rows)
 
         log_probs = self.actor(features, batch.avail_actions).log_prob(batch.actions)
         team = advantages.unsqueeze(-1).expand_as(values)
         shares = team if config.weighting == "team" else target_qs.amin(0) - values
         weights = policy.advantage_weights(shares.detach(), config.temperature, config.max_weight)
-        if batch.mask is not None:
-            weights = weights * batch.mask
-        actor_loss = over_recorded(policy.weighted_bc(log_probs, weights).sum(-1), batch).mean()
+        if mask is not None:
+            weights = weights * mask
+        cloned = over_recorded(policy.weighted_bc(log_probs, weights).sum(-1), batch)
+        actor_loss = masked_mean(cloned, rows)
 
-        qs = self.q_mixer(self.critic(features, batch.actions), pair)
-        scale = bellman.mean_deviation(qs) if config.normalize_values else 1.0
-        critic_loss = ((qs - target) / scale).square().sum(0).mean()
+        qs = self.q_mixer(self.critic(features, batch.actions), pair, mask)
+        scale = bellman.mean_deviation(qs, rows) if config.normalize_values else 1.0
+        critic_loss = masked_mean(((qs - target) / scale).square().sum(0), rows)
 
         self.descend(value_loss + actor_loss + critic_loss)
         self.update_targets(config.tau)
@@ -106,8 +116,8 @@ class MAIQL(Algorithm):
             "loss/value": value_loss.detach(),
             "loss/actor": actor_loss.detach(),
             "loss/critic": critic_loss.detach(),
-            "q/mean": q.mean(),
-            "advantage/mean": advantages.detach().mean(),
+            "q/mean": masked_mean(q, rows),
+            "advantage/mean": masked_mean(advantages.detach(), rows),
         }
 
     def joint_actions(self, actions: Tensor) -> Annotated[Tensor, "batch joint"]:

@@ -20,7 +20,15 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, masked_mean
+from offline_marl.algorithms.base import (
+    Algorithm,
+    AlgorithmConfig,
+    algorithms,
+    cleared,
+    masked_mean,
+    present_next,
+    team_ended,
+)
 from offline_marl.core.axes import Features, PerAgent
 from offline_marl.core.fields import Count, InnerShare, NotNegative, Positive, Share
 from offline_marl.core.learner import clip_each
@@ -155,12 +163,14 @@ class MAPPO(Algorithm):
     @torch.no_grad()
     def prepare(self, batch: Batch) -> tuple[Entries, Metrics]:
         """The steps with all that minibatches compare with, taken before anything moves."""
+        batch = cleared(batch)
         flat = batch.flatten()
         counted, weights = weigh(flat.mask, flat.rewards.dtype)
         features, state = self.inputs(flat.obs, flat.history), self.joint(flat.obs)
         log_probs = self.actor(features, flat.avail_actions).log_prob(flat.actions)
-        v = self.team_value(features, state)
-        next_v = self.team_value(self.inputs(flat.next_obs, flat.next_history), self.joint(flat.next_obs))
+        v = self.team_value(features, state, flat.mask)
+        next_features = self.inputs(flat.next_obs, flat.next_history)
+        next_v = self.team_value(next_features, self.joint(flat.next_obs), present_next(flat))
         gained = self.advantages(batch, v, next_v)
         centred = gained - mean(gained, weights)
         deviation = mean(centred.square(), weights).sqrt()
@@ -188,7 +198,7 @@ class MAPPO(Algorithm):
         config, lead = self.config, batch.rewards.shape[:2]
         return advantages.gae(
             masked_mean(batch.rewards, batch.mask, -1),
-            (batch.terminations | ~mask).all(-1),
+            team_ended(batch),
             (batch.terminations | batch.truncations | ~mask).all(-1),
             v.view(lead),
             next_v.view(lead),
@@ -205,7 +215,7 @@ class MAPPO(Algorithm):
         log_ratios = total(choice.log_prob(part.actions), part.counted) - part.log_probs
         entropies = total(choice.entropy(), part.counted)
         actor_losses = policy.ppo_clip(log_ratios, part.advantages, config.clip)
-        v = self.team_value(features, part.state)
+        v = self.team_value(features, part.state, part.counted)
         critic_losses = policy.clipped_value(v, part.v, part.target, config.value_clip)
         losses = torch.add(actor_losses, critic_losses, alpha=config.critic_weight)
         losses = torch.addcmul(losses, self.entropy_weight, entropies, value=-1.0)
@@ -251,9 +261,11 @@ class MAPPO(Algorithm):
         means = {name: mean(values, weights) for name, values in values_by_name.items()}
         return {**means, "entropy/weight": self.entropy_weight.clone()}
 
-    def team_value(self, features: Features, state: Annotated[Tensor, "entry state"]) -> PerEntry:
-        """V of the team."""
-        v: Tensor = self.v_mixer(self.value(features).unsqueeze(0), state)[0]
+    def team_value(
+        self, features: Features, state: Annotated[Tensor, "entry state"], present: PerAgent | None
+    ) -> PerEntry:
+        """V of the agents that are there."""
+        v: Tensor = self.v_mixer(self.value(features).unsqueeze(0), state, present)[0]
         return v
 
 

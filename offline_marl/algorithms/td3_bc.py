@@ -17,7 +17,15 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, masked_mean, over_recorded
+from offline_marl.algorithms.base import (
+    Algorithm,
+    AlgorithmConfig,
+    algorithms,
+    cleared,
+    masked_mean,
+    over_recorded,
+    present_next,
+)
 from offline_marl.core.axes import Features, PerAgent
 from offline_marl.core.fields import Count, NotNegative
 from offline_marl.core.types import AvailActions, Batch, History, Metrics, Needs, Obs, Spec
@@ -75,10 +83,11 @@ class TD3BC(Algorithm):
 
     def update(self, batch: Batch) -> Metrics:
         """One step of the critic, and at every `policy_every`-th of the policy and the targets."""
+        batch = cleared(batch)
         features = self.inputs(batch.obs, batch.history)
         q = self.critic(features, batch.actions)
         critic_loss = masked_mean((q - self.target(batch)).square().sum(0), batch.mask)
-        metrics = {"loss/critic": critic_loss.detach(), "q/mean": q.detach().mean()}
+        metrics = {"loss/critic": critic_loss.detach(), "q/mean": masked_mean(q.detach(), batch.mask)}
         loss = critic_loss + self.critic_penalty(batch, features, q, metrics)
         turn = self.updates % self.config.policy_every == 0
         if turn:
@@ -97,7 +106,9 @@ class TD3BC(Algorithm):
             std=self.config.target_noise, generator=self.generator
         )
         noise = noise.clamp(-self.config.noise_clip, self.config.noise_clip) * self.policy.present
-        next_q = self.target_critic(features, (actions + noise).clamp(-1, 1)).amin(0)
+        next_q = self.target_critic(features, where_present((actions + noise).clamp(-1, 1), present_next(batch))).amin(
+            0
+        )
         return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma).clamp(max=self.best)
 
     def critic_penalty(self, batch: Batch, features: Features, q: Tensor, metrics: Metrics) -> Tensor | float:
@@ -146,3 +157,8 @@ class TD3BC(Algorithm):
             )
             actions = (actions + noise * self.policy.present).clamp(-1, 1)
         return actions
+
+
+def where_present(actions: Acts, present: PerAgent | None) -> Acts:
+    """Actions of the agents that are there; zeros for the others, as in the data."""
+    return actions if present is None else actions * present.unsqueeze(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor
 
 from offline_marl.core.axes import PerTeam
@@ -24,13 +26,21 @@ def td_target(rewards: PerTeam, terminations: PerTeam, next_v: PerTeam, gamma: f
     return rewards + gamma * next_v.masked_fill(terminations, 0.0)
 
 
-def mean_deviation(values: PerTeam) -> Tensor:
+def mean_deviation(values: PerTeam, counted: Annotated[Tensor, "row"] | None = None) -> Tensor:
     """Mean absolute deviation from the mean over the last axis, kept as an axis of one; no gradient.
 
     Errors of mixed values are divided by it in scale-invariant value normalisation (SVN, Lee et al., 2026),
     so that growing values do not grow the loss; the fixed point stays where it is.
+
+    Args:
+        values: Of the team.
+        counted: Bool, the entries whose deviation is taken; all of them without it.
     """
     values = values.detach()
+    if counted is not None:
+        weights = counted.to(values.dtype) / counted.sum(-1, keepdim=True).clamp(min=1)
+        middle = (values * weights).sum(-1, keepdim=True)
+        return ((values - middle).abs() * weights).sum(-1, keepdim=True).clamp(min=1e-6)
     return (values - values.mean(-1, keepdim=True)).abs().mean(-1, keepdim=True).clamp(min=1e-6)
 
 

@@ -46,9 +46,14 @@ class Mixer(nn.Module):
         )
 
     def forward(
-        self, values: Annotated[Tensor, "copy batch agent"], x: Annotated[Tensor, "batch feature"]
+        self,
+        values: Annotated[Tensor, "copy batch agent"],
+        x: Annotated[Tensor, "batch feature"],
+        present: Annotated[Tensor, "batch agent"] | None = None,
     ) -> Annotated[Tensor, "copy batch"]:
-        """Mix each copy's values with its own weights."""
+        """Mix each copy's values with its own weights; those of absent agents add nothing."""
+        if present is not None:
+            values = values * present
         if self.net is None:
             return values.sum(-1)
         out: Tensor = self.net(x.expand(len(values), *x.shape))

@@ -28,6 +28,8 @@ from offline_marl.worldmodels.base import worldmodels
 from offline_marl.worldmodels.rollout import Caution
 
 ROWS = 24
+JOINT = ("joint", "counterfactual")
+"""Kinds of conservative gap that read all agents."""
 DATA = {kind: world(kind) for kind in SPECS}
 
 
@@ -338,6 +340,58 @@ def test_what_stands_behind_the_last_step_that_counts_changes_nothing(case):
             scribbled[name] = torch.where(behind.view(*behind.shape, *[1] * (value.dim() - 2)), other, value)
     scribbled["terminations"] = batch.terminations ^ behind.unsqueeze(-1)
     assert same(after_one(case, batch), after_one(case, replace(batch, **scribbled)))
+
+
+def test_what_stands_where_agents_are_absent_changes_nothing(case):
+    """Agents that are not there, now or in the next step, reach nobody: no critic, mixer, mean or gap."""
+    needs = several_steps(case.learner().needs)
+    batch = case.batch(needs)
+    noise = torch.Generator().manual_seed(4)
+    present = torch.rand(batch.rewards.shape, generator=noise) < 0.6
+    present[::5] = False
+    mask = present if batch.mask is None else present & batch.mask
+    assert bool((~mask).all(-1).any()) and bool((mask.any(-1) & ~mask.all(-1)).any())
+    batch = replace(batch, mask=mask, terminations=batch.terminations & mask)
+    after = mask & ~batch.terminations
+    scribbled = {"terminations": batch.terminations | ~mask, "truncations": batch.truncations ^ ~mask}
+    for name, kept in (
+        ("obs", mask),
+        ("rewards", mask),
+        ("history", mask),
+        ("next_obs", after),
+        ("next_history", after),
+    ):
+        value = getattr(batch, name)
+        if value is not None:
+            other = 5 * torch.randn(value.shape, generator=noise)
+            scribbled[name] = torch.where(kept.view(*kept.shape, *[1] * (value.dim() - kept.dim())), value, other)
+    for name, kept in (("avail_actions", mask), ("next_avail_actions", after)):
+        if getattr(batch, name) is not None:
+            scribbled[name] = getattr(batch, name) & kept.unsqueeze(-1)
+    if case.kind == "discrete":
+        scribbled["actions"] = torch.where(mask, batch.actions, 1)
+    else:
+        other = (torch.rand(batch.actions.shape, generator=noise) * 2 - 1) * case.spec.present("act")
+        scribbled["actions"] = torch.where(mask.unsqueeze(-1), batch.actions, other)
+    for more in ({}, {"critic": "centralised"}, *({"cql_actions": kind, "critic": "centralised"} for kind in JOINT)):
+        if not {*more} <= {*case.fields} or (more and case.kind == "discrete"):
+            continue
+        ends = []
+        for each in (batch, replace(batch, **scribbled)):
+            learner = case.learner(**more)
+            metrics = learner.update(each)
+            assert all(bool(value.isfinite()) for value in metrics.values())
+            ends.append((parameters(learner), metrics))
+        assert same(*ends)
+
+
+def test_a_batch_of_agents_that_are_all_there_is_one_without_a_mask(case):
+    batch = case.batch(case.learner().needs)
+    if batch.mask is not None:
+        pytest.skip("segments have a mask of their own")
+    masked = replace(batch, mask=torch.ones_like(batch.terminations), terminations=torch.zeros_like(batch.terminations))
+    plain = replace(masked, mask=None)
+    torch.testing.assert_close(after_one(case, plain), after_one(case, masked), rtol=1e-4, atol=2e-5)
 
 
 def test_an_update_takes_imagined_rows_beside_recorded_ones(case):
