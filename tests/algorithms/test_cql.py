@@ -10,7 +10,7 @@ import torch
 from coordination import judge, one_convention, own_rewards, play_once, train_on
 from worlds import CONTINUOUS, DISCRETE, SPECS
 
-from offline_marl.algorithms.base import algorithms
+from offline_marl.algorithms.base import algorithms, cleared
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.types import DataError
 from offline_marl.losses import conservative
@@ -48,14 +48,17 @@ def gaps_by_hand(learner, batch, kind: str, centralised: bool) -> torch.Tensor:
 @pytest.mark.parametrize("with_mask", [False, True])
 @pytest.mark.parametrize(("critic", "kind"), KINDS)
 def test_the_gap_by_hand(critic, kind, with_mask):
-    """Counterfactual shares are 2 softmax(-.5 d / .3^2) of the distances .625 and 1, which are .375 apart."""
+    """Counterfactual shares are 2 softmax(-.5 d / .3^2) of the distances .625 and 1, which are .375 apart.
+
+    Where the second agent is absent, the first one's is 1.
+    """
     learner = hand.climber("cql", critic=critic, cql_actions=kind, **SETTINGS)
     batch = hand.batch_of(hand.CONTINUOUS, hand.ACTIONS)
     batch = hand.without_the_ended(batch) if with_mask else batch
-    gaps = gaps_by_hand(learner, batch, kind, critic == "centralised")
+    gaps = gaps_by_hand(learner, cleared(batch), kind, critic == "centralised")
     if kind == "counterfactual":
         first = 2 / (1 + math.exp(-0.375 * 0.5 / 0.09))
-        gaps = gaps * torch.tensor([first, 2 - first])
+        gaps = gaps * torch.tensor([[1.0 if with_mask else first, 2 - first], [first, 2 - first]])
     expected = (gaps[0, 0] + gaps[1].sum()) / 3 if with_mask else gaps.mean()
     torch.testing.assert_close(learner.update(batch)["loss/gap"], expected, rtol=1e-4, atol=1e-4)
 

@@ -23,7 +23,7 @@ def test_the_policys_loss_and_gradient_by_hand(critic, with_mask, monkeypatch):
     """(1 - w) (-Q_1(pi)) + w |pi - a*|^2 + c mean pi^2, with w = .7, c = .02 and a* = (1, -1) and .6 found.
 
     The policy does (.5, -.5) and .2, so that distances are .25 and .16, sizes .25 and .04, and Q_1 is 3 and -1;
-    a centralised critic adds a quarter of the other's recorded actions, -.2 and .125.
+    a centralised critic adds a quarter of the other's recorded actions, -.2 and .125: nothing where it is absent.
     """
     learner = hand.climber("omar", critic=critic, search_weight=0.7, regularization=0.02, cql_samples=2)
     found = torch.tensor([[[1.0, -1.0], [0.6, 0.0]]] * 2)
@@ -32,7 +32,8 @@ def test_the_policys_loss_and_gradient_by_hand(critic, with_mask, monkeypatch):
     batch = hand.without_the_ended(batch) if with_mask else batch
     metrics = learner.update(batch)
     q = (2.8, -0.875) if critic == "centralised" else (3.0, -1.0)
-    first = 0.7 * 0.25 - 0.3 * q[0] + 0.02 * 0.25
+    alone = (3.0 - q[0]) / 2 if with_mask else 0.0  # in one of its two rows the other is absent
+    first = 0.7 * 0.25 - 0.3 * (q[0] + alone) + 0.02 * 0.25
     second = 0.7 * 0.16 - 0.3 * q[1] + 0.02 * 0.04
     shares = (2 / 3, 1 / 3) if with_mask else (0.5, 0.5)
     assert float(metrics["loss/actor"]) == pytest.approx(shares[0] * first + shares[1] * second, rel=1e-4)
