@@ -13,6 +13,13 @@ from torch import Tensor
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.episode_batches import EpisodeBatch, flat_fields_of
 from offline_marl.datasets.episode_index import Lengths, add_final_rows, followed, last_steps, lengths_of
+from offline_marl.datasets.mistakes import (
+    refuse_lacking_choices,
+    refuse_no_end,
+    refuse_no_width,
+    refuse_one_hot,
+    refuse_step_lists,
+)
 
 Arrays = Any
 """One array with an agent axis, or a list with one array for each agent; numpy or torch."""
@@ -47,6 +54,9 @@ def flat_fields(given: Given) -> dict[str, Any]:
     obs, obs_dims = _stacked(given.obs, "obs")
     actions, act_dims = _actions(given)
     steps, n_agents = len(actions), len(act_dims)
+    refuse_no_width(obs_dims, "obs", "sees")
+    refuse_no_width(act_dims, "actions", "does")
+    refuse_one_hot(actions, act_dims)
     if len(obs_dims) != n_agents:
         raise DataError(f"'obs' is of {len(obs_dims)} agents and 'actions' of {n_agents}.")
     if steps == 0:
@@ -178,6 +188,8 @@ def _stacked(value: Arrays, name: str) -> tuple[Tensor, tuple[int, ...]]:
 
 
 def _same_rows(parts: Sequence[Tensor], name: str) -> None:
+    if parts:
+        refuse_step_lists(parts, name)
     for agent, part in enumerate(parts):
         if len(part) != len(parts[0]):
             raise DataError(f"'{name}' has {len(parts[0])} rows for agent 0 and {len(part)} for agent {agent}.")
@@ -225,6 +237,7 @@ def _avail(given: Given, act_dims: tuple[int, ...]) -> Tensor | None:
     allowed, dims = _stacked(given.avail_actions, "avail_actions")
     if len(dims) != len(act_dims) or max(dims) != max(act_dims):
         raise DataError(f"'avail_actions' makes choices of {dims}, the agents have {act_dims}.")
+    refuse_lacking_choices(allowed.bool(), act_dims)
     return allowed.bool()
 
 
@@ -258,6 +271,8 @@ def _ends(given: Given, steps: int, n_agents: int) -> tuple[Tensor, Tensor, Leng
     terminations, truncations = (
         _flags(getattr(given, name), name, steps, n_agents) for name in ("terminations", "truncations")
     )
+    if given.lengths is None:
+        refuse_no_end(terminations, truncations, "'terminations' and 'truncations'")
     ended = terminations | truncations
     if given.lengths is not None:
         lengths = _tensor(given.lengths, "lengths").flatten().long()

@@ -268,6 +268,11 @@ def _actions(
 ) -> tuple[Unpadded, tuple[int, ...], ActionKind]:
     table, width = batch.actions, batch.actions.shape[3] if len(batch.actions.shape) == 4 else 1
     known = batch.choices or (0 if batch.avail_actions is None else int(batch.avail_actions.shape[3]))
+    if batch.choices and batch.avail_actions is not None and batch.choices != batch.avail_actions.shape[3]:
+        raise DataError(
+            f"{batch.name('avail_actions')} is of {batch.avail_actions.shape[3]} choices, where agents have "
+            f"{batch.choices}."
+        )
     whole = np.asarray(table[0:1]).dtype.kind in "biu"
     if not whole and not known:
         if len(table.shape) == 3:

@@ -136,10 +136,14 @@ def _truncations(flags: Mapping[str, Flags], obs: Table, after: Table | None, ma
     if after is not None:
         apart = breaks(obs, after) & ~terminations
         if timeouts is None:
+            apart[-1] |= not terminations[-1]
             return apart, "terminals, and where the next observation is not the next row"
         unsaid = int((apart & ~timeouts).sum())
         more = f", and {unsaid} breaks that no flag told" if unsaid else ""
         return timeouts | apart, f"terminals, timeouts{more}"
-    if timeouts is not None:
+    if timeouts is not None and (timeouts.any() or not terminations.any()):
         return timeouts, "terminals, timeouts"
-    return every(max_steps, terminations), f"terminals, and every {max_steps} steps: the file has no timeouts"
+    said = "the file has no timeouts" if timeouts is None else "its timeouts are never true"
+    cut = every(max_steps, terminations)
+    cut[-1] |= not terminations[-1]
+    return cut, f"terminals, and every {max_steps} steps: {said}"

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from offline_marl.core.partition import SCENARIOS
 from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.mistakes import refuse_no_end
 from offline_marl.datasets.readers import hdf5
 from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.padding import cut_padding
@@ -131,6 +132,7 @@ def _ends(done: npt.NDArray[np.float32], clock: int | None) -> tuple[Flags, Flag
     if not np.isin(done, (0.0, 1.0)).all():
         raise DataError("'d' should hold true and false, or 1 and 0.")
     ended = (done == 1).all(axis=1)
+    refuse_no_end(ended, ended, "The ends 'd'")
     ended[-1] = True
     last = np.flatnonzero(ended)
     lengths = np.diff(last, prepend=-1)

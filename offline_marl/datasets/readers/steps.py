@@ -18,6 +18,7 @@ from offline_marl.datasets.arrays import owned
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.episode_index import Lengths, followed, last_steps, lengths_of
 from offline_marl.datasets.files import save_fields
+from offline_marl.datasets.mistakes import refuse_no_end
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -85,6 +86,7 @@ class Steps:
             DataError: See `recording`.
         """
         self._refuse_unequal()
+        refuse_no_end(self.terminations, self.truncations, "The flags that end episodes")
         terminations, truncations, lengths = self._ends()
         last, dropped = last_steps(lengths), dict[str, int]()
         keep = torch.ones(len(self.rewards), dtype=torch.bool)

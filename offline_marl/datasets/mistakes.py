@@ -1,0 +1,79 @@
+"""Refusal of data that could be read, but as something else than was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offline_marl.core.types import DataError
+
+FEW = 8
+"""Agents of which it is no wonder that there are more than steps."""
+
+
+def refuse_one_hot(actions: Tensor, act_dims: Sequence[int]) -> None:
+    """Refuse choices that are written as one-hot rows of floats, `step agent act`.
+
+    Raises:
+        DataError: All rows of all agents are a one among zeros.
+    """
+    if not actions.is_floating_point() or min(act_dims) < 2 or not len(actions):
+        return
+    if bool(((actions == 0) | (actions == 1)).all()) and bool((actions.sum(-1) == 1).all()):
+        raise DataError(
+            "'actions' holds one-hot rows of floats: give the choices themselves, whole numbers, as actions.argmax(-1)."
+        )
+
+
+def refuse_step_lists(parts: Sequence[Any], name: str) -> None:
+    """Refuse a list of arrays that would make more agents than steps: one array for each step, not for each agent.
+
+    Raises:
+        DataError: It is such a list.
+    """
+    if len(parts) > max(FEW, len(parts[0])):
+        raise DataError(
+            f"'{name}' is a list of {len(parts)} arrays with {len(parts[0])} rows each, which would be {len(parts)} "
+            "agents: a list holds one array for each agent, those of steps are stacked by numpy.stack."
+        )
+
+
+def refuse_no_end(terminations: Any, truncations: Any, names: str) -> None:
+    """Refuse flags that are never true, which would make one episode of all.
+
+    Raises:
+        DataError: They are.
+    """
+    if not bool(terminations.any()) and not bool(truncations.any()):
+        raise DataError(
+            f"{names} are false in all {len(terminations):,} rows, so that no episode ends: they were not filled in."
+        )
+
+
+def refuse_lacking_choices(allowed: Tensor, act_dims: Sequence[int]) -> None:
+    """Refuse masks `row agent choice` that allow what an agent does not have.
+
+    Raises:
+        DataError: They do.
+    """
+    lacking = torch.arange(allowed.shape[-1]) >= torch.tensor(list(act_dims)).unsqueeze(-1)
+    wrong = (allowed & lacking).any(0).nonzero()
+    if len(wrong):
+        agent, choice = wrong[0].tolist()
+        raise DataError(
+            f"'avail_actions' allows agent {agent} choice {choice}, but 'choices' says that it has {act_dims[agent]}."
+        )
+
+
+def refuse_no_width(dims: Sequence[int], name: str, does: str) -> None:
+    """Refuse agents who see or can do nothing.
+
+    Raises:
+        DataError: There is one.
+    """
+    for agent, width in enumerate(dims):
+        if width < 1:
+            raise DataError(f"'{name}' has no numbers for agent {agent}: an agent that {does} nothing cannot learn.")

@@ -1,0 +1,98 @@
+"""Data that would be read as something else than was meant is refused, and the refusal says what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from foreign import Team, omar_arrays, omiga_arrays, write_hdf5, write_omar
+
+from offline_marl.core.types import DataError
+from offline_marl.datasets.base import Dataset
+from offline_marl.datasets.readers.convert import load_place
+
+STEPS, AGENTS = 40, 2
+draw = np.random.default_rng(0)
+OBS = draw.standard_normal((STEPS, AGENTS, 3)).astype(np.float32)
+ACTIONS = draw.uniform(-1, 1, (STEPS, AGENTS, 2)).astype(np.float32)
+CHOICES = draw.integers(0, 3, (STEPS, AGENTS))
+ENDS = np.arange(STEPS) % 10 == 9
+
+
+def made(**changed: Any) -> Dataset:
+    given: dict[str, Any] = {"obs": OBS, "actions": ACTIONS, "rewards": np.ones(STEPS), "terminations": ENDS}
+    return Dataset.from_arrays(**{**given, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"actions": np.eye(3, dtype=np.float32)[CHOICES]}, "'actions' holds one-hot rows of floats"),
+        ({"actions": [np.eye(3)[CHOICES[:, agent]] for agent in range(AGENTS)]}, "'actions' holds one-hot rows"),
+        ({"terminations": np.zeros(STEPS, bool)}, "'terminations' and 'truncations' are false in all 40 rows"),
+        ({"terminations": None, "truncations": np.zeros((STEPS, AGENTS))}, "no episode ends: they were not filled in"),
+        ({"obs": list(OBS)}, "'obs' is a list of 40 arrays with 2 rows each, which would be 40 agents"),
+        (
+            {"obs": list(OBS), "actions": list(ACTIONS), "rewards": list(np.ones((STEPS, AGENTS)))},
+            "a list of 40 arrays",
+        ),
+        ({"actions": list(CHOICES)}, "'actions' is a list of 40 arrays with 2 rows each"),
+        ({"obs": [OBS[:, 0], OBS[:, 1, :0]]}, "'obs' has no numbers for agent 1"),
+        ({"actions": ACTIONS[..., :0]}, "'actions' has no numbers for agent 0"),
+        (
+            {"actions": CHOICES.clip(0, 1), "choices": [2, 3], "avail_actions": np.ones((STEPS, AGENTS, 3), bool)},
+            "'avail_actions' allows agent 0 choice 2, but 'choices' says that it has 2",
+        ),
+    ],
+)
+def test_arrays_of_another_meaning_are_refused(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said) as refusal:
+        made(**changed)
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_is_meant_so_is_taken() -> None:
+    assert made(obs=[OBS[:, 0], OBS[:, 1]], actions=[ACTIONS[:, 0], ACTIONS[:, 1]]).spec.n_agents == AGENTS
+    assert len(made(terminations=np.zeros(STEPS, bool), lengths=[10] * 4).lengths) == 4
+    nearly = np.eye(2, dtype=np.float32)[CHOICES.clip(0, 1)]
+    nearly[3, 0] = 1
+    assert made(actions=nearly).spec.act_dims == (2, 2)
+    allowed = np.ones((STEPS, AGENTS, 3), bool)
+    allowed[:, 0, 2] = False
+    assert made(actions=CHOICES.clip(0, 1), choices=[2, 3], avail_actions=allowed).spec.act_dims == (2, 3)
+
+
+def test_columns_of_ends_that_nobody_filled_in_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("h5py")
+    monkeypatch.setenv("OFFLINE_MARL_HOME", str(tmp_path / "home"))
+    team = Team(lengths=(18,), terminated=(False,))
+    omar = {name: value * 0 if "dones" in name else value for name, value in omar_arrays(team).items()}
+    omiga = omiga_arrays(team)
+    flat = {"observations": OBS[:, 0], "actions": ACTIONS[:, 0], "rewards": np.ones(STEPS)}
+    never = {"terminals": np.zeros(STEPS, bool), "timeouts": np.zeros(STEPS, bool)}
+    for place in (
+        write_omar(tmp_path / "omar", omar),
+        write_hdf5(tmp_path / "omiga.hdf5", {**omiga, "d": omiga["d"] * 0}),
+        write_hdf5(tmp_path / "d4rl.hdf5", {**flat, **never}),
+    ):
+        with pytest.raises(DataError, match="are false in all"):
+            load_place(place)
+
+
+def test_timeouts_that_are_never_true_are_replaced_by_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("h5py")
+    monkeypatch.setenv("OFFLINE_MARL_HOME", str(tmp_path / "home"))
+    steps = 1500
+    arrays = {
+        "observations": draw.standard_normal((steps, 17)).astype(np.float32),
+        "actions": draw.uniform(-1, 1, (steps, 6)).astype(np.float32),
+        "rewards": np.ones(steps),
+        "terminals": np.arange(steps) == 1199,
+        "timeouts": np.zeros(steps, bool),
+    }
+    about = load_place(write_hdf5(tmp_path / "halfcheetah.hdf5", arrays)).metadata
+    assert about["episodes_end"] == "terminals, and every 1000 steps: its timeouts are never true"
