@@ -16,7 +16,7 @@ from offline_marl.datasets.readers.base import Content
 from offline_marl.datasets.readers.detect import open_with, reader_of
 from offline_marl.datasets.readers.steps import save_steps
 
-VERSION = 1
+VERSION = 2
 """Of the readers: raised when one of them reads something otherwise, so that it is converted again."""
 CHUNK = 1 << 20
 
