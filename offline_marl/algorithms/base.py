@@ -5,14 +5,18 @@ An algorithm eats a Batch and returns Metrics; it knows no data set, no environm
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from offline_marl.algorithms import registry
+from offline_marl.core.acting import checked
+from offline_marl.core.actor import TeamActor
 from offline_marl.core.axes import PerAgent, PerTeam
 from offline_marl.core.config import Config
 from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Share
@@ -74,8 +78,15 @@ class Algorithm(Learner):
     best_team: Tensor
     actor: AgentPolicy
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Put the border before an `act` of the subclass's own."""
+        super().__init_subclass__(**options)
+        if inspect.isfunction(cls.__dict__.get("act")):
+            cls.act = checked(cls.__dict__["act"])  # type: ignore[method-assign]
+
     def __init__(self, config: AlgorithmConfig, spec: Spec) -> None:
         super().__init__(config.lr, config.cosine_steps, config.grad_clip)
+        object.__setattr__(self, "actor", self.make_actor)
         self.spec = spec
         self.config = config
         self.window = config.window
@@ -101,6 +112,44 @@ class Algorithm(Learner):
         """
         return WindowMemory(self.spec, self.window, copies, self.best.device, history)
 
+    def make_actor(
+        self, *, agents: Sequence[str] | None = None, action_spaces: Any = None, explore: bool = False
+    ) -> TeamActor:
+        """The team for a loop of your own, with its memory; `actor()` is the same.
+
+        Args:
+            agents: Names of the agents, in the order of the data's agent axis; without them agent_0, agent_1 ...
+            action_spaces: Boxes that actions in [-1, 1] are stretched to; see `TeamActor`.
+            explore: Draw actions instead of taking the likeliest.
+        """
+        return TeamActor(self, self.spec, self.best.device, agents=agents, action_spaces=action_spaces, explore=explore)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a network called `actor` is also the door to `make_actor`."""
+        super().__setattr__(name, value)
+        if name == "actor" and isinstance(value, nn.Module):
+            self._open_door(value)
+
+    def __setstate__(self, state: Any) -> None:
+        """Take a copy's state."""
+        super().__setstate__(state)
+        if "actor" in self._modules:
+            self._open_door(self.actor)
+
+    def _open_door(self, network: nn.Module) -> None:
+        """Let the network called without features answer as `make_actor`.
+
+        Torch leaves out this attribute of a module, through which compiled calls go, wherever it copies or saves one.
+        """
+
+        def call(*features: Any, **given: Any) -> Any:
+            if features or "features" in given:
+                return network._call_impl(*features, **given)
+            return self.make_actor(**given)
+
+        network._compiled_call_impl = call
+
+    @checked
     @torch.no_grad()
     def act(
         self,
@@ -114,6 +163,9 @@ class Algorithm(Learner):
 
         Returns:
             `*lead agent act` in [-1, 1], or int64 `*lead agent`.
+
+        Raises:
+            DataError: The last axes are not the team's, or numbers are not finite; arrays and lists are taken, too.
         """
         choice: TanhNormal | ClippedNormal | Categorical = self.actor(self.inputs(obs, history), avail_actions)
         return choice.sample(self.generator) if explore else choice.mode()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from offline_marl.core.acting import unchecked
 from offline_marl.core.history import begin_memory
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Policy, Spec
@@ -80,7 +81,7 @@ class PolicyController:
         """The policy's actions."""
         obs, avail = seen_tensors(seen, self.device)
         self.read = self.memory.read()
-        actions = self.policy.act(obs, **self.read, avail_actions=avail, explore=self.explore)
+        actions = unchecked(self.policy)(obs, **self.read, avail_actions=avail, explore=self.explore)
         self._last = obs, actions
         chosen: TeamActions = actions.cpu().numpy()
         return chosen

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from offline_marl.core.axes import Features
-from offline_marl.core.types import History, Obs
+from offline_marl.core.types import DataError, History, Obs
 from offline_marl.networks.ensembles import StackedLinear
 
 
@@ -155,7 +155,9 @@ class AgentInputs(nn.Module):
         parts = [(obs - self.mean) * self.scale]
         if self.encoder is not None:
             if history is None:
-                raise ValueError(f"These networks read a history of {self.window} pairs, and none was given.")
+                raise DataError(
+                    f"This team reads a history of {self.window} pairs, and none was given: `actor()` keeps it for you."
+                )
             parts.insert(0, self._remember(history))
         if self.shared:
             parts.append(self.identity.expand(*obs.shape[:-1], -1))

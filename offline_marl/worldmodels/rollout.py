@@ -12,6 +12,7 @@ from typing import Annotated, Any, Protocol
 import torch
 from torch import Tensor
 
+from offline_marl.core.acting import unchecked
 from offline_marl.core.axes import PerAgent, PerTeam
 from offline_marl.core.history import begin_memory, newest
 from offline_marl.core.types import Batch, Obs, Policy, Spec
@@ -92,6 +93,7 @@ def rollout(
         caution: Penalties and the cut-off.
         next_actions: Whether rows hold what the policy does next, also where doubt or the horizon ends them.
     """
+    act = unchecked(policy)
     obs, state, avail = starts.obs, starts.state, starts.avail_actions
     memory = begin_memory(policy, model.spec, len(obs), obs.device, newest(starts.history, policy.window))
     carry = model.begin(starts)
@@ -102,7 +104,7 @@ def rollout(
     cut, broken = torch.zeros_like(alive), torch.zeros_like(alive)
     for time in range(horizon):
         read = memory.read()
-        actions = policy.act(obs, avail_actions=avail, explore=True, **read)
+        actions = act(obs, avail_actions=avail, explore=True, **read)
         prediction, carry = model.step(carry, actions)
         next_obs, rewards, lost, value, finite = _tidy(model, prediction, obs, caution)
         broken = broken | (alive & ~finite)
@@ -142,7 +144,7 @@ def rollout(
     joined = Batch.stack(steps, dim=1)
     if next_actions:
         assert joined.mask is not None
-        following = policy.act(obs, avail_actions=avail, explore=True, **memory.read())
+        following = act(obs, avail_actions=avail, explore=True, **memory.read())
         joined = joined.with_next_actions(following, joined.mask & ~joined.terminations)
     return Rollout(joined, torch.stack(penalties, dim=1), torch.stack(spreads, dim=1), cut, broken)
 
