@@ -132,7 +132,7 @@ class Algorithm(Learner):
 
     def __setstate__(self, state: Any) -> None:
         """Take a copy's state."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         if "actor" in self._modules:
             self._open_door(self.actor)
 
@@ -144,7 +144,7 @@ class Algorithm(Learner):
 
         def call(*features: Any, **given: Any) -> Any:
             if features or "features" in given:
-                return network._call_impl(*features, **given)
+                return network._call_impl(*features, **given)  # type: ignore[no-untyped-call]
             return self.make_actor(**given)
 
         network._compiled_call_impl = call

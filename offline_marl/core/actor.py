@@ -20,8 +20,8 @@ OBSERVATION, MASK = "observation", "action_mask"
 class TeamActor:
     """A team's policy in a loop of one's own, with its memory from one `reset` to the next.
 
-    Observations are taken as a dict by agent, a list with a row for each agent, of its true width, or an array or tensor
-    `[agent, obs]` padded to the widest; a team of one also takes its row alone. Rows with one more axis before them are
+    Observations are taken as a dict by agent, a list with a row for each agent, of its true width, or an array or
+    tensor `[agent, obs]` padded to the widest; a team of one also takes its row alone. Rows with one more axis before them are
     episodes side by side. Actions come back in the same form and of each agent's true width. Agents that a dict leaves
     out are absent: they see zeros.
 
@@ -189,8 +189,8 @@ class _Form:
             tensor = tensor.reshape(1, width)
         elif tensor.dim() < 2 or tensor[0].numel() != width:
             raise DataError(
-                f"{name} of {self.agents[agent]} has the shape {tuple(tensor.shape)}, and should be {width} numbers, or "
-                f"[copies, {width}]."
+                f"{name} of {self.agents[agent]} has the shape {tuple(tensor.shape)}, and should be {width} "
+                f"numbers, or [copies, {width}]."
             )
         return tensor.reshape(len(tensor), width), single
 
