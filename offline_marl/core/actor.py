@@ -21,9 +21,9 @@ class TeamActor:
     """A team's policy in a loop of one's own, with its memory from one `reset` to the next.
 
     Observations are taken as a dict by agent, a list with a row for each agent, of its true width, or an array or
-    tensor `[agent, obs]` padded to the widest; a team of one also takes its row alone. Rows with one more axis before them are
-    episodes side by side. Actions come back in the same form and of each agent's true width. Agents that a dict leaves
-    out are absent: they see zeros.
+    tensor `[agent, obs]` padded to the widest; a team of one also takes its row alone. Rows with one more axis before
+    them are episodes side by side. Actions come back in the same form and of each agent's true width. Agents that a
+    dict leaves out are absent: they see zeros.
 
     Args:
         policy: Acts for the team.

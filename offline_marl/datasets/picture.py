@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.figures import draw_figure
 from offline_marl.datasets.statistics import BINS, SPAN, action_counts, coverage, quantiles, returns_of
 
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart; further agents differ by line.
@@ -27,27 +27,22 @@ def draw_data(data: Recording | Dataset, title: str, form: Literal["png", "svg"]
     Raises:
         DataError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise DataError("A picture needs matplotlib: pip install 'offline-marl[report]'.") from None
-    figure = Figure(figsize=(10, 7.4))
-    FigureCanvasAgg(figure)
-    # By hand, because a layout that fits itself takes longer than all the drawing.
-    figure.subplots_adjust(left=0.08, right=0.96, bottom=0.08, top=0.9, wspace=0.25, hspace=0.35)
-    (returns, lengths), (actions, seen) = figure.subplots(2, 2)
-    _draw_returns(returns, data)
-    _draw_lengths(lengths, data.lengths)
-    _draw_actions(actions, data)
-    _draw_coverage(figure, seen, data)
-    figure.suptitle(title)
-    image = io.BytesIO()
+
+    def paint(figure: Any) -> None:
+        # By hand, because a layout that fits itself takes longer than all the drawing.
+        figure.subplots_adjust(left=0.08, right=0.96, bottom=0.08, top=0.9, wspace=0.25, hspace=0.35)
+        (returns, lengths), (actions, seen) = figure.subplots(2, 2)
+        _draw_returns(returns, data)
+        _draw_lengths(lengths, data.lengths)
+        _draw_actions(actions, data)
+        _draw_coverage(figure, seen, data)
+        figure.suptitle(title, parse_math=False)
+
     stamps: dict[str, Any] = {"Date": None} if form == "svg" else {"Software": None}
-    with matplotlib.rc_context({"svg.hashsalt": "offline-marl"}):
-        figure.savefig(image, dpi=110, format=form, metadata=stamps)
-    return image.getvalue()
+    image = draw_figure(paint, (10, 7.4), form=form, metadata=stamps, settings={"svg.hashsalt": "offline-marl"})
+    if image is None:
+        raise DataError("A picture needs matplotlib: pip install 'offline-marl[report]'.")
+    return image
 
 
 def _bins(values: Tensor) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from offline_marl.core.attempts import said
 from offline_marl.core.errors import BadInputError, WorkError
 from offline_marl.films.videos import film
 from offline_marl.report.gather.scores import Run
@@ -34,6 +35,8 @@ def film_runs(runs: Sequence[Run], folder: Path) -> tuple[list[Path], list[str]]
             made = film(run.folder, folder / f"{number:02}_{run.algorithm}_seed{run.seed}.mp4")
         except (BadInputError, WorkError) as error:
             reasons[f"No video of {run.algorithm} on {run.task}: {error}"] = None
+        except Exception as error:
+            reasons[f"No video of {run.algorithm} on {run.task}: {said(error)}."] = None
         else:
             files += [made.path, made.sheet]
     if len(chosen) > MOST:

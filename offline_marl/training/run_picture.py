@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from offline_marl.core.files import write_atomically
+from offline_marl.datasets.figures import draw_figure
 from offline_marl.environments.base import Conventions
 from offline_marl.environments.scores import Score
 from offline_marl.runs.metric_rows import read_rows
@@ -24,24 +24,22 @@ def draw_run(folder: Path, title: str, score: Score) -> Path | None:
     Returns:
         Where it is, or None where matplotlib (extra `report`) is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
     panels = 2 if score.conventions is None else 3
-    figure = Figure(figsize=(4.5 * panels, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    curve, spread, *rest = figure.subplots(1, panels)
     unit = "return" if score.reference is None else "normalized return"
-    _draw_curve(curve, [row for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "eval"], unit)
-    _draw_returns(spread, score, unit)
-    if score.conventions is not None:
-        draw_conventions(rest[0], score.conventions)
-    figure.suptitle(title)
-    path, image = folder / "picture.png", io.BytesIO()
-    figure.savefig(image, dpi=130, format="png")
-    write_atomically(path, image.getvalue())
+
+    def paint(figure: Any) -> None:
+        curve, spread, *rest = figure.subplots(1, panels)
+        _draw_curve(curve, [row for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "eval"], unit)
+        _draw_returns(spread, score, unit)
+        if score.conventions is not None:
+            draw_conventions(rest[0], score.conventions)
+        figure.suptitle(title, parse_math=False)
+
+    image = draw_figure(paint, (4.5 * panels, 3.6), dpi=130, layout="constrained")
+    if image is None:
+        return None
+    path = folder / "picture.png"
+    write_atomically(path, image)
     return path
 
 

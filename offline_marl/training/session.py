@@ -121,17 +121,21 @@ class Session(ABC, Generic[Settings, Outcome]):
                 self.load_state_dict(state)
                 self._warn_of_missing(state)
                 checkpoint.restore_torch(state)
-            if not self.ended:
-                self._learn()
-            return self.finish()
+            return self.finish() if self.ended else self._learn()
 
-    def _learn(self) -> None:
+    def _learn(self) -> Outcome:
         self.announce()
         loggers = loggers_of(self.config, self.folder.path, self.step, self.steps, self.loggers)
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as closing:
             for logger in loggers:
-                stack.callback(logger.close)
-            bar = stack.enter_context(progress_bar(self.steps, self.name, "update", initial=self.step))
+                closing.callback(logger.close)
+            self._learn_before(loggers)
+            # Before the loggers are closed: one that hangs or ends the process then costs nothing.
+            return self.finish()
+
+    def _learn_before(self, loggers: Sequence[Logger]) -> None:
+        """Make the updates and what comes behind them, with these loggers open."""
+        with progress_bar(self.steps, self.name, "update", initial=self.step) as bar:
             self.log.open(loggers, bar, self.elapsed)
             # The others come before the checkpoint, so that none misses this step where a run goes on from it.
             last = 0 if self.at_most else self.steps

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from offline_marl.algorithms.base import Algorithm
+from offline_marl.core.attempts import attempt
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Source
 from offline_marl.datasets.buffer import refuse_long_window
@@ -110,11 +111,10 @@ class TrainingSession(Session[RunConfig, Result]):
             self.evaluating.note(self.config.steps, self.final)
 
     def finish(self) -> Result:
-        picture, score, data = None, self.final, self.task.data
+        score, data = self.final, self.task.data
         summary: dict[str, Any] = {"steps": self.config.steps, "wall_s": round(self.elapsed, 2)}
         summary["best"] = self.evaluating.history["best"]
         if score is not None:
-            picture = draw_run(self.folder.path, f"{self.title}, seed {self.config.seed}", score)
             summary |= {"score": score.row(), "returns": score.returns.tolist(), "data": describe_data(data)}
             if self.task.recorded:
                 summary["data"] |= mean_return_of(data, self.task.reference)
@@ -122,7 +122,11 @@ class TrainingSession(Session[RunConfig, Result]):
             if score.conventions is not None:
                 summary["conventions"] = score.conventions.plain()
         self.folder.finish(summary)
-        return Result(self.folder.path, self.learner, score, picture)
+        return Result(self.folder.path, self.learner, score, None if score is None else self._draw(score))
+
+    def _draw(self, score: Score) -> Path | None:
+        title = f"{self.title}, seed {self.config.seed}"
+        return attempt(lambda: draw_run(self.folder.path, title, score), "picture")
 
     def read(self) -> Result:
         return _result_of(self.folder, self.learner, self.task)

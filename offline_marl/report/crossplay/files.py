@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from offline_marl.core.attempts import attempt
 from offline_marl.core.files import write_atomically
 from offline_marl.report.crossplay.crossplay import Crossplay, Interval, Values
 from offline_marl.report.crossplay.groups import RULE
@@ -31,7 +33,7 @@ def write_crossplay(result: Crossplay, folder: Path) -> list[Path]:
     files = {"crossplay.json": (json.dumps(plain(result), indent=1) + "\n").encode()}
     files["crossplay.csv"] = csv_of(result).encode()
     for form in ("svg", "png"):
-        picture = draw_matrix(result, form)
+        picture = attempt(functools.partial(draw_matrix, result, form), f"{form} of the matrix")
         files |= {} if picture is None else {f"crossplay.{form}": picture}
     for name, content in files.items():
         write_atomically(folder / name, content)

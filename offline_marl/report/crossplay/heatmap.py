@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from offline_marl.datasets.figures import draw_figure
 from offline_marl.report.crossplay.crossplay import Crossplay
 
 COLORS = "cividis"
@@ -21,30 +21,27 @@ def draw_matrix(result: Crossplay, form: str) -> bytes | None:
     Returns:
         Its bytes; None where matplotlib (extra `report`) is not installed.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
     panels = 1 if result.agreement is None else 2
     side = min(3.0 + 0.62 * len(result.players), 14.0)
-    figure = Figure(figsize=(side * panels + 1.0, 0.86 * side + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    _draw_returns(axes[0], result)
-    if result.agreement is not None:
-        order = result.order
-        _draw_panel(axes[1], result, result.agreement[np.ix_(order, order)], None, "{:.2f}", (0.0, 1.0))
-        axes[1].set_title("agreement: share of episodes in one convention")
-        axes[1].set_yticks(range(len(order)), [str(number + 1) for number in range(len(order))])
-    image = io.BytesIO()
-    settings: Any = {"svg.hashsalt": "crossplay", "svg.fonttype": "none"}
-    with mpl.rc_context(settings):
-        figure.savefig(
-            image, format=form, dpi=130 if side < 8 else 90, metadata={"Date": None} if form == "svg" else None
-        )
-    return image.getvalue()
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots(1, panels, squeeze=False)[0]
+        _draw_returns(axes[0], result)
+        if result.agreement is not None:
+            order = result.order
+            _draw_panel(axes[1], result, result.agreement[np.ix_(order, order)], None, "{:.2f}", (0.0, 1.0))
+            axes[1].set_title("agreement: share of episodes in one convention")
+            axes[1].set_yticks(range(len(order)), [str(number + 1) for number in range(len(order))])
+
+    return draw_figure(
+        paint,
+        (side * panels + 1.0, 0.86 * side + 0.4),
+        form=form,
+        dpi=130 if side < 8 else 90,
+        layout="constrained",
+        metadata={"Date": None} if form == "svg" else None,
+        settings={"svg.hashsalt": "crossplay", "svg.fonttype": "none"},
+    )
 
 
 def _draw_returns(axes: Any, result: Crossplay) -> None:
@@ -77,7 +74,7 @@ def _draw_panel(
             axes.text(j, i + 0.24, text, ha="center", va="center", color=color, fontsize=6.5)
     _frame_groups(axes, result)
     names = [f"{number + 1} {result.players[row].name}" for number, row in enumerate(result.order)]
-    axes.set_yticks(range(count), names)
+    axes.set_yticks(range(count), names, parse_math=False)
     axes.set_xticks(range(count), [str(number + 1) for number in range(count)])
     two = result.agents == 2
     axes.set_xlabel("run of agent_1" if two else "run of the one guest")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offline_marl.core.attempts import attempt
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.learner import Learner
@@ -190,8 +191,9 @@ class FitSession(Session[FitConfig, Fit]):
 
     def finish(self) -> Fit:
         path, best = self.folder.path, self.looking.best
-        draw_report(path, self.title, *write_report(path, self.learner, self.held_out))
+        report = write_report(path, self.learner, self.held_out)
         self.folder.finish({"steps": self.step, "wall_s": round(self.elapsed, 2), "errors": best.tolist()})
+        attempt(lambda: draw_report(path, self.title, *report), "picture")
         return self.read()
 
     def read(self) -> Fit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from offline_marl.core.files import write_atomically
+from offline_marl.datasets.figures import draw_figure
 from offline_marl.training.models.report import Cloud, verdict
 from offline_marl.training.run_picture import BLUE, GREY
 
@@ -27,25 +27,23 @@ def draw_report(folder: Path, title: str, report: Mapping[str, Any], cloud: Clou
     Returns:
         Where it is, or None where matplotlib (extra `report`) is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
     heading = textwrap.fill(f"{title}: {verdict(report)}", COLUMNS)
-    figure = Figure(figsize=(14, 7.6 + 0.2 * heading.count("\n")), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(2, 3)
-    _draw_open_loop(panels[0, 0], report["open_loop"])
-    _draw_rewards(panels[0, 1], report["open_loop"]["steps"], report["rewards"])
-    _draw_calibration(panels[0, 2], report["calibration"])
-    _draw_correlations(panels[1, 0], report["spread"])
-    _draw_quantiles(panels[1, 1], report["spread"], report["cutoff"])
-    _draw_cloud(figure, panels[1, 2], cloud, report["cutoff"]["spread"])
-    figure.suptitle(heading, fontsize=12)
-    path, image = folder / "report.png", io.BytesIO()
-    figure.savefig(image, dpi=110, format="png")
-    write_atomically(path, image.getvalue())
+
+    def paint(figure: Any) -> None:
+        panels = figure.subplots(2, 3)
+        _draw_open_loop(panels[0, 0], report["open_loop"])
+        _draw_rewards(panels[0, 1], report["open_loop"]["steps"], report["rewards"])
+        _draw_calibration(panels[0, 2], report["calibration"])
+        _draw_correlations(panels[1, 0], report["spread"])
+        _draw_quantiles(panels[1, 1], report["spread"], report["cutoff"])
+        _draw_cloud(figure, panels[1, 2], cloud, report["cutoff"]["spread"])
+        figure.suptitle(heading, fontsize=12, parse_math=False)
+
+    image = draw_figure(paint, (14, 7.6 + 0.2 * heading.count("\n")), layout="constrained")
+    if image is None:
+        return None
+    path = folder / "report.png"
+    write_atomically(path, image)
     return path
 
 
