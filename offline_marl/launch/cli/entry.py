@@ -13,6 +13,7 @@ from offline_marl.core.errors import INTERRUPTED, PIPE_CLOSED, sentence
 from offline_marl.launch.cli.command import Command, choose, run_lazily
 from offline_marl.launch.cli.data.table import COMMANDS as DATA_COMMANDS
 from offline_marl.launch.cli.failures import Stopped, exit_code
+from offline_marl.launch.cli.text import replace_unprintable
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -21,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: Always; its code is 0, 1 (failed at work), 2 (bad input) or 130 (interrupted).
     """
+    replace_unprintable(sys.stdout, sys.stderr)
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
     except BrokenPipeError:

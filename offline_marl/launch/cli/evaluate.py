@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
+from offline_marl.core.attempts import said
 from offline_marl.core.config import build
+from offline_marl.core.errors import BadInputError
 from offline_marl.launch.cli.flags import EvaluateFlags, read
 
 
@@ -18,11 +21,27 @@ def run(args: Sequence[str]) -> None:
 
     shown = []
     if flags.video is not None:  # first: what it lacks is said before a long evaluation
-        from offline_marl.films.videos import film
-
-        made = film(flags.run, flags.video, flags.video_episodes, flags.seed, flags)
-        shown = [("video", f"{made.path} ({made.frames} pictures, {made.fps:g} a second)"), ("pictures", made.sheet)]
+        shown = _film(flags)
     place = (flags.environment, flags.env_settings, flags.max_steps)
     print(evaluate(flags.run, flags.episodes, flags.seed, *place))
     for name, value in shown:
         print(f"{name:<12}{value}")
+
+
+def _film(flags: EvaluateFlags) -> list[tuple[str, object]]:
+    """Film the run; what fails on the way costs the film, not the score.
+
+    Raises:
+        BadInputError: It cannot be filmed: something is not installed, or there is nothing to see.
+    """
+    from offline_marl.films.videos import film
+
+    assert flags.video is not None
+    try:
+        made = film(flags.run, flags.video, flags.video_episodes, flags.seed, flags)
+    except BadInputError:
+        raise
+    except Exception as error:
+        print(f"warning: no film was made ({said(error)}).", file=sys.stderr)
+        return []
+    return [("video", f"{made.path} ({made.frames} pictures, {made.fps:g} a second)"), ("pictures", made.sheet)]

@@ -43,7 +43,7 @@ def run_command(*words: str) -> str:
             f"There is no {words[0]} on this machine: use a login node of a Slurm cluster, or --executor local."
         )
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S)
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:
         raise SlurmError(f"Slurm's {words[0]} did not answer within {PATIENCE_S:.0f} s.") from None
     if done.returncode:
