@@ -55,7 +55,7 @@ def test_a_finished_run_holds_all_there_is_to_it(tmp_path, data, monkeypatch):
 def test_without_an_environment_a_run_ends_without_a_score_and_says_so(tmp_path, data, capsys):
     result = small_run(tmp_path / "run", data)
     assert result.score is None and result.picture is None
-    assert f"warning: no scores: no environment belongs to {data}." in capsys.readouterr().err
+    assert f"warning: no scores: no environment belongs to {data};" in capsys.readouterr().err
     assert "score" not in json.loads((tmp_path / "run" / "DONE").read_text())
 
 
