@@ -11,9 +11,9 @@ from runs import small_run
 
 import offline_marl
 from offline_marl.datasets.base import Dataset
+from offline_marl.environments.base import environments
 from offline_marl.environments.episodes import PolicyController
 from offline_marl.training import environment_tasks, training_run
-from offline_marl.training.environment_tasks import find_environment_task
 
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 
@@ -39,7 +39,7 @@ def test_a_pettingzoo_loop_runs_and_acts_as_evaluation_does():
     exec(block("simple_spread_v3"), names)
     assert not names["env"].agents and all(names["truncations"].values())
     team, env = offline_marl.load("runs/spread"), names["env"]
-    ours = find_environment_task("simple-spread-continuous").make(1)
+    ours = environments.get("simple-spread-continuous").make(None, 1)
     controller, seen = PolicyController(team, team.spec, 1), ours.reset([7])
     actor = team.actor(agents=env.possible_agents, action_spaces=env.action_space)
     obs, _ = env.reset(seed=7)
