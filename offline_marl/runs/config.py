@@ -208,8 +208,8 @@ def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
         raise ConfigError("--real-fraction auto follows the number of imagined rows: it takes no --real-fraction-end.")
 
 
-def refuse_imagined_demonstrations(config: RunConfig, needs: Needs) -> None:
-    """Refuse to begin a run that would be left without the recorded rows that its algorithm learns from.
+def refuse_beginning(config: RunConfig, needs: Needs) -> None:
+    """Refuse to begin a run that could learn nothing sound; one that began before these were refused still opens.
 
     Raises:
         ConfigError: Says what would be right.
@@ -224,4 +224,9 @@ def refuse_imagined_demonstrations(config: RunConfig, needs: Needs) -> None:
         raise ConfigError(
             f"{name} learns what was done from recorded rows, of which batches must hold some: "
             "raise --real-fraction (and --real-fraction-end) above 0."
+        )
+    if config.settings.get("weighting") == "agent" and config.settings.get("mixer") == "unconstrained":
+        raise ConfigError(
+            "weighting = agent weighs by each agent's own value, which an unconstrained mixer may take with either "
+            "sign or not at all: it needs mixer = monotonic or vdn."
         )

@@ -58,7 +58,13 @@ def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
         raise DataError(f"{config.algorithm} needs a global state; {config.task} holds none.")
     refuse_mixtures(config, needs)
     with seeded_globally(config.seed, "initialisation"):
-        return kind(build(kind.Config, config.settings), spec)
+        learner = kind(build(kind.Config, config.settings), spec)
+    if not learner.optimizers and any(parameter.requires_grad for parameter in learner.parameters()):
+        raise DataError(
+            f"{config.algorithm} has parameters that no optimiser moves: name its modules to self.optimize(...) at the "
+            "end of __init__."
+        )
+    return learner
 
 
 def take_over(learner: Algorithm, folder: RunFolder) -> None:
@@ -84,6 +90,13 @@ def take_over(learner: Algorithm, folder: RunFolder) -> None:
         for name in own
     }
     taken = [name for name in own if own[name] and found[name]]
+    wanted = [name for name in own if name != "inputs" and list(getattr(learner, name).parameters())]
+    if not set(taken) & set(wanted):
+        # How observations are read (`inputs`: statistics, histories) is no beginning without a network that reads them.
+        raise RunFolderError(
+            f"{folder.path} holds no network that this algorithm has too ({', '.join(wanted)})"
+            f"{': nothing but how observations are read would be taken over' if taken else ''}."
+        )
     for name in taken:
         kinds = [type(getattr(each, name)).__name__ for each in (learner, other)]
         if kinds[0] != kinds[1]:
@@ -96,8 +109,6 @@ def take_over(learner: Algorithm, folder: RunFolder) -> None:
         for module in (getattr(learner, name), getattr(learner, f"target_{name}", None)):
             if module is not None:
                 module.load_state_dict(found[name])
-    if not taken:
-        raise RunFolderError(f"{folder.path} holds no network that this algorithm has too ({', '.join(own)}).")
     print(f"begins with {', '.join(taken)} of {folder.path}", file=sys.stderr)
 
 

@@ -11,7 +11,7 @@ from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError
 from offline_marl.core.places import place_fields, with_whole_places
 from offline_marl.core.registry import Registry, RegistryError
-from offline_marl.runs.config import FitConfig, LearnFlags, RunConfig, refuse_imagined_demonstrations, refuse_mixtures
+from offline_marl.runs.config import FitConfig, LearnFlags, RunConfig, refuse_beginning, refuse_mixtures
 from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import Folder, describe_software
 from offline_marl.runs.kinds import RunKind, build_settings, kinds
@@ -114,7 +114,7 @@ class Training(Procedure[RunConfig, Result]):
     def prepare(self, name: str, dataset: str | None, fields: Mapping[str, Any]) -> RunConfig:
         config = run.prepare(name, dataset, fields)
         refuse_mixtures(config, algorithms.get(name).needs)
-        refuse_imagined_demonstrations(config, algorithms.get(name).needs)
+        refuse_beginning(config, algorithms.get(name).needs)
         return config
 
     def default_folder(self, config: RunConfig) -> Path:

@@ -21,7 +21,7 @@ from offline_marl.runs.config import (
     EnvironmentChoice,
     RunConfig,
     import_paths,
-    refuse_imagined_demonstrations,
+    refuse_beginning,
     refuse_mixtures,
 )
 from offline_marl.runs.devices import pick_device
@@ -89,7 +89,7 @@ def train(
     names, objects = apart(loggers)
     config = prepare(algorithm, named, {**fields, "loggers": names})
     refuse_mixtures(config, algorithms.get(algorithm).needs)
-    refuse_imagined_demonstrations(config, algorithms.get(algorithm).needs)
+    refuse_beginning(config, algorithms.get(algorithm).needs)
     # Written down as what it is here: a generator's state cannot move between kinds of device.
     here = {"device": str(pick_device(config.device)), "dataset": config.dataset if own is None else OWN_DATA}
     config = config.model_copy(update=here)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from offline_marl.core.axes import PerAgent
@@ -106,6 +106,11 @@ class Carry(ABC):
         """
 
 
+def _renamed(sampling: Any) -> Any:
+    # What settings of earlier versions call uniform draws.
+    return "uniform" if sampling == "shuffle" else sampling
+
+
 class WorldModelConfig(Config):
     """Fields that every world model has, those of its fit included."""
 
@@ -123,8 +128,8 @@ class WorldModelConfig(Config):
     """Pull of every parameter towards 0, added to its gradient."""
     window: CountOrZero = 0
     """Past (obs, action) pairs of the team that the model reads through a history encoder; 0 for none, as published."""
-    sampling: Literal["shuffle", "bootstrap"] = "shuffle"
-    """Each member sees every training row once a pass, in its own order, or its own draw of rows with replacement."""
+    sampling: Annotated[Literal["uniform", "bootstrap"], BeforeValidator(_renamed)] = "uniform"
+    """Each batch of a member is its own draw from all training rows, or from a fixed resample of them of its own."""
     holdout: InnerShare = 0.1
     """Share of the episodes that no member trains on; elites are chosen and the fit is stopped by them."""
     patience: Count = 5

@@ -6,8 +6,8 @@ are one joint coordinate, modelled once; padding is none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Annotated
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -96,26 +96,33 @@ def measure(spec: Spec, obs: Obs, next_obs: Obs, rewards: PerAgent, terminations
     original = _originals(now, after, present)
     pick = present.logical_and(original == torch.arange(len(original), device=now.device)).nonzero().squeeze(-1)
     place = torch.searchsorted(pick, original).masked_fill(~present, -1)
+    return Facts(
+        spec=spec, pick=pick, place=place, terminates=bool(terminations.any()), **_statistics(pick, now, after, rewards)
+    )
+
+
+def restated(facts: Facts, obs: Obs, next_obs: Obs, rewards: PerAgent) -> Facts:
+    """The same coordinates and ends, with the statistics and borders of these rows instead."""
+    return replace(facts, **_statistics(facts.pick, obs.flatten(1), next_obs.flatten(1), rewards))
+
+
+def _statistics(pick: Tensor, now: Tensor, after: Tensor, rewards: PerAgent) -> dict[str, Any]:
     # In blocks of columns, so that a million rows of many agents are not held three times over.
     blocks = [_column_facts(now[:, block], after[:, block]) for block in torch.split(pick, COLUMNS_AT_ONCE)]
     obs_mean, obs_std, change_mean, change_std, low, high = (torch.cat(column) for column in zip(*blocks, strict=True))
     reward_mean, reward_std = _moments(rewards)
-    return Facts(
-        spec=spec,
-        pick=pick,
-        place=place,
-        obs_mean=obs_mean,
-        obs_std=obs_std,
-        change_mean=change_mean,
-        change_std=change_std,
-        reward_mean=reward_mean,
-        reward_std=reward_std,
-        low=low,
-        high=high,
-        reward_low=rewards.amin(0),
-        reward_high=rewards.amax(0),
-        terminates=bool(terminations.any()),
-    )
+    return {
+        "obs_mean": obs_mean,
+        "obs_std": obs_std,
+        "change_mean": change_mean,
+        "change_std": change_std,
+        "reward_mean": reward_mean,
+        "reward_std": reward_std,
+        "low": low,
+        "high": high,
+        "reward_low": rewards.amin(0),
+        "reward_high": rewards.amax(0),
+    }
 
 
 def _column_facts(now: Tensor, after: Tensor) -> tuple[Tensor, ...]:

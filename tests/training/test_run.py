@@ -49,6 +49,13 @@ def test_what_cannot_be_is_refused_in_one_sentence_before_anything_is_made(
     assert "\n" not in str(refusal.value) and not (tmp_path / "run").exists()
 
 
+def test_an_algorithm_whose_parameters_no_optimiser_moves_is_refused_before_training(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(BC, "optimize", lambda *_, **__: None)
+    with pytest.raises(DataError, match=r"bc has parameters that no optimiser moves: .* self\.optimize"):
+        small_run(tmp_path / "run", data)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_an_algorithm_that_cannot_eat_the_data_is_refused_before_training(tmp_path, data, monkeypatch):
     monkeypatch.setattr(BC, "needs", Needs(actions=frozenset({"discrete"})))
     with pytest.raises(DataError, match="bc needs discrete actions; .* holds continuous ones"):

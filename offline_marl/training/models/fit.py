@@ -16,7 +16,7 @@ from offline_marl.core.config import ConfigError, build
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.learner import Learner
 from offline_marl.core.seeding import Generators, derive, seeded_globally
-from offline_marl.core.types import Metrics, Source
+from offline_marl.core.types import Batch, Metrics, Source
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.episode_index import episodes_apart
@@ -33,7 +33,7 @@ from offline_marl.training.models.rows import members_of, source_for
 from offline_marl.training.session import Session
 from offline_marl.training.tasks import Task, open_task
 from offline_marl.worldmodels.base import WorldModel, worldmodels
-from offline_marl.worldmodels.facts import Facts, measure
+from offline_marl.worldmodels.facts import Facts, measure, restated
 
 ROWS_AT_ONCE = 4_096
 
@@ -161,11 +161,10 @@ class FitSession(Session[FitConfig, Fit]):
         self.task = task
         kind = worldmodels.get(config.model)
         with seeded_globally(config.seed, "initialisation"):
-            self.learner = kind(build(kind.Config, config.settings), facts_of(task.data))
+            own, data, stays = build(kind.Config, config.settings), task.data, task.mapped
+            seen, held_out = episodes_apart(data.lengths, own.holdout, config.seed)
+            self.learner = kind(own, facts_of(data, seen))
         self.learner.place(self.device, derive(config.seed, "elites"))
-        own = self.learner.config
-        data, stays = task.data, task.mapped
-        seen, held_out = episodes_apart(data.lengths, own.holdout, config.seed)
         self.held_out = TransitionBuffer(data, own.window, self.device, False, held_out, stays)
         buffer = TransitionBuffer(data, own.window, self.device, False, seen, stays)
         draws = Generators(config.seed, buffer.device).get("batches")
@@ -268,12 +267,24 @@ MEASURED = 4_000_000
 """Transitions that a world model's facts are measured on, at most."""
 
 
-def facts_of(data: Dataset) -> Facts:
-    """What a world model must know of the data."""
-    buffer = TransitionBuffer(data, state=False)
+def facts_of(data: Dataset, seen: Tensor | None = None) -> Facts:
+    """What a world model must know of the data.
+
+    Args:
+        data: All of it, in which coordinates are told apart and ends looked for.
+        seen: Episodes that statistics and borders are taken from: those that a model is fitted to.
+    """
+    every = _rows(TransitionBuffer(data, state=False))
+    facts = measure(data.spec, every.obs, every.next_obs, every.rewards, every.terminations)
+    if seen is None:
+        return facts
+    rows = _rows(TransitionBuffer(data, state=False, episodes=seen))
+    return restated(facts, rows.obs, rows.next_obs, rows.rewards)
+
+
+def _rows(buffer: TransitionBuffer) -> Batch:
     # Of more rows than memory may hold, so many all over the data.
     index = torch.arange(len(buffer))
     if len(buffer) > MEASURED:
         index = torch.arange(MEASURED) * len(buffer) // MEASURED
-    every = buffer.transitions(index)
-    return measure(data.spec, every.obs, every.next_obs, every.rewards, every.terminations)
+    return buffer.transitions(index)

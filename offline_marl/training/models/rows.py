@@ -46,8 +46,8 @@ class MemberSource(RowSource):
         members: Members of the ensemble.
         batch_size: Rows of each member.
         generator: Draws the rows; on the buffer's device.
-        sampling: `shuffle`: every member may see every row, each in its own order. `bootstrap`: every member
-            sees only a fixed resample of the rows, as many as there are, drawn with replacement.
+        sampling: `uniform`: each batch of a member is its own draw, with replacement, from all rows. `bootstrap`:
+            from a fixed resample of the rows, as many as there are, drawn with replacement.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class MemberSource(RowSource):
         members: int,
         batch_size: int,
         generator: torch.Generator,
-        sampling: Literal["shuffle", "bootstrap"] = "shuffle",
+        sampling: Literal["uniform", "bootstrap"] = "uniform",
     ) -> None:
         super().__init__(buffer, batch_size, generator)
         self.members = members

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from worlds import saved, world
 from offline_marl.core.config import ConfigError
 from offline_marl.core.files import load_tree, save_tree
 from offline_marl.core.registry import RegistryError
+from offline_marl.datasets.episode_index import episodes_apart
 from offline_marl.runs.config import FitFlags
 from offline_marl.runs.folder import ModelFolder, RunFolderError
 from offline_marl.training.models import fit as fitting
@@ -227,3 +229,35 @@ def test_what_cannot_be_fitted_is_refused_in_one_sentence(model, fields, error, 
     with pytest.raises(error, match=said) as refusal:
         prepare_fit(model, "x_2x1_full", fields)
     assert "\n" not in str(refusal.value)
+
+
+def test_held_out_episodes_enter_no_statistic(tmp_path):
+    """A model is told the means, deviations and borders of what it learns from, whatever the held-out episodes hold."""
+    own = world("continuous")
+    seen, held_out = episodes_apart(own.lengths, 0.3, 0)
+    plain = small_fit(tmp_path / "plain", saved(tmp_path, own), steps=10, holdout=0.3)
+    strange = own.rewards.clone()
+    rows = torch.repeat_interleave(torch.arange(len(own.lengths)), own.lengths)
+    strange[torch.isin(rows, torch.as_tensor(held_out))] *= 1_000
+    fit = small_fit(
+        tmp_path / "strange",
+        saved(tmp_path, replace(own, rewards=strange), "strange.safetensors"),
+        steps=10,
+        holdout=0.3,
+    )
+    facts, others = fit.model.facts.tensors(), plain.model.facts.tensors()
+    assert all(torch.equal(facts[name], others[name]) for name in facts)
+    kept = torch.isin(rows, torch.as_tensor(seen))
+    torch.testing.assert_close(facts["reward_high"], own.rewards[kept].amax(0))
+    torch.testing.assert_close(facts["reward_mean"], own.rewards[kept].mean(0))
+
+
+def test_what_earlier_versions_called_shuffle_is_read_as_uniform_draws(tmp_path, data):
+    begun = small_fit(tmp_path / "new", data, steps=20)
+    start_and_kill_fit(tmp_path / "old", data, 15, steps=20)
+    file = tmp_path / "old" / "config.json"
+    assert '"uniform"' in file.read_text()
+    file.write_text(file.read_text().replace('"uniform"', '"shuffle"'))
+    resumed = resume_fit(tmp_path / "old")
+    assert resumed.model.config.sampling == "uniform"
+    refuse_difference(dict(begun.model.state_dict()), dict(resumed.model.state_dict()))

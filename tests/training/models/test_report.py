@@ -61,7 +61,7 @@ def ensemble(updates: int = 0, seed: int = 0, **settings) -> Ensemble:
     few = {"members": 3, "elites": 2, "hidden": [32, 32], "lr": 3e-3, "batch_size": 64, **settings}
     model = Ensemble(build(EnsembleConfig, few), FACTS)
     buffer = TransitionBuffer(linear_episodes(60, 12, seed=0), model.window)
-    source = MemberSource(buffer, model.members, 64, torch.Generator().manual_seed(0), "shuffle")
+    source = MemberSource(buffer, model.members, 64, torch.Generator().manual_seed(0), "uniform")
     for _ in range(updates):
         model.update(source.sample(model.needs))
     return model

@@ -327,6 +327,17 @@ def test_a_run_begins_with_another_runs_networks(tmp_path, data, monkeypatch, ca
         refuse_difference(ending(tmp_path / "run"), ending(tmp_path / name))
 
 
+@pytest.mark.parametrize("window", [0, 2])
+def test_a_run_of_which_no_network_is_taken_over_is_refused(tmp_path, data, window):
+    """A cloner's is called actor, TD3+BC's policy: statistics, and how a history is read, would be all."""
+    small_run(tmp_path / "first", data, window=window)
+    with pytest.raises(
+        RunFolderError, match=r"no network that this algorithm has too \(policy, critic\): nothing but how"
+    ):
+        small_run(tmp_path / "run", data, algorithm="td3-bc", init=str(tmp_path / "first"), window=window)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_networks_of_another_shape_are_refused_before_the_run_begins(tmp_path, data, monkeypatch):
     score_in_point_env(monkeypatch)
     small_run(tmp_path / "first", data, steps=1)
@@ -358,6 +369,7 @@ def test_networks_of_another_shape_are_refused_before_the_run_begins(tmp_path, d
             for name in ("iql", "ma-iql", "td3-bc", "cql", "omar")
             for shares in ({"real_fraction": 0.0}, {"real_fraction": 0.03}, {"real_fraction_end": 0.0})
         ),
+        ("ma-iql", {"weighting": "agent"}, "weighting = agent .* needs mixer = monotonic or vdn"),
         ("cql", {"conservative_rows": "combo"}, "conservative_rows = combo .* needs a --world-model"),
         ("iql", {"world_model": "ensembel"}, r"Unknown world model 'ensembel': did you mean 'ensemble'\?"),
     ],
