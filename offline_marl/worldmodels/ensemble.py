@@ -41,6 +41,8 @@ class EnsembleConfig(WorldModelConfig):
     """What follows each hidden layer."""
     predict: Literal["change", "absolute"] = "change"
     """Predict how far each coordinate moves, or, as published, where it goes."""
+    predict_by: Literal["mean", "sample"] = "mean"
+    """What an elite says: the mean of what it tells, or a draw from it (of its latent, component and normals)."""
     beta: Share = 0.5
     """Weight std^(2 beta) of the likelihoods of kind gaussian and vae; 0 is the plain one, as published."""
     components: Count = 5
@@ -119,7 +121,7 @@ class Ensemble(EnsembleModel):
 
     @torch.no_grad()
     def predict(self, obs: Obs, actions: Tensor, history: History | None = None) -> Prediction:
-        """The mean of one elite, drawn for each row; an episode terminates where most elites predict it."""
+        """The mean of one elite, drawn for each row, or a draw; an episode terminates where most elites predict it."""
         facts, lead = self.facts, obs.shape[:-2]
         joint = facts.join(obs)
         out, logit = self._forward(self._elite_nets(), facts, joint, actions, history)
@@ -134,13 +136,36 @@ class Ensemble(EnsembleModel):
             next_obs_std, rewards_std = torch.split(std.view_as(expected) * scale, self.head.parts, dim=-1)
         spread = Spread(next_obs, rewards, next_obs_std, rewards_std, facts.change_std, facts.reward_std)
         elite = torch.randint(len(expected), (1, *lead, 1), generator=self.generator, device=obs.device)
-        drawn = expected.gather(0, elite.expand(1, *lead, self.head.numbers))[0]
+        if self.config.predict_by == "sample":
+            drawn = self._draw(elite.flatten(), out, facts, joint, actions, history)
+        else:
+            drawn = expected.gather(0, elite.expand(1, *lead, self.head.numbers))[0]
         next_obs, rewards = torch.split(drawn, self.head.parts, dim=-1)
         if logit is None:
             ended = torch.zeros(lead, dtype=torch.bool, device=obs.device)
         else:
             ended = 2 * logit.gt(0).sum(0).view(lead) > len(logit)
         return Prediction(facts.spread_out(next_obs), rewards, ended.unsqueeze(-1).expand_as(rewards), spread)
+
+    def _draw(
+        self,
+        elite: Annotated[Tensor, "row"],
+        out: Out,
+        facts: Facts,
+        joint: Joint,
+        actions: Tensor,
+        history: History | None,
+    ) -> Annotated[Tensor, "*lead number"]:
+        """What each row's elite might say, in raw units; spreads stay those of means, at the latent's mean."""
+        if self.nets.latent:
+            out, _ = self._forward(self._elite_nets(), facts, joint, actions, history, self.generator)
+        own = out[elite, torch.arange(len(elite), device=out.device)].unsqueeze(0)
+        zero, scale = self._units(facts)
+        numbers = self.head.draw(own, self.generator)[0].view(*joint.shape[:-1], self.head.numbers)
+        drawn = torch.addcmul(zero, numbers, scale)
+        if self.config.predict == "change":
+            drawn[..., : facts.coordinates] += joint
+        return drawn
 
     @torch.no_grad()
     def errors(self, batch: Batch) -> PerMember:
@@ -174,7 +199,13 @@ class Ensemble(EnsembleModel):
         return self._elite_copy[0]
 
     def _forward(
-        self, nets: Members, facts: Facts, joint: Joint, actions: Tensor, history: History | None
+        self,
+        nets: Members,
+        facts: Facts,
+        joint: Joint,
+        actions: Tensor,
+        history: History | None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Out, MemberRow | None]:
         """Outputs of some members for the same rows, all leading axes merged into one."""
         x, frames = self._inputs(facts, joint, actions, history)
@@ -182,7 +213,7 @@ class Ensemble(EnsembleModel):
         count = nets.members
         if frames is not None:
             frames = frames.reshape(-1, *frames.shape[-2:]).expand(count, -1, -1, -1)
-        outputs: tuple[Out, MemberRow | None] = nets(rows.expand(count, -1, -1), frames)
+        outputs: tuple[Out, MemberRow | None] = nets(rows.expand(count, -1, -1), frames, generator)
         return outputs
 
     def _inputs(

@@ -43,6 +43,11 @@ class Head(ABC):
     def moments(self, out: Out) -> tuple[MemberRows, MemberRows | None]:
         """Mean and standard deviation of each number; None for a head that tells no deviation."""
 
+    def draw(self, out: Out, generator: torch.Generator) -> MemberRows:
+        """A draw of all numbers; of a head that tells no deviation, its numbers themselves."""
+        mean, std = self.moments(out)
+        return mean if std is None else torch.addcmul(mean, std, torch.empty_like(mean).normal_(generator=generator))
+
     @abstractmethod
     def losses(self, out: Out, target: MemberRows) -> tuple[MemberRow, MemberRow]:
         """Loss of the coordinates and of the rewards, each summed over its numbers."""
@@ -93,6 +98,15 @@ class MixtureHead(Head):
     def moments(self, out: Out) -> tuple[MemberRows, MemberRows | None]:
         log_weights, mean, log_std = self._components(out)
         return dynamics.mixture_moments(log_weights.exp(), mean, log_std.exp())
+
+    def draw(self, out: Out, generator: torch.Generator) -> MemberRows:
+        """A draw of one component, and of it one of all numbers."""
+        log_weights, mean, log_std = self._components(out)
+        # The Gumbel-max rule: log-odds plus noise, of which the largest is a draw.
+        waits = torch.empty_like(log_weights).exponential_(generator=generator)
+        chosen = (log_weights - waits.log()).argmax(-1)[..., None, None].expand(*mean.shape[:-2], 1, self.numbers)
+        mean, log_std = (values.gather(-2, chosen).squeeze(-2) for values in (mean, log_std))
+        return torch.addcmul(mean, log_std.exp(), torch.empty_like(mean).normal_(generator=generator))
 
     def losses(self, out: Out, target: MemberRows) -> tuple[MemberRow, MemberRow]:
         log_weights, mean, log_std = self._components(out)
@@ -158,10 +172,18 @@ class Members(nn.Module):
             direction = nn.functional.normalize(torch.randn(members, 1, layer.weight.shape[1]), dim=-1)
             self.register_buffer(f"direction_{number}", direction)
 
-    def forward(self, x: MemberRows, frames: Frames | None = None) -> tuple[Out, MemberRow | None]:
-        """The head's outputs and the termination's logit; of an autoencoder, at the prior's mean of the latent."""
+    def forward(
+        self, x: MemberRows, frames: Frames | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Out, MemberRow | None]:
+        """The head's outputs and the termination's logit.
+
+        An autoencoder's latent is at the mean of its prior, or drawn from it with a generator.
+        """
         features = self._features(x, frames)
-        if self.latent:
+        if self.latent and generator is not None:
+            latent = features.new_empty(*features.shape[:-1], self.latent).normal_(generator=generator)
+            features = torch.cat([features, latent], dim=-1)
+        elif self.latent:
             features = nn.functional.pad(features, (0, self.latent))
         return self._parted(features)
 

@@ -13,6 +13,7 @@ from offline_marl.core.types import Batch
 from offline_marl.networks.ensembles import StackedLinear
 from offline_marl.worldmodels.base import worldmodels
 from offline_marl.worldmodels.ensemble import Ensemble, EnsembleConfig
+from offline_marl.worldmodels.members import MixtureHead
 from offline_marl.worldmodels.uncertainty import covariance_norm, pairwise_difference, standardized_variance
 
 TRAIN = linear_world.rows(4_000, seed=0)
@@ -163,6 +164,52 @@ def test_elites_asked_as_one_batch_say_what_each_says_alone(kind: str, window: i
 def test_a_deterministic_member_tells_no_deviation() -> None:
     spread = ask(make(kind="deterministic"), linear_world.rows(5, seed=1)).spread
     assert spread.next_obs_std is None and spread.rewards_std is None
+
+
+def numbers_of(prediction) -> torch.Tensor:
+    return torch.cat([prediction.next_obs.flatten(1), prediction.rewards], dim=-1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_are_spread_about_the_mean_as_a_member_tells(kind: str) -> None:
+    """Of one elite and one row, many times over: mean and deviation of draws are its moments; spreads are of means."""
+    model = make(kind=kind, members=1, elites=1, predict_by="sample")
+    row = TRAIN.map(lambda value: value[:1].expand(20_000, *value.shape[1:]))
+    by_mean = make(kind=kind, members=1, elites=1)
+    mean, drawn = ask(by_mean, row), ask(model, row)
+    for name in ("next_obs", "rewards"):
+        torch.testing.assert_close(getattr(drawn.spread, name), getattr(mean.spread, name))
+    if kind == "deterministic":
+        torch.testing.assert_close(drawn.rewards, mean.rewards)
+        return
+    deviation = mean.spread.rewards_std[0, 0]
+    found = drawn.rewards.std(0)
+    assert bool((found > 0.97 * deviation).all()), "no less than the normal's own"
+    if kind == "vae":  # whose latent adds to it, and moves the mean
+        return
+    torch.testing.assert_close(found, deviation, rtol=0.03, atol=0)
+    assert bool(((drawn.rewards.mean(0) - mean.rewards[0]).abs() < 0.03 * deviation).all())
+
+
+@pytest.mark.parametrize("window", [0, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_come_from_the_models_own_generator_alone(kind: str, window: int) -> None:
+    rows = with_history(TRAIN.map(lambda value: value[:6]), window) if window else TRAIN.map(lambda value: value[:6])
+    model, everywhere = make(kind=kind, window=window, predict_by="sample"), torch.get_rng_state()
+    before = model.generator.get_state()
+    first, second = numbers_of(ask(model, rows)), numbers_of(ask(model, rows))
+    model.generator.set_state(before)
+    assert torch.equal(numbers_of(ask(model, rows)), first) and not torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), everywhere)
+
+
+def test_a_mixtures_draw_is_of_one_component() -> None:
+    """Two components at -1 and 1 with odds 1 : 3 and hardly any deviation: draws are either, and 3 of 4 are 1."""
+    head = MixtureHead(1, 1, 2)
+    out = torch.tensor([0.0, math.log(3.0), -1.0, -1.0, -9.0, -9.0, 1.0, 1.0, -9.0, -9.0]).expand(1, 10_000, -1)
+    drawn = head.draw(out, torch.Generator().manual_seed(0))[0]
+    assert bool(((drawn.abs() - 1).abs() < 0.05).all()) and bool((drawn[:, 0].sign() == drawn[:, 1].sign()).all())
+    assert float((drawn[:, 0] > 0).float().mean()) == pytest.approx(0.75, abs=0.02)
 
 
 def test_most_elites_must_say_that_an_episode_ends() -> None:
