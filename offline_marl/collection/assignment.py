@@ -44,8 +44,8 @@ def read_shares(given: Sequence[str], flag: str = "--who") -> dict[str, float]:
         ConfigError: A number is none or not above 0, or a name stands twice.
     """
     named: dict[str, float] = {}
-    for each in given:
-        name, number = split_share(each)
+    for entry in given:
+        name, number = split_share(entry)
         share = "1" if number is None else number
         try:
             weight = float(share)

@@ -160,8 +160,8 @@ class _BlockController:
                 for controller, rows in self.blocks
             ]
         )
-        own: TeamActions = chosen[self.rows]
-        return own if self.partition is None else self.partition.join_actions(own)
+        actions: TeamActions = chosen[self.rows]
+        return actions if self.partition is None else self.partition.join_actions(actions)
 
     def remember(self, rewards: Floats) -> None:
         """Add the step to each block's memory; a body's reward is that of every agent."""

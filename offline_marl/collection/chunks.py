@@ -37,7 +37,7 @@ def record_missing(plan: RecordingPlan, chunks: Sequence[range], recorder: Recor
         WorkerError: A worker died or could not go on; chunks that are whole stay.
     """
     missing = [numbers for numbers in chunks if plan.stored(numbers) is None]
-    whole, left = (sum(map(len, each)) for each in (chunks, missing))
+    whole, left = (sum(map(len, ranges)) for ranges in (chunks, missing))
     with progress_bar(whole, what, "episode", initial=whole - left, leave=left > 0) as bar:
         if workers > 1 and len(missing) > 1:
             record_side_by_side(plan, missing, workers, bar.update)

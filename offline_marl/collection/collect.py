@@ -83,9 +83,9 @@ def _refuse(config: CollectConfig, out: Path) -> None:
 def _recipe(config: CollectConfig, recorder: Recorder, counts: list[int]) -> dict[str, Any]:
     """All that decides what is recorded."""
     behaviours = recorder.describe()
-    actors = [{**own, "episodes": count} for own, count in zip(behaviours, counts, strict=False)]
+    actors = [{**behaviour, "episodes": count} for behaviour, count in zip(behaviours, counts, strict=False)]
     versions = {**recorder.task.versions, "offline-marl": metadata.version("offline-marl")}
-    if any(own["kind"] == "run" for own in behaviours):
+    if any(behaviour["kind"] == "run" for behaviour in behaviours):
         versions["torch"] = torch.__version__
     recipe = {**config.model_dump(mode="json", include=PLAIN), "actors": actors, "versions": versions}
     if recorder.deviating is not None:
@@ -99,7 +99,7 @@ def _described(
 ) -> dict[str, Any]:
     config, assignment = plan.config, plan.assignment
     shares = ", ".join(f"{actor['episodes']} of {actor['name']}" for actor in recipe["actors"])
-    about: dict[str, Any] = {
+    description: dict[str, Any] = {
         "name": Path(config.out).stem,
         "scenario": config.environment,
         "how": f"collected episodes: {shares}, shuffled",
@@ -115,11 +115,11 @@ def _described(
         "versions": recipe["versions"],
     }
     if "deviate" in recipe:
-        about |= {"deviate": recipe["deviate"], "deviators": list(assignment.deviators)}
-        about["how"] += f"; in some of them one agent followed {recipe['deviate']['name']} instead"
+        description |= {"deviate": recipe["deviate"], "deviators": list(assignment.deviators)}
+        description["how"] += f"; in some of them one agent followed {recipe['deviate']['name']} instead"
     if "reference" not in known_metadata:
         known = known_reference(config)
         actors, scores = recipe["actors"], plan.folder / "random"
         measured = {} if known else measured_reference(config, assignment, data, actors, scores)
-        about |= {"reference": vars(known)} if known else measured
-    return {**about, **known_metadata}
+        description |= {"reference": vars(known)} if known else measured
+    return {**description, **known_metadata}

@@ -78,12 +78,12 @@ def _refuse_failure(process: BaseProcess, channel: Any, numbers: range) -> None:
             f"A worker {how} while it recorded {where}: chunks that are whole are kept, the same command goes on."
         ) from None
     if failure is not None:
-        expected, told = failure
+        expected, message = failure
         if not expected:
-            raise RuntimeError(f"A worker failed while it recorded {where}:\n{told}")
+            raise RuntimeError(f"A worker failed while it recorded {where}:\n{message}")
         if expected == "input":
-            raise DataError(told)
-        raise WorkerError(f"A worker could not record {where}: {told}")
+            raise DataError(message)
+        raise WorkerError(f"A worker could not record {where}: {message}")
 
 
 @contextlib.contextmanager

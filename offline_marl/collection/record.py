@@ -118,7 +118,7 @@ def _bodies(entry: Entry, seeds: Seeds, bar: tqdm[Any]) -> tuple[Recording, dict
     environment, noise = environments.get(entry.scenario), _recipe(entry).noise
     simulator = environment.simulator(COPIES)
     try:
-        parts = [record(simulator, environment.scripted(name), own, noise, bar) for name, own in seeds.items()]
+        parts = [record(simulator, environment.scripted(name), numbers, noise, bar) for name, numbers in seeds.items()]
         return join(parts, {}), simulator.versions()
     finally:
         simulator.close()
@@ -128,7 +128,7 @@ def _teams(entry: Entry, seeds: Seeds, bar: tqdm[Any]) -> tuple[Dataset, dict[st
     environment, noise = environments.get(entry.scenario), _recipe(entry).noise
     env = environment.make(None, max(map(len, seeds.values())))
     try:
-        parts = [record_team(env, environment.scripted(name), own, noise, bar) for name, own in seeds.items()]
+        parts = [record_team(env, environment.scripted(name), numbers, noise, bar) for name, numbers in seeds.items()]
         return join(parts, {}), {}
     finally:
         env.close()

@@ -46,8 +46,8 @@ class Recordable:
         # True where an agent owns an entry of the joint action; a choice is one entry, so it has no last axis.
         self._owned: npt.NDArray[np.bool_] = np.zeros((0, *self.action_shape), np.bool_)
         if spec is not None:
-            own = np.eye(spec.n_agents, dtype=np.bool_)
-            self._owned = own if spec.discrete else own[..., None]
+            diagonal = np.eye(spec.n_agents, dtype=np.bool_)
+            self._owned = diagonal if spec.discrete else diagonal[..., None]
 
     @classmethod
     def of_body(cls, simulator: Simulator) -> Recordable:
@@ -155,8 +155,8 @@ class Recordable:
             lots = np.stack([draw.random((self.max_steps, *self.action_shape), np.float32) for draw in draws])
             return lambda actions, seen, step: np.where(slips[:, step], self.uniform(lots[:, step], seen), actions)
         present = 1 if self.spec is None else self.spec.present("act").numpy()
-        shape, each = (self.max_steps, *self.action_shape), zip(draws, levels, strict=True)
-        gaussian = np.stack([level * draw.standard_normal(shape) * present for draw, level in each])
+        shape, pairs = (self.max_steps, *self.action_shape), zip(draws, levels, strict=True)
+        gaussian = np.stack([level * draw.standard_normal(shape) * present for draw, level in pairs])
         gaussian = gaussian.astype(np.float32)
         return lambda actions, seen, step: np.clip(actions + gaussian[:, step], -1, 1)
 

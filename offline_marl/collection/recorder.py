@@ -119,7 +119,7 @@ class Recorder:
             return None
         behaviours = (*self.behaviours, self.deviating)
         partitions = [run.partition for run in behaviours if isinstance(run, RunBehaviour)]
-        known = {own.conf for own in partitions if own}
+        known = {shares.conf for shares in partitions if shares}
         chosen = conf if conf is not None else next(iter(known)) if len(known) == 1 else None
         if chosen is None:
             raise ConfigError(
@@ -167,12 +167,12 @@ class Recorder:
         behaviour = self.deviating if place is None else self.behaviours[place]
         if behaviour is None or not len(rows):
             return None
-        own = [numbers[i] for i in rows]
-        seeds = [assignment.seeds[number] for number in own]
-        controller = behaviour.begin(own, seeds)
+        episodes = [numbers[i] for i in rows]
+        seeds = [assignment.seeds[number] for number in episodes]
+        controller = behaviour.begin(episodes, seeds)
         if behaviour.takes_noise:
             controller = _NoisyController(
-                controller, self.task.noise(seeds, [assignment.levels[number] for number in own])
+                controller, self.task.noise(seeds, [assignment.levels[number] for number in episodes])
             )
         return _Rows(rows, controller)
 
@@ -206,8 +206,8 @@ class _AssignedController:
     def act(self, seen: Seen, step: int) -> TeamActions:
         chosen = [part.act(seen, step) for part in self.parts]
         actions: TeamActions = np.zeros((len(seen.obs), *chosen[0].shape[1:]), chosen[0].dtype)
-        for part, own in zip(self.parts, chosen, strict=True):
-            actions[part.rows] = own
+        for part, part_actions in zip(self.parts, chosen, strict=True):
+            actions[part.rows] = part_actions
         return actions
 
     def remember(self, rewards: Floats) -> None:

@@ -36,11 +36,11 @@ def measure(config: CollectConfig, names: Sequence[str], folder: Path) -> list[S
         # By behaviour: a start may stand only once among the episodes that run side by side.
         chunks = [chunks_of(len(seeds), place * len(seeds)) for place in range(len(names))]
         folder.mkdir(parents=True, exist_ok=True)
-        every = [numbers for own in chunks for numbers in own]
+        every = [numbers for ranges in chunks for numbers in ranges]
         record_missing(plan, every, recorder, config.workers, f"scoring in {config.environment}")
     finally:
         recorder.close()
-    return [summarize(np.array([value for numbers in own for value in plan.stored(numbers)])) for own in chunks]
+    return [summarize(np.array([value for numbers in ranges for value in plan.stored(numbers)])) for ranges in chunks]
 
 
 def interval(score: Score) -> dict[str, float]:
@@ -106,9 +106,9 @@ def _best_behaviour(assignment: Assignment, returns: npt.NDArray[Any]) -> tuple[
     who, alone = np.array(assignment.who), np.array(assignment.deviators) == NOBODY
     means = []
     for place, name in enumerate(assignment.names):
-        own = returns[(who == place) & alone].astype(np.float64)
-        if name != RANDOM and len(own):
-            means.append((float(own.mean()), -place, len(own)))
+        scores = returns[(who == place) & alone].astype(np.float64)
+        if name != RANDOM and len(scores):
+            means.append((float(scores.mean()), -place, len(scores)))
     if not means:
         return None
     mean, position, count = max(means)

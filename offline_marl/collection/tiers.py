@@ -73,10 +73,10 @@ def collect_tiers(config: CollectConfig) -> list[Tier]:
         scores, reference = _scores(config, run, recipe["steps"], folder / "scores")
         tiers = _pick(config, wanted, scores, reference, files)
         for tier in tiers:
-            told = _told(tier, wanted[tier.name], run, reference, config)
+            description = _told(tier, wanted[tier.name], run, reference, config)
             if not tier.path.exists():
-                collect(_settings_of(tier, config, run), told)
-            elif load_data(tier.path).metadata.get("tier") != told["tier"]:
+                collect(_settings_of(tier, config, run), description)
+            elif load_data(tier.path).metadata.get("tier") != description["tier"]:
                 raise DataError(f"{tier.path} exists already, and is of another tier: choose another --out.")
     shutil.rmtree(folder)
     return tiers
@@ -88,18 +88,18 @@ def read_fractions(given: Sequence[str]) -> dict[str, float | None]:
     Raises:
         ConfigError: A fraction is neither a number nor `best`, a name stands twice or cannot be part of a file's.
     """
-    found: dict[str, float | None] = {}
-    for each in given:
-        name, _, text = each.rpartition("=")
-        if not name or "/" in name or name in found:
-            raise ConfigError(f"'{each}' of --tier-fractions should be NAME=FRACTION, each name once: poor=0.25.")
+    fractions: dict[str, float | None] = {}
+    for entry in given:
+        name, _, text = entry.rpartition("=")
+        if not name or "/" in name or name in fractions:
+            raise ConfigError(f"'{entry}' of --tier-fractions should be NAME=FRACTION, each name once: poor=0.25.")
         try:
-            found[name] = None if text == BEST else float(text)
+            fractions[name] = None if text == BEST else float(text)
         except ValueError:
             raise ConfigError(f"The fraction '{text}' of tier {name} is neither a number nor '{BEST}'.") from None
-    if not found:
+    if not fractions:
         raise ConfigError("--tier-fractions names no tier: poor=0.25,expert=best.")
-    return found
+    return fractions
 
 
 def _refuse(config: CollectConfig, out: Path) -> None:
@@ -114,7 +114,7 @@ def _refuse(config: CollectConfig, out: Path) -> None:
 
 def _recipe(config: CollectConfig, run: RunFolder) -> dict[str, Any]:
     """All that decides scores and what is recorded: the settings, the run and its checkpoints."""
-    held, steps = run.config().model_dump(mode="json"), []
+    settings, steps = run.config().model_dump(mode="json"), []
     for step, _ in reversed(checkpoint.found(run.checkpoints)):
         try:
             checkpoint.read(run.checkpoints, step)
@@ -126,7 +126,7 @@ def _recipe(config: CollectConfig, run: RunFolder) -> dict[str, Any]:
     # Fractions can be changed once the scores are known.
     out = {"out", "workers", "copies", "tiers", "tier_fractions", "tier_tolerance"}
     plain: dict[str, Any] = json.loads(json.dumps(config.model_dump(mode="json", exclude=out)))
-    return {**plain, "run": held, "steps": steps}
+    return {**plain, "run": settings, "steps": steps}
 
 
 def _scores(
@@ -135,11 +135,11 @@ def _scores(
     """Scores by step, and the reference: given, or chance and the best checkpoint."""
     given = given_reference(config)
     names = [*(f"{run.path}@{step}" for step in steps), *(() if given else (RANDOM,))]
-    found = measure(config, names, folder)
-    scores = dict(zip(steps, found, strict=False))
+    measured = measure(config, names, folder)
+    scores = dict(zip(steps, measured, strict=False))
     if given is not None:
         return scores, given
-    best, random = _best(scores), found[-1]
+    best, random = _best(scores), measured[-1]
     if scores[best].mean <= random.mean:
         raise DataError(
             f"{run.path} has learned nothing that tiers could be made of: its best checkpoint, step {best}, returns "
@@ -193,7 +193,7 @@ def _settings_of(tier: Tier, config: CollectConfig, run: RunFolder) -> CollectCo
 def _told(
     tier: Tier, wanted: float | None, run: RunFolder, reference: Reference, config: CollectConfig
 ) -> dict[str, Any]:
-    about = {
+    description = {
         "name": tier.name,
         "run": run.path.resolve().name,
         "step": tier.step,
@@ -202,4 +202,4 @@ def _told(
         **interval(tier.score),
         "seed": config.seed,
     }
-    return {"tier": about, "reference": vars(reference)}
+    return {"tier": description, "reference": vars(reference)}

@@ -35,9 +35,9 @@ def axes_of(hint: Any) -> tuple[str, ...] | None:
             return next((tuple(note.split()) for note in notes if isinstance(note, str)), None)
         return axes_of(base)
     for argument in get_args(hint):
-        found = axes_of(argument)
-        if found is not None:
-            return found
+        names = axes_of(argument)
+        if names is not None:
+            return names
     return None
 
 

@@ -191,12 +191,12 @@ def _header(
         size = math.prod(leaves[name].shape) * leaves[name].dtype.itemsize
         places[name], end = (end, end + size), end + size
     # One entry, because safetensors does not keep the order of several: equal content makes equal files.
-    about = {HEADER: json.dumps({"kind": kind, "tree": skeleton, "sha256": checksum})}
+    metadata = {HEADER: json.dumps({"kind": kind, "tree": skeleton, "sha256": checksum})}
     entries = {
         name: {"dtype": DTYPES[leaves[name].dtype], "shape": list(leaves[name].shape), "data_offsets": list(place)}
         for name, place in places.items()
     }
-    head = json.dumps({"__metadata__": about, **entries}, separators=(",", ":")).encode()
+    head = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     return places, len(head).to_bytes(8, "little") + head
 

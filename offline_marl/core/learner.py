@@ -109,8 +109,8 @@ class Learner(nn.Module, ABC):
         """Restore what `get_extra_state` gave."""
         if "" in self.optimizers:
             self.optimizer.load_state_dict(state["optimizer"])
-        for name, held in state.get("optimizers", {}).items():
-            self.optimizers[name].load_state_dict(held)
+        for name, optimizer_state in state.get("optimizers", {}).items():
+            self.optimizers[name].load_state_dict(optimizer_state)
             self._schedules[name].taken = state["taken"][name]
         # The CPU cannot take up a GPU's generator: a policy loaded elsewhere explores from a seed of its own.
         if state["generator"].shape == self.generator.get_state().shape:
@@ -144,5 +144,7 @@ def clip_each(modules: Sequence[Sequence[Tensor]], limit: float) -> None:
         limit: Largest norm, above 0.
     """
     squares = torch.stack(torch._foreach_norm([gradient for module in modules for gradient in module])).square_()
-    for gradients, own in zip(modules, torch.split(squares, [len(module) for module in modules]), strict=True):
-        torch._foreach_mul_(list(gradients), (own.sum() / limit**2).clamp(min=1.0).rsqrt())
+    for gradients, squared_norms in zip(
+        modules, torch.split(squares, [len(module) for module in modules]), strict=True
+    ):
+        torch._foreach_mul_(list(gradients), (squared_norms.sum() / limit**2).clamp(min=1.0).rsqrt())

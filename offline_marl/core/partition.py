@@ -145,11 +145,11 @@ class _Body(NamedTuple):
 
     def columns(self, names: Iterable[str]) -> set[int]:
         """Observation columns of the joints and parts named."""
-        found: set[int] = set()
+        columns: set[int] = set()
         for name in names:
             joint = self.joints.get(name)
-            found.update(self.parts[name] if joint is None else (*joint.angle, joint.velocity))
-        return found
+            columns.update(self.parts[name] if joint is None else (*joint.angle, joint.velocity))
+        return columns
 
 
 def _planar(confs: Mapping[str, _Conf]) -> _Body:
@@ -157,7 +157,7 @@ def _planar(confs: Mapping[str, _Conf]) -> _Body:
 
     The joints are read from the first conf, in the model's order.
     """
-    names = [name for own in next(iter(confs.values())).moves for name in own]
+    names = [name for joints in next(iter(confs.values())).moves for name in joints]
     vx = 2 + len(names)
     joints = {name: _Joint((2 + i,), vx + 3 + i, i) for i, name in enumerate(names)}
     parts = {"still": (0, 1, vx + 2), "vx": (vx,), "vz": (vx + 1,)}
@@ -269,14 +269,14 @@ def partition(scenario: str, conf: str, view: str) -> Partition:
     else:
         shown = _known(f"{scenario} view", view, {"full": (), **body.views})
         extra = sees or ((),) * len(moves)
-        seen = [body.columns((*own, *also, *shown)) for own, also in zip(moves, extra, strict=True)]
+        seen = [body.columns((*joints, *also, *shown)) for joints, also in zip(moves, extra, strict=True)]
     return Partition(
         scenario=scenario,
         conf=conf,
         view=view,
         agents=tuple(f"agent_{i}" for i in range(len(moves))),
         obs_index=tuple(tuple(sorted(columns)) for columns in seen),
-        act_index=tuple(tuple(sorted(body.joints[name].action for name in own)) for own in moves),
+        act_index=tuple(tuple(sorted(body.joints[name].action for name in joints)) for joints in moves),
     )
 
 

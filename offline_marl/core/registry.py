@@ -126,41 +126,43 @@ class Registry(Generic[T]):
     def listings(self) -> list[Listing]:
         """One line about each name; imports nothing."""
         builtins, plugins = self._builtins(), self._plugins()
-        found = []
+        lines = []
         for name in sorted({*builtins, *self._loaded, *plugins}):
             if name in builtins:
-                found.append(Listing(name, builtins[name].summary, "built-in"))
+                lines.append(Listing(name, builtins[name].summary, "built-in"))
                 losers = sorted(_origin(point) for point in plugins.get(name, []))
-                found += [Listing(name, f"refused: the name is that of a built-in {self.kind}", by) for by in losers]
+                lines += [Listing(name, f"refused: the name is that of a built-in {self.kind}", by) for by in losers]
             elif name in plugins:
                 origins = sorted(_origin(point) for point in plugins[name])
                 refused = f"refused: claimed by {' and '.join(origins)}; uninstall one"
                 summary = f"plugin of {origins[0]}" if len(origins) == 1 else refused
-                found.append(Listing(name, summary, ", ".join(origins)))
+                lines.append(Listing(name, summary, ", ".join(origins)))
             else:
                 thing = self._loaded[name]
-                found.append(Listing(name, (getattr(thing, "__doc__", None) or "").partition("\n")[0], "here"))
-        return found
+                lines.append(Listing(name, (getattr(thing, "__doc__", None) or "").partition("\n")[0], "here"))
+        return lines
 
     def _builtins(self) -> dict[str, _Builtin]:
         folder = Path(__file__).parents[1].joinpath(*self.package.split(".")[1:])
-        found: dict[str, _Builtin] = {}
+        builtins: dict[str, _Builtin] = {}
         files = {f"{self.package}.{path.stem}": path for path in folder.glob("*.py")}
         files |= {f"{self.package}.{path.parent.name}": path for path in folder.glob("*/__init__.py")}
         for module, path in sorted(files.items()):
             for name, summary in _registered(path.read_text(encoding="utf-8"), folder.name).items():
-                if name in found:
-                    raise RegistryError(f"Two files register the {self.kind} '{name}': {found[name].module}, {module}.")
-                found[name] = _Builtin(module, summary)
-        return found
+                if name in builtins:
+                    raise RegistryError(
+                        f"Two files register the {self.kind} '{name}': {builtins[name].module}, {module}."
+                    )
+                builtins[name] = _Builtin(module, summary)
+        return builtins
 
     def _plugins(self) -> dict[str, list[metadata.EntryPoint]]:
-        found: dict[str, list[metadata.EntryPoint]] = {}
+        plugins: dict[str, list[metadata.EntryPoint]] = {}
         for point in metadata.entry_points(group=self.group):
-            claims = found.setdefault(point.name, [])
+            claims = plugins.setdefault(point.name, [])
             if all((known.value, _origin(known)) != (point.value, _origin(point)) for known in claims):
                 claims.append(point)
-        return found
+        return plugins
 
     def _load_plugin(self, name: str) -> None:
         points = self._plugins()[name]
@@ -202,23 +204,27 @@ def _registered(source: str, room: str) -> dict[str, str]:
     tree = ast.parse(source)
     calls = [call for node in tree.body for call in _register_calls(node, room)]
     whole = _first_line(tree) if len(calls) == 1 else ""
-    return {name: summary or whole or about for name, summary, about in calls}
+    return {name: summary or whole or docstring for name, summary, docstring in calls}
 
 
 def _register_calls(node: ast.stmt, room: str) -> Iterator[tuple[str, str, str]]:
     """Name, summary and docstring's first line of each `<room>.register("name")` at a module's top level."""
-    about, places = "", []
+    docstring, places = "", []
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
-        about, places = _first_line(node), list(node.decorator_list)
+        docstring, places = _first_line(node), list(node.decorator_list)
     elif isinstance(node, ast.Expr):  # the inner call of `room.register("name")(thing)`
-        places = [each for each in ast.walk(node) if isinstance(each, ast.expr)]
+        places = [expression for expression in ast.walk(node) if isinstance(expression, ast.expr)]
     for call in places:
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "register"):
             continue
         given = [*call.args, *(keyword.value for keyword in call.keywords)]
-        texts = [each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+        texts = [
+            argument.value
+            for argument in given
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+        ]
         if isinstance(call.func.value, ast.Name) and call.func.value.id in (room, "registry") and texts:
-            yield texts[0], texts[1] if len(texts) > 1 else "", about
+            yield texts[0], texts[1] if len(texts) > 1 else "", docstring
 
 
 def _first_line(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> str:

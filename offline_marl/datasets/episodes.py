@@ -35,11 +35,11 @@ def select_episodes(data: Flat, episodes: Annotated[Tensor, "chosen"]) -> Flat:
 
     Per-episode lists follow, actors are counted again; checksums of the whole are left out.
     """
-    about = {key: value for key, value in data.metadata.items() if key not in {"sha256", "source_sha256"}}
+    metadata = {key: value for key, value in data.metadata.items() if key not in {"sha256", "source_sha256"}}
     for name in PER_EPISODE:
-        if name in about and _size(about[name]) == len(data.lengths):
-            about[name] = [about[name][episode] for episode in episodes.tolist()]
-    return replace(select(data, episodes), metadata=_counted(about))
+        if name in metadata and _size(metadata[name]) == len(data.lengths):
+            metadata[name] = [metadata[name][episode] for episode in episodes.tolist()]
+    return replace(select(data, episodes), metadata=_counted(metadata))
 
 
 def join_episodes(parts: Sequence[Flat], names: Sequence[str], metadata: Mapping[str, Any]) -> Flat:
@@ -53,17 +53,17 @@ def join_episodes(parts: Sequence[Flat], names: Sequence[str], metadata: Mapping
     Raises:
         DataError: They hold different fields, or one field in different widths.
     """
-    about = dict(metadata)
+    joined = dict(metadata)
     for name, unknown in PER_EPISODE.items():
         if name != "who" and any(_holds(part, name) for part in parts):
-            about[name] = [
+            joined[name] = [
                 entry
                 for part in parts
                 for entry in (part.metadata[name] if _holds(part, name) else [unknown] * len(part.lengths))
             ]
     if any(_holds(part, "who") for part in parts):
-        about |= _joined_actors(parts, names)
-    return join(parts, _counted(about))
+        joined |= _joined_actors(parts, names)
+    return join(parts, _counted(joined))
 
 
 def _joined_actors(parts: Sequence[Flat], names: Sequence[str]) -> dict[str, Any]:
@@ -72,38 +72,38 @@ def _joined_actors(parts: Sequence[Flat], names: Sequence[str]) -> dict[str, Any
     who: list[int] = []
     for part, name in zip(parts, names, strict=True):
         if _holds(part, "who"):
-            own, acted = part.metadata["actors"], part.metadata["who"]
+            part_actors, acted = part.metadata["actors"], part.metadata["who"]
         else:
-            own, acted = [{"kind": "data", "name": name}], [0] * len(part.lengths)
-        plain = [{key: value for key, value in actor.items() if key != "episodes"} for actor in own]
+            part_actors, acted = [{"kind": "data", "name": name}], [0] * len(part.lengths)
+        plain = [{key: value for key, value in actor.items() if key != "episodes"} for actor in part_actors]
         actors += [actor for actor in plain if actor not in actors]
         who += [actors.index(plain[actor]) for actor in acted]
     return {"actors": actors, "who": who}
 
 
-def _counted(about: dict[str, Any]) -> dict[str, Any]:
+def _counted(metadata: dict[str, Any]) -> dict[str, Any]:
     """Actors that acted in some episode, each with how many; `who` points to their new places."""
-    if not _names_actors(about):
-        return about
-    who, actors = about["who"], about["actors"]
+    if not _names_actors(metadata):
+        return metadata
+    who, actors = metadata["who"], metadata["actors"]
     acted = sorted(set(who))
     places = {place: number for number, place in enumerate(acted)}
     counts = Counter(who)
     return {
-        **about,
+        **metadata,
         "actors": [{**actors[place], "episodes": counts[place]} for place in acted],
         "who": [places[place] for place in who],
     }
 
 
 def _holds(part: Any, name: str) -> bool:
-    held = _size(part.metadata.get(name)) == len(part.lengths)
-    return held and (name != "who" or _names_actors(part.metadata))
+    per_episode = _size(part.metadata.get(name)) == len(part.lengths)
+    return per_episode and (name != "who" or _names_actors(part.metadata))
 
 
-def _names_actors(about: Mapping[str, Any]) -> bool:
+def _names_actors(metadata: Mapping[str, Any]) -> bool:
     """Whether `who` holds places in `actors`; metadata may be anybody's."""
-    who, actors = about.get("who"), about.get("actors")
+    who, actors = metadata.get("who"), metadata.get("actors")
     if _size(who) < 0 or _size(actors) < 0 or not all(isinstance(actor, Mapping) for actor in actors or ()):
         return False
     return all(isinstance(place, int) and 0 <= place < _size(actors) for place in who or ())

@@ -78,42 +78,44 @@ def _examine_other(path: Path) -> Report:
             convert(path, kept)
         except DataError as error:
             return Report([_whole(str(error))])
-        found = _examine_ours(kept)
-    layout = f"{path.suffix.removeprefix('.') or 'folder'}, read as {(found.layout or '').rpartition(' ')[2]}"
-    return Report(found.problems, layout, None, None, found.episodes, found.transitions)
+        report = _examine_ours(kept)
+    layout = f"{path.suffix.removeprefix('.') or 'folder'}, read as {(report.layout or '').rpartition(' ')[2]}"
+    return Report(report.problems, layout, None, None, report.episodes, report.transitions)
 
 
 def _examine_ours(path: Path) -> Report:
-    found: list[Problem] = []
+    problems: list[Problem] = []
     try:
-        tensors, about, bad = _tensors(path)
-        found += bad
-        header = _header(about)
+        tensors, metadata, bad = _tensors(path)
+        problems += bad
+        header = _header(metadata)
     except Unreadable as error:
-        return Report([*found, _whole(f"{path} {error}.")])
+        return Report([*problems, _whole(f"{path} {error}.")])
     computed = None
     if not bad:
         computed = checksum_of(tensors, header["tree"])
         if computed != header.get("sha256"):
-            found.append(_whole(f"{path} is damaged: its content does not match its checksum."))
+            problems.append(_whole(f"{path} is damaged: its content does not match its checksum."))
     known: dict[str, Any] = {"stored": header.get("sha256"), "computed": computed}
     try:
-        held = attached(json.loads(header["tree"]), tensors)
-        layout, data, wrong = _data(held)
+        tree = attached(json.loads(header["tree"]), tensors)
+        layout, data, wrong = _data(tree)
     except Unreadable as error:
-        return Report([*found, _whole(f"{path} {error}.")], **known)
+        return Report([*problems, _whole(f"{path} {error}.")], **known)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         missing = f"field of {error}" if isinstance(error, KeyError) else str(error)
-        return Report([*found, _whole(f"{path} holds no readable tree of fields: {missing}.")], **known)
-    found += wrong
+        return Report([*problems, _whole(f"{path} holds no readable tree of fields: {missing}.")], **known)
+    problems += wrong
     if data is None:
-        return Report(found, layout, **known)
+        return Report(problems, layout, **known)
     try:
         rest = examine_data(data)
     except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        said = " ".join(str(error).split()).rstrip(".")
-        return Report([*found, _whole(f"{path} has fields that cannot be looked through: {said}.")], layout, **known)
-    return Report([*found, *rest.problems], layout, **known, **_sizes(data))
+        reason = " ".join(str(error).split()).rstrip(".")
+        return Report(
+            [*problems, _whole(f"{path} has fields that cannot be looked through: {reason}.")], layout, **known
+        )
+    return Report([*problems, *rest.problems], layout, **known, **_sizes(data))
 
 
 def _tensors(path: Path) -> tuple[dict[str, Tensor], Any, list[Problem]]:
@@ -129,7 +131,7 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], Any, list[Problem]]:
             raise Unreadable("has a header that is no JSON") from None
     if not isinstance(header, dict):
         raise Unreadable("has a header without names")
-    about, begin = header.pop("__metadata__", None), 8 + length
+    metadata, begin = header.pop("__metadata__", None), 8 + length
     tensors: dict[str, Tensor] = {}
     bad, end = [], begin
     for name, entry in header.items():
@@ -140,7 +142,7 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], Any, list[Problem]]:
             bad.append(_whole(f"Array {name} of {path} cannot be read: {error}."))
     if size > end and not bad:
         bad.append(_whole(f"{path} has {size - end:,} bytes more than its header tells of."))
-    return tensors, about, bad
+    return tensors, metadata, bad
 
 
 def _mapped(path: Path, entry: Any, begin: int, size: int) -> tuple[Tensor, int]:
@@ -157,9 +159,9 @@ def _mapped(path: Path, entry: Any, begin: int, size: int) -> tuple[Tensor, int]
     return torch.from_numpy(np.asarray(mapped)), begin + last
 
 
-def _header(about: Any) -> dict[str, Any]:
+def _header(metadata: Any) -> dict[str, Any]:
     try:
-        header = json.loads((about or {}).get(HEADER, "{}"))
+        header = json.loads((metadata or {}).get(HEADER, "{}"))
     except (ValueError, TypeError, AttributeError):
         raise Unreadable("has metadata that are no JSON") from None
     if not isinstance(header, dict) or header.get("kind") != KIND or not isinstance(header.get("tree"), str):
@@ -167,37 +169,37 @@ def _header(about: Any) -> dict[str, Any]:
     return header
 
 
-def _data(held: dict[str, Any]) -> tuple[str, Recording | Dataset | None, list[Problem]]:
-    number, name = held.pop("layout", None), held.pop("type", None)
+def _data(tree: dict[str, Any]) -> tuple[str, Recording | Dataset | None, list[Problem]]:
+    number, name = tree.pop("layout", None), tree.pop("type", None)
     layout = f"ours, layout {number}, {name}"
     if number != LAYOUT or name not in {"Recording", "Dataset"}:
         raise Unreadable(f"has layout {number} of a {name}; this version reads layout {LAYOUT}")
     kind: Any = Dataset if name == "Dataset" else Recording
     wanted = {item.name: item for item in fields(kind)}
-    found = [Problem(n, "", 0, f"There is an unknown field '{n}'.") for n in held if n not in wanted]
-    found += [
+    problems = [Problem(n, "", 0, f"There is an unknown field '{n}'.") for n in tree if n not in wanted]
+    problems += [
         Problem(n, "", 0, f"The field '{n}' is missing.")
         for n, item in wanted.items()
-        if held.get(n) is None and item.default is MISSING and item.default_factory is MISSING
+        if tree.get(n) is None and item.default is MISSING and item.default_factory is MISSING
     ]
-    for item, value in held.items():
+    for item, value in tree.items():
         needed: Any = Mapping if item in {"metadata", "spec"} else Tensor
         if item in wanted and value is not None and not isinstance(value, needed):
-            said = f"Field '{item}' is a {type(value).__name__}, it should be a {needed.__name__.lower()}."
-            found.append(Problem(item, "", 0, said))
-    if found:
-        return layout, None, found
-    if "spec" in held:
-        held["spec"] = Spec.from_plain(held["spec"])
-    return layout, kind(**held), []
+            message = f"Field '{item}' is a {type(value).__name__}, it should be a {needed.__name__.lower()}."
+            problems.append(Problem(item, "", 0, message))
+    if problems:
+        return layout, None, problems
+    if "spec" in tree:
+        tree["spec"] = Spec.from_plain(tree["spec"])
+    return layout, kind(**tree), []
 
 
 def _stale(data: Recording | Dataset) -> list[Problem]:
     episodes = len(data.lengths)
     return [
-        Problem("metadata", "", len(data.metadata[name]), f"The metadata's '{name}' is of other episodes: {told}.")
+        Problem("metadata", "", len(data.metadata[name]), f"The metadata's '{name}' is of other episodes: {mismatch}.")
         for name in stale(data.metadata, episodes)
-        for told in [f"it has {len(data.metadata[name])} entries, there are {episodes} episodes"]
+        for mismatch in [f"it has {len(data.metadata[name])} entries, there are {episodes} episodes"]
     ]
 
 

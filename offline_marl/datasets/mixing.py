@@ -78,19 +78,19 @@ def mix(recipe: MixRecipe, load: Load, tell: Callable[[str], None] = lambda _: N
     Raises:
         DataError: A part has too few episodes, or parts are of different teams, environments or widths.
     """
-    drawn, told, first = list[Any](), list[dict[str, Any]](), None
+    drawn, entries, first = list[Any](), list[dict[str, Any]](), None
     for number, part in enumerate(recipe.parts):
         data: Any = load(part.data)
         first = first or (part.data, data)
         _refuse_others(*first, part.data, data)
         chosen = _draw(data, part, number, recipe.seed)
-        told.append(_told(data, part, len(chosen)))
+        entries.append(_told(data, part, len(chosen)))
         taken = select_episodes(data, chosen)
         origin = {"origin_parts": [number] * len(chosen), "origin_episodes": chosen.tolist()}
         drawn.append(replace(taken, metadata={**taken.metadata, **origin}))
         tell(part.data)
-    about, warnings = _described(recipe, told, [part.metadata for part in drawn])
-    joined = join_episodes(drawn, [each["name"] for each in told], about)
+    metadata, warnings = _described(recipe, entries, [part.metadata for part in drawn])
+    joined = join_episodes(drawn, [entry["name"] for entry in entries], metadata)
     if recipe.shuffle:
         order = torch.randperm(len(joined.lengths), generator=_generator(recipe.seed, "order"))
         joined = select_episodes(joined, order)
@@ -107,7 +107,7 @@ def _refuse_others(first_name: str, first: Any, name: str, data: Any) -> None:
         raise DataError(f"{body} is of one body and {team} is split among agents: they cannot be mixed.")
     for key in ("scenario", "conf", "view", "settings"):
         # Settings may be none, or an empty table.
-        one, other = (each.metadata.get(key) or None for each in (first, data))
+        one, other = (dataset.metadata.get(key) or None for dataset in (first, data))
         if one != other:
             raise DataError(f"{first_name} and {name} cannot be mixed: their {key} is {one} and {other}.")
     if isinstance(first, Dataset) and first.spec != data.spec:
@@ -131,8 +131,8 @@ def _draw(data: Any, part: Part, number: int, seed: int) -> Tensor:
 
 def _told(data: Any, part: Part, episodes: int) -> dict[str, Any]:
     """What the mixture remembers of a part; of a file its name alone, nobody needs its folder."""
-    about = data.metadata
-    name, licence, versions = (about.get(key) for key in ("name", "licence", "versions"))
+    metadata = data.metadata
+    name, licence, versions = (metadata.get(key) for key in ("name", "licence", "versions"))
     named = part.data if "://" in part.data else Path(part.data).name
     return {
         "name": name if isinstance(name, str) else named,
@@ -140,7 +140,7 @@ def _told(data: Any, part: Part, episodes: int) -> dict[str, Any]:
         "episodes": episodes,
         "of": len(data.lengths),
         "returns": list(part.returns),
-        "sha256": about.get("sha256"),
+        "sha256": metadata.get("sha256"),
         "licence": licence if isinstance(licence, str) else None,
         "versions": {str(package): str(version) for package, version in versions.items()}
         if isinstance(versions, Mapping)
@@ -164,40 +164,47 @@ KEPT = (
 
 
 def _described(
-    recipe: MixRecipe, told: Sequence[Mapping[str, Any]], abouts: Sequence[Mapping[str, Any]]
+    recipe: MixRecipe, entries: Sequence[Mapping[str, Any]], abouts: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     plain = recipe.model_dump(mode="json")
-    for part, known in zip(plain["parts"], told, strict=True):
+    for part, known in zip(plain["parts"], entries, strict=True):
         part["data"] = known["data"]
-    said = ", ".join(f"{part['episodes']} of {part['name']}" for part in told)
+    shares = ", ".join(f"{part['episodes']} of {part['name']}" for part in entries)
     first = abouts[0]
-    same = {key: first[key] for key in KEPT if key in first and all(each.get(key) == first[key] for each in abouts)}
-    licences = list(dict.fromkeys(part["licence"] for part in told))
-    about = {
+    same = {
+        key: first[key] for key in KEPT if key in first and all(metadata.get(key) == first[key] for metadata in abouts)
+    }
+    licences = list(dict.fromkeys(part["licence"] for part in entries))
+    description = {
         "name": recipe.name,
         **same,
-        "how": f"a mixture of episodes: {said}{', shuffled' if recipe.shuffle else ''}",
+        "how": f"a mixture of episodes: {shares}{', shuffled' if recipe.shuffle else ''}",
         "seed": recipe.seed,
         "recipe": plain,
-        "parts": list(told),
+        "parts": list(entries),
     }
     warnings = []
     if None not in licences:
-        about["licence"] = " AND ".join(licences)
+        description["licence"] = " AND ".join(licences)
     if len(licences) > 1:
         listed = ", ".join(licence or "unknown" for licence in licences)
         warnings.append(f"The parts have different licences ({listed}): the mixture is under all of them.")
-    if "reference" not in same and any("reference" in each for each in abouts):
+    if "reference" not in same and any("reference" in metadata for metadata in abouts):
         warnings.append("The parts have different reference scores: the mixture has none.")
-    versions, differing = _versions([part["versions"] or {} for part in told])
+    versions, differing = _versions([part["versions"] or {} for part in entries])
     if versions:
-        about["versions"] = versions
+        description["versions"] = versions
     for package in differing:
         warnings.append(f"The parts were recorded with different versions of {package}: {versions[package]}.")
-    return about, tuple(warnings)
+    return description, tuple(warnings)
 
 
 def _versions(given: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], list[str]]:
     """The versions of every package in any part, and the packages of which there is more than one."""
-    every = {name: list(dict.fromkeys(each.get(name, "unknown") for each in given)) for each in given for name in each}
-    return {name: ", ".join(each) for name, each in every.items()}, [name for name in every if len(every[name]) > 1]
+    every = {
+        name: list(dict.fromkeys(versions.get(name, "unknown") for versions in given))
+        for versions in given
+        for name in versions
+    }
+    differing = [name for name, versions in every.items() if len(versions) > 1]
+    return {name: ", ".join(versions) for name, versions in every.items()}, differing

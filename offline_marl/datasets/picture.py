@@ -73,8 +73,8 @@ def _draw_lengths(axes: Any, lengths: Tensor) -> None:
 def _draw_actions(axes: Any, data: Recording | Dataset) -> None:
     counts = action_counts(data)
     discrete = isinstance(data, Dataset) and data.spec.discrete
-    for agent, each in enumerate(counts):
-        share = (each.sum(0) / each.sum()).numpy()
+    for agent, agent_counts in enumerate(counts):
+        share = (agent_counts.sum(0) / agent_counts.sum()).numpy()
         style = {"color": COLOURS[agent % len(COLOURS)], "linestyle": LINES[agent // len(COLOURS) % len(LINES)]}
         who = f"agent {agent}" if isinstance(data, Dataset) else "whole body"
         label = who if agent < NAMED else None
@@ -93,14 +93,14 @@ def _draw_actions(axes: Any, data: Recording | Dataset) -> None:
 
 
 def _draw_coverage(figure: Any, axes: Any, data: Recording | Dataset) -> None:
-    found = coverage(data)
-    counts = torch.where(found.counts > 0, found.counts.double(), torch.nan).T.numpy()
+    covered = coverage(data)
+    counts = torch.where(covered.counts > 0, covered.counts.double(), torch.nan).T.numpy()
     limits = (-SPAN, SPAN, -SPAN, SPAN)
     picture = axes.imshow(counts, origin="lower", extent=limits, cmap="cividis", interpolation="nearest")
-    figure.colorbar(picture, ax=axes, label=f"rows of {len(found.points):,} in a cell")
+    figure.colorbar(picture, ax=axes, label=f"rows of {len(covered.points):,} in a cell")
     what = "states" if isinstance(data, Recording) else "observations"
     axes.set(
         xlabel="first principal component [standard deviations]",
         ylabel="second [standard deviations]",
-        title=f"{what}: {found.share:.0%} of cells, {found.variance:.0%} of variance",
+        title=f"{what}: {covered.share:.0%} of cells, {covered.variance:.0%} of variance",
     )

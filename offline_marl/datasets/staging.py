@@ -67,8 +67,8 @@ def _delete(path: Path) -> None:
 
 
 def _to_disk(path: Path) -> None:
-    for each in [*path.rglob("*"), path] if path.is_dir() else [path]:
-        _sync(each)
+    for item in [*path.rglob("*"), path] if path.is_dir() else [path]:
+        _sync(item)
 
 
 def _sync(path: Path) -> None:

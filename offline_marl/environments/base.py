@@ -127,8 +127,8 @@ class Conventions:
     def counts(self) -> dict[str, int]:
         """Episodes in which all followed each convention, and in which they did not agree (`apart`)."""
         agreed, choice = self.agreed, self.followed[:, 0]
-        found = {name: int((agreed & (choice == number)).sum()) for number, name in enumerate(self.names)}
-        return {**found, "apart": int((~agreed).sum())}
+        counts = {name: int((agreed & (choice == number)).sum()) for number, name in enumerate(self.names)}
+        return {**counts, "apart": int((~agreed).sum())}
 
 
 class JointEnv(Protocol):

@@ -31,8 +31,8 @@ class Painted:
     @property
     def fps(self) -> float:
         """Steps in a second of the simulated world."""
-        about = getattr(self._envs[0].unwrapped, "metadata", None) or {}
-        return float(about.get("render_fps") or FPS)
+        metadata = getattr(self._envs[0].unwrapped, "metadata", None) or {}
+        return float(metadata.get("render_fps") or FPS)
 
 
 def paint_body(env: Any, colors: Sequence[Color]) -> None:
@@ -54,11 +54,11 @@ def paint_body(env: Any, colors: Sequence[Color]) -> None:
 def painted_world(env: Any, colors: Sequence[Color]) -> Iterator[None]:
     """While a particle world is drawn, its agents wear these colours; some of them can see each other's own."""
     bodies = getattr(getattr(env.unwrapped, "world", None), "agents", ()) if colors else ()
-    own = [(body, body.color) for body in bodies if hasattr(body, "color")]
+    worn = [(body, body.color) for body in bodies if hasattr(body, "color")]
     try:
-        for (body, _), color in zip(own, colors, strict=False):
+        for (body, _), color in zip(worn, colors, strict=False):
             body.color = np.array(color) / BRIGHTNESS
         yield
     finally:
-        for body, color in own:
+        for body, color in worn:
             body.color = color

@@ -93,10 +93,10 @@ class HuntersOnly:
     def step(self, actions: Mapping[str, Any]) -> tuple[Any, ...]:
         """Let the hunters act, and the prey."""
         fled = {name: self._native(name, self._act(self._seen[name])) for name in self._preys}
-        found = self.world.step({**actions, **fled})
-        self._seen = found[0]
+        answers = self.world.step({**actions, **fled})
+        self._seen = answers[0]
         self.agents = [name for name in self.world.agents if name in self.possible_agents]
-        return tuple(self._own(each) for each in found)
+        return tuple(self._own(by_agent) for by_agent in answers)
 
     def state(self) -> Any:
         """Everything that anybody sees."""
@@ -110,8 +110,8 @@ class HuntersOnly:
         """Let go of the world."""
         self.world.close()
 
-    def _own(self, told: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: told[name] for name in self.possible_agents if name in told}
+    def _own(self, by_agent: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: by_agent[name] for name in self.possible_agents if name in by_agent}
 
     def _native(self, name: str, chosen: Any) -> Any:
         space = self.world.action_space(name)

@@ -158,6 +158,9 @@ class Reacher(Body):
         sides = sides_of(ends, read_arm())
         if partition is None:
             raise DataError("reacher is one body: name the partition that shares it among agents.")
-        own = [sides[:, list(joints)] for joints in partition.act_index]
-        followed = [np.where((each == each[:, :1]).all(axis=1), each[:, 0], NOTHING) for each in own]
+        agent_sides = [sides[:, list(joints)] for joints in partition.act_index]
+        followed = [
+            np.where((joint_sides == joint_sides[:, :1]).all(axis=1), joint_sides[:, 0], NOTHING)
+            for joint_sides in agent_sides
+        ]
         return Conventions(tuple(SIDES), np.stack(followed, axis=1), ends[:, TARGET].astype(np.float64))

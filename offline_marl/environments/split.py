@@ -151,13 +151,13 @@ class GymnasiumSimulator(Painted):
 
     def versions(self) -> dict[str, str]:
         """The task's id, and the versions of gymnasium and mujoco."""
-        found = {"env_id": self.env_id}
+        versions = {"env_id": self.env_id}
         for package in ("gymnasium", "mujoco"):
             try:
-                found[package] = metadata.version(package)
+                versions[package] = metadata.version(package)
             except metadata.PackageNotFoundError:
                 continue  # some tasks of Gymnasium need no MuJoCo
-        return found
+        return versions
 
     def render(self, copy: int = 0) -> Frame:
         """Render one copy, off screen.

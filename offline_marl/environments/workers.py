@@ -47,8 +47,8 @@ class SideBySide:
         self._pipes = [_fork(make, share) for _ in range(workers)]
         self._end = weakref.finalize(self, _close, list(self._pipes))
         self.copies = copies
-        found = [_received(pipe) for pipe in self._pipes]
-        self.spec, self.max_steps, self._versions = found[0]
+        answers = [_received(pipe) for pipe in self._pipes]
+        self.spec, self.max_steps, self._versions = answers[0]
         self._shares: list[int] = []
 
     def reset(self, seeds: Sequence[int]) -> Seen:
@@ -70,8 +70,8 @@ class SideBySide:
         """
         if len(actions) != sum(self._shares):
             raise DataError(f"{sum(self._shares)} copies are running, but there are actions of {len(actions)}.")
-        found = self._all("step", self._split(actions))
-        seen, *rest = zip(*found, strict=True)
+        answers = self._all("step", self._split(actions))
+        seen, *rest = zip(*answers, strict=True)
         rewards, terminations, truncations = (np.concatenate(parts) for parts in rest)
         return self._joined(seen), rewards, terminations, truncations
 
@@ -106,16 +106,16 @@ class SideBySide:
         if any(part.avail_actions is not None for part in parts):
             # Told by some processes only: copies of the others may choose anything.
             free = self.spec.present("act").numpy()
-            told = [(part.avail_actions, (len(part.obs), *free.shape)) for part in parts]
-            avail = np.concatenate([np.broadcast_to(free, shape) if own is None else own for own, shape in told])
+            masks = [(part.avail_actions, (len(part.obs), *free.shape)) for part in parts]
+            avail = np.concatenate([np.broadcast_to(free, shape) if mask is None else mask for mask, shape in masks])
         return Seen(together("obs"), together("state"), avail)
 
     def _all(self, what: str, parts: Sequence[Any]) -> list[Any]:
         for pipe, part in zip(self._pipes, parts, strict=False):
             _send(pipe, (what, part))
         # All are heard before one is judged: what was answered must not be taken for the next answer.
-        found = [_answer(pipe) for pipe, _ in zip(self._pipes, parts, strict=False)]
-        return [_judged(each) for each in found]
+        answers = [_answer(pipe) for pipe, _ in zip(self._pipes, parts, strict=False)]
+        return [_judged(answer) for answer in answers]
 
 
 def _fork(make: Callable[[int], JointEnv], copies: int) -> Connection:
@@ -138,9 +138,9 @@ def _serve(pipe: Connection, make: Callable[[int], JointEnv], copies: int) -> No
         env = make(copies)
         pipe.send((env.spec, env.max_steps, env.versions() if hasattr(env, "versions") else {}))
         while True:
-            what, said = pipe.recv()
+            what, argument = pipe.recv()
             try:
-                pipe.send(getattr(env, what)(said))
+                pipe.send(getattr(env, what)(argument))
             except Exception as error:
                 pipe.send(error)
     except EOFError:

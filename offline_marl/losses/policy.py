@@ -55,6 +55,6 @@ def clipped_value(v: PerTeam, old_v: PerTeam, target: PerTeam, clip: float) -> P
     errors = (v - target).square()
     if not clip:
         return errors
-    # Where the held one is larger, V has left the range, and nothing moves it; elsewhere in the range they are equal.
-    held = (old_v + (v.detach() - old_v).clamp(-clip, clip) - target).square()
-    return torch.where(held > errors, held, errors)
+    # Where the clipped one is larger, V has left the range, and nothing moves it; else, in the range, they are equal.
+    clipped = (old_v + (v.detach() - old_v).clamp(-clip, clip) - target).square()
+    return torch.where(clipped > errors, clipped, errors)

@@ -71,22 +71,22 @@ class Critic(nn.Module):
         )
 
     def forward(
-        self, features: Features, actions: Tensor, own: Tensor | None = None, copies: int | None = None
+        self, features: Features, actions: Tensor, own_actions: Tensor | None = None, copies: int | None = None
     ) -> Annotated[Tensor, "copy *lead agent"]:
         """Q of the actions given.
 
         Args:
             features: `*lead agent feature`.
             actions: What all agents do, `*lead agent act` or int64 `*lead agent`.
-            own: What each agent does instead, its critic still reading the others' `actions`; may have
+            own_actions: What each agent does instead, its critic still reading the others' `actions`; may have
                 further axes in front, as may `actions`.
             copies: Only the first so many copies.
         """
-        mine = actions if own is None else own
+        mine = actions if own_actions is None else own_actions
         if self.discrete:
             q = self.each_choice(features)[:copies]
             return q.gather(-1, mine.expand(len(q), *mine.shape).unsqueeze(-1)).squeeze(-1)
-        # The first layer's product is linear in its columns: what all `own` actions of a row share (`same`) is
+        # The first layer's product is linear in its columns: what all `own_actions` of a row share (`same`) is
         # multiplied once, and what varies among them is added (`AgentMLP` takes the two apart). Columns lie as in the
         # weights: features of agents i, i+1, ..., the others' actions in that order, its own action last.
         same, varied = [features], [mine]

@@ -107,11 +107,11 @@ class Folder(Generic[Settings]):
         if not self.config_file.is_file():
             raise RunFolderError(f"{self.path} holds no run (there is no config.json in it).")
         try:
-            held = json.loads(self.config_file.read_text(encoding="utf-8"))
-            other = recognize(held)
+            settings = json.loads(self.config_file.read_text(encoding="utf-8"))
+            other = recognize(settings)
             if other is not None and other.mark != self.kind.mark:
                 raise RunFolderError(f"{self.path} holds {other.noun}, not {self.kind.noun}.")
-            config: Settings = build(self.kind.config, held)
+            config: Settings = build(self.kind.config, settings)
         except (ValueError, RecursionError, ConfigError) as error:
             raise RunFolderError(f"{self.config_file} was damaged or edited: {error}") from None
         return config
@@ -119,10 +119,10 @@ class Folder(Generic[Settings]):
     def versions(self) -> dict[str, Any]:
         """What the run was begun with; empty if that was lost."""
         try:
-            found: dict[str, Any] = json.loads(self.versions_file.read_text(encoding="utf-8"))
+            versions: dict[str, Any] = json.loads(self.versions_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return found
+        return versions
 
     def sweep(self) -> None:
         """Remove what a killed process had half written; only for who holds the folder."""
@@ -200,7 +200,7 @@ def state_at(folder: Folder[Any], step: int) -> dict[str, Any]:
     try:
         return checkpoint.read(folder.checkpoints, step)
     except FileNotFoundError:
-        steps = ", ".join(str(each) for each, _ in reversed(checkpoint.found(folder.checkpoints))) or "none at all"
+        steps = ", ".join(str(number) for number, _ in reversed(checkpoint.found(folder.checkpoints))) or "none at all"
         raise RunFolderError(f"{folder.path} holds no checkpoint of step {step}: there are {steps}.") from None
     except DamagedFileError as error:
         raise RunFolderError(str(error)) from None
@@ -213,13 +213,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def describe_software() -> dict[str, Any]:
     """Versions of the packages that results depend on, and the commit if this is a checkout."""
-    found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
+    software: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
+            software[name] = metadata.version(name)
     source = Path(__file__).resolve().parents[2]
     if (source / ".git").exists():
         asked = ["git", "-C", str(source), "rev-parse", "HEAD"]
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            found["commit"] = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    return found
+            software["commit"] = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    return software

@@ -112,22 +112,22 @@ def _added() -> Iterator[RunKind[Any]]:
 
 
 def build_settings(
-    kind: RunKind[Settings], name: str, own: type[Config], dataset: str | None, fields: Mapping[str, Any]
+    kind: RunKind[Settings], name: str, config_class: type[Config], dataset: str | None, fields: Mapping[str, Any]
 ) -> Settings:
     """The full settings of a run from loose fields, each the run's or those of the config of what is learnt.
 
     Raises:
         ConfigError: A field is neither's or both's, or has a bad value.
     """
-    twice = sorted(set(own.model_fields) & set(kind.config.model_fields))
+    twice = sorted(set(config_class.model_fields) & set(kind.config.model_fields))
     if twice:
         raise ConfigError(f"The config of {name} names a field of the run again ({', '.join(twice)}): rename it.")
-    given = {field: value for field, value in fields.items() if field in own.model_fields}
+    given = {field: value for field, value in fields.items() if field in config_class.model_fields}
     rest = {field: value for field, value in fields.items() if field not in given}
-    known = (set(kind.config.model_fields) | set(own.model_fields)) - {kind.mark, "settings", "dataset"}
+    known = (set(kind.config.model_fields) | set(config_class.model_fields)) - {kind.mark, "settings", "dataset"}
     for field in rest:
         if field not in known:
             raise ConfigError(f"Unknown field '{field}' of {name}: {suggest(field, known)}.")
-    settings = build(own, given).model_dump(mode="json")
+    settings = build(config_class, given).model_dump(mode="json")
     config: Settings = build(kind.config, {kind.mark: name, "dataset": dataset, "settings": settings, **rest})
     return config

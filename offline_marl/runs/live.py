@@ -67,10 +67,10 @@ class Tail:
         """Take in what has been added."""
         try:
             with self.path.open("rb") as stream:
-                about = os.fstat(stream.fileno())
-                if about.st_ino != self._file or about.st_size < self._place:
-                    self.rows, self._place, self._file = {"train": [], "eval": []}, 0, about.st_ino
-                self.when = about.st_mtime
+                status = os.fstat(stream.fileno())
+                if status.st_ino != self._file or status.st_size < self._place:
+                    self.rows, self._place, self._file = {"train": [], "eval": []}, 0, status.st_ino
+                self.when = status.st_mtime
                 stream.seek(self._place)
                 text = stream.read()
         except OSError:
@@ -135,11 +135,11 @@ class RunWatcher:
             status, state=state, why=why, score=scores(self._tail.rows["eval"]), series=_series(rows) if whole else {}
         )
 
-    def _state(self, held: frozenset[int]) -> tuple[State, str]:
+    def _state(self, locked: frozenset[int]) -> tuple[State, str]:
         if (self.folder / "DONE").exists():
             return "done", ""
         lock = _inode(self.folder / "lock")
-        if lock in held:
+        if lock in locked:
             self._was_held = True
             return "running", ""
         why = _last_words(self.folder / "starts.jsonl")
@@ -156,13 +156,13 @@ class RunWatcher:
 
 def run_folders(folder: Path) -> list[Path]:
     """Every folder of a run or a fit below this one, itself included; what lies inside a run is its own."""
-    found = []
+    folders = []
     for place, inside, files in os.walk(folder):
         inside.sort()
         if "config.json" in files:
-            found.append(Path(place))
+            folders.append(Path(place))
             inside.clear()
-    return found
+    return folders
 
 
 def held_files() -> frozenset[int]:
@@ -172,7 +172,7 @@ def held_files() -> frozenset[int]:
     except OSError:
         return frozenset()
     words = (line.split() for line in lines)
-    return frozenset(int(each[5].rpartition(":")[2]) for each in words if len(each) > 5 and each[1] == "FLOCK")
+    return frozenset(int(fields[5].rpartition(":")[2]) for fields in words if len(fields) > 5 and fields[1] == "FLOCK")
 
 
 def scores(rows: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[float, ...]] | None:
@@ -187,8 +187,8 @@ def scores(rows: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[float, ...]] |
 def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[float]]:
     names = [name for name in (rows[-1] if rows else {}) if name not in {"kind", "step", "wall_s"}]
     names.sort(key=lambda name: not name.startswith("loss/"))
-    found = {name: list(_numbers(row.get(name) for row in rows)) for name in names}
-    return {name: values for name, values in found.items() if values}
+    series = {name: list(_numbers(row.get(name) for row in rows)) for name in names}
+    return {name: values for name, values in series.items() if values}
 
 
 def _numbers(values: Any) -> Iterator[float]:
@@ -218,10 +218,10 @@ def _last_words(path: Path) -> str:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        held = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return held if isinstance(held, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _inode(path: Path) -> int:

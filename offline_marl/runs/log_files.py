@@ -31,7 +31,7 @@ class MissingLoggerError(BadInputError, ImportError):
 
 
 def loggers_of(
-    config: LearnFlags, folder: Path, start: int, last: int, own: Sequence[tuple[str, Logger]] = ()
+    config: LearnFlags, folder: Path, start: int, last: int, given: Sequence[tuple[str, Logger]] = ()
 ) -> list[Logger]:
     """Every logger of a run, started; rows after step `start` are dropped from what is there.
 
@@ -40,25 +40,25 @@ def loggers_of(
         folder: Its folder.
         start: Updates made so far.
         last: The run's last step.
-        own: Other people's, by name.
+        given: Other people's, by name.
 
     Raises:
         LoggerError: One of them cannot be started, and the run is new.
     """
     new = not (folder / LINES).exists()
-    found: list[Logger] = [FileLogger(folder, start, last)]
+    started: list[Logger] = [FileLogger(folder, start, last)]
     try:
-        for name, opened, advice in _openings(config, folder, start, own):
-            found += start_guarded(name, opened, new, advice)
+        for name, opened, advice in _openings(config, folder, start, given):
+            started += start_guarded(name, opened, new, advice)
     except LoggerError:
-        for logger in found:
+        for logger in started:
             logger.close()
         raise
-    return found
+    return started
 
 
 def _openings(
-    config: LearnFlags, folder: Path, start: int, own: Sequence[tuple[str, Logger]]
+    config: LearnFlags, folder: Path, start: int, given: Sequence[tuple[str, Logger]]
 ) -> Iterator[tuple[str, Callable[[], Logger], str]]:
     """Each logger besides the files: its name, what opens it, and advice where that fails."""
     settings = config.model_dump(mode="json")
@@ -68,8 +68,8 @@ def _openings(
         project, mode = config.wandb_project, config.wandb
         advice = ": see `wandb login`, or use --wandb offline"
         yield "W&B", lambda: WandbLogger(folder, project, mode, settings, wandb_id(folder)), advice
-    run = Start(folder, settings, start, read_rows(folder / LINES) if own else [])
-    for name, logger in own:
+    run = Start(folder, settings, start, read_rows(folder / LINES) if given else [])
+    for name, logger in given:
         yield name, functools.partial(_started, logger, run), ""
 
 
@@ -81,11 +81,11 @@ def _started(logger: Logger, run: Start) -> Logger:
 def wandb_id(folder: Path) -> str:
     """The run's id at W&B: drawn once and kept in the folder, so that it is the same wherever the folder is mounted."""
     file = folder / WANDB_ID
-    held = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
-    if not re.fullmatch(r"[0-9a-z]{8,64}", held):
-        held = uuid.uuid4().hex[:16]
-        write_atomically(file, f"{held}\n".encode())
-    return held
+    identifier = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    if not re.fullmatch(r"[0-9a-z]{8,64}", identifier):
+        identifier = uuid.uuid4().hex[:16]
+        write_atomically(file, f"{identifier}\n".encode())
+    return identifier
 
 
 class FileLogger(Logger):

@@ -68,28 +68,28 @@ def named_loggers(names: Sequence[str], given: Sequence[Logger] = ()) -> list[tu
         LoggerError: One cannot be made.
         ConfigError: Something else was given.
     """
-    found = []
+    named = []
     for name in names:
         make = loggers.get(name)
         try:
-            found.append((name, make()))
+            named.append((name, make()))
         except (Exception, SystemExit) as error:
             raise LoggerError(f"The logger '{name}' cannot be made ({_said(error)}).") from error
-    found += [(getattr(each, "__name__", type(each).__name__), each) for each in given]
-    for name, each in found:
-        if not isinstance(each, Logger):
+    named += [(getattr(logger, "__name__", type(logger).__name__), logger) for logger in given]
+    for name, logger in named:
+        if not isinstance(logger, Logger):
             raise ConfigError(
                 f"{name} is no logger: it should be a subclass of offline_marl.runs.loggers.Logger, or its name."
             )
-    return found
+    return named
 
 
 def apart(asked: str | Logger | Sequence[str | Logger]) -> tuple[tuple[str, ...], list[Logger]]:
     """Names, which can be written down, and objects; of something else it is said later what it should be."""
     if isinstance(asked, str | Logger):
         asked = [asked]
-    names = tuple(each for each in asked if isinstance(each, str))
-    return names, [each for each in asked if not isinstance(each, str)]
+    names = tuple(item for item in asked if isinstance(item, str))
+    return names, [item for item in asked if not isinstance(item, str)]
 
 
 def start_guarded(name: str, open_it: Callable[[], Logger], new: bool, advice: str = "") -> list[Logger]:

@@ -99,18 +99,18 @@ def open_environment_task(config: RunConfig, folder: Path | None = None, *, perm
     Raises:
         BadInputError: Of a kind that says why there is no such environment, or why it cannot be played.
     """
-    found = find_environment_task(str(config.environment), config.env_settings, config.max_steps, permit=permit)
+    task = find_environment_task(str(config.environment), config.env_settings, config.max_steps, permit=permit)
     kept = None if folder is None else folder / UNIFORM
-    data = load_data(kept) if kept is not None and kept.exists() else play_uniformly(found, UNIFORM_STEPS)
+    data = load_data(kept) if kept is not None and kept.exists() else play_uniformly(task, UNIFORM_STEPS)
     if not isinstance(data, Dataset):
         raise DataError(f"{kept} is not what uniform play leaves: delete it, and it is played again.")
     returned = data.metadata.get("random_return")
     return Task(
-        found.name,
+        task.name,
         data,
-        found.partition,
-        found.reference,
-        named_environment=found.kind,
+        task.partition,
+        task.reference,
+        named_environment=task.kind,
         random_return=returned,
         recorded=False,
     )
@@ -126,14 +126,14 @@ def play_uniformly(task: EnvironmentTask, steps: int) -> Dataset:
             first = sum(len(part.lengths) for part in rounds)
             rounds.append(_play_together(env, range(first, first + min(lacking, COPIES))))
         data = join(rounds, {})
-        about = {
+        description = {
             "name": task.name,
             "scenario": task.name.partition("_")[0] if task.partition else task.name,
             "how": f"uniform play of {len(data):,} steps",
             "random_return": float(data.returns().mean()),
             "versions": {**versions_of(env), "offline-marl": metadata.version("offline-marl")},
         }
-        return replace(data, metadata=about).check()
+        return replace(data, metadata=description).check()
     finally:
         env.close()
 

@@ -48,8 +48,8 @@ class Procedure(Generic[Settings, Outcome]):
 
     def resolve(self, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Loose fields with whole paths, so that they mean the same from any folder."""
-        own = self.names.get(name).Config
-        return with_whole_places(with_whole_places(fields, own, whole), self.kind.config, whole)
+        config_class = self.names.get(name).Config
+        return with_whole_places(with_whole_places(fields, config_class, whole), self.kind.config, whole)
 
     def places(self, name: str) -> frozenset[str]:
         """Names of the settings that are paths."""
@@ -161,5 +161,5 @@ def procedure_of(kind: RunKind[Any] | str) -> Procedure[Any, Any]:
     """
     kind = kinds.get(kind) if isinstance(kind, str) else kind
     module, _, name = kind.procedure.partition(":")
-    found: Procedure[Any, Any] = getattr(import_module(module), name)(kind)
-    return found
+    procedure: Procedure[Any, Any] = getattr(import_module(module), name)(kind)
+    return procedure

@@ -124,7 +124,7 @@ class LogHook:
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str) -> None:
         """Go on in the middle of a period, on the device that the learner is on."""
-        self._pending = [{name: value.to(device) for name, value in each.items()} for each in state["pending"]]
+        self._pending = [{name: value.to(device) for name, value in metrics.items()} for metrics in state["pending"]]
 
     def show(self, figures: dict[str, str]) -> None:
         """Put figures on the bar beside those already there."""

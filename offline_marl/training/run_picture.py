@@ -64,19 +64,23 @@ def _draw_returns(axes: Any, score: Score, unit: str) -> None:
     axes.legend(frameon=False)
 
 
-def draw_conventions(axes: Any, found: Conventions) -> None:
+def draw_conventions(axes: Any, conventions: Conventions) -> None:
     """Which convention the agents shared in each episode: where its target lay, or how often."""
-    counts = found.counts()
-    marks = dict(zip(found.names, itertools.cycle(MARKS))) | {"apart": (RED, "x")}
-    title = f"agreement {found.agreed.mean():.2f} of {len(found.followed)} episodes"
-    if found.targets is None:
+    counts = conventions.counts()
+    marks = dict(zip(conventions.names, itertools.cycle(MARKS))) | {"apart": (RED, "x")}
+    title = f"agreement {conventions.agreed.mean():.2f} of {len(conventions.followed)} episodes"
+    if conventions.targets is None:
         axes.bar(list(counts), list(counts.values()), color=[marks[name][0] for name in counts])
         axes.set(ylabel="episodes", title=title)
         return
     for name, (color, marker) in marks.items():
-        those = ~found.agreed if name == "apart" else found.agreed & (found.followed[:, 0] == found.names.index(name))
+        those = (
+            ~conventions.agreed
+            if name == "apart"
+            else conventions.agreed & (conventions.followed[:, 0] == conventions.names.index(name))
+        )
         if counts[name]:
-            where = found.targets[those]
+            where = conventions.targets[those]
             axes.scatter(where[:, 0], where[:, 1], c=color, marker=marker, s=22, label=f"{name} {counts[name]}")
     axes.set(xlabel="target x [m]", ylabel="target y [m]", title=title, aspect="equal")
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)

@@ -42,8 +42,8 @@ def make_scorer(task: ScoredTask, seed: int, most: int, device: torch.device | s
 
     def score(learner: Algorithm, episodes: int) -> Score:
         played = play(learner, env, episode_seeds(seed, episodes), device)
-        found = None if played.ends is None else task.conventions(played.ends)
-        summed = summarize(played.returns, task.reference, found)
+        conventions = None if played.ends is None else task.conventions(played.ends)
+        summed = summarize(played.returns, task.reference, conventions)
         return replace(summed, random_return=task.random_return, other_versions=others, versions=versions)
 
     return score
@@ -63,15 +63,15 @@ def other_versions(then: Mapping[str, Any] | None, now: Mapping[str, str]) -> tu
 
 def describe_data(data: Dataset) -> dict[str, Any]:
     """What scores repeat of the data behind them; what is not known is left out."""
-    about = data.metadata
-    versions = dict(about.get("versions") or {})
-    told = {
-        "name": about.get("name"),
-        "sha256": about.get("sha256"),
-        "env_id": versions.pop("env_id", None) or about.get("scenario"),
+    metadata = data.metadata
+    versions = dict(metadata.get("versions") or {})
+    entries = {
+        "name": metadata.get("name"),
+        "sha256": metadata.get("sha256"),
+        "env_id": versions.pop("env_id", None) or metadata.get("scenario"),
         "versions": versions or None,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in entries.items() if value is not None}
 
 
 def mean_return_of(data: Dataset, reference: Reference | None) -> dict[str, Any]:

@@ -203,13 +203,13 @@ def stateful(hooks: Sequence[Hook]) -> dict[str, Stateful]:
     Raises:
         ConfigError: One is not callable, or two would be saved under one name.
     """
-    found: dict[str, Stateful] = {}
+    named: dict[str, Stateful] = {}
     for hook in hooks:
         name = str(getattr(hook, "name", type(hook).__name__))
         if not callable(hook):
             raise ConfigError(f"The hook {name} cannot be called with (step, learner, metrics).")
         if isinstance(hook, Stateful):
-            if name in found:
+            if name in named:
                 raise ConfigError(f"Two hooks with a state are called {name}: give each a `name` of its own.")
-            found[name] = hook
-    return found
+            named[name] = hook
+    return named

@@ -146,8 +146,8 @@ def read_finished(folder: RunFolder, config: RunConfig, task: ScoredTask, hooks:
 
 def _result_of(folder: Folder[RunConfig], learner: Algorithm, task: ScoredTask) -> Result:
     summary = json.loads(folder.done_file.read_text(encoding="utf-8"))
-    found = Conventions.from_plain(summary["conventions"]) if "conventions" in summary else None
-    score = summarize(np.array(summary["returns"]), task.reference, found) if "returns" in summary else None
+    conventions = Conventions.from_plain(summary["conventions"]) if "conventions" in summary else None
+    score = summarize(np.array(summary["returns"]), task.reference, conventions) if "returns" in summary else None
     if score is not None:
         differ, played = summary.get("versions_differ"), summary.get("versions")
         others = None if differ is None else tuple(differ)

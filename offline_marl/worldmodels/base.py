@@ -81,8 +81,8 @@ class Prediction:
         if self.spread is not None:
             by_row = ("next_obs", "rewards", "next_obs_std", "rewards_std")
             values = {name: getattr(self.spread, name) for name in by_row}
-            found = {name: among(value, 1) for name, value in values.items() if value is not None}
-            whole["spread"] = replace(self.spread, **found)
+            scattered = {name: among(value, 1) for name, value in values.items() if value is not None}
+            whole["spread"] = replace(self.spread, **scattered)
         return replace(self, **whole)
 
 

@@ -70,34 +70,34 @@ def local(place: str) -> Path:
 
 
 def _convert(entry: Entry, place: str, path: Path) -> None:
-    found = local(place)
-    if not found.exists():
-        raise DataError(f"There is no file {found}.")
-    about: dict[str, Any] = {
+    file = local(place)
+    if not file.exists():
+        raise DataError(f"There is no file {file}.")
+    entry_metadata: dict[str, Any] = {
         "name": entry.name,
         "scenario": entry.scenario,
         "reference": asdict(entry.reference),
         "how": entry.summary,
         "licence": entry.licence,
         "source": place,
-        "source_sha256": fingerprint(found),
+        "source_sha256": fingerprint(file),
     }
     if place.startswith(HUB):
         from offline_marl.datasets.readers import huggingface
 
-        about["revision"] = huggingface.commit_of(found)
-    if found.suffix == SUFFIX:
-        data = load_data(found)
+        entry_metadata["revision"] = huggingface.commit_of(file)
+    if file.suffix == SUFFIX:
+        data = load_data(file)
         _refuse_other(entry, place, data.metadata)
-        told = {key: value for key, value in data.metadata.items() if key != "sha256"}
-        save_data(path, replace(data, metadata={**told, **about}))
+        stored = {key: value for key, value in data.metadata.items() if key != "sha256"}
+        save_data(path, replace(data, metadata={**stored, **entry_metadata}))
         return
-    with open_steps(found) as (steps, metadata):
+    with open_steps(file) as (steps, metadata):
         _refuse_other(entry, place, metadata)
-        save_steps(path, steps, {**metadata, **about})
+        save_steps(path, steps, {**metadata, **entry_metadata})
 
 
 def _refuse_other(entry: Entry, place: str, metadata: Mapping[str, Any]) -> None:
-    told = metadata.get("scenario", entry.scenario)
-    if told != entry.scenario:
-        raise DataError(f"{place} holds {told}, {entry.name} is {entry.scenario}.")
+    scenario = metadata.get("scenario", entry.scenario)
+    if scenario != entry.scenario:
+        raise DataError(f"{place} holds {scenario}, {entry.name} is {entry.scenario}.")

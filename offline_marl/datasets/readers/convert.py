@@ -91,4 +91,4 @@ def fingerprint(path: Path) -> str:
 
 
 def _files(path: Path) -> Iterable[Path]:
-    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

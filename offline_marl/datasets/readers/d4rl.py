@@ -46,9 +46,10 @@ class D4RL(Reader):
             max_steps = int(clock) if isinstance(clock, int | np.integer) and clock > 0 else None
             ours = hdf5.text(file, OURS)
             try:
-                flat, about = steps(tables, named, max_steps)
+                flat, metadata = steps(tables, named, max_steps)
                 # What our own writer left wins, but how this file was read is known only now.
-                yield flat, {**about, **unpacked(ours), **{name: about[name] for name in ("format", "episodes_end")}}
+                reading = {name: metadata[name] for name in ("format", "episodes_end")}
+                yield flat, {**metadata, **unpacked(ours), **reading}
             except DataError as error:
                 raise DataError(f"{path.name}: {error}") from None
 
@@ -61,8 +62,8 @@ def recording(
     Raises:
         DataError: See `D4RL.open`.
     """
-    flat, about = steps(arrays, names, max_steps)
-    made = flat.recording(about)
+    flat, metadata = steps(arrays, names, max_steps)
+    made = flat.recording(metadata)
     assert isinstance(made, Recording)
     return made
 
@@ -91,12 +92,12 @@ def steps(
     scenario = scenario_of(names, obs.shape[1], actions.shape[1])
     flags = {name: _flags(values, name) for name, values in flat.items() if name != "rewards"}
     truncations, rule = _truncations(flags, obs, after, max_steps or MAX_STEPS.get(scenario or "", 1000))
-    about = {"format": "d4rl", "episodes_end": rule}
+    metadata = {"format": "d4rl", "episodes_end": rule}
     if scenario is not None:
-        about["scenario"] = scenario
+        metadata["scenario"] = scenario
     seen = known_columns(scenario, obs)
     followed = None if after is None else known_columns(scenario, after)
-    return Steps(seen, actions, flat["rewards"], flags["terminals"], truncations, followed), about
+    return Steps(seen, actions, flat["rewards"], flags["terminals"], truncations, followed), metadata
 
 
 _OPTIONAL = frozenset({"timeouts", "next_observations"})
@@ -108,16 +109,16 @@ def _shaped(arrays: Mapping[str, Table]) -> tuple[dict[str, Table], dict[str, Fl
     rows = arrays["observations"].shape[0]
     tables, flat = dict[str, Table](), dict[str, Floats]()
     for name in (*sorted(KEYS), *sorted(_OPTIONAL & set(arrays))):
-        held = arrays[name]
-        fits = len(held.shape) == 2 if name in TABLES else tuple(held.shape) in {(rows,), (rows, 1)}
-        if not fits or held.shape[0] != rows or not rows:
+        values = arrays[name]
+        fits = len(values.shape) == 2 if name in TABLES else tuple(values.shape) in {(rows,), (rows, 1)}
+        if not fits or values.shape[0] != rows or not rows:
             raise DataError(
-                f"'{name}' has shape {tuple(held.shape)}, 'observations' {tuple(arrays['observations'].shape)}."
+                f"'{name}' has shape {tuple(values.shape)}, 'observations' {tuple(arrays['observations'].shape)}."
             )
         if name in TABLES:
-            tables[name] = held
+            tables[name] = values
         else:
-            flat[name] = np.asarray(held[0:rows], np.float32).reshape(rows)
+            flat[name] = np.asarray(values[0:rows], np.float32).reshape(rows)
     if tables.get("next_observations", tables["observations"]).shape != tables["observations"].shape:
         raise DataError("'next_observations' and 'observations' are of different widths.")
     return tables, flat

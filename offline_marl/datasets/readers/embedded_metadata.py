@@ -28,16 +28,16 @@ def unpacked(text: object) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        found = json.loads(str(text))
-        reference = found.get("reference") or {"random": 0, "expert": 1}
+        metadata = json.loads(str(text))
+        reference = metadata.get("reference") or {"random": 0, "expert": 1}
         scores = is_number(reference["random"]) and is_number(reference["expert"])
-        words = all(isinstance(found.get(name, ""), str) for name in WORDS)
+        words = all(isinstance(metadata.get(name, ""), str) for name in WORDS)
         fits = scores and words and set(reference) <= {"random", "expert", "note"}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         fits = False
     if not fits:
         raise DataError(f"its '{OURS}' is not what this library writes there.")
-    return dict(found)
+    return dict(metadata)
 
 
 def is_number(value: object) -> bool:

@@ -47,15 +47,15 @@ def names(group: Any) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the arrays that lie in a group itself."""
     import h5py
 
-    found = {}
+    shapes = {}
     for name in group:  # bytes where a damaged one is no text
         if (
             isinstance(name, str)
             and isinstance(group.get(name, getlink=True), h5py.HardLink)
             and isinstance(group[name], h5py.Dataset)
         ):
-            found[name] = tuple(group[name].shape or ())
-    return found
+            shapes[name] = tuple(group[name].shape or ())
+    return shapes
 
 
 def array(group: Any, name: str, dtype: npt.DTypeLike | None = np.float32) -> npt.NDArray[Any]:
@@ -81,15 +81,15 @@ def table(group: Any, name: str) -> Any:
         raise DataError(f"{where} is missing; there are: {', '.join(sorted(map(str, group))[:20])}.")
     if not isinstance(link, h5py.HardLink):
         raise DataError(f"{where} points to another file or place, which is not followed.")
-    held = group[name]
-    if not isinstance(held, h5py.Dataset) or held.dtype.kind not in "biuf" or not held.shape:
+    dataset = group[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "biuf" or not dataset.shape:
         raise DataError(f"{where} is not an array of numbers.")
-    if held.is_virtual or held.external:
+    if dataset.is_virtual or dataset.external:
         raise DataError(f"{where} is kept in another file, which is not read.")
-    claimed, stored = held.size * held.dtype.itemsize, held.id.get_storage_size()
+    claimed, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
     if claimed > MOST_COMPRESSED * stored:
         raise DataError(f"{where} claims {claimed:,} bytes, but only {stored:,} are stored.")
-    return held
+    return dataset
 
 
 def quick(file: Any, path: str) -> npt.NDArray[Any] | None:
@@ -101,17 +101,17 @@ def quick(file: Any, path: str) -> npt.NDArray[Any] | None:
         for end in range(1, len(pieces) + 1):
             if file.id.links.get_info(b"/".join(pieces[:end])).type != h5l.TYPE_HARD:
                 return None
-        held = h5d.open(file.id, path.encode())
-        plain, dtype = held.get_create_plist(), held.get_type().dtype
-        if dtype.kind not in "biuf" or not held.shape or plain.get_external_count():
+        dataset = h5d.open(file.id, path.encode())
+        plain, dtype = dataset.get_create_plist(), dataset.get_type().dtype
+        if dtype.kind not in "biuf" or not dataset.shape or plain.get_external_count():
             return None
-        size = int(np.prod(held.shape, dtype=np.float64)) * dtype.itemsize
-        if plain.get_layout() == h5d.VIRTUAL or size > MOST_COMPRESSED * held.get_storage_size():
+        size = int(np.prod(dataset.shape, dtype=np.float64)) * dtype.itemsize
+        if plain.get_layout() == h5d.VIRTUAL or size > MOST_COMPRESSED * dataset.get_storage_size():
             return None
-        found = np.empty(held.shape, dtype)
-        if found.size:
-            held.read(h5s.ALL, h5s.ALL, found)
-        return found
+        values = np.empty(dataset.shape, dtype)
+        if values.size:
+            dataset.read(h5s.ALL, h5s.ALL, values)
+        return values
     except (KeyError, ValueError, TypeError, OSError, RuntimeError, OverflowError):
         return None
 
@@ -122,16 +122,16 @@ def text(group: Any, name: str) -> str | None:
 
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         return None
-    held = group[name]
-    if not isinstance(held, h5py.Dataset) or held.shape != () or held.is_virtual or held.external:
+    dataset = group[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape != () or dataset.is_virtual or dataset.external:
         return None
-    value = held[()] if h5py.check_string_dtype(held.dtype) is not None else None
+    value = dataset[()] if h5py.check_string_dtype(dataset.dtype) is not None else None
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else None
 
 
 def attributes(group: Any) -> dict[str, str]:
     """Attributes that are words."""
-    found = {}
+    words = {}
     for name in group.attrs:
         try:
             value = group.attrs[name]
@@ -140,8 +140,8 @@ def attributes(group: Any) -> dict[str, str]:
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
         if isinstance(value, str):
-            found[str(name)] = value[:1000]
-    return found
+            words[str(name)] = value[:1000]
+    return words
 
 
 def _line(error: BaseException) -> str:

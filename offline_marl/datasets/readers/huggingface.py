@@ -37,10 +37,10 @@ class HubPlace:
         Raises:
             DataError: It has another form.
         """
-        found = _PLACE.fullmatch(uri)
-        if found is None or ".." in found[3].split("/"):
+        parts = _PLACE.fullmatch(uri)
+        if parts is None or ".." in parts[3].split("/"):
             raise DataError(f"'{uri}' should be hf://owner/repo/path, and may end with @revision.")
-        return cls(found[2], found[3], found[4], KINDS[found[1] or "datasets"])
+        return cls(parts[2], parts[3], parts[4], KINDS[parts[1] or "datasets"])
 
 
 def fetch(uri: str) -> Path:
@@ -100,7 +100,7 @@ def _download(hub: Any, place: HubPlace) -> Path:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def _is_whole(file: Path) -> bool:
@@ -146,8 +146,8 @@ def _sentence(error: BaseException, place: HubPlace) -> str | None:
         return f"is not there: {place.repo} has no revision '{place.revision}'."
     if isinstance(error, known.LocalEntryNotFoundError | known.OfflineModeIsEnabled) or is_passing(error):
         status = status_of(error) or status_of(error.__cause__ or error)
-        said = f"answered {status}" if status else "did not answer"
-        return f"cannot be fetched: {endpoint} {said}, and the cache does not hold it."
+        answer = f"answered {status}" if status else "did not answer"
+        return f"cannot be fetched: {endpoint} {answer}, and the cache does not hold it."
     if isinstance(error, known.EntryNotFoundError):
         return f"is not there: {place.repo} has no file {place.path}."
     if isinstance(error, known.HfHubHTTPError | ValueError):

@@ -47,17 +47,17 @@ def steps(arrays: Mapping[str, Any], name: str = "") -> tuple[Steps, dict[str, A
     Raises:
         DataError: See `MOMAPPO.open`.
     """
-    held = _shaped(arrays)
-    obs, after, actions = (held[table] for table in TABLES)
-    terminated, timed_out = (_flags(held[mask], mask) for mask in ("masks", "time_out_masks"))
+    tables = _shaped(arrays)
+    obs, after, actions = (tables[table] for table in TABLES)
+    terminated, timed_out = (_flags(tables[mask], mask) for mask in ("masks", "time_out_masks"))
     apart = breaks(obs, after) & ~terminated & ~timed_out
     scenario = scenario_of([name], obs.shape[1], actions.shape[1])
     more = f", and {int(apart.sum())} breaks that no mask told" if apart.any() else ""
-    about = {"format": "moma-ppo", "episodes_end": f"masks, time_out_masks{more}"}
+    metadata = {"format": "moma-ppo", "episodes_end": f"masks, time_out_masks{more}"}
     if scenario is not None:
-        about["scenario"] = scenario
+        metadata["scenario"] = scenario
     seen, followed = known_columns(scenario, obs), known_columns(scenario, after)
-    return Steps(seen, actions, held["rewards"], terminated, timed_out | apart, followed), about
+    return Steps(seen, actions, tables["rewards"], terminated, timed_out | apart, followed), metadata
 
 
 def _shaped(arrays: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float32]]:

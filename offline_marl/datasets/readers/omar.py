@@ -55,7 +55,7 @@ opened = OMAR().open
 def _one(path: Path) -> Path:
     if (path / "obs_0.npy").is_file():
         return path
-    seeds = sorted(each.parent.name for each in path.glob("*/obs_0.npy"))
+    seeds = sorted(file.parent.name for file in path.glob("*/obs_0.npy"))
     if len(seeds) > 1:
         raise DataError(
             f"{path} holds {len(seeds)} sets ({', '.join(seeds[:20])}): name one, such as {path}/{seeds[0]}."
@@ -67,20 +67,20 @@ def _one(path: Path) -> Path:
 
 def _steps(folder: Path, dones: str) -> tuple[Steps, str]:
     count = 1 + max(
-        int(found[1]) for each in folder.iterdir() if (found := re.fullmatch(r"obs_(\d{1,3})\.npy", each.name))
+        int(match[1]) for file in folder.iterdir() if (match := re.fullmatch(r"obs_(\d{1,3})\.npy", file.name))
     )
-    held = {name: [_array(folder, name, agent) for agent in range(count)] for name in (*TABLES, *COLUMNS)}
-    rows = len(held["obs"][0])
-    for name, arrays in held.items():
+    columns = {name: [_array(folder, name, agent) for agent in range(count)] for name in (*TABLES, *COLUMNS)}
+    rows = len(columns["obs"][0])
+    for name, arrays in columns.items():
         for agent, array in enumerate(arrays):
             _check(name, agent, array, rows)
-    obs_dims, act_dims = (tuple(array.shape[1] for array in held[name]) for name in ("obs", "acs"))
-    after_dims = tuple(array.shape[1] for array in held["next_obs"])
+    obs_dims, act_dims = (tuple(array.shape[1] for array in columns[name]) for name in ("obs", "acs"))
+    after_dims = tuple(array.shape[1] for array in columns["next_obs"])
     if after_dims != obs_dims:
         raise DataError(f"'next_obs' is of widths {after_dims}, 'obs' of {obs_dims}.")
     state, next_state = _states(folder, rows)
-    obs, after = padded(held["obs"]), padded(held["next_obs"])
-    ended, apart = _ends(held["dones"], obs, after)
+    obs, after = padded(columns["obs"]), padded(columns["next_obs"])
+    ended, apart = _ends(columns["dones"], obs, after)
     flags = np.repeat(ended[:, None], count, axis=1)
     none = np.zeros_like(flags)
     cut = np.repeat(apart[:, None], count, axis=1)
@@ -88,8 +88,8 @@ def _steps(folder: Path, dones: str) -> tuple[Steps, str]:
     more = f", and {int(apart.sum())} breaks that no flag told" if apart.any() else ""
     steps = Steps(
         obs,
-        padded(held["acs"]),
-        np.stack([np.asarray(array, np.float32).reshape(rows) for array in held["rews"]], axis=1),
+        padded(columns["acs"]),
+        np.stack([np.asarray(array, np.float32).reshape(rows) for array in columns["rews"]], axis=1),
         none if dones == "truncations" else flags,
         (flags if dones == "truncations" else none) | cut,
         after,

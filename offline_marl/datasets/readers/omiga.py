@@ -62,26 +62,26 @@ class OMIGA(Reader):
                     f"{path.name}: an OMIGA set needs s, o, a, r and d; this one lacks {', '.join(missing)}."
                 )
             tables = {name: hdf5.table(file, name) for name in ("o", "a", "r", "d", *({"s"} & arrays))}
-            about = _from_name(path.stem)
+            metadata = _from_name(path.stem)
             try:
-                yield _steps(tables, about)
+                yield _steps(tables, metadata)
             except DataError as error:
                 raise DataError(f"{path.name}: {error}") from None
 
 
 def _from_name(name: str) -> dict[str, Any]:
     """What the file is called after: `HalfCheetah-v2-6x1-expert`."""
-    about: dict[str, Any] = {"format": "omiga", "name": name}
-    found = _NAME.fullmatch(name)
-    if found is None:
-        return about
-    scenario = found["task"].lower()
+    metadata: dict[str, Any] = {"format": "omiga", "name": name}
+    parts = _NAME.fullmatch(name)
+    if parts is None:
+        return metadata
+    scenario = parts["task"].lower()
     # Bodies that we know by this name; their views are not ours, so that no environment belongs to it.
-    known = {"scenario": scenario} if scenario in SCENARIOS else {"task": found["task"]}
-    return {**about, **known, "conf": found["conf"], "quality": found["quality"]}
+    known = {"scenario": scenario} if scenario in SCENARIOS else {"task": parts["task"]}
+    return {**metadata, **known, "conf": parts["conf"], "quality": parts["quality"]}
 
 
-def _steps(tables: dict[str, Table], about: dict[str, Any]) -> tuple[Steps, dict[str, Any]]:
+def _steps(tables: dict[str, Table], metadata: dict[str, Any]) -> tuple[Steps, dict[str, Any]]:
     obs, actions = tables["o"], tables["a"]
     if len(obs.shape) != 3 or not obs.shape[0]:
         raise DataError(f"'o' should have axes [step, agent, width], it has shape {obs.shape}.")
@@ -89,12 +89,12 @@ def _steps(tables: dict[str, Table], about: dict[str, Any]) -> tuple[Steps, dict
     obs, obs_dims = cut_padding(obs)
     act, act_dims, kind = _actions(actions, steps, agents)
     state = _state(tables.get("s"), steps, agents)
-    clock = CLOCK if "scenario" in about else None
+    clock = CLOCK if "scenario" in metadata else None
     terminations, truncations, rule = _ends(_column(tables["d"], "d", steps, agents), clock)
     rewards = _column(tables["r"], "r", steps, agents)
     spec = Spec(obs_dims, act_dims, 0 if state is None else state.shape[1], kind)
-    told = {**about, "episodes_end": rule} | ({} if state is None else {"state": "of agent 0, as that of all"})
-    return Steps(obs, act, rewards, terminations, truncations, state=state, spec=spec), told
+    completed = {**metadata, "episodes_end": rule} | ({} if state is None else {"state": "of agent 0, as that of all"})
+    return Steps(obs, act, rewards, terminations, truncations, state=state, spec=spec), completed
 
 
 def _actions(table: Table, steps: int, agents: int) -> tuple[Table, tuple[int, ...], Any]:

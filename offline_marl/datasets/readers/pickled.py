@@ -67,14 +67,14 @@ def read_pickle(path: Path) -> dict[str, Any]:
         if content[:4] == b"PK\x03\x04":
             raise DataError(f"{path} is a zip archive, such as torch writes, not a plain pickle of arrays.")
         try:
-            found = _Reader(size).follow(content)
+            tree = _Reader(size).follow(content)
         except DataError as error:
             raise DataError(f"{path} is refused: {error}") from None
         except (ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, AttributeError) as error:
             raise DataError(f"{path} is no pickle, or a damaged one: {_line(error)}.") from None
-    if type(found) is not dict:
-        raise DataError(f"{path} holds a {type(found).__name__.lower()}, it should hold a dict of arrays.")
-    return {name: value.values if isinstance(value, Array) else value for name, value in found.items()}
+    if type(tree) is not dict:
+        raise DataError(f"{path} holds a {type(tree).__name__.lower()}, it should hold a dict of arrays.")
+    return {name: value.values if isinstance(value, Array) else value for name, value in tree.items()}
 
 
 class _Reader:

@@ -60,8 +60,8 @@ def moves_of(space: object, agents: Sequence[str]) -> list[Moves]:
     if space is None:
         return [Moves(told=False) for _ in agents or [""]]
     try:
-        found = json.loads(space) if isinstance(space, str) else space
-        parts = [_part(found, agent, number) for number, agent in enumerate(agents)] if agents else [found]
+        plain = json.loads(space) if isinstance(space, str) else space
+        parts = [_part(plain, agent, number) for number, agent in enumerate(agents)] if agents else [plain]
         return [_moves(part) for part in parts]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
@@ -72,8 +72,8 @@ def moves_of(space: object, agents: Sequence[str]) -> list[Moves]:
 def is_picture(space: object) -> bool:
     """Whether an observation space, in JSON, is one of pictures."""
     try:
-        found = json.loads(space) if isinstance(space, str) else {}
-        return found.get("type") == "Box" and found.get("dtype") == "uint8" and len(found.get("shape", ())) == 3
+        plain = json.loads(space) if isinstance(space, str) else {}
+        return plain.get("type") == "Box" and plain.get("dtype") == "uint8" and len(plain.get("shape", ())) == 3
     except (ValueError, TypeError, AttributeError, RecursionError):
         return False
 

@@ -41,8 +41,8 @@ class Zipped(Reader):
 
 def split(place: str) -> tuple[str, str | None]:
     """`x.zip/Good` as `x.zip` and `Good`, a revision kept with the former; None where nothing in it is named."""
-    found = _INSIDE.fullmatch(place)
-    return (place, None) if found is None else (found["archive"] + (found["revision"] or ""), found["inner"])
+    parts = _INSIDE.fullmatch(place)
+    return (place, None) if parts is None else (parts["archive"] + (parts["revision"] or ""), parts["inner"])
 
 
 def inside(path: Path, inner: str) -> Path:
@@ -53,9 +53,9 @@ def inside(path: Path, inner: str) -> Path:
     """
     root = archives.unpacked(path)
     for base in (root, *_sets(root)):
-        found = base / inner
-        if ".." not in Path(inner).parts and found.exists():
-            return found
+        part = base / inner
+        if ".." not in Path(inner).parts and part.exists():
+            return part
     raise DataError(f"{path} holds no '{inner}'; it holds {_listed(path, root)}.")
 
 
@@ -66,13 +66,13 @@ def set_in(path: Path) -> Path:
         DataError: There is none, or there are several.
     """
     root = archives.unpacked(path)
-    found = _sets(root)
-    uids = vault.uids_of(found[0]) if len(found) == 1 else []
+    sets = _sets(root)
+    uids = vault.uids_of(sets[0]) if len(sets) == 1 else []
     if len(uids) > 1:
         raise DataError(f"{path} holds {len(uids)} sets ({', '.join(uids)}): name one, such as {path}/{uids[0]}.")
-    if len(found) != 1:
+    if len(sets) != 1:
         raise DataError(f"{path} should hold one set of a known format; it holds {_listed(path, root)}.")
-    return found[0]
+    return sets[0]
 
 
 def _sets(folder: Path, deep: int = 0) -> list[Path]:
@@ -82,9 +82,9 @@ def _sets(folder: Path, deep: int = 0) -> list[Path]:
         return [folder]
     if not folder.is_dir() or deep == DEEPEST:
         return []
-    return [found for each in sorted(folder.iterdir()) for found in _sets(each, deep + 1)]
+    return [path for item in sorted(folder.iterdir()) for path in _sets(item, deep + 1)]
 
 
 def _listed(path: Path, root: Path) -> str:
-    sets = [each.relative_to(root).as_posix() for each in _sets(root)]
+    sets = [item.relative_to(root).as_posix() for item in _sets(root)]
     return f"{len(sets)} ({', '.join(sets[:10])})" if sets else "none"

@@ -82,35 +82,37 @@ class Section:
     text: str
 
 
-def section(place: str, path: str, said: Mapping[str, Any], picture: str | None) -> Section:
+def section(place: str, path: str, description: Mapping[str, Any], picture: str | None) -> Section:
     """The section of a file.
 
     Args:
         place: Where it will be, `hf://owner/repo/path`.
         path: The last part of that.
-        said: Its description, with `licence`, and `file_sha256` of the whole file.
+        description: Of the data, with `licence`, and `file_sha256` of the whole file.
         picture: Path of its picture in the repository.
     """
-    title = said.get("name") or path
+    title = description.get("name") or path
     lines = [f"## {_plain(title)}", ""]
     if picture is not None:
         lines += [f"![Returns, lengths, actions and coverage of {_plain(title)}](<{picture}>)", ""]
     for heading, names in (("What is in it", ROWS), ("Where it came from", ORIGIN)):
-        rows = [(label, shown(said.get(name))) for name, label in names.items()]
+        rows = [(label, shown(description.get(name))) for name, label in names.items()]
         lines += [f"| {heading} | |", "|---|---|"]
         lines += [f"| {label} | {_plain(text)} |" for label, text in rows if text]
         lines.append("")
-    lines += _loading(place, said)
-    return Section(path, said["licence"], said["transitions"], said.get("scenario"), "\n".join(lines))
+    lines += _loading(place, description)
+    return Section(
+        path, description["licence"], description["transitions"], description.get("scenario"), "\n".join(lines)
+    )
 
 
 def card(title: str, new: Section, existing: str | None = None) -> str:
     """The whole README.md: that of the repository with the file's section put in, or in the place of its old one."""
-    sections = {each.file: each for each in sections_of(existing or "")}
+    sections = {entry.file: entry for entry in sections_of(existing or "")}
     sections[new.file] = new
     shelf = [sections[name] for name in sorted(sections)]
     parts = [f"---\n{_front_matter(title, shelf)}---", f"# {_plain(title)}", _PREFACE]
-    parts += [f"{_mark(each)}\n{each.text}\n{_END}" for each in shelf]
+    parts += [f"{_mark(entry)}\n{entry.text}\n{_END}" for entry in shelf]
     return "\n\n".join(parts) + "\n"
 
 
@@ -121,13 +123,13 @@ def is_ours(existing: str) -> bool:
 
 def sections_of(existing: str) -> list[Section]:
     """The sections of a card; those whose marks cannot be read are left out."""
-    found = []
-    for about, text in _SECTION.findall(existing):
+    sections = []
+    for mark, text in _SECTION.findall(existing):
         try:
-            found.append(Section(**json.loads(about), text=text.strip("\n")))
+            sections.append(Section(**json.loads(mark), text=text.strip("\n")))
         except (ValueError, TypeError):
             continue
-    return found
+    return sections
 
 
 _PREFACE = (
@@ -137,9 +139,9 @@ _PREFACE = (
 )
 
 
-def _loading(place: str, said: Mapping[str, Any]) -> list[str]:
-    scenario, share = said.get("scenario"), ""
-    if "agents" not in said:
+def _loading(place: str, description: Mapping[str, Any]) -> list[str]:
+    scenario, share = description.get("scenario"), ""
+    if "agents" not in description:
         share = f"_{confs(str(scenario))[0]}_full" if scenario in SCENARIOS else "_CONF_VIEW"
     return [
         "```bash",
@@ -157,13 +159,13 @@ def _loading(place: str, said: Mapping[str, Any]) -> list[str]:
 
 
 def _front_matter(title: str, shelf: Sequence[Section]) -> str:
-    licences = list(dict.fromkeys(each.licence for each in shelf))
+    licences = list(dict.fromkeys(entry.licence for entry in shelf))
     spelt = licences[0].lower() if len(licences) == 1 else ""
     licence = {"license": spelt}
     if spelt not in KNOWN_LICENCES:
         licence = {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", " and ".join(licences).lower())[:96]}
-    scenarios = sorted({each.scenario for each in shelf if each.scenario})
-    size = sum(each.transitions for each in shelf)
+    scenarios = sorted({entry.scenario for entry in shelf if entry.scenario})
+    size = sum(entry.transitions for entry in shelf)
     front = {
         **licence,
         "pretty_name": title,
@@ -176,10 +178,10 @@ def _front_matter(title: str, shelf: Sequence[Section]) -> str:
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
 
 
-def _mark(each: Section) -> str:
-    about = {name: getattr(each, name) for name in ("file", "licence", "transitions", "scenario")}
+def _mark(entry: Section) -> str:
+    mark = {name: getattr(entry, name) for name in ("file", "licence", "transitions", "scenario")}
     # A comment ends at its first "-->".
-    return f"{_BEGIN}{json.dumps(about).replace('-', chr(92) + 'u002d').replace('>', chr(92) + 'u003e')} -->"
+    return f"{_BEGIN}{json.dumps(mark).replace('-', chr(92) + 'u002d').replace('>', chr(92) + 'u003e')} -->"
 
 
 def _plain(text: str) -> str:

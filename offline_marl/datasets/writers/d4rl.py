@@ -27,14 +27,14 @@ def write(path: Path, data: Recording | Dataset) -> None:
     except ImportError:
         raise DataError(f"Writing {path.name} needs h5py: pip install 'offline-marl[data]'.") from None
     before = torch.arange(len(data.rewards)) + episode_numbers(data.lengths)
-    held = {"observations": data.state[before], "next_observations": data.state[before + 1], "actions": data.actions}
-    held |= {"rewards": data.rewards, "terminals": data.terminations, "timeouts": data.truncations}
+    arrays = {"observations": data.state[before], "next_observations": data.state[before + 1], "actions": data.actions}
+    arrays |= {"rewards": data.rewards, "terminals": data.terminations, "timeouts": data.truncations}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     try:
         with h5py.File(beside, "w") as file:
-            for name, value in held.items():
+            for name, value in arrays.items():
                 file.create_dataset(name, data=value.numpy(), compression="gzip")
             file[OURS] = packed(data.metadata)
             if "scenario" in data.metadata:

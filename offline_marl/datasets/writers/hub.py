@@ -38,14 +38,14 @@ class Target:
         Raises:
             DataError: It has another form.
         """
-        found = _PLACE.fullmatch(uri)
-        path = (found[2] or "") if found else ""
+        parts = _PLACE.fullmatch(uri)
+        path = (parts[2] or "") if parts else ""
         path = f"{path}{name}" if not path or path.endswith("/") else path
-        if found is None or {"", ".", ".."} & set(path.split("/")) or path == README:
+        if parts is None or {"", ".", ".."} & set(path.split("/")) or path == README:
             raise DataError(f"'{uri}' should be hf://owner/repo or hf://owner/repo/path, without a revision.")
         if Path(path).suffix != Path(name).suffix:
             raise DataError(f"'{uri}' should end in {Path(name).suffix}, as {name} does.")
-        return cls(found[1], path)
+        return cls(parts[1], path)
 
     @property
     def uri(self) -> str:
@@ -58,8 +58,8 @@ class Upload:
     """The content of an upload."""
 
     file: Path
-    said: Mapping[str, Any]
-    """Description of the data, with its licence."""
+    description: Mapping[str, Any]
+    """Of the data, with its licence."""
     picture: bytes | None = None
     """PNG; laid beside the file."""
     private: bool = False
@@ -101,16 +101,16 @@ def _push(api: Any, upload: Upload, target: Target) -> Pushed:
     _asked(target, lambda: api.create_repo(**where, private=upload.private or None, exist_ok=True))
     head = _asked(target, lambda: api.repo_info(**where)).sha
     picture = str(Path(target.path).with_suffix(".png")) if upload.picture else None
-    held = {
-        each.path: each
-        for each in _asked(target, lambda: api.get_paths_info(paths=[target.path, README, picture or README], **where))
+    present = {
+        entry.path: entry
+        for entry in _asked(target, lambda: api.get_paths_info(paths=[target.path, README, picture or README], **where))
     }
-    if target.path in held and not sums.match(held[target.path]) and not upload.overwrite:
+    if target.path in present and not sums.match(present[target.path]) and not upload.overwrite:
         raise DataError(f"{target.uri} holds another file already: choose another name, or say --overwrite.")
-    if picture in held and target.path not in held and not upload.overwrite:
+    if picture in present and target.path not in present and not upload.overwrite:
         raise DataError(f"{target.repo} holds another {picture} already: choose another name, or say --overwrite.")
-    told = section(target.uri, target.path, {**upload.said, "file_sha256": sums.sha256}, picture)
-    readme = _readme(target, told, README in held, upload.overwrite)
+    new_section = section(target.uri, target.path, {**upload.description, "file_sha256": sums.sha256}, picture)
+    readme = _readme(target, new_section, README in present, upload.overwrite)
     contents = {target.path: upload.file, picture: upload.picture, README: readme}
     commit = _asked(target, lambda: _commit(api, where, head, target, contents)).oid
     arrived = _asked(target, lambda: api.get_paths_info(paths=[target.path], revision=commit, **where))
@@ -137,20 +137,20 @@ class Sums:
                 git.update(content)
         return cls(sha256.hexdigest(), git.hexdigest())
 
-    def match(self, held: Any) -> bool:
+    def match(self, entry: Any) -> bool:
         """Whether the hub's entry of a file is of the same content."""
-        large = getattr(held, "lfs", None)
+        large = getattr(entry, "lfs", None)
         if large is not None:
             return bool(large.sha256 == self.sha256)
-        return bool(getattr(held, "blob_id", None) == self.git)
+        return bool(getattr(entry, "blob_id", None) == self.git)
 
 
-def _readme(target: Target, told: Section, is_there: bool, overwrite: bool) -> bytes | None:
+def _readme(target: Target, new_section: Section, is_there: bool, overwrite: bool) -> bytes | None:
     """The card; None where a README.md of somebody else stays."""
     existing = fetch(f"hf://{target.repo}/{README}").read_text(encoding="utf-8", errors="replace") if is_there else ""
     if existing.strip() and not is_ours(existing) and not overwrite:
         return None
-    return card(target.repo.partition("/")[2], told, existing).encode()
+    return card(target.repo.partition("/")[2], new_section, existing).encode()
 
 
 def _commit(
@@ -194,10 +194,10 @@ def _asked(target: Target, ask: Callable[[], T]) -> T:
             # Of a large file the client only says that it failed, and keeps why behind it.
             error = told.__cause__ if isinstance(told, RuntimeError) and told.__cause__ else told
             if not is_passing(error) or attempt == TRIES - 1:
-                said = _sentence(error, target)
-                if said is None:
+                reason = _sentence(error, target)
+                if reason is None:
                     raise
-                raise DataError(f"{target.uri} {said}") from None
+                raise DataError(f"{target.uri} {reason}") from None
             time.sleep(PAUSE * 2**attempt)
     raise AssertionError("the last try returns or raises")
 

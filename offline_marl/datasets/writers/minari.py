@@ -87,7 +87,7 @@ def _create(root: Path, name: str, data: Recording | Dataset, storage: str) -> N
     except ImportError:
         raise DataError(f"Writing {name} needs minari: pip install 'offline-marl[data]'.") from None
     seen, moved = _spaces(data)
-    told = data.metadata
+    metadata = data.metadata
     with datasets_in(root), _sized_once(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it recommends to tell, some of which a set may not know
         made = minari.create_dataset_from_buffers(
@@ -96,29 +96,29 @@ def _create(root: Path, name: str, data: Recording | Dataset, storage: str) -> N
             observation_space=seen,
             action_space=moved,
             data_format=storage,
-            algorithm_name=_algorithm(told)[:500],
-            author=_authors(told.get("author")),
-            description=f"{told.get('how', told.get('name', name))}. Written by offline-marl; its own metadata are "
+            algorithm_name=_algorithm(metadata)[:500],
+            author=_authors(metadata.get("author")),
+            description=f"{metadata.get('how', metadata.get('name', name))}. Written by offline-marl; its own metadata are "
             f"under '{OURS}'.",
         )
-    kept: dict[str, Any] = {OURS: packed(told), "dataset_size": made.storage.get_size()}
-    reference = told.get("reference")
+    kept: dict[str, Any] = {OURS: packed(metadata), "dataset_size": made.storage.get_size()}
+    reference = metadata.get("reference")
     if reference:
         kept |= {"ref_min_score": float(reference["random"]), "ref_max_score": float(reference["expert"])}
-    if told.get("actors"):
-        kept["actors"] = _plain(told["actors"])
+    if metadata.get("actors"):
+        kept["actors"] = _plain(metadata["actors"])
     made.storage.update_metadata(kept)
-    spec = _env_spec(told)
+    spec = _env_spec(metadata)
     if spec is not None:  # minari itself would build the environment to note it
         file = Path(made.storage.data_path) / "metadata.json"
         file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), "env_spec": spec}), "utf-8")
 
 
-def _algorithm(told: Mapping[str, Any]) -> str:
+def _algorithm(metadata: Mapping[str, Any]) -> str:
     """Names of those who acted, else how it was made."""
-    actors = told.get("actors")
+    actors = metadata.get("actors")
     names = [str(actor.get("name")) for actor in _listed(actors) if isinstance(actor, Mapping)]
-    return ", ".join(names) or str(told.get("how", "unknown"))
+    return ", ".join(names) or str(metadata.get("how", "unknown"))
 
 
 def _authors(author: Any) -> set[str] | None:
@@ -133,11 +133,11 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _env_spec(told: Mapping[str, Any]) -> str | None:
+def _env_spec(metadata: Mapping[str, Any]) -> str | None:
     """The environment it was recorded in, as Gymnasium writes one, where it is registered there under its id."""
     from gymnasium.envs.registration import registry
 
-    versions = told.get("versions")
+    versions = metadata.get("versions")
     env_id = versions.get("env_id") if isinstance(versions, Mapping) else None
     if not isinstance(env_id, str) or env_id not in registry:
         return None
@@ -184,8 +184,8 @@ def _episodes(data: Recording | Dataset) -> Iterator[Any]:
 
     apart = isinstance(data, Dataset) and _ends_apart(data)
     for number in range(len(data.lengths)):
-        held = _body(data, number) if isinstance(data, Recording) else _team(data.episode(number), data, apart)
-        yield EpisodeBuffer(id=number, **held)
+        content = _body(data, number) if isinstance(data, Recording) else _team(data.episode(number), data, apart)
+        yield EpisodeBuffer(id=number, **content)
 
 
 def _body(data: Recording, number: int) -> dict[str, Any]:

@@ -125,14 +125,14 @@ def read_training(
 
 
 def read_other(
-    kind: RunKind[Any], name: str, own: type[Config], summary: str, args: Sequence[str]
+    kind: RunKind[Any], name: str, config_class: type[Config], summary: str, args: Sequence[str]
 ) -> tuple[dict[str, Any], Path | None]:
     """Merge the settings of a run of another kind than training: flags over file; see `read_training`."""
     out: tuple[Any, Any] = (Path | None, Field(None, description=kind.out))
     # Of the bases the last one's fields come first.
-    everything = create_model("Flags", __base__=(own, FolderFlags, kind.flags, Composed), out=out)
+    everything = create_model("Flags", __base__=(config_class, FolderFlags, kind.flags, Composed), out=out)
     fields = (*kind.flags.model_fields, *FolderFlags.model_fields)
-    groups = {**dict.fromkeys(fields, kind.heading), **dict.fromkeys(own.model_fields, name)}
+    groups = {**dict.fromkeys(fields, kind.heading), **dict.fromkeys(config_class.model_fields, name)}
     command = f"{kind.command} {name}"
     given = read(everything, command, "--dataset ID [--FIELD VALUE ...]", summary, args, groups)
     return _with_folder(_with_file(given, set(everything.model_fields) - {"config"}), command)

@@ -58,8 +58,8 @@ def plan_source(
         made = _make_plain(config, task, rewards, learner)
         return lambda: made
     by_kind = named in worldmodels.names()
-    own = ModelFolder(folder.path / "world_model" if by_kind else Path(named))
-    name = named if by_kind else _kind_in(own)
+    model_folder = ModelFolder(folder.path / "world_model" if by_kind else Path(named))
+    name = named if by_kind else _kind_in(model_folder)
     kind = worldmodels.get(name)
     refuse_unforeseen(config, task.data, learner, kind)
     if not kind.fitted:
@@ -67,20 +67,20 @@ def plan_source(
         return lambda: made
 
     def make() -> Source:
-        model, held_out = _warned(continue_fit(own, task, config))
+        model, held_out = _warned(continue_fit(model_folder, task, config))
         model.place(config.device, derive(config.seed, "imagination"))
         return _make_imagining(config, task, rewards, learner, model, held_out)
 
     def fit_and_make() -> Source:
-        print(f"no finished world model in {own.path} yet: fitting one", file=sys.stderr)
-        if own.config_file.is_file():
-            continue_fit(own, task)
+        print(f"no finished world model in {model_folder.path} yet: fitting one", file=sys.stderr)
+        if model_folder.config_file.is_file():
+            continue_fit(model_folder, task)
         else:
-            begin_fit(own, settings, task)
+            begin_fit(model_folder, settings, task)
         return make()
 
-    settings = _settings_of_fit(own, name, config, folder, task)
-    if own.done:
+    settings = _settings_of_fit(model_folder, name, config, folder, task)
+    if model_folder.done:
         made = make()
         return lambda: made
     return fit_and_make
@@ -149,26 +149,28 @@ def _make_imagining(
     return MixedSource(rows_of_data, imagination, ring, _shares(config), config.refill_every, config.steps)
 
 
-def _settings_of_fit(own: ModelFolder, kind: str, config: RunConfig, folder: RunFolder, task: Task) -> FitConfig:
+def _settings_of_fit(
+    model_folder: ModelFolder, kind: str, config: RunConfig, folder: RunFolder, task: Task
+) -> FitConfig:
     """Those of the fit in this folder, or those that one will be begun with.
 
     Raises:
         RunFolderError: The folder holds something else, or its model has gone since the run began.
     """
-    if own.config_file.is_file():
-        return config_for(own, task)
+    if model_folder.config_file.is_file():
+        return config_for(model_folder, task)
     if found(folder.checkpoints):
-        raise RunFolderError(f"{own.path} holds no world model any more, but {folder.path} began with one.")
+        raise RunFolderError(f"{model_folder.path} holds no world model any more, but {folder.path} began with one.")
     shared: Mapping[str, Any] = config.model_dump(include={"seed", "device", "threads", "clip_actions"})
     settings = prepare_fit(kind, task.id, {**shared, **config.fit})
-    if own.path.exists():
-        own.refuse_strangers(settings)
+    if model_folder.path.exists():
+        model_folder.refuse_strangers(settings)
     return settings
 
 
-def _kind_in(own: ModelFolder) -> str:
+def _kind_in(model_folder: ModelFolder) -> str:
     """The kind of model that a folder holds, or that one would be fitted in it."""
-    return own.config().model if own.config_file.is_file() else "ensemble"
+    return model_folder.config().model if model_folder.config_file.is_file() else "ensemble"
 
 
 def _warned(fit: Fit) -> tuple[WorldModel, TransitionBuffer]:
