@@ -63,20 +63,20 @@ class OMAR(CQL):
         weight = self.config.search_weight
         actions = self.policy(features)
         q, slope = self.slope(features, batch.actions, actions)
-        found = self.search(features.detach(), batch.actions, actions.detach(), q)
-        chase = weight * self.distance(actions, found) + self.config.regularization * self.distance(actions, 0 * found)
+        best = self.search(features.detach(), batch.actions, actions.detach(), q)
+        chase = weight * self.distance(actions, best) + self.config.regularization * self.distance(actions, 0 * best)
         self.actor_loss = masked_mean(chase - (1 - weight) * q, batch.mask).detach()
         return masked_mean(chase - (1 - weight) * (slope * actions).sum(-1), batch.mask)
 
     @torch.no_grad()
-    def search(self, features: Features, others: Acts, own: Acts, q: torch.Tensor) -> Acts:
-        """The best action by Q_1 among each agent's `own` and all that the search drew."""
+    def search(self, features: Features, others: Acts, own_actions: Acts, q: torch.Tensor) -> Acts:
+        """The best action by Q_1 among each agent's `own_actions` and all that the search drew."""
         config, present = self.config, self.policy.present
-        mean = torch.full_like(own, config.search_mean)
-        std = torch.full_like(own, config.search_std)
-        kept, kept_q = own.unsqueeze(-2), q.unsqueeze(-1)
+        mean = torch.full_like(own_actions, config.search_mean)
+        std = torch.full_like(own_actions, config.search_std)
+        kept, kept_q = own_actions.unsqueeze(-2), q.unsqueeze(-1)
         for _ in range(config.search_iterations):
-            noise = torch.empty((config.search_samples, *own.shape), device=own.device)
+            noise = torch.empty((config.search_samples, *own_actions.shape), device=own_actions.device)
             drawn = (mean + std * noise.normal_(generator=self.generator)).clamp(-1, 1) * present
             drawn_q = self.critic(features, others, drawn, copies=1)[0]
             pool = torch.cat([drawn.movedim(0, -2), kept], dim=-2)

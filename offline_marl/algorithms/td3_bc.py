@@ -124,13 +124,13 @@ class TD3BC(Algorithm):
         self.actor_loss = masked_mean(distance - weight * q, batch.mask).detach()
         return masked_mean(distance - weight * (slope * actions).sum(-1), batch.mask)
 
-    def slope(self, features: Features, actions: Acts, own: Acts) -> tuple[PerAgent, Acts]:
-        """Q_1 of each agent's `own` action among the others' `actions`, and its gradient by `own`.
+    def slope(self, features: Features, actions: Acts, own_actions: Acts) -> tuple[PerAgent, Acts]:
+        """Q_1 of each agent's `own_actions` among the others' `actions`, and its gradient by `own_actions`.
 
         Taken apart from the graph, so that climbing the critic leaves the critic alone and computes no
         gradient of its weights.
         """
-        leaf = own.detach().requires_grad_()
+        leaf = own_actions.detach().requires_grad_()
         q = self.critic(features.detach(), actions, leaf, copies=1)[0]
         (gradient,) = torch.autograd.grad(q.sum(), leaf)
         return q.detach(), gradient

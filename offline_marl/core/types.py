@@ -183,8 +183,8 @@ class Batch:
 
     def map(self, function: Any) -> Batch:
         """The batch with `function` applied to each tensor it holds."""
-        held = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: function(value) for name, value in held.items() if value is not None})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: function(value) for name, value in values.items() if value is not None})
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
@@ -226,11 +226,11 @@ class Batch:
 
     @staticmethod
     def _join(batches: Sequence[Batch], join: Callable[[list[Tensor]], Tensor]) -> Batch:
-        held = [{f.name for f in fields(batch) if getattr(batch, f.name) is not None} for batch in batches]
-        if any(names != held[0] for names in held):
-            odd = sorted(held[0].union(*held) - held[0].intersection(*held))
+        field_names = [{f.name for f in fields(batch) if getattr(batch, f.name) is not None} for batch in batches]
+        if any(names != field_names[0] for names in field_names):
+            odd = sorted(field_names[0].union(*field_names) - field_names[0].intersection(*field_names))
             raise DataError(f"Batches cannot be joined: only some hold {', '.join(odd)}.")
-        return replace(batches[0], **{name: join([getattr(b, name) for b in batches]) for name in held[0]})
+        return replace(batches[0], **{name: join([getattr(b, name) for b in batches]) for name in field_names[0]})
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,8 @@ def flat_fields(given: Given) -> dict[str, Any]:
     after = {"next_obs": _next(given.next_obs, "next_obs", obs), "next_state": _next(given.next_state, "", state)}
     kind: Any = "continuous" if actions.is_floating_point() else "discrete"
     spec = Spec(obs_dims, act_dims, 0 if state is None else state.shape[1], kind)
-    held = {name: value for name, value in seen.items() if value is not None}
-    return {**_complete(done, held, after, lengths), "spec": spec}
+    present = {name: value for name, value in seen.items() if value is not None}
+    return {**_complete(done, present, after, lengths), "spec": spec}
 
 
 def _padded(given: Given) -> EpisodeBatch:
@@ -86,16 +86,16 @@ def _padded(given: Given) -> EpisodeBatch:
     for name in ("next_obs", "next_state", "lengths"):
         if getattr(given, name) is not None:
             raise DataError(f"'filled' says where episodes end and what followed their steps: leave '{name}' away.")
-    held: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name in ("obs", "actions", "rewards", "filled", "terminations", "truncations", "state", "avail_actions"):
         value = getattr(given, name)
         if value is not None:
-            held[name] = _tensor(value, name).numpy() if isinstance(value, Tensor) else np.asarray(value)
-            if held[name].dtype.kind not in "biuf":
+            arrays[name] = _tensor(value, name).numpy() if isinstance(value, Tensor) else np.asarray(value)
+            if arrays[name].dtype.kind not in "biuf":
                 raise DataError(f"'{name}' should be one array of numbers with axes [episode, time + 1, ...].")
     if given.choices is not None and not isinstance(given.choices, int):
         raise DataError("'choices' of padded episodes should be one number for all agents.")
-    return EpisodeBatch(**held, choices=given.choices or 0)
+    return EpisodeBatch(**arrays, choices=given.choices or 0)
 
 
 def _complete(

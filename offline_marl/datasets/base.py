@@ -227,13 +227,13 @@ class Dataset:
     def episode(self, index: int) -> Episode:
         """One whole episode."""
         first, length = int(starts(self.lengths)[index]), int(self.lengths[index])
-        held: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for item in fields(Episode):
             value = getattr(self, item.name)
             if value is not None:
                 begin, rows = (first + index, length + 1) if item.name in SEEN else (first, length)
-                held[item.name] = value[begin : begin + rows]
-        return Episode(**held)
+                values[item.name] = value[begin : begin + rows]
+        return Episode(**values)
 
     def returns(self) -> Annotated[Tensor, "episode"]:
         """Summed reward of each episode, averaged over agents."""
@@ -260,10 +260,10 @@ def select(data: Flat, episodes: Chosen) -> Flat:
     lengths = data.lengths[episodes]
     first = starts(data.lengths)[episodes]
     steps, rows = ranges(first, lengths), ranges(first + episodes, lengths + 1)
-    held = {item.name: getattr(data, item.name) for item in fields(data)}
+    values = {item.name: getattr(data, item.name) for item in fields(data)}
     tensors: dict[str, Any] = {
         name: value[rows if name in SEEN else steps]
-        for name, value in held.items()
+        for name, value in values.items()
         if isinstance(value, Tensor | Columns) and name != "lengths"
     }
     return replace(data, **tensors, lengths=lengths)
@@ -276,13 +276,15 @@ def join(parts: Sequence[Flat], metadata: Mapping[str, Any]) -> Flat:
         DataError: They hold different fields, or one field in different widths.
     """
     names = [item.name for item in fields(parts[0]) if item.name not in {"metadata", "spec"}]
-    held = [{name: getattr(part, name) for name in names if getattr(part, name) is not None} for part in parts]
-    for tensors in held[1:]:
+    tables = [{name: getattr(part, name) for name in names if getattr(part, name) is not None} for part in parts]
+    for tensors in tables[1:]:
         for name in names:
-            one, other = (tuple(each[name].shape[1:]) if name in each else None for each in (held[0], tensors))
+            one, other = (
+                tuple(columns[name].shape[1:]) if name in columns else None for columns in (tables[0], tensors)
+            )
             if one != other:
                 raise DataError(f"Data of different widths cannot be joined: '{name}' is {one} and {other}.")
-    joined: dict[str, Any] = {name: torch.cat([tensors[name] for tensors in held]) for name in held[0]}
+    joined: dict[str, Any] = {name: torch.cat([tensors[name] for tensors in tables]) for name in tables[0]}
     return replace(parts[0], **joined, metadata=metadata)
 
 

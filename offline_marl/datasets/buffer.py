@@ -78,9 +78,9 @@ class TransitionBuffer:
         self._avail = None if data.avail_actions is None else data.avail_actions.to(home)
         self._offsets = torch.arange(-window, 1, device=home)
         if stays:
-            for held in (data.obs, data.actions, data.rewards, data.terminations, data.truncations, data.state):
-                if held is not None:
-                    expect_random_reads(held.table if isinstance(held, Columns) else held)
+            for column in (data.obs, data.actions, data.rewards, data.terminations, data.truncations, data.state):
+                if column is not None:
+                    expect_random_reads(column.table if isinstance(column, Columns) else column)
 
     def __len__(self) -> int:
         """Number of transitions."""

@@ -27,53 +27,54 @@ def description(data: Recording | Dataset, tick: Callable[[], object] = lambda: 
         data: Is read through once for each of `PARTS`.
         tick: Called after each of them.
     """
-    about = dict(data.metadata)
-    found: dict[str, Any] = {}
+    metadata = dict(data.metadata)
+    measured: dict[str, Any] = {}
     for name, measure in PARTS.items():
-        found[name] = measure(data)
+        measured[name] = measure(data)
         tick()
-    returns, reference = found["returns"], _reference(about)
+    returns, reference = measured["returns"], _reference(metadata)
     return {
-        "sha256": about.get("sha256"),
+        "sha256": metadata.get("sha256"),
         "episodes": len(data.lengths),
         "transitions": int(data.lengths.sum()),
         "episode_length": _figures(data.lengths),
         **(_team(data) if isinstance(data, Dataset) else _body(data)),
-        **found["actions"],
-        "coverage": found["coverage"],
-        "duplicates": found["duplicates"],
-        "reward": about.get("reward"),
+        **measured["actions"],
+        "coverage": measured["coverage"],
+        "duplicates": measured["duplicates"],
+        "reward": metadata.get("reward"),
         "returns": {**_figures(returns), **quantiles(returns)},
         "normalized_returns": None if reference is None else _figures(returns.clone().apply_(reference.normalized)),
-        "reference": None if reference is None else about["reference"],
-        "action_noise": about.get("action_noise"),
-        "scenario": about.get("scenario"),
-        "format": about.get("format"),
-        "episodes_end": about.get("episodes_end"),
-        "dropped_steps": about.get("dropped_steps"),
-        "source": about.get("source"),
-        "source_sha256": about.get("source_sha256"),
-        "how": about.get("how"),
-        "actors": {str(each.get("name")): each.get("episodes") for each in _tables(about.get("actors"))} or None,
-        "tier": about.get("tier"),
-        "parts": [f"{each.get('episodes')} of {each.get('name')}" for each in _tables(about.get("parts"))] or None,
-        "seed": about.get("seed"),
-        "versions": about.get("versions"),
-        "licence": about.get("licence"),
+        "reference": None if reference is None else metadata["reference"],
+        "action_noise": metadata.get("action_noise"),
+        "scenario": metadata.get("scenario"),
+        "format": metadata.get("format"),
+        "episodes_end": metadata.get("episodes_end"),
+        "dropped_steps": metadata.get("dropped_steps"),
+        "source": metadata.get("source"),
+        "source_sha256": metadata.get("source_sha256"),
+        "how": metadata.get("how"),
+        "actors": {str(entry.get("name")): entry.get("episodes") for entry in _tables(metadata.get("actors"))} or None,
+        "tier": metadata.get("tier"),
+        "parts": [f"{entry.get('episodes')} of {entry.get('name')}" for entry in _tables(metadata.get("parts"))]
+        or None,
+        "seed": metadata.get("seed"),
+        "versions": metadata.get("versions"),
+        "licence": metadata.get("licence"),
     }
 
 
-def _reference(about: Mapping[str, Any]) -> Reference | None:
+def _reference(metadata: Mapping[str, Any]) -> Reference | None:
     """The reference scores, if the metadata hold such that can be used; they may be anybody's."""
-    held = about.get("reference")
-    if not isinstance(held, Mapping) or not {"random", "expert"} <= set(held) <= {"random", "expert", "note"}:
+    scores = metadata.get("reference")
+    if not isinstance(scores, Mapping) or not {"random", "expert"} <= set(scores) <= {"random", "expert", "note"}:
         return None
-    numbers = [held["random"], held["expert"]]
-    return Reference(**held) if all(isinstance(x, int | float) for x in numbers) and len({*numbers}) > 1 else None
+    numbers = [scores["random"], scores["expert"]]
+    return Reference(**scores) if all(isinstance(x, int | float) for x in numbers) and len({*numbers}) > 1 else None
 
 
-def _tables(held: Any) -> list[Mapping[str, Any]]:
-    return [each for each in held if isinstance(each, Mapping)] if isinstance(held, list | tuple) else []
+def _tables(value: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list | tuple) else []
 
 
 def _team(data: Dataset) -> dict[str, Any]:
@@ -97,13 +98,18 @@ def _actions(data: Recording | Dataset) -> dict[str, Any]:
     return {
         "action_range": [min(low for low, _ in ranges), max(high for _, high in ranges)],
         "action_ranges": None if isinstance(data, Recording) else ranges,
-        "action_coverage": [float((each > 0).double().mean()) for each in counts],
+        "action_coverage": [float((agent_counts > 0).double().mean()) for agent_counts in counts],
     }
 
 
 def _coverage(data: Recording | Dataset) -> dict[str, float]:
-    found = coverage(data)
-    return {"share": found.share, "cells": found.counts.numel(), "rows": len(found.points), "variance": found.variance}
+    covered = coverage(data)
+    return {
+        "share": covered.share,
+        "cells": covered.counts.numel(),
+        "rows": len(covered.points),
+        "variance": covered.variance,
+    }
 
 
 PARTS: Mapping[str, Callable[[Any], Any]] = {

@@ -171,8 +171,8 @@ def _axes(batch: EpisodeBatch) -> tuple[int, int]:
         table = getattr(batch, name)
         count = 2 + len(axes.split(", "))
         if table is not None and (len(table.shape) != count or 0 in table.shape):
-            said = f"should have axes [episode, time + 1, {axes}], it has shape {tuple(table.shape)}."
-            raise DataError(f"{batch.name(name)} {said}")
+            message = f"should have axes [episode, time + 1, {axes}], it has shape {tuple(table.shape)}."
+            raise DataError(f"{batch.name(name)} {message}")
     seen = batch.state if batch.obs is None else batch.obs
     if seen is None:
         raise DataError(f"There should be {batch.name('obs')} or {batch.name('state')}.")
@@ -230,13 +230,13 @@ def _lengths(batch: EpisodeBatch, time: int, ended: npt.NDArray[np.bool_]) -> tu
             raise DataError(f"Nothing says where episodes end: there is no {batch.name('filled')}, and no flag.")
         _refuse_last(batch, by_flag == time, np.asarray(ended.any(1)))
         return np.minimum(by_flag, time - 1), f"; {batch.called.get('filled', 'filled')} is not there"
-    held = _flags(batch, "filled", time, 1)[..., 0]
-    gaps = np.flatnonzero((held[:, 1:] & ~held[:, :-1]).any(1))
+    filled = _flags(batch, "filled", time, 1)[..., 0]
+    gaps = np.flatnonzero((filled[:, 1:] & ~filled[:, :-1]).any(1))
     if len(gaps):
         raise DataError(
             f"{batch.name('filled')} has a gap in episode {int(gaps[0])}: its rows should be the first ones."
         )
-    rows = held.sum(1)
+    rows = filled.sum(1)
     _refuse_last(batch, by_flag == rows, np.asarray(ended.any(1)))
     lengths = np.minimum(np.maximum(rows - 1, 0), by_flag)
     after = int((rows - 1 - lengths).clip(0).sum())
@@ -323,9 +323,9 @@ def flat_fields_of(batch: EpisodeBatch) -> dict[str, Any]:
     flat = unpad(batch)
     seen = {name: flat.seen(name, last=True) for name in ("obs", "state", "avail_actions")}
     kinds = {"obs": torch.float32, "state": torch.float32, "avail_actions": torch.bool}
-    held = {name: _tensor(rows[:], kinds[name]) for name, rows in seen.items() if rows is not None}
+    tables = {name: _tensor(rows[:], kinds[name]) for name, rows in seen.items() if rows is not None}
     return {
-        **held,
+        **tables,
         "actions": _tensor(flat.actions[:], torch.int64 if flat.spec.discrete else torch.float32),
         "rewards": torch.from_numpy(flat.rewards),
         "terminations": torch.from_numpy(flat.terminations),

@@ -22,12 +22,12 @@ def save_data(path: Path, data: Recording | Dataset) -> str:
     Returns:
         Its checksum.
     """
-    held = {item.name: getattr(data, item.name) for item in fields(data) if item.name != "spec"}
-    return save_fields(path, {**held, "metadata": dict(data.metadata)}, getattr(data, "spec", None))
+    values = {item.name: getattr(data, item.name) for item in fields(data) if item.name != "spec"}
+    return save_fields(path, {**values, "metadata": dict(data.metadata)}, getattr(data, "spec", None))
 
 
 def save_fields(
-    path: Path, held: Mapping[str, Any], spec: Spec | None, tick: Callable[[int], object] | None = None
+    path: Path, values: Mapping[str, Any], spec: Spec | None, tick: Callable[[int], object] | None = None
 ) -> str:
     """Write the fields of a data set, or without a spec those of a recording; they may be `Streamed`.
 
@@ -35,7 +35,7 @@ def save_fields(
         Its checksum.
     """
     kind: type = Recording if spec is None else Dataset
-    given = {**held, "spec": None if spec is None else asdict(spec)}
+    given = {**values, "spec": None if spec is None else asdict(spec)}
     # In one order whoever calls, so that equal content makes equal files.
     ordered = {item.name: given.get(item.name) for item in fields(kind)}
     return save_tree(path, {"layout": LAYOUT, "type": kind.__name__, **ordered}, KIND, tick)

@@ -23,7 +23,7 @@ def obs_statistics(data: Dataset) -> tuple[PerAgentObs, PerAgentObs]:
     if isinstance(data.obs, Columns):
         # Of the table's columns, which are fewer than all agents' together.
         columns = _moments(data.obs.table)
-        mean, std = (data.obs.share(each.unsqueeze(0))[0] for each in columns)
+        mean, std = (data.obs.share(moment.unsqueeze(0))[0] for moment in columns)
         return mean, std.clamp(min=LEAST_STD)
     mean, std = _moments(data.obs)
     return mean.view(data.obs.shape[1:]), std.clamp(min=LEAST_STD).view(data.obs.shape[1:])
@@ -48,8 +48,8 @@ def best_values(data: Dataset, gamma: float) -> tuple[Annotated[Tensor, "agent"]
     best = torch.full((columns,), -torch.inf)
     for step in reversed(range(int(data.lengths.max()))):
         inside = (step < data.lengths).unsqueeze(-1)
-        own = data.rewards[first + torch.minimum(torch.tensor(step), data.lengths - 1)]
-        now = torch.cat([own, own.mean(-1, keepdim=True)], dim=-1)
+        rewards = data.rewards[first + torch.minimum(torch.tensor(step), data.lengths - 1)]
+        now = torch.cat([rewards, rewards.mean(-1, keepdim=True)], dim=-1)
         ahead = torch.where(inside, now + gamma * ahead, ahead)
         best = torch.maximum(best, torch.where(inside, ahead, -torch.inf).amax(0))
     return best[:-1], best[-1]

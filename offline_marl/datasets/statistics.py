@@ -72,8 +72,8 @@ def reward_kind(data: Recording | Dataset) -> str:
 
 def quantiles(values: Tensor) -> dict[str, float]:
     """Of a distribution, by names such as `q25`."""
-    found = torch.quantile(values.double(), torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
-    return {f"q{round(100 * level):02d}": value for level, value in zip(QUANTILES, found, strict=True)}
+    numbers = torch.quantile(values.double(), torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
+    return {f"q{round(100 * level):02d}": value for level, value in zip(QUANTILES, numbers, strict=True)}
 
 
 def coverage(data: Recording | Dataset) -> Coverage:
@@ -108,21 +108,22 @@ def action_counts(data: Recording | Dataset) -> list[Annotated[Tensor, "action b
             if actions.is_floating_point():
                 cells = ((actions + 1) / 2 * BINS).floor().clamp(0, BINS - 1).long().T
                 bins = torch.zeros(len(cells), BINS, dtype=torch.int64)
-                found = bins.scatter_add_(1, cells, torch.ones_like(cells))
+                agent_counts = bins.scatter_add_(1, cells, torch.ones_like(cells))
             else:
-                found = torch.bincount(actions, minlength=_spec(data).act_dims[agent])[None]
+                agent_counts = torch.bincount(actions, minlength=_spec(data).act_dims[agent])[None]
             if number:
-                counts[agent] += found
+                counts[agent] += agent_counts
             else:
-                counts.append(found)
+                counts.append(agent_counts)
     return counts
 
 
 def action_ranges(data: Recording | Dataset) -> list[list[float]]:
     """Least and greatest action of each agent; of choices, their numbers."""
-    ends = [[each.aminmax() for each in _by_agent(data, piece)] for _, piece in chunks(data.actions)]
+    ends = [[actions.aminmax() for actions in _by_agent(data, piece)] for _, piece in chunks(data.actions)]
     return [
-        [float(min(low for low, _ in each)), float(max(high for _, high in each))] for each in zip(*ends, strict=True)
+        [float(min(low for low, _ in agent_ends)), float(max(high for _, high in agent_ends))]
+        for agent_ends in zip(*ends, strict=True)
     ]
 
 

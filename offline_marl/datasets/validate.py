@@ -54,12 +54,12 @@ def check(data: Any) -> None:
     Raises:
         DataError: The first problem, and how many more there are.
     """
-    found = problems(data)
-    if len(found) == 1:
-        raise DataError(found[0].sentence)
-    if found:
-        more = f" (and {len(found) - 1} more: `offline-marl data verify` lists them)."
-        raise DataError(found[0].sentence.removesuffix(".") + more)
+    all_problems = problems(data)
+    if len(all_problems) == 1:
+        raise DataError(all_problems[0].sentence)
+    if all_problems:
+        more = f" (and {len(all_problems) - 1} more: `offline-marl data verify` lists them)."
+        raise DataError(all_problems[0].sentence.removesuffix(".") + more)
 
 
 def chunks(value: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -70,17 +70,17 @@ def chunks(value: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def _flat(data: Any) -> list[Problem]:
-    found, sound = _shapes(data)
+    problems, sound = _shapes(data)
     if not _countable(data.lengths):
-        return found
+        return problems
     for name in sound:
         if getattr(data, name).is_floating_point():
-            found += _finite(data, name)
+            problems += _finite(data, name)
     if "actions" in sound and data.actions.is_floating_point():
-        found += _bounds(data.actions)
+        problems += _bounds(data.actions)
     if {"terminations", "truncations"} <= sound.keys():
-        found += _borders(data)
-    return found
+        problems += _borders(data)
+    return problems
 
 
 def _countable(lengths: Tensor) -> bool:
@@ -91,13 +91,13 @@ def _shapes(data: Any) -> tuple[list[Problem], dict[str, None]]:
     """Problems of rows, dtypes and axes, and the fields that have none."""
     if not _countable(data.lengths):
         short = int((data.lengths < 1).sum())
-        said = "A data set needs at least one episode, and each episode at least one step."
+        message = "A data set needs at least one episode, and each episode at least one step."
         if data.lengths.dim() != 1 or data.lengths.dtype != torch.int64:
-            said = (
+            message = (
                 f"Field 'lengths' holds {data.lengths.dtype} in {data.lengths.dim()} axes, it should hold int64 in 1."
             )
-        return [Problem("lengths", "", short, said)], {}
-    found: list[Problem] = []
+        return [Problem("lengths", "", short, message)], {}
+    problems: list[Problem] = []
     sound: dict[str, None] = {}
     steps = int(data.lengths.sum())
     for name, dtypes in DTYPES.items():
@@ -106,18 +106,18 @@ def _shapes(data: Any) -> tuple[list[Problem], dict[str, None]]:
             continue
         rows, expected = (len(value) if value.dim() else 0), steps + (len(data.lengths) if name in SEEN else 0)
         if rows != expected:
-            said = f"Field '{name}' has {rows} rows, the episode lengths make {expected}."
-            found.append(Problem(name, "", abs(rows - expected), said))
+            message = f"Field '{name}' has {rows} rows, the episode lengths make {expected}."
+            problems.append(Problem(name, "", abs(rows - expected), message))
         elif value.dtype not in dtypes:
             wanted = " or ".join(str(dtype) for dtype in dtypes)
-            found.append(Problem(name, "", 0, f"Field '{name}' holds {value.dtype}, it should hold {wanted}."))
+            problems.append(Problem(name, "", 0, f"Field '{name}' holds {value.dtype}, it should hold {wanted}."))
         else:
             sound[name] = None
-    return found + _axes(data, sound), sound
+    return problems + _axes(data, sound), sound
 
 
 def _axes(data: Any, sound: dict[str, None]) -> list[Problem]:
-    found: list[Problem] = []
+    problems: list[Problem] = []
     bound: dict[str, Any] = {}
     kind: Any = type(data)
     for name, axes in axes_of_fields(kind).items():
@@ -126,9 +126,9 @@ def _axes(data: Any, sound: dict[str, None]) -> list[Problem]:
         try:
             bind(name, tuple(getattr(data, name).shape), axes, bound)
         except AxisError as error:
-            found.append(Problem(name, "", 0, f"The data's shapes disagree: {error}"))
+            problems.append(Problem(name, "", 0, f"The data's shapes disagree: {error}"))
             del sound[name]
-    return found
+    return problems
 
 
 def _count(value: Tensor, is_bad: Callable[[Tensor], Tensor]) -> tuple[int, int]:
@@ -169,11 +169,11 @@ def _bounds(actions: Tensor) -> list[Problem]:
             outside += int(((piece.abs() > OUTSIDE) & torch.isfinite(piece)).sum())
     if not outside:
         return []
-    said = (
+    message = (
         f"{outside:,} of {actions.numel():,} action entries lie outside [-1, 1]: "
         "scale them, or clip them by clip_actions = true."
     )
-    return [Problem("actions", "", outside, said)]
+    return [Problem("actions", "", outside, message)]
 
 
 def _borders(data: Any) -> list[Problem]:
@@ -207,36 +207,36 @@ def _team(data: Any) -> list[Problem]:
     if not _countable(data.lengths):
         return []
     _, sound = _shapes(data)
-    found = _widths(data)
-    wrong = {problem.field for problem in found}
+    problems = _widths(data)
+    wrong = {problem.field for problem in problems}
     fit = [name for name in sound if name not in wrong]
     for name, dims in (("obs", data.spec.obs_dims), ("actions", data.spec.act_dims)):
         if name in fit and getattr(data, name).is_floating_point():
-            found += _padding(data, name, dims)
+            problems += _padding(data, name, dims)
     if "actions" in fit and data.spec.discrete:
-        found += _choices(data, "avail_actions" in fit)
-    return found + (_rewards(data) if "rewards" in sound else [])
+        problems += _choices(data, "avail_actions" in fit)
+    return problems + (_rewards(data) if "rewards" in sound else [])
 
 
 def _widths(data: Any) -> list[Problem]:
-    spec, found = data.spec, []
+    spec, problems = data.spec, []
 
     def differ(name: str, what: str, expected: tuple[int, ...]) -> None:
         axes = tuple(getattr(data, name).shape[1:])
         if axes != expected:
-            found.append(Problem(name, "", 0, f"{what} have axes {axes}, the spec says {expected}."))
+            problems.append(Problem(name, "", 0, f"{what} have axes {axes}, the spec says {expected}."))
 
     differ("obs", "Observations", (spec.n_agents, spec.obs_dim))
     if data.actions.is_floating_point() == spec.discrete:
-        said = f"The spec says {spec.action_kind} actions, the data holds {data.actions.dtype}."
-        found.append(Problem("actions", "", 0, said))
+        message = f"The spec says {spec.action_kind} actions, the data holds {data.actions.dtype}."
+        problems.append(Problem("actions", "", 0, message))
     else:
         differ("actions", "Actions", (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.act_dim))
     if data.avail_actions is not None:
         differ("avail_actions", "Available choices", (spec.n_agents, spec.act_dim))
     if data.state is not None and spec.state_dim:
         differ("state", "States", (spec.state_dim,))
-    return found
+    return problems
 
 
 def _padding(data: Any, name: str, dims: tuple[int, ...]) -> list[Problem]:
@@ -244,8 +244,8 @@ def _padding(data: Any, name: str, dims: tuple[int, ...]) -> list[Problem]:
     for agent, width in enumerate(dims):
         if width < value.shape[-1]:
             rows += _count(value, lambda piece, a=agent, w=width: piece[:, a, w:] != 0)[0]  # type: ignore[misc]
-    said = f"Field '{name}' is not zero where the spec says an agent's row is padded."
-    return [Problem(name, "", rows, said)] if rows else []
+    message = f"Field '{name}' is not zero where the spec says an agent's row is padded."
+    return [Problem(name, "", rows, message)] if rows else []
 
 
 def _choices(data: Any, listed: bool) -> list[Problem]:
@@ -259,26 +259,26 @@ def _choices(data: Any, listed: bool) -> list[Problem]:
             rows = steps + torch.searchsorted(ends, steps, right=True)
             chosen = actions.clamp(0, data.spec.act_dim - 1).unsqueeze(-1)
             forbidden += int((known & ~data.avail_actions[rows].gather(-1, chosen).squeeze(-1)).sum())
-    found = []
+    problems = []
     if unknown:
-        said = f"{unknown} actions are choices that their agent does not have."
-        found.append(Problem("actions", "", unknown, said))
+        message = f"{unknown} actions are choices that their agent does not have."
+        problems.append(Problem("actions", "", unknown, message))
     if forbidden:
-        said = f"{forbidden} actions are choices that avail_actions forbids."
-        found.append(Problem("avail_actions", "", forbidden, said))
-    return found
+        message = f"{forbidden} actions are choices that avail_actions forbids."
+        problems.append(Problem("avail_actions", "", forbidden, message))
+    return problems
 
 
 def _rewards(data: Any) -> list[Problem]:
     claim = data.metadata.get("reward")
     if claim not in {None, *REWARDS}:
-        said = f"The metadata's 'reward' is {claim!r}, it should be {' or '.join(REWARDS)}."
-        return [Problem("metadata", "", 0, said)]
+        message = f"The metadata's 'reward' is {claim!r}, it should be {' or '.join(REWARDS)}."
+        return [Problem("metadata", "", 0, message)]
     if claim != "team":
         return []
     count, row = _count(data.rewards, lambda piece: piece != piece[:, :1])
     if not count:
         return []
     where = _place(data, "rewards", row)
-    said = f"The metadata claim a team reward, but the agents' rewards differ in {where} ({count} steps in all)."
-    return [Problem("rewards", where, count, said)]
+    message = f"The metadata claim a team reward, but the agents' rewards differ in {where} ({count} steps in all)."
+    return [Problem("rewards", where, count, message)]

@@ -66,7 +66,7 @@ def factory_of(path: ImportPath) -> Callable[..., Any]:
         return _registered(path.text)
     module, _, name = path.text.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name or "parallel_env", None)
+        function = getattr(importlib.import_module(module), name or "parallel_env", None)
     except ImportError as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         others = other_versions(module)
@@ -74,9 +74,9 @@ def factory_of(path: ImportPath) -> Callable[..., Any]:
             raise MissingSimulatorError(f"{module} is not installed here, but {' and '.join(others)}.") from error
         advice = ": pip install 'offline-marl[pettingzoo]'" if module.split(".")[0] in {"mpe2", "pettingzoo"} else ""
         raise MissingSimulatorError(f"{module} cannot be imported here ({reason}){advice}.") from error
-    if not callable(found):
+    if not callable(function):
         raise DataError(f"{module} has no function '{name or 'parallel_env'}' that makes an environment.")
-    made: Callable[..., Any] = found
+    made: Callable[..., Any] = function
     return made
 
 
@@ -92,9 +92,11 @@ def other_versions(module: str) -> list[str]:
     places = list(spec.submodule_search_locations or []) if spec is not None else []
     stem = re.sub(r"_v\d+$", "", name)
     names = {
-        found.name for found in pkgutil.iter_modules(places) if re.fullmatch(rf"{re.escape(stem)}_v\d+", found.name)
+        sibling.name
+        for sibling in pkgutil.iter_modules(places)
+        if re.fullmatch(rf"{re.escape(stem)}_v\d+", sibling.name)
     }
-    return sorted(f"{parent}.{found}" for found in names if f"{parent}.{found}" != module)
+    return sorted(f"{parent}.{sibling}" for sibling in names if f"{parent}.{sibling}" != module)
 
 
 def _registered(name: str) -> Callable[..., Any]:
@@ -114,8 +116,8 @@ def _registered(name: str) -> Callable[..., Any]:
     if name not in registry:
         stem = re.sub(r"-v\d+$", "", name)
         versions = [known for known in registry if re.sub(r"-v\d+$", "", known) == stem]
-        said = f"there is {' and '.join(versions)}" if versions else suggest(name, registry)
-        raise DataError(f"PettingZoo registers no '{name}': {said}.")
+        advice = f"there is {' and '.join(versions)}" if versions else suggest(name, registry)
+        raise DataError(f"PettingZoo registers no '{name}': {advice}.")
 
     def factory(**settings: Any) -> Any:
         try:
@@ -143,7 +145,7 @@ def environment_of(
         max_steps: See `PettingZooTeam`.
         name: What errors call the task; without it, its path.
     """
-    title, own, limit = name or path.text, dict(settings or {}), max_steps
+    title, base_settings, limit = name or path.text, dict(settings or {}), max_steps
 
     class PettingZoo(Environment):
         """A task made for a team, from PettingZoo."""
@@ -156,12 +158,12 @@ def environment_of(
                 DataError: There is a partition, though there is no body to share out.
             """
             refuse_partition(title, partition)
-            return PettingZooTeam(path, copies, own, limit, title)
+            return PettingZooTeam(path, copies, base_settings, limit, title)
 
         @classmethod
         def told(cls, settings: Mapping[str, Any], max_steps: int | None = None) -> type[Environment]:
             """The task made with these settings over its own."""
-            changed = environment_of(path, {**own, **settings}, max_steps or limit, title)
+            changed = environment_of(path, {**base_settings, **settings}, max_steps or limit, title)
             return changed if settings or max_steps else cls
 
     PettingZoo.__qualname__ = PettingZoo.__name__ = "".join(part.capitalize() for part in title.split("-"))
@@ -266,13 +268,13 @@ class PettingZooTeam(Painted):
         self._steps += 1
         for copy in np.flatnonzero(~(self._terminations | self._truncations)).tolist():
             env = self._envs[copy]
-            told = {agent: done[copy][i] for i, agent in enumerate(self.agents) if agent in env.agents}
-            obs, paid, over, cut, infos = env.step(told)
+            chosen = {agent: done[copy][i] for i, agent in enumerate(self.agents) if agent in env.agents}
+            obs, paid, over, cut, infos = env.step(chosen)
             with self._naming(copy):
                 for i, agent in enumerate(self.agents):
                     rewards[copy, i] = number_of(paid[agent], f"the reward of {agent}") if agent in paid else 0.0
                 self._look(copy, obs, infos)
-            if not env.agents or all(over.get(agent) or cut.get(agent) for agent in told):
+            if not env.agents or all(over.get(agent) or cut.get(agent) for agent in chosen):
                 self._terminations[copy] = not any(cut.values())
                 self._truncations[copy] = any(cut.values())
             elif self._steps >= self.max_steps:

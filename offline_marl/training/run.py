@@ -84,24 +84,24 @@ def train(
         RunFolderError: The run folder holds something else or is in use.
         DivergedError: A loss stopped being finite; the last good checkpoint stays.
     """
-    own = dataset if isinstance(dataset, Dataset) else None
-    named = OWN_DATA if own is not None else None if dataset is None else str(dataset)
+    own_data = dataset if isinstance(dataset, Dataset) else None
+    named = OWN_DATA if own_data is not None else None if dataset is None else str(dataset)
     names, objects = apart(loggers)
     config = prepare(algorithm, named, {**fields, "loggers": names})
     refuse_mixtures(config, algorithms.get(algorithm).needs)
     refuse_beginning(config, algorithms.get(algorithm).needs)
     # Written down as what it is here: a generator's state cannot move between kinds of device.
-    here = {"device": str(pick_device(config.device)), "dataset": config.dataset if own is None else OWN_DATA}
+    here = {"device": str(pick_device(config.device)), "dataset": config.dataset if own_data is None else OWN_DATA}
     config = config.model_copy(update=here)
     folder = RunFolder(out if out is not None else default_folder(config))
-    if own is not None:
-        own = (clipped(own) if config.clip_actions else own).check()
-    task = open_for(config, None, ImportPath) if own is None else Task(OWN_DATA, own, None, None)
+    if own_data is not None:
+        own_data = (clipped(own_data) if config.clip_actions else own_data).check()
+    task = open_for(config, None, ImportPath) if own_data is None else Task(OWN_DATA, own_data, None, None)
     learner = make_algorithm(config, task.data.spec)
     with folder.locked():
         folder.refuse_strangers(config)
         folder.sweep()
-        if own is not None or not task.recorded:
+        if own_data is not None or not task.recorded:
             save_data(folder.path / (OWN_DATA if task.recorded else UNIFORM), task.data)
             task = open_for(config, folder.path, ImportPath)
         # Made first: settings that it refuses should not leave the folder taken.
@@ -144,8 +144,8 @@ def resume(
     folder = RunFolder(run)
     config = folder.config()
     if environment is not None and environment != config.environment:
-        own = config.environment or "the environment of its data"
-        raise ConfigError(f"{folder.path} acts in {own}: it cannot go on in {environment}.")
+        trained_in = config.environment or "the environment of its data"
+        raise ConfigError(f"{folder.path} acts in {trained_in}: it cannot go on in {environment}.")
     choice = EnvironmentChoice(environment=environment, env_settings=dict(env_settings or {}))
     with folder.locked():
         _warn_of_other_software(folder.versions())
@@ -208,10 +208,10 @@ def _warn_of_other_software(then: Mapping[str, Any]) -> None:
 
 
 def _provenance(task: Task) -> dict[str, Any]:
-    about = task.data.metadata
+    metadata = task.data.metadata
     return {
         **describe_software(),
-        "dataset_sha256": about.get("sha256"),
-        "dataset_versions": about.get("versions"),
+        "dataset_sha256": metadata.get("sha256"),
+        "dataset_versions": metadata.get("versions"),
         "spec": asdict(task.data.spec),
     }

@@ -88,9 +88,9 @@ class TaskRecord(Config):
 
 def describe_task(task: Task) -> dict[str, Any]:
     """Everything of a task but its rows, as `task.json` holds it."""
-    about, shares = task.about, task.partition
-    scenario = about.get("scenario") if shares is None else shares.scenario
-    settings, most = about.get("settings"), about.get("max_steps")
+    metadata, shares = task.about, task.partition
+    scenario = metadata.get("scenario") if shares is None else shares.scenario
+    settings, most = metadata.get("settings"), metadata.get("max_steps")
     data = describe_data(task.data)
     if task.recorded:
         data |= mean_return_of(task.data, task.reference)
@@ -104,7 +104,7 @@ def describe_task(task: Task) -> dict[str, Any]:
         "longest_episode": int(task.data.lengths.max()),
         "reference": None if task.reference is None else asdict(task.reference),
         "random_return": task.random_return,
-        "versions": dict(about.get("versions") or {}),
+        "versions": dict(metadata.get("versions") or {}),
         "dataset": data,
     }
 
@@ -129,8 +129,8 @@ def open_for(config: RunConfig, folder: Path | None, permit: Permit) -> Task:
     if config.dataset is None:
         task = open_environment_task(config, folder, permit=permit)
     else:
-        own = folder is not None and config.dataset == OWN_DATA
-        task = open_task(f"{folder}/{OWN_DATA}" if own else config.dataset, config.clip_actions, config.memory)
+        is_kept = folder is not None and config.dataset == OWN_DATA
+        task = open_task(f"{folder}/{OWN_DATA}" if is_kept else config.dataset, config.clip_actions, config.memory)
         task = scored_in_named(task, config, permit)
     return task if config.reference is None else replace(task, reference=Reference(*config.reference, GIVEN))
 
@@ -143,22 +143,22 @@ def scored_in_named(task: TaskKind, config: RunConfig | EnvironmentChoice, permi
     """
     if config.environment is None:
         return task
-    found = find_environment_task(config.environment, config.env_settings, config.max_steps, permit=permit)
-    if _recorded_in(task, config, found):
-        return replace(task, named_environment=found.kind, partition=found.partition)
+    environment_task = find_environment_task(config.environment, config.env_settings, config.max_steps, permit=permit)
+    if _recorded_in(task, config, environment_task):
+        return replace(task, named_environment=environment_task.kind, partition=environment_task.partition)
     return replace(
         task,
-        named_environment=found.kind,
-        partition=found.partition,
-        reference=found.reference,
+        named_environment=environment_task.kind,
+        partition=environment_task.partition,
+        reference=environment_task.reference,
         random_return=None,
         elsewhere=True,
     )
 
 
-def _recorded_in(task: ScoredTask, config: RunConfig | EnvironmentChoice, found: EnvironmentTask) -> bool:
-    if found.partition is not None or task.partition is not None:
-        return found.partition == task.partition
+def _recorded_in(task: ScoredTask, config: RunConfig | EnvironmentChoice, environment_task: EnvironmentTask) -> bool:
+    if environment_task.partition is not None or task.partition is not None:
+        return environment_task.partition == task.partition
     then = (task.about.get("scenario"), dict(task.about.get("settings") or {}), task.about.get("max_steps"))
     return then == (config.environment, dict(config.env_settings), config.max_steps)
 
@@ -196,8 +196,8 @@ def _differs(choice: EnvironmentChoice, config: RunConfig) -> bool:
     """Whether a choice is of another environment than the run's; without settings of its own it is the same again."""
     if choice.environment != config.environment:
         return True
-    own = bool(choice.env_settings) or choice.max_steps is not None
-    return own and (choice.env_settings, choice.max_steps) != (config.env_settings, config.max_steps)
+    has_settings = bool(choice.env_settings) or choice.max_steps is not None
+    return has_settings and (choice.env_settings, choice.max_steps) != (config.env_settings, config.max_steps)
 
 
 def _warn_of_changed_data(folder: RunFolder, task: ScoredTask) -> None:
@@ -221,20 +221,22 @@ def _read(folder: RunFolder, config: RunConfig, permit: Permit | None) -> Record
             shares = partition(record.scenario, record.conf, record.view)
     except (OSError, ValueError, RecursionError, ConfigError, PartitionError) as error:
         raise RunFolderError(f"{folder.task_file} was damaged or edited: {error}") from None
-    about = {name: getattr(record, name) for name in ("scenario", "settings", "max_steps", "versions")}
-    about |= {"sha256": record.dataset.get("sha256"), "name": record.dataset.get("name")}
-    own = config.dataset == OWN_DATA
+    metadata = {name: getattr(record, name) for name in ("scenario", "settings", "max_steps", "versions")}
+    metadata |= {"sha256": record.dataset.get("sha256"), "name": record.dataset.get("name")}
+    is_own_data = config.dataset == OWN_DATA
     # The name of an environment stands in the settings of the run, and is read from there alone.
-    found = None
+    environment_task = None
     if config.environment is not None and permit is not None:
-        found = find_environment_task(config.environment, config.env_settings, config.max_steps, permit=permit)
+        environment_task = find_environment_task(
+            config.environment, config.env_settings, config.max_steps, permit=permit
+        )
     return RecordedTask(
-        id=f"{folder.path}/{OWN_DATA}" if own else config.task,
+        id=f"{folder.path}/{OWN_DATA}" if is_own_data else config.task,
         spec=spec,
-        about={name: value for name, value in about.items() if value is not None},
-        partition=shares if found is None else found.partition,
+        about={name: value for name, value in metadata.items() if value is not None},
+        partition=shares if environment_task is None else environment_task.partition,
         reference=None if record.reference is None else Reference(**record.reference.model_dump()),
-        named_environment=None if found is None else found.kind,
+        named_environment=None if environment_task is None else environment_task.kind,
         random_return=record.random_return,
     )
 

@@ -269,12 +269,12 @@ def load_dataset(task: str, clip_actions: bool = False) -> Dataset:
 
 
 def _known_partition(data: Dataset) -> Partition | None:
-    about = data.metadata
-    if not {"scenario", "conf", "view"} <= set(about) or about["scenario"] not in environments.names():
+    metadata = data.metadata
+    if not {"scenario", "conf", "view"} <= set(metadata) or metadata["scenario"] not in environments.names():
         return None
-    return partition(about["scenario"], about["conf"], about["view"])
+    return partition(metadata["scenario"], metadata["conf"], metadata["view"])
 
 
 def _reference(data: Dataset) -> Reference | None:
-    found = data.metadata.get("reference")
-    return Reference(**found) if found else None
+    scores = data.metadata.get("reference")
+    return Reference(**scores) if scores else None

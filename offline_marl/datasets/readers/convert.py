@@ -44,7 +44,7 @@ def load_place(path: Path, clip_actions: bool = False) -> Recording | Dataset:
 def convert(
     path: Path,
     kept: Path,
-    about: Mapping[str, Any] | None = None,
+    additions: Mapping[str, Any] | None = None,
     tick: Callable[[int], object] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> None:
@@ -55,16 +55,16 @@ def convert(
     Args:
         path: What is read.
         kept: What is written.
-        about: Metadata over those that the format tells.
+        additions: Metadata over those that the format tells.
         tick: Told the bytes of each piece that was written.
         options: What the reader is told beside, such as a `clock`.
 
     Raises:
         DataError: The format is unknown or takes no such option, or the content is not what its format says.
     """
-    digest = (about or {}).get("source_sha256") or fingerprint(path)
+    digest = (additions or {}).get("source_sha256") or fingerprint(path)
     with open_steps(path, options) as (steps, metadata):
-        save_steps(kept, steps, {"name": path.name, **metadata, **(about or {}), "source_sha256": digest}, tick)
+        save_steps(kept, steps, {"name": path.name, **metadata, **(additions or {}), "source_sha256": digest}, tick)
 
 
 @contextmanager

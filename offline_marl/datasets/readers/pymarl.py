@@ -94,24 +94,26 @@ def _sets(path: Path) -> list[Path]:
     """Batches nearest to a folder: itself, its parts (offpymarl's), or the folders in it."""
     if _is_batch(_arrays_in(path)) or _parts(path):
         return [path]
-    return sorted(each for each in path.iterdir() if each.is_dir() and (_is_batch(_arrays_in(each)) or _parts(each)))
+    return sorted(
+        folder for folder in path.iterdir() if folder.is_dir() and (_is_batch(_arrays_in(folder)) or _parts(folder))
+    )
 
 
 def _parts(path: Path) -> list[Path]:
     """Files `part_0.h5`, `part_1.h5` and so on of one set, in order."""
-    found = [file for file in path.glob("part_*.h5") if file.stem.removeprefix("part_").isdecimal()]
-    found.sort(key=lambda file: int(file.stem.removeprefix("part_")))
-    return found if found and _is_batch(_arrays_in(found[0])) else []
+    files = [file for file in path.glob("part_*.h5") if file.stem.removeprefix("part_").isdecimal()]
+    files.sort(key=lambda file: int(file.stem.removeprefix("part_")))
+    return files if files and _is_batch(_arrays_in(files[0])) else []
 
 
 def _one(path: Path) -> Path:
     if not path.is_dir():
         return path
-    found = _sets(path)
-    if len(found) > 1:
-        names = [each.name for each in found]
-        raise DataError(f"{path} holds {len(found)} sets ({', '.join(names[:20])}): name one, such as {found[0]}.")
-    return found[0]
+    sets = _sets(path)
+    if len(sets) > 1:
+        names = [batch.name for batch in sets]
+        raise DataError(f"{path} holds {len(sets)} sets ({', '.join(names[:20])}): name one, such as {sets[0]}.")
+    return sets[0]
 
 
 def _tables(place: Path, stack: ExitStack) -> dict[str, Any]:
@@ -153,23 +155,23 @@ class _Parts:
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         episodes, *rest = key if isinstance(key, tuple) else (key,)
         first, last, _ = episodes.indices(self.shape[0])
-        found, begin = [], 0
+        pieces, begin = [], 0
         for table in self.tables:
             start, stop = max(first - begin, 0), min(last - begin, len(table))
             if start < stop:
                 some = (slice(start, stop), *rest)
-                found.append(np.asarray(table[some]))
+                pieces.append(np.asarray(table[some]))
             begin += len(table)
-        return np.concatenate(found)
+        return np.concatenate(pieces)
 
 
 def _batch(tables: dict[str, Any]) -> EpisodeBatch:
     one_hot = tables.pop(ONE_HOT, None)
     choices = 0 if one_hot is None or len(one_hot.shape) != 4 else int(one_hot.shape[3])
-    held = {ours: tables[theirs] for ours, theirs in NAMES.items() if theirs in tables}
-    if "actions" not in held:
-        held["actions"] = one_hot
-    return EpisodeBatch(**held, choices=choices, called=NAMES)
+    arrays = {ours: tables[theirs] for ours, theirs in NAMES.items() if theirs in tables}
+    if "actions" not in arrays:
+        arrays["actions"] = one_hot
+    return EpisodeBatch(**arrays, choices=choices, called=NAMES)
 
 
 def _steps(flat: FlatEpisodes) -> Steps:
@@ -191,9 +193,9 @@ def _steps(flat: FlatEpisodes) -> Steps:
 
 
 def _about(place: Path, flat: FlatEpisodes, clock: int | None) -> dict[str, Any]:
-    about: dict[str, Any] = {"format": "pymarl", "name": place.stem, "episodes_end": flat.rule}
+    metadata: dict[str, Any] = {"format": "pymarl", "name": place.stem, "episodes_end": flat.rule}
     if clock is not None:
-        about["clock"] = clock
+        metadata["clock"] = clock
     if flat.batch.obs is None:
-        about["obs"] = "the state, for each agent"
-    return about
+        metadata["obs"] = "the state, for each agent"
+    return metadata

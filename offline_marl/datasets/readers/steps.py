@@ -70,11 +70,11 @@ class Steps:
         Raises:
             DataError: Tables are not of one length, or no step says what followed.
         """
-        fields, about = self.streamed(metadata)
+        fields, completed = self.streamed(metadata)
         whole = {name: _whole(value) for name, value in fields.items()}
         if self.spec is None:
-            return Recording(**whole, metadata=about)
-        return Dataset(**whole, spec=self.spec, metadata=about)
+            return Recording(**whole, metadata=completed)
+        return Dataset(**whole, spec=self.spec, metadata=completed)
 
     def streamed(self, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The fields of the recording or data set, the large ones to be written piece by piece, and its metadata.
@@ -158,8 +158,8 @@ def save_steps(
     Returns:
         Its checksum.
     """
-    fields, about = steps.streamed(metadata)
-    return save_fields(path, {**fields, "metadata": about}, steps.spec, tick)
+    fields, completed = steps.streamed(metadata)
+    return save_fields(path, {**fields, "metadata": completed}, steps.spec, tick)
 
 
 @dataclass(frozen=True)
@@ -223,14 +223,14 @@ def parts(table: Table) -> Iterator[slice]:
 
 def breaks(obs: Table, next_obs: Table) -> Flags:
     """Steps after which the row that follows is not what followed: an episode ended there."""
-    found = np.zeros(obs.shape[0], dtype=np.bool_)
+    ended = np.zeros(obs.shape[0], dtype=np.bool_)
     for part in parts(obs):
         ahead = np.asarray(obs[part.start + 1 : part.stop + 1], np.float32)
         after = np.asarray(next_obs[part], np.float32)[: len(ahead)]
         with np.errstate(invalid="ignore", over="ignore"):  # infinite ones are refused later
             near = np.abs(after - ahead) <= 1e-5 + 1e-5 * np.abs(ahead)
-        found[part.start : part.start + len(ahead)] = ~near.all(axis=tuple(range(1, near.ndim)))
-    return found
+        ended[part.start : part.start + len(ahead)] = ~near.all(axis=tuple(range(1, near.ndim)))
+    return ended
 
 
 def every(steps: int, ended: Flags) -> Flags:

@@ -38,10 +38,10 @@ def padded(tables: Sequence[Any], dtype: npt.DTypeLike = np.float32) -> Lazy:
     shape = (tables[0].shape[0], len(tables), max(widths))
 
     def read(first: int, last: int) -> Values:
-        held = np.zeros((last - first, *shape[1:]), dtype)
+        values = np.zeros((last - first, *shape[1:]), dtype)
         for agent, table in enumerate(tables):
-            held[:, agent, : widths[agent]] = table[first:last]
-        return held
+            values[:, agent, : widths[agent]] = table[first:last]
+        return values
 
     return Lazy(shape, read)
 
@@ -94,7 +94,7 @@ class Joined:
         while first < last:
             episode = bisect_right(self._ends, first)
             begin = self._ends[episode - 1] if episode else 0
-            held = self._read(episode)
-            parts.append(held[first - begin : last - begin])
+            values = self._read(episode)
+            parts.append(values[first - begin : last - begin])
             first = self._ends[episode]
         return np.concatenate(parts) if parts else self._read(0)[:0]

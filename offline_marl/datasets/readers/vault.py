@@ -48,7 +48,7 @@ def uid_of(path: Path) -> Path:
 
 def uids_of(path: Path) -> list[str]:
     """Names of the sets in a Vault."""
-    return sorted(each.name for each in path.iterdir() if _is_uid(each)) if path.is_dir() else []
+    return sorted(folder.name for folder in path.iterdir() if _is_uid(folder)) if path.is_dir() else []
 
 
 def refuse_absent(path: Path) -> None:
@@ -132,49 +132,49 @@ class _Leaves:
         """Look at what an array says of itself before tensorstore does, which makes room for what is claimed."""
         text = self.read(lambda: self.store().read(f"{name}/.zarray")).value
         try:
-            told = json.loads(text)
-            kind = np.dtype(told["dtype"])
-            sizes = [*told["shape"], *told["chunks"]]
+            header = json.loads(text)
+            kind = np.dtype(header["dtype"])
+            sizes = [*header["shape"], *header["chunks"]]
         except (ValueError, TypeError, KeyError, RecursionError):
             raise DataError(f"{self.folder}: '{name}' is damaged, or is missing.") from None
-        if kind.kind not in "biuf" or kind.shape or told.get("filters"):
+        if kind.kind not in "biuf" or kind.shape or header.get("filters"):
             raise DataError(f"{self.folder}: '{name}' is not a plain array of numbers.")
-        if any(type(size) is not int or not 0 <= size < 1 << 62 for size in sizes) or not all(told["chunks"]):
+        if any(type(size) is not int or not 0 <= size < 1 << 62 for size in sizes) or not all(header["chunks"]):
             raise DataError(f"{self.folder}: '{name}' claims a shape that cannot be.")
-        chunk = math.prod(told["chunks"]) * kind.itemsize
+        chunk = math.prod(header["chunks"]) * kind.itemsize
         if chunk > min(MOST_CHUNK, max(CACHE, MOST_COMPRESSED * self.size)):
             raise DataError(f"{self.folder}: '{name}' claims {chunk:,} bytes a chunk, of {self.size:,} stored in all.")
 
     def index(self) -> int:
         """Steps that were written."""
-        found = self.array("vault_index")
-        if found.shape != (1,):
-            raise DataError(f"{self.folder}: 'vault_index' has shape {found.shape}, it should be one number.")
-        return int(self.read(found.read)[0])
+        array = self.array("vault_index")
+        if array.shape != (1,):
+            raise DataError(f"{self.folder}: 'vault_index' has shape {array.shape}, it should be one number.")
+        return int(self.read(array.read)[0])
 
     def table(self, name: str, steps: int, convert: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Lazy:
         """The rows of the array `name.` that were written."""
-        found = self.array(f"{name}.")
-        shape = tuple(found.shape)
+        array = self.array(f"{name}.")
+        shape = tuple(array.shape)
         if len(shape) < 2 or shape[0] != 1 or not 0 < steps <= shape[1]:
             raise DataError(
                 f"{self.folder}: '{name}' has shape {shape}, it should be (1, time, ...) with the {steps:,} steps of "
                 "'vault_index'."
             )
         width = int(np.prod([float(n) for n in shape[2:]]))
-        if steps * width * found.dtype.numpy_dtype.itemsize > MOST_COMPRESSED * self.size:
+        if steps * width * array.dtype.numpy_dtype.itemsize > MOST_COMPRESSED * self.size:
             raise DataError(
                 f"{self.folder}: 'vault_index' claims {steps:,} steps and '{name}' {width:,} numbers each, but only "
                 f"{self.size:,} bytes are stored."
             )
-        return Lazy((steps, *shape[2:]), lambda first, last: convert(self.read(found[0, first:last].read)))
+        return Lazy((steps, *shape[2:]), lambda first, last: convert(self.read(array[0, first:last].read)))
 
 
 def _steps(leaves: _Leaves) -> Steps:
-    held = leaves.names()
-    missing = sorted({SEEN, "actions", "rewards", "terminals", "vault_index"} - held)
+    stored = leaves.names()
+    missing = sorted({SEEN, "actions", "rewards", "terminals", "vault_index"} - stored)
     if missing:
-        raise DataError(f"{leaves.folder} lacks {', '.join(missing)}; it holds {', '.join(sorted(held)[:20])}.")
+        raise DataError(f"{leaves.folder} lacks {', '.join(missing)}; it holds {', '.join(sorted(stored)[:20])}.")
     steps = leaves.index()
     if steps < 1:
         raise DataError(f"{leaves.folder} holds no step: 'vault_index' is {steps}.")
@@ -187,7 +187,7 @@ def _steps(leaves: _Leaves) -> Steps:
     if leaves.read(lambda: written.storage_statistics(query_fully_stored=True)).fully_stored is False:
         raise DataError(f"{leaves.folder} is damaged: parts of '{SEEN}' are missing.")
     agents = obs.shape[1]
-    state, legals = (next((name for name in names if name in held), None) for names in (STATE, LEGALS))
+    state, legals = (next((name for name in names if name in stored), None) for names in (STATE, LEGALS))
     allowed = None if legals is None else leaves.table(legals, steps, _bool)
     actions, act_dims = _actions(leaves, steps, agents, allowed)
     kept = None if state is None else cut_state_padding(_flat(leaves.table(state, steps, _float)))
@@ -202,7 +202,7 @@ def _steps(leaves: _Leaves) -> Steps:
         rewards=_column(leaves, "rewards", steps, agents, _float),
         terminations=_column(leaves, "terminals", steps, agents, _flags),
         truncations=_column(leaves, "truncations", steps, agents, _flags)
-        if "truncations" in held
+        if "truncations" in stored
         else np.zeros((steps, agents), np.bool_),
         state=kept,
         avail_actions=allowed if kind == "discrete" else None,
@@ -267,20 +267,20 @@ def _flat(table: Lazy) -> Lazy:
 def _about(folder: Path) -> dict[str, Any]:
     file = folder / "metadata.json"
     try:
-        told = json.loads(file.read_text(encoding="utf-8")) if file.stat().st_size <= MOST_ABOUT else None
+        content = json.loads(file.read_text(encoding="utf-8")) if file.stat().st_size <= MOST_ABOUT else None
     except (OSError, ValueError, RecursionError):
-        told = None
-    if not isinstance(told, dict):
+        content = None
+    if not isinstance(content, dict):
         raise DataError(f"{file} cannot be read: it should be what flashbax says of the Vault.")
     vault = folder.parent.name.removesuffix(SUFFIX)
-    about = {
+    metadata = {
         "format": "vault",
         "name": f"{vault}/{folder.name}",
-        "vault_version": str(told.get("version", ""))[:40],
+        "vault_version": str(content.get("version", ""))[:40],
         "episodes_end": "terminals, truncations",
     }
-    words = {name: value for name, value in told.items() if type(value) in {str, int, float, bool}}
-    return {**about, "vault": {str(name)[:100]: _short(value) for name, value in words.items()}}
+    words = {name: value for name, value in content.items() if type(value) in {str, int, float, bool}}
+    return {**metadata, "vault": {str(name)[:100]: _short(value) for name, value in words.items()}}
 
 
 def _is_uid(folder: Path) -> bool:
@@ -288,7 +288,7 @@ def _is_uid(folder: Path) -> bool:
 
 
 def _size(folder: Path) -> int:
-    return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _line(error: object) -> str:

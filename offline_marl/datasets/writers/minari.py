@@ -98,8 +98,8 @@ def _create(root: Path, name: str, data: Recording | Dataset, storage: str) -> N
             data_format=storage,
             algorithm_name=_algorithm(metadata)[:500],
             author=_authors(metadata.get("author")),
-            description=f"{metadata.get('how', metadata.get('name', name))}. Written by offline-marl; its own metadata are "
-            f"under '{OURS}'.",
+            description=f"{metadata.get('how', metadata.get('name', name))}. Written by offline-marl; its own metadata "
+            f"are under '{OURS}'.",
         )
     kept: dict[str, Any] = {OURS: packed(metadata), "dataset_size": made.storage.get_size()}
     reference = metadata.get("reference")

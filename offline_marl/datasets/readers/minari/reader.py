@@ -59,10 +59,10 @@ def open_steps(folder: Path) -> Iterator[Content]:
     Raises:
         DataError: The folder lacks a part, or its episodes do not fit together.
     """
-    about = metadata_of(folder)
-    with open_storage(folder, str(about.get("data_format", "hdf5"))) as episodes:
+    metadata = metadata_of(folder)
+    with open_storage(folder, str(metadata.get("data_format", "hdf5"))) as episodes:
         try:
-            content = _steps(_Set(folder, about, episodes))
+            content = _steps(_Set(folder, metadata, episodes))
         except DataError as error:
             raise DataError(f"{folder.name}: {error}") from None
         yield content
@@ -73,23 +73,23 @@ class _Set:
     """A folder, what its metadata say, and its episodes."""
 
     folder: Path
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     episodes: Episodes
 
     def agents(self, what: str) -> list[str]:
         """Names of the agents' arrays of this kind, in order; none where there is one array for all."""
         names = self.episodes.names(0)
-        found = [name.split("/", 1)[1] for name in names if name.startswith(f"{what}/")]
-        return [] if what in names else sorted(found, key=natural)
+        agents = [name.split("/", 1)[1] for name in names if name.startswith(f"{what}/")]
+        return [] if what in names else sorted(agents, key=natural)
 
     def column(self, name: str, lengths: Sequence[int] = ()) -> list[npt.NDArray[Any]]:
         """One number a step, of each episode."""
-        found = [self.episodes.read(number, name) for number in range(len(self.episodes))]
-        for number, values in enumerate(found):
+        columns = [self.episodes.read(number, name) for number in range(len(self.episodes))]
+        for number, values in enumerate(columns):
             wanted = lengths[number] if lengths else len(values)
             if values.size != wanted or not values.size or len(values) != wanted:
                 raise DataError(f"episode {number}: '{name}' has shape {values.shape}, it should be one number a step.")
-        return [values.reshape(-1) for values in found]
+        return [values.reshape(-1) for values in columns]
 
     def table(
         self, name: str, lengths: Sequence[int], cut: slice, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
@@ -123,34 +123,34 @@ def _plain(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return values
 
 
-def _steps(held: _Set) -> tuple[Steps, dict[str, Any]]:
-    if spaces.is_picture(held.about.get("observation_space")):
+def _steps(minari_set: _Set) -> tuple[Steps, dict[str, Any]]:
+    if spaces.is_picture(minari_set.metadata.get("observation_space")):
         raise DataError("its observations are pictures, which are not read.")
-    rewards = held.column("rewards")
+    rewards = minari_set.column("rewards")
     lengths = [len(values) for values in rewards]
     for name, count in (("total_episodes", len(lengths)), ("total_steps", sum(lengths))):
-        claim = held.about.get(name, count)
+        claim = minari_set.metadata.get(name, count)
         if claim != count:
             raise DataError(
                 f"its metadata say {name} is {claim!r:.40}, its files hold {count:,}: it was copied or written in part."
             )
-    flags = {name: _flags(held.column(name, lengths), name) for name in ("terminations", "truncations")}
-    agents = held.agents("actions")
-    moves = spaces.moves_of(held.about.get("action_space"), agents)
-    known = told(held.about, held.folder.name, moves)
-    if not agents and not held.agents("observations"):
-        return _body(held, np.concatenate(rewards), flags, lengths, moves[0], known)
-    return _team(held, np.concatenate(rewards), flags, lengths, moves, known)
+    flags = {name: _flags(minari_set.column(name, lengths), name) for name in ("terminations", "truncations")}
+    agents = minari_set.agents("actions")
+    moves = spaces.moves_of(minari_set.metadata.get("action_space"), agents)
+    known = told(minari_set.metadata, minari_set.folder.name, moves)
+    if not agents and not minari_set.agents("observations"):
+        return _body(minari_set, np.concatenate(rewards), flags, lengths, moves[0], known)
+    return _team(minari_set, np.concatenate(rewards), flags, lengths, moves, known)
 
 
 def _body(
-    held: _Set, rewards: Any, flags: dict[str, Any], lengths: list[int], moves: Moves, known: dict[str, Any]
+    minari_set: _Set, rewards: Any, flags: dict[str, Any], lengths: list[int], moves: Moves, known: dict[str, Any]
 ) -> tuple[Steps, dict[str, Any]]:
-    if moves.choices or held.episodes.read(0, "actions").dtype.kind != "f":
+    if moves.choices or minari_set.episodes.read(0, "actions").dtype.kind != "f":
         raise DataError("One body's set should hold flat observations and continuous actions.")
-    obs, after = (held.table("observations", lengths, cut, _plain) for cut in (BEFORE, AFTER))
-    actions = held.table("actions", lengths, ALL, moves.ours)
-    scenario = scenario_of([*env_names(held.about), str(known["name"])], obs.shape[1], actions.shape[1])
+    obs, after = (minari_set.table("observations", lengths, cut, _plain) for cut in (BEFORE, AFTER))
+    actions = minari_set.table("actions", lengths, ALL, moves.ours)
+    scenario = scenario_of([*env_names(minari_set.metadata), str(known["name"])], obs.shape[1], actions.shape[1])
     steps = Steps(
         known_columns(scenario, obs),
         actions,
@@ -162,34 +162,35 @@ def _body(
 
 
 def _team(
-    held: _Set, rewards: Any, flags: dict[str, Any], lengths: list[int], moves: list[Moves], known: dict[str, Any]
+    minari_set: _Set, rewards: Any, flags: dict[str, Any], lengths: list[int], moves: list[Moves], known: dict[str, Any]
 ) -> tuple[Steps, dict[str, Any]]:
-    agents = held.agents("actions")
-    if agents != held.agents("observations"):
+    agents = minari_set.agents("actions")
+    if agents != minari_set.agents("observations"):
         raise DataError(
-            f"Its actions are of {_listed(agents)}, its observations of {_listed(held.agents('observations'))}: a "
-            "team's need the same names, one body's are one array each."
+            f"Its actions are of {_listed(agents)}, its observations of {_listed(minari_set.agents('observations'))}: "
+            "a team's need the same names, one body's are one array each."
         )
-    own, count = {"rewards": rewards, **flags}, len(agents)
+    per_step, count = {"rewards": rewards, **flags}, len(agents)
     for name in ("rewards", "terminations", "truncations"):
-        found = _per_agent(held, f"infos/{name}", lengths, count)
-        if found is not None:
-            own[name] = found if name == "rewards" else _flags([found], name)
-    obs = [[held.table(f"observations/{a}", lengths, cut, _plain) for a in agents] for cut in (BEFORE, AFTER)]
-    actions, act_dims, kind = _actions(held, lengths, agents, moves)
-    names = held.episodes.names(0)
+        values = _per_agent(minari_set, f"infos/{name}", lengths, count)
+        if values is not None:
+            per_step[name] = values if name == "rewards" else _flags([values], name)
+    obs = [[minari_set.table(f"observations/{a}", lengths, cut, _plain) for a in agents] for cut in (BEFORE, AFTER)]
+    actions, act_dims, kind = _actions(minari_set, lengths, agents, moves)
+    names = minari_set.episodes.names(0)
     state, after = (
-        held.table("infos/state", lengths, cut, _plain) if "infos/state" in names else None for cut in (BEFORE, AFTER)
+        minari_set.table("infos/state", lengths, cut, _plain) if "infos/state" in names else None
+        for cut in (BEFORE, AFTER)
     )
     steps = Steps(
         padded(obs[0]),
         actions,
-        own.pop("rewards").astype(np.float32),
-        **_cut(own, lengths),
+        per_step.pop("rewards").astype(np.float32),
+        **_cut(per_step, lengths),
         next_obs=padded(obs[1]),
         state=state,
         next_state=after,
-        **_avail(held, lengths, count, max(act_dims) if kind == "discrete" else 0),
+        **_avail(minari_set, lengths, count, max(act_dims) if kind == "discrete" else 0),
         spec=Spec(tuple(t.shape[1] for t in obs[0]), act_dims, 0 if state is None else state.shape[1], kind),
     )
     return steps, known
@@ -200,10 +201,10 @@ def _listed(agents: list[str]) -> str:
 
 
 def _actions(
-    held: _Set, lengths: list[int], agents: list[str], moves: list[Moves]
+    minari_set: _Set, lengths: list[int], agents: list[str], moves: list[Moves]
 ) -> tuple[Table, tuple[int, ...], Any]:
-    tables = [held.table(f"actions/{a}", lengths, ALL, m.ours) for a, m in zip(agents, moves, strict=True)]
-    whole = {held.episodes.read(0, f"actions/{agent}").dtype.kind in "iu" for agent in agents}
+    tables = [minari_set.table(f"actions/{a}", lengths, ALL, m.ours) for a, m in zip(agents, moves, strict=True)]
+    whole = {minari_set.episodes.read(0, f"actions/{agent}").dtype.kind in "iu" for agent in agents}
     if len(whole) > 1 or any(bool(m.choices) != whole.copy().pop() for m in moves if m.told):
         raise DataError("Its agents' actions should all be continuous, or all be choices, as its action space says.")
     if not whole.pop():
@@ -215,11 +216,11 @@ def _actions(
     return Lazy(chosen.shape[:2], lambda first, last: chosen.read(first, last)[..., 0]), dims, "discrete"
 
 
-def _avail(held: _Set, lengths: list[int], agents: int, choices: int) -> dict[str, Any]:
+def _avail(minari_set: _Set, lengths: list[int], agents: int, choices: int) -> dict[str, Any]:
     """Which choices were allowed, as our writer keeps them: `[time+1, agent, choice]` among the infos."""
-    if not choices or "infos/avail_actions" not in held.episodes.names(0):
+    if not choices or "infos/avail_actions" not in minari_set.episodes.names(0):
         return {}
-    flat = [held.table("infos/avail_actions", lengths, cut, _plain) for cut in (BEFORE, AFTER)]
+    flat = [minari_set.table("infos/avail_actions", lengths, cut, _plain) for cut in (BEFORE, AFTER)]
     if flat[0].shape[1] != agents * choices:
         raise DataError(f"'infos/avail_actions' should be of {agents} agents with {choices} choices.")
 
@@ -230,15 +231,15 @@ def _avail(held: _Set, lengths: list[int], agents: int, choices: int) -> dict[st
     return {"avail_actions": shaped(flat[0]), "next_avail_actions": shaped(flat[1])}
 
 
-def _per_agent(held: _Set, name: str, lengths: list[int], agents: int) -> npt.NDArray[Any] | None:
+def _per_agent(minari_set: _Set, name: str, lengths: list[int], agents: int) -> npt.NDArray[Any] | None:
     """`[steps, agent]` from one array among the infos or from one for each agent; None where there is none."""
-    names, parent = held.episodes.names(0), f"{name}/"
-    parts = [name] if name in names else sorted((each for each in names if each.startswith(parent)), key=natural)
+    names, parent = minari_set.episodes.names(0), f"{name}/"
+    parts = [name] if name in names else sorted((part for part in names if part.startswith(parent)), key=natural)
     if not parts:
         return None
     whole = []
     for number, length in enumerate(lengths):
-        values = [held.episodes.read(number, part) for part in parts]
+        values = [minari_set.episodes.read(number, part) for part in parts]
         if any(len(value) not in {length, length + 1} or len(value) != len(values[0]) for value in values):
             raise DataError(f"episode {number}: '{name}' should have {length + 1} rows, it has {len(values[0])}.")
         columns = np.concatenate([value.reshape(len(value), -1) for value in values], axis=1)

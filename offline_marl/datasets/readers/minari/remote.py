@@ -44,8 +44,10 @@ def fetch(name: str, root: Path) -> None:
     except Exception as error:
         if isinstance(error, DataError) or not _is_remotes(error):
             raise
-        said = " ".join(str(error).split())[:200].rstrip(".")
-        raise DataError(f"minari://{name} is not in {root} and {remote} does not give it ({said}): {byhand}.") from None
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise DataError(
+            f"minari://{name} is not in {root} and {remote} does not give it ({reason}): {byhand}."
+        ) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -68,10 +70,10 @@ def _check(name: str, folder: Path) -> None:
     """Compare what came with the checksums that the hub told: its client does not."""
     if not (folder / name / "data" / "metadata.json").is_file():
         raise DataError(f"minari://{name} came without its metadata.json.")
-    for told in folder.rglob(".cache/huggingface/download/**/*.metadata"):
-        repo = next(parent for parent in told.parents if parent.name == ".cache").parent
-        file = repo / told.relative_to(repo / ".cache/huggingface/download").with_suffix("")
-        lines = told.read_text(encoding="utf-8").splitlines()
+    for record in folder.rglob(".cache/huggingface/download/**/*.metadata"):
+        repo = next(parent for parent in record.parents if parent.name == ".cache").parent
+        file = repo / record.relative_to(repo / ".cache/huggingface/download").with_suffix("")
+        lines = record.read_text(encoding="utf-8").splitlines()
         if file.is_file() and len(lines) > 1 and not matches(file, lines[1]):
             raise DataError(f"minari://{name} arrived damaged: {file.name} is not what the hub says it sent.")
 

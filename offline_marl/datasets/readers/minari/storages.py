@@ -78,18 +78,18 @@ class _HDF5:
 
     def names(self, number: int) -> list[str]:
         group = self._group(number)
-        found = list(hdf5.names(group))
+        names = list(hdf5.names(group))
         for name in ("observations", "actions", "infos"):
-            found += [f"{name}/{each}" for each in _nested(group, name)]
-        return found
+            names += [f"{name}/{part}" for part in _nested(group, name)]
+        return names
 
     def read(self, number: int, name: str) -> Values:
         return self._recent.get((number, name), lambda: self._array(number, name))
 
     def _array(self, number: int, name: str) -> Values:
-        found = hdf5.quick(self._file, f"{self._names[number]}/{name}")
-        if found is not None:
-            return found
+        values = hdf5.quick(self._file, f"{self._names[number]}/{name}")
+        if values is not None:
+            return values
         group, (*parents, last) = self._group(number), name.split("/")
         for parent in parents:
             group = _child(group, parent)
@@ -115,11 +115,11 @@ def _child(group: Any, name: str) -> Any:
 
 def _nested(group: Any, name: str, deep: int = 2) -> list[str]:
     """Names of the arrays in a group, with those of the groups in it."""
-    held = _child(group, name)
-    if held is None or not deep:
+    child = _child(group, name)
+    if child is None or not deep:
         return []
-    inner = [f"{each}/{part}" for each in held if isinstance(each, str) for part in _nested(held, each, deep - 1)]
-    return sorted([*hdf5.names(held), *inner], key=natural)
+    inner = [f"{key}/{part}" for key in child if isinstance(key, str) for part in _nested(child, key, deep - 1)]
+    return sorted([*hdf5.names(child), *inner], key=natural)
 
 
 class _Arrow:
@@ -131,8 +131,8 @@ class _Arrow:
         except ImportError:
             raise DataError(f"Reading {folder.parent} needs pyarrow: pip install 'offline-marl[arrow]'.") from None
         self._ending = ending
-        found = (each for each in folder.iterdir() if re.fullmatch(r"\d{1,9}", each.name) and each.is_dir())
-        self._folders = sorted(found, key=lambda each: int(each.name))
+        episodes = (path for path in folder.iterdir() if re.fullmatch(r"\d{1,9}", path.name) and path.is_dir())
+        self._folders = sorted(episodes, key=lambda path: int(path.name))
         self._recent = Recent[dict[str, Any]](KEPT, lambda columns: sum(column.nbytes for column in columns.values()))
 
     def __len__(self) -> int:
@@ -159,11 +159,11 @@ class _Arrow:
     def _opened(self, folder: Path) -> dict[str, Any]:
         import pyarrow
 
-        files = sorted(folder.glob(f"*.{self._ending}"), key=lambda each: natural(each.name))
+        files = sorted(folder.glob(f"*.{self._ending}"), key=lambda file: natural(file.name))
         if not files:
             raise DataError(f"episode {folder.name} holds no .{self._ending} file.")
         try:
-            table = pyarrow.concat_tables([_table(each, self._ending) for each in files]).combine_chunks()
+            table = pyarrow.concat_tables([_table(file, self._ending) for file in files]).combine_chunks()
             table.validate(full=True)
             return {
                 name: leaf
@@ -183,12 +183,12 @@ def _table(file: Path, ending: str) -> Any:
         return pyarrow.ipc.open_file(pyarrow.memory_map(str(file))).read_all()
     from pyarrow import parquet
 
-    held, size = parquet.ParquetFile(file), file.stat().st_size
+    parquet_file, size = parquet.ParquetFile(file), file.stat().st_size
     # What its metadata say of single columns is not asked for: pyarrow ends the process where that is damaged.
-    claimed = held.metadata.num_rows * sum(_width(field.type) for field in held.schema_arrow)
+    claimed = parquet_file.metadata.num_rows * sum(_width(field.type) for field in parquet_file.schema_arrow)
     if claimed > max(hdf5.MOST_COMPRESSED * size, UNSUSPECTED) or claimed < 0:
         raise DataError(f"{file.name} claims {claimed:,} bytes, but only {size:,} are stored.")
-    return held.read()
+    return parquet_file.read()
 
 
 def _width(kind: Any) -> int:
@@ -219,9 +219,9 @@ def _numbers(column: Any) -> Values | None:
     if column.null_count:
         return None
     if kinds.is_fixed_size_list(column.type) or kinds.is_list(column.type) or kinds.is_large_list(column.type):
-        held = column.flatten()
-        if rows and len(held) % rows == 0 and len(set(column.value_lengths().unique().to_pylist())) == 1:
-            inner = _numbers(held)
+        elements = column.flatten()
+        if rows and len(elements) % rows == 0 and len(set(column.value_lengths().unique().to_pylist())) == 1:
+            inner = _numbers(elements)
             return None if inner is None else inner.reshape(rows, -1)
         return None
     if not (kinds.is_integer(column.type) or kinds.is_floating(column.type) or kinds.is_boolean(column.type)):

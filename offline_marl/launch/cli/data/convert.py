@@ -66,8 +66,10 @@ def run(args: Sequence[str]) -> None:
         if flags.clock is not None and file is None:
             raise ConfigError("--clock is for files in a published format and writes ours: OUT should be .safetensors.")
         if file is not None:
-            about = {"source": public_source(flags.source)} | ({} if flags.author is None else {"author": flags.author})
-            convert_in_pieces(file, place, about, {} if flags.clock is None else {"clock": flags.clock})
+            additions = {"source": public_source(flags.source)} | (
+                {} if flags.author is None else {"author": flags.author}
+            )
+            convert_in_pieces(file, place, additions, {} if flags.clock is None else {"clock": flags.clock})
         else:
             convert_loaded(flags, to, place)
     print(f"{'file' if out.is_file() else 'folder':<12}{out}")
@@ -144,7 +146,7 @@ def find_whole(source: str) -> Path | None:
     return path if path.exists() and path.suffix != SUFFIX else None
 
 
-def convert_in_pieces(file: Path, place: Path, about: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+def convert_in_pieces(file: Path, place: Path, additions: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Convert in pieces, without holding all in memory, then check the result by loading it.
 
     Raises:
@@ -155,7 +157,7 @@ def convert_in_pieces(file: Path, place: Path, about: Mapping[str, Any], options
     from offline_marl.datasets.readers.convert import convert
 
     with byte_bar(count_bytes(file), f"converting {file.name}") as tick:
-        convert(file, place, about, tick, options)
+        convert(file, place, additions, tick, options)
     try:
         load_data(place)
     except DataError as error:
