@@ -96,9 +96,9 @@ def _masks(value: Any, spec: Spec, lead: torch.Size, device: torch.device) -> Te
     _refuse_shape("avail_actions", masks, (spec.n_agents, spec.act_dim), "[..., agent, choice]")
     _refuse_lead("avail_actions", masks.shape[:-2], lead)
     if masks.device.type == "cpu":
-        own = masks & spec.present("act")
-        if not bool(own.any(-1).all()):
-            agent = int((~own.any(-1)).reshape(-1, spec.n_agents).any(0).nonzero()[0])
+        usable = masks & spec.present("act")
+        if not bool(usable.any(-1).all()):
+            agent = int((~usable.any(-1)).reshape(-1, spec.n_agents).any(0).nonzero()[0])
             raise DataError(f"avail_actions allows agent_{agent} nothing.")
     return masks
 

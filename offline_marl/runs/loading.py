@@ -80,17 +80,17 @@ def take_over(learner: Algorithm, folder: RunFolder) -> None:
     state = newest_state(folder)
     if state is None:
         raise RunFolderError(f"{folder.path} holds no checkpoint yet.")
-    own = {name: module.state_dict() for name, module in learner.named_children() if not name.startswith("target_")}
-    found = {
+    states = {name: module.state_dict() for name, module in learner.named_children() if not name.startswith("target_")}
+    loaded = {
         name: {
             key.removeprefix(f"{name}."): value
             for key, value in state["algorithm"].items()
             if key.startswith(f"{name}.")
         }
-        for name in own
+        for name in states
     }
-    taken = [name for name in own if own[name] and found[name]]
-    wanted = [name for name in own if name != "inputs" and list(getattr(learner, name).parameters())]
+    taken = [name for name in states if states[name] and loaded[name]]
+    wanted = [name for name in states if name != "inputs" and list(getattr(learner, name).parameters())]
     if not set(taken) & set(wanted):
         # How observations are read (`inputs`: statistics, histories) is no beginning without a network that reads them.
         raise RunFolderError(
@@ -98,17 +98,17 @@ def take_over(learner: Algorithm, folder: RunFolder) -> None:
             f"{': nothing but how observations are read would be taken over' if taken else ''}."
         )
     for name in taken:
-        kinds = [type(getattr(each, name)).__name__ for each in (learner, other)]
+        kinds = [type(getattr(algorithm, name)).__name__ for algorithm in (learner, other)]
         if kinds[0] != kinds[1]:
             raise RunFolderError(f"The {name} of {folder.path} is of another kind ({kinds[1]}, not {kinds[0]}).")
-        shapes = [{key: tuple(value.shape) for key, value in each[name].items()} for each in (own, found)]
+        shapes = [{key: tuple(value.shape) for key, value in modules[name].items()} for modules in (states, loaded)]
         if shapes[0] != shapes[1]:
             raise RunFolderError(
                 f"The {name} of {folder.path} has another shape: give both runs the same hidden, window ..."
             )
         for module in (getattr(learner, name), getattr(learner, f"target_{name}", None)):
             if module is not None:
-                module.load_state_dict(found[name])
+                module.load_state_dict(loaded[name])
     print(f"begins with {', '.join(taken)} of {folder.path}", file=sys.stderr)
 
 

@@ -144,7 +144,7 @@ def _truncations(flags: Mapping[str, Flags], obs: Table, after: Table | None, ma
         return timeouts | apart, f"terminals, timeouts{more}"
     if timeouts is not None and (timeouts.any() or not terminations.any()):
         return timeouts, "terminals, timeouts"
-    said = "the file has no timeouts" if timeouts is None else "its timeouts are never true"
+    reason = "the file has no timeouts" if timeouts is None else "its timeouts are never true"
     cut = every(max_steps, terminations)
     cut[-1] |= not terminations[-1]
-    return cut, f"terminals, and every {max_steps} steps: {said}"
+    return cut, f"terminals, and every {max_steps} steps: {reason}"

@@ -161,12 +161,12 @@ class FitSession(Session[FitConfig, Fit]):
         self.task = task
         kind = worldmodels.get(config.model)
         with seeded_globally(config.seed, "initialisation"):
-            own, data, stays = build(kind.Config, config.settings), task.data, task.mapped
-            seen, held_out = episodes_apart(data.lengths, own.holdout, config.seed)
-            self.learner = kind(own, facts_of(data, seen))
+            settings, data, stays = build(kind.Config, config.settings), task.data, task.mapped
+            seen, held_out = episodes_apart(data.lengths, settings.holdout, config.seed)
+            self.learner = kind(settings, facts_of(data, seen))
         self.learner.place(self.device, derive(config.seed, "elites"))
-        self.held_out = TransitionBuffer(data, own.window, self.device, False, held_out, stays)
-        buffer = TransitionBuffer(data, own.window, self.device, False, seen, stays)
+        self.held_out = TransitionBuffer(data, settings.window, self.device, False, held_out, stays)
+        buffer = TransitionBuffer(data, settings.window, self.device, False, seen, stays)
         draws = Generators(config.seed, buffer.device).get("batches")
         self._made = source_for(self.learner, buffer, draws)
         self.looking = HeldOutHook(
