@@ -159,9 +159,9 @@ class Ensemble(EnsembleModel):
         """What each row's elite might say, in raw units; spreads stay those of means, at the latent's mean."""
         if self.nets.latent:
             out, _ = self._forward(self._elite_nets(), facts, joint, actions, history, self.generator)
-        own = out[elite, torch.arange(len(elite), device=out.device)].unsqueeze(0)
+        chosen = out[elite, torch.arange(len(elite), device=out.device)].unsqueeze(0)
         zero, scale = self._units(facts)
-        numbers = self.head.draw(own, self.generator)[0].view(*joint.shape[:-1], self.head.numbers)
+        numbers = self.head.draw(chosen, self.generator)[0].view(*joint.shape[:-1], self.head.numbers)
         drawn = torch.addcmul(zero, numbers, scale)
         if self.config.predict == "change":
             drawn[..., : facts.coordinates] += joint
