@@ -19,7 +19,7 @@ class BC(Algorithm):
     """Maximum likelihood of the recorded actions; rewards and values play no part."""
 
     Config = BCConfig
-    needs = Needs(recorded="only")
+    needs = Needs(recorded="only", next_obs=False)
 
     def __init__(self, config: BCConfig, spec: Spec) -> None:
         super().__init__(config, spec)

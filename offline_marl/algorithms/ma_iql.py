@@ -60,7 +60,7 @@ class MAIQL(Algorithm):
     """Implicit Q-learning on team values, which mixers make of the agents' and the joint state in training alone."""
 
     Config = MAIQLConfig
-    needs = Needs(recorded="some")
+    needs = Needs(recorded="some", joint=True)
     config: MAIQLConfig
 
     def __init__(self, config: MAIQLConfig, spec: Spec) -> None:

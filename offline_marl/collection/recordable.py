@@ -13,6 +13,7 @@ from offline_marl.core.partition import SCENARIOS, Partition
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Spec
 from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.presence import Ends, with_presence
 from offline_marl.environments.base import Environment, Flags, Floats, JointEnv, Seen, Simulator, TeamActions
 from offline_marl.environments.episodes import Controller, Step, run_episodes
 
@@ -103,7 +104,7 @@ class Recordable:
     def record(self, seeds: Sequence[int], controller: Controller) -> Any:
         """Run one episode per seed, side by side, into a recording (of a body) or a data set (of a team)."""
         tensors = self._flat_tensors(run_episodes(self, seeds, controller))
-        return Recording(**tensors) if self.spec is None else Dataset(**tensors, spec=self.spec)
+        return Recording(**tensors) if self.spec is None else Dataset(**{**tensors, "spec": self.spec})
 
     def _flat_tensors(self, steps: Iterable[Step]) -> dict[str, Any]:
         """Episodes side by side unwound into one after another, `lengths` among the tensors."""
@@ -124,7 +125,11 @@ class Recordable:
             for name, first in frames[0].items():
                 if first is not None:
                     tensors[name] = torch.from_numpy(np.stack([frame[name] for frame in frames], axis=1)[rows])
-        return tensors
+        if self.spec is None or "mask" not in tensors:
+            return tensors
+        over, cut, mask = (tensors.pop(name) for name in ("terminations", "truncations", "mask"))
+        ends = Ends(over, cut, tensors["lengths"], None if bool(mask.all()) else mask)
+        return with_presence({**tensors, "spec": self.spec}, ends)
 
     def _visible(self, seen: Seen) -> dict[str, Any]:
         if self.spec is None:
@@ -132,9 +137,10 @@ class Recordable:
         return {"obs": seen.obs, "state": seen.state, "avail_actions": seen.avail_actions}
 
     def _transition(self, step: Step) -> dict[str, Any]:
-        flags = {"terminations": step.terminations, "truncations": step.truncations}
+        flags: dict[str, Any] = {"terminations": step.terminations, "truncations": step.truncations}
         if self.spec is not None:
-            flags = {name: np.repeat(flag[:, None], self.spec.n_agents, axis=1) for name, flag in flags.items()}
+            flags = dict(zip(flags, step.agent_flags(self.spec.n_agents), strict=True))
+            flags["mask"] = step.seen.present
         return {"actions": step.actions, "rewards": step.rewards, **flags}
 
     def uniform(self, lots: npt.NDArray[np.floating[Any]], seen: Seen) -> TeamActions:

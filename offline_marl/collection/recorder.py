@@ -191,7 +191,8 @@ class _Rows:
     def act(self, seen: Seen, step: int) -> TeamActions:
         state = None if seen.state is None else seen.state[self.rows]
         avail = None if seen.avail_actions is None else seen.avail_actions[self.rows]
-        return self.controller.act(Seen(seen.obs[self.rows], state, avail), step)
+        present = None if seen.present is None else seen.present[self.rows]
+        return self.controller.act(Seen(seen.obs[self.rows], state, avail, present), step)
 
     def remember(self, rewards: Floats) -> None:
         self.controller.remember(rewards[self.rows])

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from offline_marl.core.axes import AxisError, PerAgent, check_fields
+from offline_marl.core.axes import AxisError, PerAgent, PerTeam, check_fields
 from offline_marl.core.errors import BadInputError
 
 Metrics = dict[str, Tensor]
@@ -112,6 +112,13 @@ class Needs:
     """Whether batches must hold recorded rows beside imagined ones, as for cloning terms, or hold no others."""
     next_actions: bool = False
     """Whether batches hold what is done in the next step."""
+    next_obs: bool = True
+    """Whether next observations are read at all.
+
+    If not, batches also hold steps of which nobody knows what followed; `Batch.next_seen` is false there.
+    """
+    joint: bool = False
+    """Whether a step counts for an agent only where every agent's target is known, as for one value of the team."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing together."""
@@ -155,6 +162,12 @@ class Batch:
     """Bool, true where the entry counts; false for absent agents, padded time and steps that are burnt in."""
     synthetic: Annotated[Tensor, "*lead"] | None = None
     """Bool per row: imagined by a world model."""
+    next_seen: PerAgent | None = None
+    """Bool, false where an agent's `next_obs` was not recorded or it has left; None where all of it is known.
+
+    Learners that read next observations need not look: `mask` is false where they would have to, and true where a
+    termination leaves nothing to read.
+    """
 
     def check(self) -> Batch:
         """Bind axis names across all fields.
@@ -180,6 +193,13 @@ class Batch:
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.obs)
+
+    @property
+    def team_terminations(self) -> PerTeam:
+        """Bool: the episode is over for all who are there, by a termination."""
+        if self.mask is None:
+            return self.terminations.all(-1)
+        return (self.terminations | ~self.mask).all(-1) & self.mask.any(-1)
 
     def map(self, function: Any) -> Batch:
         """The batch with `function` applied to each tensor it holds."""
@@ -245,6 +265,10 @@ class Episode:
     truncations: Annotated[Tensor, "time agent"]
     state: Annotated[Tensor, "time+1 state"] | None = None
     avail_actions: Annotated[Tensor, "time+1 agent choice"] | None = None
+    mask: Annotated[Tensor, "time agent"] | None = None
+    """Bool, false where an agent is away; None where all are there."""
+    end_seen: Tensor | None = None
+    """A single bool: whether the last row was seen, or repeats the row before; None for yes."""
 
     def __len__(self) -> int:
         """Number of steps."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.episode_batches import EpisodeBatch, flat_fields_of
-from offline_marl.datasets.episode_index import Lengths, add_final_rows, followed, last_steps, lengths_of
+from offline_marl.datasets.episode_index import Lengths, add_final_rows, last_steps
 from offline_marl.datasets.mistakes import (
     refuse_lacking_choices,
     refuse_no_end,
@@ -20,6 +20,7 @@ from offline_marl.datasets.mistakes import (
     refuse_one_hot,
     refuse_step_lists,
 )
+from offline_marl.datasets.presence import Ends, find_ends, with_presence
 
 Arrays = Any
 """One array with an agent axis, or a list with one array for each agent; numpy or torch."""
@@ -41,6 +42,7 @@ class Given:
     avail_actions: Arrays | None = None
     choices: int | Sequence[int] | None = None
     filled: Any = None
+    mask: Arrays | None = None
 
 
 def flat_fields(given: Given) -> dict[str, Any]:
@@ -50,7 +52,10 @@ def flat_fields(given: Given) -> dict[str, Any]:
         DataError: Shapes, rows or ends that do not fit together; names the argument.
     """
     if given.filled is not None:
-        return flat_fields_of(_padded(given))
+        if given.mask is not None:
+            raise DataError("'filled' says which steps there are, of all agents: leave 'mask' away.")
+        fields = flat_fields_of(_padded(given))
+        return with_presence(fields, find_ends(fields["terminations"], fields["truncations"], fields["lengths"]))
     obs, obs_dims = _stacked(given.obs, "obs")
     actions, act_dims = _actions(given)
     steps, n_agents = len(actions), len(act_dims)
@@ -61,20 +66,15 @@ def flat_fields(given: Given) -> dict[str, Any]:
         raise DataError(f"'obs' is of {len(obs_dims)} agents and 'actions' of {n_agents}.")
     if steps == 0:
         raise DataError("A data set needs at least one episode, and each episode at least one step.")
-    terminations, truncations, lengths = _ends(given, steps, n_agents)
-    done = {
-        "actions": actions,
-        "rewards": _per_agent(given.rewards, "rewards", steps, n_agents).float(),
-        "terminations": terminations,
-        "truncations": truncations,
-    }
+    ends = _ends(given, steps, n_agents)
+    done = {"actions": actions, "rewards": _per_agent(given.rewards, "rewards", steps, n_agents).float()}
     state = None if given.state is None else _table(given.state, "state")
     seen = {"obs": obs, "state": state, "avail_actions": _avail(given, act_dims)}
     after = {"next_obs": _next(given.next_obs, "next_obs", obs), "next_state": _next(given.next_state, "", state)}
     kind: Any = "continuous" if actions.is_floating_point() else "discrete"
     spec = Spec(obs_dims, act_dims, 0 if state is None else state.shape[1], kind)
     present = {name: value for name, value in seen.items() if value is not None}
-    return {**_complete(done, present, after, lengths), "spec": spec}
+    return with_presence({**done, **_complete(steps, present, after, ends.lengths), "spec": spec}, ends)
 
 
 def _padded(given: Given) -> EpisodeBatch:
@@ -99,13 +99,13 @@ def _padded(given: Given) -> EpisodeBatch:
 
 
 def _complete(
-    done: dict[str, Tensor], seen: dict[str, Tensor], after: dict[str, Tensor | None], lengths: Lengths
-) -> dict[str, Any]:
-    """Everything with the rows that a data set has: one more an episode for what is seen."""
-    steps, episodes = len(done["actions"]), len(lengths)
+    steps: int, seen: dict[str, Tensor], after: dict[str, Tensor | None], lengths: Lengths
+) -> dict[str, Tensor]:
+    """What is seen with one row more an episode, and `ends_seen` where nobody knows these rows."""
+    episodes = len(lengths)
     rows = {name: len(value) for name, value in seen.items()}
     if set(rows.values()) == {steps + episodes}:
-        return {**done, **seen, "lengths": lengths}
+        return dict(seen)
     for name, count in rows.items():
         if count != steps:
             raise DataError(
@@ -114,18 +114,9 @@ def _complete(
             )
     last = last_steps(lengths)
     if after["next_obs"] is None:
-        keep, shorter = followed(lengths, done["terminations"][last].all(-1))
+        # The last row repeats, and is marked: rewards and ends of last steps are known, what followed is not.
         whole = {name: add_final_rows(value, value[last], lengths) for name, value in seen.items()}
-        kept = add_final_rows(keep, torch.ones(episodes, dtype=torch.bool), lengths)
-        # An episode of a single step that was cut is gone, and its one row with it.
-        kept[(torch.cumsum(lengths + 1, 0) - 1)[shorter == 0]] = False
-        cut = {name: value[keep] for name, value in done.items()}
-        remaining = shorter[shorter > 0]
-        if len(remaining) == 0:
-            raise DataError("Nothing was seen after any step: give 'next_obs', or longer episodes.")
-        ends = last_steps(remaining)
-        cut["truncations"][ends] |= ~cut["terminations"][ends]
-        return {**cut, **{name: value[kept] for name, value in whole.items()}, "lengths": remaining}
+        return {**whole, "ends_seen": torch.zeros(episodes, dtype=torch.bool)}
     if "state" in seen and after["next_state"] is None:
         raise DataError("'next_obs' is given and 'next_state' is not: nobody knows how each episode's state ended.")
     finals = {"obs": after["next_obs"][last]}
@@ -133,7 +124,7 @@ def _complete(
         finals["state"] = after["next_state"][last]
     if "avail_actions" in seen:
         finals["avail_actions"] = seen["avail_actions"].any(0).expand(episodes, -1, -1)
-    return {**done, **{n: add_final_rows(v, finals[n], lengths) for n, v in seen.items()}, "lengths": lengths}
+    return {name: add_final_rows(value, finals[name], lengths) for name, value in seen.items()}
 
 
 def owned(value: Any) -> Tensor:
@@ -265,29 +256,24 @@ def _per_agent(value: Arrays, name: str, steps: int, n_agents: int) -> Tensor:
     )
 
 
-def _ends(given: Given, steps: int, n_agents: int) -> tuple[Tensor, Tensor, Lengths]:
+def _ends(given: Given, steps: int, n_agents: int) -> Ends:
     if given.lengths is None and given.terminations is None and given.truncations is None:
         raise DataError("Say where episodes end: give 'lengths', or 'terminations' and 'truncations'.")
+    if given.mask is not None and given.lengths is None:
+        raise DataError("'mask' needs 'lengths': where nobody is there, an episode may have ended or not.")
     terminations, truncations = (
         _flags(getattr(given, name), name, steps, n_agents) for name in ("terminations", "truncations")
     )
     if given.lengths is None:
         refuse_no_end(terminations, truncations, "'terminations' and 'truncations'")
-    ended = terminations | truncations
+    lengths = mask = None
     if given.lengths is not None:
         lengths = _tensor(given.lengths, "lengths").flatten().long()
         if bool((lengths < 1).any()) or int(lengths.sum()) != steps:
             raise DataError(f"'lengths' should be at least 1 each and sum to the {steps} steps of 'actions'.")
-    else:
-        if bool(ended.any()) and not bool(ended.all(-1).any()):
-            raise DataError(
-                "No step ends for all agents: repeat an agent's flag until its episode ends, or give 'lengths'."
-            )
-        lengths = lengths_of(ended.all(-1))
-    last = last_steps(lengths)
-    # The clock, or whoever stopped recording, ended what no flag ended.
-    truncations[last] |= ~ended[last]
-    return terminations, truncations, lengths
+    if given.mask is not None:
+        mask = _flags(given.mask, "mask", steps, n_agents)
+    return find_ends(terminations, truncations, lengths, mask)
 
 
 def _flags(value: Arrays | None, name: str, steps: int, n_agents: int) -> Tensor:

@@ -11,6 +11,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,8 @@ from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.episode_index import Lengths, episode_sums, ranges, starts
 from offline_marl.datasets.validate import SEEN
 
+PER_EPISODE = frozenset({"lengths", "ends_seen"})
+"""Tensors with one entry an episode."""
 ROWS_AT_ONCE = 1 << 18
 """Of tables that may be larger than memory."""
 Flat = TypeVar("Flat", "Recording", "Dataset")
@@ -44,6 +47,8 @@ class Recording:
     """Int64 steps of each episode."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Where it came from: scenario, environment id, versions, seeds, reference scores."""
+    ends_seen: Annotated[Tensor, "episode"] | None = None
+    """See `Dataset.ends_seen`."""
 
     def check(self) -> Recording:
         """Refuse what no learner could use.
@@ -89,6 +94,7 @@ class Recording:
             spec=Spec(partition.obs_dims, partition.act_dims, state_dim=self.state.shape[1]),
             state=self.state,
             metadata={**self.metadata, "conf": partition.conf, "view": partition.view},
+            ends_seen=self.ends_seen,
         )
 
 
@@ -105,12 +111,23 @@ class Dataset:
     """`steps agent act` float32 in [-1, 1], or int64 `steps agent`."""
     rewards: Annotated[Tensor, "steps agent"]
     terminations: Annotated[Tensor, "steps agent"]
+    """Bool; where there is a mask, true at an agent's own last step alone."""
     truncations: Annotated[Tensor, "steps agent"]
     lengths: Lengths
     spec: Spec
     state: Annotated[Tensor, "rows state"] | None = None
     avail_actions: Annotated[Tensor, "rows agent choice"] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    mask: Annotated[Tensor, "steps agent"] | None = None
+    """Bool, true where an agent is there; None where all always are. Obs, actions and rewards are 0 where it is false.
+
+    In the last row of an episode those are seen who took its last step.
+    """
+    ends_seen: Annotated[Tensor, "episode"] | None = None
+    """Bool, false where nobody recorded what an episode's last step led to; None where all of it is known.
+
+    The last row of what is seen then repeats the row before.
+    """
 
     @classmethod
     def from_episodes(
@@ -143,8 +160,14 @@ class Dataset:
                 raise DataError(f"Episodes differ in the width of '{name}'.")
             return torch.cat(given) if given else None
 
-        tensors = {item.name: joined(item.name) for item in fields(Episode)}
+        tensors = {item.name: joined(item.name) for item in fields(Episode) if item.name not in {"mask", "end_seen"}}
         lengths = torch.tensor([len(episode) for episode in episodes])
+        known = torch.tensor([episode.end_seen is None or bool(episode.end_seen) for episode in episodes])
+        tensors["ends_seen"] = None if bool(known.all()) else known
+        if any(episode.mask is not None for episode in episodes):
+            all_there = [np.ones(np.shape(episode.rewards), np.bool_) for episode in episodes]
+            there = [a if e.mask is None else e.mask for a, e in zip(all_there, episodes, strict=True)]
+            tensors["mask"] = torch.cat([owned(each) for each in there])
         data = cls(**tensors, lengths=lengths, spec=spec, metadata=deepcopy(dict(metadata or {})))
         return (clipped(data) if clip_actions else data).check()
 
@@ -164,6 +187,7 @@ class Dataset:
         avail_actions: Arrays | None = None,
         choices: int | Sequence[int] | None = None,
         filled: Any = None,
+        mask: Arrays | None = None,
         metadata: Mapping[str, Any] | None = None,
         clip_actions: bool = False,
     ) -> Dataset:
@@ -174,10 +198,11 @@ class Dataset:
                 step, or one more after the last step of each episode.
             actions: Floats in [-1, 1], shaped as `obs`; or whole numbers, `[step, agent]` or a list of `[step]`.
             rewards: `[step]` for the team, `[step, agent]`, or a list of `[step]`.
-            next_obs: What followed each step. Without it and without the rows after the last steps, an episode that
-                was cut loses its last step, and one that terminated repeats its last observation.
+            next_obs: What followed each step. Without it and without the rows after the last steps, episodes repeat
+                their last observation, and `ends_seen` says that nobody knows it.
             lengths: Steps of each episode; needs no flags: what no flag ends was cut.
-            terminations: True where the task ended, `[step]`, `[step, agent]` or a list; an episode ends where all did.
+            terminations: True where the task ended, `[step]`, `[step, agent]` or a list. An agent's flag is true once,
+                in the step in which it leaves, or until the episode ends; an episode ends when all have left.
             truncations: The same for the clock.
             state: `[step, width]` with the rows of `obs`; `next_state` goes with `next_obs`.
             next_state: See `state`.
@@ -185,6 +210,7 @@ class Dataset:
             choices: How many each agent has; by default as `avail_actions` says, else the largest that was made.
             filled: `[episode, time + 1]` of PyMARL's padded episodes, true for an episode's steps and for the row after
                 the last one, which holds what was seen then; all others then have axes `[episode, time + 1, ...]`.
+            mask: True where an agent is there, `[step, agent]`, for those who come later; needs `lengths`.
             metadata: Where it came from.
             clip_actions: Clip actions that lie outside [-1, 1] instead of refusing them.
 
@@ -204,6 +230,7 @@ class Dataset:
             avail_actions,
             choices,
             filled,
+            mask,
         )
         data = cls(**flat_fields(given), metadata=deepcopy(dict(metadata or {})))
         return (clipped(data) if clip_actions else data).check()
@@ -228,15 +255,17 @@ class Dataset:
         """One whole episode."""
         first, length = int(starts(self.lengths)[index]), int(self.lengths[index])
         values: dict[str, Any] = {}
+        if self.ends_seen is not None:
+            values["end_seen"] = self.ends_seen[index]
         for item in fields(Episode):
-            value = getattr(self, item.name)
+            value = getattr(self, item.name, None)
             if value is not None:
                 begin, rows = (first + index, length + 1) if item.name in SEEN else (first, length)
                 values[item.name] = value[begin : begin + rows]
         return Episode(**values)
 
     def returns(self) -> Annotated[Tensor, "episode"]:
-        """Summed reward of each episode, averaged over agents."""
+        """Summed reward of each episode, averaged over agents; whoever is away earns 0."""
         return episode_sums(self.rewards.mean(-1), self.lengths)
 
     def select(self, episodes: Chosen) -> Dataset:
@@ -264,8 +293,10 @@ def select(data: Flat, episodes: Chosen) -> Flat:
     tensors: dict[str, Any] = {
         name: value[rows if name in SEEN else steps]
         for name, value in values.items()
-        if isinstance(value, Tensor | Columns) and name != "lengths"
+        if isinstance(value, Tensor | Columns) and name not in PER_EPISODE
     }
+    if data.ends_seen is not None:
+        tensors["ends_seen"] = data.ends_seen[episodes]
     return replace(data, **tensors, lengths=lengths)
 
 
@@ -276,7 +307,8 @@ def join(parts: Sequence[Flat], metadata: Mapping[str, Any]) -> Flat:
         DataError: They hold different fields, or one field in different widths.
     """
     names = [item.name for item in fields(parts[0]) if item.name not in {"metadata", "spec"}]
-    tables = [{name: getattr(part, name) for name in names if getattr(part, name) is not None} for part in parts]
+    whole = [_completed(part, parts) for part in parts]
+    tables = [{name: getattr(part, name) for name in names if getattr(part, name) is not None} for part in whole]
     for tensors in tables[1:]:
         for name in names:
             one, other = (
@@ -286,6 +318,20 @@ def join(parts: Sequence[Flat], metadata: Mapping[str, Any]) -> Flat:
                 raise DataError(f"Data of different widths cannot be joined: '{name}' is {one} and {other}.")
     joined: dict[str, Any] = {name: torch.cat([tensors[name] for tensors in tables]) for name in tables[0]}
     return replace(parts[0], **joined, metadata=metadata)
+
+
+def _completed(part: Flat, parts: Sequence[Flat]) -> Flat:
+    """The part with what its neighbours say of agents and ends, and it does not: all are there, all ends are seen."""
+    more: dict[str, Any] = {}
+    if part.ends_seen is None and any(each.ends_seen is not None for each in parts):
+        more["ends_seen"] = torch.ones(len(part.lengths), dtype=torch.bool)
+    if (
+        isinstance(part, Dataset)
+        and part.mask is None
+        and any(getattr(each, "mask", None) is not None for each in parts)
+    ):
+        more["mask"] = torch.ones(part.rewards.shape, dtype=torch.bool)
+    return replace(part, **more) if more else part
 
 
 def _repeat(values: Tensor, n_agents: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from offline_marl.core.files import expect_random_reads
 from offline_marl.core.history import pairs
 from offline_marl.core.types import Batch, DataError, Needs
-from offline_marl.datasets.base import Chosen, Dataset
+from offline_marl.datasets.base import ROWS_AT_ONCE, Chosen, Dataset
 from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.episode_index import Lengths, starts
 
@@ -76,9 +76,14 @@ class TransitionBuffer:
         self._truncations = data.truncations.to(home)
         self._state = data.state.to(home) if state and data.state is not None else None
         self._avail = None if data.avail_actions is None else data.avail_actions.to(home)
+        self._mask = None if data.mask is None else data.mask.to(home)
+        known = None if data.ends_seen is None else data.ends_seen[numbers]
+        self._ends_seen = None if known is None or bool(known.all()) else known.to(home)
+        self._usable: dict[bool, tuple[Rows, Rows]] = {}
         self._offsets = torch.arange(-window, 1, device=home)
         if stays:
-            for column in (data.obs, data.actions, data.rewards, data.terminations, data.truncations, data.state):
+            columns = (data.obs, data.actions, data.rewards, data.terminations, data.truncations, data.state, data.mask)
+            for column in columns:
                 if column is not None:
                     expect_random_reads(column.table if isinstance(column, Columns) else column)
 
@@ -96,13 +101,64 @@ class TransitionBuffer:
         """Positions of the first steps of the episodes, in order."""
         return self._first
 
-    def draw(self, count: int, generator: torch.Generator) -> Rows:
-        """Positions drawn uniformly with replacement."""
-        return torch.randint(len(self), (count,), generator=generator, device=self.device)
+    def masks(self, needs: Needs) -> bool:
+        """Whether transitions hold a mask: agents are away in some, or it is unknown what followed them."""
+        return self._mask is not None or (needs.next_obs and self._ends_seen is not None)
 
-    def draw_first(self, count: int, generator: torch.Generator) -> Rows:
-        """Positions of first steps of episodes, the episodes drawn uniformly with replacement."""
-        return self._first[torch.randint(len(self._first), (count,), generator=generator, device=self.device)]
+    def draw(self, count: int, generator: torch.Generator, needs: Needs | None = None) -> Rows:
+        """Positions drawn uniformly with replacement, of all steps or of those in which something counts for `needs`.
+
+        Raises:
+            DataError: Nothing counts in any step.
+        """
+        if needs is None or not self._partial(needs):
+            return self._lots(len(self), count, generator)
+        positions = self._countable(needs)[0]
+        return positions[self._lots(len(positions), count, generator)]
+
+    def draw_first(self, count: int, generator: torch.Generator, needs: Needs | None = None) -> Rows:
+        """Positions of first steps of episodes, the episodes drawn uniformly with replacement; see `draw`."""
+        first = self._first if needs is None or not self._partial(needs) else self._countable(needs)[1]
+        return first[self._lots(len(first), count, generator)]
+
+    def _lots(self, size: int, count: int, generator: torch.Generator) -> Rows:
+        return torch.randint(size, (count,), generator=generator, device=self.device)
+
+    def _partial(self, needs: Needs) -> bool:
+        """Whether nothing may count in some steps."""
+        return needs.next_obs and (self._mask is not None or self._ends_seen is not None)
+
+    def _countable(self, needs: Needs) -> tuple[Rows, Rows]:
+        """Positions of steps in which something counts, and first steps of episodes that hold such."""
+        if needs.joint not in self._usable:
+            found = []
+            for index in torch.split(torch.arange(len(self), device=self.device), ROWS_AT_ONCE):
+                step, _ = self._places(index)
+                mask, seen = self._presence(index, step)
+                counted = _counted(mask, seen, _taken(self._terminations, step), needs)
+                found.append(index[counted.any(-1)])
+            positions = torch.cat(found)
+            if not len(positions):
+                raise DataError(
+                    "No step of the data says what followed it, which this algorithm must know: give 'next_obs', or "
+                    "longer episodes with the row after their last step."
+                )
+            episodes = torch.unique(self._episode[positions]).long()
+            self._usable[needs.joint] = positions, self._first[episodes]
+        return self._usable[needs.joint]
+
+    def _presence(self, index: Rows, step: Rows) -> tuple[Tensor | None, Tensor | None]:
+        """Where agents are there, and where it is known what they saw next; None where that is everywhere."""
+        if self._mask is None and self._ends_seen is None:
+            return None, None
+        episode = self._episode.index_select(0, index)
+        last = (index + 1 == self._end[episode]).unsqueeze(-1)
+        known = torch.ones_like(last) if self._ends_seen is None else self._ends_seen[episode].unsqueeze(-1)
+        if self._mask is None:
+            return None, (~last | known).expand(-1, self.spec.n_agents)
+        mask = self._mask.index_select(0, step)
+        stays = self._mask.index_select(0, step + ~last.squeeze(-1))
+        return mask, mask & torch.where(last, known, stays)
 
     def transitions(self, index: Rows, next_actions: bool = False) -> Batch:
         """The transitions at these positions, `[batch, agent, ...]`, with what is done after them if asked for."""
@@ -111,6 +167,7 @@ class TransitionBuffer:
         history, next_history = self._histories(index) if self.window else (None, None)
         avail, state = self._avail, self._state
         following, follows = self._following(index, step) if next_actions else (None, None)
+        mask, next_seen = self._presence(index, step)
         batch = Batch(
             obs=self._obs.index_select(0, row),
             actions=self._actions.index_select(0, step),
@@ -126,6 +183,8 @@ class TransitionBuffer:
             next_avail_actions=None if avail is None else avail.index_select(0, after),
             next_actions=following,
             next_mask=follows,
+            mask=mask,
+            next_seen=next_seen,
         )
         return batch if self._target == self.device else batch.to(self._target)
 
@@ -140,7 +199,8 @@ class TransitionBuffer:
         inside = index + 1 < self._end[self._episode[index]]
         actions = self._actions.index_select(0, step + inside)
         actions = actions.masked_fill(~inside.view(-1, *[1] * (actions.dim() - 1)), 0)
-        return actions, inside.unsqueeze(-1).expand(-1, self.spec.n_agents)
+        follows = inside.unsqueeze(-1).expand(-1, self.spec.n_agents)
+        return actions, follows if self._mask is None else follows & self._mask.index_select(0, step + inside)
 
     def segments(self, index: Rows, length: int, burn_in: int = 0, next_actions: bool = False) -> Batch:
         """Cuts whose counted steps begin at these positions, `[batch, time, agent, ...]`; see `Needs.burn_in`.
@@ -155,10 +215,22 @@ class TransitionBuffer:
         steps = torch.minimum(steps, end - 1)
         flat = self.transitions(steps.flatten(), next_actions)
         mask = counted.unsqueeze(-1).expand(-1, -1, self.spec.n_agents)
-        return replace(flat.map(lambda value: value.unflatten(0, (len(index), time))), mask=mask)
+        cuts = flat.map(lambda value: value.unflatten(0, (len(index), time)))
+        return replace(cuts, mask=mask if cuts.mask is None else mask & cuts.mask)
 
     def view(self, index: Rows, needs: Needs) -> Batch:
-        """Transitions, segments that begin here, or the whole episodes that these steps are of, as `needs` says."""
+        """Transitions, segments that begin here, or the whole episodes that these steps are of, as `needs` says.
+
+        Where next observations are read, `mask` is false for agents of whom nobody knows what they saw next, unless
+        they terminated.
+        """
+        batch = self._viewed(index, needs)
+        if not needs.next_obs or batch.next_seen is None:
+            return batch
+        mask = _counted(batch.mask, batch.next_seen, batch.terminations, needs)
+        return replace(batch, mask=mask, next_seen=None)
+
+    def _viewed(self, index: Rows, needs: Needs) -> Batch:
         if needs.view == "transitions":
             return self.transitions(index, needs.next_actions)
         if needs.length:
@@ -175,6 +247,15 @@ class TransitionBuffer:
         flat = pairs(self._obs.index_select(0, row), self._actions.index_select(0, step), self.spec)
         windows = flat.view(*steps.shape, *flat.shape[1:]).masked_fill_(~inside[..., None, None], 0.0).transpose(1, 2)
         return windows[:, :, :-1], windows[:, :, 1:]
+
+
+def _counted(mask: Tensor | None, next_seen: Tensor | None, terminations: Tensor, needs: Needs) -> Tensor:
+    """Bool per agent: it is there, and its target is known."""
+    there = torch.ones_like(terminations) if mask is None else mask
+    if next_seen is None:
+        return there
+    known = next_seen | terminations
+    return there & ((known | ~there).all(-1, keepdim=True) if needs.joint else known)
 
 
 def _taken(values: Tensor, index: Rows) -> Tensor:

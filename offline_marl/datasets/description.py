@@ -51,6 +51,7 @@ def description(data: Recording | Dataset, tick: Callable[[], object] = lambda: 
         "format": metadata.get("format"),
         "episodes_end": metadata.get("episodes_end"),
         "dropped_steps": metadata.get("dropped_steps"),
+        "unseen_ends": None if data.ends_seen is None else int((~data.ends_seen).sum()),
         "source": metadata.get("source"),
         "source_sha256": metadata.get("source_sha256"),
         "how": metadata.get("how"),
@@ -85,6 +86,7 @@ def _team(data: Dataset) -> dict[str, Any]:
         "action_widths": list(spec.act_dims),
         "state_width": spec.state_dim,
         "action_kind": spec.action_kind,
+        "presence": None if data.mask is None else data.mask.double().mean(0).tolist(),
     }
 
 

@@ -65,20 +65,6 @@ def add_final_rows(seen: Annotated[Tensor, "steps"], finals: Annotated[Tensor, "
     return rows
 
 
-def followed(lengths: Lengths, terminated: Annotated[Tensor, "episode"]) -> tuple[PerStep, Lengths]:
-    """Which steps can stay where nothing was recorded after the last step of an episode.
-
-    An episode that terminated stays whole: nobody asks what followed. One that was cut loses its last step,
-    whose observation becomes the last one seen.
-
-    Returns:
-        Bool per step, and the new lengths; an episode of one step that was cut has length 0.
-    """
-    keep = torch.ones(int(lengths.sum()), dtype=torch.bool)
-    keep[last_steps(lengths)[~terminated]] = False
-    return keep, lengths - (~terminated).long()
-
-
 def episodes_apart(
     lengths: Lengths, fraction: float, seed: int
 ) -> tuple[Annotated[Tensor, "chosen"], Annotated[Tensor, "chosen"]]:

@@ -13,6 +13,7 @@ from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.base import Dataset, Flat, Recording, clipped
 
 LAYOUT = 1
+LATER = frozenset({"mask", "ends_seen"})
 KIND = "data set"
 
 
@@ -37,7 +38,10 @@ def save_fields(
     kind: type = Recording if spec is None else Dataset
     given = {**values, "spec": None if spec is None else asdict(spec)}
     # In one order whoever calls, so that equal content makes equal files.
-    ordered = {item.name: given.get(item.name) for item in fields(kind)}
+    # Fields that came later are left out where they say nothing: a set that needs none is what it always was.
+    ordered = {
+        n: given.get(n) for n in (item.name for item in fields(kind)) if n not in LATER or given.get(n) is not None
+    }
     return save_tree(path, {"layout": LAYOUT, "type": kind.__name__, **ordered}, KIND, tick)
 
 

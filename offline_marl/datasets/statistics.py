@@ -16,7 +16,8 @@ from torch import Tensor
 from offline_marl.core.types import Spec
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.episode_index import episode_sums
-from offline_marl.datasets.validate import CHUNK, SEEN, chunks
+from offline_marl.datasets.presence import rows_seen
+from offline_marl.datasets.validate import CHUNK, SEEN, chunks, unequal_rewards
 
 SAMPLE = 10_000
 """Rows that coverage is measured on, drawn with a fixed seed."""
@@ -67,6 +68,8 @@ def reward_kind(data: Recording | Dataset) -> str:
     """What recorders write as `reward`: `team` where all agents always got the same, as on one body, else `own`."""
     if isinstance(data, Recording):
         return "team"
+    if data.mask is not None:
+        return "own" if unequal_rewards(data)[0] else "team"
     return "team" if all(bool((piece == piece[:, :1]).all()) for _, piece in chunks(data.rewards)) else "own"
 
 
@@ -79,8 +82,20 @@ def quantiles(values: Tensor) -> dict[str, float]:
 def coverage(data: Recording | Dataset) -> Coverage:
     """How the observations (of a recording, the states) fill the plane of their first two principal components."""
     seen = data.state if isinstance(data, Recording) else data.obs
-    rows = _sample(len(seen))
+    known = rows_seen(data)
+    if known is None:
+        rows = _sample(len(seen))
+        there = None
+    else:
+        some = (known if known.dim() == 1 else known.any(-1)).nonzero().flatten()
+        rows = some[_sample(len(some))]
+        there = None if known.dim() == 1 else known[rows]
     table = seen[rows].flatten(1).double()
+    if there is not None:
+        # Whoever is away lies at its own mean, where it moves no component.
+        wide = there.unsqueeze(-1).expand(seen[rows].shape).flatten(1)
+        mean = (table * wide).sum(0) / wide.sum(0).clamp(min=1)
+        table = torch.where(wide, table, mean)
     deviation = table.std(0, correction=0)
     table = ((table - table.mean(0)) / deviation.clamp(min=1e-12))[:, deviation > 1e-8]
     if table.shape[1] == 0:
@@ -103,8 +118,8 @@ def action_counts(data: Recording | Dataset) -> list[Annotated[Tensor, "action b
     Of choices, one row: how often each was made. A recording is one agent.
     """
     counts: list[Tensor] = []
-    for number, (_, piece) in enumerate(chunks(data.actions)):
-        for agent, actions in enumerate(_by_agent(data, piece)):
+    for number, (first, piece) in enumerate(chunks(data.actions)):
+        for agent, actions in enumerate(_by_agent(data, piece, first)):
             if actions.is_floating_point():
                 cells = ((actions + 1) / 2 * BINS).floor().clamp(0, BINS - 1).long().T
                 bins = torch.zeros(len(cells), BINS, dtype=torch.int64)
@@ -120,10 +135,12 @@ def action_counts(data: Recording | Dataset) -> list[Annotated[Tensor, "action b
 
 def action_ranges(data: Recording | Dataset) -> list[list[float]]:
     """Least and greatest action of each agent; of choices, their numbers."""
-    ends = [[actions.aminmax() for actions in _by_agent(data, piece)] for _, piece in chunks(data.actions)]
+    pieces = [_by_agent(data, piece, first) for first, piece in chunks(data.actions)]
+    ends = [[actions.aminmax() if len(actions) else None for actions in agents] for agents in pieces]
+    borders = [[pair for pair in agent_ends if pair is not None] for agent_ends in zip(*ends, strict=True)]
     return [
-        [float(min(low for low, _ in agent_ends)), float(max(high for _, high in agent_ends))]
-        for agent_ends in zip(*ends, strict=True)
+        [float(min(low for low, _ in pairs)), float(max(high for _, high in pairs))] if pairs else [0.0, 0.0]
+        for pairs in borders
     ]
 
 
@@ -163,12 +180,18 @@ def _spec(data: Any) -> Spec:
     return spec
 
 
-def _by_agent(data: Recording | Dataset, actions: Tensor) -> list[Tensor]:
+def _by_agent(data: Recording | Dataset, actions: Tensor, first: int) -> list[Tensor]:
+    """What each agent does in steps from `first` on, without those in which it is away."""
     if isinstance(data, Recording):
         return [actions]
     if data.spec.discrete:
-        return list(actions.unbind(1))
-    return [actions[:, agent, :width] for agent, width in enumerate(data.spec.act_dims)]
+        parts = list(actions.unbind(1))
+    else:
+        parts = [actions[:, agent, :width] for agent, width in enumerate(data.spec.act_dims)]
+    if data.mask is None:
+        return parts
+    there = data.mask[first : first + len(actions)]
+    return [part[there[:, agent]] for agent, part in enumerate(parts)]
 
 
 def _step_hashes(data: Any) -> Hashes:

@@ -15,12 +15,13 @@ from torch import Tensor
 from offline_marl.core.axes import AxisError, axes_of_fields, bind
 from offline_marl.core.types import DataError
 from offline_marl.datasets.episode_index import last_steps, starts
+from offline_marl.datasets.presence import rows_mask
 
 SEEN = frozenset({"obs", "state", "avail_actions"})
 """Fields with time+1 rows an episode; the others have time."""
 DTYPES = {
     **dict.fromkeys(("obs", "state", "rewards"), (torch.float32,)),
-    **dict.fromkeys(("terminations", "truncations", "avail_actions"), (torch.bool,)),
+    **dict.fromkeys(("terminations", "truncations", "avail_actions", "mask"), (torch.bool,)),
     "actions": (torch.float32, torch.int64),
 }
 OUTSIDE = 1.0 + 1e-6
@@ -79,8 +80,18 @@ def _flat(data: Any) -> list[Problem]:
     if "actions" in sound and data.actions.is_floating_point():
         problems += _bounds(data.actions)
     if {"terminations", "truncations"} <= sound.keys():
-        problems += _borders(data)
-    return problems
+        problems += _borders(data, "mask" in sound)
+    return problems + _ends_seen(data)
+
+
+def _ends_seen(data: Any) -> list[Problem]:
+    known = data.ends_seen
+    if known is None or (known.dtype == torch.bool and known.shape == data.lengths.shape):
+        return []
+    message = (
+        f"Field 'ends_seen' holds {known.dtype} of shape {tuple(known.shape)}, it should hold one bool an episode."
+    )
+    return [Problem("ends_seen", "", 0, message)]
 
 
 def _countable(lengths: Tensor) -> bool:
@@ -176,13 +187,15 @@ def _bounds(actions: Tensor) -> list[Problem]:
     return [Problem("actions", "", outside, message)]
 
 
-def _borders(data: Any) -> list[Problem]:
+def _borders(data: Any, masked: bool) -> list[Problem]:
     """Episodes that end without a flag, and those that go on after one."""
     flagged = []
     for (first, terminations), (_, truncations) in zip(
         chunks(data.terminations), chunks(data.truncations), strict=True
     ):
         over = terminations | truncations  # of a team: over once it is for all agents
+        if masked:
+            over = over | ~data.mask[first : first + len(over)]
         flagged.append((over.all(-1) if over.dim() > 1 else over).nonzero().flatten() + first)
     # Both faults are set differences of two sorted lists of rows, those with a flag and the last of each episode: flags
     # may lie in a file larger than memory, and are few beside its rows.
@@ -215,7 +228,33 @@ def _team(data: Any) -> list[Problem]:
             problems += _padding(data, name, dims)
     if "actions" in fit and data.spec.discrete:
         problems += _choices(data, "avail_actions" in fit)
-    return problems + (_rewards(data) if "rewards" in sound else [])
+    if "mask" in fit and {"obs", "rewards", "terminations", "truncations"} <= set(fit):
+        problems += _absences(data)
+    return problems + (_rewards(data, "mask" in fit) if "rewards" in sound else [])
+
+
+def _absences(data: Any) -> list[Problem]:
+    """Steps with nobody there, numbers and flags of those who are away, and agents that stay after their flag."""
+    mask = data.mask
+    ended = data.terminations | data.truncations
+    stays = torch.zeros_like(mask)
+    stays[:-1] = mask[1:]
+    stays[last_steps(data.lengths)] = False
+    done = ended | (data.rewards != 0)
+    acted = (data.actions != 0).flatten(2).any(-1) if data.actions.dim() > 2 else data.actions != 0
+    seen = (data.obs != 0).any(-1) & ~rows_mask(mask, data.lengths)
+    faults = (
+        ("mask", "mask", ~mask.any(-1), "Nobody is there"),
+        ("obs", "obs", seen.any(-1), "An agent that is away sees something else than zeros"),
+        ("rewards", "rewards", ((done | acted) & ~mask).any(-1), "An agent that is away acts, earns something or ends"),
+        ("mask", "mask", (ended & stays).any(-1), "An agent that has ended is there afterwards"),
+    )
+    problems = []
+    for field, rows, wrong, message in faults:
+        if bool(wrong.any()):
+            where, count = _place(data, rows, int(wrong.int().argmax())), int(wrong.sum())
+            problems.append(Problem(field, where, count, f"{message} in {where} ({count} rows in all)."))
+    return problems
 
 
 def _widths(data: Any) -> list[Problem]:
@@ -227,6 +266,8 @@ def _widths(data: Any) -> list[Problem]:
             problems.append(Problem(name, "", 0, f"{what} have axes {axes}, the spec says {expected}."))
 
     differ("obs", "Observations", (spec.n_agents, spec.obs_dim))
+    if data.mask is not None:
+        differ("mask", "Masks", (spec.n_agents,))
     if data.actions.is_floating_point() == spec.discrete:
         message = f"The spec says {spec.action_kind} actions, the data holds {data.actions.dtype}."
         problems.append(Problem("actions", "", 0, message))
@@ -269,16 +310,23 @@ def _choices(data: Any, listed: bool) -> list[Problem]:
     return problems
 
 
-def _rewards(data: Any) -> list[Problem]:
+def _rewards(data: Any, masked: bool) -> list[Problem]:
     claim = data.metadata.get("reward")
     if claim not in {None, *REWARDS}:
         message = f"The metadata's 'reward' is {claim!r}, it should be {' or '.join(REWARDS)}."
         return [Problem("metadata", "", 0, message)]
     if claim != "team":
         return []
-    count, row = _count(data.rewards, lambda piece: piece != piece[:, :1])
+    count, row = _count(data.rewards, lambda piece: piece != piece[:, :1]) if not masked else unequal_rewards(data)
     if not count:
         return []
     where = _place(data, "rewards", row)
     message = f"The metadata claim a team reward, but the agents' rewards differ in {where} ({count} steps in all)."
     return [Problem("rewards", where, count, message)]
+
+
+def unequal_rewards(data: Any) -> tuple[int, int]:
+    """How many steps pay the agents that are there differently, and the first of them; of a set with a mask."""
+    high, low = (data.rewards.masked_fill(~data.mask, sign * torch.inf) for sign in (-1, 1))
+    wrong = high.amax(-1) > low.amin(-1)
+    return int(wrong.sum()), int(wrong.int().argmax())

@@ -27,6 +27,7 @@ PerCopy = Annotated[Floats, "copy"]
 TeamActions = npt.NDArray[Any]
 """Float32 [copy, agent, act] in [-1, 1], or int64 choices [copy, agent]."""
 Flags = Annotated[npt.NDArray[np.bool_], "copy"]
+AgentFlags = Annotated[npt.NDArray[np.bool_], "copy agent"]
 Frame = Annotated[npt.NDArray[np.uint8], "height width 3"]
 """A picture, red, green and blue."""
 
@@ -57,6 +58,13 @@ class Seen:
     """Zero-padded to the widest agent."""
     state: State | None = None
     avail_actions: Annotated[npt.NDArray[np.bool_], "copy agent choice"] | None = None
+    present: AgentFlags | None = None
+    """Who is there and acts; None where all always are.
+
+    Whoever is away sees zeros, once it has seen what its last step led to.
+    """
+    terminated: AgentFlags | None = None
+    """Goes with `present`: whose last step was the one before, by a termination."""
 
 
 class Simulator(Protocol):

@@ -15,7 +15,7 @@ from offline_marl.core.acting import unchecked
 from offline_marl.core.history import begin_memory
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Policy, Spec
-from offline_marl.environments.base import Flags, Floats, JointEnv, Seen, State, TeamActions
+from offline_marl.environments.base import AgentFlags, Flags, Floats, JointEnv, Seen, State, TeamActions
 from offline_marl.environments.checks import refuse_bad_rewards, refuse_bad_sight, refuse_no_choice
 
 
@@ -82,6 +82,9 @@ class PolicyController:
         obs, avail = seen_tensors(seen, self.device)
         self.read = self.memory.read()
         actions = unchecked(self.policy)(obs, **self.read, avail_actions=avail, explore=self.explore)
+        if seen.present is not None:  # who is away does nothing, and remembers that
+            away = torch.from_numpy(~seen.present).to(actions.device)
+            actions = actions.masked_fill(away.view(*away.shape, *[1] * (actions.dim() - 2)), 0)
         self._last = obs, actions
         chosen: TeamActions = actions.cpu().numpy()
         return chosen
@@ -111,6 +114,16 @@ class Step:
         """Copies whose episode is over after the step."""
         over: Flags = self.terminations | self.truncations | ~self.running
         return over
+
+    def agent_flags(self, n_agents: int) -> tuple[AgentFlags, AgentFlags]:
+        """Terminations and truncations of each agent, true in its own last step."""
+        there, after = self.seen.present, self.next_seen
+        if there is None or after.present is None:
+            over, cut = (np.repeat(flag[:, None], n_agents, axis=1) for flag in (self.terminations, self.truncations))
+            return over, cut
+        gone = there & (~after.present | (self.terminations | self.truncations)[:, None])
+        told = self.terminations[:, None] if after.terminated is None else after.terminated
+        return gone & told, gone & ~told
 
 
 def run_episodes(env: Steppable, seeds: Sequence[int], controller: Controller) -> Iterator[Step]:

@@ -23,6 +23,7 @@ from offline_marl.core.partition import Partition
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import ActionKind, DataError, Spec
 from offline_marl.environments.base import (
+    AgentFlags,
     Environment,
     Flags,
     Floats,
@@ -175,8 +176,8 @@ class PettingZooTeam(Painted):
 
     Observations of any fixed size are flattened and padded with zeros to the widest. Continuous actions in [-1, 1] are
     stretched to each agent's own bounds. An agent that leaves before the others, or comes later, sees zeros and earns 0
-    while it is away, and what it does then is ignored; the episode ends when all have left, with a termination if the
-    last ones to leave did not leave by a truncation.
+    while it is away, and what it does then is ignored; it does not come back. The episode ends when all have left, with
+    a termination if the last ones to leave did not leave by a truncation.
 
     Args:
         path: See `factory_of`.
@@ -247,10 +248,14 @@ class PettingZooTeam(Painted):
         self._masked = False
         self._terminations: Flags = np.zeros(running, np.bool_)
         self._truncations: Flags = np.zeros(running, np.bool_)
+        self._there: AgentFlags = np.zeros((running, spec.n_agents), np.bool_)
+        self._left, self._over = self._there.copy(), self._there.copy()
         self._seeds = list(seeds)
         for copy, seed in enumerate(seeds):
             with self._naming(copy):
-                self._look(copy, *self._envs[copy].reset(seed=int(seed)))
+                obs, infos = self._envs[copy].reset(seed=int(seed))
+                self._there[copy] = [agent in self._envs[copy].agents for agent in self.agents]
+                self._look(copy, obs, infos, self._there[copy])
         return self._see()
 
     def step(self, actions: TeamActions) -> tuple[Seen, Floats, Flags, Flags]:
@@ -270,15 +275,18 @@ class PettingZooTeam(Painted):
             env = self._envs[copy]
             chosen = {agent: done[copy][i] for i, agent in enumerate(self.agents) if agent in env.agents}
             obs, paid, over, cut, infos = env.step(chosen)
-            with self._naming(copy):
-                for i, agent in enumerate(self.agents):
-                    rewards[copy, i] = number_of(paid[agent], f"the reward of {agent}") if agent in paid else 0.0
-                self._look(copy, obs, infos)
-            if not env.agents or all(over.get(agent) or cut.get(agent) for agent in chosen):
-                self._terminations[copy] = not any(cut.values())
-                self._truncations[copy] = any(cut.values())
+            acted = self._there[copy].copy()
+            self._leave(copy, over, cut)
+            if not self._there[copy].any():
+                self._truncations[copy] = any(cut.get(agent) for i, agent in enumerate(self.agents) if acted[i])
+                self._terminations[copy] = not self._truncations[copy]
             elif self._steps >= self.max_steps:
                 self._truncations[copy] = True
+            with self._naming(copy):
+                for i, agent in enumerate(self.agents):
+                    earns = acted[i] and agent in paid
+                    rewards[copy, i] = number_of(paid[agent], f"the reward of {agent}") if earns else 0.0
+                self._look(copy, obs, infos, acted | self._there[copy])
         return self._see(), rewards, self._terminations.copy(), self._truncations.copy()
 
     def versions(self) -> dict[str, str]:
@@ -343,13 +351,23 @@ class PettingZooTeam(Painted):
             seed = f"the episode with seed {self._seeds[copy]}"
             raise BadNumbersError(str(error), self._steps, copy, seed) from None
 
-    def _look(self, copy: int, obs: Mapping[str, Any], infos: Mapping[str, Any]) -> None:
-        if len(obs) < len(self.agents):
+    def _leave(self, copy: int, over: Mapping[str, Any], cut: Mapping[str, Any]) -> None:
+        """Note who has ended or vanished, and who has come."""
+        there, here = self._there[copy], self._envs[copy].agents
+        for i, agent in enumerate(self.agents):
+            ended = bool(over.get(agent) or cut.get(agent))
+            leaves = there[i] and (ended or agent not in here)
+            self._over[copy, i] = leaves and bool(over.get(agent) or not cut.get(agent))
+            self._left[copy, i] |= leaves
+            there[i] = agent in here and not self._left[copy, i]
+
+    def _look(self, copy: int, obs: Mapping[str, Any], infos: Mapping[str, Any], seeing: npt.NDArray[np.bool_]) -> None:
+        if len(obs) < len(self.agents) or not seeing.all():
             self._obs[copy] = 0
         if self._masked:
             self._avail[copy] = self._present
         for i, agent in enumerate(self.agents):
-            if agent not in obs:
+            if agent not in obs or not seeing[i]:
                 continue
             shown, mask = obs[agent], infos.get(agent, {}).get(MASK)
             if isinstance(shown, Mapping) and MASK in shown:
@@ -368,7 +386,8 @@ class PettingZooTeam(Painted):
 
     def _see(self) -> Seen:
         state = self._state.copy() if self._stateful else None
-        return Seen(self._obs.copy(), state, self._avail.copy() if self._masked else None)
+        avail = self._avail.copy() if self._masked else None
+        return Seen(self._obs.copy(), state, avail, self._there.copy(), self._over.copy())
 
     def _native(self, actions: TeamActions) -> list[list[Any]]:
         spec, running = self.spec, len(self._obs)

@@ -108,7 +108,7 @@ class SideBySide:
             free = self.spec.present("act").numpy()
             masks = [(part.avail_actions, (len(part.obs), *free.shape)) for part in parts]
             avail = np.concatenate([np.broadcast_to(free, shape) if mask is None else mask for mask, shape in masks])
-        return Seen(together("obs"), together("state"), avail)
+        return Seen(together("obs"), together("state"), avail, together("present"), together("terminated"))
 
     def _all(self, what: str, parts: Sequence[Any]) -> list[Any]:
         for pipe, part in zip(self._pipes, parts, strict=False):

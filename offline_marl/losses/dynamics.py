@@ -57,7 +57,7 @@ def weighted_nll(mean: Numbers, log_std: Numbers, target: Numbers, beta: float) 
 
 
 def mixture_nll(
-    log_weights: Weights, mean: Components, log_std: Components, target: Numbers
+    log_weights: Weights, mean: Components, log_std: Components, target: Numbers, counts: Numbers | None = None
 ) -> Annotated[Tensor, "*lead"]:
     """-log sum_k w_k prod_j N(target_j; mean_kj, std_kj^2): a mixture of diagonal normals over all numbers at once.
 
@@ -66,8 +66,10 @@ def mixture_nll(
         mean: Of each component.
         log_std: Of each component.
         target: What happened.
+        counts: Bool: numbers that are known; the density is over these alone.
     """
-    log_likelihoods = -gaussian_nll(mean, log_std, target.unsqueeze(-2).expand_as(mean)).sum(-1)
+    losses = gaussian_nll(mean, log_std, target.unsqueeze(-2).expand_as(mean))
+    log_likelihoods = -(losses if counts is None else losses * counts.unsqueeze(-2)).sum(-1)
     return -torch.logsumexp(log_weights + log_likelihoods, dim=-1)
 
 

@@ -14,6 +14,7 @@ from offline_marl.core.types import Batch, DataError
 from offline_marl.datasets import normalize
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.datasets.presence import blanked
 
 ROWS_AT_ONCE = 65_536
 """Recorded steps that are replaced together."""
@@ -109,7 +110,7 @@ def _replaced(data: Dataset, replacement: Replacement, device: torch.device | st
         longest = int(lengths.max())
         rewards = _ask(replacement, buffer.segments(first, longest).to(device)).cpu()
         made.append(rewards[torch.arange(longest) < lengths.unsqueeze(-1)])
-    table = torch.cat(made)
+    table = blanked(torch.cat(made), data.mask)
     if not bool(table.isfinite().all()):
         raise DataError("Rewards in place of the recorded ones are not all finite.")
     return table

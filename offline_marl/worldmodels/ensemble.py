@@ -20,7 +20,7 @@ from torch import Tensor
 
 from offline_marl.core.axes import PerAgent
 from offline_marl.core.fields import Count, Share
-from offline_marl.core.types import Batch, History, Metrics, Obs
+from offline_marl.core.types import Batch, History, Metrics, Needs, Obs
 from offline_marl.losses import dynamics
 from offline_marl.worldmodels.base import PerMember, Prediction, Spread, WorldModelConfig, worldmodels
 from offline_marl.worldmodels.ensemble_model import EnsembleModel
@@ -67,6 +67,7 @@ class Ensemble(EnsembleModel):
     """
 
     Config: ClassVar[type[WorldModelConfig]] = EnsembleConfig
+    needs = Needs(next_obs=False)
     config: EnsembleConfig
     elites: Tensor
     act_columns: Tensor
@@ -101,14 +102,17 @@ class Ensemble(EnsembleModel):
         facts = self.facts
         joint = facts.join(batch.obs)
         target = self._targets(facts, joint, batch)
+        counts = self._counts(facts, batch)
+        if counts is not None:
+            target = target.masked_fill(~counts, 0.0)  # an autoencoder reads it
         x, frames = self._inputs(facts, joint, batch.actions, batch.history)
         out, logit, divergence = self.nets.learn(x, frames, target, self.generator)
         mean = functools.partial(counted_mean, mask=batch.mask)
-        by_obs, by_rewards = (mean(loss) for loss in self.head.losses(out, target))
+        by_obs, by_rewards = self._means(self.head.losses(out, target, counts), counts)
         parts = {"loss/next_obs": by_obs / self.head.parts[0], "loss/rewards": by_rewards / self.head.parts[1]}
         ended = torch.zeros_like(by_obs)
         if logit is not None:
-            ended = mean(dynamics.termination_nll(logit, batch.terminations.all(-1)))
+            ended = mean(dynamics.termination_nll(logit, batch.team_terminations))
         parts["loss/terminations"] = ended
         loss = (by_obs + by_rewards) / self.head.numbers + ended
         if divergence is not None:
@@ -175,7 +179,10 @@ class Ensemble(EnsembleModel):
         error = self.head.moments(out)[0] - self._targets(facts, joint, batch)
         if self.config.predict == "absolute":
             error[..., : facts.coordinates] *= facts.obs_std / facts.change_std
-        return counted_mean(error.square().mean(-1), batch.mask).sqrt()
+        counts = self._counts(facts, batch)
+        if counts is None:
+            return counted_mean(error.square().mean(-1), batch.mask).sqrt()
+        return ((error.square() * counts).sum((-2, -1)) / counts.sum((-2, -1)).clamp(min=1)).sqrt()
 
     def choose(self, errors: PerMember) -> None:
         self.elites.copy_(errors.argsort(stable=True)[: len(self.elites)])
@@ -250,6 +257,25 @@ class Ensemble(EnsembleModel):
             after = after - joint
         zero, one = self._units(facts)
         return torch.cat([after, batch.rewards], dim=-1).sub_(zero).div_(one)
+
+    def _counts(self, facts: Facts, batch: Batch) -> Annotated[Tensor, "*lead number"] | None:
+        """Bool: numbers of agents that are there, coordinates only where it is known what came next; None for all."""
+        if batch.mask is None and batch.next_seen is None:
+            return None
+        there = torch.ones_like(batch.terminations) if batch.mask is None else batch.mask
+        seen = there if batch.next_seen is None else there & batch.next_seen
+        return torch.cat([facts.counts(seen), there], dim=-1)
+
+    def _means(self, losses: tuple[MemberRow, MemberRow], counts: Tensor | None) -> tuple[PerMember, PerMember]:
+        """Means over rows of losses that are summed over their numbers; over the numbers that count, times all."""
+        if counts is None:
+            return losses[0].mean(-1), losses[1].mean(-1)
+        known = torch.split(counts, self.head.parts, dim=-1)
+        first, second = (
+            loss.sum(-1) / count.sum((-2, -1)).clamp(min=1) * numbers
+            for loss, count, numbers in zip(losses, known, self.head.parts, strict=True)
+        )
+        return first, second
 
     def _clip(self, *_: Any) -> None:
         """Scale each member's gradient down to the largest norm allowed, just before a step."""

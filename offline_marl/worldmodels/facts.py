@@ -53,6 +53,10 @@ class Facts:
         """Every field but the spec, by name."""
         return {name: getattr(self, name) for name in TENSORS} | {"terminates": torch.tensor(self.terminates)}
 
+    def counts(self, mask: PerAgent) -> Annotated[Tensor, "*lead coordinate"]:
+        """From agents (bool) to the coordinates that are read from what they see."""
+        return mask.index_select(-1, self.pick // self.spec.obs_dim)
+
     @property
     def coordinates(self) -> int:
         """Number of joint coordinates."""
@@ -79,7 +83,15 @@ class Facts:
 TENSORS = tuple(item.name for item in fields(Facts) if item.name not in {"spec", "terminates"})
 
 
-def measure(spec: Spec, obs: Obs, next_obs: Obs, rewards: PerAgent, terminations: PerAgent) -> Facts:
+def measure(
+    spec: Spec,
+    obs: Obs,
+    next_obs: Obs,
+    rewards: PerAgent,
+    terminations: PerAgent,
+    mask: PerAgent | None = None,
+    next_seen: PerAgent | None = None,
+) -> Facts:
     """The facts of a data set.
 
     Statistics are float32 from double-precision sums; deviations are at least 1e-3.
@@ -90,27 +102,45 @@ def measure(spec: Spec, obs: Obs, next_obs: Obs, rewards: PerAgent, terminations
         next_obs: Their successors, in the same order.
         rewards: `rows agent`.
         terminations: Bool, `rows agent`.
+        mask: Bool, where an agent is there; statistics are over these rows.
+        next_seen: Bool, where its next observation was recorded; statistics of changes are over these rows.
     """
     now, after = obs.flatten(1), next_obs.flatten(1)
     present = spec.present("obs").flatten().to(now.device)
     original = _originals(now, after, present)
     pick = present.logical_and(original == torch.arange(len(original), device=now.device)).nonzero().squeeze(-1)
     place = torch.searchsorted(pick, original).masked_fill(~present, -1)
-    return Facts(
-        spec=spec, pick=pick, place=place, terminates=bool(terminations.any()), **_statistics(pick, now, after, rewards)
-    )
+    known = (pick // spec.obs_dim, mask, next_seen)
+    numbers = _statistics(pick, now, after, rewards, known)
+    return Facts(spec=spec, pick=pick, place=place, terminates=bool(terminations.any()), **numbers)
 
 
-def restated(facts: Facts, obs: Obs, next_obs: Obs, rewards: PerAgent) -> Facts:
-    """The same coordinates and ends, with the statistics and borders of these rows instead."""
-    return replace(facts, **_statistics(facts.pick, obs.flatten(1), next_obs.flatten(1), rewards))
+def restated(
+    facts: Facts,
+    obs: Obs,
+    next_obs: Obs,
+    rewards: PerAgent,
+    mask: PerAgent | None = None,
+    next_seen: PerAgent | None = None,
+) -> Facts:
+    """The same coordinates and ends, with the statistics and borders of these rows instead; see `measure`."""
+    known = (facts.pick // facts.spec.obs_dim, mask, next_seen)
+    return replace(facts, **_statistics(facts.pick, obs.flatten(1), next_obs.flatten(1), rewards, known))
 
 
-def _statistics(pick: Tensor, now: Tensor, after: Tensor, rewards: PerAgent) -> dict[str, Any]:
+def _statistics(
+    pick: Tensor, now: Tensor, after: Tensor, rewards: PerAgent, known: tuple[Tensor, PerAgent | None, PerAgent | None]
+) -> dict[str, Any]:
+    """Statistics and borders over what is `known`: agents of coordinates, who is there, and what was seen next."""
+    agents, mask, next_seen = known
     # In blocks of columns, so that a million rows of many agents are not held three times over.
-    blocks = [_column_facts(now[:, block], after[:, block]) for block in torch.split(pick, COLUMNS_AT_ONCE)]
+    blocks = []
+    for block, own in zip(torch.split(pick, COLUMNS_AT_ONCE), torch.split(agents, COLUMNS_AT_ONCE), strict=True):
+        there, seen = (None if each is None else each[:, own] for each in (mask, next_seen))
+        blocks.append(_column_facts(now[:, block], after[:, block], there, seen))
     obs_mean, obs_std, change_mean, change_std, low, high = (torch.cat(column) for column in zip(*blocks, strict=True))
-    reward_mean, reward_std = _moments(rewards)
+    reward_mean, reward_std = _moments(rewards, mask)
+    reward_low, reward_high = _borders(rewards, mask)
     return {
         "obs_mean": obs_mean,
         "obs_std": obs_std,
@@ -120,19 +150,38 @@ def _statistics(pick: Tensor, now: Tensor, after: Tensor, rewards: PerAgent) -> 
         "reward_std": reward_std,
         "low": low,
         "high": high,
-        "reward_low": rewards.amin(0),
-        "reward_high": rewards.amax(0),
+        "reward_low": reward_low,
+        "reward_high": reward_high,
     }
 
 
-def _column_facts(now: Tensor, after: Tensor) -> tuple[Tensor, ...]:
-    low, high = torch.minimum(now.amin(0), after.amin(0)), torch.maximum(now.amax(0), after.amax(0))
-    return (*_moments(now), *_moments(after - now), low, high)
+def _column_facts(now: Tensor, after: Tensor, there: Tensor | None, seen: Tensor | None) -> tuple[Tensor, ...]:
+    low, high = _borders(now, there)
+    if seen is None:
+        low, high = torch.minimum(low, after.amin(0)), torch.maximum(high, after.amax(0))
+    else:
+        low = torch.minimum(low, after.masked_fill(~seen, torch.inf).amin(0))
+        high = torch.maximum(high, after.masked_fill(~seen, -torch.inf).amax(0))
+    return (*_moments(now, there), *_moments(after - now, seen), low, high)
 
 
-def _moments(values: Annotated[Tensor, "row column"]) -> tuple[Tensor, Tensor]:
-    mean = values.mean(0, dtype=torch.float64)
-    variance = (values - mean.to(values.dtype)).square().mean(0, dtype=torch.float64)
+def _borders(values: Annotated[Tensor, "row column"], counted: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Least and greatest of each column; 0 of a column in which nothing counts."""
+    if counted is None:
+        return values.amin(0), values.amax(0)
+    low, high = (values.masked_fill(~counted, sign * torch.inf) for sign in (1, -1))
+    known = counted.any(0)
+    return low.amin(0).masked_fill(~known, 0.0), high.amax(0).masked_fill(~known, 0.0)
+
+
+def _moments(values: Annotated[Tensor, "row column"], counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    if counted is None:
+        mean = values.mean(0, dtype=torch.float64)
+        variance = (values - mean.to(values.dtype)).square().mean(0, dtype=torch.float64)
+    else:
+        rows = counted.sum(0).clamp(min=1)
+        mean = (values * counted).sum(0, dtype=torch.float64) / rows
+        variance = ((values - mean.to(values.dtype)).square() * counted).sum(0, dtype=torch.float64) / rows
     return mean.to(values.dtype), variance.sqrt().clamp(min=LEAST_STD).to(values.dtype)
 
 

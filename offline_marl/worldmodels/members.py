@@ -49,8 +49,14 @@ class Head(ABC):
         return mean if std is None else torch.addcmul(mean, std, torch.empty_like(mean).normal_(generator=generator))
 
     @abstractmethod
-    def losses(self, out: Out, target: MemberRows) -> tuple[MemberRow, MemberRow]:
-        """Loss of the coordinates and of the rewards, each summed over its numbers."""
+    def losses(self, out: Out, target: MemberRows, counts: MemberRows | None = None) -> tuple[MemberRow, MemberRow]:
+        """Loss of the coordinates and of the rewards, each summed over its numbers, or over those that count (bool)."""
+
+    def summed(self, losses: MemberRows, counts: MemberRows | None) -> tuple[MemberRow, MemberRow]:
+        """Sums over coordinates and over rewards of a loss of each number."""
+        losses = losses if counts is None else losses * counts
+        coordinates, rewards = torch.split(losses, self.parts, dim=-1)
+        return coordinates.sum(-1), rewards.sum(-1)
 
 
 class GaussianHead(Head):
@@ -65,11 +71,9 @@ class GaussianHead(Head):
         mean, raw = out.chunk(2, dim=-1)
         return mean, dynamics.soft_bound(raw, *LOG_STD).exp()
 
-    def losses(self, out: Out, target: MemberRows) -> tuple[MemberRow, MemberRow]:
+    def losses(self, out: Out, target: MemberRows, counts: MemberRows | None = None) -> tuple[MemberRow, MemberRow]:
         mean, raw = out.chunk(2, dim=-1)
-        nll = dynamics.weighted_nll(mean, dynamics.soft_bound(raw, *LOG_STD), target, self.beta)
-        coordinates, rewards = torch.split(nll, self.parts, dim=-1)
-        return coordinates.sum(-1), rewards.sum(-1)
+        return self.summed(dynamics.weighted_nll(mean, dynamics.soft_bound(raw, *LOG_STD), target, self.beta), counts)
 
 
 class DeterministicHead(Head):
@@ -82,9 +86,8 @@ class DeterministicHead(Head):
     def moments(self, out: Out) -> tuple[MemberRows, MemberRows | None]:
         return out, None
 
-    def losses(self, out: Out, target: MemberRows) -> tuple[MemberRow, MemberRow]:
-        coordinates, rewards = torch.split(dynamics.squared_error(out, target), self.parts, dim=-1)
-        return coordinates.sum(-1), rewards.sum(-1)
+    def losses(self, out: Out, target: MemberRows, counts: MemberRows | None = None) -> tuple[MemberRow, MemberRow]:
+        return self.summed(dynamics.squared_error(out, target), counts)
 
 
 class MixtureHead(Head):
@@ -108,9 +111,10 @@ class MixtureHead(Head):
         mean, log_std = (values.gather(-2, chosen).squeeze(-2) for values in (mean, log_std))
         return torch.addcmul(mean, log_std.exp(), torch.empty_like(mean).normal_(generator=generator))
 
-    def losses(self, out: Out, target: MemberRows) -> tuple[MemberRow, MemberRow]:
+    def losses(self, out: Out, target: MemberRows, counts: MemberRows | None = None) -> tuple[MemberRow, MemberRow]:
         log_weights, mean, log_std = self._components(out)
-        parts = (torch.split(tensor, self.parts, dim=-1) for tensor in (mean, log_std, target))
+        tensors = (mean, log_std, target) if counts is None else (mean, log_std, target, counts)
+        parts = (torch.split(tensor, self.parts, dim=-1) for tensor in tensors)
         first, second = (dynamics.mixture_nll(log_weights, *part) for part in zip(*parts, strict=True))
         return first, second
 

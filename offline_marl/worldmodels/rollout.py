@@ -6,7 +6,7 @@ only the first stops the bootstrap. What comes after is masked; the model's carr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Protocol
 
 import torch
@@ -98,6 +98,8 @@ def rollout(
     memory = begin_memory(policy, model.spec, len(obs), obs.device, newest(starts.history, policy.window))
     carry = model.begin(starts)
     alive = torch.ones(len(obs), dtype=torch.bool, device=obs.device)
+    # None while all agents are there, as in most data.
+    present = starts.mask
     steps: list[Batch] = []
     spreads: list[Tensor] = []
     penalties: list[Tensor] = []
@@ -106,7 +108,11 @@ def rollout(
         read = memory.read()
         actions = act(obs, avail_actions=avail, explore=True, **read)
         prediction, carry = model.step(carry, actions)
+        if present is not None:
+            prediction = _of_present(prediction, present, model.facts)
         next_obs, rewards, lost, value, finite = _tidy(model, prediction, obs, caution)
+        if present is not None:  # the box of the data need not hold the zeros of who is away
+            next_obs, rewards = blanked(next_obs, present), blanked(rewards, present)
         broken = broken | (alive & ~finite)
         alive = alive & finite
         doubted = exceeds(value, caution.cutoff)
@@ -115,8 +121,10 @@ def rollout(
         # What the model does not foresee, rows do not hold from their start.
         next_state = None if state is None else prediction.next_state
         next_avail = None if avail is None else prediction.next_avail_actions
-        terminations = prediction.terminations & alive.unsqueeze(-1)
-        over = terminations.all(-1)
+        there = alive.unsqueeze(-1).expand_as(prediction.terminations)
+        there = there if present is None else there & present
+        terminations = prediction.terminations & there
+        over = (terminations | ~there).all(-1)
         last = (doubted | (time == horizon - 1)) & ~over & alive
         steps.append(
             Batch(
@@ -125,20 +133,23 @@ def rollout(
                 rewards=rewards,
                 next_obs=next_obs,
                 terminations=terminations,
-                truncations=last.unsqueeze(-1).expand_as(terminations),
+                truncations=last.unsqueeze(-1) & there & ~terminations,
                 state=None if next_state is None else state,
                 next_state=next_state,
                 history=read.get("history"),
                 next_history=memory.read().get("history"),
                 avail_actions=None if next_avail is None else avail,
                 next_avail_actions=next_avail,
-                mask=alive.unsqueeze(-1).expand_as(terminations),
+                mask=there,
                 synthetic=torch.ones_like(alive),
             )
         )
         spreads.append(value)
         penalties.append(lost)
         alive = alive & ~over & ~last
+        if present is not None:
+            present = present & ~terminations
+            next_obs = blanked(next_obs, present)
         obs, state, avail = next_obs, next_state, next_avail
         carry = carry.correct(obs).where(alive)
     joined = Batch.stack(steps, dim=1)
@@ -147,6 +158,22 @@ def rollout(
         following = act(obs, avail_actions=avail, explore=True, **memory.read())
         joined = joined.with_next_actions(following, joined.mask & ~joined.terminations)
     return Rollout(joined, torch.stack(penalties, dim=1), torch.stack(spreads, dim=1), cut, broken)
+
+
+def _of_present(prediction: Prediction, present: PerAgent, facts: Facts) -> Prediction:
+    """The prediction without the disagreement about agents that are away, whom no member was fitted to."""
+    if prediction.spread is None:
+        return prediction
+    spread, seen = prediction.spread, facts.counts(present)
+    told = {"next_obs": seen, "next_obs_std": seen, "rewards": present, "rewards_std": present}
+    values = {name: getattr(spread, name) for name in told}
+    still = {name: value.masked_fill(~told[name], 0.0) for name, value in values.items() if value is not None}
+    return replace(prediction, spread=replace(spread, **still))
+
+
+def blanked(values: Tensor, present: PerAgent) -> Tensor:
+    """Values that are 0 where an agent is away."""
+    return values.masked_fill(~present.view(*present.shape, *[1] * (values.dim() - present.dim())), 0.0)
 
 
 def _tidy(

@@ -71,27 +71,24 @@ def test_next_observations_give_the_last_row_of_each_episode() -> None:
     np.testing.assert_array_equal(data.episode(1).obs[:-1, 0], given["obs"][0][3:5].astype(np.float32))
 
 
-def test_without_what_followed_a_cut_episode_loses_a_step_and_a_terminated_one_stays() -> None:
+def test_without_what_followed_every_step_stays_and_no_end_is_known() -> None:
     given = arrays()
     data = Dataset.from_arrays(**given, terminations=flags(LAST[0]), truncations=flags(*LAST[1:]))
-    assert data.lengths.tolist() == [3, 1, 3]
-    first, second, third = (data.episode(number) for number in range(3))
-    assert first.terminations[-1].all() and torch.equal(first.obs[-1], first.obs[-2])
-    for episode, at in ((second, 3), (third, 5)):
-        assert episode.truncations[-1].all() and not episode.truncations[:-1].any()
-        np.testing.assert_array_equal(episode.obs[:, 0], given["obs"][0][at : at + len(episode) + 1].astype(np.float32))
-        np.testing.assert_array_equal(
-            episode.rewards[:, 0], given["rewards"][at : at + len(episode)].astype(np.float32)
-        )
+    assert data.lengths.tolist() == list(LENGTHS) and data.ends_seen.tolist() == [False] * EPISODES
+    np.testing.assert_array_equal(data.rewards[:, 0], given["rewards"].astype(np.float32))
+    for number in range(EPISODES):
+        episode = data.episode(number)
+        assert episode.end_seen is not None and not episode.end_seen
+        assert torch.equal(episode.obs[-1], episode.obs[-2])
+        assert bool(episode.terminations[-1].all()) == (number == 0) != bool(episode.truncations[-1].all())
 
 
-def test_a_cut_episode_of_one_step_is_left_out() -> None:
-    obs, acts = np.zeros((4, 1, 1)), np.zeros((4, 1, 1))
-    obs[:, 0, 0] = [0, 1, 2, 3]
-    data = Dataset.from_arrays(obs, acts, np.zeros(4), lengths=[1, 3])
-    assert data.lengths.tolist() == [2] and data.obs.flatten().tolist() == [1, 2, 3]
-    with pytest.raises(DataError, match="Nothing was seen after any step: give 'next_obs'"):
-        Dataset.from_arrays(obs, acts, np.zeros(4), lengths=[1, 1, 1, 1])
+def test_successes_on_last_steps_sum_to_all_of_them() -> None:
+    rewards = np.zeros(40 * 5)
+    rewards[4::5] = 1
+    obs, actions = np.zeros((200, 2, 1)), np.zeros((200, 2, 1))
+    for ends in ({"lengths": [5] * 40}, {"truncations": rewards.astype(bool)}, {"terminations": rewards.astype(bool)}):
+        assert float(Dataset.from_arrays(obs, actions, rewards, **ends).returns().sum()) == 40
 
 
 def test_an_episode_ends_where_all_agents_have() -> None:
@@ -144,7 +141,7 @@ def test_actions_outside_are_clipped_when_asked() -> None:
         ({"rewards": np.zeros(8)}, r"'rewards' should have shape \(9,\) or \(9, 2\).*\(8, 1\)"),
         ({"rewards": np.zeros((9, 3))}, r"it has \(9, 3\)"),
         ({"terminations": np.full(9, 0.5)}, "'terminations' should hold true and false"),
-        ({"lengths": None, "terminations": np.eye(9)[:, :2]}, "No step ends for all agents"),
+        ({"lengths": None, "terminations": np.eye(9)[[0, 2, 2, 0, 2, 2, 0, 2, 2], :2]}, "Agent 0 ends more than once"),
         ({"next_obs": np.zeros((9, 2, 2))}, r"'next_obs' has shape \(9, 2, 2\)"),
         ({"state": np.zeros((9, 4)), "next_obs": np.zeros((9, 2, 3))}, "'next_state' is not"),
         ({"state": np.zeros((12, 4))}, "'state' has 12 rows"),

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from offline_marl.core.types import DataError
 
 OURS = "offline_marl"
@@ -14,9 +16,17 @@ OURS = "offline_marl"
 WORDS = ("name", "scenario", "conf", "view", "how", "licence")
 
 
-def packed(metadata: Mapping[str, Any]) -> str:
-    """The metadata as JSON, without the checksum of the file that they came from."""
-    return json.dumps({key: value for key, value in metadata.items() if key != "sha256"})
+def packed(metadata: Mapping[str, Any], ends_seen: Tensor | None = None) -> str:
+    """The metadata as JSON, without the checksum of the file that they came from.
+
+    Args:
+        metadata: Of the set.
+        ends_seen: See `Dataset.ends_seen`; kept as `unseen_ends`, the numbers of the episodes, which no format tells.
+    """
+    about = {key: value for key, value in metadata.items() if key != "sha256"}
+    if ends_seen is not None:
+        about["unseen_ends"] = (~ends_seen).nonzero().flatten().tolist()
+    return json.dumps(about)
 
 
 def unpacked(text: object) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from offline_marl.core.files import PIECE, Streamed
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.arrays import owned
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.episode_index import Lengths, followed, last_steps, lengths_of
+from offline_marl.datasets.episode_index import last_steps, lengths_of
 from offline_marl.datasets.files import save_fields
 from offline_marl.datasets.mistakes import refuse_no_end
+from offline_marl.datasets.presence import Ends, blanked, find_ends, free
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -63,6 +64,8 @@ class Steps:
     """Goes with `next_obs`; without it the last row of an episode is repeated."""
     spec: Spec | None = None
     """Of a team; None for one body."""
+    mask: Flags | None = None
+    """`steps agent`, where a format says who is there; else agents are there until their flag, see `presence`."""
 
     def recording(self, metadata: Mapping[str, Any]) -> Recording | Dataset:
         """The data, in memory; see `streamed` for what becomes of last steps.
@@ -79,35 +82,31 @@ class Steps:
     def streamed(self, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The fields of the recording or data set, the large ones to be written piece by piece, and its metadata.
 
-        Without `next_obs` an episode that was cut loses its last step, of which nobody knows what followed;
-        `dropped_steps` in the metadata counts them. One that terminated repeats its last row.
+        Without `next_obs` episodes repeat their last row, of which `ends_seen` then says that nobody saw it.
 
         Raises:
             DataError: See `recording`.
         """
         self._refuse_unequal()
         refuse_no_end(self.terminations, self.truncations, "The flags that end episodes")
-        terminations, truncations, lengths = self._ends()
-        last, dropped = last_steps(lengths), dict[str, int]()
-        keep = torch.ones(len(self.rewards), dtype=torch.bool)
-        left = lengths
-        if self.next_obs is None:
-            over = terminations[last] if terminations.dim() == 1 else terminations[last].all(-1)
-            keep, left = followed(lengths, over)
-            dropped["dropped_steps"] = int((~keep).sum())
-            if not bool((left > 0).any()):
-                raise DataError("No step of it says what followed.")
-        finals = torch.zeros_like(keep)
-        finals[last[left > 0]] = True
-        left = left[left > 0]
-        ends = last_steps(left)
-        terminations, truncations = terminations[keep], truncations[keep]
-        truncations[ends] |= ~terminations[ends]
-        rewards = owned(self.rewards).float()[keep]
-        done = {"rewards": rewards, "terminations": terminations, "truncations": truncations}
+        ends = self._ends()
+        finals = torch.zeros(len(self.rewards), dtype=torch.bool)
+        finals[last_steps(ends.lengths)] = True
+        done = {
+            "rewards": owned(self.rewards).float(),
+            "terminations": ends.terminations,
+            "truncations": ends.truncations,
+        }
         if self.spec is not None:
             done = {name: _for_all(value, self.spec) for name, value in done.items()}
-        return {**self._tables(Rows(keep, finals)), **done, "lengths": left}, {**metadata, **dropped}
+        done["rewards"] = blanked(done["rewards"], ends.mask)
+        more = {} if ends.mask is None else {"mask": ends.mask}
+        about, known = dict(metadata), torch.full((len(ends.lengths),), self.next_obs is not None)
+        known[_unseen(about.pop("unseen_ends", []), len(known))] = False
+        if not bool(known.all()):
+            more["ends_seen"] = known
+        rows = Rows(finals, ends.mask, self.spec)
+        return {**self._tables(rows), **done, **more, "lengths": ends.lengths}, about
 
     def _refuse_unequal(self) -> None:
         steps = len(self.rewards)
@@ -120,6 +119,7 @@ class Steps:
             "avail_actions",
             "next_avail_actions",
             "terminations",
+            "mask",
         ):
             table = getattr(self, name)
             if table is not None and table.shape[0] != steps:
@@ -139,15 +139,16 @@ class Steps:
             tables["avail_actions"] = rows.seen(self.avail_actions, self.next_avail_actions, torch.bool)
         return tables
 
-    def _ends(self) -> tuple[Tensor, Tensor, Lengths]:
-        """Both flags, of which exactly one is set at the end of each episode, and the lengths."""
-        terminations, truncations = owned(self.terminations), owned(self.truncations)
-        ended = terminations | truncations
-        lengths = lengths_of(ended if ended.dim() == 1 else ended.all(-1))
-        last = last_steps(lengths)
-        truncations = truncations & ~terminations
-        truncations[last] |= ~terminations[last]
-        return terminations, truncations, lengths
+    def _ends(self) -> Ends:
+        """Ends with exactly one flag each."""
+        terminations, truncations = owned(self.terminations).bool(), owned(self.truncations).bool()
+        if self.mask is None:
+            return find_ends(terminations, truncations & ~terminations)
+        ended = (terminations | truncations) & (mask := owned(self.mask).bool())
+        # Who is there says where an episode ends: the next one begins when nobody goes on.
+        going = mask & ~ended
+        lengths = lengths_of(~going.any(-1))
+        return find_ends(terminations, truncations & ~terminations, lengths, mask)
 
 
 def save_steps(
@@ -166,33 +167,43 @@ def save_steps(
 class Rows:
     """The rows of a table of steps that become rows of ours."""
 
-    keep: Tensor
-    """Bool per step: whether it stays."""
     finals: Tensor
-    """Bool per step: whether a row for what was seen last comes after it, or in its place if it does not stay."""
+    """Bool per step: whether a row for what was seen last comes after it."""
+    mask: Tensor | None = None
+    """Bool per step and agent: whether an agent is there."""
+    spec: Spec | None = None
 
     def done(self, table: Table, dtype: torch.dtype) -> Streamed:
         """The rows of what is done."""
 
         def pieces() -> Iterator[Tensor]:
             for part in parts(table):
-                yield _cast(table[part], dtype)[self.keep[part]]
+                rows = _cast(table[part], dtype)
+                yield rows if self.mask is None else blanked(rows, self.mask[part])
 
-        return Streamed(dtype, (int(self.keep.sum()), *table.shape[1:]), pieces)
+        return Streamed(dtype, table.shape, pieces)
 
     def seen(self, table: Table, after: Table | None, dtype: torch.dtype) -> Streamed:
         """The rows of what is seen, last ones out of `after`, or else repeated."""
 
         def pieces() -> Iterator[Tensor]:
             for part in parts(table):
-                counts = self.keep[part].long() + self.finals[part]
-                rows = _cast(table[part], dtype).repeat_interleave(counts, dim=0)
                 ended = self.finals[part]
+                counts = 1 + ended.long()
+                rows = _cast(table[part], dtype).repeat_interleave(counts, dim=0)
                 if after is not None and bool(ended.any()):
                     rows[(torch.cumsum(counts, 0) - 1)[ended]] = _cast(after[part], dtype)[ended]
-                yield rows
+                yield self._of_present(rows, counts, part)
 
-        return Streamed(dtype, (int(self.keep.sum() + self.finals.sum()), *table.shape[1:]), pieces)
+        return Streamed(dtype, (len(self.finals) + int(self.finals.sum()), *table.shape[1:]), pieces)
+
+    def _of_present(self, rows: Tensor, counts: Tensor, part: slice) -> Tensor:
+        if self.mask is None or rows.dim() < 3:  # the state is everybody's
+            return rows
+        present = self.mask[part].repeat_interleave(counts, dim=0)
+        if rows.dtype == torch.bool and self.spec is not None:
+            return free(rows, present, self.spec)
+        return blanked(rows, present)
 
 
 @dataclass(frozen=True)
@@ -246,6 +257,13 @@ def _cast(values: npt.NDArray[Any], dtype: torch.dtype) -> Tensor:
     # Arrays out of files may be read-only or of the other byte order, which torch does not take.
     native = np.require(values, values.dtype.newbyteorder("="), ["C", "W"])
     return torch.from_numpy(native).to(dtype)
+
+
+def _unseen(told: Any, episodes: int) -> list[int]:
+    """Numbers of episodes whose end nobody saw, as our writers leave them in other formats."""
+    if not isinstance(told, list) or not all(type(number) is int and 0 <= number < episodes for number in told):
+        raise DataError(f"The metadata's 'unseen_ends' should be numbers of its {episodes} episodes.")
+    return told
 
 
 def _for_all(values: Tensor, spec: Spec) -> Tensor:

@@ -36,7 +36,7 @@ def write(path: Path, data: Recording | Dataset) -> None:
         with h5py.File(beside, "w") as file:
             for name, value in arrays.items():
                 file.create_dataset(name, data=value.numpy(), compression="gzip")
-            file[OURS] = packed(data.metadata)
+            file[OURS] = packed(data.metadata, data.ends_seen)
             if "scenario" in data.metadata:
                 file.attrs["scenario"] = data.metadata["scenario"]
         os.chmod(beside, 0o644)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from offline_marl.core.types import DataError, Episode
 from offline_marl.datasets.base import Dataset, Recording
@@ -35,8 +36,8 @@ def write(folder: Path, data: Recording | Dataset, storage: str = "hdf5", datase
     Args:
         folder: Must not exist. Minari finds it by its id where it is `MINARI_DATASETS_PATH/ID`.
         data: Of one body, or of a team: Dict spaces, with the mean of the agents' rewards as reward, and among the
-            infos `rewards` and, where they differ, `terminations` and `truncations` per agent, `state` and
-            `avail_actions`.
+            infos `rewards` and, where they differ, `terminations` and `truncations` per agent, `mask` (who is there),
+            `state` and `avail_actions`.
         storage: `hdf5`, `arrow` or `parquet`.
         dataset_id: Minari's id, `[namespace/]name-vN`; by default see `id_of`.
 
@@ -101,7 +102,7 @@ def _create(root: Path, name: str, data: Recording | Dataset, storage: str) -> N
             description=f"{metadata.get('how', metadata.get('name', name))}. Written by offline-marl; its own metadata "
             f"are under '{OURS}'.",
         )
-    kept: dict[str, Any] = {OURS: packed(metadata), "dataset_size": made.storage.get_size()}
+    kept: dict[str, Any] = {OURS: packed(metadata, data.ends_seen), "dataset_size": made.storage.get_size()}
     reference = metadata.get("reference")
     if reference:
         kept |= {"ref_min_score": float(reference["random"]), "ref_max_score": float(reference["expert"])}
@@ -208,12 +209,15 @@ def _ends_apart(data: Dataset) -> bool:
 
 def _team(episode: Episode, data: Dataset, apart: bool) -> dict[str, Any]:
     spec, agents = data.spec, list(enumerate(data.spec.agents))
-    over = episode.terminations.all(-1)
-    ended = (episode.terminations | episode.truncations).all(-1)
+    away = torch.zeros_like(episode.terminations) if episode.mask is None else ~episode.mask
+    over = (episode.terminations | away).all(-1)
+    ended = (episode.terminations | episode.truncations | away).all(-1)
     flags = {"terminations": over, "truncations": ended & ~over}
     infos = {"rewards": _after_reset(episode.rewards.numpy())}
     if apart:
         infos |= {name: _after_reset(getattr(episode, name).numpy().astype(np.uint8)) for name in flags}
+    if episode.mask is not None:
+        infos["mask"] = _after_reset(episode.mask.numpy().astype(np.uint8))
     if episode.state is not None:
         infos["state"] = episode.state.numpy()
     if episode.avail_actions is not None:

@@ -257,10 +257,13 @@ class HeldOutHook:
 @torch.no_grad()
 def held_out_errors(model: WorldModel, buffer: TransitionBuffer) -> Tensor:
     """Root-mean-square error of each member over all rows of a buffer."""
-    total = torch.zeros(members_of(model), device=buffer.device)
+    total, counted = torch.zeros(members_of(model), device=buffer.device), 0.0
     for index in torch.split(torch.arange(len(buffer), device=buffer.device), ROWS_AT_ONCE):
-        total += model.errors(buffer.view(index, model.needs)).square() * len(index)
-    return (total / len(buffer)).sqrt()
+        rows = buffer.view(index, model.needs)
+        count = float(len(index) if rows.next_seen is None else rows.next_seen.any(-1).sum())
+        total += model.errors(rows).square() * count
+        counted += count
+    return (total / counted).sqrt()
 
 
 MEASURED = 4_000_000
@@ -275,11 +278,13 @@ def facts_of(data: Dataset, seen: Tensor | None = None) -> Facts:
         seen: Episodes that statistics and borders are taken from: those that a model is fitted to.
     """
     every = _rows(TransitionBuffer(data, state=False))
-    facts = measure(data.spec, every.obs, every.next_obs, every.rewards, every.terminations)
+    facts = measure(
+        data.spec, every.obs, every.next_obs, every.rewards, every.terminations, every.mask, every.next_seen
+    )
     if seen is None:
         return facts
     rows = _rows(TransitionBuffer(data, state=False, episodes=seen))
-    return restated(facts, rows.obs, rows.next_obs, rows.rewards)
+    return restated(facts, rows.obs, rows.next_obs, rows.rewards, rows.mask, rows.next_seen)
 
 
 def _rows(buffer: TransitionBuffer) -> Batch:

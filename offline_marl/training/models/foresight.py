@@ -49,7 +49,11 @@ class Foreseen:
     """Bool: predicted that the team's episode terminates."""
     terminations: PerStep
     counted: PerStep
-    """Bool: the recorded episode was not over yet."""
+    """Bool: the recorded episode was not over yet, all agents were there, and what they saw next was recorded."""
+    paid: PerStep
+    """Bool: the same, but whatever followed: rewards are known."""
+    lived: PerStep
+    """Bool: the recorded episode was not over yet: its ends are known."""
 
     def distance(self) -> PerStep:
         """Root mean square of a step's errors, over coordinates and rewards alike."""
@@ -101,6 +105,7 @@ def evenly(positions: Rows, most: int) -> Rows:
 def _compare(facts: Facts, prediction: Prediction, first: Joint, now: Batch) -> Foreseen:
     after = facts.join(now.next_obs).double()
     obs_surprise, reward_surprise = _surprise(prediction.spread, after, now.rewards)
+    there = torch.ones_like(now.terminations) if now.mask is None else now.mask
     return Foreseen(
         obs_error=(facts.join(prediction.next_obs) - after) / facts.obs_std,
         still_error=(first - after) / facts.obs_std,
@@ -110,8 +115,10 @@ def _compare(facts: Facts, prediction: Prediction, first: Joint, now: Batch) -> 
         reward_surprise=reward_surprise,
         spreads=_spreads(prediction.spread),
         ended=prediction.terminations.all(-1),
-        terminations=now.terminations.all(-1),
-        counted=torch.ones_like(now.terminations[:, 0]) if now.mask is None else now.mask.all(-1),
+        terminations=now.team_terminations,
+        counted=there.all(-1) if now.next_seen is None else (there & now.next_seen).all(-1),
+        paid=there.all(-1),
+        lived=there.any(-1),
     )
 
 

@@ -137,16 +137,16 @@ def _open_loop(far: Foreseen) -> dict[str, Any]:
 
 def _rewards(near: Foreseen, far: Foreseen, facts: Facts) -> dict[str, Any]:
     """Errors in deviations of the rewards; `bias` is what is promised too much a step, in their own units."""
-    bias = (near.reward_error * facts.reward_std)[near.counted].mean(0)
-    far_bias = (far.reward_error * facts.reward_std)[far.counted].mean(0)
+    bias = (near.reward_error * facts.reward_std)[near.paid].mean(0)
+    far_bias = (far.reward_error * facts.reward_std)[far.paid].mean(0)
     return {
-        "error": _rms(near.reward_error, near.counted),
-        "mean_reward": _rms(near.mean_error, near.counted),
+        "error": _rms(near.reward_error, near.paid),
+        "mean_reward": _rms(near.mean_error, near.paid),
         "bias": float(bias.mean()),
         "bias_open_loop": float(far_bias.mean()),
         "bias_of_agents": bias.tolist(),
-        "sum_error": _curve(far.reward_error.cumsum(1), far.counted),
-        "sum_mean_reward": _curve(far.mean_error.cumsum(1), far.counted),
+        "sum_error": _curve(far.reward_error.cumsum(1), far.paid),
+        "sum_mean_reward": _curve(far.mean_error.cumsum(1), far.paid),
     }
 
 
@@ -164,7 +164,7 @@ def _calibration(near: Foreseen, facts: Facts) -> dict[str, Any]:
 
 
 def _terminations(near: Foreseen) -> dict[str, Any]:
-    predicted, recorded = near.ended[near.counted], near.terminations[near.counted]
+    predicted, recorded = near.ended[near.lived], near.terminations[near.lived]
     right = int((predicted & recorded).sum())
     return {
         "predicted": float(predicted.double().mean()),

@@ -27,7 +27,7 @@ class RowSource:
 
     def sample(self, needs: Needs) -> Batch:
         """The next batch."""
-        return self.buffer.view(self.buffer.draw(self.batch_size, self.generator), needs)
+        return self.buffer.view(self.buffer.draw(self.batch_size, self.generator, needs), needs)
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state is the whole cursor."""
@@ -69,10 +69,10 @@ class MemberSource(RowSource):
 
     def sample(self, needs: Needs) -> Batch:
         """The next batch."""
-        index = self.buffer.draw(self.members * self.batch_size, self.generator)
+        index = self.buffer.draw(self.members * self.batch_size, self.generator, needs)
         if self._resample is not None:
             index = self._resample.gather(1, index.view(self.members, -1)).flatten()
-        rows = self.buffer.transitions(index)
+        rows = self.buffer.view(index, needs)
         return rows.map(lambda value: value.unflatten(0, (self.members, self.batch_size)))
 
     def state_dict(self) -> dict[str, Any]:

@@ -200,6 +200,10 @@ def _caution(config: RunConfig, model: WorldModel, held_out: TransitionBuffer | 
     if held_out is not None:
         index = torch.linspace(0, len(held_out) - 1, min(MEASURED, len(held_out)), device=held_out.device).long()
         rows = held_out.transitions(index)
+        if rows.mask is not None and bool(rows.mask.all(-1).any()):
+            # Of agents that are away no member knows anything.
+            together = rows.mask.all(-1)
+            rows = rows.map(lambda value: value[together])
         prediction, _ = model.step(model.begin(rows), rows.actions)
         if prediction.spread is not None:
             measured = UNCERTAINTIES[config.spread](prediction.spread)  # refuses models that cannot be measured so

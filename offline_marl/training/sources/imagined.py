@@ -167,7 +167,7 @@ class MixedSource:
         self.drawn += 1
         parts = []
         if count:
-            recorded = self.real.draw(count, needs)
+            recorded = replace(self.real.draw(count, needs), next_seen=None)
             parts.append(replace(recorded, synthetic=torch.zeros_like(recorded.rewards[..., 0], dtype=torch.bool)))
         if count < self.batch_size:
             parts.append(self.ring.sample(self.batch_size - count, self.real.generator))
@@ -187,8 +187,9 @@ class MixedSource:
             return
         flat = made.flatten()
         assert flat.mask is not None
-        counted = flat.mask.all(-1)
-        self.ring.push(replace(flat.map(lambda value: value[counted]), mask=None))
+        counted = flat.mask.any(-1)
+        flat = flat.map(lambda value: value[counted])
+        self.ring.push(flat if self.real.buffer.masks(needs) else replace(flat, mask=None))
 
     def state_dict(self) -> dict[str, Any]:
         """Cursor, rollouts and imagined rows."""

@@ -35,7 +35,7 @@ class DatasetSource:
         """So many rows, or whole episodes if these are asked for, each as likely as any other."""
         whole = needs.view == "segments" and not needs.length
         draw = self.buffer.draw_first if whole else self.buffer.draw
-        return self.buffer.view(draw(rows, self.generator), needs)
+        return self.buffer.view(draw(rows, self.generator, needs), needs)
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state is the whole cursor."""
@@ -79,7 +79,7 @@ class EnvironmentSource:
         while played < self.rows:
             count = self._episodes(played, episodes)
             rounds.append(self._play(count))
-            played += int(rounds[-1].mask[..., 0].sum())  # type: ignore[index]
+            played += int(rounds[-1].mask.any(-1).sum())  # type: ignore[union-attr]
             episodes += count
         longest = max(batch.rewards.shape[1] for batch in rounds)
         batch = Batch.cat([lengthened(batch, longest) for batch in rounds])
@@ -121,20 +121,24 @@ def _rows(step: Step, history: History | None, next_history: History | None) -> 
     """One step of each episode; histories lie where the policy is, all else on the CPU."""
     (obs, avail), (next_obs, next_avail) = (seen_tensors(seen, "cpu") for seen in (step.seen, step.next_seen))
     running = torch.from_numpy(step.running)
-    over, cut = torch.from_numpy(step.terminations) & running, torch.from_numpy(step.truncations) & running
     agents = obs.shape[:2]
+    over, cut = (torch.from_numpy(flags) & running.unsqueeze(-1) for flags in step.agent_flags(agents[1]))
+    there = running.unsqueeze(-1).expand(agents)
+    if step.seen.present is not None:
+        present = torch.from_numpy(step.seen.present)
+        obs, there = obs.masked_fill(~present.unsqueeze(-1), 0.0), there & present
     return Batch(
         obs=obs,
         actions=torch.from_numpy(step.actions),
         rewards=torch.from_numpy(step.rewards),
         next_obs=next_obs,
-        terminations=over.unsqueeze(-1).expand(agents),
-        truncations=(cut & ~over).unsqueeze(-1).expand(agents),
+        terminations=over,
+        truncations=cut & ~over,
         history=history,
         next_history=next_history,
         avail_actions=avail,
         next_avail_actions=next_avail,
-        mask=running.unsqueeze(-1).expand(agents),
+        mask=there,
     )
 
 

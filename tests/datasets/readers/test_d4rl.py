@@ -60,7 +60,7 @@ def test_a_file_is_a_task_with_conf_and_view(tmp_path: Path, body: str, conf: st
     path = written(tmp_path / f"{body}_medium-v2.hdf5", held)
     task = open_task(f"{path}_{conf}_0")
     assert task.data.spec.n_agents == agents and task.partition is not None and task.partition.scenario == body
-    assert task.data.lengths.tolist() == (list(LENGTHS) if next_obs else [3, 3, 4, 1])
+    assert task.data.lengths.tolist() == list(LENGTHS) and (task.data.ends_seen is None) == next_obs
     assert task.data.terminations.any(-1).sum() == 1 and task.data.episode(1).terminations[-1].all()
     assert absolute(f"{path}_{conf}_0") == f"{path}_{conf}_0"
 
@@ -91,8 +91,8 @@ def test_the_oldest_files_are_cut_by_the_clock(tmp_path: Path) -> None:
     terminals[8] = True
     held = {"observations": draw.random((23, 11)), "actions": draw.uniform(-1, 1, (23, 3)), "rewards": draw.random(23)}
     data = load_recording(str(written(tmp_path / "x.hdf5", {**held, "terminals": terminals}, max_episode_steps=5)))
-    # Steps 0-4, 5-8 (terminated), 9-13, 14-18, 19-22: those that were cut lose their last step.
-    assert data.lengths.tolist() == [4, 4, 4, 4, 3] and data.metadata["dropped_steps"] == 4
+    # Steps 0-4, 5-8 (terminated), 9-13, 14-18, 19-22.
+    assert data.lengths.tolist() == [5, 4, 5, 5, 4] and data.ends_seen.tolist() == [False] * 5
     assert data.metadata["episodes_end"] == "terminals, and every 5 steps: the file has no timeouts"
     assert "every 1000 steps" in d4rl.recording({**held, "terminals": terminals}).metadata["episodes_end"]
 
@@ -148,7 +148,7 @@ def test_a_file_is_converted_once_and_keeps_both_checksums(tmp_path: Path, monke
 
 def test_arrays_of_a_d4rl_environment_will_do() -> None:
     data = d4rl.recording(arrays("hopper", next_obs=False)).check()
-    assert data.lengths.tolist() == [3, 3, 4, 1] and data.metadata["dropped_steps"] == 3
+    assert data.lengths.tolist() == list(LENGTHS) and not data.ends_seen.any()
 
 
 def hostile(kind: str, path: Path) -> None:

@@ -23,7 +23,7 @@ def test_a_file_is_a_team_whatever_its_rewards_look_like(tmp_path: Path, rewards
     data, about = task.data, task.data.metadata
     assert kind_of(path) == about["format"] == "omiga"
     assert (about["scenario"], about["conf"], about["quality"]) == ("ant", "2x4", "expert")
-    # Nothing is as long as the clock allows: all terminated, nothing is lost.
+    # Nothing is as long as the clock allows: all terminated.
     assert data.lengths.tolist() == list(LENGTHS) and about["episodes_end"].startswith("d: after 1,000 steps")
     assert data.terminations.any(-1).sum() == 4 and data.spec.state_dim == 3 and task.environment is None
     for number, first in enumerate(np.cumsum(LENGTHS) - LENGTHS):
@@ -39,14 +39,14 @@ def test_the_longest_episodes_of_another_task_were_cut(tmp_path: Path) -> None:
     team = Team(lengths=(6, 3, 6), terminated=(True, True, True), choices=4)
     path = write_hdf5(tmp_path / "3s_vs_5z-good.h5", omiga_arrays(team))
     data = open_task(str(path)).data
-    assert data.lengths.tolist() == [5, 3, 5] and data.metadata["dropped_steps"] == 2
+    assert data.lengths.tolist() == [6, 3, 6] and not data.ends_seen.any()
     assert data.terminations.all(-1).sum() == 1 and data.spec.discrete and "scenario" not in data.metadata
 
 
 def test_the_clock_of_a_body_is_known(tmp_path: Path) -> None:
     team = Team(lengths=(1000, 40), terminated=(False, True))
     data = open_task(str(write_hdf5(tmp_path / "HalfCheetah-v2-6x1-medium-replay.hdf5", omiga_arrays(team)))).data
-    assert data.lengths.tolist() == [999, 40] and data.metadata["quality"] == "medium-replay"
+    assert data.lengths.tolist() == [1000, 40] and data.metadata["quality"] == "medium-replay"
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_the_pages_reader_serves_every_command(
         assert end.value.code == 0, capsys.readouterr().err
     assert (tmp_path / "run" / "DONE").exists()
     data = load_place(tmp_path / "games.safetensors")
-    assert data.metadata["format"] == "lab-npz" and data.lengths.tolist() == [9, 9, 9, 9]
+    assert data.metadata["format"] == "lab-npz" and data.lengths.tolist() == [10, 10, 10, 10]
     np.testing.assert_array_equal(data.actions[:9], np.load(file)["actions"][:9])
 
 

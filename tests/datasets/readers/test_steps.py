@@ -54,18 +54,18 @@ def test_what_followed_is_the_last_row(team: bool) -> None:
     seen = data.obs[:, 0, 0] if team else data.state[:, 0]
     wanted = [100.0 * e + r for e, length in enumerate(LENGTHS) for r in range(length + 1)]
     assert seen.tolist() == wanted and data.lengths.tolist() == list(LENGTHS)
-    assert "dropped_steps" not in data.metadata and (not team or torch.equal(data.state[:, 0], seen))
+    assert data.ends_seen is None and (not team or torch.equal(data.state[:, 0], seen))
 
 
 @pytest.mark.parametrize("team", [False, True])
-def test_without_what_followed_cut_episodes_lose_a_step(team: bool) -> None:
+def test_without_what_followed_last_rows_repeat_and_are_marked(team: bool) -> None:
     data = flat(team, followed=False).recording({}).check()
     seen = data.obs[:, 1, 0] if team else data.state[:, 0]
-    # 0 and 2 are cut, 1 and 3 terminate and repeat their last row, 4 had a single step and is gone.
-    assert seen.tolist() == [0, 1, 2, 3, 100, 100, 200, 201, 202, 203, 204, 300, 301, 301]
-    assert data.lengths.tolist() == [3, 1, 4, 2] and data.metadata["dropped_steps"] == 3
+    wanted = [100.0 * e + min(r, length - 1) for e, length in enumerate(LENGTHS) for r in range(length + 1)]
+    assert seen.tolist() == wanted and data.lengths.tolist() == list(LENGTHS)
+    assert data.ends_seen.tolist() == [False] * len(LENGTHS)
     rewards = data.rewards[:, 0] if team else data.rewards
-    assert rewards.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 10, 11]
+    assert rewards.tolist() == list(range(sum(LENGTHS)))
 
 
 @pytest.mark.parametrize("piece", [1, 24, 100])

@@ -33,9 +33,9 @@ def loaded(place: object) -> Dataset:
 
 
 def assert_is(data: Dataset, team: Team) -> None:
-    """An episode that was cut has lost its last step, of which a Vault does not say what followed."""
-    kept = [length - (not over) for length, over in zip(LENGTHS, TERMINATED, strict=True)]
-    assert data.lengths.tolist() == kept and data.metadata["dropped_steps"] == 2
+    """A Vault does not say what followed last steps: their rows are repeated, and marked."""
+    kept = list(LENGTHS)
+    assert data.lengths.tolist() == kept and data.ends_seen.tolist() == [False] * len(LENGTHS)
     first = 0
     for number, (length, over) in enumerate(zip(LENGTHS, TERMINATED, strict=True)):
         episode, steps = data.episode(number), slice(first, first + kept[number])
@@ -73,16 +73,13 @@ def test_a_vault_that_flashbax_wrote() -> None:
     data = loaded(Path(__file__).with_name("flashbax.zip"))
     time, agent, choice = np.arange(23)[:, None, None], np.arange(2)[:, None], np.arange(5)
     done = (time + agent)[..., 0] % 5
-    keep = np.arange(23) < 22  # of the last one, which was cut, nobody knows what followed
-    rows = (torch.arange(22) + episode_numbers(data.lengths)).numpy()
-    assert data.lengths.tolist() == [10, 10, 2] and data.spec.act_dims == (5, 5)
-    np.testing.assert_allclose(data.obs[rows], (time + agent / 10 + choice[:4] / 100)[keep], rtol=1e-6)
-    np.testing.assert_array_equal(data.actions, done[keep])
-    np.testing.assert_array_equal(data.rewards, (time - agent)[keep, :, 0])
-    np.testing.assert_array_equal(data.state[rows], np.arange(22)[:, None] * np.arange(1, 4))
-    np.testing.assert_array_equal(
-        data.avail_actions[rows], (((choice + time) % 2 == 0) | (choice == done[..., None]))[keep]
-    )
+    rows = (torch.arange(23) + episode_numbers(data.lengths)).numpy()
+    assert data.lengths.tolist() == [10, 10, 3] and data.spec.act_dims == (5, 5)
+    np.testing.assert_allclose(data.obs[rows], time + agent / 10 + choice[:4] / 100, rtol=1e-6)
+    np.testing.assert_array_equal(data.actions, done)
+    np.testing.assert_array_equal(data.rewards, (time - agent)[:, :, 0])
+    np.testing.assert_array_equal(data.state[rows], np.arange(23)[:, None] * np.arange(1, 4))
+    np.testing.assert_array_equal(data.avail_actions[rows], ((choice + time) % 2 == 0) | (choice == done[..., None]))
     assert data.terminations.any(-1).nonzero().flatten().tolist() == [9, 19]
 
 
@@ -142,7 +139,7 @@ def test_legals_of_continuous_actions_mean_nothing(tmp_path: Path) -> None:
 def test_what_is_written_behind_the_index_does_not_count(tmp_path: Path) -> None:
     team = Team()
     data = loaded(write_vault(tmp_path / "x.vlt" / "a", vault_arrays(team), index=LENGTHS[0] + LENGTHS[1], small=True))
-    assert data.lengths.tolist() == [LENGTHS[0] - 1, LENGTHS[1]]
+    assert data.lengths.tolist() == [LENGTHS[0], LENGTHS[1]]
 
 
 def test_it_is_no_recording(tmp_path: Path) -> None:
@@ -171,3 +168,19 @@ def test_a_number_that_is_not_finite_here_and_there_is_no_padding(tmp_path: Path
     arrays["observations."][0, 1, 3] = -np.inf
     with pytest.raises(DataError, match="'obs' is not finite"):
         loaded(write_vault(tmp_path / "x.vlt" / "a", arrays, small=True))
+
+
+@pytest.mark.parametrize("style", ["once", "repeated"])
+def test_agents_of_a_vault_may_leave_before_the_others(tmp_path: Path, style: str) -> None:
+    team = Team()
+    held = vault_arrays(team)
+    flags, ends = np.zeros((18, 2), np.float32), np.cumsum(LENGTHS) - 1
+    flags[ends] = 1
+    flags[1 : ends[0], 0], flags[ends[0], 0] = (1, 1) if style == "repeated" else (0, 0)
+    flags[1, 0] = 1
+    held["terminals."], held["truncations."] = flags, np.zeros_like(flags)
+    data = loaded(write_vault(tmp_path / "x.vlt" / "a", held, small=True))
+    assert data.lengths.tolist() == list(LENGTHS) and data.mask is not None
+    assert data.mask[:, 0].tolist() == [step < 2 or step > ends[0] for step in range(18)] and data.mask[:, 1].all()
+    assert data.terminations[: ends[0] + 1, 0].nonzero().flatten().tolist() == [1]
+    assert not data.episode(0).obs[2:, 0].any() and not data.rewards[2 : ends[0] + 1, 0].any()

@@ -52,9 +52,22 @@ def assert_equal(found: Recording | Dataset, data: Recording | Dataset) -> None:
 def test_a_set_survives_every_storage(tmp_path: Path, storage: str, kind: str) -> None:
     data: Any = reacher_recording() if kind == "body" else world("discrete" if kind == "discrete" else "continuous", 4)
     data = replace(data, metadata={**ABOUT, **({"scenario": "reacher"} if kind == "body" else {})})
-    if kind == "ends apart":  # one agent leaves before the others
-        data.terminations[1, 0] = True
-        data.check()
+    if kind == "ends apart":  # one agent leaves before the others, another comes later, and one end is unknown
+        mask = torch.ones_like(data.terminations)
+        mask[2 : int(data.lengths[0]), 0] = mask[0, 1] = False
+        data.terminations[1, 0], data.terminations[int(data.lengths[0]) - 1, 0] = True, False
+        data = Dataset.from_arrays(
+            list(data.obs[:, i, :width] for i, width in enumerate(data.spec.obs_dims)),
+            list(data.actions[:, i, :width] for i, width in enumerate(data.spec.act_dims)),
+            data.rewards,
+            lengths=data.lengths,
+            terminations=data.terminations,
+            truncations=data.truncations,
+            state=data.state,
+            mask=mask,
+            metadata=data.metadata,
+        )
+        data = replace(data, ends_seen=torch.tensor([True, True, False, True])).check()
     assert writer.write(tmp_path / "team" / "made-v3", data, storage, "team/made-v3") == "team/made-v3"
     assert_equal(load_place(tmp_path / "team" / "made-v3"), data)
     if kind == "body":

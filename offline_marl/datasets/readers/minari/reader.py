@@ -171,6 +171,7 @@ def _team(
             "a team's need the same names, one body's are one array each."
         )
     per_step, count = {"rewards": rewards, **flags}, len(agents)
+    mask = _per_agent(minari_set, "infos/mask", lengths, count)
     for name in ("rewards", "terminations", "truncations"):
         values = _per_agent(minari_set, f"infos/{name}", lengths, count)
         if values is not None:
@@ -191,6 +192,7 @@ def _team(
         state=state,
         next_state=after,
         **_avail(minari_set, lengths, count, max(act_dims) if kind == "discrete" else 0),
+        mask=None if mask is None else _flags([mask], "mask"),
         spec=Spec(tuple(t.shape[1] for t in obs[0]), act_dims, 0 if state is None else state.shape[1], kind),
     )
     return steps, known
