@@ -44,7 +44,7 @@ class AlgorithmConfig(Config):
     hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (256, 256)
     """Widths of the hidden layers of every network."""
     cosine_steps: CountOrZero = 0
-    """Updates over which the step size falls to 0 along half a cosine; 0 keeps it constant."""
+    """Updates over which the step size of all modules, critics too, falls to 0 along half a cosine; 0 for never."""
     layer_norm: bool = False
     """Normalise the hidden layers of actors and critics."""
     grad_clip: NotNegative = 0.0

@@ -6,6 +6,8 @@ draws that are uniform and around the policy's actions here and in the next step
 choices, acting greedily.
 `cql_actions = own` changes one agent's action at a time, `joint` all at once: two algorithms that papers
 call MA-CQL. `counterfactual` is `own` with a weight per agent (after CFCQL, Shao et al., 2023).
+What our tables call `cql` has TD3+BC's policy: it climbs Q and is held near the recorded actions (`bc_weight = 1`).
+`bc_weight = 0` is CQL's own objective, `policy = sac` its own actor, `target_gap` its Lagrange multiplier.
 Departs from published code: T divides Q alone, not the log density with it (equal at T = 1). As there,
 draws around the policy are clipped to the box but keep their unclipped density, which is low at its edge.
 Departs from CFCQL: each agent has a critic of its own, penalised along its own action n w_i times, instead
@@ -25,14 +27,16 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from offline_marl.algorithms.base import Algorithm, algorithms, masked_mean, over_recorded, over_rows
-from offline_marl.algorithms.td3_bc import TD3BC, TD3BCConfig
+from offline_marl.algorithms.base import Algorithm, algorithms, masked_mean, over_recorded, over_rows, present_next
+from offline_marl.algorithms.td3_bc import TD3BC, Acts, TD3BCConfig, where_present
 from offline_marl.core.axes import Features, PerAgent
 from offline_marl.core.fields import Count, NotNegative, Positive
 from offline_marl.core.types import AvailActions, Batch, DataError, History, Metrics, Needs, Obs, Spec
 from offline_marl.losses import bellman, conservative
+from offline_marl.networks.actors import Actor, AgentPolicy
 from offline_marl.networks.critics import Critic
-from offline_marl.networks.distributions import Categorical
+from offline_marl.networks.distributions import Categorical, TanhNormal
+from offline_marl.networks.multipliers import Multiplier
 from offline_marl.networks.targets import frozen_copy
 
 Draws = tuple[Annotated[Tensor, "sample batch agent act"], Annotated[Tensor, "sample batch agent"]]
@@ -46,6 +50,9 @@ class CQLConfig(TD3BCConfig):
     T (logsumexp_j(Q_k(o, a_j) / T - log mu(a_j)) - log m); of choices, T logsumexp_a(Q_k(o, a) / T).
     `cql_actions = counterfactual` weighs agent i's gap with n softmax_i(-`sharpness` d_i) for n agents, where
     d_i = |pi_i(o_i) - a_i|^2 / `cql_noise`^2, the square being the mean over action entries.
+    Policy: TD3+BC's with `bc_weight` |pi(o) - a|^2; or, `policy = sac`, t log pi(a' | o) - min_k Q_k(o, a')
+    + `bc_weight` |a' - a|^2 with a' drawn from pi; t descends t (-log pi(a' | o) + n) for n action entries.
+    Above 0, `target_gap` makes `cql_alpha` a multiplier that descends -`cql_alpha` sum_k (gap_k - `target_gap`).
     """
 
     cql_alpha: NotNegative = 1.0
@@ -60,11 +67,19 @@ class CQLConfig(TD3BCConfig):
     """Draw one agent's action at a time, the joint action, or one at a time with weights that sum to 1."""
     sharpness: NotNegative = 1.0
     """How strongly counterfactual weights prefer agents that stay near the data; 0 weighs all alike."""
+    bc_weight: NotNegative = 1.0
+    """Weight of the squared distance from the recorded action in the policy's loss; 0 is CQL's own policy loss."""
+    policy: Literal["td3", "sac"] = "td3"
+    """Deterministic with TD3's smoothed targets, or, as CQL's own, a tanh-normal whose entropy is kept (SAC)."""
+    target_gap: NotNegative = 0.0
+    """Gap of one critic that `cql_alpha` is tuned to hold, as CQL's Lagrange multiplier; 0 keeps `cql_alpha` fixed."""
     conservative_rows: Literal["recorded", "combo"] = "recorded"
     """Of mixtures with imagined rows: the gap of recorded ones, or the soft maximum of imagined ones instead."""
 
     @model_validator(mode="after")
     def _gap_fits_critic(self) -> CQLConfig:
+        if self.target_gap and not self.cql_alpha:
+            raise ValueError("target_gap tunes cql_alpha from where it stands, which must be above 0")
         if self.cql_actions != "own" and self.critic == "independent":
             raise ValueError(f"cql_actions = {self.cql_actions} needs critic = centralised")
         if self.cql_actions == "counterfactual" and self.conservative_rows == "combo":
@@ -85,10 +100,23 @@ class CQL(TD3BC):
     present: Tensor
 
     def __init__(self, config: CQLConfig, spec: Spec) -> None:
-        if not spec.discrete:
+        if spec.discrete:
+            self._choose_greedily(config, spec)
+        else:
             super().__init__(config, spec)
-            return
+            self.cloning_weight = config.bc_weight
+        if config.policy == "sac":
+            del self.target_policy  # targets are drawn from the policy itself
+            self.temperature = Multiplier(spec.n_agents)
+            self.optimize("temperature", lr=config.lr, name="temperature")
+        if config.target_gap:
+            self.multiplier = Multiplier(1, config.cql_alpha)
+            self.optimize("multiplier", lr=config.lr, name="multiplier")
+
+    def _choose_greedily(self, config: CQLConfig, spec: Spec) -> None:
         Algorithm.__init__(self, config, spec)
+        if config.policy == "sac":
+            raise DataError("cql on discrete actions acts greedily on its critic: policy = sac is for continuous ones.")
         if config.critic == "centralised":
             raise DataError(
                 "cql on discrete actions acts greedily on its critic, which must not read other agents: "
@@ -99,6 +127,12 @@ class CQL(TD3BC):
         self.register_buffer("actor_loss", torch.zeros(()))
         self.register_buffer("present", spec.present("act"), persistent=False)
         self.optimize("critic", lr=config.lr)
+
+    def make_policy(self) -> AgentPolicy:
+        """Deterministic policies, or those of soft actor-critic."""
+        if self.config.policy == "sac":
+            return Actor(act_dims=self.spec.act_dims, discrete=False, **self.shape)
+        return super().make_policy()
 
     def critic_penalty(self, batch: Batch, features: Features, q: Tensor, metrics: Metrics) -> Tensor | float:
         """The gap between the soft maximum of Q and Q of the data's action."""
@@ -113,7 +147,12 @@ class CQL(TD3BC):
             gaps = gaps * self.weights(batch, features.detach())
         gap = masked_mean(gaps, batch.mask)
         metrics["loss/gap"] = gap.detach()
-        return self.config.cql_alpha * gap
+        if not self.config.target_gap:
+            return self.config.cql_alpha * gap
+        alpha: Tensor = self.multiplier().sum()
+        metrics["gap/weight"] = alpha.detach()
+        self.descend(alpha * (len(q) * self.config.target_gap - gap.detach()), "multiplier")
+        return alpha.detach() * gap
 
     def continuous_level(self, batch: Batch, features: Features) -> Annotated[Tensor, "copy batch agent"]:
         """Soft maximum of Q over all actions, from draws."""
@@ -136,25 +175,48 @@ class CQL(TD3BC):
     def draw(self, batch: Batch, features: Features) -> Draws:
         """Uniform actions and noisy ones around the policy's, with the log density of each agent's action."""
         count, noise, present = self.config.cql_samples, self.config.cql_noise, self.policy.present
-        here = self.policy(features)
-        there = self.policy(self.inputs(batch.next_obs, batch.next_history))
+        reads = (features, self.inputs(batch.next_obs, batch.next_history))
+        here, there = (self.middle(read) for read in reads)
         shape = (count, *here.shape)
         if batch.mask is not None:
             # Drawn joint actions hold zeros for absent agents, as recorded ones do, who add nothing to their density.
             present = present & batch.mask.unsqueeze(-1)
             here, there = here * present, there * present
         uniform = torch.empty(shape, device=here.device).uniform_(-1, 1, generator=self.generator) * present
-        shaken = torch.empty((2, *shape), device=here.device).normal_(generator=self.generator) * present
-        around = torch.stack([here, there]).unsqueeze(1) + noise * shaken
         width = present.sum(-1)
         flat = (-math.log(2.0) * width).expand(count, *here.shape[:-1])
+        if self.config.policy == "sac":
+            parts = [self.drawn(read, batch.mask, count) for read in reads]
+            actions, log_density = (torch.cat(part) for part in zip((uniform, flat), *parts, strict=True))
+            return actions, log_density
+        shaken = torch.empty((2, *shape), device=here.device).normal_(generator=self.generator) * present
+        around = torch.stack([here, there]).unsqueeze(1) + noise * shaken
         bell = -0.5 * shaken.square().sum(-1) - (math.log(noise) + 0.5 * math.log(2 * math.pi)) * width
         return torch.cat([uniform, around.flatten(0, 1).clamp(-1, 1)]), torch.cat([flat, bell.flatten(0, 1)])
+
+    def drawn(self, features: Features, mask: PerAgent | None, count: int) -> Draws:
+        """Draws from the policies of soft actor-critic, with their log density; zeros of absent agents."""
+        choice = self.stochastic(features)
+        shape = (count, *choice.mean.shape)
+        wide = TanhNormal(choice.mean.expand(shape), choice.log_std.expand(shape), choice.present)
+        actions = wide.sample(self.generator)
+        log_density = wide.log_prob(actions)
+        return where_present(actions, mask), log_density if mask is None else log_density * mask
+
+    def stochastic(self, features: Features) -> TanhNormal:
+        """The policies of soft actor-critic."""
+        choice: TanhNormal = self.policy(features)
+        return choice
+
+    def middle(self, features: Features) -> Acts:
+        """What policies do that explore nothing."""
+        actions: Acts = self.stochastic(features).mode() if self.config.policy == "sac" else self.policy(features)
+        return actions
 
     @torch.no_grad()
     def weights(self, batch: Batch, features: Features) -> PerAgent:
         """Each agent's share in the counterfactual gap; the shares sum to the number of agents that are there."""
-        distance = self.distance(self.policy(features), batch.actions) / self.config.cql_noise**2
+        distance = self.distance(self.middle(features), batch.actions) / self.config.cql_noise**2
         scores = -self.config.sharpness * distance
         if batch.mask is None:
             return torch.softmax(scores, dim=-1) * self.spec.n_agents
@@ -163,7 +225,12 @@ class CQL(TD3BC):
 
     @torch.no_grad()
     def target(self, batch: Batch) -> PerAgent:
-        """TD3's target; for choices that of double Q-learning (van Hasselt et al., 2016)."""
+        """TD3's target, or that of a drawn action; for choices double Q-learning's (van Hasselt et al., 2016)."""
+        if self.config.policy == "sac":
+            actions = self.stochastic(self.inputs(batch.next_obs, batch.next_history)).sample(self.generator)
+            features = self.target_inputs(batch.next_obs, batch.next_history)
+            next_q = self.target_critic(features, where_present(actions, present_next(batch))).amin(0)
+            return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma).clamp(max=self.best)
         if not self.spec.discrete:
             return super().target(batch)
         greedy = self.act(batch.next_obs, history=batch.next_history, avail_actions=batch.next_avail_actions)
@@ -172,8 +239,22 @@ class CQL(TD3BC):
         return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma).clamp(max=self.best)
 
     def policy_loss(self, batch: Batch, features: Features) -> Tensor:
-        """TD3+BC's policy loss; a greedy policy needs none."""
-        return features.new_zeros(()) if self.spec.discrete else super().policy_loss(batch, features)
+        """TD3+BC's policy loss or soft actor-critic's, whose temperature steps here; a greedy policy needs none."""
+        if self.spec.discrete:
+            return features.new_zeros(())
+        if self.config.policy == "td3":
+            return super().policy_loss(batch, features)
+        choice = self.stochastic(features)
+        actions = choice.sample(self.generator)
+        log_probs = choice.log_prob(actions)
+        q, slope = self.slope(features, batch.actions, actions, copies=2)
+        distance = self.cloning_weight * over_recorded(self.distance(actions, batch.actions), batch)
+        kept = distance + self.temperature().detach() * log_probs
+        # The usual aim: an entropy of -1 nat for each action entry.
+        lacking = masked_mean(log_probs.detach() - self.policy.present.sum(-1), batch.mask, dim=0)
+        self.descend(-(self.temperature() * lacking).sum(), "temperature")
+        self.actor_loss = masked_mean(kept - q, batch.mask).detach()
+        return masked_mean(kept - (slope * actions).sum(-1), batch.mask)
 
     @torch.no_grad()
     def act(
@@ -185,6 +266,9 @@ class CQL(TD3BC):
         explore: bool = False,
     ) -> Tensor:
         """The policy's actions; for choices the greedy ones, or drawn from softmax(Q / T) if `explore`."""
+        if self.config.policy == "sac":
+            drawn = self.stochastic(self.inputs(obs, history))
+            return drawn.sample(self.generator) if explore else drawn.mode()
         if not self.spec.discrete:
             return super().act(obs, history=history, explore=explore)
         q = self.critic.each_choice(self.inputs(obs, history))[0]

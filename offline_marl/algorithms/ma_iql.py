@@ -4,7 +4,8 @@ Q_tot = mix_Q(s, a)(Q_1..Q_n), V_tot = mix_V(s)(V_1..V_n), s = all observations 
 temporal difference and advantage are taken on the team's values; one team weight multiplies
 sum_i log pi_i, so agents learn from the same joint actions.
 Departs from the published code: all losses are taken at the same parameters, so that one backward
-serves and a history is encoded once; there is no history by default.
+serves and a history is encoded once; there is no history by default; of two target critics the lesser *mixed* value
+counts (each agent's lesser one under `weighting = agent`), which is not the mixture of the agents' lesser values.
 Paper: arXiv 2305.17198.
 """
 

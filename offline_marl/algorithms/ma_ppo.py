@@ -4,8 +4,9 @@ Of the team's steps: V = mix(s)(V_1..V_n), s = all observations side by side; A 
 estimation, normalised over the update. In minibatches, several times over the same steps, up
 min(r A, clip(r) A) + w H - sum_i |mean_i outside [-1, 1]|^2, r = exp(sum_i log pi_i - sum_i log pi_i^old), and down
 the squared error of V, held near its old value. w rises by `entropy_step` (target - H) and is never below 0.
-Departs from the published code: a minibatch has one backward; advantages and returns are taken once per update; an
-action on the border has the likelihood of all draws beyond it; log-std outside its bounds can come back.
+Departs from the published code: V aims at lambda-returns, A + V_old; a minibatch has one backward; advantages and
+returns are taken once per update; an action on the border has the likelihood of all draws beyond it; log-std outside
+its bounds can come back.
 `policy = tanh` (the policy of `bc`), `state_std` and `activation` are common practice elsewhere.
 Papers: arXiv 2305.17198 (MOMA-PPO), arXiv 1707.06347 (PPO), arXiv 1506.02438 (advantages), arXiv 1802.07564 (borders).
 """

@@ -5,7 +5,9 @@ and the winner of a cross-entropy search: draws from a normal, clipped to the bo
 The distance is the mean over an agent's action entries.
 Departs from the published code: it runs on any device, and batched over rows, agents and draws; the
 conservative gap corrects by log densities, not densities; pi(o) joins the first round's draws, so it can
-be an elite too; the elites' deviation is that of the population.
+be an elite too; the elites' deviation is that of the population; targets are smoothed and the policy is delayed as
+in TD3, which `target_noise = 0` and `policy_every = 1` take away. The policy loss is OMAR's own: no distance from the
+recorded action (`bc_weight = 0`), and Q is not divided by its size.
 Paper: arXiv 2111.11188.
 """
 
@@ -14,9 +16,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from offline_marl.algorithms.base import algorithms, masked_mean
+from offline_marl.algorithms.base import algorithms, masked_mean, over_recorded
 from offline_marl.algorithms.cql import CQL, CQLConfig
 from offline_marl.algorithms.td3_bc import Acts
 from offline_marl.core.axes import Features
@@ -34,6 +36,8 @@ class OMARConfig(CQLConfig):
     and refits the normal to the `search_elites` of highest Q_1 so far.
     """
 
+    bc_weight: NotNegative = 0.0
+    """Weight of the squared distance from the recorded action in the policy's loss; 0 is OMAR's own."""
     search_weight: Share = 0.9
     """Share of the found action in the policy's loss (the paper's tau); the rest climbs the critic."""
     search_iterations: Count = 2
@@ -48,6 +52,12 @@ class OMARConfig(CQLConfig):
     """Deviation of the first round's normal."""
     regularization: NotNegative = 1e-3
     """Weight of the policy's mean squared action."""
+
+    @model_validator(mode="after")
+    def _policies_are_searched_around(self) -> OMARConfig:
+        if self.policy == "sac":
+            raise ValueError("omar pulls deterministic policies to what its search finds: policy = sac is cql's")
+        return self
 
 
 @algorithms.register("omar")
@@ -65,6 +75,8 @@ class OMAR(CQL):
         q, slope = self.slope(features, batch.actions, actions)
         best = self.search(features.detach(), batch.actions, actions.detach(), q)
         chase = weight * self.distance(actions, best) + self.config.regularization * self.distance(actions, 0 * best)
+        if self.cloning_weight:
+            chase = chase + self.cloning_weight * over_recorded(self.distance(actions, batch.actions), batch)
         self.actor_loss = masked_mean(chase - (1 - weight) * q, batch.mask).detach()
         return masked_mean(chase - (1 - weight) * (slope * actions).sum(-1), batch.mask)
 

@@ -30,7 +30,7 @@ from offline_marl.core.axes import Features, PerAgent
 from offline_marl.core.fields import Count, NotNegative
 from offline_marl.core.types import AvailActions, Batch, History, Metrics, Needs, Obs, Spec
 from offline_marl.losses import bellman
-from offline_marl.networks.actors import DeterministicActor
+from offline_marl.networks.actors import AgentPolicy, DeterministicActor
 from offline_marl.networks.critics import Critic
 from offline_marl.networks.targets import frozen_copy
 
@@ -67,11 +67,13 @@ class TD3BC(Algorithm):
     Config = TD3BCConfig
     needs = Needs(actions=frozenset({"continuous"}), recorded="some")
     config: TD3BCConfig
+    cloning_weight: float = 1.0
+    """Of the distance from the data's actions."""
     actor_loss: Tensor
 
     def __init__(self, config: TD3BCConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.policy = DeterministicActor(act_dims=spec.act_dims, **self.shape)
+        self.policy = self.make_policy()
         self.critic = Critic(
             act_dims=spec.act_dims, discrete=False, centralised=config.critic == "centralised", **self.shape
         )
@@ -80,6 +82,10 @@ class TD3BC(Algorithm):
         # Of the policy's last step, so that each update reports it.
         self.register_buffer("actor_loss", torch.zeros(()))
         self.optimize("policy", "critic", lr=config.lr)
+
+    def make_policy(self) -> AgentPolicy:
+        """The policies: deterministic here."""
+        return DeterministicActor(act_dims=self.spec.act_dims, **self.shape)
 
     def update(self, batch: Batch) -> Metrics:
         """One step of the critic, and at every `policy_every`-th of the policy and the targets."""
@@ -120,18 +126,19 @@ class TD3BC(Algorithm):
         actions = self.policy(features)
         q, slope = self.slope(features, batch.actions, actions)
         weight = self.config.alpha / masked_mean(q.abs(), batch.mask, dim=0).clamp(min=1e-8)
-        distance = over_recorded(self.distance(actions, batch.actions), batch)
+        distance = self.cloning_weight * over_recorded(self.distance(actions, batch.actions), batch)
         self.actor_loss = masked_mean(distance - weight * q, batch.mask).detach()
         return masked_mean(distance - weight * (slope * actions).sum(-1), batch.mask)
 
-    def slope(self, features: Features, actions: Acts, own_actions: Acts) -> tuple[PerAgent, Acts]:
+    def slope(self, features: Features, actions: Acts, own_actions: Acts, copies: int = 1) -> tuple[PerAgent, Acts]:
         """Q_1 of each agent's `own_actions` among the others' `actions`, and its gradient by `own_actions`.
 
-        Taken apart from the graph, so that climbing the critic leaves the critic alone and computes no
-        gradient of its weights.
+        Of several `copies` the least Q. Taken apart from the graph, so that climbing the critic leaves the critic
+        alone and computes no gradient of its weights.
         """
         leaf = own_actions.detach().requires_grad_()
-        q = self.critic(features.detach(), actions, leaf, copies=1)[0]
+        values = self.critic(features.detach(), actions, leaf, copies=copies)
+        q = values[0] if copies == 1 else values.amin(0)
         (gradient,) = torch.autograd.grad(q.sum(), leaf)
         return q.detach(), gradient
 

@@ -164,6 +164,99 @@ def test_the_uniform_draws_alone_converge_to_the_integral_of_the_critic():
             torch.testing.assert_close(found[..., i], exact, rtol=0, atol=0.03)
 
 
+# --- CQL's own actor and multiplier -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_cloning_term_has_a_weight_by_hand(weight):
+    """Q_1 of the policies is 3 and -1, of mean sizes 3 and 1, so lambda Q is 2.5 and -2.5; distances are .625 and 1."""
+    learner = hand.climber("cql", **SETTINGS, bc_weight=weight)
+    found = learner.update(hand.batch_of(hand.CONTINUOUS, hand.ACTIONS))["loss/actor"]
+    assert float(found) == pytest.approx(weight * (0.625 + 1) / 2 - (2.5 - 2.5) / 2, abs=1e-4)
+
+
+def soft(**settings):
+    return hand.learner_and_batch(
+        "cql", "continuous", **{"policy": "sac", "policy_every": 1, "bc_weight": 0.0} | settings
+    )
+
+
+def test_the_soft_policys_loss_and_gradient_by_automatic_differentiation():
+    """Mean of t log pi(a') - min_k Q_k(a'), a' drawn from pi; the temperature's of -t (log pi - action entries)."""
+    learner, batch = soft(critic="centralised")
+    kept, metrics = hand.before_and_after(learner, batch)
+    twin = torch.Generator()
+    twin.set_state(state_before_the_policys_draw(kept, batch))
+    choice = kept.policy(batch.obs)
+    actions = choice.sample(twin)
+    q = hand.frozen(kept.critic)(batch.obs, batch.actions, actions).amin(0)
+    log_probs, temperature = choice.log_prob(actions), kept.temperature().detach()
+    loss = (temperature * log_probs - q).mean()
+    assert float(metrics["loss/actor"]) == pytest.approx(float(loss.detach()), rel=1e-4)
+    loss.backward()
+    torch.testing.assert_close(hand.taken(kept.policy), hand.taken(learner.policy), rtol=1e-3, atol=1e-6)
+    entries = torch.tensor(CONTINUOUS.act_dims)
+    lacking = (log_probs.detach() - entries).mean(0)
+    torch.testing.assert_close(
+        learner.temperature.log.grad, -kept.temperature().detach() * lacking, rtol=1e-4, atol=1e-6
+    )
+
+
+def state_before_the_policys_draw(kept, batch):
+    """The generator's state after the draws of the target and of the gap."""
+    twin = copy.deepcopy(kept)
+    twin.generator = torch.Generator()
+    twin.generator.set_state(kept.generator.get_state())
+    twin.target(batch)
+    twin.draw(batch, batch.obs)
+    return twin.generator.get_state()
+
+
+def test_a_soft_policy_draws_where_it_says_with_its_density():
+    learner, batch = soft(cql_samples=40)
+    actions, log_density = learner.draw(batch, batch.obs)
+    assert actions.shape == (120, len(batch), 3, 2) and actions.abs().max() <= 1
+    torch.testing.assert_close(log_density[40:80], learner.policy(batch.obs).log_prob(actions[40:80]))
+    torch.testing.assert_close(log_density[80:], learner.policy(batch.next_obs).log_prob(actions[80:]))
+
+
+def test_the_multiplier_rises_above_the_target_gap_and_falls_below_it():
+    """alpha descends alpha (2 target - gap), whose slope by its log is the same number."""
+    learner, batch = hand.learner_and_batch("cql", "continuous", cql_alpha=2.0, target_gap=0.5)
+    before = learner.multiplier().item()
+    metrics = learner.update(batch)
+    slope = before * (2 * 0.5 - float(metrics["loss/gap"]))
+    assert float(learner.multiplier.log.grad) == pytest.approx(slope, rel=1e-4)
+    assert (learner.multiplier().item() > before) == (float(metrics["loss/gap"]) > 1.0)
+    for target in (1e-3, 1e3):
+        learner, batch = hand.learner_and_batch("cql", "continuous", target_gap=target)
+        for _ in range(20):
+            learner.update(batch)
+        assert (learner.multiplier().item() > 1.0) == (target < 1.0)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_what_is_learnt_besides_is_saved_with_the_learner(kind):
+    settings = {"target_gap": 0.5, **({"policy": "sac"} if kind == "continuous" else {})}
+    one, batch = hand.learner_and_batch("cql", kind, **settings)
+    other, _ = hand.learner_and_batch("cql", kind, **settings)
+    other.update(batch)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    ends = [[made.update(batch) for _ in range(3)] for made in (one, other)]
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+    torch.testing.assert_close(one.multiplier.log, other.multiplier.log, rtol=0, atol=0)
+    seen = {"avail_actions": batch.avail_actions}
+    torch.testing.assert_close(one.act(batch.obs, explore=True, **seen), other.act(batch.obs, explore=True, **seen))
+
+
+def test_a_soft_policy_goes_with_continuous_actions_and_with_cql_alone():
+    made = algorithms.get("cql")
+    with pytest.raises(DataError, match="policy = sac is for continuous ones"):
+        made(build(made.Config, {"policy": "sac", "hidden": [4]}), SPECS["discrete"])
+    with pytest.raises(ConfigError, match="policy = sac is cql's"):
+        build(algorithms.get("omar").Config, {"policy": "sac"})
+    with pytest.raises(ConfigError, match="must be above 0"):
+        build(made.Config, {"target_gap": 5.0, "cql_alpha": 0.0})
+
+
 # --- discrete, by hand ------------------------------------------------------------------------------------------------
 def chooser(**settings):
     """Q of both copies (0, 2, 5), (1, 0) and (1, 1, 1), (0, 0); target Q (7, 3, 9), (4, 8) and (9, 2, 0), (6, 0)."""

@@ -47,6 +47,16 @@ def test_the_policys_loss_and_gradient_by_hand(critic, with_mask, monkeypatch):
     torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_its_policy_clones_nobody_unless_it_is_said(monkeypatch):
+    """The distances .625 and 1 from recorded actions come on top with their weight."""
+    ends = []
+    for weight in ({}, {"bc_weight": 0.4}):
+        learner = hand.climber("omar", **SETTINGS, **weight)
+        monkeypatch.setattr(learner, "search", lambda features, others, own, q: own)
+        ends.append(float(learner.update(hand.batch_of(hand.CONTINUOUS, hand.ACTIONS))["loss/actor"]))
+    assert ends[1] - ends[0] == pytest.approx(0.4 * (0.625 + 1) / 2, rel=1e-4)
+
+
 @pytest.mark.parametrize("critic", CRITICS)
 def test_the_search_finds_the_corner_that_each_agents_critic_rises_to(critic):
     """Draws of deviation 100 lie in corners: Q_1 is greatest at (1, -1) and at 1, whatever the other did."""
