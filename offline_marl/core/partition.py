@@ -6,7 +6,8 @@ Columns are those of Gymnasium's MuJoCo models (v5), measured by the tests: publ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple, TypeVar
 
@@ -242,6 +243,23 @@ _BODIES: Mapping[str, _Body] = {
 }
 
 SCENARIOS: tuple[str, ...] = tuple(_BODIES)
+_CONF_WORDS = {
+    "notip": "which see the target, but not how far the tip is from it",
+    "first": "which see the whole arm, the first one the target",
+    "second": "which see the whole arm, the second one the target",
+    "t-": "of which the first also sees the torso",
+    "-d": "diagonal legs together",
+}
+_VIEW_WORDS = {
+    "full": "everything",
+    "0": "nothing beside its own joints",
+    "0t": "the torso, all of it",
+    "0tnv": "the torso's pose, not its velocity",
+    "0tv": "the torso's velocity",
+    "0txv": "the torso's forward velocity",
+    "0tyv": "the torso's sideways velocity",
+    "0txyv": "the torso's forward and sideways velocity",
+}
 
 
 def confs(scenario: str) -> tuple[str, ...]:
@@ -256,6 +274,21 @@ def views(scenario: str, conf: str) -> tuple[str, ...]:
     return ("full", *body.views)
 
 
+def explain_conf(conf: str) -> str:
+    """Say in words who moves what by a conf of some body."""
+    sizes = re.search(r"(\d+)x(\d+)", conf)
+    shared = f"{sizes[1]} agents, {sizes[2]} joint{'' if sizes[2] == '1' else 's'} each" if sizes else conf
+    more = next(
+        (words for name, words in _CONF_WORDS.items() if name in conf.replace(sizes[0] if sizes else "", "-")), ""
+    )
+    return f"{shared}{more and ', '}{more}"
+
+
+def explain_view(view: str) -> str:
+    """Say in words what agents see beside their own joints."""
+    return _VIEW_WORDS.get(view, view)
+
+
 def partition(scenario: str, conf: str, view: str) -> Partition:
     """Columns that each agent sees and moves.
 
@@ -263,11 +296,11 @@ def partition(scenario: str, conf: str, view: str) -> Partition:
         PartitionError: If the scenario, the conf or the view does not exist; the sentence lists those that do.
     """
     body = _known("scenario", scenario, _BODIES)
-    moves, sees = _known(f"{scenario} conf", conf, body.confs)
+    moves, sees = _known(f"{scenario} conf", conf, body.confs, explain_conf)
     if view == "full":
         seen: list[Iterable[int]] = [range(body.obs_dim)] * len(moves)
     else:
-        shown = _known(f"{scenario} view", view, {"full": (), **body.views})
+        shown = _known(f"{scenario} view", view, {"full": (), **body.views}, explain_view)
         extra = sees or ((),) * len(moves)
         seen = [body.columns((*joints, *also, *shown)) for joints, also in zip(moves, extra, strict=True)]
     return Partition(
@@ -289,12 +322,14 @@ def split_task(task_id: str) -> tuple[str, str, str]:
     if len(pieces) != 3 or not all(pieces):
         raise PartitionError(
             f"'{task_id}' does not say who sees what: a task is <data>_<conf>_<view>, such as "
-            "reacher-scripted-mix-v0_2x1notip_0."
+            "reacher-scripted-mix-v0_2x1notip_0 (conf 2x1notip: "
+            f"{explain_conf('2x1notip')}; view 0: {explain_view('0')})."
         )
     return pieces[0], pieces[1], pieces[2]
 
 
-def _known(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
+def _known(kind: str, name: str, table: Mapping[str, Entry], explained: Callable[[str], str] | None = None) -> Entry:
     if name not in table:
-        raise PartitionError(f"Unknown {kind} '{name}': {suggest(name, table)}.")
+        words = "" if explained is None else "; ".join(f"{known}: {explained(known)}" for known in table)
+        raise PartitionError(f"Unknown {kind} '{name}': {suggest(name, table)}.{words and f' {words}.'}")
     return table[name]

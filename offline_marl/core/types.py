@@ -11,6 +11,7 @@ from torch import Tensor
 
 from offline_marl.core.axes import AxisError, PerAgent, PerTeam, check_fields
 from offline_marl.core.errors import BadInputError
+from offline_marl.core.showing import tensors_line
 
 Metrics = dict[str, Tensor]
 """Detached scalars by name, such as `loss/critic` or `q/mean`; never read on the host inside an update."""
@@ -190,6 +191,9 @@ class Batch:
             raise AxisError("next_actions and next_mask come together: one of them is missing.")
         return self
 
+    def __repr__(self) -> str:
+        return f"Batch({tensors_line({f.name: getattr(self, f.name) for f in fields(self)})})"
+
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.obs)
@@ -269,6 +273,9 @@ class Episode:
     """Bool, false where an agent is away; None where all are there."""
     end_seen: Tensor | None = None
     """A single bool: whether the last row was seen, or repeats the row before; None for yes."""
+
+    def __repr__(self) -> str:
+        return f"Episode({tensors_line({f.name: getattr(self, f.name) for f in fields(self)})})"
 
     def __len__(self) -> int:
         """Number of steps."""

@@ -6,9 +6,11 @@ is done, so the row of transition i is i plus the number of its episode, and not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import numpy as np
@@ -16,11 +18,14 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.partition import Partition
+from offline_marl.core.showing import html_table, tensors_line, widths
 from offline_marl.core.types import DataError, Episode, Spec
 from offline_marl.datasets import validate
 from offline_marl.datasets.arrays import Arrays, Given, flat_fields, owned
+from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.episode_index import Lengths, episode_sums, ranges, starts
+from offline_marl.datasets.layout import save_flat
 from offline_marl.datasets.validate import SEEN
 
 PER_EPISODE = frozenset({"lengths", "ends_seen"})
@@ -49,6 +54,10 @@ class Recording:
     """Where it came from: scenario, environment id, versions, seeds, reference scores."""
     ends_seen: Annotated[Tensor, "episode"] | None = None
     """See `Dataset.ends_seen`."""
+
+    def __repr__(self) -> str:
+        held = {name: getattr(self, name) for name in ("state", "actions")}
+        return f"Recording({len(self.lengths):,} episodes, {len(self.rewards):,} steps, {tensors_line(held)})"
 
     def check(self) -> Recording:
         """Refuse what no learner could use.
@@ -239,6 +248,42 @@ class Dataset:
         """Number of transitions."""
         return len(self.rewards)
 
+    def __repr__(self) -> str:
+        return f"Dataset({', '.join(f'{name} {value}' for name, value in self._figures().items())})"
+
+    def _repr_html_(self) -> str:
+        return html_table("Dataset", self._figures())
+
+    def _figures(self) -> dict[str, object]:
+        spec, returns = self.spec, self.returns()
+        shown = {
+            "episodes": f"{len(self.lengths):,}",
+            "steps": f"{len(self):,}",
+            "agents": spec.n_agents,
+            "obs": widths(spec.obs_dims),
+            f"{spec.action_kind} actions": widths(spec.act_dims),
+            "state": spec.state_dim or None,
+            "return": f"{returns.mean():.4g} [{returns.min():.4g}, {returns.max():.4g}]" if len(returns) else None,
+            "scenario": self.metadata.get("scenario"),
+        }
+        return {name: value for name, value in shown.items() if value is not None}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the data set to a file of our layout, whole or not at all; `--dataset FILE` and `load_dataset` read it.
+
+        Args:
+            path: It ends in .safetensors; a file that is there is replaced.
+
+        Raises:
+            DataError: The name has another ending.
+        """
+        path = Path(path)
+        if path.suffix != SUFFIX:
+            raise DataError(f"{path} should end in {SUFFIX}, by which data sets are known.")
+        held = {item.name: getattr(self, item.name) for item in fields(self)}
+        save_flat(path, Dataset, {**held, "metadata": dict(self.metadata), "spec": asdict(self.spec)})
+        return path
+
     def check(self) -> Dataset:
         """Refuse what no learner could use.
 
@@ -282,6 +327,21 @@ def clipped(data: Flat) -> Flat:
     # Infinite ones stay, to be refused.
     actions = torch.where(data.actions.isfinite(), data.actions.clamp(-1, 1), data.actions)
     return replace(data, actions=actions, metadata={**data.metadata, "clipped_actions": outside})
+
+
+def rescaled(data: Flat, scale: float) -> Flat:
+    """The data with actions divided by `scale`, which the metadata keep as `action_scale`.
+
+    Raises:
+        DataError: The actions are choices, or the scale is not above 0.
+    """
+    if scale == 1:
+        return data
+    if not (math.isfinite(scale) and scale > 0):
+        raise DataError(f"action_scale = {scale:g} should be a number above 0, which recorded actions are divided by.")
+    if not data.actions.is_floating_point():
+        raise DataError(f"action_scale = {scale:g} is for continuous actions, and these are choices.")
+    return replace(data, actions=data.actions[:] / scale, metadata={**data.metadata, "action_scale": scale})
 
 
 def select(data: Flat, episodes: Chosen) -> Flat:

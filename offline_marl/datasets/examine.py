@@ -19,7 +19,7 @@ from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import SUFFIX, home
 from offline_marl.datasets.episodes import stale
-from offline_marl.datasets.files import KIND, LAYOUT
+from offline_marl.datasets.layout import KIND, LAYOUT
 from offline_marl.datasets.validate import Problem, problems
 
 TYPES: Mapping[str, tuple[Any, torch.dtype]] = {

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from offline_marl.core import files
-from offline_marl.core.files import DamagedFileError, load_tree, save_tree
+from offline_marl.core.files import DamagedFileError, load_tree
 from offline_marl.core.types import DataError, Spec
-from offline_marl.datasets.base import Dataset, Flat, Recording, clipped
-
-LAYOUT = 1
-LATER = frozenset({"mask", "ends_seen"})
-KIND = "data set"
+from offline_marl.datasets.base import Dataset, Flat, Recording, clipped, rescaled
+from offline_marl.datasets.layout import KIND, LAYOUT, save_flat
 
 
 def save_data(path: Path, data: Recording | Dataset) -> str:
@@ -37,20 +34,16 @@ def save_fields(
     """
     kind: type = Recording if spec is None else Dataset
     given = {**values, "spec": None if spec is None else asdict(spec)}
-    # In one order whoever calls, so that equal content makes equal files.
-    # Fields that came later are left out where they say nothing: a set that needs none is what it always was.
-    ordered = {
-        n: given.get(n) for n in (item.name for item in fields(kind)) if n not in LATER or given.get(n) is not None
-    }
-    return save_tree(path, {"layout": LAYOUT, "type": kind.__name__, **ordered}, KIND, tick)
+    return save_flat(path, kind, given, tick)
 
 
-def load_data(path: Path, clip_actions: bool = False) -> Recording | Dataset:
+def load_data(path: Path, clip_actions: bool = False, action_scale: float = 1.0) -> Recording | Dataset:
     """Read what `save_data` wrote, its checksum verified and noted as `sha256` in the metadata.
 
     Args:
         path: The file.
         clip_actions: Clip actions that lie outside [-1, 1] instead of refusing them.
+        action_scale: What recorded actions are divided by, before that.
 
     Raises:
         DataError: The file is missing, damaged, of another layout, or its content does not pass `check`.
@@ -67,8 +60,8 @@ def load_data(path: Path, clip_actions: bool = False) -> Recording | Dataset:
     except (TypeError, KeyError) as error:
         raise DataError(f"{path} lacks a field or holds one too many: {error}.") from None
     if isinstance(data, Recording):
-        return _accept(data, checksum, clip_actions)
-    return _accept(data, checksum, clip_actions)
+        return _accept(rescaled(data, action_scale), checksum, clip_actions)
+    return _accept(rescaled(data, action_scale), checksum, clip_actions)
 
 
 def stated_checksum(path: Path) -> str:

@@ -33,7 +33,7 @@ def place_of(task: str) -> tuple[str, tuple[str, str] | None] | None:
         return file["place"], ((file["conf"], file["view"]) if file["conf"] else None)
     if Path(task).exists():
         return task, None
-    shared = _is_shared(task)
+    shared = is_shared(task)
     whole, *share = split_task(task) if shared else (task,)
     if "://" in task or (shared and Path(whole).exists()):
         return whole, ((share[0], share[1]) if shared else None)
@@ -45,7 +45,8 @@ def absolute(task: str) -> str:
     return task if place_of(task) is None or "://" in task else str(Path(task).absolute())
 
 
-def _is_shared(task: str) -> bool:
+def is_shared(task: str) -> bool:
+    """Whether a name ends in a conf and a view that some body has."""
     pieces = task.rsplit("_", 2)
     return len(pieces) == 3 and any(
         pieces[1] in confs(body) and pieces[2] in views(body, pieces[1]) for body in SCENARIOS

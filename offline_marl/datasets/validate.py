@@ -182,7 +182,7 @@ def _bounds(actions: Tensor) -> list[Problem]:
         return []
     message = (
         f"{outside:,} of {actions.numel():,} action entries lie outside [-1, 1]: "
-        "scale them, or clip them by clip_actions = true."
+        "scale them by action_scale = (their bound), or clip them by clip_actions = true."
     )
     return [Problem("actions", "", outside, message)]
 

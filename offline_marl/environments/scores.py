@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offline_marl.core.reference import Reference
+from offline_marl.core.showing import html_table
 from offline_marl.environments.base import Conventions
 
 RESAMPLES = 10_000
@@ -63,6 +64,15 @@ class Score:
             **({} if self.other_versions is None else {"versions_differ": bool(self.other_versions)}),
             "episodes": len(self.returns),
         }
+
+    def __repr__(self) -> str:
+        return f"Score({self})"
+
+    def _repr_html_(self) -> str:
+        rows = {name.replace("_", " "): value for name, value in self.row().items() if value is not None}
+        return html_table(
+            "Score", {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in rows.items()}
+        )
 
     def __str__(self) -> str:
         raw = f"return {self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"

@@ -32,6 +32,8 @@ class LearnFlags(Config):
     """Catalogue name, a body's with conf and view (reacher-scripted-mix-v0_2x1notip_0), or a file of our layout."""
     clip_actions: bool = False
     """Clip actions of the data that lie outside [-1, 1], and say how many, instead of refusing the data."""
+    action_scale: Positive = 1.0
+    """Divides the recorded actions, such as .4 for a body that acts in [-.4, .4]: they should lie in [-1, 1]."""
     memory: Positive = 4.0
     """Gigabytes that the data may take; a larger set stays on disk, and its rows are read as they are drawn."""
     seed: Seed = 0

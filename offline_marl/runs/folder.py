@@ -67,6 +67,10 @@ class Folder(Generic[Settings]):
         self.done_file = self.path / "DONE"
         self.checkpoints = self.path / "checkpoints"
 
+    def __repr__(self) -> str:
+        begun = "unfinished" if self.config_file.exists() else "not begun"
+        return f"{type(self).__name__}({str(self.path)!r}, {'done' if self.done else begun})"
+
     @property
     def done(self) -> bool:
         """Whether the run reached its last step and its score."""

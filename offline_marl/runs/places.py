@@ -9,9 +9,10 @@ from typing import Any
 
 from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError, suggest
+from offline_marl.core.partition import SCENARIOS
 from offline_marl.core.places import PlaceKind, place_fields, with_whole_places
 from offline_marl.core.registry import RegistryError
-from offline_marl.datasets.places import absolute
+from offline_marl.datasets.places import absolute, is_shared
 from offline_marl.runs.config import FitConfig, RunConfig
 from offline_marl.worldmodels.base import worldmodels
 
@@ -23,7 +24,7 @@ def resolve_run(algorithm: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         RegistryError: The algorithm is unknown.
         ConfigError: The world model is neither a kind nor a folder.
     """
-    kind = algorithms.get(algorithm).Config
+    kind, fields = algorithms.get(algorithm).Config, with_share(fields)
     made = with_whole_places(with_whole_places(fields, kind, whole), RunConfig, whole)
     if made.get("fit") and isinstance(made["fit"], Mapping):
         named = made.get("world_model")
@@ -38,7 +39,38 @@ def resolve_fit(model: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         RegistryError: The kind is unknown.
     """
     kind = worldmodels.get(model).Config
-    return with_whole_places(with_whole_places(fields, kind, whole), FitConfig, whole)
+    return with_whole_places(with_whole_places(with_share(fields), kind, whole), FitConfig, whole)
+
+
+def with_share(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields whose `conf` and `view` have become the ends of the task's name.
+
+    Raises:
+        ConfigError: One is given without the other, or there is no task, or one that says it already.
+    """
+    fields = dict(fields)
+    conf, view = (fields.pop(name, None) for name in ("conf", "view"))
+    if conf is None and view is None:
+        return fields
+    if conf is None or view is None:
+        raise ConfigError("conf and view go together: who moves what, and what each agent sees beside its own joints.")
+    share = _share_of(str(conf), str(view))
+    named = [name for name in ("dataset", "environment") if fields.get(name) is not None]
+    bodies = [name for name in named if name == "dataset" or fields[name] in SCENARIOS]
+    if not bodies:
+        raise ConfigError(f"conf {conf} and view {view} share a body out: name its data or environment.")
+    for name in bodies:
+        task = str(fields[name])
+        if is_shared(task):
+            raise ConfigError(f"{task} says who moves and sees what already: leave conf and view away.")
+        fields[name] = f"{task}_{share}"
+    return fields
+
+
+def _share_of(conf: str, view: str) -> str:
+    """The ends of a task's name; `2x1` and `notip_0` are read as `2x1notip` and `0`."""
+    joined = f"{conf}{view}"
+    return joined if not is_shared(f"_{conf}_{view}") and is_shared(f"_{joined}") else f"{conf}_{view}"
 
 
 def places_of(algorithm: str) -> frozenset[str]:

@@ -14,7 +14,7 @@ from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
-from offline_marl.datasets.base import Dataset, clipped
+from offline_marl.datasets.base import Dataset, clipped, rescaled
 from offline_marl.datasets.files import save_data
 from offline_marl.environments.scores import Score
 from offline_marl.runs.config import (
@@ -95,6 +95,7 @@ def train(
     config = config.model_copy(update=here)
     folder = RunFolder(out if out is not None else default_folder(config))
     if own_data is not None:
+        own_data = rescaled(own_data, config.action_scale)
         own_data = (clipped(own_data) if config.clip_actions else own_data).check()
     task = open_for(config, None, ImportPath) if own_data is None else Task(OWN_DATA, own_data, None, None)
     learner = make_algorithm(config, task.data.spec)

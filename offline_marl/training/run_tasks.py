@@ -130,7 +130,8 @@ def open_for(config: RunConfig, folder: Path | None, permit: Permit) -> Task:
         task = open_environment_task(config, folder, permit=permit)
     else:
         is_kept = folder is not None and config.dataset == OWN_DATA
-        task = open_task(f"{folder}/{OWN_DATA}" if is_kept else config.dataset, config.clip_actions, config.memory)
+        place, scale = (f"{folder}/{OWN_DATA}", 1.0) if is_kept else (config.dataset, config.action_scale)
+        task = open_task(place, config.clip_actions, config.memory, scale)
         task = scored_in_named(task, config, permit)
     return task if config.reference is None else replace(task, reference=Reference(*config.reference, GIVEN))
 

@@ -164,7 +164,7 @@ class RecordedTask(ScoredTask):
     elsewhere: bool = False
 
 
-def load_recording(name: str, clip_actions: bool = False) -> Recording | Dataset:
+def load_recording(name: str, clip_actions: bool = False, action_scale: float = 1.0) -> Recording | Dataset:
     """A catalogue's set, made or fetched on first use, or what is in a file or folder of a format known.
 
     Raises:
@@ -173,7 +173,7 @@ def load_recording(name: str, clip_actions: bool = False) -> Recording | Dataset
     """
     place = place_of(name)
     if place is not None and place[1] is None:
-        return load_place(local(place[0]), clip_actions)
+        return load_place(local(place[0]), clip_actions, action_scale)
     entry = find(name)
     path = path_of(name)
     if not path.exists():
@@ -181,12 +181,12 @@ def load_recording(name: str, clip_actions: bool = False) -> Recording | Dataset
             if not path.exists():
                 (fetch_entry if entry.recipe is None else make_scripted)(entry, path)
     try:
-        return load_data(path, clip_actions)
+        return load_data(path, clip_actions, action_scale)
     except DataError as error:
         raise DataError(f"{error} Delete it, and it is made again.") from None
 
 
-def open_task(task: str, clip_actions: bool = False, memory: float = MEMORY) -> Task:
+def open_task(task: str, clip_actions: bool = False, memory: float = MEMORY, action_scale: float = 1.0) -> Task:
     """The data set of a task id: `reacher-scripted-mix-v0_2x1notip_0`, `coordination-mix-v0`, `mine.safetensors`.
 
     What one body did takes a conf and a view behind its name, also in a file (`mine.safetensors_2x1_full`,
@@ -196,6 +196,7 @@ def open_task(task: str, clip_actions: bool = False, memory: float = MEMORY) -> 
         task: The id.
         clip_actions: Clip actions outside [-1, 1] instead of refusing them.
         memory: Gigabytes; a set that would take more stays on disk.
+        action_scale: What recorded actions are divided by, before they are clipped or refused.
 
     Raises:
         UnknownDatasetError: The catalogue has no such name.
@@ -203,7 +204,7 @@ def open_task(task: str, clip_actions: bool = False, memory: float = MEMORY) -> 
         DataError: The data cannot be used.
     """
     name, share = place_of(task) or _of_catalogue(task)
-    recording = load_recording(name, clip_actions)
+    recording = load_recording(name, clip_actions, action_scale)
     if share is None:
         if isinstance(recording, Recording):
             raise DataError(f"{task} is a recording: name who sees what, such as {task}_{_example(recording)}.")
@@ -263,9 +264,9 @@ def _example(recording: Recording) -> str:
     return f"{confs(scenario)[0]}_full" if scenario in SCENARIOS else "2x1_full"
 
 
-def load_dataset(task: str, clip_actions: bool = False) -> Dataset:
+def load_dataset(task: str, clip_actions: bool = False, action_scale: float = 1.0) -> Dataset:
     """The data set of a task id; see `open_task` for its forms and errors."""
-    return open_task(task, clip_actions).data
+    return open_task(task, clip_actions, action_scale=action_scale).data
 
 
 def _known_partition(data: Dataset) -> Partition | None:

@@ -44,7 +44,11 @@ class Result:
     score: Score | None
     """None where no environment belongs to the data."""
     picture: Path | None
-    """None where there is no score or matplotlib is not installed."""
+    """None where there is no score, or no picture could be drawn."""
+
+    def __repr__(self) -> str:
+        kind = type(self.algorithm).__name__
+        return f"Result({kind} in {str(self.folder)!r}: {'no score' if self.score is None else self.score})"
 
 
 class TrainingSession(Session[RunConfig, Result]):

@@ -38,8 +38,8 @@ def test_all_that_is_wrong_is_listed_not_the_first_thing() -> None:
     assert [problem.sentence for problem in found] == [
         "Field 'obs' is not finite in episode 0, step 0 (2 rows in all).",
         "Field 'rewards' is not finite in episode 1, step 1 (1 rows in all).",
-        f"1 of {world('continuous').actions.numel():,} action entries lie outside [-1, 1]: scale them, or clip them by "
-        "clip_actions = true.",
+        f"1 of {world('continuous').actions.numel():,} action entries lie outside [-1, 1]: scale them by "
+        "action_scale = (their bound), or clip them by clip_actions = true.",
         "Episode 0 ends without termination or truncation.",
         "Episode 0 goes on after a termination or truncation.",
         "Field 'obs' is not zero where the spec says an agent's row is padded.",

@@ -21,7 +21,7 @@ VERSION = 2
 CHUNK = 1 << 20
 
 
-def load_place(path: Path, clip_actions: bool = False) -> Recording | Dataset:
+def load_place(path: Path, clip_actions: bool = False, action_scale: float = 1.0) -> Recording | Dataset:
     """What is in a file or folder of any format known.
 
     Another format than ours is converted on first use and kept in the cache; its metadata then hold the checksum of
@@ -31,14 +31,14 @@ def load_place(path: Path, clip_actions: bool = False) -> Recording | Dataset:
         DataError: The format is unknown, or the content cannot be used.
     """
     if path.suffix == SUFFIX:
-        return load_data(path, clip_actions)
+        return load_data(path, clip_actions, action_scale)
     if not path.exists():
         raise DataError(f"There is no file {path}.")
     digest = fingerprint(path)
     kept = home() / "converted" / f"{path.name}-{digest[:16]}-{VERSION}{SUFFIX}"
     if not kept.exists():
         convert(path, kept, {"source_sha256": digest})
-    return load_data(kept, clip_actions)
+    return load_data(kept, clip_actions, action_scale)
 
 
 def convert(

@@ -26,7 +26,16 @@ TASK_FIELDS = {"dataset", "environment"}
 """Fields of the task, of which a run has one."""
 
 
-class TrainFlags(RunFlags):
+class ShareFlags(Config):
+    """Flags that say who moves and who sees what, in place of the ends of a task's name."""
+
+    conf: str | None = None
+    """Who moves what of a body's data or environment, such as 2x1; as NAME_CONF_VIEW. `data list` explains them."""
+    view: str | None = None
+    """What agents see beside their own joints: 0 nothing, full everything; goes with --conf."""
+
+
+class TrainFlags(ShareFlags, RunFlags):
     """Flags of `train`, beside the algorithm's."""
 
     preset: str | None = None
@@ -37,7 +46,7 @@ class TrainFlags(RunFlags):
     """Run folder; without it runs/<algorithm>_<dataset>_seed<seed>."""
 
 
-class FolderFlags(Config):
+class FolderFlags(ShareFlags):
     """Flags of every command that begins a run."""
 
     config: Path | None = None

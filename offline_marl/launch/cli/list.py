@@ -43,6 +43,8 @@ def run(args: Sequence[str]) -> None:
     for name in wanted or short_lists:
         print(name)
         print_lines(table(every[name]()) or ["  none"])
+        if name == "environments" and wanted:
+            print_lines(f"  {line}" for line in share_lines())
 
 
 def algorithm_rows() -> list[tuple[str, ...]]:
@@ -103,17 +105,31 @@ def dataset_rows() -> list[tuple[str, ...]]:
 
 def partition_lines() -> list[str]:
     """List how to name a task on the catalogue's data sets: confs and views of each body, and sets without any."""
-    from offline_marl.core.partition import SCENARIOS, confs, views
+    from offline_marl.core.partition import SCENARIOS, confs, explain_conf, explain_view, views
 
     scenarios = dict.fromkeys(entry.scenario for entry in CATALOG.values())
-    lines = []
+    lines, shown_confs, shown_views = list[str](), dict[str, str](), dict[str, str]()
     for scenario in scenarios:
         if scenario not in SCENARIOS:
             lines.append(f"{scenario}: NAME alone, it is made for a team")
             continue
         shown = views(scenario, confs(scenario)[0])
         lines.append(f"{scenario}: CONF is {' | '.join(confs(scenario))}; VIEW is {' | '.join(shown)}")
-    return lines
+        shown_confs |= {conf: explain_conf(conf) for conf in confs(scenario)}
+        shown_views |= {view: explain_view(view) for view in shown}
+    lines += [f"CONF {conf}: {words}" for conf, words in shown_confs.items()]
+    return [*lines, *(f"VIEW {view}, each agent sees {words}" for view, words in shown_views.items())]
+
+
+def share_lines() -> list[str]:
+    """List what the confs and views of all bodies mean."""
+    from offline_marl.core.partition import SCENARIOS, confs, explain_conf, explain_view, views
+
+    lines = ["a body is named with who moves and who sees what, BODY_CONF_VIEW, or by --conf and --view:"]
+    for body in SCENARIOS:
+        lines.append(f"{body}: " + "; ".join(f"{conf} ({explain_conf(conf)})" for conf in confs(body)))
+    seen = dict.fromkeys(view for body in SCENARIOS for view in views(body, confs(body)[0]))
+    return [*lines, "each agent sees: " + "; ".join(f"{view} ({explain_view(view)})" for view in seen)]
 
 
 def _rows(registry: Registry[Any]) -> list[tuple[str, ...]]:

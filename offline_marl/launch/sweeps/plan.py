@@ -29,7 +29,7 @@ from offline_marl.training.kinds import procedure_of
 from offline_marl.training.tasks import refuse_unknown
 from offline_marl.worldmodels.base import worldmodels
 
-SHARED_FIELDS = ("device", "threads", "clip_actions", "memory")
+SHARED_FIELDS = ("device", "threads", "clip_actions", "action_scale", "memory")
 """Fields of runs that shared world models inherit, unless [models] sets them."""
 
 

@@ -140,7 +140,11 @@ def _tasks(folders: Sequence[RunFolder], choice: EnvironmentChoice) -> list[Scor
     for folder in folders:
         config = folder.config()
         has_own_data = config.dataset in {None, OWN_DATA} or folder.task_file.is_file()
-        key = (folder.path,) if has_own_data else (config.dataset, config.clip_actions, config.memory)
+        key = (
+            (folder.path,)
+            if has_own_data
+            else (config.dataset, config.clip_actions, config.memory, config.action_scale)
+        )
         if key not in known:
             known[key] = scored_task_of(folder, choice)
         tasks.append(known[key])

@@ -56,6 +56,10 @@ class Fit:
     report: dict[str, Any] | None
     """How it does on these, see `model_report`; None where the folder holds no report."""
 
+    def __repr__(self) -> str:
+        errors = ", ".join(f"{error:.3g}" for error in self.errors)
+        return f"Fit({type(self.model).__name__} in {str(self.folder)!r}: held-out errors {errors})"
+
 
 def prepare_fit(model: str, dataset: str, fields: Mapping[str, Any]) -> FitConfig:
     """The full settings of a fit from loose fields, each the fit's or the model's own; its paths are whole.
@@ -90,7 +94,7 @@ def fit_model(model: str, dataset: str, *, out: str | Path | None = None, **fiel
     """
     config = prepare_fit(model, dataset, fields)
     folder = ModelFolder(out if out is not None else default_model_folder(config))
-    return begin_fit(folder, config, open_task(dataset, config.clip_actions, config.memory))
+    return begin_fit(folder, config, open_task(config.dataset, config.clip_actions, config.memory, config.action_scale))
 
 
 def default_model_folder(config: FitConfig) -> Path:
@@ -112,7 +116,7 @@ def resume_fit(path: str | Path) -> Fit:
     """Go on with a fit that was stopped; its end equals that of a fit that never stopped, bit for bit."""
     folder = ModelFolder(path)
     config = folder.config()
-    return continue_fit(folder, open_task(config.dataset, config.clip_actions, config.memory))
+    return continue_fit(folder, open_task(config.dataset, config.clip_actions, config.memory, config.action_scale))
 
 
 def continue_fit(folder: ModelFolder, task: Task, reader: LearnFlags | None = None) -> Fit:

@@ -161,7 +161,7 @@ def _settings_of_fit(
         return config_for(model_folder, task)
     if found(folder.checkpoints):
         raise RunFolderError(f"{model_folder.path} holds no world model any more, but {folder.path} began with one.")
-    shared: Mapping[str, Any] = config.model_dump(include={"seed", "device", "threads", "clip_actions"})
+    shared: Mapping[str, Any] = config.model_dump(include={"seed", "device", "threads", "clip_actions", "action_scale"})
     settings = prepare_fit(kind, task.id, {**shared, **config.fit})
     if model_folder.path.exists():
         model_folder.refuse_strangers(settings)

@@ -19,6 +19,6 @@ def run(args: Sequence[str]) -> None:
     if wanted is None:
         return
     print_lines(table(dataset_rows()))
-    print("\nTrain on NAME_CONF_VIEW, who moves what and who sees what:")
+    print("\nTrain on NAME_CONF_VIEW, who moves what and who sees what (or NAME --conf CONF --view VIEW):")
     print_lines(f"  {line}" for line in partition_lines())
     print("or on a file, with _CONF_VIEW if it is not split among agents: FILE.safetensors, D4RL's FILE.hdf5, hf://...")
