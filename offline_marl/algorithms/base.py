@@ -207,6 +207,13 @@ def masked_mean(values: PerTeam, mask: PerTeam | None, dim: int | None = None) -
     return values.masked_fill(~weights, 0.0).sum(dim) / weights.sum(dim).clamp(min=1)
 
 
+def team_rewards(batch: Batch) -> PerTeam:
+    """The team's reward: what those earn who are there, over the number of agents, so that it sums to the return."""
+    if batch.mask is None:
+        return batch.rewards.mean(-1)
+    return batch.rewards.masked_fill(~batch.mask, 0.0).sum(-1) / batch.rewards.shape[-1]
+
+
 def present_next(batch: Batch) -> PerAgent | None:
     """Whether agents are there in the next step too: those that are and do not terminate; None without a mask."""
     return None if batch.mask is None else batch.mask & ~batch.terminations

@@ -25,6 +25,7 @@ from offline_marl.algorithms.base import (
     present_next,
     present_rows,
     team_ended,
+    team_rewards,
 )
 from offline_marl.algorithms.iql import IQLConfig
 from offline_marl.core.fields import NotNegative
@@ -90,7 +91,7 @@ class MAIQL(Algorithm):
             q = self.target_q_mixer(target_qs, pair, mask).amin(0)
             next_values = self.value(self.inputs(batch.next_obs, batch.next_history))
             next_v = self.v_mixer(next_values.unsqueeze(0), self.joint(batch.next_obs), present_next(batch))[0]
-            rewards = masked_mean(batch.rewards, mask, -1)
+            rewards = team_rewards(batch)
             target = bellman.td_target(rewards, team_ended(batch), next_v, config.gamma).clamp(max=self.best_team)
 
         values = self.value(features)

@@ -26,9 +26,9 @@ from offline_marl.algorithms.base import (
     AlgorithmConfig,
     algorithms,
     cleared,
-    masked_mean,
     present_next,
     team_ended,
+    team_rewards,
 )
 from offline_marl.core.axes import Features, PerAgent
 from offline_marl.core.fields import Count, InnerShare, NotNegative, Positive, Share
@@ -198,7 +198,7 @@ class MAPPO(Algorithm):
         mask = torch.ones_like(batch.terminations) if batch.mask is None else batch.mask
         config, lead = self.config, batch.rewards.shape[:2]
         return advantages.gae(
-            masked_mean(batch.rewards, batch.mask, -1),
+            team_rewards(batch),
             team_ended(batch),
             (batch.terminations | batch.truncations | ~mask).all(-1),
             v.view(lead),

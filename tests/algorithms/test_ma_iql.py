@@ -77,16 +77,17 @@ def test_the_three_losses_on_team_values_by_hand(kind, mixer, weighting):
 
 
 def test_a_team_is_the_agents_that_are_there():
-    """In the first row the first agent alone: Q' 3 and 2, V 1, Q 1 and 2, reward 1 and V 1 after it, so 1.5.
+    """In the first row the first agent alone: Q' 3 and 2, V 1, Q 1 and 2.
 
-    In the second row both, as by hand above: advantage -1, errors 2.5 and 1.5.
+    Its reward is 1 / 2, as returns count it, with V 1 after it: the target is 1. In the second row both, as by hand
+    above: advantage -1, errors 2.5 and 1.5.
     """
     batch = replace(batch_by_hand("discrete"), mask=torch.tensor([[True, False], [True, True]]))
     found = learner_by_hand("discrete", "vdn").update(batch)
     cloned = math.exp(0.5) * math.log(0.75), math.exp(-0.5) * (math.log(0.75) + math.log(0.5))
     assert float(found["loss/actor"]) == pytest.approx(-sum(cloned) / 2, rel=1e-5)
     assert float(found["loss/value"]) == pytest.approx((0.8 + 0.2) / 2)
-    assert float(found["loss/critic"]) == pytest.approx((0.25 + 0.25 + 2.5**2 + 1.5**2) / 2)
+    assert float(found["loss/critic"]) == pytest.approx((0 + 1 + 2.5**2 + 1.5**2) / 2)
 
 
 @pytest.mark.parametrize("normalized", [False, True])
@@ -97,7 +98,7 @@ def test_rows_without_an_agent_do_not_count(normalized):
     assert float(found["loss/actor"]) == pytest.approx(-math.exp(0.5) * math.log(0.75), rel=1e-5)
     scale = 1e-6 if normalized else 1.0  # one row deviates from nothing
     assert float(found["loss/value"]) == pytest.approx(0.8 / scale**2, rel=1e-4)
-    assert float(found["loss/critic"]) == pytest.approx(0.5 / scale**2, rel=1e-4)
+    assert float(found["loss/critic"]) == pytest.approx(1.0 / scale**2, rel=1e-4)
 
 
 def test_the_teams_target_is_capped():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,23 @@ def test_discrete_choices_and_lengths_are_copied() -> None:
     actions[:], allowed[:], lengths[:], obs[:] = 2, False, 6, 7
     assert not data.actions.any() and bool(data.avail_actions.all()) and not data.obs.any()  # type: ignore[union-attr]
     assert data.lengths.tolist() == [4, 8]
+
+
+def test_padded_episodes_are_copied() -> None:
+    filled = np.ones((2, 4), np.bool_)
+    held = {
+        "obs": np.ones((2, 4, 2, 3), "f4"),
+        "actions": np.zeros((2, 4, 2, 1), "f4"),
+        "rewards": np.ones((2, 4, 2), "f4"),
+        "terminations": np.zeros((2, 4), np.bool_),
+    }
+    held["terminations"][:, 2], held["rewards"][:, 3] = True, 0
+    given = {name: frozen(name, value.copy()) for name, value in held.items()}
+    right = Dataset.from_arrays(**given, filled=frozen("", filled.copy()))
+    data = Dataset.from_arrays(**held, filled=filled)
+    for value in (*held.values(), filled):
+        value[:] = 0
+    assert same(replace(data, state=data.lengths), replace(right, state=right.lengths)) and bool(data.rewards.all())
 
 
 def test_metadata_are_copied() -> None:

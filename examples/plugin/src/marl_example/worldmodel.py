@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from offline_marl import Batch, Metrics
-from offline_marl.core.types import Obs
+from offline_marl.core.types import Needs, Obs
 from offline_marl.worldmodels.base import Carry, PerMember, Prediction, WorldModel, WorldModelConfig, worldmodels
 from offline_marl.worldmodels.facts import Facts
 
@@ -42,6 +42,7 @@ class Residual(WorldModel):
     """One deterministic network of changes and rewards."""
 
     Config = ResidualConfig
+    needs = Needs(next_obs=False)
 
     def __init__(self, config: ResidualConfig, facts: Facts) -> None:
         super().__init__(config, facts)
@@ -85,8 +86,11 @@ class Residual(WorldModel):
         moved = facts.join(batch.next_obs) - facts.join(batch.obs)
         wrong = (moved - facts.change_mean) / facts.change_std - change
         missed = (batch.rewards - facts.reward_mean) / facts.reward_std - payoff
-        errors = torch.cat([wrong, missed], dim=-1).square().mean(-1)
-        counted = torch.ones_like(errors) if batch.mask is None else batch.mask.any(-1).to(errors.dtype)
+        errors = torch.cat([wrong, missed], dim=-1).square()
+        there = torch.ones_like(batch.terminations) if batch.mask is None else batch.mask
+        seen = there if batch.next_seen is None else there & batch.next_seen
+        # Changes count where it is known what an agent saw next, rewards wherever it is there.
+        counted = torch.cat([facts.counts(seen), there], dim=-1).to(errors.dtype)
         return (errors * counted).sum() / counted.sum().clamp(min=1)
 
     def outputs(self, facts: Facts, obs: Obs, actions: Tensor) -> tuple[Tensor, Tensor]:
