@@ -8,8 +8,8 @@ from pathlib import Path
 
 from offline_marl.environments.episodes import episode_seeds
 from offline_marl.films.captions import COLORS, add_caption, import_pillow
+from offline_marl.films.frames import episode_frames, open_for_rendering
 from offline_marl.films.videos import caption_of
-from offline_marl.training.frames import episode_frames, open_for_rendering
 
 
 def main(run: str, step: str = "20") -> None:

@@ -13,7 +13,8 @@ import offline_marl
 from offline_marl.datasets.base import Dataset
 from offline_marl.environments.base import environments
 from offline_marl.environments.episodes import PolicyController
-from offline_marl.training import environment_tasks, training_run
+from offline_marl.tasks import environment_tasks
+from offline_marl.training import training_run
 
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 

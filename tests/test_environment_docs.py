@@ -10,7 +10,8 @@ import pytest
 
 import offline_marl
 from offline_marl.launch.cli import main
-from offline_marl.training import environment_tasks, training_run
+from offline_marl.tasks import environment_tasks
+from offline_marl.training import training_run
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "environments.md").read_text()
 FEW = shlex.split("--steps 1 --batch-size 8 --epochs 1 --final-episodes 1 --eval-every 0 --hidden 8 --device cpu")

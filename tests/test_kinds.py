@@ -80,7 +80,7 @@ from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.training.kinds import Procedure
 from offline_marl.training.session import Session
 from offline_marl.training.sources.recorded import DatasetSource
-from offline_marl.training.tasks import open_task
+from offline_marl.tasks.data_tasks import open_task
 
 estimators = Registry("estimator", "toy_package.estimators")
 

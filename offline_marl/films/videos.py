@@ -19,9 +19,9 @@ from offline_marl.environments.base import Frame, JointEnv
 from offline_marl.environments.episodes import episode_seeds
 from offline_marl.environments.painting import FPS
 from offline_marl.films.captions import COLORS, MissingEncoderError, add_caption, import_pillow, make_sheet
+from offline_marl.films.frames import EpisodeFrame, episode_frames, open_for_rendering
 from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice
 from offline_marl.runs.folder import RunFolder
-from offline_marl.training.frames import EpisodeFrame, episode_frames, open_for_rendering
 
 MOST_FPS = {".mp4": 60.0, ".gif": 25.0}
 """Pictures in a second at most, by the ending of a file; of faster worlds not every step is shown."""

@@ -31,11 +31,11 @@ from offline_marl.runs.loading import load, make_algorithm
 from offline_marl.runs.loggers import Logger, apart
 from offline_marl.runs.permissions import permit_of, remember
 from offline_marl.runs.places import resolve_run
-from offline_marl.training.environment_tasks import UNIFORM, open_environment_task
+from offline_marl.tasks.data_tasks import Task, load_dataset
+from offline_marl.tasks.environment_tasks import UNIFORM, open_environment_task
+from offline_marl.tasks.run_tasks import OWN_DATA, describe_task, open_for, open_to_go_on, scored_task_of
+from offline_marl.tasks.scoring import make_scorer
 from offline_marl.training.loop import Hook
-from offline_marl.training.run_tasks import OWN_DATA, describe_task, open_for, open_to_go_on, scored_task_of
-from offline_marl.training.scoring import make_scorer
-from offline_marl.training.tasks import Task, load_dataset
 from offline_marl.training.training_run import Result, TrainingSession, read_finished
 
 __all__ = ["Result", "evaluate", "load", "load_dataset", "prepare", "resume", "train"]

@@ -26,13 +26,13 @@ from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import Folder, RunFolder, newest_state
 from offline_marl.runs.loading import make_algorithm, take_over
 from offline_marl.runs.loggers import Logger
+from offline_marl.tasks.data_tasks import ScoredTask, Task
+from offline_marl.tasks.scoring import describe_data, make_scorer, mean_return_of
 from offline_marl.training.loop import EvaluateHook, Hook
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.run_picture import draw_run
-from offline_marl.training.scoring import describe_data, make_scorer, mean_return_of
 from offline_marl.training.session import Session, restore_hooks, stateful
 from offline_marl.training.sources.choose import plan_source
-from offline_marl.training.tasks import ScoredTask, Task
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.environments.coordination import Coordination
 from offline_marl.environments.episodes import episode_seeds, play
 from offline_marl.environments.scores import Score, summarize
+from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.sources.recorded import DatasetSource
-from offline_marl.training.tasks import open_task
 
 AGENTS, CHOICES, STEPS = 3, 3, 6
 START = CHOICES

@@ -17,7 +17,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets import files
 from offline_marl.datasets.episode_index import episode_sums, starts
 from offline_marl.datasets.files import load_data, save_data
-from offline_marl.training.tasks import open_task
+from offline_marl.tasks.data_tasks import open_task
 
 
 def collected(out, environment="rendezvous", **fields):

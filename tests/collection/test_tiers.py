@@ -23,7 +23,7 @@ from offline_marl.environments.base import environments
 from offline_marl.environments.scores import summarize
 from offline_marl.runs import checkpoint
 from offline_marl.runs.folder import RunFolderError
-from offline_marl.training.tasks import open_task
+from offline_marl.tasks.data_tasks import open_task
 
 STEPS = [5, 10, 15, 20, 25, 30]
 RETURNS = {5: 1.1, 10: 1.6, 15: 2.4, 20: 3.2, 25: 4.1, 30: 3.9}

@@ -16,7 +16,7 @@ from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.episode_index import episodes_apart
 from offline_marl.datasets.normalize import obs_statistics
-from offline_marl.training.tasks import open_task
+from offline_marl.tasks.data_tasks import open_task
 
 
 def refuse_difference(one: Batch, other: Batch) -> None:

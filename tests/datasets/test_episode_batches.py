@@ -16,7 +16,7 @@ from offline_marl.datasets import episode_batches
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.readers.convert import open_steps
 from offline_marl.datasets.readers.detect import kind_of
-from offline_marl.training.tasks import open_task
+from offline_marl.tasks.data_tasks import open_task
 
 TEAM = Team(n_agents=3, obs_dims=(4, 4, 4), choices=5)
 FIELDS = ("obs", "state", "avail_actions", "actions", "rewards", "terminations", "truncations", "lengths")

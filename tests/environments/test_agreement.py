@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from offline_marl.environments.episodes import episode_seeds, play
+from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.models.fit import fit_model
 from offline_marl.training.run import train
-from offline_marl.training.tasks import open_task
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.catalog import find
 from offline_marl.environments.base import environments
 from offline_marl.environments.rendezvous import Rendezvous, RendezvousGame
-from offline_marl.training.tasks import open_task
+from offline_marl.tasks.data_tasks import open_task
 
 SPEED, RADIUS, COST, STEPS, START = 0.25, 0.25, 0.05, 10, 0.5
 

@@ -16,9 +16,10 @@ from offline_marl.core.types import DataError
 from offline_marl.environments.base import MissingSimulatorError
 from offline_marl.films import videos
 from offline_marl.films.captions import COLORS, DARK, WHITE, MissingEncoderError, add_caption, make_sheet
+from offline_marl.films.frames import EpisodeFrame
 from offline_marl.films.videos import SheetFrames, film, refuse_video
-from offline_marl.training import environment_tasks, training_run
-from offline_marl.training.frames import EpisodeFrame
+from offline_marl.tasks import environment_tasks
+from offline_marl.training import training_run
 from offline_marl.training.run import evaluate
 
 pytest.importorskip("imageio_ffmpeg")

@@ -9,8 +9,9 @@ from worlds import saved, world
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.runs.loading import acting_prey
-from offline_marl.training import environment_tasks, training_run
-from offline_marl.training.environment_tasks import find_environment_task
+from offline_marl.tasks import environment_tasks
+from offline_marl.tasks.environment_tasks import find_environment_task
+from offline_marl.training import training_run
 from offline_marl.training.run import load
 
 TAG = {"algorithm": "ma-ppo", "environment": "simple-tag", "steps": 1, "batch_size": 8, "final_episodes": 1}

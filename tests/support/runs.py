@@ -16,10 +16,10 @@ from offline_marl.core.files import DamagedFileError
 from offline_marl.core.learner import Learner
 from offline_marl.runs import checkpoint
 from offline_marl.runs.metric_rows import read_rows
+from offline_marl.tasks.data_tasks import ScoredTask
 from offline_marl.training import session, training_run
 from offline_marl.training.models.fit import Fit, fit_model
 from offline_marl.training.run import Result, train
-from offline_marl.training.tasks import ScoredTask
 from offline_marl.worldmodels.base import WorldModel
 
 SMALL: dict[str, Any] = {

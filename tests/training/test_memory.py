@@ -16,10 +16,11 @@ from offline_marl.core.history import pairs
 from offline_marl.core.types import DataError
 from offline_marl.datasets.files import load_data
 from offline_marl.environments.episodes import episode_seeds
+from offline_marl.films.frames import episode_frames, open_for_rendering
 from offline_marl.films.videos import film
 from offline_marl.runs.loading import acting_prey
-from offline_marl.training import environment_tasks, session, training_run
-from offline_marl.training.frames import episode_frames, open_for_rendering
+from offline_marl.tasks import environment_tasks
+from offline_marl.training import session, training_run
 from offline_marl.training.run import evaluate, load, resume
 
 SPREAD = {"environment": "simple-spread", "env_settings": {"N": 2}, "max_steps": 6}

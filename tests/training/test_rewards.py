@@ -16,11 +16,11 @@ from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.normalize import best_values
 from offline_marl.runs.config import RunConfig
 from offline_marl.runs.folder import RunFolder
+from offline_marl.tasks.data_tasks import Task, open_task
 from offline_marl.training import rewards as room
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.choose import plan_source
-from offline_marl.training.tasks import Task, open_task
 
 DATA = world("continuous")
 

@@ -64,7 +64,7 @@ def local(place: str) -> Path:
             raise DataError(f"{place} is no place: there are files, folders, {HUB}owner/repo/path, {minari.SCHEME}ID.")
         vault.refuse_absent(Path(place))
         return Path(place)
-    from offline_marl.datasets.readers import huggingface
+    from offline_marl.datasets.readers.storage import huggingface
 
     return huggingface.fetch(place)
 
@@ -83,7 +83,7 @@ def _convert(entry: Entry, place: str, path: Path) -> None:
         "source_sha256": fingerprint(file),
     }
     if place.startswith(HUB):
-        from offline_marl.datasets.readers import huggingface
+        from offline_marl.datasets.readers.storage import huggingface
 
         entry_metadata["revision"] = huggingface.commit_of(file)
     if file.suffix == SUFFIX:

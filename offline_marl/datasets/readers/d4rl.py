@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Recording
-from offline_marl.datasets.readers import hdf5
 from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.embedded_metadata import OURS, unpacked
 from offline_marl.datasets.readers.scenarios import known_columns, scenario_of
 from offline_marl.datasets.readers.steps import Flags, Floats, Steps, Table, breaks, every
+from offline_marl.datasets.readers.storage import hdf5
 
 KEYS = frozenset({"observations", "actions", "rewards", "terminals"})
 MAX_STEPS = {"reacher": 50}

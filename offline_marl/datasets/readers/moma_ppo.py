@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.readers.base import Content, Reader, readers
-from offline_marl.datasets.readers.pickled import read_pickle
 from offline_marl.datasets.readers.scenarios import known_columns, scenario_of
 from offline_marl.datasets.readers.steps import Steps, breaks
+from offline_marl.datasets.readers.storage.pickled import read_pickle
 
 TABLES = ("observations", "next_observations", "actions")
 COLUMNS = ("rewards", "masks", "time_out_masks")

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from offline_marl.core.types import DataError, Spec
-from offline_marl.datasets.readers import npy
 from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.steps import Flags, Steps, Table, breaks
-from offline_marl.datasets.readers.tables import padded
+from offline_marl.datasets.readers.storage import npy
+from offline_marl.datasets.readers.storage.tables import padded
 
 TABLES, COLUMNS = ("obs", "acs", "next_obs"), ("rews", "dones")
 STATES = ("states", "next_states")

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.readers.base import Content, Reader, readers
-from offline_marl.datasets.readers.hdf5 import MOST_COMPRESSED
-from offline_marl.datasets.readers.padding import cut_padding, cut_state_padding
 from offline_marl.datasets.readers.steps import Steps, Table, parts
-from offline_marl.datasets.readers.tables import Lazy
+from offline_marl.datasets.readers.storage.hdf5 import MOST_COMPRESSED
+from offline_marl.datasets.readers.storage.padding import cut_padding, cut_state_padding
+from offline_marl.datasets.readers.storage.tables import Lazy
 
 SUFFIX = ".vlt"
 MANIFEST = "manifest.ocdbt"

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers import archives, detect, vault
+from offline_marl.datasets.readers import detect, vault
 from offline_marl.datasets.readers.base import Content, Reader, readers
+from offline_marl.datasets.readers.storage import archives
 
 DEEPEST = 6
 _INSIDE = re.compile(r"(?P<archive>.+?\.zip)/(?P<inner>[^@]+?)(?P<revision>@.+)?")

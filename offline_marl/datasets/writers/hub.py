@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers.huggingface import CHUNK, PAUSE, TRIES, fetch, is_passing, status_of
+from offline_marl.datasets.readers.storage.huggingface import CHUNK, PAUSE, TRIES, fetch, is_passing, status_of
 from offline_marl.datasets.writers.card import Section, card, is_ours, section
 
 README = "README.md"

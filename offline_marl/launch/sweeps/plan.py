@@ -24,9 +24,9 @@ from offline_marl.launch.sweeps.names import digest, folder_name, spell, task_wo
 from offline_marl.runs.config import import_paths
 from offline_marl.runs.kinds import FIT
 from offline_marl.runs.places import locate_model
-from offline_marl.training.environment_tasks import find_environment_task
+from offline_marl.tasks.data_tasks import refuse_unknown
+from offline_marl.tasks.environment_tasks import find_environment_task
 from offline_marl.training.kinds import procedure_of
-from offline_marl.training.tasks import refuse_unknown
 from offline_marl.worldmodels.base import worldmodels
 
 SHARED_FIELDS = ("device", "threads", "clip_actions", "action_scale", "memory")

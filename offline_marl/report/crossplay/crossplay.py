@@ -22,8 +22,8 @@ from offline_marl.environments.episodes import Episodes, episode_seeds, play
 from offline_marl.report.crossplay.groups import SHARE, Matrix, find_groups, losses, same_group, scale_of
 from offline_marl.report.crossplay.players import MixedTeam, Player, open_players
 from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice
-from offline_marl.training.scoring import MOST_COPIES
-from offline_marl.training.tasks import ScoredTask
+from offline_marl.tasks.data_tasks import ScoredTask
+from offline_marl.tasks.scoring import MOST_COPIES
 
 RESAMPLES = 2_000
 Values = npt.NDArray[np.float64]

@@ -16,9 +16,9 @@ from offline_marl.core.history import begin_memory, newest
 from offline_marl.core.types import AvailActions, DataError, History, Memory, Obs, Policy, Spec
 from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice
 from offline_marl.runs.folder import RunFolder, RunFolderError, newest_state
+from offline_marl.tasks.data_tasks import ScoredTask
+from offline_marl.tasks.run_tasks import OWN_DATA, scored_task_of
 from offline_marl.training.run import load
-from offline_marl.training.run_tasks import OWN_DATA, scored_task_of
-from offline_marl.training.tasks import ScoredTask
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,12 @@ from offline_marl.runs.folder import ModelFolder, describe_software
 from offline_marl.runs.kinds import FIT, build_settings
 from offline_marl.runs.log_files import SILENT
 from offline_marl.runs.places import resolve_fit
+from offline_marl.tasks.data_tasks import Task, open_task
 from offline_marl.training.loop import Enough, LogHook
 from offline_marl.training.models.picture import draw_report
 from offline_marl.training.models.report import read_report, write_report
 from offline_marl.training.models.rows import members_of, source_for
 from offline_marl.training.session import Session
-from offline_marl.training.tasks import Task, open_task
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.facts import Facts, measure, restated
 

@@ -20,12 +20,12 @@ from offline_marl.datasets.ring import TransitionRing
 from offline_marl.runs.checkpoint import found
 from offline_marl.runs.config import FitConfig, RunConfig
 from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError
+from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.models.fit import Fit, begin_fit, config_for, continue_fit, facts_of, prepare_fit
 from offline_marl.training.models.report import verdict
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.imagined import Imagination, MixedSource, Plan, RolloutSource
 from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSource
-from offline_marl.training.tasks import Task
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.rollout import Caution
 from offline_marl.worldmodels.uncertainty import UNCERTAINTIES

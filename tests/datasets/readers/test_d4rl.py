@@ -15,7 +15,7 @@ from offline_marl.datasets.files import load_data
 from offline_marl.datasets.places import absolute
 from offline_marl.datasets.readers import d4rl
 from offline_marl.datasets.readers.convert import fingerprint, load_place
-from offline_marl.training.tasks import load_recording, open_task
+from offline_marl.tasks.data_tasks import load_recording, open_task
 
 h5py = pytest.importorskip("h5py")
 

@@ -23,8 +23,8 @@ from hostile_sets import ABOUT, ARROW, VAULT, calling, copied, edited, odd, put,
 
 from offline_marl.core.errors import BadInputError
 from offline_marl.datasets.base import Dataset
-from offline_marl.datasets.readers import archives
 from offline_marl.datasets.readers.convert import load_place
+from offline_marl.datasets.readers.storage import archives
 
 MOST_MEMORY = 256 << 20
 """Bytes by which no file may make this process grow."""

@@ -17,10 +17,10 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.catalog import CATALOG, path_of
 from offline_marl.datasets.files import save_data
 from offline_marl.datasets.places import absolute
-from offline_marl.datasets.readers import huggingface
 from offline_marl.datasets.readers.catalogue_sets import MIRRORS, places
-from offline_marl.datasets.readers.huggingface import HubPlace, fetch
-from offline_marl.training.tasks import open_task
+from offline_marl.datasets.readers.storage import huggingface
+from offline_marl.datasets.readers.storage.huggingface import HubPlace, fetch
+from offline_marl.tasks.data_tasks import open_task
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 

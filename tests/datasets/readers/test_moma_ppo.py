@@ -9,7 +9,7 @@ import pytest
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.readers.convert import fingerprint, load_place
-from offline_marl.training.tasks import load_recording, open_task
+from offline_marl.tasks.data_tasks import load_recording, open_task
 
 EPISODES, LENGTH = 6, 5
 

@@ -11,7 +11,7 @@ from foreign import LENGTHS, Team, omar_arrays, write_omar
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.readers import omar
-from offline_marl.training.tasks import open_task
+from offline_marl.tasks.data_tasks import open_task
 
 TEAM = Team(n_agents=3, obs_dims=(4, 6, 2))
 

@@ -10,7 +10,7 @@ from foreign import LENGTHS, Team, omiga_arrays, write_hdf5
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.readers.detect import kind_of
-from offline_marl.training.tasks import open_task
+from offline_marl.tasks.data_tasks import open_task
 
 pytest.importorskip("h5py")
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers.pickled import KNOWN, read_pickle
+from offline_marl.datasets.readers.storage.pickled import KNOWN, read_pickle
 
 DRAW = np.random.default_rng(0)
 ARRAYS = {
@@ -227,7 +227,7 @@ def test_no_python_object_is_ever_looked_up() -> None:
     """Every opcode that reaches Python's own import or call machinery is either ours or unknown."""
     assert {module.partition(".")[0] for module, _ in KNOWN} == {"numpy", "_codecs", "__builtin__"}
     reaching = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER"}
-    from offline_marl.datasets.readers import pickled
+    from offline_marl.datasets.readers.storage import pickled
 
     followed = {*pickled.VALUES, *pickled.CONSTANTS, *pickled.ACTIONS}
     assert followed <= {opcode.name for opcode in pickletools.opcodes} and not followed & reaching

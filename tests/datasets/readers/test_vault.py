@@ -16,7 +16,7 @@ from offline_marl.datasets.catalog import home
 from offline_marl.datasets.episode_index import episode_numbers
 from offline_marl.datasets.readers.convert import fingerprint
 from offline_marl.datasets.readers.zipped import split
-from offline_marl.training.tasks import load_recording, open_task
+from offline_marl.tasks.data_tasks import load_recording, open_task
 
 pytest.importorskip("tensorstore")
 

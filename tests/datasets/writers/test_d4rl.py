@@ -12,7 +12,7 @@ from worlds import reacher_recording, world
 from offline_marl.core.types import DataError
 from offline_marl.datasets.readers.convert import load_place
 from offline_marl.datasets.writers import d4rl as writer
-from offline_marl.training.tasks import open_task
+from offline_marl.tasks.data_tasks import open_task
 
 h5py = pytest.importorskip("h5py")
 

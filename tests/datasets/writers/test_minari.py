@@ -16,7 +16,7 @@ from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.readers.convert import load_place
 from offline_marl.datasets.readers.minari.storages import STORAGES
 from offline_marl.datasets.writers import minari as writer
-from offline_marl.training.tasks import open_task
+from offline_marl.tasks.data_tasks import open_task
 
 minari = pytest.importorskip("minari")
 pytest.importorskip("pyarrow")

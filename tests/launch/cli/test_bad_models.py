@@ -14,10 +14,10 @@ import torch
 
 from offline_marl.core.files import load_tree, save_tree
 from offline_marl.datasets.files import load_data, save_data
+from offline_marl.tasks.data_tasks import ScoredTask
 from offline_marl.training import training_run
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.sources import choose
-from offline_marl.training.tasks import ScoredTask
 
 Cli = Callable[..., Any]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from offline_marl.report.crossplay import files
-from offline_marl.training import environment_tasks, training_run
+from offline_marl.tasks import environment_tasks
+from offline_marl.training import training_run
 
 
 def test_runs_play_together_from_the_command_line(cli, monkeypatch):

@@ -16,7 +16,7 @@ from offline_marl.core.partition import split_task
 from offline_marl.core.permissions import ImportPath
 from offline_marl.datasets.catalog import CATALOG
 from offline_marl.runs.config import RunFlags
-from offline_marl.training.environment_tasks import find_environment_task
+from offline_marl.tasks.environment_tasks import find_environment_task
 from offline_marl.training.run import prepare
 
 Cli = Callable[..., Any]

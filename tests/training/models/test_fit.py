@@ -27,10 +27,10 @@ from offline_marl.core.registry import RegistryError
 from offline_marl.datasets.episode_index import episodes_apart
 from offline_marl.runs.config import FitFlags
 from offline_marl.runs.folder import ModelFolder, RunFolderError
+from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.models.fit import continue_fit, held_out_errors, prepare_fit, resume_fit
 from offline_marl.training.models.rows import MemberSource
-from offline_marl.training.tasks import open_task
 
 
 @pytest.fixture(autouse=True)

@@ -25,10 +25,10 @@ from offline_marl.algorithms.iql import IQL
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError, Needs
 from offline_marl.runs.folder import RunFolderError
+from offline_marl.tasks.data_tasks import ScoredTask
 from offline_marl.training import run, training_run
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.sources import choose
-from offline_marl.training.tasks import ScoredTask
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.rollout import Caution
 

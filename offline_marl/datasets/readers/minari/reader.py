@@ -23,7 +23,7 @@ from offline_marl.datasets.readers.minari.storages import Episodes, natural, ope
 from offline_marl.datasets.readers.scenarios import known_columns, scenario_of
 from offline_marl.datasets.readers.spaces import Moves
 from offline_marl.datasets.readers.steps import Steps, Table
-from offline_marl.datasets.readers.tables import Joined, Lazy, padded
+from offline_marl.datasets.readers.storage.tables import Joined, Lazy, padded
 
 SCHEME = "minari://"
 

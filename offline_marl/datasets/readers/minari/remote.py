@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers.huggingface import matches
+from offline_marl.datasets.readers.storage.huggingface import matches
 
 REMOTE = "hf://farama-minari"
 NAMESPACE = "namespace_metadata.json"

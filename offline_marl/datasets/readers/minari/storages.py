@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers import hdf5
-from offline_marl.datasets.readers.tables import Recent
+from offline_marl.datasets.readers.storage import hdf5
+from offline_marl.datasets.readers.storage.tables import Recent
 
 Values = npt.NDArray[Any]
 STORAGES = ("hdf5", "arrow", "parquet")

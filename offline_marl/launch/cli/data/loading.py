@@ -6,7 +6,7 @@ from offline_marl.core.partition import split_task
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import CATALOG, find, path_of
 from offline_marl.datasets.places import place_of
-from offline_marl.training.tasks import load_recording, open_task
+from offline_marl.tasks.data_tasks import load_recording, open_task
 
 
 def load_named(name: str, clip_actions: bool = False) -> tuple[Recording | Dataset, str]:

@@ -66,8 +66,8 @@ def _found(place: str) -> tuple[Path, str]:
     """Fetch a place into the cache; gives its path there and its name."""
     from offline_marl.datasets.catalog import CATALOG, find, path_of
     from offline_marl.datasets.places import HUB
-    from offline_marl.datasets.readers.huggingface import HubPlace, fetch
-    from offline_marl.training.tasks import load_recording
+    from offline_marl.datasets.readers.storage.huggingface import HubPlace, fetch
+    from offline_marl.tasks.data_tasks import load_recording
 
     if place.startswith(HUB):
         return fetch(place), Path(HubPlace.parse(place).path).name

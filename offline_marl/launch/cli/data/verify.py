@@ -65,7 +65,7 @@ def report(name: str) -> Report:
     from offline_marl.datasets.places import place_of
     from offline_marl.datasets.readers.catalogue_sets import local
     from offline_marl.datasets.validate import Problem
-    from offline_marl.training.tasks import load_recording, open_task
+    from offline_marl.tasks.data_tasks import load_recording, open_task
 
     place = place_of(name)
     try:

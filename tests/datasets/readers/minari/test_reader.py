@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from offline_marl.core.types import DataError
-from offline_marl.training.tasks import open_task
+from offline_marl.tasks.data_tasks import open_task
 
 minari = pytest.importorskip("minari")
 spaces = pytest.importorskip("gymnasium").spaces

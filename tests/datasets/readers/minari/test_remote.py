@@ -14,7 +14,7 @@ from worlds import reacher_recording
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.writers import minari as writer
-from offline_marl.training.tasks import open_task
+from offline_marl.tasks.data_tasks import open_task
 
 pytest.importorskip("minari")
 pytest.importorskip("huggingface_hub")

@@ -20,7 +20,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None, raising=False)
-    monkeypatch.setattr("offline_marl.datasets.readers.huggingface.PAUSE", 0.0)
+    monkeypatch.setattr("offline_marl.datasets.readers.storage.huggingface.PAUSE", 0.0)
     monkeypatch.setattr("offline_marl.datasets.writers.hub.PAUSE", 0.0)
     with running() as served:
         monkeypatch.setenv("HF_ENDPOINT", served.url)

@@ -17,7 +17,7 @@ import torch
 
 from offline_marl.datasets.files import load_data, save_data
 from offline_marl.datasets.picture import draw_data
-from offline_marl.training.tasks import open_task
+from offline_marl.tasks.data_tasks import open_task
 
 Cli = Callable[..., Any]
 WORDS = ("list", "info", "verify", "convert", "mix", "plot", "push", "pull")

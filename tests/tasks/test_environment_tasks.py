@@ -19,10 +19,11 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.files import load_data
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.environments.base import Seen
-from offline_marl.training import environment_tasks, training_run
-from offline_marl.training.environment_tasks import UNIFORM, EnvironmentTask, find_environment_task, play_uniformly
+from offline_marl.tasks import environment_tasks
+from offline_marl.tasks.environment_tasks import UNIFORM, EnvironmentTask, find_environment_task, play_uniformly
+from offline_marl.tasks.scoring import describe_data, other_versions
+from offline_marl.training import training_run
 from offline_marl.training.run import evaluate, load, prepare, resume
-from offline_marl.training.scoring import describe_data, other_versions
 
 SHORT = {"algorithm": "ma-ppo", "environment": "coordination", "steps": 9, "checkpoint_every": 4, "log_every": 3}
 

@@ -8,8 +8,9 @@ from runs import small_run
 from worlds import saved, world
 
 from offline_marl.core.types import DataError
-from offline_marl.training import environment_tasks, training_run
-from offline_marl.training.frames import frames
+from offline_marl.films.frames import frames
+from offline_marl.tasks import environment_tasks
+from offline_marl.training import training_run
 
 
 @pytest.fixture(autouse=True)

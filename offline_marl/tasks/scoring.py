@@ -15,8 +15,8 @@ from offline_marl.datasets.base import Dataset
 from offline_marl.environments.base import MissingSimulatorError
 from offline_marl.environments.episodes import episode_seeds, play
 from offline_marl.environments.scores import Score, summarize
-from offline_marl.training.environment_tasks import versions_of
-from offline_marl.training.tasks import ScoredTask
+from offline_marl.tasks.data_tasks import ScoredTask
+from offline_marl.tasks.environment_tasks import versions_of
 
 MOST_COPIES = 50
 """Copies of a simulator that step side by side in an evaluation."""

@@ -24,9 +24,9 @@ from offline_marl.datasets.places import place_of
 from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice, RunConfig
 from offline_marl.runs.folder import RunFolder, RunFolderError
 from offline_marl.runs.permissions import permit_of
-from offline_marl.training.environment_tasks import EnvironmentTask, find_environment_task, open_environment_task
-from offline_marl.training.scoring import describe_data, mean_return_of
-from offline_marl.training.tasks import RecordedTask, ScoredTask, Task, TaskKind, open_task
+from offline_marl.tasks.data_tasks import RecordedTask, ScoredTask, Task, TaskKind, open_task
+from offline_marl.tasks.environment_tasks import EnvironmentTask, find_environment_task, open_environment_task
+from offline_marl.tasks.scoring import describe_data, mean_return_of
 
 OWN_DATA = f"dataset{SUFFIX}"
 """Name, inside the run folder, of a data set that was given as an object."""

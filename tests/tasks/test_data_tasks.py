@@ -16,8 +16,8 @@ from offline_marl.datasets import catalog
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.catalog import UnknownDatasetError
 from offline_marl.datasets.files import load_data, save_data
-from offline_marl.training import tasks as training_data
-from offline_marl.training.tasks import load_dataset, open_task
+from offline_marl.tasks import data_tasks as training_data
+from offline_marl.tasks.data_tasks import load_dataset, open_task
 
 
 def test_a_recordings_file_is_split_as_its_task_says(tmp_path):

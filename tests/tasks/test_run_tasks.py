@@ -15,13 +15,14 @@ from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.files import save_data
+from offline_marl.films.frames import frames
 from offline_marl.films.videos import film
 from offline_marl.report.crossplay.crossplay import crossplay
 from offline_marl.runs.folder import RunFolder, RunFolderError
-from offline_marl.training import environment_tasks, run, training_run
-from offline_marl.training.environment_tasks import find_environment_task, play_uniformly
-from offline_marl.training.frames import frames
-from offline_marl.training.run_tasks import scored_task_of
+from offline_marl.tasks import environment_tasks
+from offline_marl.tasks.environment_tasks import find_environment_task, play_uniformly
+from offline_marl.tasks.run_tasks import scored_task_of
+from offline_marl.training import run, training_run
 
 REFERENCE = {"random": -3.0, "expert": 1.0, "note": "of then"}
 

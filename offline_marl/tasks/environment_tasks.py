@@ -29,7 +29,7 @@ from offline_marl.environments.episodes import Memoryless
 from offline_marl.environments.pettingzoo import environment_of
 from offline_marl.runs.config import RunConfig
 from offline_marl.runs.loading import with_actors
-from offline_marl.training.tasks import Task
+from offline_marl.tasks.data_tasks import Task
 
 UNIFORM = f"uniform{SUFFIX}"
 """Name, inside the run folder, of the uniform play."""

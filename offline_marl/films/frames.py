@@ -15,8 +15,8 @@ from offline_marl.environments.episodes import PolicyController, episode_seeds, 
 from offline_marl.environments.painting import Color
 from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice
 from offline_marl.runs.folder import RunFolder
+from offline_marl.tasks.run_tasks import scored_task_of
 from offline_marl.training.run import load
-from offline_marl.training.run_tasks import scored_task_of
 
 
 @dataclass(frozen=True, slots=True)
