@@ -154,7 +154,7 @@ def test_sharing_adds_the_agents_index() -> None:
 
 def test_the_history_is_required_where_there_is_a_window() -> None:
     inputs = AgentInputs([3, 3], [1, 1], window=4, embedding=8)
-    with pytest.raises(ValueError, match="read a history of 4 pairs, and none was given"):
+    with pytest.raises(ValueError, match="reads a history of 4 pairs, and none was given"):
         inputs(torch.zeros(5, 2, 3))
 
 

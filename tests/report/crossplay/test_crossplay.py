@@ -18,6 +18,7 @@ from offline_marl.collection.collect import collect
 from offline_marl.collection.config import CollectConfig
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError
+from offline_marl.environments.base import Seen
 from offline_marl.launch.cli import main
 from offline_marl.report.crossplay import crossplay as crossplay_module
 from offline_marl.report.crossplay.crossplay import crossplay, guest_positions
@@ -122,7 +123,7 @@ def test_rows_give_agent_0_and_columns_the_guest(agents):
         copies = 2
 
         def reset(self, seeds):
-            return SimpleNamespace(obs=np.zeros((len(seeds), agents, 1), np.float32), avail_actions=None, state=None)
+            return Seen(np.zeros((len(seeds), agents, 1), np.float32))
 
         def step(self, actions):
             worth = np.repeat((actions[..., 0] * 10.0 ** np.arange(agents)).sum(1, keepdims=True), agents, 1)
