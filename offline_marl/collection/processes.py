@@ -17,6 +17,7 @@ import torch
 
 from offline_marl.collection.recorder import Recorder, RecordingPlan
 from offline_marl.core.errors import BadInputError, WorkError
+from offline_marl.core.plugin_files import load_plugin, loaded_plugins
 from offline_marl.core.types import DataError
 from offline_marl.environments.checks import BadNumbersError
 
@@ -116,7 +117,7 @@ def _started(plan: RecordingPlan, count: int) -> Iterator[list[Worker]]:
 def _start(started: list[Worker]) -> None:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there,), daemon=True)
+    process = context.Process(target=_serve, args=(there, loaded_plugins()), daemon=True)
     started.append((process, here))  # known before it runs, so that an interruption finds it
     process.start()
     there.close()
@@ -135,12 +136,14 @@ def _end(started: Sequence[Worker]) -> None:
             process.join()
 
 
-def _serve(channel: Any) -> None:
+def _serve(channel: Any, plugins: Sequence[str] = ()) -> None:
     """Receive the plan, record the chunks that are asked for until there are no more, or nobody asks."""
     torch.set_num_threads(1)
     gone = (EOFError, BrokenPipeError, ConnectionResetError)
     with contextlib.suppress(*gone):
         try:
+            for file in plugins:
+                load_plugin(file)
             _record(channel)
         except gone:
             raise

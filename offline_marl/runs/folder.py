@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,8 @@ from offline_marl.core.config import ConfigError, build
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import DamagedFileError, write_atomically
 from offline_marl.core.locks import BusyError, locked, refuse_links
+from offline_marl.core.plugin_files import loaded_plugins
+from offline_marl.core.registry import RegistryError
 from offline_marl.runs import checkpoint
 from offline_marl.runs.config import FitConfig, RunConfig
 from offline_marl.runs.kinds import FIT, TRAIN, RunKind, Settings, recognize
@@ -221,9 +224,24 @@ def describe_software() -> dict[str, Any]:
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             software[name] = metadata.version(name)
+    if loaded_plugins():  # told, not remembered as a permission: who goes on names them again
+        software["plugins"] = list(loaded_plugins())
     source = Path(__file__).resolve().parents[2]
     if (source / ".git").exists():
         asked = ["git", "-C", str(source), "rev-parse", "HEAD"]
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             software["commit"] = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     return software
+
+
+@contextlib.contextmanager
+def naming_plugins(folder: Folder[Any]) -> Iterator[None]:
+    """Say of a name that is unknown which file brought it when the run began."""
+    try:
+        yield
+    except RegistryError as error:
+        files = folder.versions().get("plugins")
+        if not isinstance(files, list) or not files or set(map(str, files)) <= set(loaded_plugins()):
+            raise
+        flags = " ".join(f"--plugin {shlex.quote(str(file))}" for file in files)
+        raise RegistryError(f"{error} The run was begun with {flags}: name it again, if you trust it.") from None

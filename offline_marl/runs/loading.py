@@ -17,7 +17,7 @@ from offline_marl.core.permissions import Permit, is_import_path
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import DataError, Spec
 from offline_marl.runs.config import ACTING_RUNS, RunConfig, refuse_mixtures
-from offline_marl.runs.folder import RunFolder, RunFolderError, newest_state, state_at
+from offline_marl.runs.folder import RunFolder, RunFolderError, naming_plugins, newest_state, state_at
 
 
 def load(run: str | Path, step: int | None = None) -> Algorithm:
@@ -35,7 +35,8 @@ def load(run: str | Path, step: int | None = None) -> Algorithm:
     widths = folder.versions().get("spec")
     if widths is None:
         raise RunFolderError(f"{folder.versions_file} is missing or damaged.")
-    learner = make_algorithm(config, Spec.from_plain(widths))
+    with naming_plugins(folder):
+        learner = make_algorithm(config, Spec.from_plain(widths))
     state = newest_state(folder) if step is None else state_at(folder, step)
     if state is None:
         raise RunFolderError(f"{folder.path} holds no checkpoint yet.")

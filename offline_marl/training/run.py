@@ -25,7 +25,7 @@ from offline_marl.runs.config import (
     refuse_mixtures,
 )
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import RunFolder, describe_software, write_json
+from offline_marl.runs.folder import RunFolder, describe_software, naming_plugins, write_json
 from offline_marl.runs.kinds import TRAIN, build_settings
 from offline_marl.runs.loading import load, make_algorithm
 from offline_marl.runs.loggers import Logger, apart
@@ -148,7 +148,7 @@ def resume(
         trained_in = config.environment or "the environment of its data"
         raise ConfigError(f"{folder.path} acts in {trained_in}: it cannot go on in {environment}.")
     choice = EnvironmentChoice(environment=environment, env_settings=dict(env_settings or {}))
-    with folder.locked():
+    with folder.locked(), naming_plugins(folder):
         _warn_of_other_software(folder.versions())
         folder.sweep()
         if folder.done:

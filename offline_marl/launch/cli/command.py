@@ -9,6 +9,9 @@ from importlib import import_module, metadata
 from offline_marl.core.config import ConfigError, suggest
 
 PROGRAM = "offline-marl"
+PLUGIN_HELP = (
+    "On every command, --plugin FILE.py imports a file of yours, whose decorators register algorithms and more."
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def _overview(group: str, commands: Mapping[str, Command]) -> None:
     print(f"usage: {PROGRAM} {group}COMMAND ...\n")
     rows = [(f"{group}{name} {command.usage}".rstrip(), command.summary) for name, command in commands.items()]
     print_lines(table(rows))
+    if not group:
+        print(f"\n{PLUGIN_HELP}")
     print(f"\n`{PROGRAM} {group}COMMAND --help` says more{'' if group else ', --version which version this is'}.")
 
 

@@ -13,6 +13,7 @@ from offline_marl.datasets import readers
 from offline_marl.datasets.catalog import CATALOG, path_of
 from offline_marl.launch.cli.command import read_words
 from offline_marl.launch.cli.text import print_lines, table
+from offline_marl.runs.kinds import BUILT_IN, kinds
 from offline_marl.runs.loggers import loggers
 
 
@@ -54,11 +55,13 @@ def algorithm_rows() -> list[tuple[str, ...]]:
 
 def plugin_rows() -> list[tuple[str, ...]]:
     """List name, package and load status of everything that plugins bring. Imports it, unlike all else here."""
+    groups = (algorithms.registry, environments.registry, worldmodels.registry, readers.registry, loggers, kinds)
+    built_in = {kind.command for kind in BUILT_IN}
     return [
-        (entry.name, entry.origin, _load_status(registry, entry))
-        for registry in (algorithms.registry, environments.registry, worldmodels.registry, readers.registry)
+        (entry.name, entry.origin if entry.origin != "here" else "--plugin", _load_status(registry, entry))
+        for registry in groups
         for entry in registry.listings()
-        if entry.origin not in {"built-in", "here"}
+        if entry.origin != "built-in" and not (registry is kinds and entry.name in built_in)
     ]
 
 
@@ -67,7 +70,10 @@ def _load_status(registry: Registry[Any], entry: Listing) -> str:
         registry.get(entry.name)
     except RegistryError as error:
         return str(error)
-    return entry.summary if entry.summary.startswith("refused") else "works"
+    if entry.summary.startswith("refused"):
+        return entry.summary
+    # Most are algorithms; of the others a name alone does not say what they are.
+    return "works" if registry is algorithms.registry else f"{registry.kind}: works"
 
 
 def model_rows() -> list[tuple[str, ...]]:

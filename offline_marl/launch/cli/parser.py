@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from pydantic.fields import FieldInfo
 
 from offline_marl.core.config import ConfigError
+from offline_marl.launch.cli.command import PLUGIN_HELP
 
 METAVARS = {"dataset": "ID", "environment": "NAME", "preset": "NAME", "config": "FILE", "out": "DIR"} | dict.fromkeys(
     ("fit", "settings", "env_settings"), "JSON"
@@ -32,7 +33,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, command: str, usage: str, summary: str) -> None:
         super().__init__(
-            prog, usage=f"{prog} {usage}", description=summary, formatter_class=_Formatter, allow_abbrev=False
+            prog,
+            usage=f"{prog} {usage}",
+            description=summary,
+            epilog=PLUGIN_HELP,
+            formatter_class=_Formatter,
+            allow_abbrev=False,
         )
         self.command = command
         # argparse knows single negative numbers alone, and takes -30,-5 or -1e-3 for flags.

@@ -1,4 +1,4 @@
-"""Executors of jobs: this process, subprocesses of this machine, or Slurm; the latter two through submitit."""
+"""Executors of jobs: this process, processes of this machine, or Slurm through submitit."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 from offline_marl.core.errors import WorkError, sentence
 from offline_marl.launch.jobs import in_flight, slurm, states
 from offline_marl.launch.jobs.job import Executor, Job, note_start, read_starts, without_stop_request, write_submitted
+from offline_marl.launch.jobs.processes import ProcessExecutor
 from offline_marl.launch.jobs.profile import Profile
 from offline_marl.launch.jobs.worker import Work
 
@@ -49,7 +50,7 @@ def submit(
         The id of each.
 
     Raises:
-        MissingSlurmError: Slurm or submitit is not installed.
+        MissingSlurmError: Slurm, or submitit for it, is not installed.
         SlurmError: Slurm refused them; those of an array before stay submitted.
         FailedJobsError: Some ran here and failed; all were tried.
     """
@@ -58,7 +59,7 @@ def submit(
     logs = logs.absolute()
     if executor == "debug":
         return _debug(jobs, logs)
-    if find_spec("submitit") is None:
+    if executor == "slurm" and find_spec("submitit") is None:
         raise slurm.MissingSlurmError("submitit is not installed: pip install 'offline-marl[slurm]'.")
     logs.mkdir(parents=True, exist_ok=True)
     return _local(jobs, profile, logs) if executor == "local" else _slurm(jobs, profile, logs, after)
@@ -94,13 +95,8 @@ def _debug(jobs: Sequence[Job], logs: Path) -> list[str]:
 
 def _local(jobs: Sequence[Job], profile: Profile, logs: Path) -> list[str]:
     """Run jobs as subprocesses, at most `array_parallelism` at once; they survive this process being killed."""
-    from submitit.local.local import LocalExecutor
-
-    executor = LocalExecutor(logs, max_num_timeout=profile.requeues)
     delay = _signal_delay(profile)
-    executor.update_parameters(
-        timeout_min=profile.minutes, signal_delay_s=delay, gpus_per_node=profile.gpus, setup=list(profile.setup)
-    )
+    executor = _local_executor(profile, logs, delay)
     work = Work(SAVING_SHARE * delay)
     ids, going = [], list[tuple[Job, Any]]()
     try:
@@ -121,6 +117,19 @@ def _local(jobs: Sequence[Job], profile: Profile, logs: Path) -> list[str]:
         raise
     _refuse_failures(len(jobs), [_failure_reason(job) for job in jobs if not (job.out / "DONE").exists()])
     return ids
+
+
+def _local_executor(profile: Profile, logs: Path, delay_s: int) -> Any:
+    """Submitit's executor of this machine, or where it is not installed our own."""
+    if find_spec("submitit") is None:
+        return ProcessExecutor(logs, profile, delay_s)
+    from submitit.local.local import LocalExecutor
+
+    executor = LocalExecutor(logs, max_num_timeout=profile.requeues)
+    executor.update_parameters(
+        timeout_min=profile.minutes, signal_delay_s=delay_s, gpus_per_node=profile.gpus, setup=list(profile.setup)
+    )
+    return executor
 
 
 def _running(going: Sequence[tuple[Job, Any]]) -> list[tuple[Job, Any]]:

@@ -11,10 +11,12 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from offline_marl.core.errors import TERMINATED, BadInputError, sentence
+from offline_marl.core.plugin_files import load_plugin, loaded_plugins
 from offline_marl.launch.jobs import disk, slurm
 from offline_marl.launch.jobs.job import Job, note_start, perform
 from offline_marl.runs.stopping import asked
@@ -35,10 +37,15 @@ class Work:
     Args:
         patience_s: Seconds that a pre-empted job may take to save; it asks for another turn even if it has not, and
             goes on from its last periodic checkpoint.
+        plugins: Files that the job's process imports first; those that this one has imported, unless said.
     """
 
-    def __init__(self, patience_s: float = 60.0) -> None:
+    plugins: tuple[str, ...] = ()
+    """Also of a job that was pickled before there were any."""
+
+    def __init__(self, patience_s: float = 60.0, plugins: Sequence[str] | None = None) -> None:
         self.patience_s = patience_s
+        self.plugins = loaded_plugins() if plugins is None else tuple(plugins)
         self._over = False
         self._error: BaseException | None = None
 
@@ -86,10 +93,12 @@ class Work:
             raise self._error
         why = "saved" if self._over else f"did not save within {self.patience_s:.0f} s: its last checkpoint counts"
         self._note(job, how="preempted", why=why)
-        return DelayedSubmission(Work(self.patience_s), job)
+        return DelayedSubmission(Work(self.patience_s, self.plugins), job)
 
     def _perform(self, job: Job) -> None:
         try:
+            for file in self.plugins:
+                load_plugin(file)
             self._summary = perform(job)
         except BaseException as error:
             self._error = error

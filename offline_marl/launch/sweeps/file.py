@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from offline_marl.core.config import Config, ConfigError, explain, load_settings, suggest
+from offline_marl.core.plugin_files import load_plugin
 from offline_marl.runs.kinds import TRAIN
 
 NONE = "none"
@@ -133,6 +134,8 @@ class SweepFile(Axes):
 
     algorithms: Names
     """Registry names."""
+    plugins: tuple[Path, ...] = ()
+    """Python files to import first, as by --plugin; paths from the folder of this file."""
     command: str = TRAIN.command
     """Kind of run, by its command; of another kind than train, `algorithms` are the names that it takes."""
     algorithm: dict[str, Axes] = Field(default_factory=dict)
@@ -171,6 +174,8 @@ def read_sweep_file(path: Path) -> SweepFile:
         content = SweepFile.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_sentence(error)}") from None
+    for file in content.plugins:
+        load_plugin(path.parent / file)
     for name in content.algorithm:
         if name not in content.algorithms:
             raise ConfigError(f"{path}: [algorithm.{name}] is of no algorithm that is listed: add it to algorithms.")

@@ -22,7 +22,7 @@ from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.episode_index import episodes_apart
 from offline_marl.runs.config import FitConfig, LearnFlags
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import ModelFolder, describe_software
+from offline_marl.runs.folder import ModelFolder, describe_software, naming_plugins
 from offline_marl.runs.kinds import FIT, build_settings
 from offline_marl.runs.log_files import SILENT
 from offline_marl.runs.places import resolve_fit
@@ -116,7 +116,8 @@ def resume_fit(path: str | Path) -> Fit:
     """Go on with a fit that was stopped; its end equals that of a fit that never stopped, bit for bit."""
     folder = ModelFolder(path)
     config = folder.config()
-    return continue_fit(folder, open_task(config.dataset, config.clip_actions, config.memory, config.action_scale))
+    with naming_plugins(folder):
+        return continue_fit(folder, open_task(config.dataset, config.clip_actions, config.memory, config.action_scale))
 
 
 def continue_fit(folder: ModelFolder, task: Task, reader: LearnFlags | None = None) -> Fit:
