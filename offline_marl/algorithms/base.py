@@ -15,12 +15,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from offline_marl.algorithms import registry
-from offline_marl.core.acting import checked
-from offline_marl.core.actor import TeamActor
+from offline_marl.core.acting.actor import TeamActor
+from offline_marl.core.acting.history import WindowMemory
+from offline_marl.core.acting.inputs import checked
 from offline_marl.core.axes import PerAgent, PerTeam
 from offline_marl.core.config import Config
 from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Share
-from offline_marl.core.history import WindowMemory
 from offline_marl.core.learner import Learner
 from offline_marl.core.registry import Registry
 from offline_marl.core.types import AvailActions, Batch, History, Memory, Obs, Spec

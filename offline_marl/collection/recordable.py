@@ -12,8 +12,8 @@ import torch
 from offline_marl.core.partition import SCENARIOS, Partition
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Spec
+from offline_marl.datasets.arrays.presence import Ends, with_presence
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.presence import Ends, with_presence
 from offline_marl.environments.base import Environment, Flags, Floats, JointEnv, Seen, Simulator, TeamActions
 from offline_marl.environments.episodes import Controller, Step, run_episodes
 

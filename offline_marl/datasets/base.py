@@ -21,7 +21,7 @@ from offline_marl.core.partition import Partition
 from offline_marl.core.showing import html_table, tensors_line, widths
 from offline_marl.core.types import DataError, Episode, Spec
 from offline_marl.datasets import validate
-from offline_marl.datasets.arrays import Arrays, Given, flat_fields, owned
+from offline_marl.datasets.arrays.flat import Arrays, Given, flat_fields, owned
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.episode_index import Lengths, episode_sums, ranges, starts

@@ -11,8 +11,8 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from offline_marl.core.acting.history import pairs
 from offline_marl.core.files import expect_random_reads
-from offline_marl.core.history import pairs
 from offline_marl.core.types import Batch, DataError, Needs
 from offline_marl.datasets.base import ROWS_AT_ONCE, Chosen, Dataset
 from offline_marl.datasets.columns import Columns

@@ -8,10 +8,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from offline_marl.datasets.arrays.presence import rows_seen
 from offline_marl.datasets.base import ROWS_AT_ONCE, Dataset
 from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.episode_index import starts
-from offline_marl.datasets.presence import rows_seen
 
 LEAST_STD = 1e-3
 """Columns that hardly move (and padding, which never does) are divided by no less than this."""

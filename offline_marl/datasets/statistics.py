@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.types import Spec
+from offline_marl.datasets.arrays.presence import rows_seen
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.episode_index import episode_sums
-from offline_marl.datasets.presence import rows_seen
 from offline_marl.datasets.validate import CHUNK, SEEN, chunks, unequal_rewards
 
 SAMPLE = 10_000

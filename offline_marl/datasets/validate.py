@@ -14,8 +14,8 @@ from torch import Tensor
 
 from offline_marl.core.axes import AxisError, axes_of_fields, bind
 from offline_marl.core.types import DataError
+from offline_marl.datasets.arrays.presence import rows_mask
 from offline_marl.datasets.episode_index import last_steps, starts
-from offline_marl.datasets.presence import rows_mask
 
 SEEN = frozenset({"obs", "state", "avail_actions"})
 """Fields with time+1 rows an episode; the others have time."""

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from offline_marl.core.acting import unchecked
-from offline_marl.core.history import begin_memory
+from offline_marl.core.acting.history import begin_memory
+from offline_marl.core.acting.inputs import unchecked
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Policy, Spec
 from offline_marl.environments.base import AgentFlags, Flags, Floats, JointEnv, Seen, State, TeamActions

@@ -12,9 +12,9 @@ from torch import Tensor
 from offline_marl.core.axes import PerAgent, PerTeam
 from offline_marl.core.types import Batch, DataError
 from offline_marl.datasets import normalize
+from offline_marl.datasets.arrays.presence import blanked
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.datasets.presence import blanked
 
 ROWS_AT_ONCE = 65_536
 """Recorded steps that are replaced together."""

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from offline_marl.core.acting.history import newest, push
 from offline_marl.core.axes import PerAgent
-from offline_marl.core.history import newest, push
 from offline_marl.core.types import Batch, History, Obs
 from offline_marl.worldmodels.base import Carry, PerMember, Prediction, Rows, WorldModel, WorldModelConfig
 from offline_marl.worldmodels.facts import Facts

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Protocol
 import torch
 from torch import Tensor
 
-from offline_marl.core.acting import unchecked
+from offline_marl.core.acting.history import begin_memory, newest
+from offline_marl.core.acting.inputs import unchecked
 from offline_marl.core.axes import PerAgent, PerTeam
-from offline_marl.core.history import begin_memory, newest
 from offline_marl.core.types import Batch, Obs, Policy, Spec
 from offline_marl.worldmodels.base import Carry, Prediction, Rows, Spread
 from offline_marl.worldmodels.facts import Facts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from offline_marl.core.history import newest, push
+from offline_marl.core.acting.history import newest, push
 from offline_marl.core.types import Batch, History, Obs, Spec
 from offline_marl.worldmodels.base import Prediction
 from offline_marl.worldmodels.ensemble_model import ObservedCarry

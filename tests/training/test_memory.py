@@ -11,8 +11,8 @@ from offline_marl.algorithms.base import algorithms
 from offline_marl.algorithms.ma_ppo import MAPPO
 from offline_marl.collection.collect import collect
 from offline_marl.collection.config import CollectConfig
+from offline_marl.core.acting.history import pairs
 from offline_marl.core.config import build
-from offline_marl.core.history import pairs
 from offline_marl.core.types import DataError
 from offline_marl.datasets.files import load_data
 from offline_marl.environments.episodes import episode_seeds

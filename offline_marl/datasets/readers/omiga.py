@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from offline_marl.core.partition import SCENARIOS
 from offline_marl.core.types import DataError, Spec
-from offline_marl.datasets.mistakes import refuse_no_end
+from offline_marl.datasets.arrays.mistakes import refuse_no_end
 from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.steps import Altered, Flags, Steps, Table, parts
 from offline_marl.datasets.readers.storage import hdf5

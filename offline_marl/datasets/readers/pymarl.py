@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.episode_batches import EpisodeBatch, FlatEpisodes, unpad
+from offline_marl.datasets.arrays.episode_batches import EpisodeBatch, FlatEpisodes, unpad
 from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.steps import Steps
 from offline_marl.datasets.readers.storage import archives, hdf5, npy

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from offline_marl.core.files import PIECE, Streamed
 from offline_marl.core.types import DataError, Spec
-from offline_marl.datasets.arrays import owned
+from offline_marl.datasets.arrays.flat import owned
+from offline_marl.datasets.arrays.mistakes import refuse_no_end
+from offline_marl.datasets.arrays.presence import Ends, blanked, find_ends, free
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.episode_index import last_steps, lengths_of
 from offline_marl.datasets.files import save_fields
-from offline_marl.datasets.mistakes import refuse_no_end
-from offline_marl.datasets.presence import Ends, blanked, find_ends, free
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]

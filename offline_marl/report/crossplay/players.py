@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from offline_marl.core.acting.history import begin_memory, newest
 from offline_marl.core.axes import PerAgent
 from offline_marl.core.config import ConfigError
-from offline_marl.core.history import begin_memory, newest
 from offline_marl.core.types import AvailActions, DataError, History, Memory, Obs, Policy, Spec
 from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice
 from offline_marl.runs.folder import RunFolder, RunFolderError, newest_state

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from offline_marl.algorithms.base import algorithms
-from offline_marl.core.acting import unchecked
+from offline_marl.core.acting.inputs import unchecked
 from offline_marl.core.types import DataError, Spec
 
 CONTINUOUS, DISCRETE = Spec((4, 3), (2, 1)), Spec((4, 3), (3, 2), action_kind="discrete")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from worlds import SPECS, world
 
-from offline_marl.core.history import WindowMemory, begin_memory
+from offline_marl.core.acting.history import WindowMemory, begin_memory
 from offline_marl.datasets.buffer import TransitionBuffer
 
 

@@ -12,7 +12,7 @@ from foreign import LENGTHS, TERMINATED, Team, write_hdf5
 from pymarl_batches import batch_arrays, write_npy
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets import episode_batches
+from offline_marl.datasets.arrays import episode_batches
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.readers.convert import open_steps
 from offline_marl.datasets.readers.detect import kind_of

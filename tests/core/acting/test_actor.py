@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from offline_marl.algorithms.base import algorithms
-from offline_marl.core.history import WindowMemory
+from offline_marl.core.acting.history import WindowMemory
 from offline_marl.core.types import DataError, Spec
 
 WIDE, NARROW = 4, 2

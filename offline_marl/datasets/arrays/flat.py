@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.types import DataError, Spec
-from offline_marl.datasets.episode_batches import EpisodeBatch, flat_fields_of
-from offline_marl.datasets.episode_index import Lengths, add_final_rows, last_steps
-from offline_marl.datasets.mistakes import (
+from offline_marl.datasets.arrays.episode_batches import EpisodeBatch, flat_fields_of
+from offline_marl.datasets.arrays.mistakes import (
     refuse_lacking_choices,
     refuse_no_end,
     refuse_no_width,
     refuse_one_hot,
     refuse_step_lists,
 )
-from offline_marl.datasets.presence import Ends, find_ends, with_presence
+from offline_marl.datasets.arrays.presence import Ends, find_ends, with_presence
+from offline_marl.datasets.episode_index import Lengths, add_final_rows, last_steps
 
 Arrays = Any
 """One array with an agent axis, or a list with one array for each agent; numpy or torch."""
@@ -28,7 +28,7 @@ Arrays = Any
 
 @dataclass(frozen=True)
 class Given:
-    """Arguments of `Dataset.from_arrays`."""
+    """Arguments of a call of `Dataset.from_arrays`."""
 
     obs: Arrays
     actions: Arrays

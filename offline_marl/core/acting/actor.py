@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offline_marl.core.acting import tensor_of
-from offline_marl.core.history import begin_memory
+from offline_marl.core.acting.history import begin_memory
+from offline_marl.core.acting.inputs import tensor_of
 from offline_marl.core.types import DataError, Policy, Spec
 
 OBSERVATION, MASK = "observation", "action_mask"
@@ -116,7 +116,7 @@ class TeamActor:
 
 
 class _Form:
-    """What a caller gave, as padded tensors, and the way back to the caller's form."""
+    """Observations of a caller as padded tensors, and the way back to the caller's form."""
 
     def __init__(self, given: Any, agents: tuple[str, ...], spec: Spec, copies: int | None) -> None:
         self.agents, self.spec, self.given = agents, spec, given
