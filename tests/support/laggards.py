@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 
-def record_first_then_die(channel):
+def record_first_then_die(channel, plugins=()):
     """Say that the first chunk is kept, then go."""
     channel.recv()
     channel.recv()
@@ -17,24 +17,24 @@ def record_first_then_die(channel):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def leave(channel):
+def leave(channel, plugins=()):
     """End without a word."""
     os._exit(3)
 
 
-def refuse(channel):
+def refuse(channel, plugins=()):
     """Tell an expected failure."""
     channel.send((True, "No space left on device: x."))
     channel.recv()
 
 
-def fail(channel):
+def fail(channel, plugins=()):
     """Tell a bug."""
     channel.send((False, "Traceback: a bug"))
     channel.recv()
 
 
-def hang(channel):
+def hang(channel, plugins=()):
     """Say who it is, then neither work nor listen."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     Path(channel.recv(), str(os.getpid())).touch()
