@@ -77,6 +77,8 @@ class Algorithm(Learner):
     best: Tensor
     best_team: Tensor
     actor: AgentPolicy
+    environment_steps: int = 0
+    """Environment steps that the run has played, for schedules of exploration; set by the source that plays."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Put the border before an `act` of the subclass's own."""

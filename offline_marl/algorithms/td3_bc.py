@@ -32,6 +32,7 @@ from offline_marl.core.types import AvailActions, Batch, History, Metrics, Needs
 from offline_marl.losses import bellman
 from offline_marl.networks.actors import AgentPolicy, DeterministicActor
 from offline_marl.networks.critics import Critic
+from offline_marl.networks.exploration import gaussian_noise
 from offline_marl.networks.targets import frozen_copy
 
 Acts = Annotated[Tensor, "*lead agent act"]
@@ -159,10 +160,7 @@ class TD3BC(Algorithm):
         """Each agent's action, with Gaussian noise if `explore`."""
         actions: Tensor = self.policy(self.inputs(obs, history))
         if explore:
-            noise = torch.empty(actions.shape, device=actions.device).normal_(
-                std=self.config.explore_noise, generator=self.generator
-            )
-            actions = (actions + noise * self.policy.present).clamp(-1, 1)
+            actions = gaussian_noise(actions, self.config.explore_noise, self.policy.present, self.generator)
         return actions
 
 
