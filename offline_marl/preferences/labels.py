@@ -1,0 +1,428 @@
+"""Store of pairs and their labels: one SQLite file that only grows, and is whole whenever a process is killed.
+
+It is opened by processes of the host that it lies on; others ask a server there. Its journal is written ahead (WAL),
+which needs memory that processes share, and so a local disk; elsewhere a rollback journal can be asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from offline_marl.core.errors import BadInputError
+from offline_marl.core.types import DataError
+from offline_marl.preferences.pairs import Pair, SegmentKey
+
+Answer = Literal["first", "second", "equal", "skip", "withdrawn"]
+Journal = Literal["wal", "rollback"]
+
+VALUES: Mapping[str, float | None] = {"first": 1.0, "second": 0.0, "equal": 0.5, "skip": None, "withdrawn": None}
+"""The label that each answer is; a skipped pair has none, and is not asked about again."""
+TEAM = "team"
+"""Target of a label that speaks of all agents together; others are `agent_<index>`."""
+NAME = "labels.sqlite"
+VERSION = 1
+APPLICATION = 0x4F4D5052
+"""Mark of our files in SQLite's header."""
+NETWORK_TYPES = """
+nfs nfs3 nfs4 cifs smb smb2 smb3 smbfs ncpfs afs coda ceph lustre gpfs beegfs panfs pvfs2 orangefs ocfs2 gfs gfs2
+glusterfs fuse.sshfs fuse.glusterfs fuse.ceph fuse.s3fs fuse.rclone fuse.gcsfuse
+"""
+NETWORK = frozenset(NETWORK_TYPES.split())
+"""Types of file systems that several hosts may write to, as Linux calls them."""
+PATIENCE = 30.0
+"""Seconds to wait for another process that writes."""
+
+SCHEMA = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE pairs (
+    number INTEGER PRIMARY KEY, pair_id TEXT NOT NULL UNIQUE,
+    first_source TEXT NOT NULL, first_episode INTEGER NOT NULL, first_start INTEGER NOT NULL,
+    first_length INTEGER NOT NULL,
+    second_source TEXT NOT NULL, second_episode INTEGER NOT NULL, second_start INTEGER NOT NULL,
+    second_length INTEGER NOT NULL,
+    session INTEGER NOT NULL, split TEXT NOT NULL, strategy TEXT NOT NULL, score REAL, created TEXT NOT NULL
+);
+CREATE TABLE labels (
+    number INTEGER PRIMARY KEY, pair_id TEXT NOT NULL REFERENCES pairs (pair_id), target TEXT NOT NULL,
+    annotator TEXT NOT NULL, repeat INTEGER NOT NULL, revision INTEGER NOT NULL, answer TEXT NOT NULL, label REAL,
+    source TEXT NOT NULL, shown_order TEXT NOT NULL, answered TEXT NOT NULL, response_ms INTEGER,
+    UNIQUE (pair_id, target, annotator, repeat, revision)
+);
+"""
+GUARDS = "".join(
+    f"CREATE TRIGGER {table}_{verb.lower()} BEFORE {verb} ON {table} "
+    "BEGIN SELECT RAISE(ABORT, 'this store only grows'); END;\n"
+    for table in ("facts", "pairs", "labels")
+    for verb in ("UPDATE", "DELETE")
+)
+
+
+class StoreError(BadInputError, RuntimeError):
+    """A store of labels that cannot be used as asked; the message is one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskedPair:
+    """A pair in the store, with why it was asked about."""
+
+    pair: Pair
+    session: int
+    """Annotation round."""
+    split: str
+    """`train` or `held-out`: no episode is in both."""
+    strategy: str
+    score: float | None = None
+    """What the strategy made of it."""
+    created: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One answer about a pair."""
+
+    pair_id: str
+    answer: Answer
+    annotator: str
+    source: str = "human"
+    """human, simulated or imported."""
+    target: str = TEAM
+    """`team`, or `agent_<index>`."""
+    repeat: int = 0
+    """How often this annotator was asked about this pair and target before."""
+    revision: int = 0
+    """How often this answer was taken back before; the last one counts."""
+    shown_order: str = "as stored"
+    """`as stored`, or `swapped` where the second was shown first."""
+    answered: str = ""
+    response_ms: int | None = None
+
+    @property
+    def value(self) -> float | None:
+        """1, 0 or 1/2; None for a pair that was skipped."""
+        return VALUES[self.answer]
+
+    @property
+    def asked(self) -> tuple[str, str, str]:
+        """What was asked of whom."""
+        return self.pair_id, self.target, self.annotator
+
+
+PAIR_COLUMNS = "pair_id first_source first_episode first_start first_length second_source second_episode second_start "
+PAIR_COLUMNS += "second_length session split strategy score created"
+LABEL_COLUMNS = "pair_id target annotator repeat revision answer label source shown_order answered response_ms"
+
+
+def now() -> str:
+    """The time, in UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+class LabelStore:
+    """Pairs and labels in one file.
+
+    Args:
+        path: The file.
+        make: Make it if it is not there.
+        journal: `wal`; or `rollback`, for a file system that several hosts write to.
+
+    Raises:
+        StoreError: It is missing or no store, was written by a newer version, or lies on a network file system.
+    """
+
+    def __init__(self, path: Path, make: bool = False, journal: Journal = "wal") -> None:
+        self.path = path
+        if not path.exists() and not make:
+            raise StoreError(f"There is no store of labels {path}: `offline-marl prefs pairs` makes one.")
+        refuse_network(path, journal)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+        except sqlite3.Error as error:
+            raise StoreError(f"{path} cannot be opened: {error}.") from None
+        try:
+            self._open(journal)
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise StoreError(f"{path} is no store of labels, or is damaged: {error}.") from None
+        except StoreError:
+            self.close()
+            raise
+
+    def _open(self, journal: Journal) -> None:
+        ask = self._connection.execute
+        mark, version = (ask(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+        if ask("SELECT count(*) FROM sqlite_master").fetchone()[0] and mark != APPLICATION:
+            raise StoreError(f"{self.path} is a database of something else, no store of labels.")
+        if version > VERSION:
+            raise StoreError(
+                f"{self.path} was written by a newer version of this library (layout {version}, this one knows "
+                f"{VERSION}): update the library."
+            )
+        ask(f"PRAGMA journal_mode = {'WAL' if journal == 'wal' else 'DELETE'}")
+        ask("PRAGMA synchronous = FULL")
+        ask("PRAGMA foreign_keys = ON")
+        if version == 0:
+            with self._writing():
+                if ask("PRAGMA user_version").fetchone()[0] == 0:  # nobody else made it meanwhile
+                    for statement in _statements(SCHEMA + GUARDS):
+                        ask(statement)
+                    ask(f"PRAGMA application_id = {APPLICATION}")
+                    ask(f"PRAGMA user_version = {VERSION}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> LabelStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """All or nothing: what is written inside is there as a whole once this has ended."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"{self.path} cannot be written to: {error}.") from None
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def state(self, name: str, value: Any) -> None:
+        """Write down a fact about the comparisons once; saying the same again changes nothing.
+
+        Raises:
+            StoreError: It was stated otherwise before.
+        """
+        text = json.dumps(value, sort_keys=True)
+        with self._writing():
+            row = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                self._connection.execute("INSERT INTO facts VALUES (?, ?)", (name, text))
+            elif row[0] != text:
+                raise StoreError(f"{self.path} was begun with {name} = {row[0]}, not {text}: begin another one.")
+
+    def facts(self) -> dict[str, Any]:
+        """All facts that were stated."""
+        return {name: json.loads(text) for name, text in self._connection.execute("SELECT name, value FROM facts")}
+
+    def ask_about(self, pairs: Iterable[AskedPair]) -> int:
+        """Enter pairs; those that are there already stay as they are.
+
+        Returns:
+            How many were new.
+        """
+        rows = [_pair_row(asked) for asked in pairs]
+        marks = ", ".join("?" * len(PAIR_COLUMNS.split()))
+        columns = ", ".join(PAIR_COLUMNS.split())
+        statement = f"INSERT OR IGNORE INTO pairs ({columns}) VALUES ({marks})"
+        with self._writing():
+            before = self._connection.total_changes
+            self._connection.executemany(statement, rows)
+            return self._connection.total_changes - before
+
+    def pairs(self) -> list[AskedPair]:
+        """All pairs, in the order in which they were entered."""
+        columns = ", ".join(PAIR_COLUMNS.split())
+        rows = self._connection.execute(f"SELECT {columns} FROM pairs ORDER BY number").fetchall()
+        return [AskedPair(Pair(SegmentKey(*row[1:5]), SegmentKey(*row[5:9])), *row[9:]) for row in rows]
+
+    def add(self, labels: Iterable[Label]) -> int:
+        """Append labels, all or none; one that is there already is not stored twice.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            StoreError: One is for a pair that is not there, or the same question was answered otherwise before.
+        """
+        with self._writing():
+            return sum(self._add(label) for label in labels)
+
+    def _add(self, label: Label) -> bool:
+        if self._connection.execute("SELECT 1 FROM pairs WHERE pair_id = ?", (label.pair_id,)).fetchone() is None:
+            raise StoreError(f"There is no pair {label.pair_id} in {self.path}: its label was not stored.")
+        place = (*label.asked, label.repeat, label.revision)
+        found = self._connection.execute(
+            "SELECT answer FROM labels WHERE pair_id = ? AND target = ? AND annotator = ? AND repeat = ? "
+            "AND revision = ?",
+            place,
+        ).fetchone()
+        if found is not None and found[0] != label.answer:
+            raise StoreError(
+                f"{label.annotator} answered '{found[0]}' to pair {label.pair_id} ({label.target}) before, not "
+                f"'{label.answer}': a second opinion is a repeat, a correction a revision."
+            )
+        if found is None:
+            marks, columns = ", ".join("?" * len(LABEL_COLUMNS.split())), ", ".join(LABEL_COLUMNS.split())
+            self._connection.execute(f"INSERT INTO labels ({columns}) VALUES ({marks})", _label_row(label))
+        return found is None
+
+    def labels(self, since: int = 0) -> list[Label]:
+        """Answers that count, in the order in which they came; of one that was revised, the last.
+
+        Args:
+            since: Only those that came after the row of this number; see `cursor`.
+        """
+        columns = ", ".join(name for name in LABEL_COLUMNS.split() if name != "label")
+        rows = self._connection.execute(
+            f"SELECT {columns} FROM labels AS one WHERE number > ? AND revision = (SELECT max(revision) FROM labels AS "
+            "every WHERE every.pair_id = one.pair_id AND every.target = one.target AND every.annotator = one.annotator "
+            "AND every.repeat = one.repeat) ORDER BY number",
+            (since,),
+        ).fetchall()
+        names = [name for name in LABEL_COLUMNS.split() if name != "label"]
+        return [Label(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def cursor(self) -> int:
+        """Number of the newest row of labels; 0 without any."""
+        return int(self._connection.execute("SELECT coalesce(max(number), 0) FROM labels").fetchone()[0])
+
+
+def _pair_row(asked: AskedPair) -> tuple[Any, ...]:
+    sides = [(key.source, key.episode, key.start, key.length) for key in (asked.pair.first, asked.pair.second)]
+    rest = (asked.session, asked.split, asked.strategy, asked.score, asked.created or now())
+    return (asked.pair.id, *sides[0], *sides[1], *rest)
+
+
+def _label_row(label: Label) -> tuple[Any, ...]:
+    values = {field.name: getattr(label, field.name) for field in fields(Label)}
+    values |= {"label": label.value, "answered": label.answered or now()}
+    return tuple(values[name] for name in LABEL_COLUMNS.split())
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script; `executescript` would commit between them."""
+    statement = ""
+    for line in script.strip().splitlines():
+        statement += f"{line}\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def refuse_network(path: Path, journal: Journal = "wal") -> None:
+    """Refuse a write-ahead journal on a file system that several hosts write to.
+
+    Raises:
+        StoreError: It is one.
+    """
+    kind = file_system_of(path)
+    if journal == "wal" and kind in NETWORK:
+        raise StoreError(
+            f"{path} lies on a network file system ({kind}), where processes of several hosts would damage it: keep it "
+            "on a local disk, or say --journal rollback."
+        )
+
+
+def file_system_of(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """Type of the file system that a path lies on, or will lie on; None where the system does not say."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    real = path.absolute().resolve()
+    kind, longest = None, -1
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        words = before.split()
+        if len(words) < 5 or not after:
+            continue
+        point = Path(words[4].encode().decode("unicode_escape"))
+        if (real == point or point in real.parents) and len(point.parts) >= longest:
+            kind, longest = after.split()[0], len(point.parts)
+    return kind
+
+
+def count_answers(labels: Sequence[Label]) -> dict[str, int]:
+    """How often each answer was given."""
+    return {answer: sum(label.answer == answer for label in labels) for answer in VALUES if answer != "withdrawn"}
+
+
+def by_question(labels: Iterable[Label]) -> dict[tuple[str, str], dict[str, list[float]]]:
+    """Values of the labels about each pair and target, by annotator; skipped pairs are left out."""
+    table: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for label in labels:
+        if label.value is not None:
+            table.setdefault((label.pair_id, label.target), {}).setdefault(label.annotator, []).append(label.value)
+    return table
+
+
+def contradictions(labels: Iterable[Label]) -> list[tuple[str, str, str]]:
+    """Pair, target and annotator wherever one annotator gave one question different labels."""
+    return [
+        (*question, annotator)
+        for question, answers in by_question(labels).items()
+        for annotator, values in answers.items()
+        if len(set(values)) > 1
+    ]
+
+
+def self_agreement(labels: Iterable[Label]) -> tuple[float | None, int]:
+    """Share of repeated questions to which an annotator gave the label of the first time, and how many there were."""
+    same = [
+        value == values[0]
+        for answers in by_question(labels).values()
+        for values in answers.values()
+        for value in values[1:]
+    ]
+    return (sum(same) / len(same) if same else None), len(same)
+
+
+def kappas(labels: Iterable[Label]) -> dict[tuple[str, str], tuple[float | None, int]]:
+    """Cohen's kappa of every two annotators on the questions that both answered, and how many these were.
+
+    kappa = (p_o - p_e) / (1 - p_e): agreement beyond that of two who answer as often first, equal and second, but by
+    chance; None where both always say the same one thing. Of repeats, each one's first answer counts.
+    """
+    first = {
+        question: {name: values[0] for name, values in answers.items()}
+        for question, answers in by_question(labels).items()
+    }
+    names = sorted({name for answers in first.values() for name in answers})
+    made = {}
+    for index, one in enumerate(names):
+        for other in names[index + 1 :]:
+            both = [(answers[one], answers[other]) for answers in first.values() if {one, other} <= answers.keys()]
+            if both:
+                made[one, other] = (_kappa(both), len(both))
+    return made
+
+
+def _kappa(answers: Sequence[tuple[float, float]]) -> float | None:
+    count = len(answers)
+    observed = sum(one == other for one, other in answers) / count
+    expected = (
+        sum(
+            sum(pair[0] == value for pair in answers) * sum(pair[1] == value for pair in answers)
+            for value in (0.0, 0.5, 1.0)
+        )
+        / count**2
+    )
+    return None if expected == 1.0 else (observed - expected) / (1 - expected)
+
+
+def index_of(target: str, n_agents: int) -> int:
+    """The agent that a label speaks of, or -1 for the team.
+
+    Raises:
+        DataError: There is no such agent.
+    """
+    if target == TEAM:
+        return -1
+    names = [f"agent_{index}" for index in range(n_agents)]
+    if target not in names:
+        raise DataError(f"'{target}' is no target of a label: there are {TEAM}, {', '.join(names)}.")
+    return names.index(target)
