@@ -87,6 +87,9 @@ COMMANDS = {
     "sweep": Command(
         "FILE|status|collect ...", "many runs from one file; their state, their table", run_lazily("sweep")
     ),
+    "codes": Command(
+        "--agents M --learners N", "what codes of distributed training cost and bear", run_lazily("codes")
+    ),
     "watch": Command("RUN|SWEEP|FOLDER", "see how runs are doing, as they go", run_lazily("watch")),
     "report": Command("PATH... --out DIR", "statistics of finished runs, as tables and a page", run_lazily("report")),
     "data": Command(
