@@ -3,7 +3,7 @@
 1. Every learner's update over the bare matrix products it makes: every product of two real updates in a
    row, forward and backward, is recorded with its shapes and strides and replayed alone. Two, because some
    learners improve their policy at every second update; times are of one. MA-PPO's is of 2,000 steps.
-2. The same mathematics as a loop over agents (loop_baselines) over our update.
+2. The same mathematics as a loop over agents (loop_baselines) over our update; of `omiga`, its update over `ma-iql`'s.
 3. Both for a world model (speed_models.py): an update of its fit, and a rollout.
 4. Seconds per million transitions to load, split among agents, and window.
 """
@@ -34,6 +34,7 @@ LEARNERS: dict[str, tuple[str, dict[str, str]]] = {
     "bc": ("bc", {}),
     "iql": ("iql", {}),
     "ma-iql": ("ma-iql", {}),
+    "omiga": ("omiga", {}),
     "td3-bc": ("td3-bc", {}),
     "td3-bc-centralised": ("td3-bc", {"critic": "centralised"}),
     "cql": ("cql", {}),
@@ -42,6 +43,8 @@ LEARNERS: dict[str, tuple[str, dict[str, str]]] = {
     "omar-centralised": ("omar", {"critic": "centralised"}),
     "ma-ppo": ("ma-ppo", {}),
 }
+BESIDE = {"omiga": "ma-iql"}
+"""Learners that are timed against another one, too."""
 EPISODES, LENGTH = 40, 50
 DATA = {"reacher": ("reacher", "2x1notip", "0"), "ant": ("ant", "t4x2", "0")}
 
@@ -63,6 +66,10 @@ def compare(learner: str, size: str, window: int, patience: Patience) -> None:
     else:
         batch, updates = make_batch(spec, 256, window), 2
     ours = kind(build(kind.Config, {"window": window, **settings}), spec)
+    others = {}
+    if learner in BESIDE:
+        other = algorithms.get(BESIDE[learner])
+        others[BESIDE[learner]] = other(build(other.Config, {"window": window}), spec).update
     loop = LOOPS[name](Setup(spec, window, centralised=settings.get("critic") == "centralised", lr=ours.lr))
 
     def repeated(update: Callable[[Batch], object]) -> Callable[[], None]:
@@ -73,7 +80,8 @@ def compare(learner: str, size: str, window: int, patience: Patience) -> None:
         return call
 
     title = f"{learner:18}  {size:8} history {window:2}"
-    print_ratios(title, repeated(ours.update), repeated(loop.update), patience, updates)
+    timed = {name: repeated(update) for name, update in others.items()}
+    print_ratios(title, repeated(ours.update), repeated(loop.update), patience, updates, timed)
 
 
 def time_data(size: str, scenario: str, conf: str, view: str) -> None:

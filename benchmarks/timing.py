@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -90,9 +90,14 @@ def medians(contestants: dict[str, Callable[[], object]], rounds: int, seconds: 
 
 
 def print_ratios(
-    title: str, ours: Callable[[], object], loop: Callable[[], object], patience: Patience, updates: int = 1
+    title: str,
+    ours: Callable[[], object],
+    loop: Callable[[], object],
+    patience: Patience,
+    updates: int = 1,
+    others: Mapping[str, Callable[[], object]] | None = None,
 ) -> None:
-    """A row: our time, over the bare products that a call makes, and the loop's over ours.
+    """A row: our time, over the bare products that a call makes, and the loop's over ours; over others', if any.
 
     Args:
         title: What is timed.
@@ -100,6 +105,7 @@ def print_ratios(
         loop: The same mathematics the plain way.
         patience: Rounds and time.
         updates: How many a call makes; the time printed is of one.
+        others: By name, calls that take their turns in the same rounds.
     """
     with ProductRecorder() as recorder:
         ours()
@@ -109,9 +115,9 @@ def print_ratios(
         for func, tensors in recorder.calls:
             func(*tensors)
 
-    found = medians({"ours": ours, "bare": bare, "loop": loop}, *patience)
-    print(
-        f"{title}   ours {found['ours'] / updates * 1e3:6.1f} ms   "
-        f"over bare products {found['ours'] / found['bare']:.2f}   loop over ours {found['loop'] / found['ours']:.2f}",
-        flush=True,
-    )
+    others = others or {}
+    found = medians({"ours": ours, "bare": bare, "loop": loop, **others}, *patience)
+    ratios = [f"over bare products {found['ours'] / found['bare']:.2f}"]
+    ratios += [f"loop over ours {found['loop'] / found['ours']:.2f}"]
+    ratios += [f"over {name} {found['ours'] / found[name]:.2f}" for name in others]
+    print(f"{title}   ours {found['ours'] / updates * 1e3:6.1f} ms   {'   '.join(ratios)}", flush=True)

@@ -23,6 +23,7 @@ LEARNERS = [
     "bc",
     "iql",
     "ma-iql",
+    "omiga",
     "td3-bc",
     "td3-bc-centralised",
     "cql",
@@ -116,7 +117,7 @@ def test_the_loop_has_our_losses_and_gradients(speed, monkeypatch, learner: str,
     for name, loss in losses.items():
         torch.testing.assert_close(loss, critic if name == "loss/critic" else reported[name])
     # A loop of independent learners sums over agents where ours takes the mean.
-    scale = 1 if learner == "ma-iql" else AGENTS
+    scale = 1 if learner in ("ma-iql", "omiga") else AGENTS
     trained = [(mine, theirs, pick) for mine, theirs, pick in pairs(loop, ours) if theirs.requires_grad]
     assert {mine for mine, _, _ in trained} == set(followed)
     for mine, theirs, pick in trained:

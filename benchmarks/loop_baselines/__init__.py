@@ -14,12 +14,14 @@ from .iql import LoopIQL
 from .ma_iql import LoopMAIQL
 from .ma_ppo import LoopMAPPO
 from .omar import LoopOMAR
+from .omiga import LoopOMIGA
 from .td3_bc import LoopTD3BC
 
 LOOPS: dict[str, type[Loop]] = {
     "bc": LoopBC,
     "iql": LoopIQL,
     "ma-iql": LoopMAIQL,
+    "omiga": LoopOMIGA,
     "td3-bc": LoopTD3BC,
     "cql": LoopCQL,
     "omar": LoopOMAR,

@@ -56,8 +56,17 @@ class Mixer(nn.Module):
             values = values * present
         if self.net is None:
             return values.sum(-1)
-        out: Tensor = self.net(x.expand(len(values), *x.shape))
+        weights, bias = self._weigh(self.net, x, len(values))
+        return (weights * values).sum(-1) + bias
+
+    def weights(self, x: Annotated[Tensor, "batch feature"]) -> Annotated[Tensor, "batch agent"]:
+        """w_j(x) of the first copy: what the team's value gains where agent j's does by one."""
+        if self.net is None:
+            return x.new_ones(len(x), self.n_agents)
+        return self._weigh(self.net, x, 1)[0][0]
+
+    def _weigh(self, net: StackedMLP, x: Tensor, copies: int) -> tuple[Tensor, Tensor]:
+        """Weights `copy batch agent` and biases `copy batch`."""
+        out: Tensor = net(x.expand(copies, *x.shape))
         weights = out[..., : self.n_agents]
-        if self.kind == "monotonic":
-            weights = weights.abs()
-        return (weights * values).sum(-1) + out[..., -1]
+        return weights.abs() if self.kind == "monotonic" else weights, out[..., -1]

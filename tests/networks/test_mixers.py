@@ -71,3 +71,12 @@ def test_copies_mix_apart() -> None:
     assert bool(slope[0].ne(0).any()) and bool(slope[1].eq(0).all())
     same = mixer(values[:1].expand(2, -1, -1), x)
     assert not torch.allclose(same[0], same[1])
+
+
+@pytest.mark.parametrize("kind", ["unconstrained", "monotonic", "vdn"])
+def test_weights_are_the_slopes_of_the_teams_value(kind: MixerKind) -> None:
+    torch.manual_seed(0)
+    mixer, x = Mixer(kind, 3, 4, [16]), torch.randn(20, 4) * 3
+    values = torch.randn(1, 20, 3, requires_grad=True)
+    (slope,) = torch.autograd.grad(mixer(values, x).sum(), values)
+    torch.testing.assert_close(mixer.weights(x), slope[0])

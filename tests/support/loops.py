@@ -27,7 +27,7 @@ def lend_weights(ours: Algorithm, loop) -> None:
 
 def pairs(loop, ours: Algorithm) -> Iterator[Pair]:
     """Each parameter of the loop, ours that holds it, and how to find it there."""
-    for name in ("actor", "value", "policy", "target_policy", "critic", "target_critic"):
+    for name in ("actor", "value", "target_value", "policy", "target_policy", "critic", "target_critic"):
         for copy_, agents in enumerate(getattr(loop, name, []) if name in TWINS else [getattr(loop, name, [])]):
             for agent, network in enumerate(agents):
                 yield from layers(network, getattr(ours, name).net.stack, copy_ * len(agents) + agent)
@@ -36,6 +36,9 @@ def pairs(loop, ours: Algorithm) -> Iterator[Pair]:
             yield from layers(network, getattr(ours, name).net, copy_)
     if hasattr(loop, "v_mixer"):
         yield from layers(loop.v_mixer, ours.v_mixer.net, 0)
+    for name in ("mixer", "target_mixer"):
+        if hasattr(loop, name):
+            yield from layers(getattr(loop, name), getattr(ours, name).net, 0)
     for mine, theirs in (("encoder", "inputs"), ("target_encoder", "target_inputs")):
         for agent, encoder in enumerate(getattr(loop, mine, [])):
             yield from encoders(encoder, getattr(ours, theirs).encoder, agent)
