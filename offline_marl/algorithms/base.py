@@ -73,6 +73,8 @@ class Algorithm(Learner):
     """
 
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
+    splits_by_agent: ClassVar[bool] = False
+    """Whether its update can be computed agent by agent, in several places: see `split.SplitLearner`."""
     config: AlgorithmConfig
     best: Tensor
     best_team: Tensor
@@ -255,20 +257,22 @@ def cleared(batch: Batch) -> Batch:
     return replace(batch, **changed, **kept("avail_actions", now, True), **kept("next_avail_actions", after, True))
 
 
-def over_rows(values: PerTeam, batch: Batch, rows: Annotated[Tensor, "batch"]) -> PerTeam:
+def over_rows(values: PerTeam, batch: Batch, rows: Annotated[Tensor, "batch"], whole: Batch | None = None) -> PerTeam:
     """Values weighed so that their mean over the entries that count is that over these rows alone; 0 without any.
 
     Args:
         values: `batch agent`, or `batch` of the team.
         batch: Its mask says which entries count; a team's where one of its agents does.
         rows: Bool per row.
+        whole: The batch of all agents, where `batch` is that of some, and the mean is the whole team's.
     """
     per_agent = values.dim() == batch.rewards.dim()
     counted = torch.ones_like(values, dtype=torch.bool)
     if batch.mask is not None:
         counted = batch.mask if per_agent else batch.mask.any(-1)
-    chosen = counted & (rows.unsqueeze(-1) if per_agent else rows)
-    return values * chosen * (counted.sum() / chosen.sum().clamp(min=1))
+    picked = rows.unsqueeze(-1) if per_agent else rows
+    all_counted = counted if whole is None or whole.mask is None else whole.mask
+    return values * (counted & picked) * (all_counted.sum() / (all_counted & picked).sum().clamp(min=1))
 
 
 def over_recorded(values: PerTeam, batch: Batch) -> PerTeam:

@@ -27,11 +27,12 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from offline_marl.algorithms.base import Algorithm, algorithms, masked_mean, over_recorded, over_rows, present_next
+from offline_marl.algorithms.base import Algorithm, algorithms, masked_mean, present_next
+from offline_marl.algorithms.split import Terms
 from offline_marl.algorithms.td3_bc import TD3BC, Acts, TD3BCConfig, where_present
 from offline_marl.core.axes import Features, PerAgent
 from offline_marl.core.fields import Count, NotNegative, Positive
-from offline_marl.core.types import AvailActions, Batch, DataError, History, Metrics, Needs, Obs, Spec
+from offline_marl.core.types import AvailActions, Batch, DataError, History, Needs, Obs, Spec
 from offline_marl.losses import bellman, conservative
 from offline_marl.networks.actors import Actor, AgentPolicy
 from offline_marl.networks.critics import Critic
@@ -134,24 +135,32 @@ class CQL(TD3BC):
             return Actor(act_dims=self.spec.act_dims, discrete=False, **self.shape)
         return super().make_policy()
 
-    def critic_penalty(self, batch: Batch, features: Features, q: Tensor, metrics: Metrics) -> Tensor | float:
+    def refuse_split(self) -> None:
+        """One multiplier for the team reads the gaps of all agents."""
+        super().refuse_split()
+        if self.config.target_gap:
+            raise DataError(
+                "With target_gap one multiplier weighs the gaps of all agents: such an update cannot be split by agent."
+            )
+
+    def critic_penalty(self, batch: Batch, features: Features, q: Tensor, terms: Terms) -> Tensor | float:
         """The gap between the soft maximum of Q and Q of the data's action."""
         level = self.discrete_level if self.spec.discrete else self.continuous_level
         if self.config.conservative_rows == "combo" and batch.synthetic is not None:
             # Where nothing is imagined, recorded rows are what Q is held down on.
             down = torch.where(batch.synthetic.any(), batch.synthetic, ~batch.synthetic)
-            gaps = over_rows(level(batch, features).sum(0), batch, down) - over_recorded(q.sum(0), batch)
+            gaps = self.over_rows(level(batch, features).sum(0), batch, down) - self.over_recorded(q.sum(0), batch)
         else:
-            gaps = over_recorded((level(batch, features) - q).sum(0), batch)
+            gaps = self.over_recorded((level(batch, features) - q).sum(0), batch)
         if self.config.cql_actions == "counterfactual":
             gaps = gaps * self.weights(batch, features.detach())
-        gap = masked_mean(gaps, batch.mask)
-        metrics["loss/gap"] = gap.detach()
+        gap = self.mean(gaps, batch)
+        terms.metrics["loss/gap"] = gap.detach()
         if not self.config.target_gap:
             return self.config.cql_alpha * gap
         alpha: Tensor = self.multiplier().sum()
-        metrics["gap/weight"] = alpha.detach()
-        self.descend(alpha * (len(q) * self.config.target_gap - gap.detach()), "multiplier")
+        terms.metrics["gap/weight"] = alpha.detach()
+        terms.losses["multiplier"] = alpha * (len(q) * self.config.target_gap - gap.detach())
         return alpha.detach() * gap
 
     def continuous_level(self, batch: Batch, features: Features) -> Annotated[Tensor, "copy batch agent"]:
@@ -182,14 +191,14 @@ class CQL(TD3BC):
             # Drawn joint actions hold zeros for absent agents, as recorded ones do, who add nothing to their density.
             present = present & batch.mask.unsqueeze(-1)
             here, there = here * present, there * present
-        uniform = torch.empty(shape, device=here.device).uniform_(-1, 1, generator=self.generator) * present
+        uniform = self.uniform(shape, -1, 1) * present
         width = present.sum(-1)
         flat = (-math.log(2.0) * width).expand(count, *here.shape[:-1])
         if self.config.policy == "sac":
             parts = [self.drawn(read, batch.mask, count) for read in reads]
             actions, log_density = (torch.cat(part) for part in zip((uniform, flat), *parts, strict=True))
             return actions, log_density
-        shaken = torch.empty((2, *shape), device=here.device).normal_(generator=self.generator) * present
+        shaken = self.normal((2, *shape)) * present
         around = torch.stack([here, there]).unsqueeze(1) + noise * shaken
         bell = -0.5 * shaken.square().sum(-1) - (math.log(noise) + 0.5 * math.log(2 * math.pi)) * width
         return torch.cat([uniform, around.flatten(0, 1).clamp(-1, 1)]), torch.cat([flat, bell.flatten(0, 1)])
@@ -199,9 +208,13 @@ class CQL(TD3BC):
         choice = self.stochastic(features)
         shape = (count, *choice.mean.shape)
         wide = TanhNormal(choice.mean.expand(shape), choice.log_std.expand(shape), choice.present)
-        actions = wide.sample(self.generator)
+        actions = self.sample(wide)
         log_density = wide.log_prob(actions)
         return where_present(actions, mask), log_density if mask is None else log_density * mask
+
+    def sample(self, choice: TanhNormal) -> Acts:
+        """A draw for every agent of the team."""
+        return choice.sample(noise=self.normal_like(choice.mean))
 
     def stochastic(self, features: Features) -> TanhNormal:
         """The policies of soft actor-critic."""
@@ -227,34 +240,34 @@ class CQL(TD3BC):
     def target(self, batch: Batch) -> PerAgent:
         """TD3's target, or that of a drawn action; for choices double Q-learning's (van Hasselt et al., 2016)."""
         if self.config.policy == "sac":
-            actions = self.stochastic(self.inputs(batch.next_obs, batch.next_history)).sample(self.generator)
+            actions = self.sample(self.stochastic(self.inputs(batch.next_obs, batch.next_history)))
             features = self.target_inputs(batch.next_obs, batch.next_history)
             next_q = self.target_critic(features, where_present(actions, present_next(batch))).amin(0)
             return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma).clamp(max=self.best)
         if not self.spec.discrete:
             return super().target(batch)
-        greedy = self.act(batch.next_obs, history=batch.next_history, avail_actions=batch.next_avail_actions)
+        greedy = self.choices(self.inputs(batch.next_obs, batch.next_history), batch.next_avail_actions).mode()
         features = self.target_inputs(batch.next_obs, batch.next_history)
         next_q = self.target_critic(features, greedy).amin(0)
         return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma).clamp(max=self.best)
 
-    def policy_loss(self, batch: Batch, features: Features) -> Tensor:
+    def policy_loss(self, batch: Batch, features: Features, terms: Terms) -> Tensor:
         """TD3+BC's policy loss or soft actor-critic's, whose temperature steps here; a greedy policy needs none."""
         if self.spec.discrete:
             return features.new_zeros(())
         if self.config.policy == "td3":
-            return super().policy_loss(batch, features)
+            return super().policy_loss(batch, features, terms)
         choice = self.stochastic(features)
-        actions = choice.sample(self.generator)
+        actions = self.sample(choice)
         log_probs = choice.log_prob(actions)
         q, slope = self.slope(features, batch.actions, actions, copies=2)
-        distance = self.cloning_weight * over_recorded(self.distance(actions, batch.actions), batch)
+        distance = self.cloning_weight * self.over_recorded(self.distance(actions, batch.actions), batch)
         kept = distance + self.temperature().detach() * log_probs
         # The usual aim: an entropy of -1 nat for each action entry.
         lacking = masked_mean(log_probs.detach() - self.policy.present.sum(-1), batch.mask, dim=0)
-        self.descend(-(self.temperature() * lacking).sum(), "temperature")
-        self.actor_loss = masked_mean(kept - q, batch.mask).detach()
-        return masked_mean(kept - (slope * actions).sum(-1), batch.mask)
+        terms.losses["temperature"] = -(self.temperature() * lacking).sum()
+        self.actor_loss = self.mean(kept - q, batch).detach()
+        return self.mean(kept - (slope * actions).sum(-1), batch)
 
     @torch.no_grad()
     def act(
@@ -271,10 +284,14 @@ class CQL(TD3BC):
             return drawn.sample(self.generator) if explore else drawn.mode()
         if not self.spec.discrete:
             return super().act(obs, history=history, explore=explore)
-        q = self.critic.each_choice(self.inputs(obs, history))[0]
-        allowed = self.present.expand_as(q) if avail_actions is None else avail_actions & self.present
-        choice = Categorical(q / self.config.cql_temperature, allowed)
+        choice = self.choices(self.inputs(obs, history), avail_actions)
         return choice.sample(self.generator) if explore else choice.mode()
+
+    def choices(self, features: Features, avail_actions: AvailActions | None) -> Categorical:
+        """softmax(Q_1 / T) over the available choices."""
+        q = self.critic.each_choice(features)[0]
+        allowed = self.present.expand_as(q) if avail_actions is None else avail_actions & self.present
+        return Categorical(q / self.config.cql_temperature, allowed)
 
     def allowed(self, q: Tensor, avail_actions: AvailActions | None) -> Tensor:
         """Q with choices that cannot be made at minus infinity."""

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import torch
 
-from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, cleared, masked_mean, over_recorded
+from offline_marl.algorithms.base import AlgorithmConfig, algorithms, cleared
+from offline_marl.algorithms.split import SplitAlgorithm, Terms
 from offline_marl.core.fields import InnerShare, NotNegative, Positive
-from offline_marl.core.types import Batch, Metrics, Needs, Spec
+from offline_marl.core.types import Batch, Needs, Spec
 from offline_marl.losses import bellman, policy
 from offline_marl.networks.actors import Actor
 from offline_marl.networks.critics import Critic, Value
@@ -37,7 +38,7 @@ class IQLConfig(AlgorithmConfig):
 
 
 @algorithms.register("iql")
-class IQL(Algorithm):
+class IQL(SplitAlgorithm):
     """Expectile regression for V, one-step targets for Q, advantage-weighted cloning: no Q of an unseen action."""
 
     Config = IQLConfig
@@ -53,8 +54,8 @@ class IQL(Algorithm):
         self.target_inputs = frozen_copy(self.inputs)
         self.optimize("actor", "critic", "value", lr=config.lr)
 
-    def update(self, batch: Batch) -> Metrics:
-        """One step of value, policy and critic, then of the targets."""
+    def losses(self, batch: Batch) -> Terms:
+        """The losses of value, policy and critic, at the same parameters."""
         config, batch = self.config, cleared(batch)
         features = self.inputs(batch.obs, batch.history)
         with torch.no_grad():
@@ -64,21 +65,19 @@ class IQL(Algorithm):
             target = bellman.td_target(batch.rewards, batch.terminations, next_v, config.gamma).clamp(max=self.best)
 
         advantages = q - self.value(features)
-        value_loss = masked_mean(bellman.expectile(advantages, config.expectile), batch.mask)
+        value_loss = self.mean(bellman.expectile(advantages, config.expectile), batch)
 
         weights = policy.advantage_weights(advantages.detach(), config.temperature, config.max_weight)
         log_probs = self.actor(features, batch.avail_actions).log_prob(batch.actions)
-        actor_loss = masked_mean(over_recorded(policy.weighted_bc(log_probs, weights), batch), batch.mask)
+        actor_loss = self.mean(self.over_recorded(policy.weighted_bc(log_probs, weights), batch), batch)
 
         errors = (self.critic(features, batch.actions) - target).square().sum(0)
-        critic_loss = masked_mean(errors, batch.mask)
-
-        self.descend(value_loss + actor_loss + critic_loss)
-        self.update_targets(config.tau)
-        return {
+        critic_loss = self.mean(errors, batch)
+        metrics = {
             "loss/value": value_loss.detach(),
             "loss/actor": actor_loss.detach(),
             "loss/critic": critic_loss.detach(),
-            "q/mean": masked_mean(q, batch.mask),
-            "advantage/mean": masked_mean(advantages.detach(), batch.mask),
+            "q/mean": self.mean(q, batch),
+            "advantage/mean": self.mean(advantages.detach(), batch),
         }
+        return Terms({"": value_loss + actor_loss + critic_loss}, metrics)

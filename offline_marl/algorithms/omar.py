@@ -18,8 +18,9 @@ from typing import Annotated
 import torch
 from pydantic import Field, model_validator
 
-from offline_marl.algorithms.base import algorithms, masked_mean, over_recorded
+from offline_marl.algorithms.base import algorithms
 from offline_marl.algorithms.cql import CQL, CQLConfig
+from offline_marl.algorithms.split import Terms
 from offline_marl.algorithms.td3_bc import Acts
 from offline_marl.core.axes import Features
 from offline_marl.core.fields import Count, NotNegative, Positive, Share
@@ -68,7 +69,7 @@ class OMAR(CQL):
     needs = Needs(actions=frozenset({"continuous"}), recorded="some")
     config: OMARConfig
 
-    def policy_loss(self, batch: Batch, features: Features) -> torch.Tensor:
+    def policy_loss(self, batch: Batch, features: Features, terms: Terms) -> torch.Tensor:
         """What climbs the policy's objective; its value is kept as `actor_loss`."""
         weight = self.config.search_weight
         actions = self.policy(features)
@@ -76,9 +77,9 @@ class OMAR(CQL):
         best = self.search(features.detach(), batch.actions, actions.detach(), q)
         chase = weight * self.distance(actions, best) + self.config.regularization * self.distance(actions, 0 * best)
         if self.cloning_weight:
-            chase = chase + self.cloning_weight * over_recorded(self.distance(actions, batch.actions), batch)
-        self.actor_loss = masked_mean(chase - (1 - weight) * q, batch.mask).detach()
-        return masked_mean(chase - (1 - weight) * (slope * actions).sum(-1), batch.mask)
+            chase = chase + self.cloning_weight * self.over_recorded(self.distance(actions, batch.actions), batch)
+        self.actor_loss = self.mean(chase - (1 - weight) * q, batch).detach()
+        return self.mean(chase - (1 - weight) * (slope * actions).sum(-1), batch)
 
     @torch.no_grad()
     def search(self, features: Features, others: Acts, own_actions: Acts, q: torch.Tensor) -> Acts:
@@ -88,8 +89,8 @@ class OMAR(CQL):
         std = torch.full_like(own_actions, config.search_std)
         kept, kept_q = own_actions.unsqueeze(-2), q.unsqueeze(-1)
         for _ in range(config.search_iterations):
-            noise = torch.empty((config.search_samples, *own_actions.shape), device=own_actions.device)
-            drawn = (mean + std * noise.normal_(generator=self.generator)).clamp(-1, 1) * present
+            noise = self.normal((config.search_samples, *own_actions.shape))
+            drawn = (mean + std * noise).clamp(-1, 1) * present
             drawn_q = self.critic(features, others, drawn, copies=1)[0]
             pool = torch.cat([drawn.movedim(0, -2), kept], dim=-2)
             pool_q = torch.cat([drawn_q.movedim(0, -1), kept_q], dim=-1)

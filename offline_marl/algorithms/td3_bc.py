@@ -17,18 +17,11 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from offline_marl.algorithms.base import (
-    Algorithm,
-    AlgorithmConfig,
-    algorithms,
-    cleared,
-    masked_mean,
-    over_recorded,
-    present_next,
-)
+from offline_marl.algorithms.base import AlgorithmConfig, algorithms, cleared, masked_mean, present_next
+from offline_marl.algorithms.split import SplitAlgorithm, Terms
 from offline_marl.core.axes import Features, PerAgent
 from offline_marl.core.fields import Count, NotNegative
-from offline_marl.core.types import AvailActions, Batch, History, Metrics, Needs, Obs, Spec
+from offline_marl.core.types import AvailActions, Batch, DataError, History, Metrics, Needs, Obs, Spec
 from offline_marl.losses import bellman
 from offline_marl.networks.actors import AgentPolicy, DeterministicActor
 from offline_marl.networks.critics import Critic
@@ -62,7 +55,7 @@ class TD3BCConfig(AlgorithmConfig):
 
 
 @algorithms.register("td3-bc")
-class TD3BC(Algorithm):
+class TD3BC(SplitAlgorithm):
     """TD3 whose deterministic policies maximise Q less the squared distance from the recorded action."""
 
     Config = TD3BCConfig
@@ -88,48 +81,60 @@ class TD3BC(Algorithm):
         """The policies: deterministic here."""
         return DeterministicActor(act_dims=self.spec.act_dims, **self.shape)
 
-    def update(self, batch: Batch) -> Metrics:
-        """One step of the critic, and at every `policy_every`-th of the policy and the targets."""
+    def losses(self, batch: Batch) -> Terms:
+        """The critic's loss, and at every `policy_every`-th update the policy's."""
         batch = cleared(batch)
         features = self.inputs(batch.obs, batch.history)
         q = self.critic(features, batch.actions)
-        critic_loss = masked_mean((q - self.target(batch)).square().sum(0), batch.mask)
-        metrics = {"loss/critic": critic_loss.detach(), "q/mean": masked_mean(q.detach(), batch.mask)}
-        loss = critic_loss + self.critic_penalty(batch, features, q, metrics)
-        turn = self.updates % self.config.policy_every == 0
-        if turn:
-            loss = loss + self.policy_loss(batch, features)
-        self.descend(loss)
-        if turn:
+        critic_loss = self.mean((q - self.target(batch)).square().sum(0), batch)
+        terms = Terms(metrics={"loss/critic": critic_loss.detach(), "q/mean": self.mean(q.detach(), batch)})
+        loss = critic_loss + self.critic_penalty(batch, features, q, terms)
+        if self.updates % self.config.policy_every == 0:
+            loss = loss + self.policy_loss(batch, features, terms)
+        terms.losses[""] = loss
+        terms.metrics["loss/actor"] = self.actor_loss.clone()
+        return terms
+
+    def conclude(self, metrics: Metrics) -> Metrics:
+        """Move the targets where the policy has moved; its last loss stays among the metrics."""
+        if (self.updates - 1) % self.config.policy_every == 0:
+            self.actor_loss = metrics["loss/actor"].clone()
             self.update_targets(self.config.tau)
         return {**metrics, "loss/actor": self.actor_loss.clone()}
+
+    def refuse_split(self) -> None:
+        """A centralised critic reads what all agents do."""
+        super().refuse_split()
+        if self.config.critic == "centralised":
+            raise DataError(
+                "With critic = centralised each agent's critic reads all agents: such an update is not split by agent "
+                "here; critic = independent is the one that can be."
+            )
 
     @torch.no_grad()
     def target(self, batch: Batch) -> PerAgent:
         """The critic's target, with clipped double Q and a smoothed target policy."""
         features = self.target_inputs(batch.next_obs, batch.next_history)
         actions = self.target_policy(features)
-        noise = torch.empty(actions.shape, device=actions.device).normal_(
-            std=self.config.target_noise, generator=self.generator
-        )
+        noise = self.normal(actions.shape, std=self.config.target_noise)
         noise = noise.clamp(-self.config.noise_clip, self.config.noise_clip) * self.policy.present
         next_q = self.target_critic(features, where_present((actions + noise).clamp(-1, 1), present_next(batch))).amin(
             0
         )
         return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma).clamp(max=self.best)
 
-    def critic_penalty(self, batch: Batch, features: Features, q: Tensor, metrics: Metrics) -> Tensor | float:
+    def critic_penalty(self, batch: Batch, features: Features, q: Tensor, terms: Terms) -> Tensor | float:
         """What is added to the critic's loss: nothing here."""
         return 0.0
 
-    def policy_loss(self, batch: Batch, features: Features) -> Tensor:
+    def policy_loss(self, batch: Batch, features: Features, terms: Terms) -> Tensor:
         """What climbs the policy's objective; its value is kept as `actor_loss`."""
         actions = self.policy(features)
         q, slope = self.slope(features, batch.actions, actions)
         weight = self.config.alpha / masked_mean(q.abs(), batch.mask, dim=0).clamp(min=1e-8)
-        distance = self.cloning_weight * over_recorded(self.distance(actions, batch.actions), batch)
-        self.actor_loss = masked_mean(distance - weight * q, batch.mask).detach()
-        return masked_mean(distance - weight * (slope * actions).sum(-1), batch.mask)
+        distance = self.cloning_weight * self.over_recorded(self.distance(actions, batch.actions), batch)
+        self.actor_loss = self.mean(distance - weight * q, batch).detach()
+        return self.mean(distance - weight * (slope * actions).sum(-1), batch)
 
     def slope(self, features: Features, actions: Acts, own_actions: Acts, copies: int = 1) -> tuple[PerAgent, Acts]:
         """Q_1 of each agent's `own_actions` among the others' `actions`, and its gradient by `own_actions`.

@@ -76,6 +76,16 @@ class Learner(nn.Module, ABC):
             loss: A scalar.
             name: Of the optimiser. `updates` counts the steps of the first one.
         """
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.grad_clip:
+            for group in optimizer.param_groups:
+                nn.utils.clip_grad_norm_(group["params"], self.grad_clip, foreach=True)
+        self.step_optimizer(name)
+
+    def step_optimizer(self, name: str = "") -> None:
+        """One step of an optimiser along the gradients that its parameters hold, at its schedule's step size."""
         optimizer, schedule = self.optimizers[name], self._schedules[name]
         first = name == next(iter(self.optimizers))
         schedule.apply(optimizer, self.updates if first else schedule.taken)
@@ -83,11 +93,6 @@ class Learner(nn.Module, ABC):
             self.updates += 1
         else:
             schedule.taken += 1
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.grad_clip:
-            for group in optimizer.param_groups:
-                nn.utils.clip_grad_norm_(group["params"], self.grad_clip, foreach=True)
         optimizer.step()
 
     def place(self, device: torch.device | str, seed: int) -> None:

@@ -47,9 +47,12 @@ class TanhNormal:
         """The squashed mean."""
         return torch.tanh(self.mean) * self.present
 
-    def sample(self, generator: torch.Generator | None = None) -> Annotated[Tensor, "*lead agent act"]:
-        """A draw; gradients reach the parameters through it."""
-        noise = torch.empty_like(self.mean).normal_(generator=generator)
+    def sample(
+        self, generator: torch.Generator | None = None, noise: Tensor | None = None
+    ) -> Annotated[Tensor, "*lead agent act"]:
+        """A draw, or what standard normal `noise` makes; gradients reach the parameters through it."""
+        if noise is None:
+            noise = torch.empty_like(self.mean).normal_(generator=generator)
         return torch.tanh(self.mean + torch.exp(self.log_std) * noise) * self.present
 
     def entropy(self) -> PerAgent:
