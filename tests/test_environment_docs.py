@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import offline_marl
+from offline_marl.core.partition import SCENARIOS, confs
 from offline_marl.launch.cli import main
 from offline_marl.tasks import environment_tasks
 from offline_marl.training import training_run
@@ -28,7 +29,7 @@ def test_what_the_page_says_to_type_works(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
     monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 50)
     commands = [line for block in blocks("bash") for line in block.splitlines() if line]
-    assert len(commands) == 8
+    assert len(commands) == 9
     for number, command in enumerate(commands):
         program, *words = shlex.split(command)
         assert program == "offline-marl"
@@ -44,3 +45,11 @@ def test_what_the_page_says_to_type_works(tmp_path, monkeypatch, capsys):
     for block in blocks("python"):
         exec(block, {})
     assert "(6, 700, 700, 3)" in capsys.readouterr().out
+
+
+def test_the_page_lists_every_body_with_all_its_confs():
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)$", PAGE, re.MULTILINE))
+    assert set(SCENARIOS) <= set(rows)
+    for body in SCENARIOS:
+        listed = [name.replace("\\|", "|") for name in re.findall(r"`([^`]+)`", rows[body])]
+        assert listed == list(confs(body)), body

@@ -37,9 +37,9 @@ class CollectConfig(Config):
     workers: Count = 1
     """Processes that record at once, 64 episodes at a time."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """What the environment is made with, such as {"N": 5}; for those that are no body of Gymnasium's."""
+    """What the environment is made with, such as N=5 or, of a body, terminate_when_unhealthy=false; also as JSON."""
     max_steps: Count | None = None
-    """Length of the environment's episodes, where it can be chosen."""
+    """Length of the environment's episodes; a toy's cannot be chosen."""
     reference: tuple[float, float] | None = None
     """Returns of random play and of an expert, if you know them: --reference=-30,-5; else see score_episodes."""
     score_episodes: CountOrZero = 200

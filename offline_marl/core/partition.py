@@ -1,7 +1,7 @@
 """Partitions of a simulated body among agents: the joints that each moves and the columns that each sees.
 
 Data and environments both ask here, so that a column of the data and a column of the simulator mean the same thing.
-Columns are those of Gymnasium's MuJoCo models (v5), measured by the tests: published tables misplace the ant's actions.
+The bodies themselves are in `bodies.py`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from offline_marl.core.bodies import BODIES
 from offline_marl.core.config import suggest
 from offline_marl.core.errors import BadInputError
 
@@ -120,130 +121,12 @@ def _take(array: npt.NDArray[Scalar], index: IndexTable, present: PresentTable) 
     return parts
 
 
-class _Joint(NamedTuple):
-    """Columns of one joint; reacher shows an angle as its cosine and sine."""
-
-    angle: tuple[int, ...]
-    velocity: int
-    action: int
-
-
-class _Conf(NamedTuple):
-    """Joints that each agent moves, and parts or others' joints that it sees whatever the view."""
-
-    moves: tuple[tuple[str, ...], ...]
-    sees: tuple[tuple[str, ...], ...] = ()
-
-
-class _Body(NamedTuple):
-    """A simulated body: `parts` are named columns that are no joint's, `views` the parts shown to every agent."""
-
-    obs_dim: int
-    joints: Mapping[str, _Joint]
-    parts: Mapping[str, tuple[int, ...]]
-    confs: Mapping[str, _Conf]
-    views: Mapping[str, tuple[str, ...]]
-
-    def columns(self, names: Iterable[str]) -> set[int]:
-        """Observation columns of the joints and parts named."""
-        columns: set[int] = set()
-        for name in names:
-            joint = self.joints.get(name)
-            columns.update(self.parts[name] if joint is None else (*joint.angle, joint.velocity))
-        return columns
-
-
-def _planar(confs: Mapping[str, _Conf]) -> _Body:
-    """A body in the vertical plane: z, pitch, joint angles, vx, vz, pitch velocity, joint velocities; actions likewise.
-
-    The joints are read from the first conf, in the model's order.
-    """
-    names = [name for joints in next(iter(confs.values())).moves for name in joints]
-    vx = 2 + len(names)
-    joints = {name: _Joint((2 + i,), vx + 3 + i, i) for i, name in enumerate(names)}
-    parts = {"still": (0, 1, vx + 2), "vx": (vx,), "vz": (vx + 1,)}
-    views = {"0": (), "0t": ("still", "vx", "vz"), "0tv": ("vx", "vz"), "0txv": ("vx",), "0tnv": ("still",)}
-    return _Body(vx + 3 + len(names), joints, parts, confs, views)
-
-
-def _one_each(joints: tuple[str, ...]) -> _Conf:
-    return _Conf(tuple((joint,) for joint in joints))
-
-
-_ARM = ("joint0",), ("joint1",)
-_BOTH = ("joint0", "joint1")
-_REACHER = _Body(
-    obs_dim=10,
-    joints={"joint0": _Joint((0, 2), 6, 0), "joint1": _Joint((1, 3), 7, 1)},
-    # v4 had an eleventh number, the tip's height over the target (always 0): it is in no part, so both layouts fit.
-    parts={"target": (4, 5), "tip_diff": (8, 9)},
-    confs={
-        "2x1": _Conf(_ARM, (("target", "tip_diff"), ("target", "tip_diff"))),
-        "2x1notip": _Conf(_ARM, (("target",), ("target",))),
-        "2x1first": _Conf(_ARM, ((*_BOTH, "target"), _BOTH)),
-        "2x1second": _Conf(_ARM, (_BOTH, (*_BOTH, "target"))),
-    },
-    views={"0": ()},
-)
-
-# The model calls these legs front left, front right, back left and back right; its "front" is +y, and it runs along +x.
-_LEG_1, _LEG_2, _LEG_3, _LEG_4 = ((f"hip_{i}", f"ankle_{i}") for i in (1, 2, 3, 4))
-_LEGS = _LEG_1, _LEG_2, _LEG_3, _LEG_4
-_TORSO = ("still", "vx", "vy", "vz")
-_ANT = _Body(
-    obs_dim=27,
-    # The actuators start at leg 4: actions are not in joint order.
-    joints={
-        "hip_1": _Joint((5,), 19, 2),
-        "ankle_1": _Joint((6,), 20, 3),
-        "hip_2": _Joint((7,), 21, 4),
-        "ankle_2": _Joint((8,), 22, 5),
-        "hip_3": _Joint((9,), 23, 6),
-        "ankle_3": _Joint((10,), 24, 7),
-        "hip_4": _Joint((11,), 25, 0),
-        "ankle_4": _Joint((12,), 26, 1),
-    },
-    parts={"still": (0, 1, 2, 3, 4, 16, 17, 18), "vx": (13,), "vy": (14,), "vz": (15,)},
-    confs={
-        "4x2": _Conf(_LEGS),
-        "t4x2": _Conf(_LEGS, (_TORSO, (), (), ())),
-        "2x4": _Conf((_LEG_1 + _LEG_2, _LEG_3 + _LEG_4)),
-        "2x4d": _Conf((_LEG_1 + _LEG_4, _LEG_2 + _LEG_3)),
-    },
-    views={
-        "0": (),
-        "0t": _TORSO,
-        "0tnv": ("still",),
-        "0tv": ("vx", "vy", "vz"),
-        "0txv": ("vx",),
-        "0tyv": ("vy",),
-        "0txyv": ("vx", "vy"),
-    },
-)
-
-_SWIMMER = _Body(
-    obs_dim=8,
-    joints={"motor1_rot": _Joint((1,), 6, 0), "motor2_rot": _Joint((2,), 7, 1)},
-    parts={"still": (0, 5), "vx": (3,), "vy": (4,)},
-    confs={"2x1": _one_each(("motor1_rot", "motor2_rot"))},
-    views={"0": (), "0t": ("still", "vx", "vy"), "0tv": ("vx", "vy"), "0txv": ("vx",), "0tnv": ("still",)},
-)
-_CHEETAH_BACK, _CHEETAH_FRONT = ("bthigh", "bshin", "bfoot"), ("fthigh", "fshin", "ffoot")
-_WALKER_RIGHT = _HOPPER_LEG = ("thigh_joint", "leg_joint", "foot_joint")
-_WALKER_LEFT = ("thigh_left_joint", "leg_left_joint", "foot_left_joint")
-_BODIES: Mapping[str, _Body] = {
-    "reacher": _REACHER,
-    "ant": _ANT,
-    "halfcheetah": _planar(
-        {"2x3": _Conf((_CHEETAH_BACK, _CHEETAH_FRONT)), "6x1": _one_each(_CHEETAH_BACK + _CHEETAH_FRONT)}
-    ),
-    "hopper": _planar({"3x1": _one_each(_HOPPER_LEG)}),
-    "swimmer": _SWIMMER,
-    "walker2d": _planar({"2x3": _Conf((_WALKER_RIGHT, _WALKER_LEFT)), "6x1": _one_each(_WALKER_RIGHT + _WALKER_LEFT)}),
-}
-
-SCENARIOS: tuple[str, ...] = tuple(_BODIES)
+SCENARIOS: tuple[str, ...] = tuple(BODIES)
 _CONF_WORDS = {
+    "9|8": "2 agents, 9 joints the upper body and 8 the legs",
+    "3p": "3 agents, 3 joints the upper arm, 1 the elbow and 3 the forearm and wrist",
+}
+_CONF_ENDS = {
     "notip": "which see the target, but not how far the tip is from it",
     "first": "which see the whole arm, the first one the target",
     "second": "which see the whole arm, the second one the target",
@@ -253,7 +136,7 @@ _CONF_WORDS = {
 _VIEW_WORDS = {
     "full": "everything",
     "0": "nothing beside its own joints",
-    "0t": "the torso, all of it",
+    "0t": "the torso, all of it (of pendulums the poles)",
     "0tnv": "the torso's pose, not its velocity",
     "0tv": "the torso's velocity",
     "0txv": "the torso's forward velocity",
@@ -264,12 +147,12 @@ _VIEW_WORDS = {
 
 def confs(scenario: str) -> tuple[str, ...]:
     """Ways to share the scenario's joints among agents."""
-    return tuple(_known("scenario", scenario, _BODIES).confs)
+    return tuple(_known("scenario", scenario, BODIES).confs)
 
 
 def views(scenario: str, conf: str) -> tuple[str, ...]:
     """What agents of this conf may see beside their own joints; "full" shows everything to all."""
-    body = _known("scenario", scenario, _BODIES)
+    body = _known("scenario", scenario, BODIES)
     _known(f"{scenario} conf", conf, body.confs)
     return ("full", *body.views)
 
@@ -277,11 +160,13 @@ def views(scenario: str, conf: str) -> tuple[str, ...]:
 def explain_conf(conf: str) -> str:
     """Say in words who moves what by a conf of some body."""
     sizes = re.search(r"(\d+)x(\d+)", conf)
-    shared = f"{sizes[1]} agents, {sizes[2]} joint{'' if sizes[2] == '1' else 's'} each" if sizes else conf
-    more = next(
-        (words for name, words in _CONF_WORDS.items() if name in conf.replace(sizes[0] if sizes else "", "-")), ""
-    )
-    return f"{shared}{more and ', '}{more}"
+    if sizes is None:
+        return _CONF_WORDS.get(conf, conf)
+    joints = f"{sizes[2]} joint{'' if sizes[2] == '1' else 's'}"
+    if sizes[1] == "1":
+        return f"1 agent, {joints}: the whole body"
+    more = next((words for name, words in _CONF_ENDS.items() if name in conf.replace(sizes[0], "-")), "")
+    return f"{sizes[1]} agents, {joints} each{more and ', '}{more}"
 
 
 def explain_view(view: str) -> str:
@@ -295,7 +180,7 @@ def partition(scenario: str, conf: str, view: str) -> Partition:
     Raises:
         PartitionError: If the scenario, the conf or the view does not exist; the sentence lists those that do.
     """
-    body = _known("scenario", scenario, _BODIES)
+    body = _known("scenario", scenario, BODIES)
     moves, sees = _known(f"{scenario} conf", conf, body.confs, explain_conf)
     if view == "full":
         seen: list[Iterable[int]] = [range(body.obs_dim)] * len(moves)

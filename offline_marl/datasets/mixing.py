@@ -153,6 +153,7 @@ KEPT = (
     "conf",
     "view",
     "settings",
+    "max_steps",
     "reference",
     "reward",
     "deviate",

@@ -24,7 +24,7 @@ from offline_marl.environments.base import (
     environments,
 )
 from offline_marl.environments.mamujoco import Body
-from offline_marl.environments.split import GymnasiumSimulator, make_env
+from offline_marl.environments.split import ToPhysics, make_env
 
 ENV_ID = "Reacher-v5"
 COSINES, SINES, TARGET, VELOCITIES = slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)
@@ -131,15 +131,15 @@ def sides_of(states: State, arm: Arm) -> Annotated[npt.NDArray[np.int64], "copy 
 
 @environments.register("reacher")
 class Reacher(Body):
-    """Gymnasium's two-link arm; episodes of 50 steps end by the clock alone."""
+    """Gymnasium's two-link arm; episodes of 50 steps end by the clock alone: 2x1 and its kin, 1x2."""
 
     name, env_id = "reacher", ENV_ID
     experts: ClassVar[tuple[str, ...]] = tuple(SIDES)
 
     @classmethod
-    def simulator(cls, copies: int) -> GymnasiumSimulator:
-        """The whole arm in many copies."""
-        return GymnasiumSimulator(ENV_ID, copies, to_physics)
+    def to_physics(cls) -> ToPhysics:
+        """Read positions and velocities from a state."""
+        return to_physics
 
     @classmethod
     def scripted(cls, name: str) -> ScriptedExpert:

@@ -64,9 +64,9 @@ class RunFlags(LearnFlags):
     environment: str | None = None
     """To learn in without data, or where a run on data is scored: reacher_2x1notip_0, package.module:function ..."""
     env_settings: Annotated[dict[str, Any], PlacesWithin(ACTING_RUNS, "acting run")] = Field(default_factory=dict)
-    """What the environment is made with, such as {"N": 5}; for those that are no body of Gymnasium's."""
+    """What the environment is made with, such as N=5 or, of a body, terminate_when_unhealthy=false; also as JSON."""
     max_steps: Count | None = None
-    """Length of the environment's episodes, where it can be chosen."""
+    """Length of the environment's episodes; a toy's cannot be chosen."""
     reference: tuple[float, float] | None = None
     """Returns of random play and of an expert, by which scores are normalised: --reference=-30,-5."""
     workers: Count = 1
@@ -167,7 +167,7 @@ class EnvironmentChoice(Config):
     environment: str | None = None
     """Where to act instead of the run's own environment; or the import path that its files ask for, if you trust it."""
     env_settings: Annotated[dict[str, Any], PlacesWithin(ACTING_RUNS, "acting run")] = Field(default_factory=dict)
-    """What the environment is made with, such as {"N": 5}."""
+    """What the environment is made with, such as N=5; also as JSON."""
     max_steps: Count | None = None
     """Length of its episodes, where it can be chosen."""
 

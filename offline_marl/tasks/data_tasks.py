@@ -86,17 +86,15 @@ class ScoredTask:
         """What the data came from, or None if it is not known."""
         if self.named_environment is not None:
             return self.named_environment
-        if self.partition is not None:
-            return environments.get(self.partition.scenario)
-        scenario = self.about.get("scenario")
-        if scenario in SCENARIOS or scenario not in environments.names():
+        scenario = self.about.get("scenario") if self.partition is None else self.partition.scenario
+        if self.partition is None and (scenario in SCENARIOS or scenario not in environments.names()):
             return None
         settings, most = (self.about.get(name) for name in ("settings", "max_steps"))
         if isinstance(settings, Mapping) and import_paths(None, settings):
             return None  # what a file names is not imported, see `hint`
         if not isinstance(settings, Mapping | None) or not (most is None or (type(most) is int and most > 0)):
             raise DataError(f"{self.id} names no settings that {scenario} could be made with: {settings}, {most}.")
-        return environments.get(scenario).told(settings or {}, most)
+        return environments.get(str(scenario)).told(settings or {}, most)
 
     @property
     def hint(self) -> str:

@@ -159,7 +159,7 @@ def scored_in_named(task: TaskKind, config: RunConfig | EnvironmentChoice, permi
 
 def _recorded_in(task: ScoredTask, config: RunConfig | EnvironmentChoice, environment_task: EnvironmentTask) -> bool:
     if environment_task.partition is not None or task.partition is not None:
-        return environment_task.partition == task.partition
+        return environment_task.partition == task.partition and environment_task.kind is task.environment
     then = (task.about.get("scenario"), dict(task.about.get("settings") or {}), task.about.get("max_steps"))
     return then == (config.environment, dict(config.env_settings), config.max_steps)
 

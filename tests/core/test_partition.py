@@ -14,13 +14,24 @@ from offline_marl.core.partition import SCENARIOS, Partition, confs, partition, 
 
 ALL = [(s, c, v) for s in SCENARIOS for c in confs(s) for v in views(s, c)]
 OBS_DIM = {"reacher": 10, "ant": 27, "halfcheetah": 17, "hopper": 11, "swimmer": 8, "walker2d": 17}
+OBS_DIM |= {"humanoid": 348, "humanoidstandup": 348, "pusher": 23, "invertedpendulum": 4, "inverteddoublependulum": 9}
 ACT_DIM = {"reacher": 2, "ant": 8, "halfcheetah": 6, "hopper": 3, "swimmer": 2, "walker2d": 6}
+ACT_DIM |= {"humanoid": 17, "humanoidstandup": 17, "pusher": 7, "invertedpendulum": 1, "inverteddoublependulum": 1}
+IDS = {"halfcheetah": "HalfCheetah", "walker2d": "Walker2d", "humanoidstandup": "HumanoidStandup"}
+IDS |= {"invertedpendulum": "InvertedPendulum", "inverteddoublependulum": "InvertedDoublePendulum"}
+ARMS_AND_POLES = ("reacher", "pusher", "invertedpendulum", "inverteddoublependulum")
+"""Bodies without a torso."""
 
 # Joint names of the models, written out again here so that a slip in the tables cannot hide behind itself.
 BACK, FRONT = ["bthigh", "bshin", "bfoot"], ["fthigh", "fshin", "ffoot"]
 RIGHT, LEFT = ["thigh_joint", "leg_joint", "foot_joint"], ["thigh_left_joint", "leg_left_joint", "foot_left_joint"]
 FRONT_LEFT, FRONT_RIGHT = ["hip_1", "ankle_1"], ["hip_2", "ankle_2"]
 BACK_LEFT, BACK_RIGHT = ["hip_3", "ankle_3"], ["hip_4", "ankle_4"]
+SHOULDER = ["r_shoulder_pan_joint", "r_shoulder_lift_joint", "r_upper_arm_roll_joint"]
+WRIST = ["r_forearm_roll_joint", "r_wrist_flex_joint", "r_wrist_roll_joint"]
+ABDOMEN = ["abdomen_z", "abdomen_y", "abdomen_x"]
+LEGS = [f"{side}_{joint}" for side in ("right", "left") for joint in ("hip_x", "hip_z", "hip_y", "knee")]
+ARMS = [f"{side}_{joint}" for side in ("right", "left") for joint in ("shoulder1", "shoulder2", "elbow")]
 OWN = {
     ("reacher", "2x1"): [["joint0"], ["joint1"]],
     ("reacher", "2x1notip"): [["joint0"], ["joint1"]],
@@ -36,7 +47,16 @@ OWN = {
     ("swimmer", "2x1"): [["motor1_rot"], ["motor2_rot"]],
     ("walker2d", "2x3"): [RIGHT, LEFT],
     ("walker2d", "6x1"): [[joint] for joint in RIGHT + LEFT],
+    ("pusher", "3p"): [SHOULDER, ["r_elbow_flex_joint"], WRIST],
+    ("pusher", "7x1"): [[joint] for joint in [*SHOULDER, "r_elbow_flex_joint", *WRIST]],
+    **{(body, "9|8"): [ABDOMEN + ARMS, LEGS] for body in ("humanoid", "humanoidstandup")},
+    **{(body, "17x1"): [[joint] for joint in ABDOMEN + LEGS + ARMS] for body in ("humanoid", "humanoidstandup")},
 }
+# One agent that moves all that the agents of another conf move.
+WHOLE = {"reacher": "2x1", "ant": "4x2", "halfcheetah": "6x1", "hopper": "3x1", "swimmer": "2x1", "walker2d": "6x1"}
+WHOLE |= {"humanoid": "17x1", "humanoidstandup": "17x1", "pusher": "7x1"}
+OWN |= {(body, f"1x{ACT_DIM[body]}"): [list(chain(*OWN[body, conf]))] for body, conf in WHOLE.items()}
+OWN |= {(body, "1x1"): [["slider"]] for body in ("invertedpendulum", "inverteddoublependulum")}
 TORSO_PARTS = {
     "0": "",
     "0t": "still vx vy vz",
@@ -54,7 +74,9 @@ class Probe:
     def __init__(self, scenario: str) -> None:
         gymnasium = pytest.importorskip("gymnasium")
         self.mujoco = pytest.importorskip("mujoco")
-        name = {"halfcheetah": "HalfCheetah", "walker2d": "Walker2d"}.get(scenario, scenario.capitalize())
+        name = IDS.get(scenario, scenario.capitalize())
+        # Of what humanoids show only the first columns are positions and velocities.
+        self.positions = 45 if scenario.startswith("humanoid") else None
         options: dict[str, Any] = {"include_cfrc_ext_in_observation": False} if scenario == "ant" else {}
         self.env = gymnasium.make(f"{name}-v5", **options).unwrapped
         self.env.reset(seed=0)
@@ -63,7 +85,7 @@ class Probe:
     def observe(self) -> np.ndarray:
         self.mujoco.mj_kinematics(self.model, self.data)
         self.mujoco.mj_comPos(self.model, self.data)
-        return np.array(self.env._get_obs())
+        return np.array(self.env._get_obs())[: self.positions]
 
     def followers(self, coordinates: np.ndarray, i: int) -> set[int]:
         kept = coordinates.copy()
@@ -87,8 +109,8 @@ class Probe:
         return int(actuator)
 
     def torso(self, scenario: str) -> dict[str, set[int]]:
-        """Columns of the torso's parts: a free joint on ant, three named joints on the planar bodies."""
-        if scenario == "ant":
+        """Columns of the torso's parts: a free joint on ant and humanoids, three named joints on the planar bodies."""
+        if scenario in {"ant", "humanoid", "humanoidstandup"}:
             parts = {f"v{axis}": self.followers(self.data.qvel, i) for i, axis in enumerate("xyz")}
             moved = [self.followers(self.data.qpos, i) for i in range(7)]
             assert moved[:2] == [set(), set()], "x and y are not observed"
@@ -127,7 +149,7 @@ def test_each_agent_moves_the_actuators_of_its_joints(scenario: str, probe: Call
 
 
 @pytest.mark.mujoco
-@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s != "reacher"])
+@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s not in ARMS_AND_POLES])
 def test_each_agent_sees_its_joints_and_the_torso_parts_of_the_view(
     scenario: str, probe: Callable[[str], Probe]
 ) -> None:
@@ -171,6 +193,51 @@ def test_reacher_columns_hold_cosine_sine_target_velocity_and_tip(probe: Callabl
     angles = [np.cos(0.3), np.cos(-0.8), np.sin(0.3), np.sin(-0.8)]
     expected = [*angles, 0.11, -0.05, 1.5, -2.5, *(tip - [0.11, -0.05])]
     np.testing.assert_allclose(simulator.observe(), expected, atol=1e-9)
+
+
+@pytest.mark.mujoco
+def test_every_agent_of_pusher_sees_its_joints_and_where_tip_object_and_goal_are(
+    probe: Callable[[str], Probe],
+) -> None:
+    simulator = probe("pusher")
+    tip, thing, goal = {14, 15, 16}, {17, 18, 19}, {20, 21, 22}
+    for name, part in (("obj", thing), ("goal", goal)):
+        moved = simulator.angle(f"{name}_slidex") | simulator.angle(f"{name}_slidey")
+        assert moved and moved < part, "the height stays"
+    for conf in ("3p", "7x1", "1x7"):
+        for joints, seen in zip(OWN["pusher", conf], partition("pusher", conf, "0").obs_index, strict=True):
+            own = set().union(*((simulator.angle(j) - tip) | simulator.velocity(j) for j in joints))
+            assert len(own) == 2 * len(joints) and set(seen) == own | tip | thing | goal
+
+
+@pytest.mark.mujoco
+@pytest.mark.parametrize("scenario", ["invertedpendulum", "inverteddoublependulum"])
+def test_a_pendulums_agent_sees_the_cart_and_with_a_view_the_poles(
+    scenario: str, probe: Callable[[str], Probe]
+) -> None:
+    simulator = probe(scenario)
+    cart = simulator.angle("slider") | simulator.velocity("slider")
+    hinges = ("hinge", "hinge2") if scenario == "inverteddoublependulum" else ("hinge",)
+    poles = set().union(*(simulator.angle(hinge) | simulator.velocity(hinge) for hinge in hinges))
+    assert set(*partition(scenario, "1x1", "0").obs_index) == cart and not cart & poles
+    rest = set(*partition(scenario, "1x1", "0t").obs_index) - cart
+    assert rest - {8} == poles, "the last one of the double pendulum is a force"
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_one_agent_sees_and_moves_the_whole_body(scenario: str) -> None:
+    whole = partition(scenario, f"1x{ACT_DIM[scenario]}", "full")
+    assert whole.agents == ("agent_0",)
+    assert whole.obs_index == (tuple(range(OBS_DIM[scenario])),)
+    assert whole.act_index == (tuple(range(ACT_DIM[scenario])),)
+
+
+def test_humanoid_by_hand() -> None:
+    # The actuators begin abdomen_y, abdomen_z; what is shown begins z, y.
+    assert partition("humanoid", "17x1", "0").act_index[:3] == ((1,), (0,), (2,))
+    upper, legs = partition("humanoid", "9|8", "0").obs_index
+    assert upper == (5, 6, 7, *range(16, 22), 28, 29, 30, *range(39, 45))
+    assert legs == (*range(8, 16), *range(31, 39))
 
 
 def test_reacher_by_hand() -> None:
@@ -268,7 +335,8 @@ def test_a_column_moved_twice_or_never_is_refused(act_index: tuple[tuple[int, ..
 
 
 def test_confs_and_views_are_listed() -> None:
-    assert SCENARIOS == ("reacher", "ant", "halfcheetah", "hopper", "swimmer", "walker2d")
+    old, new = ("reacher", "ant", "halfcheetah", "hopper", "swimmer", "walker2d"), ("humanoid", "humanoidstandup")
+    assert (*old, *new, "pusher", "invertedpendulum", "inverteddoublependulum") == SCENARIOS
     assert {(s, c) for s, c, _ in ALL} == set(OWN)
     assert views("reacher", "2x1first") == ("full", "0")
     assert set(views("ant", "2x4d")) == {"full", *TORSO_PARTS}
@@ -292,7 +360,7 @@ def test_a_task_id_is_read_from_the_right() -> None:
             lambda: partition("ant", "2x3", "0"),
             "Unknown ant conf '2x3': did you mean '2x4'?",
         ),
-        (lambda: views("hopper", "2x3"), "Unknown hopper conf '2x3': there are: 3x1."),
+        (lambda: views("hopper", "2x3"), "Unknown hopper conf '2x3': did you mean '1x3'? (there are: 1x3, 3x1)."),
         (
             lambda: partition("hopper", "3x1", "0tyv"),
             "Unknown hopper view '0tyv': did you mean",

@@ -1,14 +1,36 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from offline_marl.core.partition import SCENARIOS, confs, partition
-from offline_marl.core.types import DataError
+from offline_marl.core.permissions import ImportPath
+from offline_marl.core.types import DataError, Spec
 from offline_marl.environments.base import environments
 from offline_marl.environments.mamujoco import unhide
+from offline_marl.runs.config import EnvironmentChoice
+from offline_marl.tasks.data_tasks import RecordedTask
+from offline_marl.tasks.run_tasks import scored_in_named
 
-BODIES = ("ant", "halfcheetah", "hopper", "swimmer", "walker2d")
+WALKERS = ("ant", "halfcheetah", "hopper", "humanoid", "humanoidstandup", "swimmer", "walker2d")
+BODIES = (*WALKERS, "pusher", "invertedpendulum", "inverteddoublependulum")
+RESTORED = (*WALKERS, "invertedpendulum", "inverteddoublependulum")
+GYMNASIUM = {
+    "ant": ("Ant-v5", {"include_cfrc_ext_in_observation": False}),
+    "halfcheetah": ("HalfCheetah-v5", {}),
+    "hopper": ("Hopper-v5", {}),
+    "humanoid": ("Humanoid-v5", {}),
+    "humanoidstandup": ("HumanoidStandup-v5", {}),
+    "inverteddoublependulum": ("InvertedDoublePendulum-v5", {}),
+    "invertedpendulum": ("InvertedPendulum-v5", {}),
+    "pusher": ("Pusher-v5", {}),
+    "reacher": ("Reacher-v5", {}),
+    "swimmer": ("Swimmer-v5", {}),
+    "walker2d": ("Walker2d-v5", {}),
+}
+"""All eleven, as Gymnasium makes them."""
 
 
 def walked(name, steps, seed=3, scale=1.0):
@@ -32,7 +54,7 @@ def test_every_partition_has_its_environment_and_every_body_says_what_it_is():
     assert set(SCENARIOS) <= set(environments.names())
     said = {entry.name: entry.summary for entry in environments.listings()}
     for name in BODIES:
-        assert f"{name[:3].capitalize()}" in said[name] and all(conf in said[name] for conf in confs(name))
+        assert GYMNASIUM[name][0] in said[name] and all(conf in said[name] for conf in confs(name))
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -64,9 +86,10 @@ class TestSimulated:
             assert env.reset([0]).obs.shape == (1, env.spec.n_agents, env.spec.obs_dim)
             env.close()
 
-    @pytest.mark.parametrize("name", BODIES)
+    @pytest.mark.parametrize("name", RESTORED)
     def test_restored_copies_go_on_as_the_episode_did(self, name):
         # Float32 states and the solver's forgotten warm start round; fast hoppers are cut, hence small actions.
+        # Forces of contact, which humanoids show last, differ most.
         states, actions, rewards, over = walked(name, 40, scale=0.3)
         simulator = environments.get(name).simulator(len(actions))
         simulator.restore(states[:-1])
@@ -136,3 +159,104 @@ def test_the_same_trajectory_as_gymnasium_robotics_step_by_step(name, theirs, co
             break
     ours.close()
     other.close()
+
+
+@pytest.mark.mujoco
+@pytest.mark.parametrize("name", GYMNASIUM)
+def test_one_agent_lives_through_what_gymnasium_does_step_by_step(name):
+    gymnasium = pytest.importorskip("gymnasium")
+    env_id, options = GYMNASIUM[name]
+    theirs = gymnasium.make(env_id, **options)
+    joints = theirs.action_space.shape[0]
+    ours = environments.get(name).make(partition(name, f"1x{joints}", "full"), 1)
+    seen, (obs, _) = ours.reset([5]), theirs.reset(seed=5)
+    assert (ours.spec.obs_dims, ours.spec.act_dims) == (obs.shape, (joints,))
+    draw, bound = np.random.default_rng(0), theirs.action_space.high[0]
+    for _ in range(60):
+        np.testing.assert_array_equal(seen.obs[0, 0], obs.astype(np.float32))
+        np.testing.assert_array_equal(seen.state[0], obs.astype(np.float32))
+        actions = draw.uniform(-1, 1, (1, 1, joints)).astype(np.float32)
+        seen, rewards, terminations, truncations = ours.step(actions)
+        obs, reward, ended, cut, _ = theirs.step(actions[0, 0] * bound)
+        assert rewards[0, 0] == np.float32(reward) and (terminations[0], truncations[0]) == (ended, cut)
+        if ended or cut:
+            break
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.mujoco
+class TestSettings:
+    @pytest.fixture(autouse=True)
+    def _needs_mujoco(self):
+        pytest.importorskip("gymnasium")
+        pytest.importorskip("mujoco")
+
+    def test_a_hopper_that_may_lie_down_goes_on_and_its_clock_is_the_one_given(self):
+        lying = environments.get("hopper").told({"terminate_when_unhealthy": False}, 40)
+        env, plain = (kind.make(partition("hopper", "1x3", "full"), 1) for kind in (lying, environments.get("hopper")))
+        rows = []
+        for each in (env, plain):
+            each.reset([0])
+            over, cut, steps = [False], [False], 0
+            while not (over[0] or cut[0]):
+                _, _, over, cut = each.step(np.full((1, 1, 3), -1, np.float32))
+                steps += 1
+            rows.append((steps, bool(over[0]), bool(cut[0])))
+            each.close()
+        assert env.max_steps == 40 and rows[0] == (40, False, True)
+        assert rows[1][0] < 40 and rows[1][1:] == (True, False), "it falls"
+
+    def test_rewards_follow_the_settings(self):
+        kind = environments.get("invertedpendulum")
+        env = environments.get("hopper").told({"healthy_reward": 5, "ctrl_cost_weight": 0.0}).simulator(1)
+        plain = environments.get("hopper").told({"ctrl_cost_weight": 0.0}).simulator(1)
+        still = np.zeros((1, 3), np.float32)
+        for each in (env, plain):
+            each.reset([0])
+        assert env.step(still).rewards[0] - plain.step(still).rewards[0] == pytest.approx(4)
+        assert kind.told({}, None) is kind
+
+    def test_equal_settings_are_the_same_environment_and_later_ones_go_over_earlier_ones(self):
+        ant = environments.get("ant")
+        one = ant.told({"healthy_reward": 2.0, "frame_skip": 3}, 9)
+        assert one is ant.told({"frame_skip": 3, "healthy_reward": 2.0}, 9) and one is not ant.told({}, 9)
+        again = one.told({"frame_skip": 4})
+        assert dict(again.options) == {**dict(one.options), "frame_skip": 4}
+        assert ant.options == {"include_cfrc_ext_in_observation": False}
+
+
+@pytest.mark.mujoco
+def test_data_is_scored_in_the_body_that_it_was_recorded_in_settings_and_clock_included():
+    pytest.importorskip("mujoco")
+    shares = partition("hopper", "1x3", "full")
+    about = {"scenario": "hopper", "settings": {"terminate_when_unhealthy": False}, "max_steps": 30}
+    recorded = RecordedTask(
+        id="mine",
+        spec=Spec(shares.obs_dims, shares.act_dims, 11),
+        about=about,
+        partition=shares,
+        reference=None,
+        named_environment=None,
+        random_return=None,
+    )
+    assert recorded.environment is environments.get("hopper").told(about["settings"], 30)
+    env = recorded.make_env(1)
+    assert env.max_steps == 30
+    env.close()
+    plain = scored_in_named(recorded, EnvironmentChoice(environment="hopper_1x3_full"), ImportPath)
+    assert plain.elsewhere and plain.environment is environments.get("hopper")
+    again = EnvironmentChoice(environment="hopper_1x3_full", env_settings=about["settings"], max_steps=30)
+    assert not scored_in_named(recorded, again, ImportPath).elsewhere
+    hostile = replace(recorded, about={**about, "settings": {"xml_file": "/etc/passwd"}})
+    with pytest.raises(DataError, match="cannot be made with xml_file"):
+        hostile.make_env(1)
+
+
+@pytest.mark.mujoco
+def test_a_pusher_cannot_be_restored_since_its_states_do_not_tell_all():
+    pytest.importorskip("mujoco")
+    simulator = environments.get("pusher").simulator(1)
+    with pytest.raises(DataError, match="do not tell all positions and velocities"):
+        simulator.restore(np.zeros((1, 23), np.float32))
+    simulator.close()

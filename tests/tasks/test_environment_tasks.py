@@ -94,7 +94,14 @@ def test_a_run_has_data_or_an_environment(tmp_path):
         ("reacher_2x1", {}, ConfigError, "does not say who moves and sees what"),
         ("reacher_9x9_full", {}, PartitionError, "Unknown reacher conf '9x9'"),
         ("coordination", {"N": 3}, DataError, "it takes no settings and no length of episodes"),
-        ("reacher_2x1_full", {"N": 3}, DataError, "Reacher is what it is"),
+        ("reacher_2x1_full", {"N": 3}, DataError, "reacher takes no setting 'N': there are: frame_skip"),
+        ("hopper_1x3_full", {"healty_reward": 3}, DataError, "did you mean 'healthy_reward'"),
+        ("hopper_1x3_full", {"terminate_when_unhealthy": "no"}, DataError, "= 'no': it should be true or false"),
+        ("hopper_1x3_full", {"healthy_reward": True}, DataError, "= True: it should be a finite number"),
+        ("hopper_1x3_full", {"frame_skip": 0}, DataError, "= 0: it should be a whole number above 0"),
+        ("hopper_1x3_full", {"healthy_z_range": [0.7]}, DataError, "should be a list of 2 finite numbers"),
+        ("hopper_1x3_full", {"xml_file": "mine.xml"}, DataError, "what its agents see is fixed"),
+        ("ant_1x8_full", {"include_cfrc_ext_in_observation": True}, DataError, "what its agents see is fixed"),
     ],
 )
 def test_environments_that_there_are_not_are_refused_in_a_sentence(name, settings, kind, said):

@@ -20,6 +20,15 @@ WIDTHS = {
     "reacher": ((10, 11), 2),
 }
 """Numbers seen, in the versions of each body that exist, and actions."""
+NAMED = {
+    "humanoidstandup": ((348,), 17),
+    "humanoid": ((348,), 17),
+    "inverteddoublependulum": ((9,), 1),
+    "invertedpendulum": ((4,), 1),
+    "pusher": ((23,), 7),
+    "swimmer": ((8,), 2),
+}
+"""The same of bodies that need a name: other tasks have these widths or names, too."""
 KEPT = {"ant": 27, "reacher": 10}
 """Columns that partitions know; behind them the ant's contact forces, and the height of reacher's tip: always 0."""
 
@@ -27,9 +36,12 @@ KEPT = {"ant": 27, "reacher": 10}
 _WORDS = {
     body: re.compile(rf"(?<![a-z]){pattern}(?![a-uw-z]|v(?!\d))")
     for body, pattern in {
-        **{body: body for body in WIDTHS},
+        **{body: body for body in (*WIDTHS, *NAMED)},
         "halfcheetah": "half[-_ ]?cheetah",
         "walker2d": "walker[-_ ]?2[-_ ]?d",
+        "humanoidstandup": "humanoid[-_ ]?stand[-_ ]?up",
+        "invertedpendulum": "inverted[-_ ]?pendulum",
+        "inverteddoublependulum": "inverted[-_ ]?double[-_ ]?pendulum",
     }.items()
 }
 
@@ -41,8 +53,13 @@ def scenario_of(names: Iterable[str], obs_dim: int, act_dim: int) -> str | None:
         DataError: A name names a body of other widths.
     """
     fits = [body for body, (seen, moved) in WIDTHS.items() if obs_dim in seen and act_dim == moved]
+    named_fits = [body for body, (seen, moved) in NAMED.items() if obs_dim in seen and act_dim == moved]
     for name in names:
         named = body_in(name)
+        if named in NAMED:
+            if named in named_fits:
+                return named
+            continue
         if named is not None and named not in fits:
             raise DataError(
                 f"'{name}' names {named}, which shows {' or '.join(map(str, WIDTHS[named][0]))} numbers and takes "

@@ -193,7 +193,8 @@ def read(
             parse_args_method=Parser.parse,
             add_argument_method=adder.add,
         )
-        given: dict[str, Any] = source(args=_whole_names(kind, [_numbers(_kebab(arg)) for arg in args]))()
+        words = _objects(kind, [_numbers(_kebab(arg)) for arg in args])
+        given: dict[str, Any] = source(args=_whole_names(kind, words))()
     except SettingsError as error:
         raise ConfigError(f"A flag of {command} cannot be read: {' '.join(str(error).split())}.") from None
     return given
@@ -234,6 +235,33 @@ def _whole_names(kind: type[Config], args: Sequence[str]) -> list[str]:
     return words
 
 
+def _objects(kind: type[Config], args: Sequence[str]) -> list[str]:
+    """Rewrite `N=5,local_ratio=0.2` behind a flag that takes an object as JSON, numbers and truths as such."""
+    objects = {name for name, info in kind.model_fields.items() if get_origin(info.annotation) is dict}
+    words, field = list[str](), ""
+    for arg in args:
+        name, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
+        field = name.removeprefix("--").replace("-", "_") if name else field
+        if field in objects and (equals or not name):
+            entries = dict(_entry(piece) for piece in _BETWEEN_ENTRIES.split(value)) if _ENTRY.match(value) else None
+            words.append(arg if entries is None else f"{name}{equals}{json.dumps(entries)}")
+            field = ""
+        else:
+            words.append(arg)
+            field = field if name and not equals else ""
+    return words
+
+
+def _entry(piece: str) -> tuple[str, Any]:
+    key, _, text = piece.partition("=")
+    try:
+        return key, json.loads(text)
+    except ValueError:
+        return key, text
+
+
+_ENTRY = re.compile(r"[A-Za-z_]\w*=")
+_BETWEEN_ENTRIES = re.compile(rf",(?={_ENTRY.pattern})")
 _POSITIONAL = cast(Any, CliPositionalArg[str]).__metadata__[0]
 _NUMBERS = re.compile(r"[-+.\d,e]*,[-+.\d,e]*")
 _POINT = re.compile(r"(?<![\d.])\.(?=\d)")

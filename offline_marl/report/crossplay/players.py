@@ -174,7 +174,7 @@ def _environment_key(folder: RunFolder, task: ScoredTask) -> tuple[object, ...]:
     if task.environment is None:
         raise DataError(f"{folder.path} cannot play: no environment belongs to its data ({task.id}).")
     if task.partition is not None:
-        return task.partition.scenario, task.partition.obs_index, task.partition.act_index
+        return task.environment, task.partition.obs_index, task.partition.act_index
     config, metadata = folder.config(), task.about
     if task.elsewhere:
         return (task.environment,)
