@@ -174,9 +174,9 @@ class Algorithm(Learner):
         choice: TanhNormal | ClippedNormal | Categorical = self.actor(self.inputs(obs, history), avail_actions)
         return choice.sample(self.generator) if explore else choice.mode()
 
-    def joint(self, obs: Annotated[Tensor, "batch agent obs"]) -> Annotated[Tensor, "batch state"]:
+    def joint(self, obs: Obs) -> Annotated[Tensor, "*lead state"]:
         """All agents' observations side by side, standardised where the networks' inputs are."""
-        return ((obs - self.inputs.mean) * self.inputs.scale).flatten(1)
+        return ((obs - self.inputs.mean) * self.inputs.scale).flatten(-2)
 
     def optimize(self, *modules: str, lr: float, name: str = "", cosine_steps: int | None = None) -> None:
         """One fused Adam over the named modules; the history encoder joins the first optimiser by itself."""

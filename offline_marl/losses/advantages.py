@@ -1,4 +1,4 @@
-"""Advantage estimates along the steps of a segment."""
+"""Advantage estimates and lambda-returns along the steps of a segment."""
 
 from __future__ import annotations
 
@@ -45,6 +45,44 @@ def gae(
     if mask is not None:
         over, advantages = over | ~mask, advantages.masked_fill(~mask, 0.0)
     return _sum_backwards(advantages, (gamma * gae_lambda) * (~over).to(v.dtype))
+
+
+def lambda_returns(
+    rewards: PerStep,
+    terminations: PerStep,
+    truncations: PerStep,
+    next_v: PerStep,
+    gamma: float,
+    td_lambda: float,
+    mask: PerStep | None = None,
+) -> PerStep:
+    """Targets of TD(lambda) (Sutton, 1988), by a scan in log2(time) steps.
+
+    G_t = r_t + gamma (1 - terminated_t) ((1 - lambda) V(s'_t) + lambda G_{t+1}). Where the next entry is not the step
+    that followed, as at both ends of an episode and before what does not count, V(s'_t) takes the place of G_{t+1}.
+
+    Args:
+        rewards: Of the team.
+        terminations: Bool; what follows one is worth nothing.
+        truncations: Bool; what follows one is worth V, and no entry behind it is part of the return.
+        next_v: Value of each step's true successor; pass it without gradient.
+        gamma: Discount in [0, 1].
+        td_lambda: 0 is the one-step target, 1 sums all rewards that the segment holds.
+        mask: Bool, false on padding: the return there is 0, and reaches no other.
+
+    Returns:
+        The targets, in the units of the rewards.
+    """
+    goes_on = ~(terminations | truncations)
+    if mask is not None:
+        goes_on = goes_on & mask
+        goes_on = goes_on & torch.nn.functional.pad(mask[..., 1:], (0, 1))
+    share = td_lambda * goes_on.to(next_v.dtype)
+    share[..., -1] = 0.0
+    terms = rewards + gamma * (1.0 - share) * next_v.masked_fill(terminations, 0.0)
+    if mask is not None:
+        terms = terms.masked_fill(~mask, 0.0)
+    return _sum_backwards(terms, gamma * share)
 
 
 def _sum_backwards(terms: PerTeam, shares: PerTeam) -> PerTeam:

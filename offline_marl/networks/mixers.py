@@ -1,10 +1,11 @@
-"""Mixers of per-agent values into a team value: a sum, or weights that depend on the joint state."""
+"""Mixers of per-agent values into a team value: a sum, weights that depend on the joint state, or QMIX's two layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import torch
 from torch import Tensor, nn
 
 from offline_marl.networks.ensembles import StackedMLP
@@ -70,3 +71,51 @@ class Mixer(nn.Module):
         out: Tensor = net(x.expand(copies, *x.shape))
         weights = out[..., : self.n_agents]
         return weights.abs() if self.kind == "monotonic" else weights, out[..., -1]
+
+
+class MonotonicMixer(nn.Module):
+    """QMIX's mixing network, Q_tot = |w_2(x)| . elu(|W_1(x)| q + b_1(x)) + b_2(x) (Rashid et al., 2018, section 4.2).
+
+    Hypernetworks of the joint state x make weights and biases. Weights are taken by their absolute value, so that
+    Q_tot never falls where one agent's value rises and each agent's best choice is part of the team's best.
+
+    Args:
+        n_agents: Number of values to mix.
+        in_features: Width of x.
+        width: Units of the mixing layer.
+        hidden: Width of the hidden layer of each hypernetwork of weights; 0 leaves them linear.
+    """
+
+    def __init__(self, n_agents: int, in_features: int, width: int, hidden: int) -> None:
+        super().__init__()
+        self.n_agents, self.width = n_agents, width
+
+        def hypernetwork(outputs: int) -> nn.Module:
+            if not hidden:
+                return nn.Linear(in_features, outputs)
+            return nn.Sequential(nn.Linear(in_features, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+        self.first_weights, self.last_weights = hypernetwork(n_agents * width), hypernetwork(width)
+        self.first_bias = nn.Linear(in_features, width)
+        self.last_bias = nn.Sequential(nn.Linear(in_features, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def forward(
+        self,
+        values: Annotated[Tensor, "*more *lead agent"],
+        x: Annotated[Tensor, "*lead feature"],
+        present: Annotated[Tensor, "*lead agent"] | None = None,
+    ) -> Annotated[Tensor, "*more *lead"]:
+        """Mix the values of each row; those of absent agents add nothing.
+
+        Args:
+            values: May have axes before those of x, such as draws of joint actions: each row's weights are made once.
+            x: Joint state.
+            present: Bool.
+        """
+        if present is not None:
+            values = values * present
+        first = self.first_weights(x).abs().unflatten(-1, (self.n_agents, self.width))
+        mixed = torch.einsum("...a,...aw->...w", values, first) + self.first_bias(x)
+        mixed = nn.functional.elu(mixed) * self.last_weights(x).abs()
+        team: Tensor = mixed.sum(-1) + self.last_bias(x).squeeze(-1)
+        return team

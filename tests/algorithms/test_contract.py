@@ -18,6 +18,7 @@ from offline_marl.core.types import Batch, Needs
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.datasets.ring import TransitionRing
+from offline_marl.networks.choices import ChoiceValues
 from offline_marl.networks.ensembles import AgentMLP
 from offline_marl.networks.inputs import AgentInputs
 from offline_marl.training.models.fit import facts_of
@@ -506,6 +507,10 @@ def test_padding_carries_no_gradient(case):
             continue
         if isinstance(module, AgentInputs) and module.encoder is not None:
             checked += refuse_padding(name, module.encoder.embed.weight.grad, torch.cat([obs, act], dim=-1))
+        if isinstance(module, ChoiceValues):
+            embedding = torch.ones(case.spec.n_agents, learner.inputs.width - case.spec.obs_dim, dtype=torch.bool)
+            checked += refuse_padding(name, module.layers[0].weight.grad, torch.cat([embedding, obs], dim=-1))
+            checked += refuse_padding(name, module.head.weight.grad.transpose(1, 2), act)
         if isinstance(module, AgentMLP):
             first, last = module.stack.layers[0].weight.grad, module.stack.layers[-1].weight.grad
             embedding = torch.ones(case.spec.n_agents, learner.inputs.width - case.spec.obs_dim, dtype=torch.bool)

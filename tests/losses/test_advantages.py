@@ -84,3 +84,46 @@ def test_it_wants_rows_and_time() -> None:
     flat, nothing = torch.zeros(4), torch.zeros(4, dtype=torch.bool)
     with pytest.raises(AxisError, match="row time"):
         advantages.gae(flat, nothing, nothing, flat, flat, 0.9, 0.9)
+
+
+# --- lambda-returns ---------------------------------------------------------------------------------------------------
+
+
+def test_lambda_returns_by_hand_with_a_termination_a_truncation_and_padding() -> None:
+    found = advantages.lambda_returns(
+        rewards=torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, torch.inf]]),
+        terminations=flags(".x....."),
+        truncations=flags("...x..."),
+        next_v=torch.tensor([[1.0, 9.0, 2.0, 8.0, 3.0, 4.0, torch.nan]]),
+        gamma=0.5,
+        td_lambda=0.25,
+        mask=~flags("......x"),
+    )
+    # Backwards: nothing on padding | 6 + .5 * 4 = 8, all of it V | 5 + .5 (.75 * 3 + .25 * 8) = 7.125 | cut, so V
+    # alone: 4 + .5 * 8 = 8 | 3 + .5 (.75 * 2 + .25 * 8) = 4.75 | over: 2 | 1 + .5 (.75 * 1 + .25 * 2) = 1.625
+    assert found.tolist() == [[1.625, 2.0, 4.75, 8.0, 7.125, 8.0, 0.0]]
+
+
+def test_lambda_returns_of_zero_and_one_are_one_step_targets_and_summed_rewards() -> None:
+    rewards, next_v, nothing = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[3.0, 5.0, 7.0]]), flags("...")
+    one_step = advantages.lambda_returns(rewards, nothing, nothing, next_v, 0.5, 0.0)
+    assert one_step.tolist() == [[2.5, 4.5, 7.5]]
+    summed = advantages.lambda_returns(rewards, nothing, nothing, next_v, 0.5, 1.0)
+    assert summed.tolist() == [[1 + 0.5 * (2 + 0.5 * 7.5), 2 + 0.5 * 7.5, 7.5]]
+
+
+def test_a_step_before_one_that_does_not_count_takes_the_value() -> None:
+    nothing, mask = flags("..."), ~flags(".x.")
+    found = advantages.lambda_returns(torch.ones(1, 3), nothing, nothing, torch.full((1, 3), 2.0), 0.5, 1.0, mask)
+    assert found.tolist() == [[2.0, 0.0, 2.0]]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8, 50, 129])
+def test_lambda_returns_are_values_plus_generalised_advantages(length: int) -> None:
+    """G_t = V(s_t) + A_t where V(s'_t) is the V of the row's next entry (Schulman et al., 2016)."""
+    generator = torch.Generator().manual_seed(length)
+    rewards, v = (torch.randn(4, length, generator=generator) for _ in range(2))
+    next_v = torch.cat([v[:, 1:], torch.randn(4, 1, generator=generator)], dim=1)
+    nothing = torch.zeros(4, length, dtype=torch.bool)
+    found = advantages.lambda_returns(rewards, nothing, nothing, next_v, 0.95, 0.7)
+    torch.testing.assert_close(found, v + advantages.gae(rewards, nothing, nothing, v, next_v, 0.95, 0.7))

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from torch import nn
 
 from offline_marl.networks.ensembles import StackedLinear
-from offline_marl.networks.mixers import Mixer, MixerKind
+from offline_marl.networks.mixers import Mixer, MixerKind, MonotonicMixer
 
 
 def linear_mixer(kind: MixerKind) -> Mixer:
@@ -80,3 +83,55 @@ def test_weights_are_the_slopes_of_the_teams_value(kind: MixerKind) -> None:
     values = torch.randn(1, 20, 3, requires_grad=True)
     (slope,) = torch.autograd.grad(mixer(values, x).sum(), values)
     torch.testing.assert_close(mixer.weights(x), slope[0])
+
+
+# --- QMIX's two layers ------------------------------------------------------------------------------------------------
+
+
+def mixing(hidden: int = 0) -> MonotonicMixer:
+    torch.manual_seed(0)
+    return MonotonicMixer(2, 1, 2, hidden)
+
+
+def test_two_layers_by_hand() -> None:
+    mixer = mixing()
+    assert isinstance(mixer.first_weights, nn.Linear) and isinstance(mixer.last_weights, nn.Linear)
+    with torch.no_grad():
+        for parameter in mixer.parameters():
+            parameter.zero_()
+        # |W_1| = (1, 2; 1, 0) of agents by units, b_1 = (-1, -6), |w_2| = (3, 2), b_2 = relu(x) - 1, at x = 1
+        mixer.first_weights.weight.copy_(torch.tensor([[1.0], [-2.0], [-1.0], [0.0]]))
+        mixer.first_bias.bias.copy_(torch.tensor([-1.0, -6.0]))
+        mixer.last_weights.bias.copy_(torch.tensor([-3.0, 2.0]))
+        mixer.last_bias[0].weight.copy_(torch.tensor([[1.0], [0.0]]))
+        mixer.last_bias[2].weight.copy_(torch.tensor([[1.0, 0.0]]))
+        mixer.last_bias[2].bias.fill_(-1.0)
+    found = mixer(torch.tensor([[2.0, 4.0]]), torch.ones(1, 1))
+    # 2 * 1 + 4 * 1 - 1 = 5; 2 * 2 - 6 = -2, elu exp(-2) - 1; 3 * 5 + 2 (exp(-2) - 1) + 1 - 1
+    torch.testing.assert_close(found, torch.tensor([15 + 2 * (math.exp(-2) - 1)]))
+
+
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_two_layers_never_lower_the_team_when_an_agent_rises(hidden: int) -> None:
+    torch.manual_seed(0)
+    mixer = MonotonicMixer(3, 4, 8, hidden)
+    values = 5 * torch.randn(200, 3)
+    values.requires_grad_()
+    (slope,) = torch.autograd.grad(mixer(values, torch.randn(200, 4) * 3).sum(), values)
+    assert bool((slope >= 0).all()) and bool((slope > 0).any())
+
+
+def test_two_layers_mix_draws_of_each_row_with_that_row_s_weights() -> None:
+    mixer, x = mixing(4), torch.randn(5, 3, 1)
+    draws = torch.randn(7, 5, 3, 2)
+    found = mixer(draws, x)
+    assert found.shape == (7, 5, 3)
+    torch.testing.assert_close(found[4, 2], mixer(draws[4, 2], x[2]))
+
+
+def test_two_layers_heed_no_absent_agent() -> None:
+    mixer, x = mixing(4), torch.randn(3, 1)
+    here = torch.tensor([[True, False]]).expand(3, -1)
+    torch.testing.assert_close(
+        mixer(torch.tensor([[2.0, 9.0]] * 3), x, here), mixer(torch.tensor([[2.0, 0.0]] * 3), x, here)
+    )
