@@ -99,6 +99,10 @@ def _variants() -> dict[str, list[Command]]:
         "iql-mixed-discrete": _train("iql", "discrete", "data", *MODEL, *MIXED, "--window", "2"),
         "moma-ppo-window": _train("moma-ppo", "continuous", "model", "--window", "3", "--reward-scale", "0.1"),
         "moma-ppo-oracle": _train("moma-ppo", "continuous", "model", "--world-model", "oracle", "--fit", "{}"),
+        "vdn-cql": _train(
+            "vdn", "discrete", "data", "--conservative", "cql", "--segment-length", "3", "--burn-in", "2"
+        ),
+        "qmix-bcq-mixed": _train("qmix", "discrete", "data", *MODEL, *MIXED, "--conservative", "bcq"),
         "ma-ppo-window": _train("ma-ppo", "continuous", "environment", "--window", "3", "--reward-scale", "0.1"),
     }
     return {name: [line] for name, line in found.items()}

@@ -52,3 +52,14 @@ class CarriedMemory:
             after = self.advance(obs, self.window.history, self.carry.states)
         self.window.remember(obs, actions, rewards)
         self.carry = Carry(after)
+
+    def state_dict(self) -> dict[str, Any]:
+        """States and window, which weights that have moved since would not make again."""
+        return {"states": self.carry.states, "history": self.window.history}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the saved ones."""
+        like = self.carry.states
+        history = state["history"]
+        self.carry = Carry(state["states"].to(like.device, like.dtype))
+        self.window.history = None if history is None else history.to(like.device)

@@ -42,3 +42,15 @@ def test_the_window_is_read_beside_the_states() -> None:
     kept = CarriedMemory(WindowMemory(SPEC, 2, 1), torch.zeros(1, 2, 1), lambda obs, history, states: states)
     kept.remember(torch.full((1, 2, 1), 3.0), ACTIONS, REWARDS)
     assert kept.read()["history"][0, 0].tolist() == [[0.0, 0.0, 0.0], [3.0, 1.0, 0.0]]
+
+
+def test_a_memory_goes_on_from_its_saved_states():
+    kept, obs = memory([]), torch.ones(1, 2, 1)
+    kept.remember(obs, ACTIONS, REWARDS)
+    other = memory([])
+    other.load_state_dict(kept.state_dict())
+    for each in (kept, other):
+        each.remember(2 * obs, ACTIONS, REWARDS)
+    assert (
+        other.read()["carry"].states.flatten().tolist() == [3.0, 3.0] == kept.read()["carry"].states.flatten().tolist()
+    )
