@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from offline_marl.algorithms.base import AlgorithmConfig, algorithms, cleared
-from offline_marl.algorithms.split import SplitAlgorithm, Terms
+from offline_marl.algorithms.split import IndependentAlgorithm, Terms
 from offline_marl.core.fields import InnerShare, NotNegative, Positive
 from offline_marl.core.types import Batch, Needs, Spec
 from offline_marl.losses import bellman, policy
@@ -38,7 +38,7 @@ class IQLConfig(AlgorithmConfig):
 
 
 @algorithms.register("iql")
-class IQL(SplitAlgorithm):
+class IQL(IndependentAlgorithm):
     """Expectile regression for V, one-step targets for Q, advantage-weighted cloning: no Q of an unseen action."""
 
     Config = IQLConfig

@@ -23,7 +23,7 @@ Snapshot = dict[str, Tensor]
 """All that gradients depend on beside the batch, by name: parameters, targets, statistics, count and generator."""
 OF_TEAM = frozenset({"state", "next_state", "synthetic"})
 """Fields of a batch without an agent axis."""
-BY_AGENT = frozenset({"mean", "scale", "present", "best", "turns", "identity"})
+BY_AGENT = frozenset({"mean", "scale", "present", "best", "turns", "identity", "heard"})
 """Names of buffers whose first axis is the agents."""
 UPDATES, GENERATOR = "updates", "generator"
 """Names in a snapshot that are no parameter's or buffer's."""
@@ -119,33 +119,18 @@ class SplitLearner(Protocol):
 
 
 class SplitAlgorithm(Algorithm):
-    """Base of algorithms whose agents have parameters of their own, stacked, that no other agent's loss reads.
-
-    Subclasses write `losses`, draw by `normal` and `uniform`, take means over the team by `mean`, and move targets in
-    `conclude`.
-    """
+    """Base of algorithms whose agents have parameters of their own, stacked; subclasses write `gradients`."""
 
     splits_by_agent = True
-    _agents: tuple[int, ...] | None = None
-    """Of a part of the team: which agents it has."""
-    _whole: Batch
-    """Of a part of the team: the batch of the whole, whose masks say over how many entries means are taken."""
 
     @abstractmethod
-    def losses(self, batch: Batch) -> Terms:
-        """What each optimiser descends, without taking a step."""
+    def gradients(self, batch: Batch, agents: Sequence[int] | None = None) -> AgentGradients:
+        """See `SplitLearner`."""
 
     def conclude(self, metrics: Metrics) -> Metrics:
         """Move targets after the optimisers' step; returns the metrics of the update."""
         self.update_targets(self.config.tau)
         return metrics
-
-    def update(self, batch: Batch) -> Metrics:
-        """One step of every network, then of the targets."""
-        terms = self.losses(batch)
-        for name, loss in terms.losses.items():
-            self.descend(loss, name)
-        return self.conclude(terms.metrics)
 
     def refuse_split(self) -> None:
         """See `SplitLearner`; subclasses add what couples their agents."""
@@ -162,42 +147,61 @@ class SplitAlgorithm(Algorithm):
         """See `SplitLearner`."""
         load_snapshot(self, snapshot)
 
-    def gradients(self, batch: Batch, agents: Sequence[int] | None = None) -> AgentGradients:
-        """See `SplitLearner`; nothing is clipped yet: `apply_gradients` does it by module, as `update`."""
-        self.refuse_split()
-        chosen = chosen_agents(agents, self.spec)
-        part = self._part(chosen, batch)
-        terms = part.losses(batch if part._agents is None else of_agents(batch, chosen))
-        named = {name: p for name, p in part.named_parameters() if p.requires_grad}
-        total = torch.stack(list(terms.losses.values())).sum()
-        found = torch.autograd.grad(total, list(named.values()), allow_unused=True)
-        values = {name: by_agent(g, len(chosen)) for name, g in zip(named, found, strict=True) if g is not None}
-        return AgentGradients(chosen, values, terms.metrics, part.generator.get_state())
+    def clip(self, module: Sequence[nn.Parameter]) -> None:
+        """Shrink the joined gradients of one module, as `update` does."""
+        if self.grad_clip:
+            nn.utils.clip_grad_norm_(module, self.grad_clip, foreach=True)
 
     def apply_gradients(self, gradients: AgentGradients) -> Metrics:
         """See `SplitLearner`."""
         self.refuse_split()
         take_gradients(self, gradients)
         for name, optimizer in self.optimizers.items():
-            for group in optimizer.param_groups:
-                if self.grad_clip and any(p.grad is not None for p in group["params"]):
-                    nn.utils.clip_grad_norm_(group["params"], self.grad_clip, foreach=True)
-            if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+            modules = [[p for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
+            for module in filter(None, modules):
+                self.clip(module)
+            if any(modules):
                 self.step_optimizer(name)
         if gradients.generator is not None and gradients.generator.shape == self.generator.get_state().shape:
             self.generator.set_state(gradients.generator)
         return self.conclude(dict(gradients.metrics))
 
-    def _part(self, agents: tuple[int, ...], batch: Batch) -> SplitAlgorithm:
-        """This learner with copies of these agents' parameters alone, and of its generator."""
-        everybody = agents == tuple(range(self.spec.n_agents))
-        part = sliced(self, agents, self.spec.n_agents)
-        part._agents, part._whole = (None, batch) if everybody else (agents, batch)
+
+class IndependentAlgorithm(SplitAlgorithm):
+    """Base of algorithms whose agents' losses read no other agent.
+
+    Subclasses write `losses`, draw by `normal` and `uniform`, and take means over the team by `mean`, so that the same
+    code computes the losses of a part of the team.
+    """
+
+    _agents: tuple[int, ...] | None = None
+    """Of a part of the team: which agents it has."""
+    _whole: Batch
+    """Of a part of the team: the batch of the whole, whose masks say over how many entries means are taken."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> Terms:
+        """What each optimiser descends, without taking a step."""
+
+    def update(self, batch: Batch) -> Metrics:
+        """One step of every network, then of the targets."""
+        terms = self.losses(batch)
+        for name, loss in terms.losses.items():
+            self.descend(loss, name)
+        return self.conclude(terms.metrics)
+
+    def gradients(self, batch: Batch, agents: Sequence[int] | None = None) -> AgentGradients:
+        """See `SplitLearner`; nothing is clipped yet: `apply_gradients` does it by module, as `update`."""
+        self.refuse_split()
+        chosen = chosen_agents(agents, self.spec)
+        part = sliced(self, chosen, self.spec.n_agents)
+        if chosen != tuple(range(self.spec.n_agents)):
+            part._agents, part._whole = chosen, batch
         part.generator = torch.Generator(self.generator.device)
         part.generator.set_state(self.generator.get_state())
-        if "actor" in part._modules:
-            part._open_door(part.actor)
-        return part
+        terms = part.losses(batch if part._agents is None else of_agents(batch, chosen))
+        values = gradients_of(part, torch.stack(list(terms.losses.values())).sum(), len(chosen))
+        return AgentGradients(chosen, values, terms.metrics, part.generator.get_state())
 
     def normal(self, shape: Sequence[int], std: float = 1.0) -> Tensor:
         """Normal numbers `... agent width`, drawn for the whole team whichever agents this part of it has."""
@@ -243,6 +247,13 @@ class SplitAlgorithm(Algorithm):
     def over_recorded(self, values: PerTeam, batch: Batch) -> PerTeam:
         """`base.over_recorded` of the whole team's entries."""
         return values if batch.synthetic is None else self.over_rows(values, batch, ~batch.synthetic)
+
+
+def gradients_of(part: nn.Module, loss: Tensor, n_agents: int) -> dict[str, Tensor]:
+    """Gradients of a part's parameters, by name, a row for each agent; without those that the loss leaves alone."""
+    named = {name: p for name, p in part.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {name: by_agent(g, n_agents) for name, g in zip(named, found, strict=True) if g is not None}
 
 
 def chosen_agents(agents: Sequence[int] | None, spec: Spec) -> tuple[int, ...]:
@@ -296,6 +307,8 @@ def sliced(module: M, agents: Sequence[int], n_agents: int) -> M:
         name: None if child is None else sliced(child, agents, n_agents) for name, child in module._modules.items()
     }
     part.__dict__.update(values)
+    if isinstance(part, Algorithm) and "actor" in part._modules:
+        part._open_door(part.actor)
     return part
 
 

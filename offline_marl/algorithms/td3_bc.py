@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from offline_marl.algorithms.base import AlgorithmConfig, algorithms, cleared, masked_mean, present_next
-from offline_marl.algorithms.split import SplitAlgorithm, Terms
+from offline_marl.algorithms.split import IndependentAlgorithm, Terms
 from offline_marl.core.axes import Features, PerAgent
 from offline_marl.core.fields import Count, NotNegative
 from offline_marl.core.types import AvailActions, Batch, DataError, History, Metrics, Needs, Obs, Spec
@@ -55,7 +55,7 @@ class TD3BCConfig(AlgorithmConfig):
 
 
 @algorithms.register("td3-bc")
-class TD3BC(SplitAlgorithm):
+class TD3BC(IndependentAlgorithm):
     """TD3 whose deterministic policies maximise Q less the squared distance from the recorded action."""
 
     Config = TD3BCConfig

@@ -111,6 +111,74 @@ class Critic(nn.Module):
         return q
 
 
+class JointCritic(nn.Module):
+    """Action values Q_i(o_1 ... o_n, a_1 ... a_n) of each agent, actions being vectors; choices ride one-hot.
+
+    Agent i's network reads the features and action of agents i, i+1, ... in turn, so that one set of weights can serve
+    all agents, and a part of the agents can be asked by their rows of weights alone.
+
+    Args:
+        in_features: Padded width of the features.
+        hidden: Widths of the hidden layers.
+        act_dims: True action width, or number of choices, of each agent.
+        alone: Agents whose network reads zeros for all others; the weights there begin, and stay, without effect.
+        copies: Independent networks.
+        fan_in: True feature width of each agent.
+        shared: One set of weights for all agents.
+        layer_norm: Normalise the hidden layers.
+    """
+
+    turns: Tensor
+    heard: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        act_dims: Sequence[int],
+        *,
+        alone: Sequence[bool] = (),
+        copies: int = 1,
+        fan_in: Sequence[int] | None = None,
+        shared: bool = False,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        n_agents = len(act_dims)
+        agents = torch.arange(n_agents)
+        heard = ~torch.tensor(list(alone) or [False] * n_agents).unsqueeze(-1).repeat(1, n_agents)
+        heard[:, 0] = True
+        self.register_buffer("turns", (agents.unsqueeze(-1) + agents) % n_agents, persistent=False)
+        self.register_buffer("heard", heard.unsqueeze(-1), persistent=False)
+        features = list(fan_in) if fan_in is not None else [in_features] * n_agents
+        own = [feature + act for feature, act in zip(features, act_dims, strict=True)]
+        read = [width if single else sum(own) for width, single in zip(own, alone or [False] * n_agents, strict=True)]
+        width = n_agents * (in_features + max(act_dims))
+        self.net = AgentMLP(
+            n_agents, width, hidden, 1, copies=copies, shared=shared, fan_in=read, layer_norm=layer_norm
+        )
+
+    def forward(
+        self, features: Features, actions: Tensor, own_features: Tensor | None = None, own_actions: Tensor | None = None
+    ) -> Annotated[Tensor, "copy *lead agent"]:
+        """Q of the joint actions, of the agents whose weights these are.
+
+        Args:
+            features: Of all agents, `*lead agent feature`.
+            actions: Of all agents, `*lead agent act`.
+            own_features: What each agent asked reads of itself instead, such as what gradients pass through.
+            own_actions: What each agent asked does instead, its critic still reading the others' `actions`.
+        """
+        seen, done = features[..., self.turns, :], actions[..., self.turns, :]
+        if own_features is not None:
+            seen = torch.cat([own_features.unsqueeze(-2), seen[..., 1:, :]], dim=-2)
+        if own_actions is not None:
+            done = torch.cat([own_actions.unsqueeze(-2), done[..., 1:, :]], dim=-2)
+        columns = torch.cat([seen, done], dim=-1) * self.heard
+        values: Tensor = self.net(columns.flatten(-2))
+        return values.squeeze(-1)
+
+
 class Value(nn.Module):
     """State values V_i of each agent.
 

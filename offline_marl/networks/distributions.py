@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
@@ -140,6 +141,28 @@ class _LogMassBelow(torch.autograd.Function):
         return grad * slope
 
 
+def gumbel(
+    shape: Sequence[int],
+    generator: torch.Generator | None = None,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Standard Gumbel noise, -log(-log u): the largest of logits that it is added to is a draw of their softmax.
+
+    Args:
+        shape: Of the noise.
+        generator: Draws it.
+        device: Where it is made; the generator's unless said.
+        dtype: Its precision.
+    """
+    place = device if device is not None or generator is None else generator.device
+    uniform = torch.rand(tuple(shape), generator=generator, device=place, dtype=dtype)
+    tiny = torch.finfo(uniform.dtype).tiny
+    waits = -torch.log(uniform.clamp(min=tiny))
+    return -torch.log(waits.clamp(min=tiny))
+
+
 class Categorical:
     """Choice among the actions that are allowed.
 
@@ -164,12 +187,8 @@ class Categorical:
 
     def sample(self, generator: torch.Generator | None = None) -> PerAgent:
         """A draw, by the Gumbel-max rule."""
-        uniform = torch.rand(
-            self.log_probs.shape, generator=generator, device=self.log_probs.device, dtype=self.log_probs.dtype
-        )
-        tiny = torch.finfo(uniform.dtype).tiny
-        waits = -torch.log(uniform.clamp(min=tiny))
-        return (self.log_probs - torch.log(waits.clamp(min=tiny))).argmax(-1)
+        noise = gumbel(self.log_probs.shape, generator, device=self.log_probs.device, dtype=self.log_probs.dtype)
+        return (self.log_probs + noise).argmax(-1)
 
     def entropy(self) -> PerAgent:
         """Entropy of each agent's choice."""

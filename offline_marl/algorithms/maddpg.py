@@ -1,0 +1,247 @@
+"""MADDPG (Lowe et al., 2017): deterministic policies, each with a critic that reads what all agents see and do.
+
+Critic of agent i: (Q_i(o, a) - r_i - gamma (1 - terminated) Q'_i(o', pi'(o')))^2, o and a those of all agents.
+Policy of agent i: max Q_i(o, a) with a_i replaced by pi_i(o_i), the others' as recorded. `good_policy` and
+`adversary_policy` = `ddpg` let the critics of one side read their own agent alone (Lillicrap et al., 2015).
+update = apply_gradients(gradients(all agents)): the gradients of every agent are taken at one frozen snapshot, from one
+minibatch, with noise from a generator seeded by (seed, update, agent), and clipped by agent; those of one of M agents
+cost about 1/M (and the forward pass of all target policies), so that they can be computed anywhere.
+Choices are relaxed by Gumbel-softmax (Jang et al., 2017). `relaxation = straight-through` asks critics about the choice
+itself, as data and environments hold choices and nothing between, and lets the slope through the soft one;
+`soft` asks about the soft vector, as the published code, whose environment takes it too.
+It has nothing that holds it near recorded data: without an environment its critics overrate what the data does not
+show, as those of `td3-bc` with little cloning; `omar` and `cql` are for that.
+Departs from the paper: critic and policies step at the same parameters (the published code steps the critic first); the
+environment is given a drawn choice, not a soft one; continuous policies are tanh-squashed without noise of their own.
+Papers: arXiv 1706.02275 (MADDPG), arXiv 1509.02971 (DDPG), arXiv 1611.01144 (Gumbel-softmax).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from offline_marl.algorithms.base import AlgorithmConfig, algorithms, cleared, masked_mean, present_next
+from offline_marl.algorithms.split import AgentGradients, SplitAlgorithm, Terms, chosen_agents, gradients_of, sliced
+from offline_marl.core.axes import Features, PerAgent
+from offline_marl.core.fields import CountOrZero, NotNegative, Positive
+from offline_marl.core.seeding import derive
+from offline_marl.core.types import AvailActions, Batch, DataError, History, Metrics, Needs, Obs, Spec
+from offline_marl.losses import bellman
+from offline_marl.networks.actors import AgentPolicy
+from offline_marl.networks.critics import JointCritic
+from offline_marl.networks.distributions import Categorical, gumbel
+from offline_marl.networks.targets import frozen_copy
+
+Acts = Annotated[Tensor, "*lead agent act"]
+Critics = Literal["maddpg", "ddpg"]
+
+
+class MADDPGConfig(AlgorithmConfig):
+    """Common fields and those of MADDPG.
+
+    Critic i: (Q_i(o, a) - r_i - `gamma` (1 - terminated) Q'_i(o', pi'(o')))^2.
+    Policy i: -Q_i(o, a) with a_i = pi_i(o_i), + `output_penalty` |f_i(o_i)|^2, the mean square of what the network
+    answers before tanh or softmax.
+    Choices: softmax((f + g) / `relaxation_temperature`), g Gumbel noise.
+    """
+
+    adversaries: CountOrZero = 0
+    """Agents of the adversaries' side, the first ones, as in MPE's tasks."""
+    good_policy: Critics = "maddpg"
+    """Critics of the other agents: of all agents, or of their own alone (`ddpg`)."""
+    adversary_policy: Critics = "maddpg"
+    """Critics of the adversaries."""
+    grad_clip: NotNegative = 0.5
+    """Largest gradient norm of each agent's critic, and of its policy; 0 leaves gradients alone."""
+    relaxation: Literal["straight-through", "soft"] = "straight-through"
+    """What critics are asked about where actions are choices: the choice drawn, or the soft vector."""
+    relaxation_temperature: Positive = 1.0
+    """Of the Gumbel-softmax; near 0 it is as hard as a choice."""
+    output_penalty: NotNegative = 1e-3
+    """Weight of the mean square of the policies' outputs before tanh or softmax."""
+    explore_noise: NotNegative = 0.1
+    """Deviation of the noise on continuous actions when exploring."""
+    behaviour_temperature: Positive = 1.0
+    """Divides the logits of choices when exploring: above 1 it tries more."""
+
+
+@algorithms.register("maddpg")
+class MADDPG(SplitAlgorithm):
+    """Deterministic policies and choices by Gumbel-softmax, whose critics read all agents or, by choice, one."""
+
+    Config = MADDPGConfig
+    needs = Needs()
+    config: MADDPGConfig
+
+    def __init__(self, config: MADDPGConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        if config.adversaries > spec.n_agents:
+            raise DataError(f"There are {config.adversaries} adversaries in a team of {spec.n_agents} agents.")
+        sides = [config.adversary_policy] * config.adversaries
+        sides += [config.good_policy] * (spec.n_agents - config.adversaries)
+        if config.share_parameters and len(set(sides)) > 1:
+            raise DataError("With share_parameters one critic serves all agents: both sides' policies must be alike.")
+        self.policy = AgentPolicy(act_dims=spec.act_dims, **self.shape)
+        self.critic = JointCritic(act_dims=spec.act_dims, alone=[side == "ddpg" for side in sides], **self.shape)
+        self.target_policy, self.target_critic = frozen_copy(self.policy), frozen_copy(self.critic)
+        self.target_inputs = frozen_copy(self.inputs)
+        self.optimize("policy", "critic", lr=config.lr)
+
+    def update(self, batch: Batch) -> Metrics:
+        """One step of every critic and policy, then of the targets."""
+        if not self.config.share_parameters:
+            return self.apply_gradients(self.gradients(batch))
+        terms = self.losses(batch, self, chosen_agents(None, self.spec))
+        self.descend(terms.losses[""])
+        return self.conclude(terms.metrics)
+
+    def gradients(self, batch: Batch, agents: Sequence[int] | None = None) -> AgentGradients:
+        """See `split.SplitLearner`; each agent's critic and policy are clipped by their own norms."""
+        self.refuse_split()
+        chosen = chosen_agents(agents, self.spec)
+        part = sliced(self, chosen, self.spec.n_agents)
+        terms = self.losses(batch, part, chosen)
+        values = gradients_of(part, terms.losses[""], len(chosen))
+        return AgentGradients(chosen, clipped(values, self.grad_clip), terms.metrics)
+
+    def clip(self, module: Sequence[torch.nn.Parameter]) -> None:
+        """Nothing: gradients come clipped by agent."""
+
+    def losses(self, batch: Batch, part: MADDPG, agents: tuple[int, ...]) -> Terms:
+        """Losses of some agents, summed.
+
+        Args:
+            batch: Of the whole team.
+            part: The networks of these agents.
+            agents: Which they are.
+        """
+        batch = cleared(batch)
+        noise, own_noise = self.noise(len(batch), agents)
+        with torch.no_grad():
+            features = self.inputs(batch.obs, batch.history)
+            actions = self.vectors(batch)
+            target = self.target(batch, part, agents, noise)
+        index = list(agents)
+        own = part.inputs(batch.obs[:, index], None if batch.history is None else batch.history[:, index])
+        mask = None if batch.mask is None else batch.mask[:, index]
+        q = part.critic(features, actions, own)[0]
+        critic_losses = masked_mean((q - target).square(), mask, dim=0)
+
+        outputs = part.policy.net(own)[0]
+        avail = None if batch.avail_actions is None else batch.avail_actions[:, index]
+        done, slopes_on = self.act_softly(outputs, part.policy.present, avail, own_noise)
+        value, slope = _slope(part.critic, features, actions, done)
+        squares = (outputs * part.policy.present).square().sum(-1) / part.policy.present.sum(-1)
+        penalty = self.config.output_penalty * squares
+        actor_losses = masked_mean(penalty - (slope * slopes_on).sum(-1), mask, dim=0)
+        share = 1 / self.spec.n_agents
+        metrics = {
+            "loss/critic": critic_losses.detach().sum() * share,
+            "loss/actor": masked_mean((penalty - value).detach(), mask, dim=0).sum() * share,
+            "q/mean": masked_mean(q.detach(), mask, dim=0).sum() * share,
+        }
+        return Terms({"": (critic_losses + actor_losses).sum()}, metrics)
+
+    def target(self, batch: Batch, part: MADDPG, agents: Sequence[int], noise: Tensor | None) -> PerAgent:
+        """The critics' targets, at what all target policies do next."""
+        features = self.target_inputs(batch.next_obs, batch.next_history)
+        outputs = self.target_policy.net(features)[0]
+        actions, _ = self.act_softly(outputs, self.policy.present, batch.next_avail_actions, noise)
+        there = present_next(batch)
+        if there is not None:
+            actions = actions * there.unsqueeze(-1)
+        next_q = part.target_critic(features, actions)[0]
+        index = list(agents)
+        rewards, ended = batch.rewards[:, index], batch.terminations[:, index]
+        return bellman.td_target(rewards, ended, next_q, self.config.gamma).clamp(max=part.best)
+
+    def vectors(self, batch: Batch) -> Acts:
+        """Recorded actions as critics read them: choices one-hot; zeros of agents that are away."""
+        if not self.spec.discrete:
+            return batch.actions
+        hot = torch.nn.functional.one_hot(batch.actions, self.spec.act_dim).to(batch.obs.dtype)
+        return hot if batch.mask is None else hot * batch.mask.unsqueeze(-1)
+
+    def act_softly(
+        self, outputs: Tensor, present: Tensor, avail: AvailActions | None, noise: Tensor | None
+    ) -> tuple[Acts, Acts]:
+        """What policies do, as critics read it, and what slopes pass through on their way to the outputs."""
+        if noise is None:
+            actions = torch.tanh(outputs) * present
+            return actions.detach(), actions
+        allowed = present.expand_as(outputs) if avail is None else avail & present
+        floor = torch.finfo(outputs.dtype).min / 2
+        shaken = (outputs + noise.to(outputs.dtype)).masked_fill(~allowed, floor)
+        soft = torch.softmax(shaken / self.config.relaxation_temperature, dim=-1)
+        if self.config.relaxation == "soft":
+            return soft.detach(), soft
+        return torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype), soft
+
+    def noise(self, rows: int, agents: Sequence[int]) -> tuple[Tensor | None, Tensor | None]:
+        """Gumbel noise of all agents' next choices and of some agents' own, each from its agent's generator.
+
+        Returns:
+            `row agent choice` each; None for continuous actions, whose policies draw nothing.
+        """
+        if not self.spec.discrete:
+            return None, None
+        generator = torch.Generator(self.generator.device)
+        shape, seed = (rows, self.spec.act_dim), self.generator.initial_seed()
+        following, own = [], {}
+        for agent in range(self.spec.n_agents):
+            generator.manual_seed(derive(seed, self.updates, agent))
+            following.append(gumbel(shape, generator))
+            if agent in agents:
+                own[agent] = gumbel(shape, generator)
+        return torch.stack(following, dim=1), torch.stack([own[agent] for agent in agents], dim=1)
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: Obs,
+        *,
+        history: History | None = None,
+        avail_actions: AvailActions | None = None,
+        explore: bool = False,
+    ) -> Tensor:
+        """Each agent's action or likeliest choice; with noise, or drawn, if `explore`."""
+        outputs = self.policy.net(self.inputs(obs, history))[0]
+        present = self.policy.present
+        if self.spec.discrete:
+            allowed = present.expand_as(outputs) if avail_actions is None else avail_actions & present
+            if not explore:
+                return Categorical(outputs, allowed).mode()
+            return Categorical(outputs / self.config.behaviour_temperature, allowed).sample(self.generator)
+        actions = torch.tanh(outputs)
+        if explore:
+            noise = torch.empty_like(actions).normal_(generator=self.generator)
+            actions = (actions + self.config.explore_noise * noise).clamp(-1, 1)
+        return actions * present
+
+
+def _slope(critic: JointCritic, features: Features, actions: Acts, own_actions: Acts) -> tuple[PerAgent, Acts]:
+    """Q of each agent's `own_actions` among the others' `actions`, and its gradient by `own_actions`, off the graph."""
+    leaf = own_actions.detach().requires_grad_()
+    q = critic(features, actions, own_actions=leaf)[0]
+    (gradient,) = torch.autograd.grad(q.sum(), leaf)
+    return q.detach(), gradient
+
+
+@torch.no_grad()
+def clipped(gradients: dict[str, Tensor], limit: float) -> dict[str, Tensor]:
+    """Gradients by parameter, each agent's module shrunk to a norm of at most `limit`; 0 leaves all alone."""
+    if not limit:
+        return gradients
+    squares: dict[str, Tensor] = {}
+    for name, value in gradients.items():
+        module = name.partition(".")[0]
+        squares[module] = squares.get(module, 0.0) + value.flatten(1).square().sum(1)
+    factors = {module: (square / limit**2).clamp(min=1.0).rsqrt() for module, square in squares.items()}
+    return {
+        name: value * factors[name.partition(".")[0]].view(-1, *[1] * (value.dim() - 1))
+        for name, value in gradients.items()
+    }
