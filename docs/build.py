@@ -84,7 +84,8 @@ ORIGINS = {
 def needs(kind: type[Algorithm]) -> Iterator[str]:
     wanted = kind.needs
     yield f"- actions: {' or '.join(sorted(wanted.actions))}"
-    yield f"- data as {wanted.view}" + ORIGINS[wanted.origin]
+    said = ", of which somebody said which is better" if wanted.view == "pairs" else ""
+    yield f"- data as {wanted.view}{said}" + ORIGINS[wanted.origin]
     yield f"- global state: {'required' if wanted.state else 'not needed'}"
     yield "- history: optional, `window` past steps of each agent"
 

@@ -75,17 +75,21 @@ class OMIGA(Algorithm):
         self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
         self.critic = Critic(act_dims=spec.act_dims, discrete=spec.discrete, copies=1, **self.shape)
         self.value = Value(spec.n_agents, **self.shape)
-        self.mixer = Mixer(config.mixer, spec.n_agents, spec.n_agents * spec.obs_dim, config.mixer_hidden)
+        self.mixer = self.make_mixer(config, spec)
         self.target_critic, self.target_value = frozen_copy(self.critic), frozen_copy(self.value)
         self.target_mixer, self.target_inputs = frozen_copy(self.mixer), frozen_copy(self.inputs)
         self.optimize("actor", "critic", "value", "mixer", lr=config.lr)
 
+    def make_mixer(self, config: OMIGAConfig, spec: Spec) -> Mixer:
+        """The mixer of the team's value."""
+        return Mixer(config.mixer, spec.n_agents, spec.n_agents * spec.obs_dim, config.mixer_hidden)
+
     def update(self, batch: Batch) -> Metrics:
         """One step of critics, mixer, values and policies, then of the targets."""
-        batch = cleared(batch)
-        features = self.inputs(batch.obs, batch.history)
-        critic_loss, metrics = self.critic_loss(batch, features)
-        value_loss, actor_loss, advantages = self.local_losses(batch, features)
+        rows = cleared(batch.flatten())
+        features = self.inputs(rows.obs, rows.history)
+        critic_loss, metrics = self.critic_loss(batch, rows, features)
+        value_loss, actor_loss, advantages = self.local_losses(rows, features)
         self.descend(value_loss + actor_loss + critic_loss)
         self.update_targets(self.config.tau)
         return {
@@ -96,36 +100,50 @@ class OMIGA(Algorithm):
             "advantage/mean": advantages,
         }
 
-    def critic_loss(self, batch: Batch, features: Features) -> tuple[Tensor, Metrics]:
-        """Squared temporal difference of the team's value, and what is told of it."""
-        rows = present_rows(batch)
-        next_v = self.next_value(batch)
-        target = bellman.td_target(team_rewards(batch), team_ended(batch), next_v, self.config.gamma)
-        qs = self.critic(features, batch.actions)
-        q = self.mixer(qs, self.joint(batch.obs), batch.mask)[0]
-        loss = masked_mean((q - target.clamp(max=self.best_team)).square(), rows)
-        return loss, {"q/mean": masked_mean(q.detach(), rows)}
+    def critic_loss(self, batch: Batch, rows: Batch, features: Features) -> tuple[Tensor, Metrics]:
+        """Squared temporal difference of the team's value, and what is told of it.
 
-    @torch.no_grad()
-    def next_value(self, batch: Batch) -> Annotated[Tensor, "batch"]:
-        """The target V_tot of what follows."""
-        features = self.target_inputs(batch.next_obs, batch.next_history)
-        values = self.target_value(features).unsqueeze(0)
-        mixed: Tensor = self.target_mixer(values, self.joint(batch.next_obs), present_next(batch))
+        Args:
+            batch: As it was drawn.
+            rows: Its rows in one axis, without what stands where agents are absent.
+            features: Of these rows.
+        """
+        counted = present_rows(rows)
+        target = bellman.td_target(team_rewards(rows), team_ended(rows), self.next_value(rows), self.config.gamma)
+        q = self.team_value(rows, features)
+        loss = masked_mean((q - target.clamp(max=self.best_team)).square(), counted)
+        return loss, {"q/mean": masked_mean(q.detach(), counted)}
+
+    def team_value(self, rows: Batch, features: Features) -> Annotated[Tensor, "batch"]:
+        """Q_tot of the data's actions."""
+        mixed: Tensor = self.mixer(self.critic(features, rows.actions), self.joint(rows.obs), rows.mask)
         return mixed[0]
 
-    def local_losses(self, batch: Batch, features: Features) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of the values, loss of the policies, and the mean weighted advantage."""
-        config, v = self.config, self.value(features)
-        q, weights = self.target_q(batch, features)
-        z = implicit.exponents(q, v, weights, config.alpha, config.max_exponent)
-        value_loss = masked_mean(implicit.exponential_value(z, weights * v / config.alpha, batch.mask), batch.mask)
-        log_probs = self.actor(features, batch.avail_actions).log_prob(batch.actions)
-        cloned = over_recorded(policy.weighted_bc(log_probs, z.detach().exp()), batch)
-        return value_loss, masked_mean(cloned, batch.mask), masked_mean((weights * (q - v)).detach(), batch.mask)
+    @torch.no_grad()
+    def next_value(self, rows: Batch) -> Annotated[Tensor, "batch"]:
+        """The target V_tot of what follows."""
+        values = self.next_values(rows).unsqueeze(0)
+        mixed: Tensor = self.target_mixer(values, self.joint(rows.next_obs), present_next(rows))
+        return mixed[0]
 
     @torch.no_grad()
-    def target_q(self, batch: Batch, features: Features) -> tuple[PerAgent, PerAgent]:
+    def next_values(self, rows: Batch) -> PerAgent:
+        """Each agent's target V of what it sees next."""
+        values: Tensor = self.target_value(self.target_inputs(rows.next_obs, rows.next_history))
+        return values
+
+    def local_losses(self, rows: Batch, features: Features) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss of the values, loss of the policies, and the mean weighted advantage."""
+        config, v = self.config, self.value(features)
+        q, weights = self.target_q(rows, features)
+        z = implicit.exponents(q, v, weights, config.alpha, config.max_exponent)
+        value_loss = masked_mean(implicit.exponential_value(z, weights * v / config.alpha, rows.mask), rows.mask)
+        log_probs = self.actor(features, rows.avail_actions).log_prob(rows.actions)
+        cloned = over_recorded(policy.weighted_bc(log_probs, z.detach().exp()), rows)
+        return value_loss, masked_mean(cloned, rows.mask), masked_mean((weights * (q - v)).detach(), rows.mask)
+
+    @torch.no_grad()
+    def target_q(self, rows: Batch, features: Features) -> tuple[PerAgent, PerAgent]:
         """Target Q_i of the data's actions and the target mixer's weights."""
-        past = self.target_inputs(batch.obs, batch.history) if self.window else features
-        return self.target_critic(past, batch.actions)[0], self.target_mixer.weights(self.joint(batch.obs))
+        past = self.target_inputs(rows.obs, rows.history) if self.window else features
+        return self.target_critic(past, rows.actions)[0], self.target_mixer.coefficients(self.joint(rows.obs))[0]

@@ -17,7 +17,8 @@ Metrics = dict[str, Tensor]
 """Detached scalars by name, such as `loss/critic` or `q/mean`; never read on the host inside an update."""
 
 ActionKind = Literal["continuous", "discrete"]
-View = Literal["transitions", "segments"]
+View = Literal["transitions", "segments", "pairs"]
+"""Rows alone, cuts with an axis of time, or two cuts each that were compared and the label: see `Batch.preference`."""
 Origin = Literal["data", "environment", "model"]
 
 Obs = Annotated[Tensor, "*lead agent obs"]
@@ -102,7 +103,10 @@ class Needs:
     window: int = 0
     """History length; set per instance from its config."""
     length: int = 1
-    """Counted steps of a segment; 0 for whole episodes, each as long as the longest of its batch."""
+    """Counted steps of a segment; 0 for whole episodes, each as long as the longest of its batch.
+
+    Pairs are as long as what was compared, whatever this says.
+    """
     burn_in: int = 0
     """Recorded steps before those of a segment, in which a recurrent network warms up.
 
@@ -125,13 +129,13 @@ class Needs:
         """Refuse numbers that mean nothing together."""
         if self.length < 0 or self.burn_in < 0:
             raise DataError(f"A segment has no {self.length} steps after {self.burn_in}: neither is negative.")
-        if self.burn_in and (self.view == "transitions" or not self.length):
+        if self.burn_in and (self.view != "segments" or not self.length):
             raise DataError("Only segments of a fixed length have steps to burn in before them.")
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows for one update. `*lead` is [batch], or [batch, time] for segments.
+    """Rows for one update. `*lead` is [batch], [batch, time] for segments, or [pair, side, time] for compared ones.
 
     Continuous actions are padded with zeros; discrete ones have no last axis.
     """
@@ -169,6 +173,10 @@ class Batch:
     Learners that read next observations need not look: `mask` is false where they would have to, and true where a
     termination leaves nothing to read.
     """
+    preference: Annotated[Tensor, "pair"] | None = None
+    """Of pairs: 1 where the first segment is preferred, 0 where the second is, 1/2 where neither."""
+    subject: Annotated[Tensor, "pair"] | None = None
+    """Of pairs, int64: the agent whose doings are judged, or -1 for the team."""
 
     def check(self) -> Batch:
         """Bind axis names across all fields.
@@ -187,6 +195,10 @@ class Batch:
         if self.next_actions is not None and self.next_actions.shape != self.actions.shape:
             shapes = f"{tuple(self.next_actions.shape)}, but actions have {tuple(self.actions.shape)}"
             raise AxisError(f"next_actions have shape {shapes}.")
+        for name in ("preference", "subject"):
+            told = getattr(self, name)
+            if told is not None and told.shape != lead[: told.dim()]:
+                raise AxisError(f"{name} has shape {tuple(told.shape)}, but obs has leading axes {lead[:-1]}.")
         if (self.next_actions is None) != (self.next_mask is None):
             raise AxisError("next_actions and next_mask come together: one of them is missing.")
         return self
@@ -215,9 +227,11 @@ class Batch:
         return self.map(lambda value: value.to(device))
 
     def flatten(self) -> Batch:
-        """All leading axes merged into one: segments become transitions."""
+        """All leading axes merged into one: segments become transitions, of which nothing is said."""
         lead = self.rewards.dim() - 1
-        return self.map(lambda value: value.flatten(0, lead - 1)) if lead > 1 else self
+        if lead == 1:
+            return self
+        return replace(self, preference=None, subject=None).map(lambda value: value.flatten(0, lead - 1))
 
     def with_next_actions(self, last: Tensor, next_mask: PerAgent) -> Batch:
         """Segments `[batch, time]` with the actions of the steps that follow.

@@ -60,11 +60,14 @@ class Mixer(nn.Module):
         weights, bias = self._weigh(self.net, x, len(values))
         return (weights * values).sum(-1) + bias
 
-    def weights(self, x: Annotated[Tensor, "batch feature"]) -> Annotated[Tensor, "batch agent"]:
-        """w_j(x) of the first copy: what the team's value gains where agent j's does by one."""
+    def coefficients(
+        self, x: Annotated[Tensor, "batch feature"]
+    ) -> tuple[Annotated[Tensor, "batch agent"], Annotated[Tensor, "batch"]]:
+        """w_j(x), what the team's value gains where agent j's does by one, and b(x); of the first copy."""
         if self.net is None:
-            return x.new_ones(len(x), self.n_agents)
-        return self._weigh(self.net, x, 1)[0][0]
+            return x.new_ones(len(x), self.n_agents), x.new_zeros(len(x))
+        weights, bias = self._weigh(self.net, x, 1)
+        return weights[0], bias[0]
 
     def _weigh(self, net: StackedMLP, x: Tensor, copies: int) -> tuple[Tensor, Tensor]:
         """Weights `copy batch agent` and biases `copy batch`."""

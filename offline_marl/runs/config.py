@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from offline_marl.core.config import Config, ConfigError
 from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Seed, Share
 from offline_marl.core.permissions import is_import_path, names_code
-from offline_marl.core.places import DatasetPlace, ModelPlace, PlacesWithin, RunPlace
+from offline_marl.core.places import DatasetPlace, FilePlace, ModelPlace, PlacesWithin, RunPlace
 
 if TYPE_CHECKING:
     from offline_marl.core.types import Needs
@@ -83,6 +83,8 @@ class RunFlags(LearnFlags):
     """Decides the starts of the evaluation episodes; runs with the same one are scored on the same starts."""
     init: RunPlace | None = None
     """Run folder whose networks of the same name and shape are taken over before training, such as a bc run's."""
+    preferences: FilePlace | None = None
+    """Folder of comparisons of the data's segments, for an algorithm that learns from them (o-mapl)."""
     world_model: ModelPlace | None = None
     """Folder of a fitted world model, or a kind (ensemble, oracle); what is missing is fitted first, and kept."""
     fit: dict[str, Any] = Field(default_factory=dict)
@@ -198,6 +200,12 @@ def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
         raise ConfigError(f"{name} learns from recorded data: give it --dataset; --environment is for ma-ppo.")
     if config.dataset is None and config.settings.get("clip_target"):
         raise ConfigError("--clip-target needs recorded data, whose best return is the bound: leave it away.")
+    if needs.view == "pairs" and config.preferences is None:
+        raise ConfigError(f"{name} learns from comparisons: give it --preferences, the folder of labelled pairs.")
+    if needs.view != "pairs" and config.preferences is not None:
+        raise ConfigError(
+            f"{name} learns from rewards, not from comparisons: o-mapl is the one that takes --preferences."
+        )
     if needs.origin != "data" and (share is not None or config.real_fraction_end is not None):
         raise ConfigError(f"{name} learns from its own episodes alone: it takes no --real-fraction.")
     if needs.origin == "environment" and config.world_model is not None:

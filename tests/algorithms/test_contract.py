@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
+from comparing import random_pairs
 from worlds import SPECS, random_batch_index, world
 
 from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms
@@ -25,6 +26,7 @@ from offline_marl.networks.inputs import AgentInputs
 from offline_marl.training.models.fit import facts_of
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.imagined import Imagination, MixedSource, Plan
+from offline_marl.training.sources.pairs import PairSource
 from offline_marl.training.sources.recorded import DatasetSource
 from offline_marl.worldmodels.base import worldmodels
 from offline_marl.worldmodels.rollout import Caution
@@ -66,8 +68,17 @@ class Case:
         return made
 
     def batch(self, needs: Needs, seed: int = 0) -> Batch:
+        if needs.view == "pairs":
+            return self.source(needs, pairs=seed).view(torch.arange(ROWS), needs).check()
         buffer = TransitionBuffer(DATA[self.kind], self.window, state=needs.state)
         return buffer.view(random_batch_index(DATA[self.kind], ROWS, seed), needs).check()
+
+    def source(self, needs: Needs, seed: int = 0, pairs: int = 0) -> DatasetSource | PairSource:
+        buffer = TransitionBuffer(DATA[self.kind], self.window, state=needs.state)
+        generator = torch.Generator().manual_seed(seed)
+        if needs.view == "pairs":
+            return PairSource(buffer, random_pairs(DATA[self.kind], ROWS, pairs), ROWS, generator)
+        return DatasetSource(buffer, ROWS, generator)
 
     def pair(self, **settings) -> tuple[Algorithm, Batch]:
         made = self.learner(**settings)
@@ -121,14 +132,14 @@ def one_step_counting(batch: Batch) -> Batch:
     if batch.rewards.dim() == 2:
         return batch
     counted = counted_steps(batch)
-    only = counted & (counted.cumsum(1) == 1)
+    only = counted & (counted.cumsum(-1) == 1)
     return replace(batch, mask=only.unsqueeze(-1).expand_as(batch.rewards))
 
 
 def with_another_future(batch: Batch) -> Batch:
     """Something else after the step that counts: in what it leads to, and in all steps behind it alike."""
-    segments = batch.rewards.dim() == 3
-    begun = counted_steps(batch).cumsum(1) > 0 if segments else torch.ones(len(batch), dtype=torch.bool)
+    segments = batch.rewards.dim() > 2
+    begun = counted_steps(batch).cumsum(-1) > 0 if segments else torch.ones(len(batch), dtype=torch.bool)
 
     def shifted(value: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor | None:
         return None if value is None else value + rows.view(*rows.shape, *[1] * (value.dim() - rows.dim()))
@@ -333,7 +344,7 @@ def test_what_stands_behind_the_last_step_that_counts_changes_nothing(case):
     if needs.view == "transitions":
         pytest.skip("transitions are not padded")
     batch = case.batch(needs)
-    behind = counted_steps(batch).flip(1).cumsum(1).flip(1) == 0
+    behind = counted_steps(batch).flip(-1).cumsum(-1).flip(-1) == 0
     assert bool(behind.any()) and not bool(behind.all())
     noise = torch.Generator().manual_seed(3)
     scribbled = {}
@@ -341,7 +352,7 @@ def test_what_stands_behind_the_last_step_that_counts_changes_nothing(case):
         value = getattr(batch, name)
         if value is not None:
             other = 5 * torch.randn(value.shape, generator=noise)
-            scribbled[name] = torch.where(behind.view(*behind.shape, *[1] * (value.dim() - 2)), other, value)
+            scribbled[name] = torch.where(behind.view(*behind.shape, *[1] * (value.dim() - behind.dim())), other, value)
     scribbled["terminations"] = batch.terminations ^ behind.unsqueeze(-1)
     assert same(after_one(case, batch), after_one(case, replace(batch, **scribbled)))
 
@@ -577,12 +588,11 @@ def test_the_common_fields_keep_their_bounds(name, bad):
 
 
 def test_saved_at_five_and_run_to_ten_equals_run_to_ten(case, tmp_path):
-    def fresh(seed: int) -> tuple[Algorithm, DatasetSource]:
+    def fresh(seed: int) -> tuple[Algorithm, DatasetSource | PairSource]:
         learner = case.learner(seed, grad_clip=0.5)
-        buffer = TransitionBuffer(DATA[case.kind], case.window, state=learner.needs.state)
-        return learner, DatasetSource(buffer, ROWS, torch.Generator().manual_seed(seed))
+        return learner, case.source(learner.needs, seed)
 
-    def run(learner: Algorithm, source: DatasetSource, steps: int) -> None:
+    def run(learner: Algorithm, source: DatasetSource | PairSource, steps: int) -> None:
         for _ in range(steps):
             batch = source.sample(learner.needs)
             learner.update(batch)

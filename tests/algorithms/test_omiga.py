@@ -141,7 +141,7 @@ def test_values_and_policies_of_the_coordination_game_are_the_closed_form(mixer)
     obs, choices = data.obs[:1], torch.arange(3)
     features = learner.inputs(obs)
     with torch.no_grad():
-        weights = learner.mixer.weights(learner.joint(obs))[0]
+        weights = learner.mixer.coefficients(learner.joint(obs))[0][0]
         q = torch.stack([learner.critic(features, choices[[c, c]].unsqueeze(0))[0, 0] for c in range(3)], -1)
         v, chances = learner.value(features)[0], learner.actor(features).log_probs[0].exp()
     fitted, mu = additive_fit(data), torch.stack([(data.actions == c).double().mean(0) for c in range(3)], -1)

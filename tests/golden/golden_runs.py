@@ -77,6 +77,8 @@ def _learners() -> dict[str, list[Command]]:
     for listing in offline_marl.algorithms.listings():
         if listing.origin == "built-in":
             needs = offline_marl.algorithms.get(listing.name).needs
+            if needs.view == "pairs":
+                continue  # comparisons are no golden data
             for kind in sorted(needs.actions):
                 found[f"{listing.name}-{kind}"] = [_train(listing.name, kind, needs.origin)]
     return found

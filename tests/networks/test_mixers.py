@@ -77,12 +77,14 @@ def test_copies_mix_apart() -> None:
 
 
 @pytest.mark.parametrize("kind", ["unconstrained", "monotonic", "vdn"])
-def test_weights_are_the_slopes_of_the_teams_value(kind: MixerKind) -> None:
+def test_coefficients_are_the_slopes_of_the_teams_value_and_what_is_left(kind: MixerKind) -> None:
     torch.manual_seed(0)
     mixer, x = Mixer(kind, 3, 4, [16]), torch.randn(20, 4) * 3
     values = torch.randn(1, 20, 3, requires_grad=True)
     (slope,) = torch.autograd.grad(mixer(values, x).sum(), values)
-    torch.testing.assert_close(mixer.weights(x), slope[0])
+    weights, bias = mixer.coefficients(x)
+    torch.testing.assert_close(weights, slope[0])
+    torch.testing.assert_close(bias, mixer(torch.zeros_like(values), x)[0])
 
 
 # --- QMIX's two layers ------------------------------------------------------------------------------------------------

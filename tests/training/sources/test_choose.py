@@ -371,6 +371,10 @@ def test_networks_of_another_shape_are_refused_before_the_run_begins(tmp_path, d
         ),
         ("ma-iql", {"weighting": "agent"}, "weighting = agent .* needs mixer = monotonic or vdn"),
         ("cql", {"conservative_rows": "combo"}, "conservative_rows = combo .* needs a --world-model"),
+        ("o-mapl", {}, "o-mapl learns from comparisons: give it --preferences"),
+        ("o-mapl", {"preferences": "x", "world_model": "oracle"}, "o-mapl clones what was recorded.*no --world-model"),
+        ("o-mapl", {"preferences": "x", "clip_target": True}, "o-mapl reads no rewards"),
+        ("iql", {"preferences": "x"}, "iql learns from rewards, not from comparisons: o-mapl is the one"),
         ("iql", {"world_model": "ensembel"}, r"Unknown world model 'ensembel': did you mean 'ensemble'\?"),
     ],
 )
