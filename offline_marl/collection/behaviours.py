@@ -20,11 +20,12 @@ from offline_marl.collection.assignment import RANDOM
 from offline_marl.collection.recordable import Recordable
 from offline_marl.core.partition import Partition, PartitionError, partition, split_task
 from offline_marl.core.seeding import derive
-from offline_marl.core.types import DataError
+from offline_marl.core.types import DataError, Spec
 from offline_marl.environments.base import Floats, ScriptedExpert, Seen, TeamActions
 from offline_marl.environments.episodes import Controller, Memoryless, PolicyController
 from offline_marl.runs.folder import RunFolder
 from offline_marl.runs.loading import load
+from offline_marl.runs.policies import PREFIX, shipped_policy
 
 BLOCK = 32
 """Rows of every call of a trained policy: the last digit of a matrix product may depend on how many rows it has."""
@@ -104,27 +105,68 @@ class RunBehaviour:
         self.folder, self.step, self.config = folder, step, RunFolder(folder).config()
         self.policy: Algorithm = load(folder, step)
         self.partition = _partition(self.config.task, task.name) if task.body else None
-        spec, here = self.policy.spec, self.partition or task.spec
-        if here is None or (spec.obs_dims, spec.act_dims) != (here.obs_dims, here.act_dims):
-            raise DataError(f"The run {folder} was trained for a team of another size than {task.name}'s.")
+        refuse_another_team(self.policy, self.partition or task.spec, f"The run {folder}", task)
 
     def describe(self) -> dict[str, Any]:
         """What it was trained by and on, and which weights these are; no paths."""
-        digest = hashlib.sha256()
-        for value in self.policy.parameters():
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         name, at = self.folder.resolve().name, {} if self.step is None else {"step": self.step}
         origin = {"kind": "run", "name": f"{name}@{self.step}" if at else name, **at}
         return {
             **origin,
             "algorithm": self.config.algorithm,
             "dataset": Path(self.config.task).name,
-            "weights_sha256": digest.hexdigest(),
+            "weights_sha256": weights_checksum(self.policy),
         }
 
     def begin(self, numbers: Sequence[int], seeds: Sequence[int]) -> Controller:
         """The policy with a memory of these episodes."""
         return _BlockController(self.policy, self.partition, numbers)
+
+
+class TierBehaviour:
+    """A policy of some quality that ships with the package for this environment.
+
+    Args:
+        name: Such as `tier:expert`.
+        task: Where it acts.
+
+    Raises:
+        DataError: None of that name ships for the environment, or the team is of another size.
+    """
+
+    takes_noise = True
+
+    def __init__(self, name: str, task: Recordable) -> None:
+        self.name, self.saved = name, shipped_policy(name, task.name)
+        refuse_another_team(self.saved.policy, task.spec, f"The policy {name}", task)
+
+    def describe(self) -> dict[str, Any]:
+        """What it was trained by, how it scored, and which weights these are."""
+        origin = {"kind": "tier", "name": self.name, "algorithm": self.saved.algorithm}
+        return {**origin, **self.saved.about, "weights_sha256": weights_checksum(self.saved.policy)}
+
+    def begin(self, numbers: Sequence[int], seeds: Sequence[int]) -> Controller:
+        """The policy with a memory of these episodes."""
+        return _BlockController(self.saved.policy, None, numbers)
+
+
+def refuse_another_team(policy: Algorithm, here: Spec | Partition | None, what: str, task: Recordable) -> None:
+    """Refuse a policy of other widths than those who act here.
+
+    Raises:
+        DataError: It is one.
+    """
+    spec = policy.spec
+    if here is None or (spec.obs_dims, spec.act_dims) != (here.obs_dims, here.act_dims):
+        raise DataError(f"{what} was trained for a team of another size than {task.name}'s.")
+
+
+def weights_checksum(policy: Algorithm) -> str:
+    """Checksum of a policy's parameters."""
+    digest = hashlib.sha256()
+    for value in policy.parameters():
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class _BlockController:
@@ -183,14 +225,16 @@ def _partition(task: str, scenario: str) -> Partition:
 
 
 def find_behaviour(name: str, task: Recordable) -> Behaviour:
-    """Find a behaviour: `random`, a scripted expert of the environment, a run folder, or FOLDER@STEP of one.
+    """Find a behaviour: `random`, `tier:NAME`, a scripted expert of the environment, a run folder, or FOLDER@STEP.
 
     Raises:
         RegistryError: There is none of that name; the answer lists the experts.
-        RunFolderError, DataError: The run cannot act here.
+        RunFolderError, DataError: The run cannot act here, or no such tier ships.
     """
     if name == RANDOM:
         return UniformBehaviour(task)
+    if name.startswith(PREFIX):
+        return TierBehaviour(name, task)
     if name not in task.kind.experts:
         folder, _, step = name.rpartition("@")
         if Path(name).is_dir():

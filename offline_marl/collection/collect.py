@@ -85,7 +85,7 @@ def _recipe(config: CollectConfig, recorder: Recorder, counts: list[int]) -> dic
     behaviours = recorder.describe()
     actors = [{**behaviour, "episodes": count} for behaviour, count in zip(behaviours, counts, strict=False)]
     versions = {**recorder.task.versions, "offline-marl": metadata.version("offline-marl")}
-    if any(behaviour["kind"] == "run" for behaviour in behaviours):
+    if any(behaviour["kind"] in ("run", "tier") for behaviour in behaviours):
         versions["torch"] = torch.__version__
     recipe = {**config.model_dump(mode="json", include=PLAIN), "actors": actors, "versions": versions}
     if recorder.deviating is not None:
