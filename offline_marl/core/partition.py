@@ -216,5 +216,6 @@ def split_task(task_id: str) -> tuple[str, str, str]:
 def _known(kind: str, name: str, table: Mapping[str, Entry], explained: Callable[[str], str] | None = None) -> Entry:
     if name not in table:
         words = "" if explained is None else "; ".join(f"{known}: {explained(known)}" for known in table)
-        raise PartitionError(f"Unknown {kind} '{name}': {suggest(name, table)}.{words and f' {words}.'}")
+        shares = [known for known in table if not known.startswith("1x")]  # the whole body is explained, not meant
+        raise PartitionError(f"Unknown {kind} '{name}': {suggest(name, shares or table)}.{words and f' {words}.'}")
     return table[name]

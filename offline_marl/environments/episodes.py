@@ -163,8 +163,17 @@ class Episodes:
     """Last states, where the environment tells them."""
 
 
+Watch = Callable[[JointEnv, Sequence[int], Step], None]
+"""Told the environment, the seeds of the episodes side by side, and each step that was taken in them."""
+
+
 def play(
-    policy: Policy, env: JointEnv, seeds: Sequence[int], device: torch.device | str = "cpu", explore: bool = False
+    policy: Policy,
+    env: JointEnv,
+    seeds: Sequence[int],
+    device: torch.device | str = "cpu",
+    explore: bool = False,
+    watch: Watch | None = None,
 ) -> Episodes:
     """One episode per seed; deterministic actions unless `explore`."""
     parts = []
@@ -174,6 +183,8 @@ def play(
         for step in run_episodes(env, chunk, PolicyController(policy, env.spec, len(chunk), device, explore)):
             totals += step.rewards.mean(1, dtype=np.float64)
             ends = step.next_seen.state
+            if watch is not None:
+                watch(env, chunk, step)
         parts.append(Episodes(totals, ends))
     known = [part.ends for part in parts if part.ends is not None]
     return Episodes(np.concatenate([part.returns for part in parts]), np.concatenate(known) if known else None)

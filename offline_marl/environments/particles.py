@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from offline_marl.environments.infos import particle_infos
+
 
 class Particles:
     """A parallel environment of PettingZoo over one of mpe2's worlds, without checks of its actions.
@@ -72,6 +74,19 @@ class Particles:
     def _look(self) -> dict[str, Any]:
         self._seen = {agent: self.unwrapped.observe(agent) for agent in self.possible_agents}
         return self._seen
+
+
+def infos_of(env: Any, name: str) -> dict[str, Any]:
+    """What an agent of one of mpe2's worlds has to count: collisions, landmarks, and its scenario's own benchmark."""
+    raw = getattr(env, "unwrapped", env)
+    if not type(raw).__module__.startswith("mpe2."):
+        return {}
+    agent = next(body for body in raw.world.agents if body.name == name)
+    counted = particle_infos(raw.world, agent)
+    try:
+        return {**counted, "benchmark_data": raw.scenario.benchmark_data(agent, raw.world)}
+    except (NotImplementedError, AttributeError):  # not every scenario has one
+        return counted
 
 
 def _base() -> Any:

@@ -36,7 +36,7 @@ from offline_marl.environments.base import (
 from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.clocked import refuse_partition
 from offline_marl.environments.painting import Painted, painted_world
-from offline_marl.environments.particles import lightened
+from offline_marl.environments.particles import infos_of, lightened
 from offline_marl.environments.spaces import (
     MASK,
     WIDEST,
@@ -251,6 +251,7 @@ class PettingZooTeam(Painted):
         self._there: AgentFlags = np.zeros((running, spec.n_agents), np.bool_)
         self._left, self._over = self._there.copy(), self._there.copy()
         self._seeds = list(seeds)
+        self._infos: list[Mapping[str, Any]] = [{} for _ in range(running)]
         for copy, seed in enumerate(seeds):
             with self._naming(copy):
                 obs, infos = self._envs[copy].reset(seed=int(seed))
@@ -275,6 +276,7 @@ class PettingZooTeam(Painted):
             env = self._envs[copy]
             chosen = {agent: done[copy][i] for i, agent in enumerate(self.agents) if agent in env.agents}
             obs, paid, over, cut, infos = env.step(chosen)
+            self._infos[copy] = infos
             acted = self._there[copy].copy()
             self._leave(copy, over, cut)
             if not self._there[copy].any():
@@ -288,6 +290,13 @@ class PettingZooTeam(Painted):
                     rewards[copy, i] = number_of(paid[agent], f"the reward of {agent}") if earns else 0.0
                 self._look(copy, obs, infos, acted | self._there[copy])
         return self._see(), rewards, self._terminations.copy(), self._truncations.copy()
+
+    def infos(self) -> list[dict[str, dict[str, Any]]]:
+        """What each running copy told of each agent beside the last step; of MPE's also what its world shows."""
+        return [
+            {agent: {**(told.get(agent) or {}), **infos_of(env, agent)} for agent in self.agents}
+            for told, env in zip(self._infos, self._envs, strict=False)
+        ]
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that the episodes depend on."""

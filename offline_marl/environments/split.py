@@ -145,9 +145,14 @@ class GymnasiumSimulator(Painted):
         scaled = self._scale(actions)
         rewards = np.zeros(len(scaled), np.float32)
         for i in np.flatnonzero(~(self._terminations | self._truncations)).tolist():
-            state, rewards[i], self._terminations[i], self._truncations[i], _ = self._envs[i].step(scaled[i])
+            state, rewards[i], over, cut, self._infos[i] = self._envs[i].step(scaled[i])
+            self._terminations[i], self._truncations[i] = over, cut
             self._state[i] = state
         return Outcome(np.array(self._state), rewards, np.array(self._terminations), np.array(self._truncations))
+
+    def infos(self) -> list[dict[str, Any]]:
+        """What each running copy told beside its last step."""
+        return list(self._infos)
 
     def versions(self) -> dict[str, str]:
         """The task's id, and the versions of gymnasium and mujoco."""
@@ -180,6 +185,7 @@ class GymnasiumSimulator(Painted):
         self._state: Floats = np.zeros((running, self.state_dim), np.float32)
         self._terminations: Flags = np.zeros(running, np.bool_)
         self._truncations: Flags = np.zeros(running, np.bool_)
+        self._infos: list[dict[str, Any]] = [{} for _ in range(running)]
 
     def _scale(self, actions: JointActions) -> JointActions:
         shape = (len(self._state), self.action_dim)
@@ -228,7 +234,7 @@ class SplitEnv(Painted):
                 f"but the simulator shows {simulator.state_dim} columns and moves {simulator.action_dim} joints."
             )
         self.simulator = simulator
-        self.partition = partition
+        self.partition, self.agents = partition, partition.agents
         self.spec = Spec(partition.obs_dims, partition.act_dims, simulator.state_dim)
         self.copies = simulator.copies
         self.max_steps = simulator.max_steps
@@ -267,6 +273,11 @@ class SplitEnv(Painted):
         outcome = self.simulator.step(actions[:, agent, position])
         rewards = np.repeat(outcome.rewards[:, None], self.spec.n_agents, axis=1)
         return self._see(outcome.state), rewards, outcome.terminations, outcome.truncations
+
+    def infos(self) -> list[dict[str, dict[str, Any]]]:
+        """What the simulator told, the same for every agent; nothing where it tells nothing."""
+        told = self.simulator.infos() if isinstance(self.simulator, GymnasiumSimulator) else []
+        return [dict.fromkeys(self.partition.agents, info) for info in told]
 
     def versions(self) -> dict[str, str]:
         """Those of the simulator."""

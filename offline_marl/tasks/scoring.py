@@ -13,7 +13,7 @@ from offline_marl.algorithms.base import Algorithm
 from offline_marl.core.reference import Reference
 from offline_marl.datasets.base import Dataset
 from offline_marl.environments.base import MissingSimulatorError
-from offline_marl.environments.episodes import episode_seeds, play
+from offline_marl.environments.episodes import Watch, episode_seeds, play
 from offline_marl.environments.scores import Score, summarize
 from offline_marl.tasks.data_tasks import ScoredTask
 from offline_marl.tasks.environment_tasks import versions_of
@@ -24,7 +24,14 @@ MOST_COPIES = 50
 Scorer = Callable[[Algorithm, int], Score]
 
 
-def make_scorer(task: ScoredTask, seed: int, most: int, device: torch.device | str, workers: int = 1) -> Scorer | None:
+def make_scorer(
+    task: ScoredTask,
+    seed: int,
+    most: int,
+    device: torch.device | str,
+    workers: int = 1,
+    watch: Watch | None = None,
+) -> Scorer | None:
     """A function that plays episodes in the task's environment; None, with a warning, where there is none."""
     try:
         env = task.make_envs(min(MOST_COPIES, most), workers)
@@ -41,7 +48,7 @@ def make_scorer(task: ScoredTask, seed: int, most: int, device: torch.device | s
         print(f"warning: {task.id} was recorded with {'; '.join(others)}: scores may differ.", file=sys.stderr)
 
     def score(learner: Algorithm, episodes: int) -> Score:
-        played = play(learner, env, episode_seeds(seed, episodes), device)
+        played = play(learner, env, episode_seeds(seed, episodes), device, watch=watch)
         conventions = None if played.ends is None else task.conventions(played.ends)
         summed = summarize(played.returns, task.reference, conventions)
         return replace(summed, random_return=task.random_return, other_versions=others, versions=versions)

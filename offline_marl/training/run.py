@@ -33,6 +33,7 @@ from offline_marl.runs.permissions import permit_of, remember
 from offline_marl.runs.places import resolve_run
 from offline_marl.tasks.data_tasks import Task, load_dataset
 from offline_marl.tasks.environment_tasks import UNIFORM, open_environment_task
+from offline_marl.tasks.infos_file import InfosFile
 from offline_marl.tasks.run_tasks import OWN_DATA, describe_task, open_for, open_to_go_on, scored_task_of
 from offline_marl.tasks.scoring import make_scorer
 from offline_marl.training.loop import Hook
@@ -171,6 +172,7 @@ def evaluate(
     environment: str | None = None,
     env_settings: Mapping[str, Any] | None = None,
     max_steps: int | None = None,
+    infos: str | Path | None = None,
 ) -> Score:
     """Score a run's newest checkpoint, on the CPU, in the environment its data came from, or in another.
 
@@ -181,9 +183,11 @@ def evaluate(
         environment: Act here instead: a registered name, or `package.module:function`.
         env_settings: What it is made with.
         max_steps: Length of its episodes.
+        infos: File to write what the environment tells of each step and agent, .csv or .jsonl.
 
     Raises:
         RunFolderError: The folder holds no run or no readable checkpoint.
+        ConfigError: The file of infos has another ending, or cannot be written.
         DataError: No environment belongs to the data, or the one named is of another team.
         ForbiddenImportError: The run acts in code that nobody named on this machine.
     """
@@ -195,10 +199,11 @@ def evaluate(
     learner = load(run)
     torch.set_num_threads(config.threads)
     task = scored_task_of(folder, choice)
-    score = make_scorer(task, seed, episodes, "cpu")
-    if score is None:
-        raise DataError(f"{config.task} cannot be scored here, there is nothing to act in: {task.hint}.")
-    return score(learner, episodes)
+    with InfosFile.maybe(infos) as file:
+        score = make_scorer(task, seed, episodes, "cpu", watch=None if file is None else file.add)
+        if score is None:
+            raise DataError(f"{config.task} cannot be scored here, there is nothing to act in: {task.hint}.")
+        return score(learner, episodes)
 
 
 def _warn_of_other_software(then: Mapping[str, Any]) -> None:

@@ -360,7 +360,11 @@ def test_a_task_id_is_read_from_the_right() -> None:
             lambda: partition("ant", "2x3", "0"),
             "Unknown ant conf '2x3': did you mean '2x4'?",
         ),
-        (lambda: views("hopper", "2x3"), "Unknown hopper conf '2x3': did you mean '1x3'? (there are: 1x3, 3x1)."),
+        (lambda: views("hopper", "2x3"), "Unknown hopper conf '2x3': there are: 3x1."),
+        (
+            lambda: partition("hopper", "1x6", "0"),
+            "Unknown hopper conf '1x6': there are: 3x1. 3x1: 3 agents, 1 joint each; 1x3: 1 agent, 3 joints: the whole",
+        ),
         (
             lambda: partition("hopper", "3x1", "0tyv"),
             "Unknown hopper view '0tyv': did you mean",

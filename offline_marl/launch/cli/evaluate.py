@@ -14,16 +14,25 @@ from offline_marl.launch.cli.flags import EvaluateFlags, read
 def run(args: Sequence[str]) -> None:
     """Score, and film, the newest checkpoint of a run."""
     summary = "Scores a run's newest checkpoint in the environment that its data came from, or in another."
-    usage = "RUN [--episodes N] [--seed N] [--environment NAME] [--video FILE.mp4 [--video-episodes N]]"
+    usage = (
+        "RUN [--episodes N] [--seed N] [--environment NAME] [--video FILE.mp4 [--video-episodes N]] [--show] "
+        "[--infos FILE.csv]"
+    )
     flags: EvaluateFlags = build(EvaluateFlags, read(EvaluateFlags, "evaluate", usage, summary, args))
 
     from offline_marl.training.run import evaluate
 
-    shown = []
+    shown: list[tuple[str, object]] = []
+    if flags.show:
+        from offline_marl.films.window import show
+
+        show(flags.run, flags.episodes, flags.seed, flags)
     if flags.video is not None:  # first: what it lacks is said before a long evaluation
         shown = _film(flags)
     place = (flags.environment, flags.env_settings, flags.max_steps)
-    print(evaluate(flags.run, flags.episodes, flags.seed, *place))
+    print(evaluate(flags.run, flags.episodes, flags.seed, *place, infos=flags.infos))
+    if flags.infos is not None:
+        shown.append(("infos", flags.infos))
     for name, value in shown:
         print(f"{name:<12}{value}")
 

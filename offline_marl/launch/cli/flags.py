@@ -79,6 +79,10 @@ class EvaluateFlags(EnvironmentChoice):
     """File to show the first of these episodes in, .mp4 or .gif, and beside it a sheet of pictures, .png."""
     video_episodes: Annotated[int, Field(ge=1)] = 1
     """Episodes of the video, one after another."""
+    show: bool = False
+    """Open a window and show the episodes as they are played, until they are over or it is closed; then score."""
+    infos: Path | None = None
+    """File for what the environment tells of each step and agent, with summaries of episodes: .csv or .jsonl."""
 
 
 class Composed(Config):
