@@ -200,19 +200,31 @@ class LabelStore:
             raise
         self._connection.execute("COMMIT")
 
-    def state(self, name: str, value: Any) -> None:
-        """Write down a fact about the comparisons once; saying the same again changes nothing.
+    def state(self, facts: Mapping[str, Any]) -> None:
+        """Write down facts about the comparisons once, all or none; saying the same again changes nothing.
 
         Raises:
-            StoreError: It was stated otherwise before.
+            StoreError: One was stated otherwise before.
         """
-        text = json.dumps(value, sort_keys=True)
         with self._writing():
-            row = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-            if row is None:
-                self._connection.execute("INSERT INTO facts VALUES (?, ?)", (name, text))
-            elif row[0] != text:
-                raise StoreError(f"{self.path} was begun with {name} = {row[0]}, not {text}: begin another one.")
+            self.refuse_other_facts(facts)
+            for name, value in facts.items():
+                text = json.dumps(value, sort_keys=True)
+                self._connection.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, text))
+
+    def refuse_other_facts(self, facts: Mapping[str, Any]) -> None:
+        """Refuse facts that were stated otherwise before.
+
+        Raises:
+            StoreError: Names one.
+        """
+        known = self.facts()
+        for name, value in facts.items():
+            if name in known and known[name] != json.loads(json.dumps(value)):
+                raise StoreError(
+                    f"{self.path} was begun with {name} = {json.dumps(known[name])}, not {json.dumps(value)}: begin "
+                    "another one."
+                )
 
     def facts(self) -> dict[str, Any]:
         """All facts that were stated."""
@@ -270,20 +282,21 @@ class LabelStore:
             self._connection.execute(f"INSERT INTO labels ({columns}) VALUES ({marks})", _label_row(label))
         return found is None
 
-    def labels(self, since: int = 0) -> list[Label]:
+    def labels(self, since: int = 0, until: int | None = None) -> list[Label]:
         """Answers that count, in the order in which they came; of one that was revised, the last.
 
         Args:
             since: Only those that came after the row of this number; see `cursor`.
+            until: As they stood when this row was the newest.
         """
-        columns = ", ".join(name for name in LABEL_COLUMNS.split() if name != "label")
-        rows = self._connection.execute(
-            f"SELECT {columns} FROM labels AS one WHERE number > ? AND revision = (SELECT max(revision) FROM labels AS "
-            "every WHERE every.pair_id = one.pair_id AND every.target = one.target AND every.annotator = one.annotator "
-            "AND every.repeat = one.repeat) ORDER BY number",
-            (since,),
-        ).fetchall()
         names = [name for name in LABEL_COLUMNS.split() if name != "label"]
+        last = self.cursor() if until is None else until
+        rows = self._connection.execute(
+            f"SELECT {', '.join(names)} FROM labels AS one WHERE number > ? AND number <= ? AND revision = (SELECT "
+            "max(revision) FROM labels AS every WHERE every.pair_id = one.pair_id AND every.target = one.target AND "
+            "every.annotator = one.annotator AND every.repeat = one.repeat AND every.number <= ?) ORDER BY number",
+            (since, last, last),
+        ).fetchall()
         return [Label(**dict(zip(names, row, strict=True))) for row in rows]
 
     def cursor(self) -> int:

@@ -34,7 +34,7 @@ SHORTLIST = 3
 """Of these, how many of the most doubtful for each pair that diversity chooses from."""
 TRIES = 20
 KIND = "segments of comparisons"
-HELD = ("obs", "actions", "rewards", "next_obs", "terminations", "truncations", "state", "mask", "avail_actions")
+HELD = ("obs", "actions", "rewards", "terminations", "truncations", "state", "mask", "avail_actions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Copies of the segments of pairs, as one batch `[segment, time]`; `mask` is false behind an episode's end."""
+    """Copies of the segments of pairs, as one batch `[segment, time]`; `mask` is false behind an episode's end.
+
+    Nobody compares by what comes after a segment: `next_obs` of copies that were read is `obs`.
+    """
 
     spec: Spec
     keys: tuple[SegmentKey, ...]
@@ -104,7 +107,8 @@ class Copies:
         try:
             tree, _ = load_tree(path, KIND)
             keys = tuple(SegmentKey(*key) for key in tree["keys"])
-            return cls(Spec.from_plain(tree["spec"]), keys, Batch(**tree["segments"]).check())
+            held = tree["segments"]
+            return cls(Spec.from_plain(tree["spec"]), keys, Batch(**held, next_obs=held["obs"]).check())
         except (FileNotFoundError, DamagedFileError, KeyError, TypeError) as error:
             raise DataError(f"The segments of comparisons cannot be read: {error}") from None
 

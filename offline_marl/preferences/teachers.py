@@ -102,18 +102,17 @@ def answer(
     undiscounted: Returns,
     config: TeacherConfig,
     scale: TaskScale,
-    generator: torch.Generator,
+    draws: PerPair,
 ) -> list[Answer]:
-    """The teacher's answers, in this order: skip, equal, first or second; so much of chance is drawn for each pair.
+    """The teacher's answers, in this order: skip, equal, first or second.
 
     Args:
         returns: What it prefers by; see `segment_returns`.
         undiscounted: What skips and ties are judged by.
         config: Its character.
         scale: Of the task.
-        generator: Draws answers and mistakes.
+        draws: Uniform in [0, 1): they decide preferences and mistakes.
     """
-    draws = torch.rand(len(returns), generator=generator, dtype=torch.float64)
     chosen = torch.where(draws < preference(returns, config, scale.scale), FIRST, SECOND)
     alike = (undiscounted[:, 0] - undiscounted[:, 1]).abs()
     tied = alike < config.equal * scale.height

@@ -163,6 +163,32 @@ class FitConfig(FitFlags):
     """Fields of the kind's config, all of them once the fit has begun."""
 
 
+class RewardFitFlags(LearnFlags):
+    """Settings of every fit of a reward model."""
+
+    dataset: DatasetPlace
+    """The data that the pairs are of, by which observations are standardised and the report measures."""
+    preferences: FilePlace
+    """Folder of comparisons, which `prefs pairs` makes."""
+    labels: CountOrZero = 0
+    """Learn from the store as it was after so many labels; 0 for all that it holds when the fit begins."""
+    steps: Count = 3_000
+    """Updates at most; the fit ends early when held-out pairs are told no better."""
+    eval_every: Count = 50
+    """Updates between looks at held-out pairs."""
+    checkpoint_every: CountOrZero = 500
+    """Updates between checkpoints; 0 saves only at the end."""
+
+
+class RewardFitConfig(RewardFitFlags):
+    """All that decides the fit of a reward model."""
+
+    reward: str
+    """Registry name of its kind."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the kind's config, all of them once the fit has begun."""
+
+
 class EnvironmentChoice(Config):
     """Environment that a command scores, films or compares runs in, where it is not the one that belongs to them."""
 

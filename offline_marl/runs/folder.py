@@ -21,8 +21,8 @@ from offline_marl.core.locks import BusyError, locked, refuse_links
 from offline_marl.core.plugin_files import loaded_plugins
 from offline_marl.core.registry import RegistryError
 from offline_marl.runs import checkpoint
-from offline_marl.runs.config import FitConfig, RunConfig
-from offline_marl.runs.kinds import FIT, TRAIN, RunKind, Settings, recognize
+from offline_marl.runs.config import FitConfig, RewardFitConfig, RunConfig
+from offline_marl.runs.kinds import FIT, FIT_REWARD, TRAIN, RunKind, Settings, recognize
 
 TASK = "task.json"
 """All of the run's task but the rows of its data, which is not needed any more once the run has ended."""
@@ -170,6 +170,13 @@ class ModelFolder(Folder[FitConfig]):
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path, FIT)
+
+
+class RewardFolder(Folder[RewardFitConfig]):
+    """The folder of a reward model: the run that fitted it."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path, FIT_REWARD)
 
 
 def kind_of(path: Path | str) -> RunKind[Any] | None:

@@ -12,7 +12,15 @@ from typing import Any, Generic, TypeVar
 
 from offline_marl.core.config import Config, ConfigError, build, suggest
 from offline_marl.core.registry import Registry, RegistryError
-from offline_marl.runs.config import FitConfig, FitFlags, LearnFlags, RunConfig, RunFlags
+from offline_marl.runs.config import (
+    FitConfig,
+    FitFlags,
+    LearnFlags,
+    RewardFitConfig,
+    RewardFitFlags,
+    RunConfig,
+    RunFlags,
+)
 
 Settings = TypeVar("Settings", bound=LearnFlags)
 
@@ -75,7 +83,20 @@ FIT = RunKind(
     out="Folder of the model; without it models/<kind>_<dataset>_seed<seed>.",
     passed_over="its own report says how far it can be trusted",
 )
-BUILT_IN: tuple[RunKind[Any], ...] = (TRAIN, FIT)
+FIT_REWARD = RunKind(
+    command="fit-reward",
+    config=RewardFitConfig,
+    flags=RewardFitFlags,
+    mark="reward",
+    noun="a reward model",
+    procedure="offline_marl.training.kinds:FittingRewards",
+    plural="reward models",
+    argument="KIND",
+    heading="the fit",
+    out="Folder of the reward model; without it rewards/<kind>_<dataset>_seed<seed>.",
+    passed_over="its own report says how far it can be trusted",
+)
+BUILT_IN: tuple[RunKind[Any], ...] = (TRAIN, FIT, FIT_REWARD)
 
 kinds: Registry[RunKind[Any]] = Registry("kind of run", "offline_marl.kinds")
 for _kind in BUILT_IN:

@@ -11,14 +11,25 @@ from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError
 from offline_marl.core.places import place_fields, with_whole_places
 from offline_marl.core.registry import Registry, RegistryError
-from offline_marl.runs.config import FitConfig, LearnFlags, RunConfig, refuse_beginning, refuse_mixtures
+from offline_marl.preferences import registry as reward_models
+from offline_marl.runs.config import (
+    FitConfig,
+    LearnFlags,
+    RewardFitConfig,
+    RunConfig,
+    refuse_beginning,
+    refuse_mixtures,
+)
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import Folder, describe_software
-from offline_marl.runs.kinds import RunKind, build_settings, kinds
+from offline_marl.runs.folder import Folder, RewardFolder, describe_software, naming_plugins
+from offline_marl.runs.kinds import FIT_REWARD, RunKind, build_settings, kinds
 from offline_marl.runs.places import places_of, places_of_fit, resolve_fit, resolve_run, whole
+from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training import run
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.models.fit import Fit
+from offline_marl.training.preferences.fit import RewardFit, RewardFitSession, describe
+from offline_marl.training.preferences.folders import ComparisonFolder, key_of, plain_spec
 from offline_marl.training.session import Session
 from offline_marl.training.training_run import Result
 from offline_marl.worldmodels.base import worldmodels
@@ -151,6 +162,68 @@ class Fitting(Procedure[FitConfig, Fit]):
 
     def resume(self, path: Path) -> Fit:
         return fitting.resume_fit(path)
+
+
+class FittingRewards(Procedure[RewardFitConfig, RewardFit]):
+    """Procedure of fits of reward models."""
+
+    names = reward_models
+
+    def prepare(self, name: str, dataset: str | None, fields: Mapping[str, Any]) -> RewardFitConfig:
+        if dataset is None and fields.get("dataset") is None:
+            raise ConfigError(f"A fit of {name} needs a dataset.")
+        if not fields.get("preferences"):
+            raise ConfigError(f"fit-reward {name} needs --preferences FOLDER, which `offline-marl prefs pairs` makes.")
+        return super().prepare(name, dataset, fields)
+
+    def default_folder(self, config: RewardFitConfig) -> Path:
+        return Path("rewards") / f"{config.reward}_{Path(config.dataset).name}_seed{config.seed}"
+
+    def begin(self, name: str, dataset: str | None, out: Path, fields: Mapping[str, Any]) -> RewardFit:
+        config = self.prepare(name, dataset, fields)
+        with ComparisonFolder(config.preferences) as comparisons:
+            newest = comparisons.store.cursor()
+        # A fit that is resumed learns from what it began with, however many labels have come since.
+        config = config.model_copy(update={"labels": min(config.labels, newest) or newest})
+        folder = RewardFolder(out)
+        task = open_task(config.dataset, config.clip_actions, config.memory, config.action_scale)
+        with folder.locked():
+            folder.refuse_strangers(config)
+            folder.sweep()
+            session = RewardFitSession(folder, config, task)
+            spec = plain_spec(task.spec)
+            folder.begin(config, {**describe_software(), "data_key": key_of(task.data), "spec": spec})
+            return session.run()
+
+    def session(self, folder: Folder[RewardFitConfig], config: RewardFitConfig) -> RewardFitSession:
+        with naming_plugins(folder):
+            task = open_task(config.dataset, config.clip_actions, config.memory, config.action_scale)
+        return RewardFitSession(folder, config, task)
+
+    def lines(self, outcome: RewardFit) -> Sequence[str]:
+        return describe(outcome)
+
+
+def fit_reward(dataset: str, preferences: str | Path, *, name: str = "bradley-terry", out: str | Path | None = None,
+               **fields: Any) -> RewardFit:  # fmt: skip
+    """Fit a reward model to labelled comparisons.
+
+    Args:
+        dataset: Task id or file, as for `train`.
+        preferences: Folder of comparisons.
+        name: Registry name of its kind.
+        out: The model's folder; by default `rewards/<kind>_<dataset>_seed<seed>`.
+        fields: Any field of the fit (`steps`, `seed` ...) or of the kind's config.
+
+    Raises:
+        ConfigError: A setting is unknown or has a bad value.
+        DataError: The data or the labels cannot be used, or do not belong together.
+        RunFolderError: The folder holds something else or is in use.
+    """
+    procedure = FittingRewards(FIT_REWARD)
+    fields = {**fields, "preferences": str(preferences)}
+    where = Path(out) if out is not None else procedure.default_folder(procedure.prepare(name, dataset, fields))
+    return procedure.begin(name, dataset, where, fields)
 
 
 def procedure_of(kind: RunKind[Any] | str) -> Procedure[Any, Any]:

@@ -79,12 +79,12 @@ def test_the_store_only_grows(store, statement) -> None:
     assert [one.answer for one in store.labels()] == ["first"]
 
 
-def test_facts_are_stated_once(store) -> None:
-    store.state("budget", 100)
-    store.state("budget", 100)
+def test_facts_are_stated_once_and_all_together(store) -> None:
+    store.state({"budget": 100, "team": {"agents": [1, 2]}})
+    store.state({"budget": 100, "team": {"agents": (1, 2)}})
     with pytest.raises(StoreError, match="begun with budget = 100, not 200"):
-        store.state("budget", 200)
-    assert store.facts() == {"budget": 100}
+        store.state({"later": 1, "budget": 200})
+    assert store.facts() == {"budget": 100, "team": {"agents": [1, 2]}}
 
 
 def test_a_reader_takes_what_came_after_its_cursor(store) -> None:

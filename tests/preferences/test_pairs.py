@@ -140,7 +140,7 @@ def test_copies_come_back_as_they_were_and_damage_is_noticed(tmp_path) -> None:
     copies().save(path)
     read = Copies.load(path)
     assert (read.spec, read.keys) == (copies().spec, copies().keys)
-    for name in ("obs", "actions", "rewards", "mask", "next_obs"):
+    for name in ("obs", "actions", "rewards", "mask"):
         assert torch.equal(getattr(read.segments, name), getattr(copies().segments, name)), name
     content = bytearray(path.read_bytes())
     content[-1] ^= 1

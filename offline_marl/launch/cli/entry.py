@@ -75,6 +75,9 @@ COMMANDS = {
     "fit-model": Command(
         "KIND --dataset ID ...", "fit a world model, and say how far it can be trusted", run_lazily("fit_model")
     ),
+    "fit-reward": Command(
+        "KIND --dataset ID ...", "fit a reward model to labelled pairs of segments", run_lazily("fit_reward")
+    ),
     "resume": Command("RUN", "go on with a run, or a fit, that was stopped", run_lazily("resume")),
     "evaluate": Command(
         "RUN [--episodes N] [--video FILE]", "score a run in the simulator, and film it", run_lazily("evaluate")
@@ -82,7 +85,9 @@ COMMANDS = {
     "crossplay": Command("RUN RUN ...", "let agents of different runs play together", run_lazily("crossplay")),
     "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", run_lazily("collect")),
     "submit": Command(
-        "train|fit-model|status|check ...", "give a run to Slurm, and see where it stands", run_lazily("submit")
+        "train|fit-model|fit-reward|status|check ...",
+        "give a run to Slurm, and see where it stands",
+        run_lazily("submit"),
     ),
     "sweep": Command(
         "FILE|status|collect ...", "many runs from one file; their state, their table", run_lazily("sweep")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from offline_marl import algorithms, environments, worldmodels
+from offline_marl import algorithms, environments, preferences, worldmodels
 from offline_marl.algorithms.presets import preset_rows
 from offline_marl.core.config import ConfigError, suggest
 from offline_marl.core.registry import Listing, Registry, RegistryError
@@ -31,9 +31,10 @@ def run(args: Sequence[str]) -> None:
     }
     # Long, or slow because its entries are imported: shown only when named.
     named_only = {"presets": preset_rows, "plugins": plugin_rows, "loggers": logger_rows, "readers": reader_rows}
+    named_only["rewardmodels"] = reward_rows
     summary = (
-        "What there is: names, where they come from, what they are. Presets, plugins, loggers and readers\n"
-        "only when named; `plugins` imports what other packages bring and says which of it works."
+        "What there is: names, where they come from, what they are. Presets, plugins, loggers, readers and\n"
+        "reward models only when named; `plugins` imports what other packages bring and says which of it works."
     )
     wanted = read_words("list", args, f"[{'|'.join([*short_lists, *named_only])}]", summary)
     if wanted is None:
@@ -55,7 +56,15 @@ def algorithm_rows() -> list[tuple[str, ...]]:
 
 def plugin_rows() -> list[tuple[str, ...]]:
     """List name, package and load status of everything that plugins bring. Imports it, unlike all else here."""
-    groups = (algorithms.registry, environments.registry, worldmodels.registry, readers.registry, loggers, kinds)
+    groups = (
+        algorithms.registry,
+        environments.registry,
+        worldmodels.registry,
+        preferences.registry,
+        readers.registry,
+        loggers,
+        kinds,
+    )
     built_in = {kind.command for kind in BUILT_IN}
     return [
         (entry.name, entry.origin if entry.origin != "here" else "--plugin", _load_status(registry, entry))
@@ -79,6 +88,11 @@ def _load_status(registry: Registry[Any], entry: Listing) -> str:
 def model_rows() -> list[tuple[str, ...]]:
     """List name, origin and first docstring line of each kind of world model."""
     return _rows(worldmodels.registry)
+
+
+def reward_rows() -> list[tuple[str, ...]]:
+    """List name, origin and first docstring line of each kind of reward model."""
+    return _rows(preferences.registry)
 
 
 def logger_rows() -> list[tuple[str, ...]]:

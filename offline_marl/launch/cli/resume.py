@@ -9,11 +9,12 @@ from typing import Any
 from offline_marl.core.config import ConfigError, build
 from offline_marl.launch.cli.failures import resumable
 from offline_marl.launch.cli.fit_model import print_fit
+from offline_marl.launch.cli.fit_reward import print_reward
 from offline_marl.launch.cli.flags import ResumeFlags, read
 from offline_marl.launch.cli.kinds import Printer, print_run
 from offline_marl.launch.cli.train import print_result
 from offline_marl.runs.folder import kind_of
-from offline_marl.runs.kinds import FIT, TRAIN, RunKind
+from offline_marl.runs.kinds import FIT, FIT_REWARD, TRAIN, RunKind
 
 
 def run(args: Sequence[str]) -> None:
@@ -40,4 +41,8 @@ def resume_permitted(kind: RunKind[Any], flags: ResumeFlags) -> Any:
     return resume(flags.run, environment=flags.environment, env_settings=flags.env_settings)
 
 
-PRINTERS: Mapping[str, Printer] = {TRAIN.command: print_result, FIT.command: print_fit}
+PRINTERS: Mapping[str, Printer] = {
+    TRAIN.command: print_result,
+    FIT.command: print_fit,
+    FIT_REWARD.command: print_reward,
+}

@@ -156,6 +156,7 @@ ABOUT = (
 COMMANDS = {
     "train": Command("ALGORITHM --dataset ID ...", "train as a job", partial(_submit, "train")),
     "fit-model": Command("KIND --dataset ID ...", "fit a world model as a job", partial(_submit, "fit-model")),
+    "fit-reward": Command("KIND --dataset ID ...", "fit a reward model as a job", partial(_submit, "fit-reward")),
     "status": Command("RUN ...", "where submitted runs stand, and why they failed", _status),
     "check": Command("[--profile FILE]", "whether this machine can submit, in plain words", _check),
 }

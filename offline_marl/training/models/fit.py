@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -175,7 +175,11 @@ class FitSession(Session[FitConfig, Fit]):
         draws = Generators(config.seed, buffer.device).get("batches")
         self._made = source_for(self.learner, buffer, draws)
         self.looking = HeldOutHook(
-            self.learner, lambda: held_out_errors(self.learner, self.held_out), config.eval_every, self.log
+            self.learner,
+            lambda: held_out_errors(self.learner, self.held_out),
+            config.eval_every,
+            self.log,
+            members_of(self.learner),
         )
         self.own_hooks = {"held_out": self.looking}
 
@@ -205,19 +209,35 @@ class FitSession(Session[FitConfig, Fit]):
         return Fit(path, self.learner, errors, self.step, self.held_out, read_report(path))
 
 
+class Fitted(Protocol):
+    """A model whose fit is stopped, and whose weights are chosen, by errors on what it did not learn from."""
+
+    config: Any
+    """Its `patience` and `min_improvement` decide when the fit ends."""
+
+    def snapshot(self, improved: Tensor) -> None:
+        """Remember the present weights of the members (bool) that improved."""
+        ...
+
+    def conclude(self, errors: Tensor) -> None:
+        """End the fit, given each member's least error."""
+        ...
+
+
 class HeldOutHook:
     """Early stopping: measures the held-out errors at intervals and keeps the best weights.
 
     Args:
-        model: The world model that is fitted.
+        model: The model that is fitted.
         errors: Its members' held-out errors now.
         every: Updates between looks.
         log: Takes the rows and shows the error.
+        members: How many errors there are.
     """
 
-    def __init__(self, model: WorldModel, errors: Callable[[], Tensor], every: int, log: LogHook) -> None:
+    def __init__(self, model: Fitted, errors: Callable[[], Tensor], every: int, log: LogHook, members: int) -> None:
         self.model, self.errors, self.every, self.log = model, errors, every, log
-        self.best = torch.full((members_of(model),), math.inf)
+        self.best = torch.full((members,), math.inf)
         self.stale = 0
         self.looked = -1
 

@@ -103,7 +103,7 @@ def measure_model(model: WorldModel, held_out: TransitionBuffer) -> tuple[dict[s
     reasons = _reasons(report, facts)
     spread = near.spreads[SPREAD].flatten() if SPREAD in near.spreads else None
     cloud = _cloud(facts.join(held_out.transitions(index).obs), facts, spread)
-    return {"trusted": not reasons, "reasons": reasons, **_plain(report)}, cloud
+    return {"trusted": not reasons, "reasons": reasons, **plain(report)}, cloud
 
 
 def spearman(one: Annotated[Tensor, "row"], other: Annotated[Tensor, "row"]) -> float:
@@ -254,12 +254,12 @@ def _cloud(joint: Joint, facts: Facts, spread: Rows | None) -> Cloud:
     return Cloud(points, [*shares, 0.0][:2], spread)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The same for JSON: six digits, and None for what is not finite."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

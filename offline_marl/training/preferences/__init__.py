@@ -1,0 +1,1 @@
+"""Where comparisons, data and reward models meet: pairs of recorded segments, fits, reports, learned rewards."""

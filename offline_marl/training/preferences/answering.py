@@ -1,0 +1,276 @@
+"""Answers to questions: those of a simulated teacher, and those that come from CSV files and go into them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from offline_marl.core.files import write_atomically
+from offline_marl.core.seeding import derive
+from offline_marl.core.types import DataError
+from offline_marl.preferences.labels import (
+    PAIR_COLUMNS,
+    TEAM,
+    VALUES,
+    Answer,
+    AskedPair,
+    Label,
+    StoreError,
+    by_question,
+    contradictions,
+    count_answers,
+    index_of,
+    kappas,
+    self_agreement,
+)
+from offline_marl.preferences.teachers import TeacherConfig, answer, segment_returns
+from offline_marl.training.preferences.folders import ComparisonFolder, masked, numbers_of
+
+COLUMNS = [
+    *PAIR_COLUMNS.split(),
+    "target",
+    "answer",
+    "label",
+    "annotator",
+    "repeat",
+    "source",
+    "shown_order",
+    "answered",
+]
+COLUMNS += ["response_ms"]
+ALL = "agents"
+"""As a target: every agent by itself."""
+TEACHER = "teacher "
+"""Beginning of the name of the fact that says how an annotator is simulated."""
+
+
+def simulate(
+    folder: ComparisonFolder,
+    config: TeacherConfig,
+    *,
+    annotator: str = "teacher",
+    target: str = TEAM,
+    repeats: float = 0.0,
+    seed: int = 0,
+) -> int:
+    """Let a teacher answer all questions that it has not answered yet.
+
+    Each answer depends on the seed, the annotator, the pair and the target alone, so that answers are the same in
+    whatever order, and however often, they are asked for.
+
+    Args:
+        folder: Of the comparisons.
+        config: The teacher's character.
+        annotator: Its name; one name has one character.
+        target: `team`, `agent_<index>`, or `agents` for each of them.
+        repeats: Share of the questions that are asked a second time, swapped.
+        seed: Decides its answers.
+
+    Returns:
+        How many labels are new.
+
+    Raises:
+        BadInputError: There are no pairs, the target is none, or the annotator was simulated otherwise before.
+    """
+    asked = folder.store.pairs()
+    copies = folder.copies(asked)
+    segments, rows = masked(copies.segments), numbers_of(copies)
+    n_agents = copies.spec.n_agents
+    targets = [f"agent_{index}" for index in range(n_agents)] if target == ALL else [target]
+    sides = torch.tensor([[rows[one.pair.first], rows[one.pair.second]] for one in asked])
+    stated = {"config": config.model_dump(mode="json"), "seed": seed, "repeats": repeats}
+    folder.store.state({f"{TEACHER}{annotator}": stated})
+    assert segments.mask is not None
+    rewards, mask = segments.rewards[sides], segments.mask[sides]
+    labels = list[Label]()
+    for name in targets:
+        index = torch.full((len(asked),), index_of(name, n_agents))
+        returns = segment_returns(rewards, mask, index, config.discount)
+        plain = segment_returns(rewards, mask, index)
+        for repeat in (0, 1):
+            draws = torch.tensor([_lot(seed, annotator, one, name, repeat) for one in asked], dtype=torch.float64)
+            answers = answer(returns, plain, config, folder.scale, draws)
+            for one, given in zip(asked, answers, strict=True):
+                if repeat == 0 or _lot(seed, annotator, one, name, "again") < repeats:
+                    order = "swapped" if repeat else "as stored"
+                    more = {"source": "simulated", "target": name, "repeat": repeat, "shown_order": order}
+                    labels.append(Label(one.pair.id, given, annotator, **cast(Any, more)))
+    return folder.store.add(labels)
+
+
+def _lot(seed: int, annotator: str, asked: AskedPair, target: str, what: int | str) -> float:
+    """Uniform in [0, 1)."""
+    return derive(seed, "teacher", annotator, asked.pair.id, target, what) / 2.0**63
+
+
+def teacher_of(facts: Mapping[str, Any], label: Label) -> TeacherConfig | None:
+    """How the annotator of a label is simulated; None of people."""
+    stated = facts.get(f"{TEACHER}{label.annotator}")
+    return None if stated is None or label.source != "simulated" else TeacherConfig(**stated["config"])
+
+
+def export(folder: ComparisonFolder, file: Path) -> tuple[int, int]:
+    """Write all labels, and the pairs that nobody answered, into a CSV file.
+
+    Returns:
+        How many labels, and how many pairs without.
+    """
+    asked = {one.pair.id: one for one in folder.store.pairs()}
+    labels = folder.store.labels()
+    answered = {label.pair_id for label in labels}
+    still_open = [one for one in asked.values() if one.pair.id not in answered]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for label in labels:
+        writer.writerow(_pair_cells(asked[label.pair_id]) | _label_cells(label))
+    for one in still_open:
+        writer.writerow(_pair_cells(one))
+    write_atomically(file, stream.getvalue().encode())
+    return len(labels), len(still_open)
+
+
+def _pair_cells(asked: AskedPair) -> dict[str, Any]:
+    cells: dict[str, Any] = {"pair_id": asked.pair.id}
+    for name, key in (("first", asked.pair.first), ("second", asked.pair.second)):
+        values = {"source": key.source, "episode": key.episode, "start": key.start, "length": key.length}
+        cells |= {f"{name}_{what}": value for what, value in values.items()}
+    cells |= {"session": asked.session, "split": asked.split, "strategy": asked.strategy}
+    return cells | {"score": "" if asked.score is None else repr(asked.score), "created": asked.created}
+
+
+def _label_cells(label: Label) -> dict[str, Any]:
+    names = ("target", "answer", "annotator", "repeat", "source", "shown_order", "answered", "response_ms")
+    cells = {name: getattr(label, name) for name in names}
+    return {name: "" if value is None else value for name, value in cells.items()} | {
+        "label": "" if label.value is None else label.value
+    }
+
+
+def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None) -> tuple[int, int]:
+    """Store the labels of a CSV file, all or none; lines without an answer are passed over.
+
+    Needed are `pair_id`, and `answer` (first, second, equal, skip) or `label` (1, 0, 0.5). A second, other answer of
+    one annotator to one question, which no `repeat` tells apart, is stored as a repeat.
+
+    Args:
+        folder: Of the comparisons.
+        file: The file.
+        annotator: Of lines that name none.
+
+    Returns:
+        How many labels are new, and how many were there already.
+
+    Raises:
+        BadInputError: A line cannot be read, or is about a pair that is not there.
+    """
+    labels = list(_read(folder, file, annotator))
+    new = folder.store.add(_told_apart(labels, folder.store.labels()))
+    return new, len(labels) - new
+
+
+def _read(folder: ComparisonFolder, file: Path, annotator: str | None) -> Iterator[Label]:
+    known = {one.pair.id for one in folder.store.pairs()}
+    agents = len((folder.store.facts().get("data") or {"spec": {"obs_dims": []}})["spec"]["obs_dims"])
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}.") from None
+    lines = csv.DictReader(io.StringIO(text))
+    columns = set(lines.fieldnames or ())
+    if "pair_id" not in columns or not {"answer", "label"} & columns:
+        raise DataError(f"{file} should have the columns pair_id and answer (or label); it has {sorted(columns)}.")
+    for cells in lines:
+        place = f"line {lines.line_num} of {file}"
+        given = {name: (value or "").strip() for name, value in cells.items() if name in COLUMNS}
+        if not given.get("answer") and not given.get("label"):
+            continue
+        if given["pair_id"] not in known:
+            raise DataError(f"There is no pair {given['pair_id']} in {folder.path}: {place} labels it.")
+        who = given.get("annotator") or annotator
+        if not who:
+            raise DataError(f"Nobody is named who gave the label in {place}: give --annotator, or a column annotator.")
+        try:
+            target = given.get("target") or TEAM
+            index_of(target, agents)
+            yield Label(
+                given["pair_id"],
+                _answer(given),
+                who,
+                source=given.get("source") or "imported",
+                target=target,
+                repeat=int(given["repeat"]) if given.get("repeat") else -1,
+                shown_order=given.get("shown_order") or "as stored",
+                answered=given.get("answered", ""),
+                response_ms=int(given["response_ms"]) if given.get("response_ms") else None,
+            )
+        except (ValueError, DataError) as error:
+            raise DataError(f"The label in {place} cannot be read: {str(error).rstrip('.')}.") from None
+
+
+def _answer(given: Mapping[str, str]) -> Answer:
+    if given.get("answer"):
+        if given["answer"] not in VALUES:
+            raise ValueError(f"'{given['answer']}' is no answer, which are first, second, equal and skip")
+        return cast(Answer, given["answer"])
+    value = float(given["label"])
+    found = [name for name, stands_for in VALUES.items() if stands_for == value]
+    if not found:
+        raise ValueError(f"{value:g} is no label, which are 1 (the first), 0 (the second) and 0.5")
+    return cast(Answer, found[0])
+
+
+def _told_apart(labels: Sequence[Label], stored: Sequence[Label]) -> Iterator[Label]:
+    """Labels with the repeats that they lack: of an answer that is there already, its own; else the next."""
+    answers: dict[tuple[str, str, str], dict[int, str]] = {}
+    for label in stored:
+        answers.setdefault(label.asked, {})[label.repeat] = label.answer
+    for label in labels:
+        given = answers.setdefault(label.asked, {})
+        repeat = label.repeat
+        if repeat < 0:
+            same = [number for number, known in given.items() if known == label.answer]
+            repeat = same[0] if same else 1 + max(given, default=-1)
+        elif given.get(repeat, label.answer) != label.answer:
+            raise StoreError(
+                f"{label.annotator} answered '{given[repeat]}' to pair {label.pair_id} ({label.target}) before, not "
+                f"'{label.answer}'."
+            )
+        given[repeat] = label.answer
+        names = ("answer", "annotator", "source", "target", "shown_order", "answered", "response_ms")
+        yield Label(label.pair_id, repeat=repeat, **{name: getattr(label, name) for name in names})
+
+
+def summarize(folder: ComparisonFolder) -> dict[str, Any]:
+    """Counts, agreement and cost of all labels, in plain values."""
+    asked, labels, facts = folder.store.pairs(), folder.store.labels(), folder.store.facts()
+    answered = {label.pair_id for label in labels}
+    agreement, repeated = self_agreement(labels)
+    waits = sorted(label.response_ms for label in labels if label.response_ms is not None)
+    opposed = contradictions(labels)
+    people = sorted({label.annotator for label in labels})
+    return {
+        "data": (facts.get("data") or {}).get("task"),
+        "pairs": len(asked),
+        "held_out_pairs": sum(one.split == "held-out" for one in asked),
+        "answered_pairs": len(answered),
+        "sessions": {str(n): sum(one.session == n for one in asked) for n in sorted({one.session for one in asked})},
+        "labels": len(labels),
+        "answers": count_answers(labels),
+        "targets": {name: sum(label.target == name for label in labels) for name in {one.target for one in labels}},
+        "annotators": {name: count_answers([one for one in labels if one.annotator == name]) for name in people},
+        "questions": len(by_question(labels)),
+        "repeated": repeated,
+        "self_agreement": agreement,
+        "contradictions": [list(one) for one in opposed],
+        "kappa": [
+            {"annotators": list(both), "kappa": kappa, "questions": count}
+            for both, (kappa, count) in kappas(labels).items()
+        ],
+        "median_response_ms": waits[len(waits) // 2] if waits else None,
+    }

@@ -1,0 +1,222 @@
+"""Labelled pairs as tensors: what members of a reward model draw their rows from, and what they are judged by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from offline_marl.core.seeding import derive
+from offline_marl.core.types import Batch, DataError, Needs
+from offline_marl.losses.preferences import bradley_terry, compared_scores
+from offline_marl.preferences.labels import AskedPair, Label, contradictions, index_of
+from offline_marl.preferences.pairs import split_by_episode
+from offline_marl.preferences.reward_model import Comparisons, RewardModel
+from offline_marl.training.preferences.folders import ComparisonFolder, masked, numbers_of
+
+PerLabel = Annotated[Tensor, "label"]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labels of pairs of segments that lie in one table."""
+
+    segments: Batch
+    """`[segment, time]`, with the environment's rewards, which no reward model reads."""
+    sides: Annotated[Tensor, "label side"]
+    """Rows of the first and the second segment."""
+    values: PerLabel
+    """1, 0 or 1/2."""
+    targets: PerLabel
+    """Int64: the agent, or -1 for the team."""
+    labels: tuple[Label, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def counts(self) -> dict[str, int]:
+        """How many say first, second and equal."""
+        said = {"first": 1.0, "second": 0.0, "equal": 0.5}
+        return {name: int((self.values == value).sum()) for name, value in said.items()}
+
+    def margins(self, model: RewardModel) -> Annotated[Tensor, "member label"]:
+        """Score of the first less that of the second, of whom each label speaks, as every member says."""
+        scores = model.scores(self.segments)[:, self.sides]
+        compared = compared_scores(scores, self.targets.view(1, -1, 1).expand(scores.shape[:-1]))
+        return compared[..., 0] - compared[..., 1]
+
+    def errors(self, model: RewardModel) -> Annotated[Tensor, "member"]:
+        """Mean -log likelihood of the labels, as every member says."""
+        margins = self.margins(model)
+        return bradley_terry(margins, self.values.expand_as(margins)).mean(-1)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labels to learn from and to hold out, which share no episode."""
+
+    train: Labelled
+    held_out: Labelled
+    between: int
+    """Labels that were left away because their pair is of episodes of both sides."""
+    contradictions: int
+    """Questions that one annotator answered in different ways."""
+    seen: frozenset[tuple[str, int]]
+    """Source and episode of everything that is learnt from."""
+    away: frozenset[tuple[str, int]]
+    """Of everything that is held out."""
+
+
+def load_split(folder: ComparisonFolder, until: int, holdout: float, seed: int, device: torch.device | str) -> Split:
+    """The labels of a folder on a device; skipped pairs are left out.
+
+    Args:
+        folder: Of the comparisons.
+        until: As the store was after so many labels.
+        holdout: Share of the pairs to hold out, if those who asked did not say which, or not so that no episode is on
+            both sides.
+        seed: Decides which.
+        device: Where the tensors go.
+
+    Raises:
+        DataError: There are no labels.
+    """
+    labels = [label for label in folder.store.labels(until=until) if label.value is not None]
+    if not labels:
+        raise DataError(
+            f"{folder.path} holds no labels yet: `offline-marl prefs simulate` or `prefs import` brings some."
+        )
+    known = {one.pair.id: one for one in folder.store.pairs()}
+    asked = list({label.pair_id: known[label.pair_id] for label in labels}.values())
+    copies = folder.copies(asked)
+    segments, rows = masked(copies.segments).to(device), numbers_of(copies)
+    train, held_out, between = _sides(asked, holdout, seed)
+
+    def chosen(ids: set[str]) -> Labelled:
+        kept = [label for label in labels if label.pair_id in ids]
+        pairs = [known[label.pair_id].pair for label in kept]
+        sides = torch.tensor([[rows[pair.first], rows[pair.second]] for pair in pairs]).view(-1, 2)
+        targets = torch.tensor([index_of(label.target, copies.spec.n_agents) for label in kept], dtype=torch.int64)
+        values = torch.tensor([label.value for label in kept], dtype=torch.float32)
+        return Labelled(segments, sides.to(device), values.to(device), targets.to(device), tuple(kept))
+
+    return Split(
+        chosen(train),
+        chosen(held_out),
+        sum(label.pair_id in between for label in labels),
+        len(contradictions(labels)),
+        _episodes(asked, train),
+        _episodes(asked, held_out),
+    )
+
+
+def _episodes(asked: list[AskedPair], ids: set[str]) -> frozenset[tuple[str, int]]:
+    pairs = [one.pair for one in asked if one.pair.id in ids]
+    return frozenset(key.whole for pair in pairs for key in (pair.first, pair.second))
+
+
+def _sides(asked: list[AskedPair], holdout: float, seed: int) -> tuple[set[str], set[str], set[str]]:
+    """Ids of pairs to learn from, to hold out, and to leave away."""
+    stated: dict[str, set[str]] = {"train": set(), "held-out": set()}
+    episodes: dict[str, set[tuple[str, int]]] = {"train": set(), "held-out": set()}
+    for one in asked:
+        side = "held-out" if one.split == "held-out" else "train"
+        stated[side].add(one.pair.id)
+        episodes[side] |= {one.pair.first.whole, one.pair.second.whole}
+    if stated["held-out"] and stated["train"] and not episodes["train"] & episodes["held-out"]:
+        return stated["train"], stated["held-out"], set()
+    generator = torch.Generator().manual_seed(derive(seed, "held-out pairs"))
+    parts = split_by_episode([one.pair for one in asked], holdout, generator)
+    train, held_out, between = ({asked[number].pair.id for number in numbers} for numbers in parts)
+    return train, held_out, between
+
+
+def refuse_few(split: Split, least: int, place: str) -> None:
+    """Refuse to learn from too few labels.
+
+    Raises:
+        DataError: Says how many there are of each kind.
+    """
+    counts, decided = split.train.counts(), split.held_out.values.ne(0.5)
+    if min(counts["first"], counts["second"]) < least:
+        raise DataError(
+            f"{place} holds {counts['first']} labels for the first and {counts['second']} for the second segment to "
+            f"learn from, and {least} of each are needed: label more pairs, or lower --min-labels."
+        )
+    if not bool(decided.any()):
+        raise DataError(
+            f"{place} holds no label of held-out episodes for one of two segments, so that nothing could be judged: "
+            "label more pairs."
+        )
+
+
+class ComparisonSource:
+    """Labelled pairs for the members of an ensemble, drawn uniformly with replacement, each its own.
+
+    Args:
+        labelled: What is learnt from.
+        members: Members of the ensemble.
+        batch_size: Pairs of each member.
+        generator: Draws the pairs; on their device.
+        sampling: As for world models: from all labels, or for each member from a fixed resample.
+        unlabelled: Segments from which as many pairs are drawn that nobody labelled; the same for all members.
+    """
+
+    def __init__(
+        self,
+        labelled: Labelled,
+        members: int,
+        batch_size: int,
+        generator: torch.Generator,
+        sampling: str = "uniform",
+        unlabelled: Batch | None = None,
+    ) -> None:
+        self.labelled, self.members, self.batch_size = labelled, members, batch_size
+        self.generator = generator
+        self.table, self.known = _bare(labelled.segments), len(labelled.segments)
+        if unlabelled is not None:
+            self.table = Batch.cat([self.table, _bare(unlabelled)])
+        self.others = len(self.table) - self.known
+        shape = (members, len(labelled))
+        self._resample = self._draw(len(labelled), shape) if sampling == "bootstrap" else None
+
+    def _draw(self, size: int, shape: tuple[int, ...]) -> Tensor:
+        return torch.randint(size, shape, generator=self.generator, device=self.labelled.sides.device)
+
+    def sample(self, needs: Needs) -> Comparisons:
+        """The next batch: labelled pairs, and behind them those without a label."""
+        index = self._draw(len(self.labelled), (self.members, self.batch_size))
+        if self._resample is not None:
+            index = self._resample.gather(1, index)
+        told = self.labelled
+        sides, values, targets = (part[index] for part in (told.sides, told.values, told.targets))
+        labelled = torch.ones_like(values, dtype=torch.bool)
+        if self.others:
+            pairs = self._draw(self.others, (self.batch_size, 2)) + self.known
+            sides = torch.cat([sides, pairs.expand(self.members, -1, -1)], dim=1)
+            values = torch.cat([values, torch.full_like(values, 0.5)], dim=1)
+            targets = torch.cat([targets, targets[:1].expand_as(targets)], dim=1)
+            labelled = torch.cat([labelled, torch.zeros_like(labelled)], dim=1)
+        rows = self.table.map(lambda value: value[sides])
+        held: dict[str, Any] = {item.name: getattr(rows, item.name) for item in fields(Batch)}
+        # What the environment paid is nobody's business here.
+        held["rewards"] = torch.zeros_like(rows.rewards)
+        return Comparisons(**held, labels=values, targets=targets, labelled=labelled)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state is the whole cursor: a resample is drawn again from the same seed."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where the saved source stood."""
+        self.generator.set_state(state["generator"].cpu())
+
+
+def _bare(batch: Batch) -> Batch:
+    """What reward models read; the copies of data with a state and those without can then be joined."""
+    return replace(
+        batch, next_obs=batch.obs, state=None, next_state=None, avail_actions=None, next_avail_actions=None,
+        next_seen=None,
+    )  # fmt: skip

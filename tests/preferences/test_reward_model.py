@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from offline_marl.core.acting.history import pairs
+from offline_marl.core.config import build
+from offline_marl.core.types import Batch, Spec
+from offline_marl.preferences.reward_model import Comparisons, RewardModel, RewardModelConfig, mean_and_spread
+
+SPECS = {"continuous": Spec((3, 2), (1, 2)), "discrete": Spec((3, 2), (2, 4), action_kind="discrete")}
+
+
+def model(kind: str = "continuous", **fields: object) -> RewardModel:
+    spec = SPECS[kind]
+    torch.manual_seed(0)
+    config = build(RewardModelConfig, {"hidden": [8, 8], "members": 3, **fields})
+    made = RewardModel(config, spec, torch.zeros(2, 3), torch.ones(2, 3))
+    made.place("cpu", 1)
+    return made
+
+
+def segments(kind: str, *lead: int, seed: int = 0) -> Batch:
+    spec, generator = SPECS[kind], torch.Generator().manual_seed(seed)
+    obs = torch.randn(*lead, 2, 3, generator=generator) * spec.present("obs")
+    if kind == "discrete":
+        actions = torch.randint(2, (*lead, 2), generator=generator)
+    else:
+        actions = torch.rand(*lead, 2, 2, generator=generator) * spec.present("act")
+    flags = torch.zeros(*lead, 2, dtype=torch.bool)
+    return Batch(obs, actions, flags.float(), obs, flags, flags, mask=~flags)
+
+
+def comparisons(kind: str = "continuous", pairs: int = 6, time: int = 5, seed: int = 0) -> Comparisons:
+    made = segments(kind, 3, pairs, 2, time, seed=seed)
+    labels = torch.tensor([1.0, 0.0, 0.5]).repeat(2)[:pairs].expand(3, -1)
+    targets = torch.tensor([-1, 0, 1]).repeat(2)[:pairs].expand(3, -1)
+    held = {name: getattr(made, name) for name in ("obs", "actions", "rewards", "terminations", "truncations", "mask")}
+    every = torch.ones_like(labels, dtype=torch.bool)
+    batch = Comparisons(**held, next_obs=made.obs, labels=labels, targets=targets, labelled=every)
+    return batch.check()
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_every_parameter_of_every_member_moves_and_metrics_are_finite(kind, recurrent) -> None:
+    learner = model(kind, recurrent=recurrent, surf_weight=0.5, surf_threshold=0.5)
+    before = {name: value.clone() for name, value in learner.network.named_parameters()}
+    batch = comparisons(kind)
+    labelled = batch.labelled.clone()
+    labelled[:, 4:] = False
+    metrics = learner.update(replace(batch, labelled=labelled))
+    assert all(bool(value.isfinite()) for value in metrics.values()) and "loss/pseudo" in metrics
+    for name, value in learner.network.named_parameters():
+        changed = (value != before[name]).flatten(1).any(1)
+        assert bool(changed.all()), name
+    assert not any(parameter.requires_grad for parameter in learner.best_network.parameters())
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_members_learn_apart(recurrent) -> None:
+    # The gradient of one member's parameters depends on its own rows alone.
+    batch = comparisons()
+    other = replace(batch, obs=torch.cat([batch.obs[:1], batch.obs[1:] + 1.0]))
+    grads = []
+    for rows in (batch, other):
+        learner = model(recurrent=recurrent, grad_clip=0.0)
+        learner.update(rows)
+        grads.append([parameter.grad[0] for parameter in learner.network.parameters()])
+    assert all(torch.equal(one, two) for one, two in zip(*grads, strict=True))
+
+
+def test_learning_tells_what_labels_say() -> None:
+    learner = model(lr=0.01, alpha=0.0, weight_decay=0.0)
+    for step in range(300):
+        batch = comparisons(pairs=32 if step < 0 else 6, seed=step)
+        margin = batch.obs[..., 0, 0].sum(-1)
+        labels = (margin[..., 0] > margin[..., 1]).float()
+        learner.update(replace(batch, labels=labels, targets=torch.full_like(batch.targets, -1)))
+    test = segments("continuous", 200, 5, seed=999)
+    scores = learner.scores(test).sum(-1).mean(0)
+    assert torch.corrcoef(torch.stack([scores, test.obs[..., 0, 0].sum(-1)]))[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_what_does_not_count_changes_no_score(recurrent, joint) -> None:
+    learner = model(recurrent=recurrent, joint=joint)
+    batch = segments("continuous", 4, 6)
+    mask = batch.mask.clone()
+    mask[:, 4:] = False
+    mask[1, 1:3, 1] = False  # an agent that is away for a while
+    odd = replace(batch, obs=torch.where(mask.unsqueeze(-1), batch.obs, 50.0), mask=mask)
+    made, other = learner.predict(replace(batch, mask=mask)), learner.predict(odd)
+    assert torch.equal(made, other) and not made[:, ~mask].any()
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_recurrent_model_reads_an_episode_alike_whole_and_from_within(joint) -> None:
+    learner = model("discrete", recurrent=True, burn_in=8, joint=joint)
+    batch = segments("discrete", 4, 7)
+    whole = learner.predict(batch)
+    steps = pairs(batch.obs, batch.actions, learner.spec)
+    past = steps[:, :3].transpose(1, 2)
+    before = torch.cat([torch.zeros(4, 2, 5, past.shape[-1]), past], dim=2)
+    rest = learner.predict(batch.map(lambda value: value[:, 3:]), before)
+    torch.testing.assert_close(rest, whole[:, :, 3:])
+    assert not torch.allclose(learner.predict(batch.map(lambda value: value[:, 3:])), whole[:, :, 3:])
+
+
+def test_rows_read_together_or_apart_are_paid_alike(monkeypatch) -> None:
+    learner, batch = model(recurrent=True), segments("continuous", 9, 4)
+    whole = learner.predict(batch)
+    monkeypatch.setattr("offline_marl.preferences.reward_model.ROWS_AT_ONCE", 16)
+    torch.testing.assert_close(learner.predict(batch), whole)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_agents_are_told_apart_only_if_asked(told) -> None:
+    learner = model("continuous", agent_id=told)
+    batch = segments("continuous", 4, 6)
+    same = replace(batch, obs=batch.obs[..., :1, :].expand_as(batch.obs), actions=torch.zeros_like(batch.actions))
+    rewards = learner.predict(same)
+    assert torch.allclose(rewards[..., 0], rewards[..., 1]) != told
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_an_agents_reward_depends_on_the_others_only_if_asked(joint) -> None:
+    learner, batch = model(joint=joint), segments("continuous", 4, 6)
+    other = batch.obs.clone()
+    other[..., 1, :] += 1.0
+    made, changed = learner.predict(batch), learner.predict(replace(batch, obs=other))
+    assert torch.equal(made[..., 0], changed[..., 0]) != joint and not torch.equal(made[..., 1], changed[..., 1])
+
+
+def test_observations_are_read_in_deviations_of_the_data() -> None:
+    config = build(RewardModelConfig, {"hidden": [8], "members": 1})
+    batch = segments("continuous", 4, 6)
+    mean, std = torch.tensor([[1.0, 2.0, 3.0]] * 2), torch.tensor([[2.0, 4.0, 0.5]] * 2)
+    made = []
+    for shift, scale in ((torch.zeros(2, 3), torch.ones(2, 3)), (mean, std)):
+        torch.manual_seed(0)
+        made.append(RewardModel(config, SPECS["continuous"], shift, scale).predict(
+            replace(batch, obs=batch.obs * scale + shift)
+        ))  # fmt: skip
+    torch.testing.assert_close(made[0], made[1])
+
+
+def test_each_members_best_weights_come_back() -> None:
+    learner = model()
+    learner.snapshot(torch.tensor([True, True, True]))
+    kept = [value.clone() for value in learner.network.state_dict().values()]
+    learner.update(comparisons())
+    learner.snapshot(torch.tensor([False, True, False]))
+    later = [value.clone() for value in learner.network.state_dict().values()]
+    learner.update(comparisons(seed=1))
+    learner.conclude(torch.zeros(3))
+    for value, first, second in zip(learner.network.state_dict().values(), kept, later, strict=True):
+        assert torch.equal(value[0], first[0]) and torch.equal(value[1], second[1]) and torch.equal(value[2], first[2])
+
+
+def test_mean_and_spread_by_hand() -> None:
+    mean, spread = mean_and_spread(torch.tensor([[[1.0]], [[4.0]], [[4.0]]]))
+    assert mean.item() == 3.0 and spread.item() == pytest.approx(2**0.5)
+    assert mean_and_spread(torch.ones(1, 2, 2))[1].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_the_loss_by_hand() -> None:
+    learner = model(alpha=2.0, grad_clip=0.0)
+    # Every member pays obs of agent 0: made by a network that is replaced.
+    learner.network.forward = lambda steps, away, state=None: steps[..., 0] * (steps[..., -2] == 1)  # type: ignore[method-assign]
+    batch = comparisons(pairs=2, time=2)
+    obs = torch.zeros_like(batch.obs)
+    obs[:, :, 0, :, 0, 0] = torch.tensor([1.0, 2.0])  # the first segment scores 3, and its reward rises by 1
+    targets = torch.tensor([[-1, 1]] * 3)  # agent 1 is paid nothing
+    labels = torch.tensor([[1.0, 0.0]] * 3)
+    learner.descend = lambda loss, name="": found.append(loss.item())  # type: ignore[method-assign]
+    found: list[float] = []
+    metrics = learner.update(replace(batch, obs=obs, targets=targets, labels=labels))
+    expected = (torch.nn.functional.softplus(torch.tensor(-3.0)).item() + 0.6931472) / 2
+    # Of two sides and two agents, one has sum_t of squares 1.
+    assert metrics["loss/preferences"].item() == pytest.approx(expected)
+    assert metrics["loss/smoothness"].item() == pytest.approx(0.25)
+    assert found == [pytest.approx(3 * (expected + 2 * 0.25))] and metrics["accuracy"].item() == 0.5

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import csv
+
+import pytest
+from compared import compare
+from worlds import saved, world
+
+from offline_marl.core.errors import BadInputError
+from offline_marl.tasks.data_tasks import open_task
+from offline_marl.training.preferences.answering import export, summarize, take_in
+from offline_marl.training.preferences.asking import Plan, ask
+from offline_marl.training.preferences.folders import ComparisonFolder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    data = saved(tmp_path, world("continuous", episodes=20))
+    with ComparisonFolder(tmp_path / "c", make=True) as folder:
+        ask(folder, open_task(data), Plan(budget=10, length=3))
+        yield folder
+
+
+def ids(folder) -> list[str]:
+    return [one.pair.id for one in folder.store.pairs()]
+
+
+def written(tmp_path, *lines: str, head: str = "pair_id,answer,annotator"):
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join([head, *lines]) + "\n")
+    return path
+
+
+def test_pairs_go_out_to_be_answered_and_labels_come_back(tmp_path, folder) -> None:
+    out = tmp_path / "pairs.csv"
+    assert export(folder, out) == (0, 10)
+    with out.open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert [line["pair_id"] for line in lines] == ids(folder) and {line["first_length"] for line in lines} == {"3"}
+    for number, line in enumerate(lines[:8]):
+        line["answer"], line["annotator"] = ("first", "second", "equal", "skip")[number % 4], "ann"
+    with out.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)
+    assert take_in(folder, out) == (8, 0) and take_in(folder, out) == (0, 8)
+    assert [one.value for one in folder.store.labels()] == [1.0, 0.0, 0.5, None] * 2
+    assert {one.source for one in folder.store.labels()} == {"imported"}
+
+
+def test_what_is_exported_comes_back_as_it_was(tmp_path) -> None:
+    data = saved(tmp_path, world("continuous", episodes=20))
+    place = compare(tmp_path / "c", data, target="agents", budget=12, skip=0.3, equal=0.2)
+    twin = tmp_path / "twin"
+    with ComparisonFolder(place) as folder, ComparisonFolder(twin, make=True) as other:
+        assert export(folder, tmp_path / "all.csv") == (36, 0)
+        ask(other, open_task(data), Plan(budget=12, length=3))
+        assert take_in(other, tmp_path / "all.csv") == (36, 0)
+        assert other.store.labels() == folder.store.labels()
+
+
+def test_numbers_are_labels_too(tmp_path, folder) -> None:
+    one, two, three, *_ = ids(folder)
+    path = written(tmp_path, f"{one},1,agent_1", f"{two},0.5,", f"{three},0,team", head="pair_id,label,target")
+    assert take_in(folder, path, annotator="ann") == (3, 0)
+    assert [(x.value, x.target) for x in folder.store.labels()] == [(1.0, "agent_1"), (0.5, "team"), (0.0, "team")]
+
+
+def test_answers_that_contradict_themselves_are_kept_counted_and_shown(tmp_path, folder) -> None:
+    one, two, *_ = ids(folder)
+    path = written(tmp_path, f"{one},first,ann", f"{one},second,ann", f"{two},first,ann", f"{two},first,ann")
+    assert take_in(folder, path) == (3, 1) and take_in(folder, path) == (0, 4)
+    summary = summarize(folder)
+    assert summary["contradictions"] == [[one, "team", "ann"]] and summary["repeated"] == 1
+    assert summary["self_agreement"] == 0.0 and summary["labels"] == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0123,first,ann", "There is no pair 0123 in .*: line 2 of .* labels it"),
+        ("{},better,ann", "line 2 of .* cannot be read: 'better' is no answer"),
+        ("{},first,", "Nobody is named who gave the label in line 2"),
+    ],
+)
+def test_lines_that_say_nothing_are_refused_and_none_is_stored(tmp_path, folder, line, message) -> None:
+    first, second, *_ = ids(folder)
+    path = written(tmp_path, line.format(first), f"{second},first,ann")
+    with pytest.raises(BadInputError, match=message):
+        take_in(folder, path)
+    assert folder.store.labels() == []
+
+
+@pytest.mark.parametrize(
+    ("head", "line", "message"),
+    [
+        ("pair_id,label,annotator", "{},0.7,ann", "0.7 is no label"),
+        ("pair_id,answer,annotator,target", "{},first,ann,agent_9", "'agent_9' is no target"),
+        ("pair,answer", "{},first", "should have the columns pair_id and answer"),
+    ],
+)
+def test_files_of_other_columns_or_values_are_refused(tmp_path, folder, head, line, message) -> None:
+    path = written(tmp_path, line.format(ids(folder)[0]), head=head)
+    with pytest.raises(BadInputError, match=message):
+        take_in(folder, path)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path, folder) -> None:
+    with pytest.raises(BadInputError, match="none.csv cannot be read"):
+        take_in(folder, tmp_path / "none.csv")
+
+
+def test_the_summary_counts_what_was_said_by_whom(tmp_path, folder) -> None:
+    one, two, three, *_ = ids(folder)
+    path = written(
+        tmp_path, f"{one},first,ann", f"{two},skip,ann", f"{one},first,bob", f"{three},second,bob", f"{two},equal,bob"
+    )
+    take_in(folder, path)
+    summary = summarize(folder)
+    assert (summary["pairs"], summary["answered_pairs"], summary["held_out_pairs"]) == (10, 3, 2)
+    assert summary["answers"] == {"first": 2, "second": 1, "equal": 1, "skip": 1}
+    assert summary["annotators"]["ann"] == {"first": 1, "second": 0, "equal": 0, "skip": 1}
+    assert summary["kappa"] == [{"annotators": ["ann", "bob"], "kappa": None, "questions": 1}]

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from compared import SMALL_REWARD, compare, small_reward
+from runs import Killed, checkpoints, ending, kill_at, leftovers, refuse_difference, table
+from worlds import saved, world
+
+from offline_marl.core.config import ConfigError
+from offline_marl.core.types import DataError
+from offline_marl.preferences.labels import Label
+from offline_marl.preferences.reward_model import RewardModel
+from offline_marl.preferences.teachers import TeacherConfig
+from offline_marl.runs.folder import RewardFolder, RunFolderError, kind_of
+from offline_marl.runs.kinds import FIT_REWARD
+from offline_marl.tasks.data_tasks import open_task
+from offline_marl.training.kinds import procedure_of
+from offline_marl.training.preferences.answering import simulate
+from offline_marl.training.preferences.fit import describe
+from offline_marl.training.preferences.folders import ComparisonFolder
+from offline_marl.training.preferences.labelled import ComparisonSource, load_split
+from offline_marl.training.preferences.loading import load_reward, version_of
+
+
+@pytest.fixture
+def data(tmp_path) -> str:
+    return saved(tmp_path, world("continuous", episodes=20))
+
+
+@pytest.fixture
+def comparisons(tmp_path, data):
+    return compare(tmp_path / "comparisons", data)
+
+
+def resume(path):
+    return procedure_of(FIT_REWARD).resume(path)
+
+
+def test_a_fit_leaves_all_there_is_to_a_reward_model(tmp_path, data, comparisons) -> None:
+    fit = small_reward(tmp_path / "model", data, comparisons)
+    assert kind_of(fit.folder) is FIT_REWARD and checkpoints(fit.folder) == [60, 40] and not leftovers(fit.folder)
+    done = json.loads((fit.folder / "DONE").read_text())
+    assert done["steps"] == 60 and done["errors"] == fit.errors and len(fit.errors) == 2
+    assert [row["step"] for row in table(fit.folder / "eval.csv")] == ["10", "20", "30", "40", "50", "60"]
+    assert fit.report == json.loads((fit.folder / "report.json").read_text())
+    again = resume(fit.folder)
+    assert again.errors == fit.errors and repr(again).startswith("RewardFit(RewardModel in")
+    assert version_of(load_reward(fit.folder)) == version_of(fit.model) == version_of(again.model)
+
+
+@pytest.mark.parametrize("fields", [{}, {"recurrent": True, "surf_weight": 0.5, "sampling": "bootstrap"}])
+def test_a_fit_that_was_killed_ends_bit_for_bit_as_one_that_was_not(tmp_path, data, comparisons, fields) -> None:
+    small_reward(tmp_path / "whole", data, comparisons, **fields)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 33, RewardModel)
+        small_reward(tmp_path / "killed", data, comparisons, **fields)
+    with ComparisonFolder(comparisons) as folder:  # labels that came since are not learnt from
+        simulate(folder, TeacherConfig(steepness="perfect"), annotator="later")
+    resume(tmp_path / "killed")
+    refuse_difference(ending(tmp_path / "whole"), ending(tmp_path / "killed"))
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "killed")]
+    assert reports[0] == reports[1]
+
+
+def test_the_best_weights_of_each_member_speak_in_the_end(tmp_path, data, comparisons) -> None:
+    fit = small_reward(tmp_path / "model", data, comparisons, lr=0.1)
+    with ComparisonFolder(comparisons) as folder:
+        split = load_split(folder, RewardFolder(fit.folder).config().labels, 0.1, 0, "cpu")
+    assert split.held_out.errors(fit.model).tolist() == pytest.approx(fit.errors)
+    means = [float(row["held_out_error"]) for row in table(fit.folder / "eval.csv")]
+    assert max(means) > sum(fit.errors) / 2, "it should have been worse at times, or nothing was put back"
+
+
+def test_it_stops_when_nothing_is_gained(tmp_path, data, comparisons) -> None:
+    assert small_reward(tmp_path / "model", data, comparisons, min_improvement=0.9, patience=2).steps == 30
+
+
+def test_only_so_many_labels_are_learnt_from(tmp_path, data, comparisons) -> None:
+    fit = small_reward(tmp_path / "model", data, comparisons, labels=40)
+    assert fit.report["labels"]["train"] + fit.report["labels"]["held_out"] == 40
+    assert RewardFolder(fit.folder).config().labels == 40
+
+
+def test_labels_are_split_by_episode_as_those_who_asked_said(comparisons) -> None:
+    with ComparisonFolder(comparisons) as folder:
+        split = load_split(folder, 60, 0.1, 0, "cpu")
+        stated = {one.pair.id: one.split for one in folder.store.pairs()}
+    assert not split.seen & split.away and split.between == 0
+    assert {stated[label.pair_id] for label in split.held_out.labels} == {"held-out"}
+    assert {stated[label.pair_id] for label in split.train.labels} == {"train"}
+
+
+def test_rows_are_of_the_pairs_that_labels_speak_of(tmp_path, data) -> None:
+    place = compare(tmp_path / "agents", data, target="agents", steepness="perfect")
+    with ComparisonFolder(place) as folder:
+        train = load_split(folder, 180, 0.1, 0, "cpu").train
+        pairs = {one.pair.id: one.pair for one in folder.store.pairs()}
+    dataset = open_task(data).data
+    source = ComparisonSource(train, 2, 64, torch.Generator().manual_seed(0))
+    batch = source.sample(RewardModel.needs).check()
+    assert not batch.rewards.any(), "no reward model sees what the environment paid"
+    for label, sides, target in zip(train.labels, train.sides, train.targets.tolist(), strict=True):
+        returns = []
+        for key, row in zip((pairs[label.pair_id].first, pairs[label.pair_id].second), sides, strict=True):
+            episode = dataset.episode(key.episode)
+            kept = slice(key.start, key.start + key.length)
+            assert torch.equal(train.segments.obs[row], episode.obs[kept])
+            assert torch.equal(train.segments.actions[row], episode.actions[kept])
+            returns.append(float(episode.rewards[kept, target].double().sum()))
+        assert (returns[0] > returns[1]) == (label.value == 1.0)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "bootstrap"])
+def test_each_member_draws_labels_of_its_own(comparisons, sampling) -> None:
+    with ComparisonFolder(comparisons) as folder:
+        train = load_split(folder, 60, 0.1, 0, "cpu").train
+    source = ComparisonSource(train, 2, 500, torch.Generator().manual_seed(0), sampling)
+    batch = source.sample(RewardModel.needs)
+    drawn = [{tuple(row.tolist()) for row in batch.obs[member].flatten(1)} for member in (0, 1)]
+    every = {tuple(row.tolist()) for row in train.segments.obs[train.sides].flatten(1)}
+    assert drawn[0] | drawn[1] <= every
+    # A resample of n rows holds about 63 % of them.
+    assert all(len(rows) == len(every) for rows in drawn) == (sampling == "uniform")
+    assert sampling == "uniform" or drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "message"),
+    [
+        ({"min_labels": 40}, DataError, "labels for the first and .* 40 of each are needed"),
+        ({"preferences": "nowhere"}, Exception, "There is no store of labels"),
+        ({"membrs": 3}, ConfigError, "Unknown field 'membrs'"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_refused_and_takes_no_folder(tmp_path, data, comparisons, fields, kind, message):
+    with pytest.raises(kind, match=message):
+        procedure = procedure_of(FIT_REWARD)
+        given = {**SMALL_REWARD, "preferences": str(comparisons), **fields}
+        procedure.begin("bradley-terry", data, tmp_path / "model", given)
+    assert not (tmp_path / "model" / "config.json").exists()
+
+
+def test_pairs_of_other_data_are_refused(tmp_path, data, comparisons) -> None:
+    other = saved(tmp_path, world("continuous", episodes=20, seed=1), "other.safetensors")
+    with pytest.raises(DataError, match="pairs of two data sets are not learnt from together"):
+        small_reward(tmp_path / "model", other, comparisons)
+
+
+def test_a_folder_without_labels_says_so(tmp_path, data, comparisons) -> None:
+    from offline_marl.training.preferences.asking import Plan, ask
+
+    with ComparisonFolder(tmp_path / "empty", make=True) as folder:
+        ask(folder, open_task(data), Plan(budget=20, length=3))
+    with pytest.raises(DataError, match="holds no labels yet"):
+        small_reward(tmp_path / "model", data, tmp_path / "empty")
+
+
+def test_a_model_no_better_than_chance_says_so(tmp_path, data, comparisons) -> None:
+    fit = small_reward(tmp_path / "model", data, compare(tmp_path / "coin", data, steepness=0.0), steps=10)
+    assert fit.report["trusted"] is False and "no better than chance" in fit.report["reasons"][0]
+    assert any(line.startswith("verdict") and "not to be trusted" in line for line in describe(fit))
+
+
+def test_the_report_says_what_labels_cannot_tell_and_how_often_they_contradict(tmp_path, data, comparisons) -> None:
+    with ComparisonFolder(comparisons) as folder:
+        ids = [one.pair.id for one in folder.store.pairs()]
+        folder.store.add(
+            [Label(ids[0], "first", "ann"), Label(ids[0], "second", "ann", repeat=1), Label(ids[1], "skip", "ann")]
+        )
+    fit = small_reward(tmp_path / "model", data, comparisons)
+    assert fit.report["labels"]["contradictions"] == 1 and not fit.report["labels"]["agents_told_apart"]
+    said = "\n".join(describe(fit))
+    assert "1 questions were answered in two ways" in said and "all labels are of the team" in said
+
+
+def test_an_unfinished_fit_cannot_be_used(tmp_path, data, comparisons) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 33, RewardModel)
+        small_reward(tmp_path / "killed", data, comparisons)
+    with pytest.raises(RunFolderError, match="has not ended"):
+        load_reward(tmp_path / "killed")
