@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from offline_marl.algorithms import registry
@@ -26,7 +26,7 @@ from offline_marl.core.registry import Registry
 from offline_marl.core.types import AvailActions, Batch, History, Memory, Obs, Spec
 from offline_marl.networks.actors import AgentPolicy
 from offline_marl.networks.distributions import Categorical, ClippedNormal, TanhNormal
-from offline_marl.networks.inputs import AgentInputs
+from offline_marl.networks.inputs import AgentInputs, MemoryKind, refuse_gru_without_window
 from offline_marl.networks.targets import polyak
 
 
@@ -51,6 +51,10 @@ class AlgorithmConfig(Config):
     """Largest gradient norm of each module; 0 leaves gradients alone."""
     window: CountOrZero = 0
     """Past (obs, action) pairs that each agent reads through the history encoder; the published runs use 10."""
+    history_encoder: MemoryKind = "attention"
+    """What embeds the last `window` pairs: attention over them, a GRU from a zero state, or nothing."""
+    frame_stack: Count = 1
+    """Observations that each agent reads side by side, the present one and those before it, whatever the window."""
     share_parameters: bool = False
     """One set of weights for all agents, who then read a one-hot of their index."""
     clip_target: bool = False
@@ -59,6 +63,11 @@ class AlgorithmConfig(Config):
     """Multiplies the rewards that are learnt from; `range` is 1000 / (best return - worst return)."""
     standardize_obs: bool = True
     """Standardise observations by the training data's mean and deviation; the published code does not."""
+
+    @model_validator(mode="after")
+    def _a_gru_reads_a_window(self) -> AlgorithmConfig:
+        refuse_gru_without_window(self.history_encoder, self.window)
+        return self
 
 
 class Algorithm(Learner):
@@ -93,12 +102,19 @@ class Algorithm(Learner):
         object.__setattr__(self, "actor", self.make_actor)
         self.spec = spec
         self.config = config
-        self.window = config.window
         self.batch_size = config.batch_size
-        self.needs = replace(type(self).needs, window=config.window)
         self.register_buffer("best", torch.full((spec.n_agents,), torch.inf))
         self.register_buffer("best_team", torch.tensor(torch.inf))
-        self.inputs = AgentInputs(spec.obs_dims, spec.act_dims, window=config.window, shared=config.share_parameters)
+        self.inputs = AgentInputs(
+            spec.obs_dims,
+            spec.act_dims,
+            window=config.window,
+            shared=config.share_parameters,
+            memory=config.history_encoder,
+            frame_stack=config.frame_stack,
+        )
+        self.window = self.inputs.window
+        self.needs = replace(type(self).needs, window=self.window)
         self.shape: dict[str, Any] = {
             "in_features": self.inputs.width,
             "hidden": config.hidden,

@@ -1,21 +1,38 @@
-"""Input features of agents' networks: standardised observation, embedded history, agent id.
+"""Input features of agents' networks: embedded history, standardised observations, agent id.
 
-The history encoder is MOMA-PPO's (Barde et al., 2024): embedding, one self-attention head, then soft
-attention over time.
+The history encoder by attention is MOMA-PPO's (Barde et al., 2024): embedding, one self-attention head, then soft
+attention over time. A GRU over the same pairs, and observations side by side, are the alternatives.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
+from offline_marl.core.acting.history import newest
 from offline_marl.core.axes import Features
 from offline_marl.core.types import DataError, History, Obs
 from offline_marl.networks.ensembles import StackedLinear
+from offline_marl.networks.recurrent import RecurrentEncoder
+
+MemoryKind = Literal["none", "attention", "gru"]
+"""What reads the past: nothing, `HistoryEncoder` or `RecurrentEncoder`."""
+
+
+def refuse_gru_without_window(memory: MemoryKind, window: int) -> None:
+    """Let nobody who asks for a GRU train without a past.
+
+    Raises:
+        ValueError: The memory is a GRU, over a window of 0.
+    """
+    if memory == "gru" and not window:
+        raise ValueError(
+            "history_encoder = gru reads the last `window` steps, which are none: give a window, such as 10"
+        )
 
 
 def sinusoids(length: int, width: int) -> Annotated[Tensor, "time feature"]:
@@ -96,15 +113,33 @@ class HistoryEncoder(nn.Module):
         return basis, query, key, value
 
 
+def make_encoder(
+    memory: MemoryKind,
+    members: int,
+    frame_features: int,
+    window: int,
+    width: int = 128,
+    fan_in: Sequence[int] | None = None,
+) -> HistoryEncoder | RecurrentEncoder | None:
+    """The encoder of `window` (obs, action) pairs; None for a memory of none, and for a window of 0."""
+    if memory == "none" or not window:
+        return None
+    if memory == "gru":
+        return RecurrentEncoder(members, frame_features, width, fan_in)
+    return HistoryEncoder(members, frame_features, window, width, fan_in)
+
+
 class AgentInputs(nn.Module):
-    """The features every network of an agent reads: [history embedding, obs, agent id].
+    """The features every network of an agent reads: [history embedding, past obs, obs, agent id].
 
     Args:
         obs_dims: True observation width of each agent.
         act_dims: True action width, or number of choices, of each agent.
-        window: Past pairs to embed; 0 for none.
+        window: Past (obs, action) pairs to embed; 0 for none.
         shared: One encoder for all agents, who then also read a one-hot of their index.
         embedding: Width of the history embedding.
+        memory: What embeds the pairs; `none` embeds none, whatever the window.
+        frame_stack: Observations side by side, the present one among them.
     """
 
     mean: Tensor
@@ -119,27 +154,25 @@ class AgentInputs(nn.Module):
         window: int = 0,
         shared: bool = False,
         embedding: int = 128,
+        memory: MemoryKind = "attention",
+        frame_stack: int = 1,
     ) -> None:
         super().__init__()
         n_agents, self.obs_dim = len(obs_dims), max(obs_dims)
-        self.window = window
         self.shared = shared
         pairs = [obs + act for obs, act in zip(obs_dims, act_dims, strict=True)]
-        self.encoder = (
-            HistoryEncoder(
-                1 if shared else n_agents,
-                self.obs_dim + max(act_dims),
-                window,
-                embedding,
-                [max(pairs)] if shared else pairs,
-            )
-            if window
-            else None
-        )
-        extra = (embedding if window else 0) + (n_agents if shared else 0)
-        self.width = self.obs_dim + extra
+        members, fan_in = (1, [max(pairs)]) if shared else (n_agents, pairs)
+        self.encoder = make_encoder(memory, members, self.obs_dim + max(act_dims), window, embedding, fan_in)
+        self.embedded = window if self.encoder is not None else 0
+        """Pairs that the encoder reads."""
+        self.stacked = frame_stack - 1
+        """Past observations that are read as they are."""
+        self.window = max(self.embedded, self.stacked)
+        """Pairs that the history must hold."""
+        extra = (embedding if self.embedded else 0) + (n_agents if shared else 0)
+        self.width = self.obs_dim * frame_stack + extra
         """Padded width of the features."""
-        self.fan_in = [dim + extra for dim in obs_dims]
+        self.fan_in = [dim * frame_stack + extra for dim in obs_dims]
         """True width of each agent's features."""
         self.register_buffer("mean", torch.zeros(n_agents, self.obs_dim))
         self.register_buffer("scale", torch.ones(n_agents, self.obs_dim))
@@ -153,23 +186,34 @@ class AgentInputs(nn.Module):
     def forward(self, obs: Obs, history: History | None = None) -> Features:
         """Features of each agent; `history` is required where the window is not 0."""
         parts = [(obs - self.mean) * self.scale]
-        if self.encoder is not None:
+        if self.window:
             if history is None:
                 raise DataError(
                     f"This team reads a history of {self.window} pairs, and none was given: `actor()` keeps it for you."
                 )
-            parts.insert(0, self._remember(history))
+            parts = [*self._past(history), *parts]
         if self.shared:
             parts.append(self.identity.expand(*obs.shape[:-1], -1))
         return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
-    def _remember(self, history: History) -> Features:
-        assert self.encoder is not None
-        *lead, n_agents, window, step = history.shape
+    def _past(self, history: History) -> list[Features]:
+        """The embedding of the newest pairs, and observations before the present one, the oldest first."""
         seen, done = history[..., : self.obs_dim], history[..., self.obs_dim :]
         happened = history.ne(0).any(-1, keepdim=True)
         centred = (seen - self.mean.unsqueeze(1)) * self.scale.unsqueeze(1) * happened
-        frames = torch.cat([centred, done], dim=-1).reshape(-1, n_agents, window, step)
+        parts = []
+        if self.encoder is not None:
+            frames = newest(torch.cat([centred, done], dim=-1), self.embedded)
+            assert frames is not None
+            parts.append(self._embed(frames))
+        if self.stacked:
+            parts.append(centred[..., -self.stacked :, :].flatten(-2))
+        return parts
+
+    def _embed(self, frames: Annotated[Tensor, "*lead agent window step"]) -> Features:
+        assert self.encoder is not None
+        *lead, n_agents, window, step = frames.shape
+        frames = frames.reshape(-1, n_agents, window, step)
         embedded: Tensor
         if self.shared:
             embedded = self.encoder(frames.flatten(0, 1).unsqueeze(0)).view(len(frames), n_agents, -1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from offline_marl.core.config import Config, ConfigError
 from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Seed, Share
@@ -25,6 +25,12 @@ SpreadName = Literal[
 ]
 
 
+def _gigabytes(given: Any) -> Any:
+    if given in ("none", "attention", "gru"):
+        raise ValueError("It is a number, the gigabytes that data may take; what agents remember by is history_encoder")
+    return given
+
+
 class LearnFlags(Config):
     """Settings of every run, of agents and of world models alike."""
 
@@ -34,7 +40,7 @@ class LearnFlags(Config):
     """Clip actions of the data that lie outside [-1, 1], and say how many, instead of refusing the data."""
     action_scale: Positive = 1.0
     """Divides the recorded actions, such as .4 for a body that acts in [-.4, .4]: they should lie in [-1, 1]."""
-    memory: Positive = 4.0
+    memory: Annotated[Positive, BeforeValidator(_gigabytes)] = 4.0
     """Gigabytes that the data may take; a larger set stays on disk, and its rows are read as they are drawn."""
     seed: Seed = 0
     """Decides initial weights and the order of batches."""

@@ -105,7 +105,8 @@ def take_over(learner: Algorithm, folder: RunFolder) -> None:
         shapes = [{key: tuple(value.shape) for key, value in modules[name].items()} for modules in (states, loaded)]
         if shapes[0] != shapes[1]:
             raise RunFolderError(
-                f"The {name} of {folder.path} has another shape: give both runs the same hidden, window ..."
+                f"The {name} of {folder.path} has another shape: give both runs the same hidden, window, "
+                "history_encoder ..."
             )
         for module in (getattr(learner, name), getattr(learner, f"target_{name}", None)):
             if module is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from offline_marl.core.axes import PerAgent
@@ -20,6 +20,7 @@ from offline_marl.core.fields import Count, CountOrZero, InnerShare, NotNegative
 from offline_marl.core.learner import Learner
 from offline_marl.core.registry import Registry
 from offline_marl.core.types import AvailActions, Batch, Obs
+from offline_marl.networks.inputs import MemoryKind, refuse_gru_without_window
 from offline_marl.networks.targets import frozen_copy
 from offline_marl.worldmodels import registry
 from offline_marl.worldmodels.facts import TENSORS, Facts
@@ -128,6 +129,8 @@ class WorldModelConfig(Config):
     """Pull of every parameter towards 0, added to its gradient."""
     window: CountOrZero = 0
     """Past (obs, action) pairs of the team that the model reads through a history encoder; 0 for none, as published."""
+    history_encoder: MemoryKind = "attention"
+    """What embeds the last `window` pairs: attention over them, a GRU from a zero state, or nothing."""
     sampling: Annotated[Literal["uniform", "bootstrap"], BeforeValidator(_renamed)] = "uniform"
     """Each batch of a member is its own draw from all training rows, or from a fixed resample of them of its own."""
     holdout: InnerShare = 0.1
@@ -136,6 +139,11 @@ class WorldModelConfig(Config):
     """Evaluations without improvement of any member after which the fit stops."""
     min_improvement: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.01
     """Share by which a held-out error must fall to count as an improvement."""
+
+    @model_validator(mode="after")
+    def _a_gru_reads_a_window(self) -> WorldModelConfig:
+        refuse_gru_without_window(self.history_encoder, self.window)
+        return self
 
 
 class WorldModel(Learner):
@@ -164,9 +172,9 @@ class WorldModel(Learner):
         super().__init__(config.lr, config.cosine_steps, config.grad_clip)
         self.config = config
         self.spec = facts.spec
-        self.window = config.window
+        self.window = 0 if config.history_encoder == "none" else config.window
         self.batch_size = config.batch_size
-        self.needs = replace(type(self).needs, window=config.window)
+        self.needs = replace(type(self).needs, window=self.window)
         self._remembered: tuple[str, ...] = ()
         self._terminates = facts.terminates
         for name, value in facts.tensors().items():

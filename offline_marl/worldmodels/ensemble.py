@@ -89,6 +89,7 @@ class Ensemble(EnsembleModel):
             activation=config.activation,
             latent=config.latent if config.kind == "vae" else 0,
             window=config.window,
+            memory=config.history_encoder,
             spectral_norm=config.spectral_norm,
         )
         self.remember("nets")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from offline_marl.losses import dynamics
 from offline_marl.networks.ensembles import MemberRows, StackedLinear, StackedMLP
-from offline_marl.networks.inputs import HistoryEncoder
+from offline_marl.networks.inputs import MemoryKind, make_encoder
 
 Kind = Literal["gaussian", "mixture", "deterministic", "vae"]
 Activation = Literal["relu", "silu", "tanh"]
@@ -147,6 +147,7 @@ class Members(nn.Module):
         activation: What follows each of them.
         latent: Width of the latent of a conditional variational autoencoder; 0 for any other kind.
         window: Past pairs that are read; 0 for none.
+        memory: What embeds them.
         spectral_norm: Keep the largest singular value of each hidden layer at most 1, see `contract`.
     """
 
@@ -161,13 +162,14 @@ class Members(nn.Module):
         activation: Activation = "relu",
         latent: int = 0,
         window: int = 0,
+        memory: MemoryKind = "attention",
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
         self.members, self.head, self.terminates = members, head, terminates
         self.latent, self.spectral_norm = latent, spectral_norm
-        width = in_features + (EMBEDDING if window else 0)
-        self.encoder = HistoryEncoder(members, in_features, window, EMBEDDING) if window else None
+        self.encoder = make_encoder(memory, members, in_features, window, EMBEDDING)
+        width = in_features + (0 if self.encoder is None else EMBEDDING)
         self.net = StackedMLP(members, width + latent, hidden, head.width + terminates, activation=activation)
         self.recogniser = (
             StackedMLP(members, width + head.numbers, hidden, 2 * latent, activation=activation) if latent else None

@@ -45,9 +45,12 @@ class Case:
     kind: str
     window: int
     shared: bool
+    memory: str = "attention"
+    frames: int = 1
 
     def __str__(self) -> str:
-        return f"{self.name}-{self.kind}-window{self.window}{'-shared' if self.shared else ''}"
+        past = f"window{self.window}" if self.memory == "attention" else f"{self.memory}{self.window}"
+        return f"{self.name}-{self.kind}-{past}{'-shared' if self.shared else ''}"
 
     @property
     def spec(self):
@@ -59,6 +62,7 @@ class Case:
 
     def learner(self, seed: int = 0, **settings) -> Algorithm:
         small = {"hidden": [16, 16], "batch_size": ROWS, "window": self.window, "share_parameters": self.shared}
+        small |= {"history_encoder": self.memory, "frame_stack": self.frames}
         if "epochs" in self.fields:
             small["epochs"] = 2  # several, like the default's five, in less than half the time
         kind = algorithms.get(self.name)
@@ -102,6 +106,14 @@ CASES = [
     for kind in sorted(algorithms.get(name).needs.actions)
     for window, shared in ((0, False), (3, False), (3, True))
 ]
+CASES += [
+    Case(name, kind, 3, False, "gru")
+    for name in ("bc", "iql", "td3-bc", "ma-ppo", "moma-ppo")
+    for kind in sorted(algorithms.get(name).needs.actions)
+]
+# The past that stacked observations need is their number less the present one.
+CASES += [Case("iql", kind, 3, True, "gru") for kind in SPECS]
+CASES += [Case(name, kind, 2, False, "none", 3) for name in ("bc", "ma-ppo") for kind in SPECS]
 
 
 @pytest.fixture(params=CASES, ids=str)
@@ -524,17 +536,19 @@ def test_padding_carries_no_gradient(case):
         if is_target(name):
             continue
         if isinstance(module, AgentInputs) and module.encoder is not None:
-            checked += refuse_padding(name, module.encoder.embed.weight.grad, torch.cat([obs, act], dim=-1))
+            first = module.encoder.gru.read if case.memory == "gru" else module.encoder.embed
+            checked += refuse_padding(name, first.weight.grad, torch.cat([obs, act], dim=-1))
         if isinstance(module, ChoiceValues):
             embedding = torch.ones(case.spec.n_agents, learner.inputs.width - case.spec.obs_dim, dtype=torch.bool)
             checked += refuse_padding(name, module.layers[0].weight.grad, torch.cat([embedding, obs], dim=-1))
             checked += refuse_padding(name, module.head.weight.grad.transpose(1, 2), act)
         if isinstance(module, AgentMLP):
             first, last = module.stack.layers[0].weight.grad, module.stack.layers[-1].weight.grad
-            embedding = torch.ones(case.spec.n_agents, learner.inputs.width - case.spec.obs_dim, dtype=torch.bool)
+            stacked = obs.repeat(1, case.frames)
+            embedding = torch.ones(case.spec.n_agents, learner.inputs.width - stacked.shape[1], dtype=torch.bool)
             readers = {
-                learner.inputs.width: torch.cat([embedding, obs], dim=-1),
-                learner.inputs.width + case.spec.act_dim: torch.cat([embedding, obs, act], dim=-1),
+                learner.inputs.width: torch.cat([embedding, stacked], dim=-1),
+                learner.inputs.width + case.spec.act_dim: torch.cat([embedding, stacked, act], dim=-1),
             }
             if isinstance(learner.get_submodule(name.rpartition(".")[0]), JointCritic):
                 pair, agents = torch.cat([embedding, obs, act], dim=-1), range(case.spec.n_agents)

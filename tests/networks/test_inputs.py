@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from offline_marl.networks.inputs import AgentInputs, HistoryEncoder, sinusoids
+from offline_marl.networks.recurrent import RecurrentEncoder
 
 
 def position(time: int, column: int, width: int) -> float:
@@ -251,3 +252,85 @@ def test_statistics_are_saved_with_the_parameters() -> None:
     other.load_state_dict(inputs.state_dict())
     obs = torch.randn(5, 2, 3)
     assert torch.equal(inputs(obs), other(obs)) and not torch.equal(inputs(obs), obs)
+
+
+# --- other memories -----------------------------------------------------------------------------------------------
+
+
+def cell_of(encoder: RecurrentEncoder, member: int) -> nn.GRUCell:
+    """One member's unit as torch has it."""
+    gru = encoder.gru
+    plain = nn.GRUCell(gru.read.weight.shape[1], gru.width)
+    with torch.no_grad():
+        plain.weight_ih.copy_(gru.read.weight[member].t())
+        plain.weight_hh.copy_(gru.recall.weight[member].t())
+        plain.bias_ih.copy_(gru.read.bias[member, 0])
+        plain.bias_hh.copy_(gru.recall.bias[member, 0])
+    return plain
+
+
+@pytest.mark.parametrize("lead", [(5,), (5, 3)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_gru_embeds_the_steps_that_happened_from_a_zero_state(shared: bool, lead: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    inputs = AgentInputs([3, 2], [1, 2], window=4, memory="gru", shared=shared, embedding=8)
+    inputs.standardize(torch.randn(2, 3), torch.rand(2, 3) + 0.5)
+    obs, history = torch.randn(*lead, 2, 3), torch.randn(*lead, 2, 4, 5)
+    flat = history.view(-1, 2, 4, 5)
+    flat[0] = 0.0  # the first step of an episode
+    flat[1, :, :3] = 0.0  # its second
+    flat[2, 1, 1:3] = 0.0  # the second agent was away for two steps
+    features = inputs(obs, history)
+    assert isinstance(inputs.encoder, RecurrentEncoder) and inputs.width == 11 + 2 * shared
+    assert torch.equal(features[..., 8:11], (obs - inputs.mean) * inputs.scale)
+    for row, embedded in enumerate(features[..., :8].reshape(-1, 2, 8)):
+        for agent in range(2):
+            state = torch.zeros(8)
+            for pair in flat[row, agent]:
+                if bool(pair.ne(0).any()):
+                    seen = (pair[:3] - inputs.mean[agent]) * inputs.scale[agent]
+                    state = cell_of(inputs.encoder, 0 if shared else agent)(torch.cat([seen, pair[3:]]), state)
+            torch.testing.assert_close(embedded[agent], state, atol=1e-6, rtol=0)
+    assert bool(features.view(-1, 2, inputs.width)[0, :, :8].eq(0).all())
+
+
+def test_stacked_observations_stand_before_the_present_one_the_oldest_first() -> None:
+    torch.manual_seed(0)
+    inputs = AgentInputs([3, 2], [1, 1], frame_stack=3, shared=True)
+    inputs.standardize(torch.randn(2, 3), torch.rand(2, 3) + 0.5)
+    assert (inputs.window, inputs.width, inputs.fan_in, inputs.encoder) == (2, 11, [11, 8], None)
+    obs, history = torch.randn(5, 2, 3), torch.randn(5, 2, 2, 4)
+    history[0, :, 0] = 0.0  # the second step of an episode
+    features = inputs(obs, history)
+    frames = [(each - inputs.mean) * inputs.scale for each in (history[..., 0, :3], history[..., 1, :3], obs)]
+    frames[0][0] = 0.0
+    torch.testing.assert_close(features[..., :9], torch.cat(frames, -1))
+    assert features[3, :, 9:].tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    with pytest.raises(ValueError, match="reads a history of 2 pairs, and none was given"):
+        inputs(obs)
+
+
+@pytest.mark.parametrize(("window", "frame_stack"), [(4, 3), (2, 6)])
+def test_memory_and_stacked_observations_each_read_their_own_length(window: int, frame_stack: int) -> None:
+    torch.manual_seed(0)
+    both = AgentInputs([3, 3], [1, 1], window=window, memory="gru", frame_stack=frame_stack, embedding=8)
+    gru = AgentInputs([3, 3], [1, 1], window=window, memory="gru", embedding=8)
+    stack = AgentInputs([3, 3], [1, 1], frame_stack=frame_stack)
+    gru.load_state_dict(both.state_dict())
+    assert both.window == max(window, frame_stack - 1)
+    obs, history = torch.randn(5, 2, 3), torch.randn(5, 2, both.window, 4)
+    parts = [gru(obs, history[..., -window:, :])[..., :8], stack(obs, history[..., 1 - frame_stack :, :])]
+    torch.testing.assert_close(both(obs, history), torch.cat(parts, -1))
+
+
+def test_no_memory_reads_no_past_whatever_the_window() -> None:
+    inputs, obs = AgentInputs([3, 2], [1, 1], window=4, memory="none"), torch.randn(5, 2, 3)
+    assert torch.equal(inputs(obs), obs)
+    assert (inputs.window, inputs.width, list(inputs.parameters())) == (0, 3, [])
+
+
+def test_attention_keeps_the_names_it_has_been_saved_under() -> None:
+    names = {"embed", "query_key_value", "score"}
+    encoder = {f"encoder.{name}.{part}" for name in names for part in ("weight", "bias")}
+    encoder |= {f"encoder.{name}" for name in ("scale", "shift", "seeker")}
+    assert set(AgentInputs([3, 2], [1, 1], window=4).state_dict()) == {"mean", "scale", *encoder}

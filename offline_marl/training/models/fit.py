@@ -170,8 +170,8 @@ class FitSession(Session[FitConfig, Fit]):
             seen, held_out = episodes_apart(data.lengths, settings.holdout, config.seed)
             self.learner = kind(settings, facts_of(data, seen))
         self.learner.place(self.device, derive(config.seed, "elites"))
-        self.held_out = TransitionBuffer(data, settings.window, self.device, False, held_out, stays)
-        buffer = TransitionBuffer(data, settings.window, self.device, False, seen, stays)
+        self.held_out = TransitionBuffer(data, self.learner.window, self.device, False, held_out, stays)
+        buffer = TransitionBuffer(data, self.learner.window, self.device, False, seen, stays)
         draws = Generators(config.seed, buffer.device).get("batches")
         self._made = source_for(self.learner, buffer, draws)
         self.looking = HeldOutHook(
