@@ -5,12 +5,14 @@
    learners improve their policy at every second update; times are of one. MA-PPO's is of 2,000 steps.
 2. The same mathematics as a loop over agents (loop_baselines) over our update; of `omiga`, its update over `ma-iql`'s.
 3. Both for a world model (speed_models.py): an update of its fit, and a rollout.
-4. Seconds per million transitions to load, split among agents, and window.
+4. An update with each reader of a history of ten steps, over the update without one.
+5. Seconds per million transitions to load, split among agents, and window.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +22,7 @@ from pathlib import Path
 import torch
 from loop_baselines import LOOPS, Setup
 from speed_models import MODELS
-from timing import SIZES, Patience, make_batch, print_ratios
+from timing import SIZES, Patience, make_batch, medians, print_ratios
 
 from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import build
@@ -45,6 +47,13 @@ LEARNERS: dict[str, tuple[str, dict[str, str]]] = {
 }
 BESIDE = {"omiga": "ma-iql"}
 """Learners that are timed against another one, too."""
+HISTORIES: dict[str, dict[str, object]] = {
+    "none": {},
+    "frame_stack": {"frame_stack": 11},
+    "attention": {"window": 10},
+    "gru": {"window": 10, "history_encoder": "gru"},
+}
+"""Settings of learners that read ten steps of the past, each in its own way; the first ones read none."""
 EPISODES, LENGTH = 40, 50
 DATA = {"reacher": ("reacher", "2x1notip", "0"), "ant": ("ant", "t4x2", "0")}
 
@@ -82,6 +91,14 @@ def compare(learner: str, size: str, window: int, patience: Patience) -> None:
     title = f"{learner:18}  {size:8} history {window:2}"
     timed = {name: repeated(update) for name, update in others.items()}
     print_ratios(title, repeated(ours.update), repeated(loop.update), patience, updates, timed)
+
+
+def compare_histories(name: str, size: str, patience: Patience) -> None:
+    spec, kind, batch = SIZES[size], algorithms.get(name), make_batch(SIZES[size], 256, 10)
+    learners = {label: kind(build(kind.Config, settings), spec) for label, settings in HISTORIES.items()}
+    found = medians({label: functools.partial(made.update, batch) for label, made in learners.items()}, *patience)
+    ratios = "   ".join(f"{label} {seconds / found['none']:.2f}" for label, seconds in found.items() if label != "none")
+    print(f"history of {name:7}  {size:8} none {found['none'] * 1e3:6.1f} ms   over none: {ratios}", flush=True)
 
 
 def time_data(size: str, scenario: str, conf: str, view: str) -> None:
@@ -124,7 +141,7 @@ def time_data(size: str, scenario: str, conf: str, view: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    rows = [*LEARNERS, *MODELS]
+    rows = [*LEARNERS, *MODELS, "history"]
     parser.add_argument("--only", nargs="+", choices=rows, default=rows, help="rows to time")
     parser.add_argument("--size", nargs="+", choices=SIZES, default=[*SIZES], help="sizes of team to time")
     parser.add_argument("--window", nargs="+", type=int, default=[0, 10], help="lengths of learners' history to time")
@@ -139,6 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for size in options.size:
             if row in MODELS:
                 MODELS[row](size, patience)
+                continue
+            if row == "history":
+                for name in ("bc", "iql"):
+                    compare_histories(name, size, patience)
                 continue
             for window in options.window:
                 compare(row, size, window, patience)

@@ -24,6 +24,7 @@ NAMES = [name for name in algorithms.names() if algorithms.get(name).splits_by_a
 CASES = [(name, kind, {}) for name in NAMES for kind in sorted(algorithms.get(name).needs.actions)] + [
     ("iql", "continuous", {"window": 3, "temperature": 1.0}),
     ("td3-bc", "continuous", {"grad_clip": 0.1, "window": 3}),
+    ("td3-bc", "continuous", {"history_encoder": "gru", "window": 3, "frame_stack": 3}),
     ("cql", "continuous", {"policy": "sac", "cql_samples": 3}),
     ("cql", "continuous", {"conservative_rows": "combo", "cql_samples": 3}),
 ]
