@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
+from pydantic_core import to_jsonable_python
 
 from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.core.errors import BadInputError
@@ -153,6 +154,8 @@ def _go(job: Job, folder: Folder[Any]) -> None:
 
 def _refuse_another(job: Job, folder: Folder[Any]) -> None:
     stored, wanted = _flat(folder.config().model_dump(mode="json")), _flat(settings_of(job).model_dump(mode="json"))
+    # Of an earlier version, whose learners had fewer fields: the others stand at their defaults.
+    stored = {**_defaults(procedure_of(job.command).names.get(job.name).Config), **stored}
     # A run resolves its device and its paths on its machine: they say nothing of whether two runs are the same.
     for name in wanted.keys() - {"device"} - procedure_of(job.command).places(job.name):
         if stored.get(name) != wanted[name]:
@@ -164,6 +167,12 @@ def _refuse_another(job: Job, folder: Folder[Any]) -> None:
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in settings.items() if name != "settings"}, **settings["settings"]}
+
+
+def _defaults(config_class: type[Config]) -> dict[str, Any]:
+    fields = {name: info for name, info in config_class.model_fields.items() if not info.is_required()}
+    values = {name: info.get_default(call_default_factory=True) for name, info in fields.items()}
+    return {name: to_jsonable_python(value) for name, value in values.items()}
 
 
 def write_submitted(job: Job, executor: Executor, name: str, logs: Path) -> None:
