@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 from torch import Tensor
 
 from offline_marl.core.axes import PerTeam
@@ -24,6 +25,35 @@ def td_target(rewards: PerTeam, terminations: PerTeam, next_v: PerTeam, gamma: f
         The target, in the units of the rewards.
     """
     return rewards + gamma * next_v.masked_fill(terminations, 0.0)
+
+
+def n_step_target(
+    rewards: Annotated[Tensor, "batch time agent"],
+    terminations: Annotated[Tensor, "batch time agent"],
+    follows: Annotated[Tensor, "batch time agent"],
+    next_v: Annotated[Tensor, "batch time agent"],
+    bonus: Annotated[Tensor, "batch time agent"],
+    gamma: float,
+) -> Annotated[Tensor, "batch agent"]:
+    """Target of the first step of segments, bootstrapped as late as they reach.
+
+    y_t = r_t + gamma (1 - terminated_t) (bonus_t + y_{t+1} where the next step follows, else V(s_{t+1})).
+
+    Args:
+        rewards: Of each step.
+        terminations: Bool; nothing comes after.
+        follows: Bool; the segment's next step is this one's successor and counts. False at the last step.
+        next_v: Value of what each step leads to; without gradient.
+        bonus: What being there earns beside the next step's rewards, such as the temperature times the entropy there.
+        gamma: Discount in [0, 1].
+    """
+    target = next_v[:, -1]
+    for time in reversed(range(rewards.shape[1])):
+        ahead = next_v[:, time]
+        if time + 1 < rewards.shape[1]:
+            ahead = torch.where(follows[:, time], bonus[:, time] + target, ahead)
+        target = td_target(rewards[:, time], terminations[:, time], ahead, gamma)
+    return target
 
 
 def mean_deviation(values: PerTeam, counted: Annotated[Tensor, "row"] | None = None) -> Tensor:

@@ -13,6 +13,8 @@ from offline_marl.networks.distributions import Categorical, ClippedNormal, Tanh
 from offline_marl.networks.ensembles import AgentMLP, StackedLinear
 
 LOG_STD = (-6.0, 0.0)
+WIDE_LOG_STD = (-5.0, 2.0)
+"""Between which `soft_std` lays log-std."""
 
 
 class AgentPolicy(nn.Module):
@@ -64,22 +66,30 @@ class AgentPolicy(nn.Module):
 class Actor(AgentPolicy):
     """A stochastic policy per agent: pi_i(a_i | features_i).
 
-    Continuous: tanh-squashed normal whose log-std depends on the input and is clamped to [-6, 0].
-    Discrete: categorical over the allowed choices.
+    Continuous: tanh-squashed normal whose log-std depends on the input and is clamped to [-6, 0], or lies in [-5, 2] by
+    a tanh that lets every slope through. Discrete: categorical over the allowed choices.
 
     Args:
         in_features: Padded width of the features.
         hidden: Widths of the hidden layers.
         act_dims: True action width, or number of choices, of each agent.
         discrete: Whether actions are indices.
+        soft_std: Whether log-std is bounded by a tanh, as policies need whose entropy is to be kept.
         shape: The rest of `AgentPolicy`'s arguments.
     """
 
     def __init__(
-        self, in_features: int, hidden: Sequence[int], act_dims: Sequence[int], *, discrete: bool, **shape: Any
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        act_dims: Sequence[int],
+        *,
+        discrete: bool,
+        soft_std: bool = False,
+        **shape: Any,
     ) -> None:
         super().__init__(in_features, hidden, act_dims, outputs=1 if discrete else 2, **shape)
-        self.discrete = discrete
+        self.discrete, self.soft_std = discrete, soft_std
 
     def forward(
         self, features: Features, avail_actions: Annotated[Tensor, "*lead agent choice"] | None = None
@@ -90,6 +100,9 @@ class Actor(AgentPolicy):
             allowed = self.present.expand_as(out) if avail_actions is None else avail_actions & self.present
             return Categorical(out, allowed)
         mean, log_std = out.chunk(2, dim=-1)
+        if self.soft_std:
+            low, high = WIDE_LOG_STD
+            return TanhNormal(mean, low + 0.5 * (high - low) * (torch.tanh(log_std) + 1), self.present)
         return TanhNormal(mean, log_std.clamp(*LOG_STD), self.present)
 
 

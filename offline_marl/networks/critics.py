@@ -122,6 +122,7 @@ class JointCritic(nn.Module):
         hidden: Widths of the hidden layers.
         act_dims: True action width, or number of choices, of each agent.
         alone: Agents whose network reads zeros for all others; the weights there begin, and stay, without effect.
+        outputs: Numbers that each network answers, such as one for each choice of its agent.
         copies: Independent networks.
         fan_in: True feature width of each agent.
         shared: One set of weights for all agents.
@@ -138,6 +139,7 @@ class JointCritic(nn.Module):
         act_dims: Sequence[int],
         *,
         alone: Sequence[bool] = (),
+        outputs: int = 1,
         copies: int = 1,
         fan_in: Sequence[int] | None = None,
         shared: bool = False,
@@ -155,13 +157,13 @@ class JointCritic(nn.Module):
         read = [width if single else sum(own) for width, single in zip(own, alone or [False] * n_agents, strict=True)]
         width = n_agents * (in_features + max(act_dims))
         self.net = AgentMLP(
-            n_agents, width, hidden, 1, copies=copies, shared=shared, fan_in=read, layer_norm=layer_norm
+            n_agents, width, hidden, outputs, copies=copies, shared=shared, fan_in=read, layer_norm=layer_norm
         )
 
     def forward(
         self, features: Features, actions: Tensor, own_features: Tensor | None = None, own_actions: Tensor | None = None
     ) -> Annotated[Tensor, "copy *lead agent"]:
-        """Q of the joint actions, of the agents whose weights these are.
+        """Q of the joint actions, of the agents whose weights these are; with a last axis for several outputs.
 
         Args:
             features: Of all agents, `*lead agent feature`.
@@ -176,7 +178,7 @@ class JointCritic(nn.Module):
             done = torch.cat([own_actions.unsqueeze(-2), done[..., 1:, :]], dim=-2)
         columns = torch.cat([seen, done], dim=-1) * self.heard
         values: Tensor = self.net(columns.flatten(-2))
-        return values.squeeze(-1)
+        return values.squeeze(-1) if values.shape[-1] == 1 else values
 
 
 class Value(nn.Module):

@@ -226,7 +226,8 @@ def test_every_trainable_parameter_moves_and_no_target_takes_a_gradient(case):
         else:
             assert parameter.requires_grad and not torch.equal(parameter, before[name]), f"{name} never moved"
             assert bool(torch.isfinite(parameter).all()), name
-    optimised = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
+    groups = [group for optimizer in learner.optimizers.values() for group in optimizer.param_groups]
+    optimised = {id(p) for group in groups for p in group["params"]}
     assert optimised == {id(p) for name, p in learner.named_parameters() if not is_target(name)}
 
 

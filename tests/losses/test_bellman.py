@@ -80,3 +80,15 @@ def test_mean_deviation_is_scale_equivariant_and_worked_by_hand() -> None:
     found = bellman.mean_deviation(values)
     assert found.tolist() == [[1.0], [10.0]] and not found.requires_grad
     assert bellman.mean_deviation(torch.zeros(3)).tolist() == pytest.approx([1e-6])
+
+
+def test_n_step_target_by_hand():
+    """gamma 1/2. First: 1 + .5 (2 + [3 + .5 (5 + [4 + .5 * 8])]); then cut after the first, over after the second."""
+    rewards = torch.tensor([[1.0, 3.0, 4.0]] * 3).unsqueeze(-1)
+    over = torch.zeros(3, 3, 1, dtype=torch.bool)
+    over[2, 1] = True
+    follows = torch.tensor([[True, True, False], [False, True, False], [True, False, False]]).unsqueeze(-1)
+    next_v = torch.tensor([[6.0, 7.0, 8.0]] * 3).unsqueeze(-1)
+    bonus = torch.tensor([[2.0, 5.0, 9.0]] * 3).unsqueeze(-1)
+    found = bellman.n_step_target(rewards, over, follows, next_v, bonus, 0.5)
+    assert found.squeeze(-1).tolist() == [1 + 0.5 * (2 + 3 + 0.5 * (5 + 4 + 4)), 1 + 0.5 * 6, 1 + 0.5 * (2 + 3)]
