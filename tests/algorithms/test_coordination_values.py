@@ -130,7 +130,7 @@ def test_values_are_those_of_dynamic_programming(name, settings, greedy):
 # --- one convention -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["bc", "cql", "iql", "ma-iql"])
+@pytest.mark.parametrize("name", ["bc", "cql", "iql", "ma-iql", "omiga"])
 def test_a_discrete_algorithm_reaches_the_optimum_on_one_convention(name):
     data = open_task("coordination-single-v0")
     assert data.data.returns().mean() < 4.2, "the data itself should be far from the optimum"
@@ -138,7 +138,7 @@ def test_a_discrete_algorithm_reaches_the_optimum_on_one_convention(name):
     assert score(learner, "coordination-single-v0", episodes=10).mean == data.reference.expert == 6.0
 
 
-@pytest.mark.parametrize("name", ["bc", "cql", "iql", "ma-iql", "omar", "td3-bc"])
+@pytest.mark.parametrize("name", ["bc", "cql", "iql", "ma-iql", "omar", "omiga", "td3-bc"])
 def test_a_continuous_algorithm_comes_near_the_optimum_on_one_convention(name):
     learner = trained(name, "rendezvous-left-v0", 1500)
     assert score(learner, "rendezvous-left-v0").normalized[0] >= 95.0

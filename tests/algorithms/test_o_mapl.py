@@ -104,6 +104,33 @@ def test_labels_of_the_team_are_explained_by_each_agent_where_they_are_independe
     assert float(metrics["loss/critic"]) == pytest.approx(told + 0.25 * square, rel=1e-5)
 
 
+def without_some(kind: str) -> Batch:
+    """Of segments of one step: in the first the second agent is away, in the second the first agent leaves for good."""
+    pair = pair_by_hand(kind).map(lambda value: value[:, :, :1] if value.dim() > 1 else value)
+    mask, over = torch.ones(1, 2, 1, 2, dtype=torch.bool), torch.zeros(1, 2, 1, 2, dtype=torch.bool)
+    mask[0, 0, 0, 1], over[0, 1, 0, 0] = False, True
+    return replace(pair, mask=mask, terminations=over)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_agents_that_are_away_or_over_add_nothing_to_the_teams_reward(kind):
+    found = learner_by_hand(kind).update(without_some(kind))
+    rewards = 3 * 2 + 0.5 - 0.5 * (2 * 2 + 1.5), 10.5 - 0.5 * (-4 + 1.5)
+    told = loss_of(rewards[0] - rewards[1], 1.0)
+    assert float(found["loss/preferences"]) == pytest.approx(told, rel=1e-5)
+    assert float(found["loss/critic"]) == pytest.approx(told + 0.25 * sum(r**2 for r in rewards) / 2, rel=1e-5)
+
+
+def test_independent_agents_end_on_their_own():
+    """Without a mask too: the first agent earns 1 and then 2, as it is over; the second 6 both times."""
+    batch = without_some("discrete")
+    found = learner_by_hand("discrete", "independent").update(replace(batch, mask=None))
+    told = (loss_of(1.0 - 2.0, 1.0) + loss_of(0.0, 1.0)) / 2
+    assert float(found["loss/preferences"]) == pytest.approx(told, rel=1e-5)
+    team = learner_by_hand("discrete", "vdn").update(replace(batch, mask=None))
+    assert float(team["margin/mean"]) == pytest.approx(0.0), "a team goes on while one of its agents does"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_and_policies_are_omigas_on_the_steps_of_both_segments(kind):
     learner = learner_by_hand(kind)
