@@ -29,6 +29,7 @@ from offline_marl.runs.loggers import Logger
 from offline_marl.tasks.data_tasks import ScoredTask, Task
 from offline_marl.tasks.scoring import describe_data, make_scorer, mean_return_of
 from offline_marl.training.loop import EvaluateHook, Hook
+from offline_marl.training.preferences.pair_source import plan_pairs
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.run_picture import draw_run
 from offline_marl.training.session import Session, restore_hooks, stateful
@@ -88,7 +89,10 @@ class TrainingSession(Session[RunConfig, Result]):
         if config.init is not None and not checkpoint.found(folder.checkpoints):
             take_over(learner, RunFolder(config.init))
         if not folder.done:
-            self._make_source = plan_source(config, folder, task, rewards, learner)
+            if learner.needs.view == "pairs":
+                self._make_source = plan_pairs(config, folder, task, learner)
+            else:
+                self._make_source = plan_source(config, folder, task, rewards, learner)
         most = max(config.eval_episodes, config.final_episodes)
         self.score = score = make_scorer(task, config.eval_seed, most, self.device, config.workers)
         play = None if score is None else lambda: score(learner, config.eval_episodes)

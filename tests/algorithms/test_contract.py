@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
-from comparing import random_pairs
+from compared import random_pairs
 from worlds import SPECS, random_batch_index, world
 
 from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms
@@ -24,9 +24,9 @@ from offline_marl.networks.critics import JointCritic
 from offline_marl.networks.ensembles import AgentMLP
 from offline_marl.networks.inputs import AgentInputs
 from offline_marl.training.models.fit import facts_of
+from offline_marl.training.preferences.pair_source import PairSource
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.imagined import Imagination, MixedSource, Plan
-from offline_marl.training.sources.pairs import PairSource
 from offline_marl.training.sources.recorded import DatasetSource
 from offline_marl.worldmodels.base import worldmodels
 from offline_marl.worldmodels.rollout import Caution

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from comparing import random_pairs, store
+from compared import compare
 from runs import (
     SMALL,
     checkpoints,
@@ -27,7 +26,6 @@ from offline_marl.algorithms.base import algorithms
 from offline_marl.algorithms.bc import BC
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError
-from offline_marl.datasets.files import load_data
 from offline_marl.runs import log_files
 from offline_marl.runs.folder import RunFolderError
 from offline_marl.runs.log_files import MissingLoggerError
@@ -74,9 +72,7 @@ def test_a_run_that_died_after_any_step_ends_as_if_it_had_not(tmp_path, data, mo
     if algorithms.get(algorithm).needs.origin == "model":
         fields["world_model"] = str(small_fit(tmp_path / "model", data, steps=10).folder)
     if algorithms.get(algorithm).needs.view == "pairs":
-        recorded = load_data(Path(data))
-        store(tmp_path / "comparisons", recorded, random_pairs(recorded, 12))
-        fields["preferences"] = str(tmp_path / "comparisons")
+        fields["preferences"] = str(compare(tmp_path / "comparisons", data))
     small_run(tmp_path / "straight", data, **fields)
     # Before the first checkpoint, and between two; every learner is saved at any step by the contract.
     for step in (1, 16):

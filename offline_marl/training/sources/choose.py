@@ -25,7 +25,6 @@ from offline_marl.training.models.fit import Fit, begin_fit, config_for, continu
 from offline_marl.training.models.report import verdict
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.imagined import Imagination, MixedSource, Plan, RolloutSource
-from offline_marl.training.sources.pairs import FILE, LabelledPairs, PairSource, read_labelled
 from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSource
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.rollout import Caution
@@ -54,8 +53,6 @@ def plan_source(
     Raises:
         BadInputError: Of a kind that says what does not fit together.
     """
-    if learner.needs.view == "pairs":
-        return _plan_pairs(config, folder, task, learner)
     named = config.world_model or ("ensemble" if learner.needs.origin == "model" else None)
     if named is None:
         made = _make_plain(config, task, rewards, learner)
@@ -87,22 +84,6 @@ def plan_source(
         made = make()
         return lambda: made
     return fit_and_make
-
-
-def _plan_pairs(config: RunConfig, folder: RunFolder, task: Task, learner: Algorithm) -> Callable[[], Source]:
-    """Labelled pairs as they were when the run began, which its folder keeps: labels that come later change nothing."""
-    assert config.preferences is not None
-    kept = folder.path / FILE
-    pairs = LabelledPairs.load(kept) if kept.is_file() else read_labelled(Path(config.preferences), task.data)
-
-    def make() -> Source:
-        if not kept.is_file():
-            pairs.save(kept)
-        device = torch.device(config.device)
-        buffer = TransitionBuffer(task.data, learner.window, device, state=learner.needs.state, stays=task.mapped)
-        return PairSource(buffer, pairs, learner.batch_size, Generators(config.seed, buffer.device).get("batches"))
-
-    return make
 
 
 def refuse_unforeseen(config: RunConfig, data: Dataset, learner: Algorithm, kind: type[WorldModel]) -> None:

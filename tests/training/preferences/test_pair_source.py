@@ -1,27 +1,33 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
-from comparing import random_pairs, store
+from compared import random_pairs, store
 from runs import score_in_point_env, small_run, start_and_kill
-from worlds import world
+from worlds import saved, world
 
 from offline_marl.core.types import AxisError, DataError, Needs
+from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.datasets.files import load_data, save_data
 from offline_marl.preferences.labels import NAME, Label, LabelStore, StoreError
+from offline_marl.tasks.data_tasks import Task, open_task
+from offline_marl.training.preferences.folders import key_of
+from offline_marl.training.preferences.pair_source import FILE, LabelledPairs, PairSource, read_labelled
 from offline_marl.training.run import resume
-from offline_marl.training.sources.pairs import FILE, LabelledPairs, PairSource, read_labelled
 
 NEEDS = Needs(view="pairs", length=0, joint=True)
 
 
 @pytest.fixture
-def data(tmp_path):
-    save_data(tmp_path / "world.safetensors", world("discrete"))
-    return load_data(tmp_path / "world.safetensors")
+def task(tmp_path) -> Task:
+    return open_task(saved(tmp_path, world("discrete")))
+
+
+@pytest.fixture
+def data(task) -> Dataset:
+    return task.data
 
 
 def source(data, pairs, window=0, rows=5, seed=0) -> PairSource:
@@ -86,59 +92,60 @@ def test_a_preference_for_each_pair_and_no_more(data):
     assert flat.preference is None and flat.subject is None and len(flat) == batch.rewards.shape[:-1].numel()
 
 
-# --- what a store says ------------------------------------------------------------------------------------------------
-def test_labels_come_back_as_they_were_stored(data, tmp_path):
-    pairs = random_pairs(data, 12)
-    store(tmp_path / "comparisons", data, pairs)
-    for place in (tmp_path / "comparisons", tmp_path / "comparisons" / NAME):
-        found = read_labelled(place, data)
-        for name in LabelledPairs.__dataclass_fields__:
-            assert torch.equal(getattr(found, name), getattr(pairs, name)), name
+# --- what a folder of comparisons says -------------------------------------------------------------------------------
+def same(one: LabelledPairs, other: LabelledPairs) -> bool:
+    return all(torch.equal(getattr(one, name.name), getattr(other, name.name)) for name in fields(LabelledPairs))
+
+
+def test_labels_come_back_as_they_were_stored(task, tmp_path):
+    pairs = random_pairs(task.data, 12)
+    store(tmp_path / "comparisons", task, pairs)
+    found = read_labelled(tmp_path / "comparisons", task)
+    assert same(found, pairs)
     found.save(tmp_path / "kept")
-    again = LabelledPairs.load(tmp_path / "kept")
-    assert all(torch.equal(getattr(found, n), getattr(again, n)) for n in LabelledPairs.__dataclass_fields__)
+    assert same(LabelledPairs.load(tmp_path / "kept"), pairs)
 
 
-def test_skipped_withdrawn_and_held_out_pairs_are_not_learnt_from(data, tmp_path):
-    pairs = random_pairs(data, 4)
+def test_skipped_withdrawn_and_held_out_pairs_are_not_learnt_from(task, tmp_path):
+    pairs = random_pairs(task.data, 4)
     pairs = replace(pairs, labels=torch.ones(4), targets=torch.full((4,), -1))
-    ids = store(tmp_path, data, pairs)
-    store(tmp_path, data, random_pairs(data, 3, seed=1), split="held-out")
-    with LabelStore(tmp_path / NAME) as comparisons:
+    ids = store(tmp_path / "comparisons", task, pairs)
+    store(tmp_path / "comparisons", task, random_pairs(task.data, 3, seed=1), split="held-out")
+    with LabelStore(tmp_path / "comparisons" / NAME) as comparisons:
         comparisons.add([Label(ids[0], "withdrawn", "0", revision=1), Label(ids[1], "second", "1", revision=1)])
         comparisons.add([Label(ids[2], "skip", "somebody else")])
-    assert read_labelled(tmp_path, data).labels.tolist() == [1.0, 1.0, 0.0]
+    assert read_labelled(tmp_path / "comparisons", task).labels.tolist() == [1.0, 1.0, 0.0]
 
 
-def test_what_cannot_be_learnt_from_is_refused(data, tmp_path):
+def test_what_cannot_be_learnt_from_is_refused(task, tmp_path):
     with pytest.raises(StoreError, match="There is no store of labels"):
-        read_labelled(tmp_path / "nowhere", data)
-    pairs = random_pairs(data, 4)
-    store(tmp_path / "held", data, pairs, split="held-out")
+        read_labelled(tmp_path / "nowhere", task)
+    pairs = random_pairs(task.data, 4)
+    store(tmp_path / "held", task, pairs, split="held-out")
     with pytest.raises(DataError, match="only of pairs that are held out"):
-        read_labelled(tmp_path / "held", data)
-    store(tmp_path / "other", replace(data, metadata={"sha256": "f" * 64}), pairs)
-    with pytest.raises(DataError, match=r"compares segments of other data: 8 of 8 are of ffff"):
-        read_labelled(tmp_path / "other", data)
-    store(tmp_path / "long", data, replace(pairs, starts=pairs.starts + 50))
-    with pytest.raises(DataError, match="which the data does not have"):
-        read_labelled(tmp_path / "long", data)
-    LabelStore(tmp_path / "empty" / NAME, make=True).close()
+        read_labelled(tmp_path / "held", task)
+    other = replace(task, data=replace(task.data, metadata={**task.data.metadata, "sha256": "f" * 64}))
+    store(tmp_path / "other", other, pairs)
+    with pytest.raises(DataError, match=r"^The pairs in .*other are of .* \(ffffffffffff\), not of"):
+        read_labelled(tmp_path / "other", task)
+    store(tmp_path / "long", task, replace(pairs, starts=pairs.starts + 50))
+    with pytest.raises(DataError, match=f"compares the segment {key_of(task.data)}.*, which is not in"):
+        read_labelled(tmp_path / "long", task)
+    store(tmp_path / "empty", task, random_pairs(task.data, 0))
     with pytest.raises(DataError, match="of no pair"):
-        read_labelled(tmp_path / "empty", data)
+        read_labelled(tmp_path / "empty", task)
     (tmp_path / "damaged").write_bytes(b"nothing")
     with pytest.raises(DataError, match="labelled pairs of this run cannot be read"):
         LabelledPairs.load(tmp_path / "damaged")
 
 
-def test_labels_that_come_after_a_run_has_begun_change_nothing(data, tmp_path, monkeypatch):
+def test_labels_that_come_after_a_run_has_begun_change_nothing(task, tmp_path, monkeypatch):
     score_in_point_env(monkeypatch)
-    named = str(tmp_path / "world.safetensors")
-    store(tmp_path / "comparisons", data, random_pairs(data, 6))
+    store(tmp_path / "comparisons", task, random_pairs(task.data, 6))
     fields = {"algorithm": "o-mapl", "preferences": str(tmp_path / "comparisons"), "steps": 20, "checkpoint_every": 5}
-    straight = small_run(tmp_path / "straight", named, **fields)
-    start_and_kill(tmp_path / "killed", named, 12, **fields)
-    store(tmp_path / "comparisons", data, random_pairs(data, 20, seed=1))
+    straight = small_run(tmp_path / "straight", task.id, **fields)
+    start_and_kill(tmp_path / "killed", task.id, 12, **fields)
+    store(tmp_path / "comparisons", task, random_pairs(task.data, 20, seed=1))
     resumed = resume(tmp_path / "killed")
     assert (tmp_path / "killed" / FILE).is_file()
     one, other = (result.algorithm.state_dict() for result in (straight, resumed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,12 +10,16 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from offline_marl.algorithms.base import Algorithm
 from offline_marl.core.files import DamagedFileError, load_tree, save_tree
-from offline_marl.core.types import Batch, DataError, Needs
-from offline_marl.datasets.base import Dataset
+from offline_marl.core.seeding import Generators
+from offline_marl.core.types import Batch, DataError, Needs, Source
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.preferences.labels import NAME, LabelStore, index_of
-from offline_marl.preferences.pairs import SegmentKey
+from offline_marl.preferences.labels import index_of
+from offline_marl.runs.config import RunConfig
+from offline_marl.runs.folder import RunFolder
+from offline_marl.tasks.data_tasks import Task
+from offline_marl.training.preferences.folders import ComparisonFolder, key_of
 
 KIND = "labelled pairs"
 FILE = "pairs.safetensors"
@@ -58,28 +62,53 @@ class LabelledPairs:
             raise DataError(f"The labelled pairs of this run cannot be read: {error}") from None
 
 
-def read_labelled(place: Path, data: Dataset) -> LabelledPairs:
-    """The labelled pairs of a store that are to be learnt from; those that are held out are left for judging.
+def plan_pairs(config: RunConfig, folder: RunFolder, task: Task, learner: Algorithm) -> Callable[[], Source]:
+    """Gives the source of a run that learns from comparisons, once it has begun; what can be refused is refused before.
+
+    The run's folder keeps the labelled pairs as they were then: labels that come later change nothing.
+
+    Raises:
+        BadInputError: There are no such comparisons, or none of this data.
+    """
+    assert config.preferences is not None
+    kept = folder.path / FILE
+    pairs = LabelledPairs.load(kept) if kept.is_file() else read_labelled(Path(config.preferences), task)
+
+    def make() -> Source:
+        if not kept.is_file():
+            pairs.save(kept)
+        device = torch.device(config.device)
+        buffer = TransitionBuffer(task.data, learner.window, device, state=learner.needs.state, stays=task.mapped)
+        return PairSource(buffer, pairs, learner.batch_size, Generators(config.seed, buffer.device).get("batches"))
+
+    return make
+
+
+def read_labelled(place: Path, task: Task) -> LabelledPairs:
+    """The labelled pairs of a folder that are to be learnt from; those that are held out are left for judging.
 
     Args:
-        place: The folder of comparisons, or the store in it.
-        data: What was compared.
+        place: The folder of comparisons.
+        task: Whose data was compared.
 
     Raises:
         StoreError: There is no store there, or it cannot be read.
         DataError: It compares other data, or holds no label.
     """
-    path = place / NAME if place.is_dir() else place
-    with LabelStore(path) as store:
-        asked = {each.pair.id: each for each in store.pairs()}
-        labels = [label for label in store.labels() if label.value is not None]
+    data = task.data
+    with ComparisonFolder(place) as folder:
+        folder.refuse_other_data(key_of(data), data.spec, task.id)
+        asked = {each.pair.id: each for each in folder.store.pairs()}
+        labels = [label for label in folder.store.labels() if label.value is not None]
     learnt = [label for label in labels if asked[label.pair_id].split != "held-out"]
     if not learnt:
         why = "only of pairs that are held out" if labels else "of no pair"
-        raise DataError(f"{path} holds a label {why}: there is nothing to learn from.")
+        raise DataError(f"{place} holds a label {why}: there is nothing to learn from.")
     pairs = [asked[label.pair_id].pair for label in learnt]
     keys = [(pair.first, pair.second) for pair in pairs]
-    refuse_other_data(path, [key for both in keys for key in both], data)
+    for key in (key for both in keys for key in both):
+        if not 0 <= key.episode < len(data.lengths) or key.start + key.length > int(data.lengths[key.episode]):
+            raise DataError(f"{place} compares the segment {key.text}, which is not in {task.id}.")
 
     def table(name: str) -> Sides:
         return torch.tensor([[getattr(key, name) for key in both] for both in keys])
@@ -91,27 +120,6 @@ def read_labelled(place: Path, data: Dataset) -> LabelledPairs:
         labels=torch.tensor([label.value for label in learnt]),
         targets=torch.tensor([index_of(label.target, data.spec.n_agents) for label in learnt]),
     )
-
-
-def refuse_other_data(path: Path, keys: Sequence[SegmentKey], data: Dataset) -> None:
-    """Refuse segments that are not cut from this data.
-
-    Raises:
-        DataError: Says how many, and whose they are.
-    """
-    checksum = data.metadata.get("sha256")
-    others = [key for key in keys if key.source != checksum]
-    if others:
-        raise DataError(
-            f"{path} compares segments of other data: {len(others):,} of {len(keys):,} are of {others[0].source[:16]}, "
-            f"while this is {str(checksum)[:16]}. Give the --dataset that was compared."
-        )
-    for key in keys:
-        if not 0 <= key.episode < len(data.lengths) or key.start + key.length > int(data.lengths[key.episode]):
-            raise DataError(
-                f"{path} compares {key.length} steps from step {key.start} of episode {key.episode}, which "
-                "the data does not have."
-            )
 
 
 class PairSource:
