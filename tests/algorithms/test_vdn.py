@@ -92,6 +92,17 @@ def test_agents_that_are_away_count_neither_in_values_nor_in_the_number_of_steps
     torch.testing.assert_close(loss(by_hand(), batch), ((2 + 0.5 * 13 - 3) ** 2 + (2 - 4) ** 2) / 4)
 
 
+def test_who_has_terminated_promises_the_others_nothing():
+    batch = episode_by_hand()
+    over = batch.terminations.clone()
+    over[0, 0, 1] = True
+    mask = batch.mask.clone()
+    mask[0, 1, 1] = False
+    # Only the first agent's best, 5, is ahead of the first step; see above for the second.
+    batch = replace(batch, terminations=over & mask, mask=mask)
+    torch.testing.assert_close(loss(by_hand(), batch), ((2 + 0.5 * 5 - 3) ** 2 + (2 - 4) ** 2) / 4)
+
+
 def test_the_target_never_exceeds_the_best_return_where_it_is_capped():
     learner = by_hand()
     learner.cap_targets(torch.tensor([9.0, 9.0]), torch.tensor(5.0))
