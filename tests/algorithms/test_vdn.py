@@ -195,6 +195,45 @@ def test_without_a_recurrent_unit_the_past_means_nothing():
     assert math.isfinite(loss(learner, batch))
 
 
+@torch.no_grad()
+def plain_loss(learner: Algorithm, batch: Batch) -> float:
+    """The critic's loss, episode by episode and step by step; each network carries a state of its own."""
+    errors = []
+    for row in range(len(batch)):
+        length = int(batch.mask[row].all(-1).sum())
+        states = [net.begin(1, batch.obs)[0] for net in (learner.critic, learner.target_critic)]
+        q_tot, values = [], []
+        for t in range(length):
+            seen, after = batch.obs[row, t], batch.next_obs[row, t]
+            q, states[0] = learner.critic.step(learner.inputs(seen), states[0])
+            _, states[1] = learner.target_critic.step(learner.inputs(seen), states[1])
+            ahead, _ = learner.critic.step(learner.inputs(after), states[0])
+            worth, _ = learner.target_critic.step(learner.inputs(after), states[1])
+            allowed = batch.next_avail_actions[row, t]
+            best = [max(allowed[i].nonzero().flatten().tolist(), key=lambda a, i=i: ahead[i, a]) for i in range(3)]
+            taken = torch.stack([q[i, batch.actions[row, t, i]] for i in range(3)])
+            q_tot.append(learner.mixer(taken[None, None], learner.joint(seen)[None]).item())
+            promised = torch.stack([worth[i, best[i]] for i in range(3)])
+            values.append(learner.target_mixer(promised[None, None], learner.joint(after)[None]).item())
+        later = values[-1]
+        for t in reversed(range(length)):
+            future = (1 - learner.config.td_lambda) * values[t] + learner.config.td_lambda * later
+            going = 0.0 if bool(batch.terminations[row, t].all()) else learner.config.gamma
+            later = float(batch.rewards[row, t].mean()) + going * future
+            errors.append((q_tot[t] - later) ** 2 / 2)
+    return sum(errors) / len(errors)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_is_that_of_a_plain_loop_over_episodes(name):
+    learner = small(name, td_lambda=0.6, tau=0.3, lr=3e-2)
+    for seed in range(3):
+        learner.update(viewed(learner.needs, seed=seed + 10))
+    batch = viewed(learner.needs)
+    expected = plain_loss(learner, batch)
+    torch.testing.assert_close(loss(learner, batch), expected, rtol=1e-4, atol=1e-5)
+
+
 # --- exploring, targets -----------------------------------------------------------------------------------------------
 
 
