@@ -105,6 +105,10 @@ WIDTHS = {
     "simple-reference": ((21, 21), (50, 50), (15, 15)),
     "simple-adversary": ((8, 10, 10), (5, 5, 5), (5, 5, 5)),
     "simple-speaker-listener": ((3, 11), (3, 5), (3, 5)),
+    "simple": ((4,), (5,), (5,)),
+    "simple-crypto": ((4, 8, 8), (4, 4, 4), (4, 4, 4)),
+    "simple-push": ((8, 19), (5, 5), (5, 5)),
+    "simple-world-comm": ((34, 34, 34, 34, 28, 28), (20, 5, 5, 5, 5, 5), (9, 5, 5, 5, 5, 5)),
 }
 
 
@@ -112,12 +116,13 @@ WIDTHS = {
 @pytest.mark.parametrize("name", WIDTHS)
 def test_mpe_agrees_with_mpe2_step_by_step(name, continuous):
     pytest.importorskip("mpe2")
-    from offline_marl.environments.mpe import MODULES
-
+    version = {"simple-speaker-listener": 4}.get(name, 3)
     env = environments.get(f"{name}-continuous" if continuous else name).make(None, 2)
     obs_dims, *act_dims = WIDTHS[name]
     assert (env.spec.obs_dims, env.spec.act_dims, env.max_steps) == (obs_dims, act_dims[continuous], 25)
-    other = factory_of(ImportPath(MODULES[name]))(max_cycles=25, continuous_actions=continuous)
+    other = factory_of(ImportPath(f"mpe2.{name.replace('-', '_')}_v{version}"))(
+        max_cycles=25, continuous_actions=continuous
+    )
     seen, (obs, _) = env.reset([4, 7]), other.reset(seed=7)
     draw = np.random.default_rng(0)
     for step in range(25):
