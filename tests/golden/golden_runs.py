@@ -93,6 +93,7 @@ def _train(name: str, kind: str, origin: str, *more: str) -> Command:
 def _variants() -> dict[str, list[Command]]:
     """What single learners do besides: histories, mixtures, other models, scaled and capped values, a taken-up run."""
     scaled = ("--reward-scale", "range", "--clip-target", "--share-parameters")
+    gru = ("--window", "3", "--history-encoder", "gru")
     found = {
         "ma-iql-window": _train("ma-iql", "continuous", "data", "--window", "3"),
         "iql-scaled": _train("iql", "continuous", "data", *scaled),
@@ -100,6 +101,8 @@ def _variants() -> dict[str, list[Command]]:
         "td3-bc-mixed": _train("td3-bc", "continuous", "data", *MODEL, *MIXED, "--reward-scale", "0.1"),
         "iql-mixed-discrete": _train("iql", "discrete", "data", *MODEL, *MIXED, "--window", "2"),
         "moma-ppo-window": _train("moma-ppo", "continuous", "model", "--window", "3", "--reward-scale", "0.1"),
+        "moma-ppo-gru": _train("moma-ppo", "discrete", "model", *gru),
+        "iql-gru": _train("iql", "continuous", "data", *gru, "--frame-stack", "5"),
         "moma-ppo-oracle": _train("moma-ppo", "continuous", "model", "--world-model", "oracle", "--fit", "{}"),
         "vdn-cql": _train(
             "vdn", "discrete", "data", "--conservative", "cql", "--segment-length", "3", "--burn-in", "2"
