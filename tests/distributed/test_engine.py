@@ -1,0 +1,177 @@
+"""Engines: whoever answers first is heard first, the dead come back, and nothing waits for those that hang."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from offline_marl.distributed.engine import Answer, EngineError, Lost, Ready, ScriptedEngine, Task
+from offline_marl.distributed.local import LocalEngine
+
+PATIENCE = 20.0
+
+
+def times_learner():
+    return lambda learner, payload: payload["x"].astype(np.float64) * (learner + 1)
+
+
+def events_of(engine, count, timeout_s=PATIENCE):
+    deadline, events = time.monotonic() + timeout_s, []
+    while len(events) < count and time.monotonic() < deadline:
+        event = engine.wait_any(0.1)
+        if event is not None:
+            events.append(event)
+    return events
+
+
+def ask(engine, version, learners, delays=()):
+    engine.publish(version, {"x": np.arange(3.0) + version})
+    for learner in learners:
+        engine.submit(Task(learner, version, dict(delays).get(learner, 0.0)))
+
+
+@pytest.fixture
+def local():
+    with LocalEngine(3, times_learner) as engine:
+        assert {event.learner for event in events_of(engine, 3) if isinstance(event, Ready)} == {0, 1, 2}
+        yield engine
+
+
+def test_a_script_says_who_answers_in_which_order():
+    engine = ScriptedEngine(3, times_learner, [[2, 0], [-2, 1, 2]])
+    engine.start()
+    assert events_of(engine, 3, 1) == [Ready(0), Ready(1), Ready(2)]
+
+    ask(engine, 1, [0, 1, 2])
+    first, second = engine.wait_any(0), engine.wait_any(0)
+    assert (first.learner, second.learner) == (2, 0)
+    assert first.message.tolist() == [3, 6, 9]
+    assert engine.wait_any(0) is None
+
+    engine.publish(2, {"x": np.zeros(1)})
+    assert engine.wait_any(0) == Answer(1, 1, None, 0.0)
+    for learner in range(3):
+        engine.submit(Task(learner, 2))
+    assert engine.wait_any(0) == Lost(1, "as the script says")
+    engine.restart(1)
+    assert engine.wait_any(0) == Ready(1)
+    with pytest.raises(EngineError, match="has a task already"):
+        engine.submit(Task(2, 2))
+
+
+def test_processes_answer_what_their_program_says(local):
+    ask(local, 7, range(3))
+
+    answers = events_of(local, 3)
+    assert {answer.learner: answer.message.tolist() for answer in answers} == {
+        n: [7.0 * (n + 1), 8.0 * (n + 1), 9.0 * (n + 1)] for n in range(3)
+    }
+    assert {answer.version for answer in answers} == {7}
+
+
+def test_a_late_one_is_passed_by_and_gives_up_when_its_version_does(local):
+    ask(local, 1, range(3), {1: 30.0})
+    assert {answer.learner for answer in events_of(local, 2)} == {0, 2}
+
+    begun = time.monotonic()
+    ask(local, 2, [0, 2])
+    answers = events_of(local, 3)
+    assert {(answer.learner, answer.version, answer.message is None) for answer in answers} == {
+        (0, 2, False), (2, 2, False), (1, 1, True),
+    }  # fmt: skip
+    assert time.monotonic() - begun < 10
+
+
+def test_a_delay_lasts_as_long_as_it_says(local):
+    begun = time.monotonic()
+    ask(local, 1, [0], {0: 0.4})
+    (answer,) = events_of(local, 1)
+
+    assert time.monotonic() - begun >= 0.4
+    assert answer.seconds < 0.4
+
+
+def test_a_killed_learner_is_lost_and_comes_back(local):
+    gone = local.process_of(1)
+    os.kill(gone, signal.SIGKILL)
+    assert events_of(local, 1) == [Lost(1, "its process ended")]
+
+    local.restart(1)
+    assert events_of(local, 1) == [Ready(1)]
+    assert local.process_of(1) != gone
+    ask(local, 3, [1])
+    assert events_of(local, 1)[0].message.tolist() == [6, 8, 10]
+
+
+def test_a_hanging_learner_holds_up_nobody_and_can_be_replaced(local):
+    os.kill(local.process_of(2), signal.SIGSTOP)
+    local.publish(1, {"x": np.zeros(1_000_000)})
+    for learner in range(3):
+        local.submit(Task(learner, 1))
+    assert {answer.learner for answer in events_of(local, 2)} == {0, 1}
+    assert local.wait_any(0.1) is None
+
+    local.restart(2)
+    assert events_of(local, 1) == [Ready(2)]
+    local.submit(Task(2, 1))
+    assert events_of(local, 1)[0].learner == 2
+
+
+def test_what_a_program_raises_is_the_reason_of_a_loss():
+    def broken():
+        def program(learner, payload):
+            raise ValueError(f"no good: {payload['x'].sum()}")
+
+        return program
+
+    with LocalEngine(1, broken) as engine:
+        events_of(engine, 1)
+        ask(engine, 1, [0])
+        assert events_of(engine, 1) == [Lost(0, "ValueError: no good: 6.0.")]
+
+
+def test_no_process_outlives_its_engine():
+    engine = LocalEngine(2, times_learner)
+    engine.start()
+    events_of(engine, 2)
+    pids = [engine.process_of(0), engine.process_of(1), engine._nursery]
+    os.kill(pids[0], signal.SIGSTOP)
+    engine.stop()
+    engine.stop()
+
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert not engine._folder.exists()
+
+
+def test_learners_end_with_a_controller_that_is_killed():
+    read, write = os.pipe()
+    controller = os.fork()
+    if not controller:
+        engine = LocalEngine(2, times_learner)
+        engine.start()
+        events_of(engine, 2)
+        os.write(write, " ".join(str(pid) for pid in [*engine._pids.values(), engine._nursery]).encode())
+        time.sleep(60)
+        os._exit(0)
+    pids = [int(pid) for pid in os.read(read, 100).split()]
+    os.kill(controller, signal.SIGKILL)
+    os.waitpid(controller, 0)
+
+    deadline = time.monotonic() + PATIENCE
+    while pids and time.monotonic() < deadline:
+        pids = [pid for pid in pids if _lives(pid)]
+        time.sleep(0.02)
+    assert not pids
+
+
+def _lives(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as stat:  # a zombie that nobody reaps is dead
+        return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
