@@ -149,6 +149,23 @@ class Code:
             raise CodingError(f"Messages of learners {sorted(rows)} contradict one another by {off:.1e} of {size:.1e}.")
         return results.reshape(self.agents, *table.shape[1:])
 
+    def with_units(self) -> Code:
+        """The code with a row more for each agent, behind the learners': what its owner may compute by itself."""
+        return Code(self.name, np.concatenate([self.matrix, np.eye(self.agents)]), self.most_condition)
+
+    def missing(self, rows: Sequence[int]) -> list[int]:
+        """The fewest agents, of a greedy choice, that must be known besides so that these rows give all the others."""
+        spanned, chosen = self.matrix[list(rows)].reshape(-1, self.agents), list[int]()
+        rank = self.rank(rows)
+        for agent, unit in enumerate(np.eye(self.agents)):
+            longer = np.concatenate([spanned, unit[None]])
+            if np.linalg.matrix_rank(longer) > rank:
+                spanned, rank = longer, rank + 1
+                chosen.append(agent)
+        if self.with_units().decodable([*rows, *(self.learners + agent for agent in chosen)]):
+            return chosen
+        return list(range(self.agents))
+
 
 def _others(agents: int, known: Sequence[int]) -> list[int]:
     there = set(known)

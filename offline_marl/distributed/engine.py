@@ -37,12 +37,21 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """A learner's coded numbers."""
+
+    numbers: Floats
+    note: bytes = b""
+    """What the numbers are; alike in the messages of all learners."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a learner returns for a task."""
 
     learner: int
     version: int
-    message: Floats | None
+    message: Message | None
     """None where the version was superseded before the answer was sent."""
     seconds: float
     """Time of computing, without the emulated delay."""
@@ -69,8 +78,8 @@ Event = Answer | Lost | Ready
 class Program(Protocol):
     """What a learner runs: its message from the payload of a version."""
 
-    def __call__(self, learner: int, payload: Payload) -> Floats:
-        """The message, float64."""
+    def __call__(self, learner: int, payload: Payload) -> Message:
+        """The message."""
         ...
 
 
@@ -161,7 +170,7 @@ class ScriptedEngine(Engine):
         """What the script says comes next; None where it names nobody any more."""
         if self._events:
             return self._events.popleft()
-        while self._order:
+        while self._order and self._open:
             learner = self._order.pop(0)
             if learner < 0:
                 self._open.pop(-1 - learner, None)

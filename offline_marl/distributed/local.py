@@ -26,7 +26,18 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from offline_marl.core.errors import sentence
-from offline_marl.distributed.engine import Answer, Engine, EngineError, Event, Lost, Payload, Program, Ready, Task
+from offline_marl.distributed.engine import (
+    Answer,
+    Engine,
+    EngineError,
+    Event,
+    Lost,
+    Message,
+    Payload,
+    Program,
+    Ready,
+    Task,
+)
 
 POLL_S = 0.002
 """Seconds between looks of a learner that is late on purpose at whether its version still counts."""
@@ -81,7 +92,7 @@ class LocalEngine(Engine):
     def publish(self, version: int, payload: Payload) -> None:
         """Write what learners read of this version where they can map it."""
         part = self._folder / "part"
-        save_file({name: np.ascontiguousarray(value) for name, value in payload.items()}, part)
+        save_file({name: np.asarray(value, order="C") for name, value in payload.items()}, part)
         part.rename(self._file_of(version))
         self._newest[:8] = struct.pack("q", version)
         self._versions.append(version)
@@ -171,7 +182,7 @@ def _next(tasks: Tasks, connection: Connection) -> Task:
                 connection.recv()  # nothing is sent unasked, so this is the end of the file
 
 
-def _raise_said(answer: object) -> tuple[np.ndarray | None, float]:
+def _raise_said(answer: object) -> tuple[Message | None, float]:
     if isinstance(answer, str):
         raise EngineError(answer)
     assert isinstance(answer, tuple)
@@ -234,7 +245,7 @@ def _learn(learner: int, door: str, make: Callable[[], Program], newest: mmap.mm
 
 def _answer(
     program: Program, learner: int, version: int, delay_s: float, file: str, newest: mmap.mmap
-) -> tuple[np.ndarray | None, float]:
+) -> tuple[Message | None, float]:
     begun = time.monotonic()
     if not Path(file).exists():  # superseded while the task was on its way
         return None, 0.0

@@ -7,14 +7,14 @@ import time
 import numpy as np
 import pytest
 
-from offline_marl.distributed.engine import Answer, EngineError, Lost, Ready, ScriptedEngine, Task
+from offline_marl.distributed.engine import Answer, EngineError, Lost, Message, Ready, ScriptedEngine, Task
 from offline_marl.distributed.local import LocalEngine
 
 PATIENCE = 20.0
 
 
 def times_learner():
-    return lambda learner, payload: payload["x"].astype(np.float64) * (learner + 1)
+    return lambda learner, payload: Message(payload["x"].astype(np.float64) * (learner + 1))
 
 
 def events_of(engine, count, timeout_s=PATIENCE):
@@ -47,7 +47,7 @@ def test_a_script_says_who_answers_in_which_order():
     ask(engine, 1, [0, 1, 2])
     first, second = engine.wait_any(0), engine.wait_any(0)
     assert (first.learner, second.learner) == (2, 0)
-    assert first.message.tolist() == [3, 6, 9]
+    assert first.message.numbers.tolist() == [3, 6, 9]
     assert engine.wait_any(0) is None
 
     engine.publish(2, {"x": np.zeros(1)})
@@ -65,7 +65,7 @@ def test_processes_answer_what_their_program_says(local):
     ask(local, 7, range(3))
 
     answers = events_of(local, 3)
-    assert {answer.learner: answer.message.tolist() for answer in answers} == {
+    assert {answer.learner: answer.message.numbers.tolist() for answer in answers} == {
         n: [7.0 * (n + 1), 8.0 * (n + 1), 9.0 * (n + 1)] for n in range(3)
     }
     assert {answer.version for answer in answers} == {7}
@@ -102,7 +102,7 @@ def test_a_killed_learner_is_lost_and_comes_back(local):
     assert events_of(local, 1) == [Ready(1)]
     assert local.process_of(1) != gone
     ask(local, 3, [1])
-    assert events_of(local, 1)[0].message.tolist() == [6, 8, 10]
+    assert events_of(local, 1)[0].message.numbers.tolist() == [6, 8, 10]
 
 
 def test_a_hanging_learner_holds_up_nobody_and_can_be_replaced(local):

@@ -1,0 +1,267 @@
+"""Coded training: agents' gradients computed by many learners with redundancy, and decoded from whoever answers first.
+
+The controller owns parameters, optimisers and targets. In each update it publishes a snapshot and the batch's rows;
+learner n returns sum_m C[n, m] g_m, the float64 gradients of its agents, and the update goes on once the answers that
+have come determine every agent's. So parameters are those of an uncoded run up to rounding, whoever was late or dead.
+Learners that are late keep their old task and are passed by, the dead are started anew in the background, and what the
+living cannot determine is computed here: no update ever waits for one learner.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from offline_marl.algorithms.base import Algorithm
+from offline_marl.algorithms.split import GENERATOR, AgentGradients, SplitLearner, splitting
+from offline_marl.core.types import Batch, Metrics
+from offline_marl.distributed.coding import Code, CodingError, Floats
+from offline_marl.distributed.engine import Engine, Event, Lost, Message, Payload, Ready, Task
+
+ROWS = "rows/"
+SNAPSHOT = "snapshot/"
+"""Beginnings of the names under which a payload holds the batch's fields and the learner's snapshot."""
+PATIENCE_S = 60.0
+"""Seconds without any answer after which the controller computes what is missing."""
+
+
+def pack(snapshot: Mapping[str, Tensor], batch: Batch) -> dict[str, npt.NDArray[np.generic]]:
+    """The payload of a version: all that gradients depend on."""
+    rows = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    named = {f"{SNAPSHOT}{name}": value for name, value in snapshot.items()}
+    named |= {f"{ROWS}{name}": value for name, value in rows.items() if value is not None}
+    return {name: value.detach().cpu().numpy() for name, value in named.items()}
+
+
+def unpack(payload: Payload) -> tuple[dict[str, Tensor], Batch]:
+    """Snapshot and batch of a payload."""
+
+    def part(beginning: str) -> dict[str, Tensor]:
+        # Copied where an engine hands out memory that must not be written to.
+        return {
+            name.removeprefix(beginning): torch.from_numpy(value if value.flags.writeable else value.copy())
+            for name, value in payload.items()
+            if name.startswith(beginning)
+        }
+
+    return part(SNAPSHOT), Batch(**part(ROWS))
+
+
+class GradientProgram:
+    """A learner's part of an update: the coded sum of its agents' gradients, and of what they add to the metrics.
+
+    Args:
+        learner: A copy of the algorithm, on the CPU, whose parameters are overwritten.
+        code: Says which agents are whose, with which weights.
+    """
+
+    def __init__(self, learner: SplitLearner, code: Code) -> None:
+        self.learner, self.code = learner, code
+
+    def __call__(self, learner: int, payload: Payload) -> Message:
+        """The message of a learner."""
+        snapshot, batch = unpack(payload)
+        self.learner.load_snapshot(snapshot)
+        rows, note = rows_of(self.learner, batch, self.code.assigned(learner))
+        return Message(self.code.encode(learner, rows), note)
+
+
+def rows_of(learner: SplitLearner, batch: Batch, agents: Sequence[int]) -> tuple[Annotated[Floats, "agent n"], bytes]:
+    """Gradients of these agents in float64, with what each adds to the metrics behind them, and a note of the layout.
+
+    Each agent is asked for by itself, so that its row does not depend on which others a learner computes.
+    """
+    parts = [learner.gradients(batch, [agent]) for agent in agents]
+    rows = [torch.cat([part.flat()[0].double(), _metrics_of(part)]).cpu().numpy() for part in parts]
+    return np.stack(rows), _note(parts[0])
+
+
+def _metrics_of(gradients: AgentGradients) -> Tensor:
+    return torch.stack([gradients.metrics[name].double() for name in sorted(gradients.metrics)])
+
+
+def _note(gradients: AgentGradients) -> bytes:
+    """What the numbers of a row are, and where the generator stands after the update's draws."""
+    layout = {
+        "shapes": {name: list(value.shape[1:]) for name, value in gradients.values.items()},
+        "metrics": sorted(gradients.metrics),
+    }
+    moved = {} if gradients.generator is None else {GENERATOR: gradients.generator.cpu()}
+    return save({"version": torch.zeros(1), **moved}, {"layout": json.dumps(layout)})
+
+
+def gradients_of(rows: Annotated[Floats, "agent n"], note: bytes, dtype: torch.dtype) -> AgentGradients:
+    """Gradients and metrics of the whole team from a row for each agent."""
+    kept = load(note)
+    length = int.from_bytes(note[:8], "little")
+    layout = json.loads(json.loads(note[8 : 8 + length])["__metadata__"]["layout"])
+    shapes = {name: torch.Size(shape) for name, shape in layout["shapes"].items()}
+    sizes = [shape.numel() for shape in shapes.values()]
+    parts = torch.split(torch.from_numpy(rows), [*sizes, len(layout["metrics"])], dim=1)
+    values = {name: part.to(dtype).view(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=False)}
+    metrics = dict(zip(layout["metrics"], parts[-1].sum(0).to(dtype).unbind(), strict=True))
+    return AgentGradients(tuple(range(len(rows))), values, metrics, kept.get(GENERATOR))
+
+
+@dataclass(slots=True)
+class Iteration:
+    """Account of one update."""
+
+    version: int
+    rows: list[int]
+    """Learners whose answers were used, in the order of arrival."""
+    local: list[int]
+    """Agents that the controller computed itself."""
+    late: int = 0
+    """Answers to earlier versions that came during this one, and were dropped."""
+    lost: int = 0
+    """Learners whose death was noticed."""
+    seconds: float = 0.0
+    """From the publication to the last answer that was needed."""
+    condition: float = 1.0
+    """Of the system that was solved."""
+
+    def numbers(self) -> dict[str, float]:
+        """What goes into the metrics."""
+        counts = {"rows": len(self.rows), "local": len(self.local), "late": self.late, "lost": self.lost}
+        return {**counts, "wait_s": self.seconds, "condition": self.condition}
+
+
+class Stragglers:
+    """Learners that are late on purpose: `count` of them, drawn anew for each update.
+
+    Args:
+        learners: How many there are.
+        count: How many are late.
+        delay_s: By how much.
+        generator: Draws which; on the CPU.
+    """
+
+    def __init__(self, learners: int, count: int, delay_s: float, generator: torch.Generator) -> None:
+        self.learners, self.count, self.delay_s, self.generator = learners, count, delay_s, generator
+
+    def draw(self) -> dict[int, float]:
+        """Delay of each learner that is late in this update."""
+        order = torch.randperm(self.learners, generator=self.generator)
+        return {int(learner): self.delay_s for learner in order[: self.count]}
+
+
+class Controller:
+    """The owner of the algorithm, who lets learners compute its gradients.
+
+    Args:
+        algorithm: Its update is split by agent.
+        code: For as many agents as it has.
+        engine: For as many learners as the code has; started by `start`.
+        stragglers: Who is late on purpose; None for nobody.
+        patience_s: See `PATIENCE_S`.
+        on_iteration: Called with the account of every update.
+
+    Raises:
+        DataError: The algorithm's update cannot be split.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        code: Code,
+        engine: Engine,
+        stragglers: Stragglers | None = None,
+        patience_s: float = PATIENCE_S,
+        on_iteration: Callable[[Iteration], None] = lambda _: None,
+    ) -> None:
+        self.learner, self.algorithm = splitting(algorithm), algorithm
+        self.code, self.engine, self.stragglers = code, engine, stragglers
+        self.patience_s, self.on_iteration = patience_s, on_iteration
+        self._idle: set[int] = set()
+        self._working: dict[int, int] = {}
+        """Version of the task that each learner has."""
+
+    def await_learners(self, timeout_s: float) -> int:
+        """Wait until all learners can be given tasks, but not longer; returns how many can."""
+        deadline = time.monotonic() + timeout_s
+        while len(self._idle) < self.code.learners:
+            event = self.engine.wait_any(max(deadline - time.monotonic(), 0.0))
+            if event is None:
+                break
+            self._note(event, 0, {}, Iteration(0, [], []))
+        return len(self._idle)
+
+    def update(self, batch: Batch) -> Metrics:
+        """One update of the algorithm, its gradients computed by the learners."""
+        version = self.algorithm.updates + 1
+        self.engine.publish(version, pack(self.learner.snapshot(), batch))
+        answers, account = self._gather(version)
+        gradients = self._decode(answers, account, batch)
+        self.on_iteration(account)
+        metrics = self.learner.apply_gradients(gradients)
+        return metrics | {f"coded/{name}": torch.tensor(number) for name, number in account.numbers().items()}
+
+    def _gather(self, version: int) -> tuple[dict[int, Message], Iteration]:
+        """Answers to this version, until they determine all agents or nobody is left who could help."""
+        begun = time.monotonic()
+        account = Iteration(version, [], [])
+        delays = self.stragglers.draw() if self.stragglers is not None else {}
+        answers: dict[int, Message] = {}
+        while (event := self.engine.wait_any(0.0)) is not None:
+            self._note(event, version, answers, account)
+        self._hand_out(version, delays)
+        heard = time.monotonic()
+        while not self.code.decodable(list(answers)) and self._hopeful(version, answers):
+            event = self.engine.wait_any(max(heard + self.patience_s - time.monotonic(), 0.0))
+            if event is None:
+                break
+            heard = time.monotonic()
+            self._note(event, version, answers, account)
+            self._hand_out(version, delays, done=answers)
+        account.rows, account.seconds = list(answers), time.monotonic() - begun
+        return answers, account
+
+    def _hand_out(self, version: int, delays: Mapping[int, float], done: Mapping[int, Message] | None = None) -> None:
+        for learner in sorted(self._idle - set(done or ())):
+            self._idle.discard(learner)
+            self._working[learner] = version
+            self.engine.submit(Task(learner, version, delays.get(learner, 0.0)))
+
+    def _note(self, event: Event, version: int, answers: dict[int, Message], account: Iteration) -> None:
+        self._working.pop(event.learner, None)
+        if isinstance(event, Lost):
+            account.lost += 1
+            self._idle.discard(event.learner)
+            self.engine.restart(event.learner)
+            return
+        self._idle.add(event.learner)
+        if isinstance(event, Ready):
+            return
+        if event.version != version:
+            account.late += 1
+        elif event.message is not None:
+            answers[event.learner] = event.message
+
+    def _hopeful(self, version: int, answers: Mapping[int, Message]) -> bool:
+        """Whether those who have answered and those who are at work on this version could determine all agents."""
+        at_work = [learner for learner, task in self._working.items() if task == version]
+        return self.code.decodable([*answers, *at_work])
+
+    def _decode(self, answers: Mapping[int, Message], account: Iteration, batch: Batch) -> AgentGradients:
+        """Every agent's gradients; of agents that the answers do not determine they are computed here."""
+        rows, numbers = list(answers), [message.numbers for message in answers.values()]
+        notes, code = {message.note for message in answers.values()}, self.code
+        if not code.decodable(rows):
+            account.local = code.missing(rows)
+            own, note = rows_of(self.learner, batch, account.local)
+            rows += [code.learners + agent for agent in account.local]
+            numbers, notes, code = [*numbers, *own], {*notes, note}, code.with_units()
+        if len(notes) > 1:
+            raise CodingError(f"Learners {sorted(answers)} computed updates of different kinds: they cannot be joined.")
+        account.condition = code.condition(rows)
+        return gradients_of(code.decode(rows, np.stack(numbers)), notes.pop(), self.algorithm.best.dtype)
