@@ -54,7 +54,7 @@ test: $(DEV) ## set up what is missing, run the fast tests (ARGS='-k name' picks
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
 
 slow: $(DEV) ## the tests that learn, kill processes or install packages
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not network and not gpu and not slurm and not browser" $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not network and not gpu and not slurm and not browser and not ray" $(ARGS)
 
 golden: $(DEV) ## short runs of every learner, compared bit for bit with their records (ARGS='-k ma-iql' picks some)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n 2 -rs tests/golden $(ARGS)

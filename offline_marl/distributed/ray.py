@@ -1,0 +1,187 @@
+"""Learners as Ray actors, on this machine or on many; the one file that imports Ray."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from offline_marl.core.errors import sentence
+from offline_marl.distributed.engine import (
+    Answer,
+    Engine,
+    EngineError,
+    Event,
+    Lost,
+    Message,
+    Payload,
+    Program,
+    Ready,
+    Task,
+)
+
+POLL_S = 0.002
+"""Seconds between looks of a learner that is late on purpose at whether its version still counts."""
+REACH_S = 10.0
+"""Seconds in which a cluster's address should take a connection."""
+OUR_NAMESPACE = "offline_marl"
+
+
+class RayEngine(Engine):
+    """One actor a learner, wherever Ray places it.
+
+    Args:
+        learners: How many.
+        make: Makes a learner's program; pickled by Ray, so it holds names and paths rather than data.
+        address: Of a running cluster, `auto` for the one this machine belongs to; None starts Ray here.
+        cpus: Processors that Ray reserves for each learner; 0 lets as many learners as wanted share a machine.
+    """
+
+    def __init__(
+        self, learners: int, make: Callable[[], Program], address: str | None = None, cpus: float = 0.0
+    ) -> None:
+        super().__init__(learners, make)
+        self.address, self.cpus = address, cpus
+        self._actors: dict[int, Any] = {}
+        self._open: dict[Any, tuple[int, Task | None]] = {}
+        """Learner and task of each answer that is waited for; no task where a start is."""
+        self._events: deque[Event] = deque()
+        self._ours = False
+
+    def start(self) -> None:
+        """Connect to the cluster, or start one of this machine, and start the learners in it.
+
+        Raises:
+            EngineError: Ray is not installed, or no cluster answers at the address.
+        """
+        ray = _import_ray()
+        if not ray.is_initialized():
+            try:
+                _reach(self.address)
+                ray.init(
+                    address=self.address,
+                    namespace=OUR_NAMESPACE,
+                    include_dashboard=False if self.address is None else None,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
+            except (OSError, RuntimeError, ValueError) as error:
+                where = "on this machine" if self.address is None else f"at {self.address}"
+                raise EngineError(f"There is no Ray {where}: {sentence(error)}") from None
+            self._ours = True
+        self._remote = ray.remote(num_cpus=self.cpus, max_restarts=0, max_concurrency=2)(_Learner)
+        for learner in range(self.learners):
+            self.restart(learner)
+
+    def publish(self, version: int, payload: Payload) -> None:
+        """Put what learners read of this version into the object store, once for each machine."""
+        ray = _import_ray()
+        self._payload = ray.put({name: np.asarray(value, order="C") for name, value in payload.items()})
+        for actor in self._actors.values():
+            actor.supersede.remote(version)
+
+    def submit(self, task: Task) -> None:
+        """Ask the learner's actor; the answer is waited for in `wait_any`."""
+        call = self._actors[task.learner].compute.remote(task.version, self._payload, task.delay_s)
+        self._open[call] = (task.learner, task)
+
+    def wait_any(self, timeout_s: float) -> Event | None:
+        """The next event of any learner."""
+        ray = _import_ray()
+        if self._events:
+            return self._events.popleft()
+        if not self._open:
+            time.sleep(min(max(timeout_s, 0.0), POLL_S))
+            return None
+        ready, _ = ray.wait(list(self._open), num_returns=1, timeout=max(timeout_s, 0.0))
+        return self._heard(ready[0]) if ready else None
+
+    def restart(self, learner: int) -> None:
+        """Start another actor for this learner; the one before, if any, is killed."""
+        ray = _import_ray()
+        if learner in self._actors:
+            ray.kill(self._actors[learner], no_restart=True)
+        self._open = {call: entry for call, entry in self._open.items() if entry[0] != learner}
+        self._actors[learner] = self._remote.remote(learner, self.make)
+        self._open[self._actors[learner].process.remote()] = (learner, None)
+
+    def process_of(self, learner: int) -> int | None:
+        """The id of a learner's process, on its own machine; waits for the learner's start."""
+        ray = _import_ray()
+        return int(ray.get(self._actors[learner].process.remote()))
+
+    def stop(self) -> None:
+        """Kill the learners; a Ray that was started here ends, one that was there stays."""
+        ray = _import_ray()
+        if not ray.is_initialized():
+            return
+        for actor in self._actors.values():
+            ray.kill(actor, no_restart=True)
+        self._actors.clear()
+        self._open.clear()
+        if self._ours:
+            ray.shutdown()
+
+    def _heard(self, call: Any) -> Event:
+        ray = _import_ray()
+        learner, task = self._open.pop(call)
+        try:
+            answer = ray.get(call)
+        except ray.exceptions.RayTaskError as error:
+            return Lost(learner, f"{type(error.cause).__name__}: {sentence(error.cause)}")
+        except ray.exceptions.RayError as error:  # its process, its machine, or the way to it is gone
+            return Lost(learner, type(error).__name__)
+        if task is None:
+            return Ready(learner)
+        numbers, note, seconds = answer
+        message = None if numbers is None else Message(np.array(numbers), note)
+        return Answer(learner, task.version, message, seconds)
+
+
+class _Learner:
+    """An actor; of its two threads one computes, the other is told of newer versions."""
+
+    def __init__(self, learner: int, make: Callable[[], Program]) -> None:
+        self.learner, self.newest = learner, -1
+        self.program = make()
+
+    def process(self) -> int:
+        """The id of its process, which also says that it has started."""
+        return os.getpid()
+
+    def supersede(self, version: int) -> None:
+        """Take note of the newest version."""
+        self.newest = max(self.newest, version)
+
+    def compute(self, version: int, payload: Payload, delay_s: float) -> tuple[Any, bytes, float]:
+        """The message of a version; None where it was superseded before it would have been sent."""
+        begun = time.monotonic()
+        if version < self.newest:
+            return None, b"", 0.0
+        message = self.program(self.learner, payload)
+        done = time.monotonic()
+        while time.monotonic() < done + delay_s:
+            if version < self.newest:
+                return None, b"", done - begun
+            time.sleep(min(POLL_S, max(done + delay_s - time.monotonic(), 0.0)))
+        return message.numbers, message.note, done - begun
+
+
+def _reach(address: str | None) -> None:
+    """Raise what says why nothing answers at the address; Ray itself would try for ten minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise EngineError("Ray is not installed: pip install 'offline-marl[ray]'.") from None
+    return ray
