@@ -30,20 +30,35 @@ from offline_marl.distributed.engine import Engine, Event, Lost, Message, Payloa
 ROWS = "rows/"
 SNAPSHOT = "snapshot/"
 """Beginnings of the names under which a payload holds the batch's fields and the learner's snapshot."""
+DRAWN = "drawn"
+"""Name of the numbers of recorded rows, in place of the fields of a batch."""
 PATIENCE_S = 60.0
 """Seconds without any answer after which the controller computes what is missing."""
 
 
-def pack(snapshot: Mapping[str, Tensor], batch: Batch) -> dict[str, npt.NDArray[np.generic]]:
-    """The payload of a version: all that gradients depend on."""
-    rows = {f.name: getattr(batch, f.name) for f in fields(batch)}
+def pack(
+    snapshot: Mapping[str, Tensor], batch: Batch, drawn: Tensor | None = None
+) -> dict[str, npt.NDArray[np.generic]]:
+    """The payload of a version: all that gradients depend on.
+
+    Args:
+        snapshot: Of the algorithm.
+        batch: The minibatch.
+        drawn: Which recorded rows it holds, where learners have the data themselves: then these numbers alone go out.
+    """
+    rows = {f.name: getattr(batch, f.name) for f in fields(batch)} if drawn is None else {DRAWN: drawn}
     named = {f"{SNAPSHOT}{name}": value for name, value in snapshot.items()}
     named |= {f"{ROWS}{name}": value for name, value in rows.items() if value is not None}
     return {name: value.detach().cpu().numpy() for name, value in named.items()}
 
 
-def unpack(payload: Payload) -> tuple[dict[str, Tensor], Batch]:
-    """Snapshot and batch of a payload."""
+def unpack(payload: Payload, view: Callable[[Tensor], Batch] | None = None) -> tuple[dict[str, Tensor], Batch]:
+    """Snapshot and batch of a payload.
+
+    Args:
+        payload: What `pack` made.
+        view: Gives recorded rows by their numbers.
+    """
 
     def part(beginning: str) -> dict[str, Tensor]:
         # Copied where an engine hands out memory that must not be written to.
@@ -53,7 +68,11 @@ def unpack(payload: Payload) -> tuple[dict[str, Tensor], Batch]:
             if name.startswith(beginning)
         }
 
-    return part(SNAPSHOT), Batch(**part(ROWS))
+    rows = part(ROWS)
+    if DRAWN not in rows:
+        return part(SNAPSHOT), Batch(**rows)
+    assert view is not None
+    return part(SNAPSHOT), view(rows[DRAWN])
 
 
 class GradientProgram:
@@ -62,14 +81,15 @@ class GradientProgram:
     Args:
         learner: A copy of the algorithm, on the CPU, whose parameters are overwritten.
         code: Says which agents are whose, with which weights.
+        view: Gives recorded rows by their numbers; None where payloads hold the rows themselves.
     """
 
-    def __init__(self, learner: SplitLearner, code: Code) -> None:
-        self.learner, self.code = learner, code
+    def __init__(self, learner: SplitLearner, code: Code, view: Callable[[Tensor], Batch] | None = None) -> None:
+        self.learner, self.code, self.view = learner, code, view
 
     def __call__(self, learner: int, payload: Payload) -> Message:
         """The message of a learner."""
-        snapshot, batch = unpack(payload)
+        snapshot, batch = unpack(payload, self.view)
         self.learner.load_snapshot(snapshot)
         rows, note = rows_of(self.learner, batch, self.code.assigned(learner))
         return Message(self.code.encode(learner, rows), note)
@@ -165,6 +185,7 @@ class Controller:
         stragglers: Who is late on purpose; None for nobody.
         patience_s: See `PATIENCE_S`.
         on_iteration: Called with the account of every update.
+        drawn: Numbers of the recorded rows of the newest batch; None where learners are sent the rows.
 
     Raises:
         DataError: The algorithm's update cannot be split.
@@ -178,10 +199,11 @@ class Controller:
         stragglers: Stragglers | None = None,
         patience_s: float = PATIENCE_S,
         on_iteration: Callable[[Iteration], None] = lambda _: None,
+        drawn: Callable[[], Tensor] | None = None,
     ) -> None:
         self.learner, self.algorithm = splitting(algorithm), algorithm
         self.code, self.engine, self.stragglers = code, engine, stragglers
-        self.patience_s, self.on_iteration = patience_s, on_iteration
+        self.patience_s, self.on_iteration, self.drawn = patience_s, on_iteration, drawn
         self._idle: set[int] = set()
         self._working: dict[int, int] = {}
         """Version of the task that each learner has."""
@@ -199,7 +221,8 @@ class Controller:
     def update(self, batch: Batch) -> Metrics:
         """One update of the algorithm, its gradients computed by the learners."""
         version = self.algorithm.updates + 1
-        self.engine.publish(version, pack(self.learner.snapshot(), batch))
+        drawn = None if self.drawn is None else self.drawn()
+        self.engine.publish(version, pack(self.learner.snapshot(), batch, drawn))
         answers, account = self._gather(version)
         gradients = self._decode(answers, account, batch)
         self.on_iteration(account)

@@ -1,0 +1,192 @@
+"""A run whose gradients other processes compute: its engine, its log of whose answers were used, and its state."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from offline_marl.algorithms.base import Algorithm
+from offline_marl.algorithms.split import splitting
+from offline_marl.core.config import ConfigError
+from offline_marl.core.files import write_text
+from offline_marl.core.learner import Learner
+from offline_marl.core.seeding import Generators
+from offline_marl.core.types import Batch, DataError, Metrics, Source
+from offline_marl.distributed.coding import Code
+from offline_marl.distributed.engine import Engine, Program, ScriptedEngine
+from offline_marl.distributed.local import LocalEngine
+from offline_marl.distributed.ray import RayEngine
+from offline_marl.distributed.schemes import make_code
+from offline_marl.runs.config import RunConfig
+from offline_marl.runs.folder import RunFolder, RunFolderError, naming_plugins
+from offline_marl.runs.loading import make_algorithm
+from offline_marl.tasks.run_tasks import open_to_go_on
+from offline_marl.training.coded import Controller, GradientProgram, Iteration, Stragglers
+from offline_marl.training.rewards import Rewards
+from offline_marl.training.sources.choose import buffer_of
+from offline_marl.training.sources.recorded import DatasetSource
+
+LOG = "learners.jsonl"
+"""In a run folder: a line for each update, with the learners whose answers were used."""
+START_S = 60.0
+"""Seconds that the first update waits for learners to start."""
+
+
+class CodedRun:
+    """Coded updates of a run's algorithm, as a hook whose state belongs into checkpoints.
+
+    Args:
+        config: The run's settings, with an engine.
+        folder: Takes the log.
+        learner: The algorithm, on the CPU.
+
+    Raises:
+        ConfigError: The code does not exist for so many learners, or the run computes on a GPU.
+        DataError: The algorithm's update cannot be split by agent.
+    """
+
+    def __init__(self, config: RunConfig, folder: RunFolder, learner: Algorithm) -> None:
+        splitting(learner)
+        if learner.best.device.type != "cpu":
+            raise ConfigError("Learners of a coded run compute on the CPU: give it --device cpu.")
+        self.config, self.folder, self.learner = config, folder, learner
+        self.code = code_of(config, learner.spec.n_agents)
+        if config.stragglers > self.code.learners:
+            raise ConfigError(f"Of {self.code.learners} learners {config.stragglers} cannot be late: see --learners.")
+        self.generator = Generators(config.seed).get("stragglers")
+        self.accounts: list[Iteration] = []
+        """Of updates that are not in the log yet."""
+        self.script = None if config.answers_of is None else read_log(Path(config.answers_of) / LOG, self.code)
+
+    @contextlib.contextmanager
+    def updating(self, source: Source) -> Iterator[Callable[[Batch], Metrics]]:
+        """The algorithm's update while learners are running; they are stopped at the end, however it comes."""
+        drawn = None
+        if isinstance(source, DatasetSource):
+
+            def drawn() -> torch.Tensor:
+                assert source.drawn is not None
+                return source.drawn
+
+        stragglers = None
+        if self.config.stragglers:
+            late, delay_s = self.config.stragglers, self.config.straggler_delay
+            stragglers = Stragglers(self.code.learners, late, delay_s, self.generator)
+        with self._engine(source) as engine:
+            controller = Controller(
+                self.learner, self.code, engine, stragglers, self.config.patience, self.accounts.append, drawn
+            )
+            controller.await_learners(START_S)
+            try:
+                yield controller.update
+            finally:
+                self.write_log()
+
+    def _engine(self, source: Source) -> Engine:
+        count = self.code.learners
+        if self.script is not None:
+            first = self.learner.updates + 1
+            return ScriptedEngine(count, self._program(source, copy.deepcopy(self.learner)), self.script, first)
+        if self.config.engine == "ray":
+            sent = None if isinstance(source, DatasetSource) else False
+            make = FolderProgram(str(self.folder.path.absolute()), has_data=sent is None)
+            return RayEngine(count, make, self.config.ray_address)
+        return LocalEngine(count, self._program(source, self.learner))
+
+    def _program(self, source: Source, learner: Algorithm) -> Callable[[], Program]:
+        def view(index: torch.Tensor) -> Batch:
+            assert isinstance(source, DatasetSource)
+            return source.buffer.view(index, learner.needs)
+
+        return lambda: GradientProgram(splitting(learner), self.code, view)
+
+    def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
+        """Nothing: updates are counted where they are made."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Who is late next; with it the log is brought up to date."""
+        self.write_log()
+        return {"stragglers": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the saved run stood; lines of the log that were written after it are dropped."""
+        self.generator.set_state(state["stragglers"].cpu())
+        path = self.folder.path / LOG
+        if path.is_file():
+            lines = [line for line in _lines(path) if line["version"] <= self.learner.updates]
+            write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def write_log(self) -> None:
+        """Append what is not in the log yet."""
+        lines = [json.dumps({**asdict(account), "seconds": round(account.seconds, 6)}) for account in self.accounts]
+        self.accounts.clear()
+        if lines:
+            with (self.folder.path / LOG).open("a", encoding="utf-8") as file:
+                file.write("\n".join(lines) + "\n")
+
+
+def code_of(config: RunConfig, agents: int) -> Code:
+    """The code that the settings name; without `learners` there are half as many again as agents."""
+    learners = config.learners or (agents if config.code == "uncoded" else agents + -(-agents // 2))
+    return make_code(config.code, agents, learners, seed=config.seed)
+
+
+@dataclass(frozen=True)
+class FolderProgram:
+    """Maker of a learner's program on any machine that sees the run's folder, and its data.
+
+    Args:
+        folder: The run folder.
+        has_data: Whether learners read recorded rows by their numbers; if not they are sent.
+    """
+
+    folder: str
+    has_data: bool
+
+    def __call__(self) -> Program:
+        """Make the program from the run's settings."""
+        folder = RunFolder(self.folder)
+        with naming_plugins(folder):
+            config = folder.config()
+            task = open_to_go_on(folder)
+            torch.set_num_threads(config.threads)
+            learner = make_algorithm(config, task.data.spec)
+            learner.place("cpu", 0)
+            view = None
+            if self.has_data:
+                buffer = buffer_of(task, Rewards(task.data, learner.config.reward_scale), learner, torch.device("cpu"))
+
+                def view(index: torch.Tensor) -> Batch:
+                    return buffer.view(index, learner.needs)
+
+        return GradientProgram(splitting(learner), code_of(config, learner.spec.n_agents), view)
+
+
+def read_log(path: Path, code: Code) -> list[list[int]]:
+    """Whose answers each update of a run used, from its first one on.
+
+    Raises:
+        RunFolderError: There is no log, or it is damaged or of another code.
+    """
+    try:
+        lines = _lines(path)
+        rows = [[int(row) for row in line["rows"]] for line in lines]
+        numbers = [line["version"] for line in lines]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunFolderError(f"{path} is no log of a coded run's learners.") from None
+    if numbers != list(range(1, len(numbers) + 1)) or any(row >= code.learners for order in rows for row in order):
+        raise RunFolderError(f"{path} does not tell of every update from the first on, or of other learners.")
+    return rows
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Lines of the log; a last one that was cut off by the end of its process is no line."""
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
