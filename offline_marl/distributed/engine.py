@@ -132,16 +132,13 @@ class ScriptedEngine(Engine):
     Args:
         learners: How many.
         make: Makes the one program that serves them all.
-        script: Of each version from the first on, the learners that answer, in order; those that are not named never
+        script: Of each version from 1 on, the learners that answer, in order; those that are not named never
             do. Negative numbers, -1 - n, are learners n that die at this place. Beyond its end all answer in order.
-        first: The version that the script begins with.
     """
 
-    def __init__(
-        self, learners: int, make: Callable[[], Program], script: Iterable[Sequence[int]] = (), first: int = 1
-    ) -> None:
+    def __init__(self, learners: int, make: Callable[[], Program], script: Iterable[Sequence[int]] = ()) -> None:
         super().__init__(learners, make)
-        self.script = {first + number: list(order) for number, order in enumerate(script)}
+        self.script = {version: list(order) for version, order in enumerate(script, start=1)}
         self._events: deque[Event] = deque()
         self._open: dict[int, Task] = {}
         self._order: list[int] = []

@@ -121,6 +121,22 @@ class RunFlags(LearnFlags):
     """The cutoff as a quantile of the spread on recorded transitions, which means the same in every task."""
     clip_imagined: bool = True
     """Keep imagined observations and rewards inside the range of the data."""
+    engine: Literal["local", "ray"] | None = None
+    """Let other processes compute the agents' gradients, with redundancy: processes of this machine, or Ray actors."""
+    learners: Count | None = None
+    """Processes of an --engine; as many as agents and half as many again unless said."""
+    code: str = "systematic"
+    """Which of them computes which agents: systematic, replication, ldpc ... as `offline-marl codes` lists them."""
+    patience: Positive = 60.0
+    """Seconds without any answer of the learners after which their owner computes what is missing."""
+    stragglers: CountOrZero = 0
+    """Learners that are late on purpose, drawn anew for each update, to see what a code bears."""
+    straggler_delay: NotNegative = 1.0
+    """Seconds by which they are late."""
+    ray_address: str | None = None
+    """Of a Ray cluster that runs, such as auto or 10.0.0.1:6379; without it --engine ray starts one here."""
+    answers_of: RunPlace | None = None
+    """Run of the same settings whose log of used answers is replayed, bit for bit, instead of asking any learner."""
 
 
 class RunConfig(RunFlags):
@@ -228,6 +244,7 @@ def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
         ConfigError: Says which, and what would be right.
     """
     name, share = config.algorithm, config.real_fraction
+    _refuse_engine(config)
     if config.dataset is None and needs.origin != "environment":
         raise ConfigError(f"{name} learns from recorded data: give it --dataset; --environment is for ma-ppo.")
     if config.dataset is None and config.settings.get("clip_target"):
@@ -248,6 +265,20 @@ def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
         raise ConfigError("conservative_rows = combo holds Q down on imagined rows: it needs a --world-model.")
     if share == "auto" and config.real_fraction_end is not None:
         raise ConfigError("--real-fraction auto follows the number of imagined rows: it takes no --real-fraction-end.")
+
+
+ENGINE_FIELDS = ("learners", "code", "patience", "stragglers", "straggler_delay", "ray_address")
+"""Settings of runs whose gradients other processes compute."""
+
+
+def _refuse_engine(config: RunConfig) -> None:
+    """Refuse settings of an engine where there is none, or of another one."""
+    if config.engine is None and config.answers_of is None:
+        given = [name for name in ENGINE_FIELDS if getattr(config, name) != RunConfig.model_fields[name].default]
+        if given:
+            raise ConfigError(f"--{given[0].replace('_', '-')} is for runs with an --engine: local or ray.")
+    if config.engine != "ray" and config.ray_address is not None:
+        raise ConfigError("--ray-address is for --engine ray.")
 
 
 def refuse_beginning(config: RunConfig, needs: Needs) -> None:

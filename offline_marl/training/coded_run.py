@@ -15,10 +15,10 @@ import torch
 from offline_marl.algorithms.base import Algorithm
 from offline_marl.algorithms.split import splitting
 from offline_marl.core.config import ConfigError
-from offline_marl.core.files import write_text
+from offline_marl.core.files import write_atomically
 from offline_marl.core.learner import Learner
 from offline_marl.core.seeding import Generators
-from offline_marl.core.types import Batch, DataError, Metrics, Source
+from offline_marl.core.types import Batch, Metrics, Source
 from offline_marl.distributed.coding import Code
 from offline_marl.distributed.engine import Engine, Program, ScriptedEngine
 from offline_marl.distributed.local import LocalEngine
@@ -92,11 +92,9 @@ class CodedRun:
     def _engine(self, source: Source) -> Engine:
         count = self.code.learners
         if self.script is not None:
-            first = self.learner.updates + 1
-            return ScriptedEngine(count, self._program(source, copy.deepcopy(self.learner)), self.script, first)
+            return ScriptedEngine(count, self._program(source, copy.deepcopy(self.learner)), self.script)
         if self.config.engine == "ray":
-            sent = None if isinstance(source, DatasetSource) else False
-            make = FolderProgram(str(self.folder.path.absolute()), has_data=sent is None)
+            make = FolderProgram(str(self.folder.path.absolute()), has_data=isinstance(source, DatasetSource))
             return RayEngine(count, make, self.config.ray_address)
         return LocalEngine(count, self._program(source, self.learner))
 
@@ -121,7 +119,7 @@ class CodedRun:
         path = self.folder.path / LOG
         if path.is_file():
             lines = [line for line in _lines(path) if line["version"] <= self.learner.updates]
-            write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def write_log(self) -> None:
         """Append what is not in the log yet."""

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from offline_marl.core.errors import WorkError
 from offline_marl.core.learner import Learner
-from offline_marl.core.types import Metrics, Source
+from offline_marl.core.types import Batch, Metrics, Source
 from offline_marl.environments.scores import Score
 from offline_marl.runs.loggers import Logger
 from offline_marl.runs.stopping import StoppedEarly, asked
@@ -39,11 +39,18 @@ class Enough(Exception):
     """Raised by a hook when nothing is gained by going on: training ends as if at its last step."""
 
 
-def train(learner: Learner, source: Source, hooks: Sequence[Hook], steps: range) -> None:
-    """Update once per step; everything else is a hook's."""
+def train(
+    learner: Learner,
+    source: Source,
+    hooks: Sequence[Hook],
+    steps: range,
+    update: Callable[[Batch], Metrics] | None = None,
+) -> None:
+    """Update once per step, by the learner or by what is given in its place; everything else is a hook's."""
+    update = learner.update if update is None else update
     with contextlib.suppress(Enough):
         for step in steps:
-            metrics = learner.update(source.sample(learner.needs).check())
+            metrics = update(source.sample(learner.needs).check())
             for hook in hooks:
                 hook(step, learner, metrics)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -14,7 +14,7 @@ from offline_marl.core.config import ConfigError
 from offline_marl.core.learner import Learner
 from offline_marl.core.progress import progress_bar
 from offline_marl.core.seeding import seeded_globally
-from offline_marl.core.types import Source
+from offline_marl.core.types import Batch, Metrics, Source
 from offline_marl.runs import checkpoint
 from offline_marl.runs.config import LearnFlags
 from offline_marl.runs.devices import pick_device
@@ -142,9 +142,14 @@ class Session(ABC, Generic[Settings, Outcome]):
             saving = CheckpointHook(self.save, self.config.checkpoint_every, last, self.log)
             stopping = StopHook(self.save, last, self.log)
             hooks: list[Hook] = [self.log, *self.own_hooks.values(), *self.hooks, saving, stopping]
-            train(self.learner, self.source, hooks, range(self.step + 1, self.steps + 1))
+            with self.updating() as update:
+                train(self.learner, self.source, hooks, range(self.step + 1, self.steps + 1), update)
             self.conclude()
             self.elapsed = self.log.elapsed
+
+    def updating(self) -> contextlib.AbstractContextManager[Callable[[Batch], Metrics]]:
+        """What makes the updates, for as long as they are made: the learner."""
+        return contextlib.nullcontext(self.learner.update)
 
     def save(self, step: int) -> None:
         """Write the checkpoint of this step."""

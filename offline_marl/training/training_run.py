@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from offline_marl.algorithms.base import Algorithm
 from offline_marl.core.attempts import attempt
 from offline_marl.core.seeding import derive
-from offline_marl.core.types import Source
+from offline_marl.core.types import Batch, Metrics, Source
 from offline_marl.datasets.buffer import refuse_long_window
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.environments.base import Conventions
@@ -28,6 +29,7 @@ from offline_marl.runs.loading import make_algorithm, take_over
 from offline_marl.runs.loggers import Logger
 from offline_marl.tasks.data_tasks import ScoredTask, Task
 from offline_marl.tasks.scoring import describe_data, make_scorer, mean_return_of
+from offline_marl.training.coded_run import CodedRun
 from offline_marl.training.loop import EvaluateHook, Hook
 from offline_marl.training.preferences.pair_source import plan_pairs
 from offline_marl.training.rewards import Rewards
@@ -98,6 +100,9 @@ class TrainingSession(Session[RunConfig, Result]):
         play = None if score is None else lambda: score(learner, config.eval_episodes)
         self.evaluating = EvaluateHook(play, config.eval_every, config.steps, self.log)
         self.own_hooks = {"evaluation": self.evaluating}
+        self.coded = None if config.engine is None and config.answers_of is None else CodedRun(config, folder, learner)
+        if self.coded is not None:
+            self.own_hooks["coded"] = self.coded
         self.final: Score | None = None
 
     @property
@@ -106,6 +111,9 @@ class TrainingSession(Session[RunConfig, Result]):
 
     def make_source(self) -> Source:
         return self._make_source()
+
+    def updating(self) -> AbstractContextManager[Callable[[Batch], Metrics]]:
+        return super().updating() if self.coded is None else self.coded.updating(self.source)
 
     def announce(self) -> None:
         super().announce()

@@ -72,10 +72,10 @@ def kill_at(patch: pytest.MonkeyPatch, step: int, kind: type[Learner] = Algorith
     """Let the next run, or the next fit where `kind` is WorldModel, die right after this step."""
     loop = session.train
 
-    def short(learner, source, hooks, steps):
+    def short(learner, source, hooks, steps, update):
         if not isinstance(learner, kind):
-            return loop(learner, source, hooks, steps)
-        loop(learner, source, hooks, range(steps.start, min(step + 1, steps.stop)))
+            return loop(learner, source, hooks, steps, update)
+        loop(learner, source, hooks, range(steps.start, min(step + 1, steps.stop)), update)
         if step < steps.stop:
             raise Killed
 

@@ -107,8 +107,13 @@ def _make_plain(config: RunConfig, task: Task, rewards: Rewards, learner: Algori
         if env is None:
             raise DataError(f"{config.algorithm} learns in an environment, and none belongs to {task.id}.")
         return EnvironmentSource(learner, env, rows, Generators(config.seed).get("episodes"), device, rewards)
-    buffer = TransitionBuffer(rewards.recorded, learner.window, device, state=learner.needs.state, stays=task.mapped)
+    buffer = buffer_of(task, rewards, learner, device)
     return DatasetSource(buffer, rows, Generators(config.seed, buffer.device).get("batches"))
+
+
+def buffer_of(task: Task, rewards: Rewards, learner: Algorithm, device: torch.device) -> TransitionBuffer:
+    """The recorded rows that a learner of data alone is fed."""
+    return TransitionBuffer(rewards.recorded, learner.window, device, state=learner.needs.state, stays=task.mapped)
 
 
 def _kept(config: RunConfig, needs: Needs) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from offline_marl.core.types import Batch, History, Needs, Policy
 from offline_marl.datasets.buffer import TransitionBuffer
@@ -26,6 +27,8 @@ class DatasetSource:
         self.buffer = buffer
         self.batch_size = batch_size
         self.generator = generator
+        self.drawn: Tensor | None = None
+        """Numbers of the rows, or of the first steps, of the newest batch."""
 
     def sample(self, needs: Needs) -> Batch:
         """The next batch."""
@@ -35,7 +38,8 @@ class DatasetSource:
         """So many rows, or whole episodes if these are asked for, each as likely as any other."""
         whole = needs.view == "segments" and not needs.length
         draw = self.buffer.draw_first if whole else self.buffer.draw
-        return self.buffer.view(draw(rows, self.generator, needs), needs)
+        self.drawn = draw(rows, self.generator, needs)
+        return self.buffer.view(self.drawn, needs)
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state is the whole cursor."""

@@ -1,0 +1,105 @@
+"""Runs whose gradients other processes compute: their end, their log, their resume, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from runs import ending, last_state, refuse_difference, score_in_point_env, small_run, start_and_kill
+from worlds import saved, world
+
+from offline_marl.core.config import ConfigError
+from offline_marl.core.types import DataError
+from offline_marl.runs.folder import RunFolderError
+from offline_marl.training import run
+
+TD3_BC = {"algorithm": "td3-bc", "steps": 24, "checkpoint_every": 10}
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    score_in_point_env(monkeypatch)
+    return saved(tmp_path, world("continuous"))
+
+
+def log_of(out):
+    return [json.loads(line) for line in (out / "learners.jsonl").read_text().splitlines()]
+
+
+def assert_near(one, other, tolerance=1e-5):
+    first, second = (last_state(out)["algorithm"] for out in (one, other))
+    compared = 0
+    for name, value in first.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            assert torch.allclose(value, second[name], atol=tolerance), name
+            compared += 1
+    assert compared > 5
+
+
+def test_a_run_with_local_learners_ends_as_one_without(tmp_path, data):
+    small_run(tmp_path / "plain", data, **TD3_BC)
+    small_run(tmp_path / "coded", data, **TD3_BC, engine="local", learners=5)
+
+    assert_near(tmp_path / "plain", tmp_path / "coded")
+    lines = log_of(tmp_path / "coded")
+    assert [line["version"] for line in lines] == list(range(1, 25))
+    assert all(len(set(line["rows"])) == len(line["rows"]) for line in lines)
+    assert "coded/wait_s" in (tmp_path / "coded" / "metrics.csv").read_text().splitlines()[0]
+
+
+def test_a_log_is_replayed_bit_for_bit(tmp_path, data):
+    small_run(tmp_path / "first", data, **TD3_BC, engine="local", code="gaussian", learners=5)
+    small_run(tmp_path / "again", data, **TD3_BC, answers_of=str(tmp_path / "first"), code="gaussian", learners=5)
+
+    one, other = (last_state(tmp_path / name) for name in ("first", "again"))
+    refuse_difference(one["algorithm"], other["algorithm"])
+    assert [line["rows"] for line in log_of(tmp_path / "first")] == [
+        line["rows"] for line in log_of(tmp_path / "again")
+    ]
+
+
+def test_a_killed_run_goes_on_bit_for_bit_with_scripted_answers(tmp_path, data):
+    settings = TD3_BC | {"code": "replication", "learners": 5, "stragglers": 2, "straggler_delay": 0.01}
+    small_run(tmp_path / "first", data, **settings, engine="local")
+    replayed = settings | {"answers_of": str(tmp_path / "first")}
+    small_run(tmp_path / "whole", data, **replayed)
+    start_and_kill(tmp_path / "killed", data, 17, **replayed)
+    assert len(log_of(tmp_path / "killed")) == 17
+    run.resume(tmp_path / "killed")
+
+    one, other = (ending(tmp_path / name) for name in ("whole", "killed"))
+    for end in (one, other):
+        end["rows"] = [{k: v for k, v in row.items() if k != "coded/wait_s"} for row in end["rows"]]
+        end["metrics"] = [{k: v for k, v in row.items() if k != "coded/wait_s"} for row in end["metrics"]]
+        end["state"].pop("log", None)
+    refuse_difference(one, other)
+    assert [line["version"] for line in log_of(tmp_path / "killed")] == list(range(1, 25))
+
+
+def test_a_killed_run_with_processes_goes_on(tmp_path, data):
+    small_run(tmp_path / "plain", data, **TD3_BC)
+    start_and_kill(tmp_path / "killed", data, 15, **TD3_BC, engine="local", learners=5)
+    run.resume(tmp_path / "killed")
+
+    assert_near(tmp_path / "plain", tmp_path / "killed")
+    assert [line["version"] for line in log_of(tmp_path / "killed")] == list(range(1, 25))
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "said"),
+    [
+        ({"learners": 5}, ConfigError, "--learners is for runs with an --engine"),
+        ({"engine": "local", "code": "mds"}, ConfigError, "Unknown code 'mds'"),
+        ({"engine": "local", "learners": 1}, ConfigError, "as many, or more"),
+        ({"engine": "local", "ray_address": "auto"}, ConfigError, "--ray-address is for --engine ray"),
+        ({"engine": "local", "stragglers": 99}, ConfigError, "cannot be late"),
+        ({"engine": "local", "share_parameters": True}, DataError, "share_parameters"),
+        ({"engine": "local", "algorithm": "ma-iql"}, DataError, "cannot be split by agent"),
+        ({"answers_of": "nowhere"}, RunFolderError, "no log of a coded run"),
+    ],
+)
+def test_what_cannot_be_coded_is_refused_before_anything_is_made(tmp_path, data, fields, error, said):
+    with pytest.raises(error, match=said):
+        small_run(tmp_path / "run", data, **(TD3_BC | fields))
+    assert not (tmp_path / "run" / "config.json").exists()
