@@ -1,4 +1,4 @@
-"""Learners as Ray actors: a real Ray, in a network namespace of its own, since it listens on the machine's addresses."""
+"""Learners as Ray actors: a real Ray, in a network namespace of its own, since it listens on all addresses."""
 
 from __future__ import annotations
 
