@@ -5,7 +5,10 @@ max sum_i log pi_i(a_i | o_i). The floor that every other algorithm must rise ab
 
 from __future__ import annotations
 
+import torch
+
 from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, cleared, masked_mean, over_recorded
+from offline_marl.core.axes import PerAgent
 from offline_marl.core.types import Batch, Metrics, Needs, Spec
 from offline_marl.networks.actors import Actor
 
@@ -25,6 +28,13 @@ class BC(Algorithm):
         super().__init__(config, spec)
         self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
         self.optimize("actor", lr=config.lr)
+
+    @torch.no_grad()
+    def log_prob(self, batch: Batch) -> PerAgent:
+        """Log-probability of each agent's action, or its log-density; batches hold histories as long as `window`."""
+        policy = self.actor(self.inputs(batch.obs, batch.history), batch.avail_actions)
+        log_probs: PerAgent = policy.log_prob(batch.actions)
+        return log_probs
 
     def update(self, batch: Batch) -> Metrics:
         """One step up the likelihood of the batch's actions."""

@@ -74,7 +74,7 @@ class RunFlags(LearnFlags):
     max_steps: Count | None = None
     """Length of the environment's episodes; a toy's cannot be chosen."""
     reference: tuple[float, float] | None = None
-    """Returns of random play and of an expert, by which scores are normalised: --reference=-30,-5."""
+    """Returns of random play and of an expert, which normalise scores: -30,-5; a run folder is a --reference-policy."""
     workers: Count = 1
     """Processes that step the simulator, for scores and for learners in it; nothing depends on how many."""
     steps: Count = 100_000
@@ -89,6 +89,18 @@ class RunFlags(LearnFlags):
     """Decides the starts of the evaluation episodes; runs with the same one are scored on the same starts."""
     init: RunPlace | None = None
     """Run folder whose networks of the same name and shape are taken over before training, such as a bc run's."""
+    reward_model: RunPlace | None = None
+    """Folder of a fitted reward model (fit-reward), whose rewards are learnt from instead of the environment's."""
+    reward_offset: float = 1.0
+    """Mean of the learned reward, which is standardised over the training data."""
+    reward_caution: NotNegative = 0.0
+    """Taken from the learned reward per unit of its members' deviation."""
+    reference_policy: RunPlace | None = None
+    """Run folder of a policy, such as a bc run's: actions that it holds likely are paid, unlikely ones cost."""
+    reference_weight: NotNegative = 1.0
+    """Weight of its log-probability over that of uniform play."""
+    reference_clip: tuple[float, float] = (-10.0, 1.0)
+    """Least and most that an action is paid for it."""
     preferences: FilePlace | None = None
     """Folder of comparisons of the data's segments, for an algorithm that learns from them (o-mapl)."""
     world_model: ModelPlace | None = None
@@ -249,6 +261,12 @@ def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
         raise ConfigError(f"{name} learns from recorded data: give it --dataset; --environment is for ma-ppo.")
     if config.dataset is None and config.settings.get("clip_target"):
         raise ConfigError("--clip-target needs recorded data, whose best return is the bound: leave it away.")
+    if needs.view == "pairs" and config.reward_model is not None:
+        raise ConfigError(f"{name} learns from comparisons themselves: it takes no --reward-model.")
+    if config.reference_policy is not None and config.reward_model is None:
+        raise ConfigError("--reference-policy adds to a learned reward: it needs a --reward-model.")
+    if not config.reference_clip[0] <= 0.0 <= config.reference_clip[1]:
+        raise ConfigError("--reference-clip holds the least of a bonus, at most 0, and the most, at least 0.")
     if needs.view == "pairs" and config.preferences is None:
         raise ConfigError(f"{name} learns from comparisons: give it --preferences, the folder of labelled pairs.")
     if needs.view != "pairs" and config.preferences is not None:

@@ -24,12 +24,29 @@ def resolve_run(algorithm: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         RegistryError: The algorithm is unknown.
         ConfigError: The world model is neither a kind nor a folder.
     """
-    kind, fields = algorithms.get(algorithm).Config, with_share(fields)
+    kind, fields = algorithms.get(algorithm).Config, with_reference_policy(with_share(fields))
     made = with_whole_places(with_whole_places(fields, kind, whole), RunConfig, whole)
     if made.get("fit") and isinstance(made["fit"], Mapping):
         named = made.get("world_model")
         made["fit"] = resolve_fit(named if named in worldmodels.names() else "ensemble", made["fit"])
     return made
+
+
+def with_reference_policy(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields in which a run folder that was given as `reference` is the `reference_policy`.
+
+    Raises:
+        ConfigError: There is one already.
+    """
+    given = fields.get("reference")
+    if isinstance(given, list | tuple) and len(given) == 1:
+        given = given[0]
+    if not isinstance(given, str | os.PathLike):
+        return dict(fields)
+    rest = {name: value for name, value in fields.items() if name != "reference"}
+    if rest.get("reference_policy") is not None:
+        raise ConfigError(f"--reference {os.fspath(given)} names a second reference policy: two numbers are scores.")
+    return {**rest, "reference_policy": os.fspath(given)}
 
 
 def resolve_fit(model: str, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
 
+from offline_marl.core.acting.history import newest, pairs, windows
 from offline_marl.core.axes import PerAgent, PerTeam
-from offline_marl.core.types import Batch, DataError
+from offline_marl.core.types import Batch, DataError, History
 from offline_marl.datasets import normalize
 from offline_marl.datasets.arrays.presence import blanked
 from offline_marl.datasets.base import Dataset
@@ -21,7 +22,10 @@ ROWS_AT_ONCE = 65_536
 
 
 class Replacement(Protocol):
-    """Rewards in place of the environment's, such as those of a model that was learnt from preferences."""
+    """Rewards in place of the environment's, such as those of a model that was learnt from preferences.
+
+    One that reads what came before a segment says how many past pairs by an attribute `window`.
+    """
 
     def __call__(self, batch: Batch) -> PerAgent:
         """Rewards of these rows, which are segments `[batch, time]` in the order of time.
@@ -71,16 +75,27 @@ class Rewards:
         self.recorded = _scaled(data, self.factor)
         """The data with the rewards that are learnt from."""
 
-    def of(self, batch: Batch, penalty: PerTeam | None = None) -> Batch:
+    @property
+    def window(self) -> int:
+        """Past pairs that a replacement reads where segments begin within an episode; no more than there are."""
+        wanted = int(getattr(self.replacement, "window", 0))
+        return min(wanted, int(self.recorded.lengths.max()))
+
+    def of(self, batch: Batch, penalty: PerTeam | None = None, before: History | None = None) -> Batch:
         """Segments that were made during training, with the rewards that are learnt from.
 
         Args:
             batch: Segments `[batch, time]` with the environment's rewards or a model's prediction of them.
             penalty: Taken from every agent's reward, in their units.
+            before: The last `window` pairs before segments that begin within an episode.
         """
         rewards = batch.rewards
         if self.replacement is not None:
-            rewards = _ask(self.replacement, batch)
+            asked, past = batch, newest(before, self.window)
+            if past is not None:
+                steps = pairs(batch.obs, batch.actions, self.recorded.spec)
+                asked = replace(batch, history=windows(past, steps), next_history=None)
+            rewards = _ask(self.replacement, asked)
         if penalty is not None:
             rewards = rewards - penalty.unsqueeze(-1)
         if self.factor != 1.0:
@@ -104,22 +119,27 @@ def _ask(replacement: Replacement, batch: Batch) -> PerAgent:
 
 
 def _replaced(data: Dataset, replacement: Replacement, device: torch.device | str) -> Annotated[Tensor, "step agent"]:
-    buffer = TransitionBuffer(data)
     made = []
-    for first, lengths in _chunks(buffer.first, data.lengths):
-        longest = int(lengths.max())
-        rewards = _ask(replacement, buffer.segments(first, longest).to(device)).cpu()
-        made.append(rewards[torch.arange(longest) < lengths.unsqueeze(-1)])
+    for episodes, lengths in zip(whole_episodes(data), _chunks(data.lengths), strict=True):
+        rewards = _ask(replacement, episodes.to(device)).cpu()
+        made.append(rewards[torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)])
     table = blanked(torch.cat(made), data.mask)
     if not bool(table.isfinite().all()):
         raise DataError("Rewards in place of the recorded ones are not all finite.")
     return table
 
 
-def _chunks(first: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """First steps and lengths of a few episodes at a time."""
-    several = max(ROWS_AT_ONCE // int(lengths.max()), 1)
-    yield from zip(torch.split(first, several), torch.split(lengths, several), strict=True)
+def whole_episodes(data: Dataset) -> Iterator[Batch]:
+    """All recorded episodes as segments, a few at a time, each as long as the longest of these."""
+    buffer, count = TransitionBuffer(data), 0
+    for lengths in _chunks(data.lengths):
+        yield buffer.segments(buffer.first[count : count + len(lengths)], int(lengths.max()))
+        count += len(lengths)
+
+
+def _chunks(lengths: Tensor) -> Sequence[Tensor]:
+    """Lengths of a few episodes at a time."""
+    return torch.split(lengths, max(ROWS_AT_ONCE // int(lengths.max()), 1))
 
 
 def _factor(data: Dataset, scale: float | str) -> float:

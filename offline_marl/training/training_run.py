@@ -32,6 +32,7 @@ from offline_marl.tasks.scoring import describe_data, make_scorer, mean_return_o
 from offline_marl.training.coded_run import CodedRun
 from offline_marl.training.loop import EvaluateHook, Hook
 from offline_marl.training.preferences.pair_source import plan_pairs
+from offline_marl.training.preferences.relabel import freeze, learned_reward
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.run_picture import draw_run
 from offline_marl.training.session import Session, restore_hooks, stateful
@@ -82,7 +83,8 @@ class TrainingSession(Session[RunConfig, Result]):
         self.task, self.learner = task, learner
         learner.place(self.device, derive(config.seed, "exploration"))
         settings = learner.config
-        rewards = Rewards(task.data, settings.reward_scale, device=self.device)
+        replacement = None if folder.done else learned_reward(config, folder, task, self.device)
+        self.rewards = rewards = Rewards(task.data, settings.reward_scale, replacement, self.device)
         if settings.standardize_obs:
             learner.standardize(*obs_statistics(task.data))
         if settings.clip_target:
@@ -110,6 +112,7 @@ class TrainingSession(Session[RunConfig, Result]):
         return f"{self.name} on {self.task.id}"
 
     def make_source(self) -> Source:
+        freeze(self.folder, self.config, self.rewards, self.task.data)
         return self._make_source()
 
     def updating(self) -> AbstractContextManager[Callable[[Batch], Metrics]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -28,6 +28,20 @@ def push(history: History | None, obs: Obs, actions: Tensor, spec: Spec) -> Hist
 def newest(history: History | None, window: int) -> History | None:
     """The last `window` pairs of a history that may be longer; None for a window of 0."""
     return None if history is None or not window else history[..., -window:, :]
+
+
+def windows(
+    before: Annotated[Tensor, "row agent window step"], steps: Annotated[Tensor, "row time agent step"]
+) -> History:
+    """The history of each step of segments, `[row, time, agent, window, step]`, from what came before the first.
+
+    Args:
+        before: The last pairs before the segments; zeros where there were none.
+        steps: Pairs of the segments' own steps.
+    """
+    window, time = before.shape[2], steps.shape[1]
+    whole = torch.cat([before.transpose(1, 2), steps], dim=1)
+    return whole.unfold(1, window, 1)[:, :time].movedim(-1, -2)
 
 
 class WindowMemory:

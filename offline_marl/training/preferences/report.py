@@ -175,13 +175,14 @@ def _correlations(mean: Tensor, paid: Tensor, mask: Tensor) -> dict[str, Any]:
     counted = mask.any(-1)
     return {
         "episodes": len(returns),
-        "team": _both(returns.sum(-1), true.sum(-1)),
-        "agents": [_both(returns[:, i], true[:, i]) for i in range(returns.shape[-1])],
-        "steps": _both(mean.sum(-1)[counted], paid.sum(-1)[counted]),
+        "team": both_correlations(returns.sum(-1), true.sum(-1)),
+        "agents": [both_correlations(returns[:, i], true[:, i]) for i in range(returns.shape[-1])],
+        "steps": both_correlations(mean.sum(-1)[counted], paid.sum(-1)[counted]),
     }
 
 
-def _both(one: Annotated[Tensor, "row"], other: Annotated[Tensor, "row"]) -> dict[str, float]:
+def both_correlations(one: Annotated[Tensor, "row"], other: Annotated[Tensor, "row"]) -> dict[str, float]:
+    """Rank correlation and Pearson's; NaN where either series never changes."""
     one, other = one.double(), other.double()
     straight = torch.corrcoef(torch.stack([one, other]))[0, 1] if len(one) > 1 else torch.tensor(math.nan)
     return {"rank": spearman(one, other), "pearson": float(straight)}

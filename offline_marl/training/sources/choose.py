@@ -141,7 +141,7 @@ def _make_imagining(
         data = replace(data, avail_actions=None)
     # Imagined rows hold what the model foresees, and recorded ones beside them must hold the same.
     foreseen = "state" in model.foresees
-    window, state = max(learner.window, model.window), foreseen or model.needs_state
+    window, state = max(learner.window, model.window, rewards.window), foreseen or model.needs_state
     starts = TransitionBuffer(data, window, device, state=state, stays=task.mapped)
     rows = _rollout_rows(config, learner)
     plan = Plan(rows, config.horizon, config.start_share, _caution(config, model, held_out, rewards))

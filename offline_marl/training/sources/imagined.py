@@ -81,7 +81,7 @@ class Imagination:
                 f"{self.broken:,} of {self.made:,} imagined rows stopped being finite: the world model diverges on "
                 "this policy (shorten --horizon, lower --cutoff, or fit the model longer)."
             )
-        return replace(made, batch=self.rewards.of(made.batch, made.penalty))
+        return replace(made, batch=self.rewards.of(made.batch, made.penalty, starts.history))
 
     def state_dict(self) -> dict[str, Any]:
         """What decides the next rollout, beside model and policy weights."""
