@@ -21,7 +21,7 @@ from offline_marl.launch.sweeps.file import read_sweep_file
 from offline_marl.launch.sweeps.folder import Sweep, merge
 from offline_marl.launch.sweeps.plan import plan
 from offline_marl.report.gather.gathering import gather
-from offline_marl.runs.config import FitConfig, RunConfig
+from offline_marl.runs.config import FitConfig, RewardFitConfig, RunConfig
 from offline_marl.runs.folder import RunFolder
 from offline_marl.training import run
 
@@ -88,8 +88,10 @@ def whole(at: Path) -> dict[str, object]:
 
 
 def test_the_settings_of_every_run_and_fit_say_which_are_paths() -> None:
-    assert place_fields(RunConfig) == {"dataset", "world_model", "init", "env_settings"}
+    paths = {"dataset", "world_model", "init", "env_settings", "reward_model", "reference_policy", "preferences"}
+    assert place_fields(RunConfig) == paths
     assert place_fields(FitConfig) == {"dataset"}
+    assert place_fields(RewardFitConfig) == {"dataset", "preferences"}
     assert place_fields(Referring.Config) == {"guide", "table", "guides", "named", "demonstrations", "inner"}
 
 
