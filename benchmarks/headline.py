@@ -1,114 +1,136 @@
-"""Who agrees where the data holds two conventions: `python benchmarks/headline.py [--jobs N] [--table]`.
+"""Who agrees where the data holds two conventions, with the same care for everybody: `python benchmarks/headline.py`.
 
-On the mixed Reacher data, whose halves bend the elbow opposite ways, and for each of three views: MOMA-PPO in a world
-model of the data, the same in the simulator itself (oracle), and the model-free learners, five seeds each. Trains
-what is missing by way of run.py, whose runs it shares, writes results/headline.csv and draws results/headline.svg.
+Carries out what headline.toml declares, one job at a time, and can be stopped at any moment and called again: tuning,
+scores, larger budgets. Call it in a clone that stays at one commit; rows are brought into another one by --collect.
+
+    python benchmarks/headline.py --status             what is done, and how long the rest takes
+    python benchmarks/headline.py --collect RUNS       bring finished rows into benchmarks/results/headline
+    python benchmarks/headline.py --table              the tables of the committed rows
+    python benchmarks/headline.py --curves             the picture of the committed curves
+    python benchmarks/headline.py --budget             measure budget and counts of updates anew: another protocol
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import os
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 HERE = Path(__file__).resolve().parent
-DATA = "reacher-scripted-mix-v0"
-VIEWS = {
-    "2x1notip_0": "each sees its own joint",
-    "2x1first_0": "only the first sees the target",
-    "2x1_full": "each sees all",
-}
-LEARNERS = ("moma-ppo oracle", "moma-ppo", "ma-iql", "iql", "td3-bc", "omar", "cql", "bc")
-PRESETS = [f"{name}/{DATA}_{view}" for view in VIEWS for name in ("bc", "iql", "ma_iql", "td3_bc", "cql", "omar")]
-PRESETS += [f"moma_ppo/{prefix}{DATA}_{view}" for view in VIEWS for prefix in ("", "oracle_")]
-SEEDS = ("0", "1", "2", "3", "4")
-RESULTS = HERE / "results" / "headline.csv"
-COLORS = {"moma-ppo": "#2563a8", "moma-ppo oracle": "#7fa8d6"}
+sys.path[:0] = [str(HERE)]
+
+import headline_plan as plan  # noqa: E402 - its folder is on the path since the line before
+
+ROW = ["stage", "dataset", "learner", "setting", "factor", "seed", "starts", "updates", "normalized_return"]
+ROW += ["low", "high", "return", "agreement", "agreement_strict", "episodes", "cpu_s", "commit", "command"]
+CURVE = ["stage", "dataset", "learner", "setting", "factor", "seed", "updates", "cpu_s", "normalized_return"]
+CURVE += ["return", "agreement", "agreement_strict"]
+MOST_TRIES = 2
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean over seeds, by percentiles."""
-    draws = np.random.default_rng(0).integers(len(values), size=(10_000, len(values)))
-    low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
-    return float(low), float(high)
+def finished(runs: Path) -> list[plan.Row]:
+    """Rows of all jobs that have ended, as text."""
+    found = [json.loads(path.read_text()) for path in sorted(runs.glob("*/*/*/*/row.json"))]
+    return [{name: str(value) for name, value in row.items()} for row in found]
 
 
-def read() -> dict[tuple[str, str], dict[str, np.ndarray]]:
-    """Scores and agreement rates over seeds, by view and learner."""
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    with RESULTS.open() as stream:
-        for row in csv.DictReader(stream):
-            key = row["dataset"].removeprefix(f"{DATA}_"), row["algo"]
-            found.setdefault(key, []).append((float(row["normalized_return"]), float(row["agreement"])))
-    return {key: dict(zip(("score", "agreement"), np.array(values).T, strict=True)) for key, values in found.items()}
+def carry_out_all(runs: Path) -> None:
+    """All jobs that are missing, one after the other, each in a process of its own."""
+    failed: dict[str, int] = {}
+    while True:
+        known = plan.jobs(finished(runs))
+        job = next((each for each in known if is_open(each, runs) and failed.get(each.key, 0) < MOST_TRIES), None)
+        if job is None:
+            break
+        command = [sys.executable, str(Path(__file__)), "--job", job.key, "--runs", str(runs)]
+        log = (runs / job.key).with_suffix(".log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as stream:
+            code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+        failed[job.key] = failed.get(job.key, 0) + (code != 0)
+        print(f"{'done' if code == 0 else 'FAILED'}  {job.key}", file=sys.stderr, flush=True)
+    if lost := [key for key, times in failed.items() if times >= MOST_TRIES]:
+        sys.exit(f"error: {len(lost)} jobs failed, see their logs: {', '.join(lost)}")
 
 
-def print_table(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> None:
-    """A row for each learner: score with its interval, and agreement, for each view."""
-    print(f"| `{DATA}` |" + "".join(f" `{view}` | agree |" for view in VIEWS))
-    print("|---|" + "---|---|" * len(VIEWS))
-    for name in LEARNERS:
-        cells = []
-        for view in VIEWS:
-            held = found.get((view, name))
-            if held is None:
-                cells += ["", ""]
-                continue
-            low, high = interval(held["score"])
-            few = "" if len(held["score"]) == len(SEEDS) else f" ({len(held['score'])} seeds)"
-            cells += [f"{held['score'].mean():.1f} [{low:.1f}, {high:.1f}]{few}", f"{held['agreement'].mean():.2f}"]
-        print(f"| `{name}` |" + "".join(f" {cell} |" for cell in cells))
+def is_open(job: plan.Job, runs: Path) -> bool:
+    """Whether a job has not ended."""
+    return not (runs / job.key / "row.json").exists()
 
 
-def draw(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> Path:
-    """Score and agreement of every learner, a column for each view; dots are seeds."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 6.2), layout="constrained")
-    rows = figure.subplots(2, len(VIEWS), sharey="row")
-    for axes, (view, about) in zip(rows.T, VIEWS.items(), strict=True):
-        for panel, what, unit in zip(axes, ("score", "agreement"), ("normalized return", "agreement"), strict=True):
-            _draw_panel(panel, {name: found[view, name][what] for name in LEARNERS if (view, name) in found})
-            panel.set_ylabel(unit if view == next(iter(VIEWS)) else "")
-        axes[0].set_title(f"{view}: {about}", fontsize=10)
-        axes[0].axhline(100, color="#8a8f98", linestyle="--", linewidth=0.8)
-        axes[1].set_ylim(0, 1.02)
-    path = RESULTS.with_suffix(".svg")
-    with mpl.rc_context({"svg.hashsalt": "headline"}):
-        figure.savefig(path, metadata={"Date": None})
-    return path
+def collect(runs: Path) -> None:
+    """Write the tables of rows and curves anew from what has ended there."""
+    rows, points = [], []
+    for path in sorted(runs.glob("*/*/*/*/row.json")):
+        row = json.loads(path.read_text())
+        rows.append(row)
+        points += [{**row, **point} for point in json.loads((path.parent / "curve.json").read_text())["points"]]
+    write("rows", ROW, rows)
+    write("curves", CURVE, points)
+    print(f"{len(rows)} rows in {plan.RESULTS}", file=sys.stderr)
 
 
-def _draw_panel(axes: Any, values: dict[str, np.ndarray]) -> None:
-    for place, (name, held) in enumerate(values.items()):
-        low, high = interval(held)
-        color = COLORS.get(name, "#8a8f98")
-        axes.bar(place, held.mean(), color=color, width=0.7)
-        axes.vlines(place, low, high, color="black", linewidth=1.2)
-        axes.plot(np.full(len(held), place) + 0.22, held, ".", color="black", markersize=4, alpha=0.6)
-    axes.set_xticks(range(len(values)), values, rotation=40, ha="right", fontsize=8)
+def write(name: str, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    """A table below results/headline."""
+    plan.RESULTS.mkdir(parents=True, exist_ok=True)
+    with (plan.RESULTS / f"{name}.csv").open("w", newline="") as stream:
+        table = csv.DictWriter(stream, columns, lineterminator="\n", extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def show_status(runs: Path) -> None:
+    """Jobs of this folder that are done and missing, and the processor time of the missing ones, about."""
+    budget = float(plan.read("updates")[0]["budget_s"])
+    kinds: dict[str, list[plan.Job]] = {}
+    for job in plan.jobs(finished(runs)):
+        kinds.setdefault(f"{job.stage:6} {job.dataset} x{job.factor:g}", []).append(job)
+    total = 0.0
+    for kind, known in kinds.items():
+        left = [job for job in known if is_open(job, runs)]
+        hours = sum(job.factor * budget for job in left) / 3600
+        total += hours
+        print(f"{kind:55} {len(known) - len(left):4} of {len(known):4} known jobs done, {hours:5.1f} h left")
+    print(f"{total:.1f} core-hours left of what is known so far; settings that are not chosen yet add to it")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, one thread each")
-    parser.add_argument("--out", default="runs/bench", help="folder of the runs, the one that run.py uses")
-    parser.add_argument("--table", action="store_true", help="train nothing: print the table of the committed CSV")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/headline"), help="folder of the runs")
+    parser.add_argument("--status", action="store_true", help="what is done")
+    parser.add_argument("--collect", type=Path, metavar="RUNS", help="bring rows from this folder of runs")
+    parser.add_argument("--table", action="store_true", help="print the tables of the committed rows")
+    parser.add_argument("--curves", action="store_true", help="draw the committed curves")
+    parser.add_argument("--budget", action="store_true", help="measure the budget and counts of updates")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not options.table:
-        command = [sys.executable, str(HERE / "run.py"), *PRESETS, "--seeds", *SEEDS, "--jobs", str(options.jobs)]
-        subprocess.run([*command, "--out", options.out, "--results", str(RESULTS)], check=True)
-    found = read()
-    print_table(found)
-    if not options.table:
-        print(f"figure: {draw(found)}", file=sys.stderr)
+    if options.table:
+        import headline_tables
+
+        headline_tables.show()
+    elif options.curves:
+        import headline_tables
+
+        print(headline_tables.draw(plan.read("curves")))
+    elif options.collect:
+        collect(options.collect)
+    elif options.status:
+        show_status(options.runs)
+    elif options.budget:
+        import headline_budget
+
+        write("updates", headline_budget.COLUMNS, headline_budget.measure())
+    elif options.job:
+        import headline_job
+
+        job = next(each for each in plan.jobs(finished(options.runs)) if each.key == options.job)
+        headline_job.carry_out(job, options.runs / job.key)
+    else:
+        carry_out_all(options.runs)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,216 @@
+"""The plan of the headline: headline.toml, counts of updates, and which jobs there are, in the order of their use."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from offline_marl.core.config import load_settings
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "headline"
+PROTOCOL = load_settings(HERE / "headline.toml")
+TUNED_ON = PROTOCOL["data"]["tune"]
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One of the settings that are tried of a learner."""
+
+    learner: str
+    label: str
+    """What is varied, such as `window=0 alpha=2.5`."""
+    algorithm: str
+    fields: dict[str, Any] = field(hash=False)
+    """Of the run and the algorithm, all that is not a default."""
+
+    @property
+    def cost(self) -> tuple[str, str, str]:
+        """What of it decides the time of an update, as text."""
+        return self.learner.removesuffix(" oracle"), str(self.fields["window"]), str(self.fields.get("horizon", ""))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run."""
+
+    stage: str
+    """`tune` or `final`."""
+    dataset: str
+    setting: Setting
+    factor: float
+    """Budget, in units of that of the tuning."""
+    seed: int
+    starts: int
+    """Seed of the starts that it is scored on."""
+    updates: int
+
+    @property
+    def key(self) -> str:
+        """Its folder below that of all jobs; names it in the tables, too."""
+        label = self.setting.label.replace(" ", "_") or "one"
+        learner = self.setting.learner.replace(" ", "-")
+        return f"{self.stage}/{self.dataset}/{learner}/{label}_x{self.factor:g}_seed{self.seed}"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """All that `offline_marl.train` is given, but for the folder."""
+        fields = {**self.setting.fields, "steps": self.updates, "cosine_steps": self.updates}
+        fields |= _adapted(self.dataset, fields)
+        episodes = PROTOCOL["episodes"]["score"]
+        return {**fields, "seed": self.seed, "eval_every": 0, "eval_seed": self.starts, "final_episodes": episodes}
+
+    @property
+    def command(self) -> str:
+        """The same on the command line."""
+        words = ["offline-marl", "train", self.setting.algorithm, "--dataset", self.dataset]
+        for name, value in self.fields.items():
+            words += [f"--{name.replace('_', '-')}", _spell(value)]
+        return shlex.join(words)
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _adapted(dataset: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """What the length of a game's episodes asks for: no history is longer, and imagined ones begin and end with it."""
+    length = PROTOCOL["data"]["games"].get(dataset)
+    if length is None:
+        return {}
+    imagined = {"horizon": length, "start_share": 1.0} if "world_model" in fields else {}
+    return {"window": min(fields["window"], length), **imagined}
+
+
+def settings() -> list[Setting]:
+    """All settings of all learners, in the order of the file."""
+    return [setting for learner in PROTOCOL["learners"] for setting in _of_learner(learner)]
+
+
+def _of_learner(learner: dict[str, Any]) -> Iterator[Setting]:
+    common = {**PROTOCOL["fields"], **learner.get("fields", {})}
+    if learner.get("model"):
+        common |= {"world_model": "ensemble", "fit": PROTOCOL["fit"]}
+    for window, tried in itertools.product(PROTOCOL["windows"]["tried"], learner["tried"]):
+        varied = {"window": window, **tried}
+        label = " ".join(f"{name}={value}" for name, value in varied.items())
+        yield Setting(learner["name"], label, learner["algorithm"], {**common, **varied})
+
+
+def learners() -> list[str]:
+    """Names of those that are tuned, in the order of the file."""
+    return [learner["name"] for learner in PROTOCOL["learners"]]
+
+
+def read(name: str, folder: Path = RESULTS) -> list[Row]:
+    """Rows of a table below results/headline; none where it is not there yet."""
+    path = folder / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def updates_of(setting: Setting, factor: float) -> int:
+    """Updates that a budget pays for, by results/headline/updates.csv."""
+    for row in read("updates"):
+        if (row["learner"], row["window"], row["horizon"]) == setting.cost:
+            seconds = factor * float(row["budget_s"]) - float(row["fit_s"])
+            return rounded(seconds / float(row["ms_per_update"]) * 1e3)
+    raise LookupError(f"The cost of {setting.learner} {setting.label} was not measured: say --budget.")
+
+
+def rounded(count: float) -> int:
+    """To two digits that count, and at least ten."""
+    size = 10 ** max(len(str(int(count))) - 2, 0)
+    return max(round(count / size) * size, 10)
+
+
+def tuning(learner: str) -> list[Job]:
+    """All runs that choose a learner's setting."""
+    seeds, starts = PROTOCOL["seeds"]["tune"], PROTOCOL["starts"]["tune"]
+    return [
+        Job("tune", TUNED_ON, setting, 1, seed, starts, updates_of(setting, 1))
+        for setting in settings()
+        if setting.learner == learner
+        for seed in seeds
+    ]
+
+
+def chosen(learner: str, rows: Iterable[Row]) -> Setting | None:
+    """The setting with the best mean score over the seeds of the tuning; None before all of its runs have ended."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        if row["stage"] == "tune" and row["learner"] == learner:
+            scores.setdefault(row["setting"], []).append(float(row["normalized_return"]))
+    tried = [setting for setting in settings() if setting.learner == learner]
+    seeds = len(PROTOCOL["seeds"]["tune"])
+    if any(len(scores.get(setting.label, [])) < seeds for setting in tried):
+        return None
+    return max(tried, key=lambda setting: fmean(scores[setting.label]))
+
+
+def oracle(setting: Setting) -> Setting:
+    """The same learner in the simulator itself."""
+    fields = {name: value for name, value in setting.fields.items() if name != "fit"}
+    return Setting(f"{setting.learner} oracle", setting.label, setting.algorithm, {**fields, "world_model": "oracle"})
+
+
+def scoring(setting: Setting, dataset: str, factor: float) -> list[Job]:
+    """The runs of one cell of a table."""
+    updates, starts, seeds = updates_of(setting, factor), PROTOCOL["starts"]["final"], PROTOCOL["seeds"]["final"]
+    return [Job("final", dataset, setting, factor, seed, starts, updates) for seed in seeds]
+
+
+def best(rows: list[Row]) -> list[str]:
+    """Learners that get the larger budget: the best without a model, by the score of the first, and moma-ppo."""
+    plain = [learner["name"] for learner in PROTOCOL["learners"] if not learner.get("model")]
+    means = {}
+    for name in plain:
+        scores = [float(row["normalized_return"]) for row in rows if _is_cell(row, name, TUNED_ON, 1)]
+        if len(scores) < len(PROTOCOL["seeds"]["final"]):
+            return []
+        means[name] = fmean(scores)
+    return [*sorted(means, key=lambda name: -means[name])[: PROTOCOL["budget"]["best"]], "moma-ppo"]
+
+
+def _is_cell(row: Row, learner: str, dataset: str, factor: float) -> bool:
+    cell = row["stage"], row["learner"], row["dataset"], float(row["factor"])
+    return cell == ("final", learner, dataset, factor)
+
+
+def jobs(rows: list[Row]) -> Iterator[Job]:
+    """All jobs whose settings are known by now, the most telling first.
+
+    Learner by learner the tuning and the scores of the own-joint view; then the games, the larger budget for the best,
+    and the other views.
+    """
+    fixed = {}
+    for name in learners():
+        yield from tuning(name)
+        setting = chosen(name, rows)
+        if setting is not None:
+            fixed[name] = setting
+            yield from scoring(setting, TUNED_ON, 1)
+    if "moma-ppo" in fixed:
+        fixed["moma-ppo oracle"] = oracle(fixed["moma-ppo"])
+        yield from scoring(fixed["moma-ppo oracle"], TUNED_ON, 1)
+    for dataset in PROTOCOL["data"]["games"]:
+        for setting in fixed.values():
+            if dataset not in PROTOCOL["unfit"] or setting.algorithm not in PROTOCOL["unfit"][dataset]:
+                yield from scoring(setting, dataset, PROTOCOL["budget"]["games"])
+    for name in best(rows):
+        yield from scoring(fixed[name], TUNED_ON, PROTOCOL["budget"]["larger"])
+    for dataset in PROTOCOL["data"]["views"]:
+        for setting in fixed.values():
+            yield from scoring(setting, dataset, 1)

@@ -1,0 +1,140 @@
+"""Tables and curves of the headline, from the committed rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import headline_plan as plan
+import numpy as np
+from headline_plan import PROTOCOL, RESULTS, TUNED_ON, Row, chosen, learners, settings
+
+Cell = tuple[str, str, float]
+"""Learner, data set, budget."""
+COLORS = {"moma-ppo": "#2563a8", "moma-ppo oracle": "#7fa8d6"}
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean over seeds, by percentiles."""
+    draws = np.random.default_rng(0).integers(len(values), size=(10_000, len(values)))
+    low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def refuse_other_commits(rows: list[Row]) -> None:
+    """Make sure that all rows are of one commit."""
+    commits = {row["commit"] for row in rows}
+    assert len(commits) <= 1, f"rows come from several commits: {sorted(commits)}"
+
+
+def cells(rows: list[Row]) -> dict[Cell, list[Row]]:
+    """Rows of the scores, by learner, data set and budget."""
+    found: dict[Cell, list[Row]] = {}
+    for row in rows:
+        if row["stage"] == "final":
+            found.setdefault((row["learner"], row["dataset"], float(row["factor"])), []).append(row)
+    return found
+
+
+def values(rows: list[Row], name: str) -> np.ndarray:
+    """A column as numbers."""
+    return np.array([float(row[name]) for row in rows])
+
+
+def tables(rows: list[Row]) -> Iterator[str]:
+    """Lines of all tables: scores by data set and budget, then what was tried."""
+    refuse_other_commits(rows)
+    if not rows:
+        yield "No run has ended yet."
+        return
+    found = cells(rows)
+    for dataset, factor in dict.fromkeys((dataset, factor) for _, dataset, factor in found):
+        shown = {name: held for (name, *rest), held in found.items() if rest == [dataset, factor]}
+        yield from _scores(dataset, factor, shown)
+        yield ""
+    yield from _tried(rows)
+
+
+def _scores(dataset: str, factor: float, shown: dict[str, list[Row]]) -> Iterator[str]:
+    seeds, starts = PROTOCOL["seeds"]["final"], PROTOCOL["starts"]["final"]
+    yield (
+        f"`{dataset}`, {factor:g} of the budget; seeds {seeds[0]} to {seeds[-1]}, "
+        f"{PROTOCOL['episodes']['score']} episodes of starts {starts:,}:"
+    )
+    yield ""
+    yield "| learner | setting | updates | processor time | normalised return | agree: nearer | within a third |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, held in sorted(shown.items(), key=lambda item: -values(item[1], "normalized_return").mean()):
+        score = values(held, "normalized_return")
+        low, high = interval(score)
+        few = "" if len(held) == len(seeds) else f" ({len(held)} of {len(seeds)} seeds)"
+        agreed = [f"{values(held, rule).mean():.2f}" for rule in ("agreement", "agreement_strict")]
+        yield (
+            f"| `{name}` | `{held[0]['setting']}` | {int(held[0]['updates']):,} | {values(held, 'cpu_s').mean():.0f} s "
+            f"| {score.mean():.1f} [{low:.1f}, {high:.1f}]{few} | {agreed[0]} | {agreed[1]} |"
+        )
+
+
+def _tried(rows: list[Row]) -> Iterator[str]:
+    """What was tried of each learner, and what was chosen."""
+    tried = [row for row in rows if row["stage"] == "tune"]
+    if not tried:
+        return
+    seeds = " and ".join(map(str, PROTOCOL["seeds"]["tune"]))
+    yield f"Tried on `{TUNED_ON}`, seeds {seeds}, starts {PROTOCOL['starts']['tune']:,}; the best mean is chosen:"
+    yield ""
+    yield "| learner | setting | updates | normalised return, by seed | agree: nearer | |"
+    yield "|---|---|---|---|---|---|"
+    for name in learners():
+        best = chosen(name, rows)
+        for setting in (each for each in settings() if each.learner == name):
+            held = [row for row in tried if (row["learner"], row["setting"]) == (name, setting.label)]
+            if held:
+                scores = ", ".join(f"{score:.1f}" for score in values(held, "normalized_return"))
+                agreed = f"{values(held, 'agreement').mean():.2f}"
+                mark = "chosen" if best == setting else ""
+                yield f"| `{name}` | `{setting.label}` | {int(held[0]['updates']):,} | {scores} | {agreed} | {mark} |"
+
+
+def draw(curves: list[Row]) -> Path:
+    """Score and agreement of every learner on the way, over updates and over processor time: means over seeds."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    panels = figure.subplots(2, 2, sharey="row")
+    lines: dict[str, list[Row]] = {}
+    for row in curves:
+        if (row["stage"], row["dataset"], float(row["factor"])) == ("final", TUNED_ON, 1.0):
+            lines.setdefault(row["learner"], []).append(row)
+    for name, held in lines.items():
+        points = list(_points(held))
+        for column, x in enumerate(("updates", "cpu_s")):
+            for line, y in enumerate(("normalized_return", "agreement")):
+                xs, ys = ([point[what] for point in points] for what in (x, y))
+                panels[line, column].plot(xs, ys, label=name, color=COLORS.get(name))
+    for column, label in enumerate(("updates", "processor time in seconds, the model's fit included")):
+        panels[1, column].set_xlabel(label)
+        panels[1, column].set_ylim(0, 1.02)
+    panels[0, 0].set_xscale("log")
+    panels[1, 0].set_xscale("log")
+    panels[0, 0].set_ylabel("normalised return")
+    panels[1, 0].set_ylabel("agreement, nearer pose")
+    panels[0, 1].legend(fontsize=7)
+    path = RESULTS / "curves.svg"
+    with mpl.rc_context({"svg.hashsalt": "headline"}):
+        figure.savefig(path, metadata={"Date": None})
+    return path
+
+
+def _points(rows: list[Row]) -> Iterator[dict[str, Any]]:
+    for updates in sorted({int(row["updates"]) for row in rows}):
+        held = [row for row in rows if int(row["updates"]) == updates]
+        names = ("normalized_return", "agreement", "cpu_s")
+        yield {"updates": updates, **{name: values(held, name).mean() for name in names}}
+
+
+def show() -> None:
+    """Print all tables."""
+    print("\n".join(tables(plan.read("rows"))))

@@ -1,0 +1,242 @@
+"""The benchmark of the headline: what it plans, what a job leaves behind, and what its tables say."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from offline_marl.environments.episodes import episode_seeds
+from offline_marl.environments.reacher import SIDES, read_arm
+from offline_marl.training import training_run
+from offline_marl.training.run import prepare
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+COMMIT = "a" * 40
+
+
+@pytest.fixture
+def plan(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("headline_plan")
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
+
+
+@pytest.fixture
+def tables(plan):
+    return importlib.import_module("headline_tables")
+
+
+@pytest.fixture
+def counted(plan, monkeypatch):
+    """A plan in which every setting makes a thousand updates a unit of budget."""
+    cost = {"ms_per_update": "100", "fit_s": "0", "budget_s": "100"}
+    names = ("learner", "window", "horizon")
+    rows = [{**dict(zip(names, setting.cost, strict=True)), **cost} for setting in plan.settings()]
+    monkeypatch.setattr(plan, "read", lambda name: rows)
+    return plan
+
+
+def row_of(job: Any, score: float, commit: str = COMMIT) -> dict[str, str]:
+    found = {
+        "stage": job.stage,
+        "dataset": job.dataset,
+        "learner": job.setting.learner,
+        "setting": job.setting.label,
+        "factor": job.factor,
+        "seed": job.seed,
+        "updates": job.updates,
+        "normalized_return": score,
+        "agreement": 0.5,
+        "agreement_strict": 0.25,
+        "cpu_s": 10.0,
+        "commit": commit,
+    }
+    return {name: str(value) for name, value in found.items()}
+
+
+def carried_out(plan, score_of) -> list[dict[str, str]]:
+    """Rows of all jobs, those that earlier ones make known too."""
+    rows: dict[str, dict[str, str]] = {}
+    while missing := [job for job in plan.jobs(list(rows.values())) if job.key not in rows]:
+        rows |= {job.key: row_of(job, score_of(job)) for job in missing}
+    return list(rows.values())
+
+
+def test_every_learner_has_as_many_settings_as_the_others(plan):
+    counts = {name: sum(setting.learner == name for setting in plan.settings()) for name in plan.learners()}
+    assert set(counts.values()) == {6} and len(counts) == 11
+    for name in counts:
+        windows = [setting.fields["window"] for setting in plan.settings() if setting.learner == name]
+        assert sorted(windows) == [0, 0, 0, 10, 10, 10], name
+
+
+def test_every_setting_is_one_that_the_library_takes(plan):
+    for setting in plan.settings():
+        prepare(setting.algorithm, plan.TUNED_ON, {**setting.fields, "steps": 10, "cosine_steps": 10})
+    assert len({(setting.learner, setting.label) for setting in plan.settings()}) == len(plan.settings())
+
+
+def test_settings_are_chosen_on_other_seeds_and_other_starts_than_they_are_scored_on(plan):
+    seeds, starts = plan.PROTOCOL["seeds"], plan.PROTOCOL["starts"]
+    assert not set(seeds["tune"]) & set(seeds["final"]) and len(seeds["final"]) == 5
+    played = [set(episode_seeds(starts[name], 100)) for name in ("tune", "final", "curve")]
+    assert all(not a & b for a, b in itertools.combinations(played, 2))
+
+
+def test_a_learner_is_scored_with_the_setting_of_the_best_mean_over_both_seeds(counted):
+    name = counted.learners()[0]
+    first, second, *_ = [setting for setting in counted.settings() if setting.learner == name]
+    jobs = counted.tuning(name)
+    scores = {first.label: (90.0, 10.0), second.label: (60.0, 50.0)}
+    rows = [row_of(job, scores.get(job.setting.label, (0.0, 0.0))[job.seed]) for job in jobs]
+    assert counted.chosen(name, rows[:-1]) is None
+    assert counted.chosen(name, rows) == second
+    final = [job for job in counted.jobs(rows) if job.stage == "final" and job.dataset == counted.TUNED_ON]
+    assert {job.setting for job in final} == {second}
+    assert [job.seed for job in final] == [10, 11, 12, 13, 14] and {job.starts for job in final} == {2_000}
+    assert next(counted.jobs(rows[:3])).key == jobs[0].key, "what is done stays in the plan"
+
+
+def test_the_larger_budget_is_for_moma_ppo_and_the_best_three_without_a_model(counted):
+    order = counted.learners()
+
+    def score(job: Any) -> float:
+        return 100.0 - order.index(job.setting.learner.removesuffix(" oracle"))
+
+    rows = carried_out(counted, score)
+    larger = {row["learner"] for row in rows if row["factor"] == "4"}
+    plain = [name for name in order if "model" not in name and name != "moma-ppo"]
+    assert larger == {*plain[:3], "moma-ppo"}
+    assert {row["updates"] for row in rows if row["factor"] == "4"} == {"4000"}
+    own = {row["learner"] for row in rows if row["stage"] == "final" and row["dataset"] == counted.TUNED_ON}
+    assert own == {*order, "moma-ppo oracle"}
+    game = {row["learner"] for row in rows if row["dataset"] == "coordination-mix-v0"}
+    assert {"bc", "ma-iql", "moma-ppo"} <= game and not any(name.startswith(("td3", "omar")) for name in game)
+    assert all(row["stage"] == "final" for row in rows if row["dataset"] != counted.TUNED_ON), "tuned on one task"
+
+
+def test_histories_and_imagined_episodes_of_a_game_are_no_longer_than_the_games(counted):
+    moma = next(setting for setting in counted.settings() if setting.learner == "moma-ppo")
+    (job, *_) = counted.scoring(moma, "coordination-mix-v0", 1)
+    assert (job.fields["horizon"], job.fields["start_share"], job.updates) == (6, 1.0, 1_000)
+    reads = next(each for each in counted.settings() if each.label == "window=10 alpha=2.5")
+    assert counted.scoring(reads, "coordination-mix-v0", 1)[0].fields["window"] == 6
+    assert counted.scoring(reads, counted.TUNED_ON, 1)[0].fields["window"] == 10
+    (reacher, *_) = counted.scoring(moma, counted.TUNED_ON, 1)
+    assert (reacher.fields["horizon"], reacher.fields["start_share"]) == (25, 0.8)
+    assert reacher.fields["cosine_steps"] == reacher.fields["steps"] == 1_000
+
+
+@pytest.mark.parametrize(("count", "rounded"), [(123_456, 120_000), (987, 990), (44.4, 44), (3, 10)])
+def test_counts_of_updates_keep_two_digits(plan, count, rounded):
+    assert plan.rounded(count) == rounded
+
+
+def test_a_command_says_what_the_job_does(counted):
+    setting = next(setting for setting in counted.settings() if setting.learner == "ma-iql unconstrained")
+    job = counted.scoring(setting, counted.TUNED_ON, 1)[0]
+    assert job.command.startswith("offline-marl train ma-iql --dataset reacher-scripted-mix-v0_2x1notip_0 --hidden ")
+    assert "--mixer unconstrained --window 0" in job.command and "--steps 1000" in job.command
+    assert "--seed 10" in job.command and "--eval-seed 2000" in job.command
+
+
+@pytest.mark.parametrize(("off", "settles"), [(0.0, True), (0.32, True), (0.34, False)])
+def test_an_episode_is_settled_within_a_third_of_the_gap_between_both_poses(plan, off, settles):
+    """Both joints must be near the same expert's pose; halfway they are near none."""
+    settled = importlib.import_module("headline_job").settled
+    target = np.array([[0.12, 0.05], [-0.05, 0.15]])
+    poses = np.stack([read_arm().angles(target, side) for side in SIDES.values()])
+
+    def ends(angles: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.cos(angles), np.sin(angles), target, np.zeros((2, 4))], axis=1)
+
+    gap = poses[1] - poses[0]
+    assert settled(ends(poses[0] + off * gap)).tolist() == [settles] * 2
+    assert settled(ends(poses[1] - off * gap)).tolist() == [settles] * 2
+    apart = np.stack([poses[0][:, 0], poses[1][:, 1]], axis=1)
+    assert not settled(ends(apart)).any()
+
+
+def small_job(plan) -> Any:
+    setting = plan.Setting("bc", "window=0 lr=0.001", "bc", {"hidden": [4], "batch_size": 8, "window": 0, "lr": 1e-3})
+    return plan.Job("final", "rendezvous-mix-v0", setting, 0.5, 10, 2_000, 20)
+
+
+def test_a_job_leaves_a_row_and_a_curve_and_is_finished_for_good(plan, tmp_path, monkeypatch):
+    job_module = importlib.import_module("headline_job")
+    headline = importlib.import_module("headline")
+    job = small_job(plan)
+    folder = tmp_path / job.key
+    job_module.carry_out(job, folder)
+    row = json.loads((folder / "row.json").read_text())
+    assert set(headline.ROW) == set(row)
+    assert (row["updates"], row["episodes"], row["seed"], row["starts"]) == (20, 100, 10, 2_000)
+    assert row["cpu_s"] >= 0 and 0 <= row["agreement"] == row["agreement_strict"] <= 1
+    points = json.loads((folder / "curve.json").read_text())["points"]
+    assert [point["updates"] for point in points] == list(range(2, 21, 2))
+    assert all(a["cpu_s"] <= b["cpu_s"] for a, b in itertools.pairwise(points))
+    job_module.carry_out(job, folder)
+    assert json.loads((folder / "row.json").read_text()) == row
+    monkeypatch.setattr(plan, "RESULTS", tmp_path / "results")
+    headline.collect(tmp_path)
+    (collected,) = plan.read("rows", tmp_path / "results")
+    assert collected == {name: str(row[name]) for name in headline.ROW}
+    assert len(plan.read("curves", tmp_path / "results")) == 10
+
+
+def test_a_job_that_was_cut_off_goes_on_with_its_clock_and_its_curve(plan, tmp_path, monkeypatch):
+    job_module = importlib.import_module("headline_job")
+    job, call = small_job(plan), job_module.Clock.__call__
+
+    def cut(clock: Any, step: int, learner: Any, metrics: Any) -> None:
+        call(clock, step, learner, metrics)
+        if step == 11:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job_module.Clock, "__call__", cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            job_module.carry_out(job, tmp_path / "cut")
+    job_module.carry_out(job, tmp_path / "cut")
+    job_module.carry_out(job, tmp_path / "whole")
+    ends = [json.loads((tmp_path / name / "curve.json").read_text())["points"] for name in ("cut", "whole")]
+    untimed = [[{**point, "cpu_s": 0} for point in points] for points in ends]
+    assert untimed[0] == untimed[1]
+    assert all(a["cpu_s"] <= b["cpu_s"] for a, b in itertools.pairwise(ends[0]))
+
+
+def test_the_table_says_mean_interval_budget_and_both_rules_beside_each_other(counted, tables):
+    setting = next(setting for setting in counted.settings() if setting.learner == "bc")
+    jobs = counted.scoring(setting, counted.TUNED_ON, 1)
+    rows = [row_of(job, score) for job, score in zip(jobs, (40.0, 50.0, 60.0, 50.0, 50.0), strict=True)]
+    lines = list(tables.tables(rows))
+    assert "1 of the budget; seeds 10 to 14, 100 episodes of starts 2,000" in lines[0]
+    (line,) = [line for line in lines if line.startswith("| `bc` | ")]
+    assert line.startswith("| `bc` | `window=0 lr=0.0003` | 1,000 | 10 s | 50.0 [")
+    assert line.endswith("] | 0.50 | 0.25 |")
+    partly = "\n".join(tables.tables(rows[:2]))
+    assert "(2 of 5 seeds)" in partly
+
+
+def test_rows_of_two_commits_make_no_table(counted, tables):
+    jobs = counted.tuning("bc")[:2]
+    rows = [row_of(job, 1.0, commit) for job, commit in zip(jobs, (COMMIT, "b" * 40), strict=True)]
+    with pytest.raises(AssertionError, match="several commits"):
+        list(tables.tables(rows))
+
+
+def test_the_committed_costs_are_of_every_setting_and_pay_for_hundreds_of_updates(plan):
+    """Of moma-ppo dozens: one of its updates is an update of many rows."""
+    for setting in [*plan.settings(), plan.oracle(next(s for s in plan.settings() if s.learner == "moma-ppo"))]:
+        least = 40 if setting.algorithm == "moma-ppo" else 500
+        assert least < plan.updates_of(setting, 1) < plan.updates_of(setting, plan.PROTOCOL["budget"]["larger"])
