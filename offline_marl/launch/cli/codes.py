@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from offline_marl.core.config import Config, ConfigError, build
-from offline_marl.core.fields import Count, CountOrZero, Positive, Seed, Share
+from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Seed, Share
+from offline_marl.distributed.arrivals import Pace, advice, mean_iteration_s
 from offline_marl.distributed.coding import MOST_CONDITION, Code
 from offline_marl.distributed.measures import decodability, measures
 from offline_marl.distributed.schemes import DENSITY, SCHEMES, make_code
@@ -42,6 +43,13 @@ class CodesFlags(Config):
     """Parameters p,rho,gamma of the LDPC code; without them the first that fit."""
     most_condition: Positive = MOST_CONDITION
     """Condition number beyond which a system is not solved."""
+    compute: Positive | None = None
+    """Seconds for the gradients of one agent: then the seconds of an iteration are shown for each of --lost and 0 late
+    learners, simulated with a core for each learner, and which code to take."""
+    spread: NotNegative = 0.0
+    """Deviation of the logarithm of a learner's time."""
+    delay: NotNegative = 1.0
+    """Seconds by which late learners are late."""
 
 
 def run(args: Sequence[str]) -> None:
@@ -54,16 +62,19 @@ def run(args: Sequence[str]) -> None:
     if flags.learners < flags.agents:
         raise ConfigError(f"{flags.learners} learners for {flags.agents} agents: there must be as many, or more.")
     rows = [("code", "load", "updates", "bears", *(f"{lost} lost" for lost in flags.lost), "condition")]
-    refusals = []
+    refusals, codes = [], list[Code]()
     for name in SCHEMES if flags.code is None else [flags.code]:
         try:
-            rows.append(_row(_make(name, flags), flags))
+            codes.append(_make(name, flags))
+            rows.append(_row(codes[-1], flags))
         except ConfigError as error:
             if flags.code is not None:
                 raise
             refusals.append(f"{name}: {error}")
     print_lines(table(rows))
     print_lines(refusals)
+    if flags.compute is not None:
+        print_lines(_times(codes, flags, flags.compute))
 
 
 def _make(name: str, flags: CodesFlags) -> Code:
@@ -76,6 +87,19 @@ def _make(name: str, flags: CodesFlags) -> Code:
         parameters=flags.ldpc,
         most_condition=flags.most_condition,
     )
+
+
+def _times(codes: Sequence[Code], flags: CodesFlags, compute_s: float) -> list[str]:
+    """Simulated seconds of an iteration, and which code to take."""
+    pace, numbers = Pace(compute_s, flags.spread), sorted({0, *flags.lost})
+    rows = [("seconds an iteration", *(f"{late} late" for late in numbers))]
+    for code in codes:
+        bearable = [late for late in numbers if late <= code.learners]
+        seconds = [f"{mean_iteration_s(code, pace, late, flags.delay, flags.seed):.3g}" for late in bearable]
+        rows.append((code.name, *seconds, *["-"] * (len(numbers) - len(bearable))))
+    able = [code for code in codes if code.learners == flags.learners]
+    said = [advice(able, pace, late, flags.delay, flags.seed) for late in numbers if late <= flags.learners and able]
+    return ["", *table(rows), *said]
 
 
 def _row(code: Code, flags: CodesFlags) -> tuple[str, ...]:
