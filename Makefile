@@ -28,7 +28,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check test slow golden wheel slurm browser bench page docs speed clean
+.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray bench page docs speed clean
 
 help: ## show this list
 	@echo "make TARGET [VENV=$(VENV)] [TORCH=$(TORCH)] [PYTHON=$(PYTHON)]"
@@ -67,6 +67,10 @@ slurm: $(DEV) ## the tests on a real Slurm, which tests/slurm/up.sh starts here;
 
 browser: $(DEV) ## open the report in a real Chromium, with axe-core; tests/browser/up.sh fetches both
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs $(ARGS)
+
+ray: $(DEV) ## the tests on a real Ray, in a network namespace of its own; installs the extra 'ray'
+	@test -x '$(VENV)/bin/ray' || $(PIP) $(INSTALL) -q -e '.[ray]'
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m ray -rs tests/distributed tests/training $(ARGS)
 
 bench: $(DEV) ## train and score a preset: make bench PRESET=ma_iql/published
 	$(PY) benchmarks/run.py $(PRESET) $(ARGS)

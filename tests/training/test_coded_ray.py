@@ -1,0 +1,48 @@
+"""A run on Ray: learners read the run's folder and data, one is killed on the way, and the end is the uncoded one."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+from distributed.test_ray import in_namespace
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: the extra 'ray'"),
+]
+
+
+def test_a_run_on_ray_ends_as_one_without_though_a_learner_is_killed(tmp_path):
+    said = in_namespace(
+        """
+import json, subprocess, torch
+from pathlib import Path
+from offline_marl import train
+from offline_marl.runs.checkpoint import candidates
+from worlds import saved, world
+
+data = str(saved(Path(sys.argv[1]), world("continuous")))
+out = Path(sys.argv[1])
+fields = dict(steps=60, device="cpu", hidden=[16], batch_size=16, eval_every=0, final_episodes=1)
+
+def kill_one(step, learner, metrics):
+    if step == 20:
+        listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout
+        mine = [line.split()[0] for line in listed.splitlines() if "ray::_Learner" in line]
+        os.kill(int(mine[0]), signal.SIGKILL)
+
+train("td3-bc", data, out=out / "plain", **fields)
+train("td3-bc", data, out=out / "coded", **fields, engine="ray", learners=4, hooks=[kill_one])
+ends = [next(iter(candidates(out / name / "checkpoints")))[1]["algorithm"] for name in ("plain", "coded")]
+for name, value in ends[0].items():
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        assert torch.allclose(value, ends[1][name], atol=1e-5), name
+lines = [json.loads(line) for line in (out / "coded" / "learners.jsonl").read_text().splitlines()]
+assert len(lines) == 60 and sum(line["lost"] for line in lines) >= 1, lines
+print("all seen")
+""",
+        tmp_path,
+        str(tmp_path),
+    )
+    assert "all seen" in said
