@@ -72,7 +72,7 @@ def mean_iteration_s(
     alone = code.loads * pace.compute_s
     seconds = 0.0
     for _ in range(iterations):
-        times = alone * np.exp(rng.normal(0.0, pace.spread, code.learners))
+        times = np.asarray(alone * np.exp(rng.normal(0.0, pace.spread, code.learners)), np.float64)
         times[rng.permutation(code.learners)[:late]] += delay_s
         seconds += iteration_s(code, times)
     return seconds / iterations + pace.overhead_s
