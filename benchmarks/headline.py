@@ -25,6 +25,8 @@ sys.path[:0] = [str(HERE)]
 
 import headline_plan as plan  # noqa: E402 - its folder is on the path since the line before
 
+from offline_marl.core.locks import BusyError, locked  # noqa: E402
+
 ROW = ["stage", "dataset", "learner", "setting", "factor", "seed", "starts", "updates", "normalized_return"]
 ROW += ["low", "high", "return", "agreement", "agreement_strict", "episodes", "cpu_s", "commit", "command"]
 CURVE = ["stage", "dataset", "learner", "setting", "factor", "seed", "updates", "cpu_s", "normalized_return"]
@@ -47,7 +49,7 @@ def carry_out_all(runs: Path) -> None:
         if job is None:
             break
         command = [sys.executable, str(Path(__file__)), "--job", job.key, "--runs", str(runs)]
-        log = (runs / job.key).with_suffix(".log")
+        log = runs / f"{job.key}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as stream:
             code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
@@ -130,7 +132,12 @@ def main() -> None:
         job = next(each for each in plan.jobs(finished(options.runs)) if each.key == options.job)
         headline_job.carry_out(job, options.runs / job.key)
     else:
-        carry_out_all(options.runs)
+        options.runs.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(options.runs / "lock"):
+                carry_out_all(options.runs)
+        except BusyError:
+            sys.exit(f"error: Another process carries out the jobs in {options.runs}.")
 
 
 if __name__ == "__main__":

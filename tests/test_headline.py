@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from offline_marl.core.locks import locked
 from offline_marl.environments.episodes import episode_seeds
 from offline_marl.environments.reacher import SIDES, read_arm
 from offline_marl.training import training_run
@@ -213,6 +217,30 @@ def test_a_job_that_was_cut_off_goes_on_with_its_clock_and_its_curve(plan, tmp_p
     untimed = [[{**point, "cpu_s": 0} for point in points] for points in ends]
     assert untimed[0] == untimed[1]
     assert all(a["cpu_s"] <= b["cpu_s"] for a, b in itertools.pairwise(ends[0]))
+
+
+def test_jobs_are_carried_out_in_turn_until_none_is_missing_by_one_process_alone(plan, tmp_path, monkeypatch):
+    """One that fails twice is left, and the others go on."""
+    headline = importlib.import_module("headline")
+    jobs = [dataclasses.replace(small_job(plan), seed=seed) for seed in range(3)]
+    monkeypatch.setattr(plan, "jobs", lambda rows: iter(jobs))
+    ran: list[str] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        key = command[command.index("--job") + 1]
+        ran.append(key)
+        if key != jobs[1].key:
+            (tmp_path / key).mkdir()
+            (tmp_path / key / "row.json").write_text("{}")
+        return subprocess.CompletedProcess(command, int(key == jobs[1].key))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(sys, "argv", ["headline.py", "--runs", str(tmp_path)])
+    with locked(tmp_path / "lock"), pytest.raises(SystemExit, match="Another process"):
+        headline.main()
+    with pytest.raises(SystemExit, match="1 jobs failed"):
+        headline.main()
+    assert ran == [jobs[0].key, jobs[1].key, jobs[1].key, jobs[2].key]
 
 
 def test_the_table_says_mean_interval_budget_and_both_rules_beside_each_other(counted, tables):
