@@ -21,15 +21,21 @@ from offline_marl.datasets.episode_index import Lengths, starts
 Rows = Annotated[Tensor, "batch"]
 
 
-def refuse_long_window(lengths: Lengths, window: int) -> None:
+def refuse_long_window(lengths: Lengths, window: int, setting: str = "") -> None:
     """No history is longer than the longest episode.
+
+    Args:
+        lengths: Steps of each episode.
+        window: Pairs of the history.
+        setting: What asks for so many, such as "frame_stack of 4"; a window unless said.
 
     Raises:
         DataError: This one would be.
     """
     longest = int(lengths.max())
     if window > longest:
-        raise DataError(f"A window of {window} is longer than every episode of the data (at most {longest} steps).")
+        setting = setting or f"window of {window}"
+        raise DataError(f"A {setting} is longer than every episode of the data (at most {longest} steps).")
 
 
 class TransitionBuffer:

@@ -178,6 +178,12 @@ class AgentInputs(nn.Module):
         self.register_buffer("scale", torch.ones(n_agents, self.obs_dim))
         self.register_buffer("identity", torch.eye(n_agents), persistent=False)
 
+    @property
+    def reach(self) -> str:
+        """The setting that decides how far the history goes back."""
+        stacks = self.stacked > self.embedded
+        return f"frame_stack of {self.stacked + 1}" if stacks else f"window of {self.window}"
+
     def standardize(self, mean: Annotated[Tensor, "agent obs"], std: Annotated[Tensor, "agent obs"]) -> None:
         """Subtract `mean` and divide by `std` from now on; both are saved with the parameters."""
         self.mean.copy_(mean)

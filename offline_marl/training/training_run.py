@@ -89,7 +89,7 @@ class TrainingSession(Session[RunConfig, Result]):
             learner.standardize(*obs_statistics(task.data))
         if settings.clip_target:
             learner.cap_targets(*rewards.best_values(settings.gamma))
-        refuse_long_window(task.data.lengths, learner.window)
+        refuse_long_window(task.data.lengths, learner.window, learner.inputs.reach)
         if config.init is not None and not checkpoint.found(folder.checkpoints):
             take_over(learner, RunFolder(config.init))
         if not folder.done:

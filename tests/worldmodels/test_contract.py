@@ -93,6 +93,7 @@ def cases() -> Iterator[Case]:
             yield from (Case(name, "discrete", 3, settings) for settings in dict.fromkeys((every[0], every[-1])))
             if {"predict", "spectral_norm"} <= set(known):
                 yield Case(name, "continuous", 3, (("predict", "absolute"), ("spectral_norm", True)))
+                yield Case(name, "continuous", 3, (("history_encoder", "gru"),))
 
 
 CASES = list(cases())

@@ -131,6 +131,22 @@ def test_a_model_whose_checkpoints_are_damaged_is_refused(cli: Cli, team: Path, 
 def test_a_window_longer_than_every_episode_is_refused(cli: Cli, team: Path) -> None:
     said = refused(cli, "fit-model", "ensemble", "--dataset", team, *FIT, *FEW, "--window", 6)
     assert "A window of 6 is longer than every episode of the data (at most 5 steps)" in said
+    said = refused(cli, "train", "iql", "--dataset", team, *TINY, "--frame-stack", 7)
+    assert "A frame_stack of 7 is longer than every episode of the data (at most 5 steps)" in said
+
+
+def test_the_word_for_a_kind_of_memory_is_told_apart_from_gigabytes(cli: Cli, team: Path) -> None:
+    train = ("train", "iql", "--dataset", team, *TINY)
+    assert "what agents remember by is history_encoder" in refused(cli, *train, "--memory", "gru")
+    said = refused(cli, *train, "--history-encoder", "gru")
+    assert "history_encoder = gru reads the last `window` steps, which are none: give a window, such as 10." in said
+
+
+def test_a_run_begins_with_another_one_of_the_same_history_encoder_alone(cli: Cli, team: Path) -> None:
+    train = ("train", "iql", "--dataset", team, *TINY, "--window", 2)
+    assert cli(*train, "--history-encoder", "gru", "--out", "first").code == 0
+    assert "give both runs the same hidden, window, history_encoder" in refused(cli, *train, "--init", "first")
+    assert cli(*train, "--history-encoder", "gru", "--init", "first", "--out", "second").code == 0
 
 
 def test_a_model_that_reads_histories_serves_a_policy_that_does_not(cli: Cli, team: Path) -> None:
