@@ -28,11 +28,11 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray bench page docs speed clean
+.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol bench page docs speed clean
 
 help: ## show this list
 	@echo "make TARGET [VENV=$(VENV)] [TORCH=$(TORCH)] [PYTHON=$(PYTHON)]"
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  %-8s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  %-9s %s\n' "$$name" "$$text"; done
 
 demo: $(RUN) ## set up what is missing, train on built-in data, print scores and draw a picture (runs/demo)
 	$(PY) examples/demo.py --out runs/demo
@@ -54,7 +54,7 @@ test: $(DEV) ## set up what is missing, run the fast tests (ARGS='-k name' picks
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
 
 slow: $(DEV) ## the tests that learn, kill processes or install packages
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not network and not gpu and not slurm and not browser and not ray" $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not network and not gpu and not slurm and not browser and not ray and not dmcontrol" $(ARGS)
 
 golden: $(DEV) ## short runs of every learner, compared bit for bit with their records (ARGS='-k ma-iql' picks some)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n 2 -rs tests/golden $(ARGS)
@@ -71,6 +71,10 @@ browser: $(DEV) ## open the report in a real Chromium, with axe-core; tests/brow
 ray: $(DEV) ## the tests on a real Ray, in a network namespace of its own; installs the extra 'ray'
 	@test -x '$(VENV)/bin/ray' || $(PIP) $(INSTALL) -q -e '.[ray]'
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m ray -rs tests/distributed tests/training $(ARGS)
+
+dmcontrol: ## the tests of DeepMind Control, which needs an older MuJoCo, in $(VENV)-dmcontrol
+	@$(MAKE) --no-print-directory VENV='$(VENV)-dmcontrol' '$(VENV)-dmcontrol/.installed-dmcontrol'
+	OMP_NUM_THREADS=1 '$(VENV)-dmcontrol/bin/python' -m pytest -m dmcontrol -rs tests/environments/test_dmcontrol.py $(ARGS)
 
 bench: $(DEV) ## train and score a preset: make bench PRESET=ma_iql/published
 	$(PY) benchmarks/run.py $(PRESET) $(ARGS)
@@ -121,3 +125,8 @@ $(DEV): $(VENV)/.torch pyproject.toml
 	@echo "Installing offline_marl with its development tools into $(VENV): about half a minute"
 	@$(PIP) $(INSTALL) -q -e '.[dev]'
 	@touch '$(RUN)' '$@'
+
+$(VENV)/.installed-dmcontrol: $(VENV)/.torch pyproject.toml
+	@echo "Installing offline_marl with DeepMind Control into $(VENV): about a minute"
+	@$(PIP) $(INSTALL) -q -e '.[dmcontrol]' 'pytest>=8'
+	@touch '$@'

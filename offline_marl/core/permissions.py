@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+FAMILIES = ("dm_control/",)
+"""Beginnings of names that a registered environment stands for: `dm_control/cheetah-run`."""
+
 
 @dataclass(frozen=True)
 class ImportPath:
@@ -31,4 +34,4 @@ def is_import_path(name: str) -> bool:
 
 def names_code(environment: str) -> bool:
     """Whether an environment's name is an import path, or an id of PettingZoo's registry, which imports too."""
-    return is_import_path(environment) or "/" in environment
+    return is_import_path(environment) or ("/" in environment and not environment.startswith(FAMILIES))

@@ -95,13 +95,25 @@ class Registry(Generic[T]):
         """All names, sorted; imports nothing."""
         return sorted({*self._builtins(), *self._loaded, *self._plugins()})
 
+    def knows(self, name: object) -> bool:
+        """Whether a name is registered, or is `family/member` of an entry that is; imports nothing."""
+        return isinstance(name, str) and (name in self.names() or ("/" in name and _family(name) in self.names()))
+
     def get(self, name: str) -> T:
         """The thing called `name`, imported now if it was not before.
+
+        `family/member` asks the entry `family`, an underscore in it read as a hyphen, for its `member`.
 
         Raises:
             RegistryError: The name is unknown (the answer lists all), two plugins claim it, or the
                 plugin does not import.
         """
+        if "/" in name and _family(name) in self.names():
+            family: Any = self.get(_family(name))
+            if not hasattr(family, "member"):
+                raise RegistryError(f"The {self.kind} '{_family(name)}' is one, not many: leave the rest away.")
+            member: T = family.member(name.partition("/")[2])
+            return member
         if name in self._loaded:
             return self._loaded[name]
         builtins = self._builtins()
@@ -178,6 +190,10 @@ class Registry(Generic[T]):
             ) from error
         if self._loaded.get(name) is not thing:
             self.register(name)(thing)
+
+
+def _family(name: str) -> str:
+    return name.partition("/")[0].replace("_", "-")
 
 
 def _origin(point: metadata.EntryPoint) -> str:

@@ -83,15 +83,25 @@ class GymnasiumSimulator(Painted):
         self.copies = copies
         self._to_physics = to_physics
         self._kwargs = kwargs
-        self._envs = [make_env(env_id, **kwargs)]
+        self._envs = [self.make_one()]
         first = self._envs[0]
         self.state_dim = _width(env_id, "observations", first.observation_space)
         self.action_dim = _width(env_id, "actions", first.action_space)
         self._middle, self._half = _stretch(env_id, first.action_space)
-        if first.spec.max_episode_steps is None:
-            raise DataError(f"{env_id} never ends by itself: give it a time limit with max_episode_steps=....")
-        self.max_steps = int(first.spec.max_episode_steps)
+        limit = self.limit_of(first)
+        if limit is None:
+            raise DataError(f"{env_id} never ends by itself: give it a time limit, --max-steps.")
+        self.max_steps = limit
         self._start(running=0)
+
+    def make_one(self) -> Any:
+        """One copy; an environment of Gymnasium with flat spaces."""
+        return make_env(self.env_id, **self._kwargs)
+
+    def limit_of(self, env: Any) -> int | None:
+        """Steps after which an episode is truncated; None where there is no limit."""
+        limit = env.spec.max_episode_steps
+        return None if limit is None else int(limit)
 
     def reset(self, seeds: Sequence[int]) -> State:
         """Start one episode per seed, in the first copies; the others rest.
@@ -134,7 +144,7 @@ class GymnasiumSimulator(Painted):
 
     def _build(self, running: int) -> None:
         while len(self._envs) < running:
-            self._envs.append(make_env(self.env_id, **self._kwargs))
+            self._envs.append(self.make_one())
 
     def step(self, actions: JointActions) -> Outcome:
         """Move every running copy that has not finished.

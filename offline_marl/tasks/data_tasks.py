@@ -87,7 +87,7 @@ class ScoredTask:
         if self.named_environment is not None:
             return self.named_environment
         scenario = self.about.get("scenario") if self.partition is None else self.partition.scenario
-        if self.partition is None and (scenario in SCENARIOS or scenario not in environments.names()):
+        if self.partition is None and (scenario in SCENARIOS or not environments.knows(scenario)):
             return None
         settings, most = (self.about.get(name) for name in ("settings", "max_steps"))
         if isinstance(settings, Mapping) and import_paths(None, settings):

@@ -73,7 +73,8 @@ def find_environment_task(
     settings = with_actors(settings or {}, permit)
     if names_code(name):
         return EnvironmentTask(name, environment_of(permit(name), settings, max_steps), None, None)
-    body, *share = name.split("_", 2)
+    # A task of a family may have underscores that are no conf and no view.
+    body, *share = [name] if "/" in name else name.split("_", 2)
     kind = environments.get(body)
     if share and body not in SCENARIOS:
         raise DataError(f"{body} is made for a team: leave _{'_'.join(share)} away.")

@@ -8,6 +8,7 @@ from typing import Any
 from offline_marl import algorithms, environments, preferences, worldmodels
 from offline_marl.algorithms.presets import preset_rows
 from offline_marl.core.config import ConfigError, suggest
+from offline_marl.core.progress import progress_bar
 from offline_marl.core.registry import Listing, Registry, RegistryError
 from offline_marl.datasets import readers
 from offline_marl.datasets.catalog import CATALOG, path_of
@@ -31,10 +32,11 @@ def run(args: Sequence[str]) -> None:
     }
     # Long, or slow because its entries are imported: shown only when named.
     named_only = {"presets": preset_rows, "plugins": plugin_rows, "loggers": logger_rows, "readers": reader_rows}
-    named_only["rewardmodels"] = reward_rows
+    named_only |= {"rewardmodels": reward_rows, "dm-control": dm_control_rows}
     summary = (
         "What there is: names, where they come from, what they are. Presets, plugins, loggers, readers and\n"
-        "reward models only when named; `plugins` imports what other packages bring and says which of it works."
+        "reward models only when named; `plugins` imports what other packages bring and says which of it works,\n"
+        "`dm-control` tries every task of DeepMind Control and says which work, and why others do not."
     )
     wanted = read_words("list", args, f"[{'|'.join([*short_lists, *named_only])}]", summary)
     if wanted is None:
@@ -108,6 +110,19 @@ def reader_rows() -> list[tuple[str, ...]]:
 def environment_rows() -> list[tuple[str, ...]]:
     """List name, origin and first docstring line of each environment."""
     return _rows(environments.registry)
+
+
+def dm_control_rows() -> list[tuple[str, ...]]:
+    """Try every task of DeepMind Control; list its name, whether it works, and what it is or why it does not."""
+    from offline_marl.environments.dmcontrol import PREFIX, task_names, try_all
+
+    names, rows = task_names(), list[tuple[str, ...]]()
+    with progress_bar(len(names), "dm_control", "task", leave=False) as bar:
+        for name, works, words in try_all(names):
+            rows.append((f"{PREFIX}{name}", "works" if works else "fails", words))
+            bar.update()
+    count = sum(row[1] == "works" for row in rows)
+    return [*rows, (f"{count} of {len(rows)} work", "", "")]
 
 
 def dataset_rows() -> list[tuple[str, ...]]:
