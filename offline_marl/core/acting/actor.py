@@ -92,7 +92,7 @@ class TeamActor:
             avail_actions=None if avail is None else avail.to(self.device),
             explore=self.explore if explore is None else explore,
         )
-        self._last = form.obs.to(self.device), actions
+        self._last = form.obs.to(self.device), form.done(actions)
         return form.back(self._stretched(actions).cpu(), self._shapes)
 
     act = __call__
@@ -132,6 +132,15 @@ class _Form:
         for agent, (table, _) in tables.items():
             self.obs[:, agent, : table.shape[-1]] = table
         self.rows = rows
+
+    def done(self, actions: Tensor) -> Tensor:
+        """What was done: who is absent does nothing, as in recorded data, and remembers that."""
+        absent = [agent for agent in range(self.spec.n_agents) if agent not in self.rows]
+        if not absent:
+            return actions
+        actions = actions.clone()
+        actions[:, absent] = 0
+        return actions
 
     def _rows(self, given: Any, copies: int | None) -> dict[int, Any]:
         """What each agent that is there sees, by its number."""

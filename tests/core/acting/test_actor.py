@@ -105,6 +105,27 @@ def test_episodes_side_by_side_act_as_each_alone():
         actor(rows())
 
 
+@pytest.mark.parametrize("spec", [UNEQUAL, CHOICES], ids=["continuous", "discrete"])
+def test_who_was_absent_remembers_that_it_did_nothing_as_data_has_it(spec):
+    learner, obs = team(spec, window=2), rows()
+    with torch.no_grad():  # alone it would choose 1
+        learner.actor.net.stack.layers[-1].bias[1, 0, 1] = 9.0
+    actor, memory = learner.actor(), WindowMemory(spec, 2, 1)
+    for there in (1, 2, 2):
+        seen = padded(obs[:there])
+        right = learner.act(seen, history=memory.history)
+        done = actor(dict(zip(spec.agents, obs[:there], strict=False)))
+        assert all(np.array_equal(done[agent], true_action(right, i, spec)) for i, agent in enumerate(done))
+        assert torch.equal(actor._memory.history, memory.history) and bool(right[0, 1].ne(0).any())
+        if there == 1:
+            right[:, 1] = 0
+        memory.remember(seen, right, torch.zeros(1, 2))
+
+
+def true_action(actions, agent, spec):
+    return actions[0, agent].numpy() if spec.discrete else actions[0, agent, : spec.act_dims[agent]].numpy()
+
+
 def test_an_absent_agent_is_left_out_and_the_others_act_on_their_own():
     learner, obs = team(), rows()
     both = learner.actor()(dict(zip(learner.spec.agents, obs, strict=True)))
