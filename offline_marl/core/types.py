@@ -318,7 +318,12 @@ class Policy(Protocol):
 
 
 class Memory(Protocol):
-    """Memory of a policy over the steps of episodes side by side: a window, a hidden state, a return-to-go."""
+    """Memory of a policy over the steps of episodes side by side: a window, a hidden state, a return-to-go.
+
+    One that is not a function of the steps alone, such as a hidden state that earlier weights computed, offers
+    `state_dict` and `load_state_dict`: it is saved with the episodes that a run plays while it learns. Others are told
+    these steps again by `remember`.
+    """
 
     def read(self) -> Mapping[str, Any]:
         """Keyword arguments that `act` takes at this step, such as `history`."""

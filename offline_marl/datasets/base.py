@@ -296,9 +296,15 @@ class Dataset:
         validate.check(self)
         return self
 
-    def episode(self, index: int) -> Episode:
-        """One whole episode."""
-        first, length = int(starts(self.lengths)[index]), int(self.lengths[index])
+    def episode(self, index: int, first: int | None = None) -> Episode:
+        """One whole episode.
+
+        Args:
+            index: Its number.
+            first: Its first transition, where that is known.
+        """
+        first = int(starts(self.lengths)[index]) if first is None else first
+        length = int(self.lengths[index])
         values: dict[str, Any] = {}
         if self.ends_seen is not None:
             values["end_seen"] = self.ends_seen[index]

@@ -100,7 +100,7 @@ class TransitionBuffer:
     @property
     def device(self) -> torch.device:
         """Where positions are drawn."""
-        return self._episode.device
+        return self._first.device
 
     @property
     def first(self) -> Rows:
@@ -141,7 +141,7 @@ class TransitionBuffer:
             for index in torch.split(torch.arange(len(self), device=self.device), ROWS_AT_ONCE):
                 step, _ = self._places(index)
                 mask, seen = self._presence(index, step)
-                counted = _counted(mask, seen, _taken(self._terminations, step), needs)
+                counted = countable(mask, seen, _taken(self._terminations, step), needs)
                 found.append(index[counted.any(-1)])
             positions = torch.cat(found)
             if not len(positions):
@@ -149,7 +149,7 @@ class TransitionBuffer:
                     "No step of the data says what followed it, which this algorithm must know: give 'next_obs', or "
                     "longer episodes with the row after their last step."
                 )
-            episodes = torch.unique(self._episode[positions]).long()
+            episodes = torch.unique(self._episode_at(positions)).long()
             self._usable[needs.joint] = positions, self._first[episodes]
         return self._usable[needs.joint]
 
@@ -157,7 +157,7 @@ class TransitionBuffer:
         """Where agents are there, and where it is known what they saw next; None where that is everywhere."""
         if self._mask is None and self._ends_seen is None:
             return None, None
-        episode = self._episode.index_select(0, index)
+        episode = self._episode_at(index)
         last = (index + 1 == self._end[episode]).unsqueeze(-1)
         known = torch.ones_like(last) if self._ends_seen is None else self._ends_seen[episode].unsqueeze(-1)
         if self._mask is None:
@@ -194,15 +194,19 @@ class TransitionBuffer:
         )
         return batch if self._target == self.device else batch.to(self._target)
 
+    def _episode_at(self, index: Rows) -> Rows:
+        """The episode, in order, that each position is of."""
+        return self._episode.index_select(0, index)
+
     def _places(self, index: Rows) -> tuple[Rows, Rows]:
         """The step of the data at each position, and the row that was seen before it."""
-        episode = self._episode.index_select(0, index)
+        episode = self._episode_at(index)
         row = index + self._row_shift.index_select(0, episode)
         return index if self._shift is None else index + self._shift.index_select(0, episode), row
 
     def _following(self, index: Rows, step: Rows) -> tuple[Tensor, Tensor]:
         """Actions of the steps after these, zero where the episode ends, and where it does not."""
-        inside = index + 1 < self._end[self._episode[index]]
+        inside = index + 1 < self._end[self._episode_at(index)]
         actions = self._actions.index_select(0, step + inside)
         actions = actions.masked_fill(~inside.view(-1, *[1] * (actions.dim() - 1)), 0)
         follows = inside.unsqueeze(-1).expand(-1, self.spec.n_agents)
@@ -213,7 +217,7 @@ class TransitionBuffer:
 
         A cut that reaches the end of its episode is padded with its last step, and `mask` is false there.
         """
-        episode = self._episode[index]
+        episode = self._episode_at(index)
         begin, time = torch.maximum(index - burn_in, self._first[episode]), burn_in + length
         steps = begin.unsqueeze(-1) + torch.arange(time, device=index.device)
         end, start = self._end[episode].unsqueeze(-1), index.unsqueeze(-1)
@@ -233,7 +237,7 @@ class TransitionBuffer:
         batch = self._viewed(index, needs)
         if not needs.next_obs or batch.next_seen is None:
             return batch
-        mask = _counted(batch.mask, batch.next_seen, batch.terminations, needs)
+        mask = countable(batch.mask, batch.next_seen, batch.terminations, needs)
         return replace(batch, mask=mask, next_seen=None)
 
     def _viewed(self, index: Rows, needs: Needs) -> Batch:
@@ -241,13 +245,13 @@ class TransitionBuffer:
             return self.transitions(index, needs.next_actions)
         if needs.length:
             return self.segments(index, needs.length, needs.burn_in, needs.next_actions)
-        episode = self._episode[index]
+        episode = self._episode_at(index)
         first = self._first[episode]
         return self.segments(first, int((self._end[episode] - first).max()), next_actions=needs.next_actions)
 
     def _histories(self, index: Rows) -> tuple[Tensor, Tensor]:
         steps = index.unsqueeze(-1) + self._offsets
-        inside = steps >= self._first[self._episode[index]].unsqueeze(-1)
+        inside = steps >= self._first[self._episode_at(index)].unsqueeze(-1)
         # Steps before the episode are taken from anywhere and blanked.
         step, row = self._places(steps.clamp(min=0).flatten())
         flat = pairs(self._obs.index_select(0, row), self._actions.index_select(0, step), self.spec)
@@ -255,7 +259,7 @@ class TransitionBuffer:
         return windows[:, :, :-1], windows[:, :, 1:]
 
 
-def _counted(mask: Tensor | None, next_seen: Tensor | None, terminations: Tensor, needs: Needs) -> Tensor:
+def countable(mask: Tensor | None, next_seen: Tensor | None, terminations: Tensor, needs: Needs) -> Tensor:
     """Bool per agent: it is there, and its target is known."""
     there = torch.ones_like(terminations) if mask is None else mask
     if next_seen is None:

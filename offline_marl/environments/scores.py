@@ -35,6 +35,8 @@ class Score:
     """What played these episodes in another version than the training data; None where that cannot be told."""
     versions: Mapping[str, str] | None = None
     """All that the episodes depended on, the environment's id among it."""
+    environment_steps: int | None = None
+    """Steps that the policy has played to learn; None of one that learnt from recorded data alone."""
 
     @property
     def mean(self) -> float:
@@ -62,6 +64,7 @@ class Score:
             **agreement,
             **({} if self.random_return is None else {"random_return": self.random_return}),
             **({} if self.other_versions is None else {"versions_differ": bool(self.other_versions)}),
+            **({} if self.environment_steps is None else {"online": True, "environment_steps": self.environment_steps}),
             "episodes": len(self.returns),
         }
 
@@ -79,6 +82,8 @@ class Score:
         agreed = "" if self.conventions is None else f", agreement {self.conventions.agreed.mean():.2f}"
         beside = "" if self.random_return is None else f", uniform play {self.random_return:.3f}"
         beside += ", other versions than the data's" if self.other_versions else ""
+        if self.environment_steps is not None:
+            beside += f", online: {self.environment_steps:,} environment steps"
         if self.normalized is None:
             return f"{raw}{agreed}, {len(self.returns)} episodes{beside}"
         mean, low, high = self.normalized

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +16,8 @@ from offline_marl.core.places import DatasetPlace, FilePlace, ModelPlace, Places
 if TYPE_CHECKING:
     from offline_marl.core.types import Needs
 
+WARM_UP = 1_000
+"""Environment steps of random actions that a run begins with that has nothing else to begin with."""
 ACTING_RUNS = ("prey",)
 """Settings of environments that may name the folder of a run, which then acts in it."""
 
@@ -79,6 +81,22 @@ class RunFlags(LearnFlags):
     """Processes that step the simulator, for scores and for learners in it; nothing depends on how many."""
     steps: Count = 100_000
     """Updates; the published runs take 1,000,000."""
+    online: bool = False
+    """Go on learning in the environment, beside the data: play it, and draw live rows beside recorded ones."""
+    environment_steps: Count | None = None
+    """In place of --steps, for runs that play: as many updates as so many environment steps pay for."""
+    updates_per_step: Positive = 1.0
+    """Updates of a run that replays for each environment step, such as .25; on-policy learners have their own pace."""
+    warmup_steps: CountOrZero | None = None
+    """Environment steps of random actions before the first update; 1,000 unless data or --init give it a beginning."""
+    replay_capacity: Count = 1_000_000
+    """Steps of whole episodes that the replay keeps; the oldest leave first."""
+    replay_copies: Count = 1
+    """Environments that a run that replays plays side by side; those that end early wait for the last."""
+    prefill: bool = False
+    """Put the data's episodes into the replay before the first step, instead of drawing a share of recorded rows."""
+    environment_timeout: NotNegative = 600.0
+    """Seconds that one step of the environment may take before a run that plays it stops; 0 for any."""
     eval_every: CountOrZero = 5_000
     """Updates between evaluations in the environment; 0 evaluates only at the end."""
     eval_episodes: Count = 20
@@ -108,7 +126,8 @@ class RunFlags(LearnFlags):
     fit: dict[str, Any] = Field(default_factory=dict)
     """Fields of fit-model and of the kind for a world model that is fitted first, such as {"steps": 6000}."""
     real_fraction: Share | Literal["auto"] | None = None
-    """Share of recorded rows in a batch beside imagined ones (.05 unless said); auto weighs all rows alike."""
+    """Share of recorded rows in a batch: beside imagined ones (.05 unless said), or beside live ones of an --online run
+    (.5 unless said); auto weighs all rows alike."""
     real_fraction_end: Share | None = None
     """Share at the last update, reached in equal steps; without it the share stays."""
     horizon: Count = 10
@@ -163,6 +182,13 @@ class RunConfig(RunFlags):
     def task(self) -> str:
         """The data set or the environment, as it was named."""
         return str(self.environment if self.dataset is None else self.dataset)
+
+    @property
+    def first_steps(self) -> int:
+        """Environment steps of random actions before the first update of a run that replays."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return WARM_UP if self.dataset is None and self.init is None else 0
 
     @model_validator(mode="after")
     def _one_of_both(self) -> RunConfig:
@@ -257,8 +283,11 @@ def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
     """
     name, share = config.algorithm, config.real_fraction
     _refuse_engine(config)
-    if config.dataset is None and needs.origin != "environment":
-        raise ConfigError(f"{name} learns from recorded data: give it --dataset; --environment is for ma-ppo.")
+    shares = (share, config.real_fraction_end)
+    if config.dataset is None and needs.origin == "model":
+        raise ConfigError(f"{name} learns from recorded data: give it --dataset; it plays a world model of that.")
+    if config.dataset is None and not learns_alone(needs):
+        raise ConfigError(f"{name} learns from recorded data: give it --dataset; acting alone demonstrates nothing.")
     if config.dataset is None and config.settings.get("clip_target"):
         raise ConfigError("--clip-target needs recorded data, whose best return is the bound: leave it away.")
     if needs.view == "pairs" and config.reward_model is not None:
@@ -273,16 +302,114 @@ def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
         raise ConfigError(
             f"{name} learns from rewards, not from comparisons: o-mapl is the one that takes --preferences."
         )
-    if needs.origin != "data" and (share is not None or config.real_fraction_end is not None):
+    _refuse_online(config, needs)
+    if needs.origin != "data" and shares != (None, None):
         raise ConfigError(f"{name} learns from its own episodes alone: it takes no --real-fraction.")
     if needs.origin == "environment" and config.world_model is not None:
         raise ConfigError(f"{name} learns in the environment itself: moma-ppo is the one that takes --world-model.")
-    if needs.origin == "data" and config.world_model is None and (share, config.real_fraction_end) != (None, None):
-        raise ConfigError("--real-fraction needs a --world-model: without one every row is recorded.")
+    if needs.origin == "data" and config.world_model is None and not config.online and shares != (None, None):
+        raise ConfigError(
+            "--real-fraction needs a --world-model, or data and --online: without them all rows are of one kind."
+        )
     if config.settings.get("conservative_rows") == "combo" and config.world_model is None:
         raise ConfigError("conservative_rows = combo holds Q down on imagined rows: it needs a --world-model.")
     if share == "auto" and config.real_fraction_end is not None:
         raise ConfigError("--real-fraction auto follows the number of imagined rows: it takes no --real-fraction-end.")
+
+
+BUDGETS = {"steps", "environment_steps"}
+"""Lengths of a run, of which one is given."""
+REPLAY_FIELDS = ("updates_per_step", "warmup_steps", "replay_capacity", "replay_copies", "prefill")
+"""Settings of runs that replay."""
+
+
+def replays(config: RunConfig, needs: Needs) -> bool:
+    """Whether a run plays its environment and learns off-policy from what it keeps."""
+    return needs.origin == "data" and needs.view != "pairs" and (config.dataset is None or config.online)
+
+
+def learns_alone(needs: Needs) -> bool:
+    """Whether a learner can do without recorded data, in an environment."""
+    if needs.origin == "data":
+        return needs.recorded != "only" and needs.view != "pairs"
+    return needs.origin == "environment"
+
+
+def plays(config: RunConfig, needs: Needs) -> bool:
+    """Whether a run acts in its environment to learn."""
+    return needs.origin == "environment" or replays(config, needs)
+
+
+def _refuse_online(config: RunConfig, needs: Needs) -> None:
+    name = config.algorithm
+    if not replays(config, needs):
+        _refuse_replay_fields(config, needs)
+        return
+    if needs.recorded == "only":
+        raise ConfigError(f"{name} clones what was recorded, and acting demonstrates nothing: it takes no --online.")
+    if config.dataset is None and config.world_model is not None:
+        raise ConfigError("A --world-model is fitted to recorded data: give --dataset too, and --online.")
+    if config.dataset is None and config.prefill:
+        raise ConfigError("--prefill fills the replay with recorded episodes: give --dataset and --online.")
+    shares = (config.real_fraction, config.real_fraction_end)
+    if config.prefill and config.world_model is None and shares != (None, None):
+        raise ConfigError(
+            "--prefill puts the data into the replay, from which all rows are drawn: it takes no --real-fraction."
+        )
+
+
+def _refuse_replay_fields(config: RunConfig, needs: Needs) -> None:
+    """Refuse settings of a replay where there is none."""
+    given = list(REPLAY_FIELDS)
+    if needs.view == "pairs":
+        why = f"{config.algorithm} learns from comparisons of what was recorded, and plays nothing"
+        given += ["online", "environment_steps"]
+    elif needs.origin == "data":
+        why = "Without --online a run on data plays nothing"
+        given.append("environment_steps")
+    else:
+        why = f"{config.algorithm} learns on-policy, from fresh episodes alone, and replays nothing"
+        given += ["online"] if needs.origin == "environment" else ["online", "environment_steps"]
+    given = [field for field in given if getattr(config, field) != RunConfig.model_fields[field].default]
+    if given:
+        raise ConfigError(f"{why}: it takes no {' and no '.join('--' + field.replace('_', '-') for field in given)}.")
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of several layers, the strongest last; of the two budgets that of the strongest layer with either."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        if layer.keys() & BUDGETS:
+            merged = {name: value for name, value in merged.items() if name not in BUDGETS}
+        merged |= layer
+    return merged
+
+
+def with_budget(config: RunConfig, needs: Needs, given: Iterable[str]) -> RunConfig:
+    """The settings with as many updates as `environment_steps` pay for, where these are given.
+
+    Args:
+        config: The settings.
+        needs: The algorithm's.
+        given: Names of the fields that were given.
+
+    Raises:
+        ConfigError: Both are given and disagree, or nothing is left for an update.
+    """
+    steps = config.environment_steps
+    if steps is None or not plays(config, needs):
+        return config
+    if replays(config, needs):
+        updates = int((steps - config.first_steps) * config.updates_per_step + 1e-9)
+        before = f" after {config.first_steps:,} of --warmup-steps" if config.first_steps else ""
+    else:
+        batch_size = config.settings.get("batch_size", 1)
+        updates, before = steps // batch_size, f" of {batch_size:,} steps"
+    if "steps" in given and config.steps != updates:
+        raise ConfigError("--steps counts updates and --environment-steps what is played: give exactly one of both.")
+    if updates < 1:
+        raise ConfigError(f"--environment-steps {steps:,} pays for no update{before}: give more.")
+    return config.model_copy(update={"steps": updates})
 
 
 ENGINE_FIELDS = ("learners", "code", "patience", "stragglers", "straggler_delay", "ray_address")
@@ -310,8 +437,9 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
         raise ConfigError(
             f"{name} clones what was recorded, and imagined actions are no demonstrations: it takes no --world-model."
         )
-    shares = (config.real_fraction, config.real_fraction_end)
-    if needs.recorded != "none" and any(isinstance(share, float) and round(share * rows) < 1 for share in shares):
+    shares = [share for share in (config.real_fraction, config.real_fraction_end) if isinstance(share, float)]
+    beside_live = replays(config, needs)  # live rows show what was done as well
+    if needs.recorded != "none" and not beside_live and any(round(share * rows) < 1 for share in shares):
         raise ConfigError(
             f"{name} learns what was done from recorded rows, of which batches must hold some: "
             "raise --real-fraction (and --real-fraction-end) above 0."

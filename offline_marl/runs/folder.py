@@ -40,7 +40,9 @@ ALLOWED_BEFORE_START = {
     TUNED,
 }
 """What may lie in a folder before its run begins: whoever submitted it, or a run killed early, left it there."""
-FOLDERS = ("checkpoints", "world_model", "tensorboard", "wandb", "logs")
+REPLAY = "replay"
+"""Name, inside the run folder, of the folder that holds the episodes of a run that replays."""
+FOLDERS = ("checkpoints", "world_model", "tensorboard", "wandb", "logs", REPLAY)
 """Folders of a run folder that are written into."""
 PACKAGES = ("offline-marl", "torch", "numpy", "gymnasium", "mujoco")
 
@@ -133,7 +135,7 @@ class Folder(Generic[Settings]):
 
     def sweep(self) -> None:
         """Remove what a killed process had half written; only for who holds the folder."""
-        for folder in (self.path, self.checkpoints):
+        for folder in (self.path, self.checkpoints, self.path / REPLAY):
             for part in folder.glob(".*.part"):
                 part.unlink(missing_ok=True)
 

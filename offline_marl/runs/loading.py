@@ -41,6 +41,7 @@ def load(run: str | Path, step: int | None = None) -> Algorithm:
     if state is None:
         raise RunFolderError(f"{folder.path} holds no checkpoint yet.")
     learner.load_state_dict(state["algorithm"])
+    learner.environment_steps = state["source"].get("environment_steps", 0)
     return learner
 
 

@@ -26,6 +26,7 @@ from offline_marl.datasets.catalog import CATALOG, SUFFIX
 from offline_marl.datasets.files import load_data
 from offline_marl.environments.base import Environment, JointEnv, Seen, TeamActions, environments
 from offline_marl.environments.episodes import Memoryless
+from offline_marl.environments.guarded import Guarded
 from offline_marl.environments.pettingzoo import environment_of
 from offline_marl.runs.config import RunConfig
 from offline_marl.runs.loading import with_actors
@@ -102,7 +103,11 @@ def open_environment_task(config: RunConfig, folder: Path | None = None, *, perm
     """
     task = find_environment_task(str(config.environment), config.env_settings, config.max_steps, permit=permit)
     kept = None if folder is None else folder / UNIFORM
-    data = load_data(kept) if kept is not None and kept.exists() else play_uniformly(task, UNIFORM_STEPS)
+    data = (
+        load_data(kept)
+        if kept is not None and kept.exists()
+        else play_uniformly(task, UNIFORM_STEPS, config.environment_timeout)
+    )
     if not isinstance(data, Dataset):
         raise DataError(f"{kept} is not what uniform play leaves: delete it, and it is played again.")
     returned = data.metadata.get("random_return")
@@ -117,9 +122,18 @@ def open_environment_task(config: RunConfig, folder: Path | None = None, *, perm
     )
 
 
-def play_uniformly(task: EnvironmentTask, steps: int) -> Dataset:
-    """Record episodes of uniform actions; the same whenever they are played."""
-    env = task.make(COPIES)
+def play_uniformly(task: EnvironmentTask, steps: int, seconds: float = 0.0) -> Dataset:
+    """Record episodes of uniform actions; the same whenever they are played.
+
+    Args:
+        task: Where.
+        steps: How many at least.
+        seconds: Longest time of one step of all copies; 0 for any.
+
+    Raises:
+        EnvironmentFailedError: The environment died, or took too long.
+    """
+    env = Guarded(task.make(COPIES), task.name, seconds)
     try:
         rounds: list[Dataset] = []
         while (played := sum(map(len, rounds))) < steps:

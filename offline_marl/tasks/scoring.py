@@ -51,7 +51,13 @@ def make_scorer(
         played = play(learner, env, episode_seeds(seed, episodes), device, watch=watch)
         conventions = None if played.ends is None else task.conventions(played.ends)
         summed = summarize(played.returns, task.reference, conventions)
-        return replace(summed, random_return=task.random_return, other_versions=others, versions=versions)
+        return replace(
+            summed,
+            random_return=task.random_return,
+            other_versions=others,
+            versions=versions,
+            environment_steps=learner.environment_steps or None,
+        )
 
     return score
 

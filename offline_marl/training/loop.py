@@ -23,6 +23,10 @@ class DivergedError(WorkError, RuntimeError):
     """A loss is no longer finite; the message says which and when."""
 
 
+class SourceStoppedError(WorkError, RuntimeError):
+    """A source that cannot go on, such as an environment that died; the run is saved as it stands, and stops."""
+
+
 class Hook(Protocol):
     """A callback after every update; one with `state_dict` and `load_state_dict` is saved with the run.
 
@@ -71,6 +75,10 @@ class LogHook:
         self, loggers: Sequence[Logger], every: int, bar: tqdm[Any] | None = None, elapsed: float = 0.0
     ) -> None:
         self.every = every
+        self.counts: Callable[[], Mapping[str, int]] = dict
+        """What has been counted beside updates, such as environment steps; it stands in every row."""
+        self.last = 0
+        """The last update that was told."""
         self._pending: list[Metrics] = []
         self._shown: dict[str, str] = {}
         self.open(loggers, bar, elapsed)
@@ -89,6 +97,7 @@ class LogHook:
     def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
         """Keep the metrics; flush at the end of a period."""
         self._pending.append(metrics)
+        self.last = step
         if step % self.every == 0:
             self.flush(step)
 
@@ -105,7 +114,7 @@ class LogHook:
         self._pending.clear()
         row = dict(zip(names, table.mean(0).tolist(), strict=True))
         for logger in self.loggers:
-            logger.write("train", {"step": step, "wall_s": round(self.elapsed, 2), **row})
+            logger.write("train", {"step": step, **self.counts(), "wall_s": round(self.elapsed, 2), **row})
         if self.bar is not None:
             self.bar.update(count)
         losses = {name.removeprefix("loss/"): f"{value:.3g}" for name, value in row.items() if name.startswith("loss/")}
@@ -153,6 +162,28 @@ class LogHook:
                 f"{names[column]} became {table[row, column].item()} at step {before + row + 1}; "
                 "the checkpoint before it is kept (try a smaller --lr or a --grad-clip)."
             )
+
+
+class BudgetHook:
+    """Ends a run that has played its budget, or that another update as long as the last one would bring over it.
+
+    Args:
+        budget: Environment steps.
+        played: How many there have been.
+    """
+
+    def __init__(self, budget: int, played: Callable[[], int]) -> None:
+        self.budget, self.played, self.before = budget, played, played()
+
+    def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
+        """End the run if it is time.
+
+        Raises:
+            Enough: It is.
+        """
+        last, self.before = self.played() - self.before, self.played()
+        if self.before + last > self.budget:
+            raise Enough
 
 
 class EvaluateHook:

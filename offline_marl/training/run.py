@@ -23,6 +23,7 @@ from offline_marl.runs.config import (
     import_paths,
     refuse_beginning,
     refuse_mixtures,
+    with_budget,
 )
 from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import RunFolder, describe_software, naming_plugins, write_json
@@ -51,7 +52,9 @@ def prepare(algorithm: str, dataset: str | None, fields: Mapping[str, Any]) -> R
     """
     fields = resolve_run(algorithm, fields if dataset is None else {**fields, "dataset": dataset})
     dataset = fields.pop("dataset", None)
-    return build_settings(TRAIN, algorithm, algorithms.get(algorithm).Config, dataset, fields)
+    kind = algorithms.get(algorithm)
+    config = build_settings(TRAIN, algorithm, kind.Config, dataset, fields)
+    return with_budget(config, kind.needs, fields)
 
 
 def train(

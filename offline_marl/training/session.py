@@ -21,7 +21,15 @@ from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import Folder, newest_state
 from offline_marl.runs.log_files import asked_loggers, loggers_of
 from offline_marl.runs.loggers import Logger
-from offline_marl.training.loop import CheckpointHook, Hook, LogHook, StopHook, train
+from offline_marl.training.loop import (
+    CheckpointHook,
+    Hook,
+    LogHook,
+    SourceStoppedError,
+    StopHook,
+    refuse_unfinite,
+    train,
+)
 
 Settings = TypeVar("Settings", bound=LearnFlags)
 Outcome = TypeVar("Outcome")
@@ -58,7 +66,7 @@ class Session(ABC, Generic[Settings, Outcome]):
 
     learner_key: ClassVar[str] = "learner"
     """Where checkpoints keep the learner."""
-    at_most: ClassVar[bool] = False
+    at_most: bool = False
     """Whether a hook may end the run before its last step; `conclude` then saves the end."""
 
     learner: Learner
@@ -96,6 +104,10 @@ class Session(ABC, Generic[Settings, Outcome]):
     def title(self) -> str:
         """What is learnt, and from what."""
         return f"{self.name} on {self.config.dataset}"
+
+    def hooks_behind(self) -> list[Hook]:
+        """Hooks that are called after the stop, such as one that ends the run; made as the loop begins."""
+        return []
 
     def conclude(self) -> None:
         """Do what belongs to the run after its last update, while its loggers are open."""
@@ -141,9 +153,25 @@ class Session(ABC, Generic[Settings, Outcome]):
             last = 0 if self.at_most else self.steps
             saving = CheckpointHook(self.save, self.config.checkpoint_every, last, self.log)
             stopping = StopHook(self.save, last, self.log)
-            hooks: list[Hook] = [self.log, *self.own_hooks.values(), *self.hooks, saving, stopping]
-            with self.updating() as update:
-                train(self.learner, self.source, hooks, range(self.step + 1, self.steps + 1), update)
+            hooks: list[Hook] = [
+                self.log,
+                *self.own_hooks.values(),
+                *self.hooks,
+                saving,
+                stopping,
+                *self.hooks_behind(),
+            ]
+            try:
+                with self.updating() as update:
+                    train(self.learner, self.source, hooks, range(self.step + 1, self.steps + 1), update)
+            except SourceStoppedError as error:
+                reached = max(self.step, self.log.last)
+                self.log.refuse_pending(reached)
+                refuse_unfinite(self.learner, reached)
+                self.save(reached)
+                raise SourceStoppedError(
+                    f"{error} The run stops and is saved as it stands, after update {reached:,}."
+                ) from error
             self.conclude()
             self.elapsed = self.log.elapsed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.environments.base import Conventions
 from offline_marl.environments.scores import Score, summarize
 from offline_marl.runs import checkpoint
-from offline_marl.runs.config import RunConfig
+from offline_marl.runs.config import RunConfig, plays
 from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import Folder, RunFolder, newest_state
 from offline_marl.runs.loading import make_algorithm, take_over
@@ -30,7 +30,7 @@ from offline_marl.runs.loggers import Logger
 from offline_marl.tasks.data_tasks import ScoredTask, Task
 from offline_marl.tasks.scoring import describe_data, make_scorer, mean_return_of
 from offline_marl.training.coded_run import CodedRun
-from offline_marl.training.loop import EvaluateHook, Hook
+from offline_marl.training.loop import BudgetHook, EvaluateHook, Hook, refuse_unfinite
 from offline_marl.training.preferences.pair_source import plan_pairs
 from offline_marl.training.preferences.relabel import freeze, learned_reward
 from offline_marl.training.rewards import Rewards
@@ -105,6 +105,10 @@ class TrainingSession(Session[RunConfig, Result]):
         self.coded = None if config.engine is None and config.answers_of is None else CodedRun(config, folder, learner)
         if self.coded is not None:
             self.own_hooks["coded"] = self.coded
+        if plays(config, learner.needs):
+            self.log.counts = lambda: {"environment_steps": learner.environment_steps}
+        # Of on-policy learners an update plays as much as whole episodes ask for: how many there are shows in the end.
+        self.at_most = config.environment_steps is not None and learner.needs.origin == "environment"
         self.final: Score | None = None
 
     @property
@@ -124,14 +128,31 @@ class TrainingSession(Session[RunConfig, Result]):
             total = self.task.data.actions.numel()
             print(f"warning: {outside:,} of {total:,} action entries lay outside [-1, 1]: clipped.", file=sys.stderr)
 
+    def hooks_behind(self) -> list[Hook]:
+        if not self.at_most:
+            return []
+        return [BudgetHook(self.config.environment_steps or 0, lambda: self.learner.environment_steps)]
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.ended:  # it has made its updates; its score may be missing
+            self.learner.environment_steps = state["source"]["environment_steps"]
+            self.steps, self.ended = self.step, False
+
     def conclude(self) -> None:
+        self.steps = max(self.step, self.log.last)
+        if self.at_most:
+            self.log.flush(self.steps)
+            refuse_unfinite(self.learner, self.steps)
+            self.ended = True
+            self.save(self.steps)
         if self.score is not None:
             self.final = self.score(self.learner, self.config.final_episodes)
-            self.evaluating.note(self.config.steps, self.final)
+            self.evaluating.note(self.steps, self.final)
 
     def finish(self) -> Result:
         score, data = self.final, self.task.data
-        summary: dict[str, Any] = {"steps": self.config.steps, "wall_s": round(self.elapsed, 2)}
+        summary: dict[str, Any] = {"steps": self.steps, **self.log.counts(), "wall_s": round(self.elapsed, 2)}
         summary["best"] = self.evaluating.history["best"]
         if score is not None:
             summary |= {"score": score.row(), "returns": score.returns.tolist(), "data": describe_data(data)}
@@ -170,6 +191,9 @@ def _result_of(folder: Folder[RunConfig], learner: Algorithm, task: ScoredTask) 
     if score is not None:
         differ, played = summary.get("versions_differ"), summary.get("versions")
         others = None if differ is None else tuple(differ)
-        score = replace(score, random_return=task.random_return, other_versions=others, versions=played)
+        steps = summary.get("environment_steps")
+        score = replace(
+            score, random_return=task.random_return, other_versions=others, versions=played, environment_steps=steps
+        )
     picture = folder.path / "picture.png"
     return Result(folder.path, learner, score, picture if picture.exists() else None)

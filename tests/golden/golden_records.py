@@ -25,6 +25,8 @@ RECORDS = Path(__file__).parent / "records"
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLOCKS = {"wall_s"}
 """Columns and fields that tell time."""
+COUNTS = {"environment_steps", "online"}
+"""Columns that say what a run played, which came after the first records; what it learnt says the same."""
 STATES = ("algorithm", "model")
 """Where the checkpoint of a run, and of a fit, keeps the learner."""
 
@@ -96,7 +98,7 @@ def table_values(file: Path) -> Iterator[tuple[str, str]]:
     with file.open(newline="") as stream:
         for row in csv.DictReader(stream):
             for column, value in row.items():
-                if column not in CLOCKS and column != "step":
+                if column not in CLOCKS | COUNTS and column != "step":
                     yield f"{file.name} step {row['step']}, column {column}", value
 
 

@@ -71,6 +71,15 @@ class WindowMemory:
         """Push the newest pair in and the oldest out."""
         self.history = push(self.history, obs, actions, self.spec)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The window."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in the episodes of a saved window."""
+        if self.history is not None:
+            self.history = state["history"].to(self.history.device)
+
 
 def begin_memory(
     policy: Policy, spec: Spec, copies: int, device: torch.device | str = "cpu", history: History | None = None

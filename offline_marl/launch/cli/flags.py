@@ -19,7 +19,7 @@ from offline_marl.core.config import Config, ConfigError, load_settings, suggest
 from offline_marl.core.names import named_places
 from offline_marl.launch.cli.command import PROGRAM
 from offline_marl.launch.cli.parser import Adder, Parser
-from offline_marl.runs.config import EnvironmentChoice, RunFlags
+from offline_marl.runs.config import EnvironmentChoice, RunFlags, layered
 from offline_marl.runs.kinds import RunKind
 
 TASK_FIELDS = {"dataset", "environment"}
@@ -131,7 +131,7 @@ def read_training(
         # Another task takes the place of the preset's; beside data, an environment only says where it is scored.
         replaced = TASK_FIELDS if "dataset" in given or (online and "environment" in given) else set()
         beneath = {name: value for name, value in beneath.items() if name not in replaced}
-        given = {**beneath, **given}
+        given = layered(beneath, given)
     if online and not TASK_FIELDS & set(given):
         raise ConfigError(f"{command} needs --environment NAME (`{PROGRAM} list environments`) or --dataset ID.")
     return _with_folder(given, command)
@@ -153,7 +153,7 @@ def read_other(
 
 def _with_file(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
     file = given.pop("config", None)
-    return given if file is None else {**_known(load_settings(Path(file)), known, str(file)), **given}
+    return given if file is None else layered(_known(load_settings(Path(file)), known, str(file)), given)
 
 
 def _with_folder(given: dict[str, Any], command: str) -> tuple[dict[str, Any], Path | None]:

@@ -12,6 +12,7 @@ from offline_marl.core.config import ConfigError
 from offline_marl.launch.cli.command import PROGRAM, Command
 from offline_marl.launch.cli.failures import resumable
 from offline_marl.launch.cli.text import print_lines, table
+from offline_marl.runs.config import learns_alone
 from offline_marl.runs.kinds import TRAIN, RunKind, added_commands, kinds
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def read_run(procedure: Procedure[Any, Any], name: str, args: Sequence[str]) -> 
     kind, learnt = procedure.kind, procedure.names.get(name)
     summary = next(entry.summary for entry in procedure.names.listings() if entry.name == name)
     if kind is TRAIN:
-        fields, out = read_training(name, learnt.Config, summary, args, learnt.needs.origin == "environment")
+        fields, out = read_training(name, learnt.Config, summary, args, learns_alone(learnt.needs))
     else:
         fields, out = read_other(kind, name, learnt.Config, summary, args)
     rest = {field: value for field, value in fields.items() if field != "dataset"}

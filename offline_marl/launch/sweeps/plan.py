@@ -21,7 +21,7 @@ from offline_marl.core.seeding import derive
 from offline_marl.datasets.places import absolute
 from offline_marl.launch.sweeps.file import NONE, Axes, Distribution, ModelPart, Optuna, Search, SweepFile
 from offline_marl.launch.sweeps.names import digest, folder_name, spell, task_word
-from offline_marl.runs.config import import_paths
+from offline_marl.runs.config import import_paths, layered
 from offline_marl.runs.kinds import FIT
 from offline_marl.runs.places import locate_model
 from offline_marl.tasks.data_tasks import refuse_unknown
@@ -227,7 +227,7 @@ def _runs(axes: Axes, choice: _Combination, seed: int, fit: Planned | None) -> I
                 folder=f"runs/{folder_name(words + _trial_word(trial), point, seed)}",
                 command=choice.command,
                 name=choice.algorithm,
-                fields={**beneath, **axes.fields, **point, **drawn, **model, choice.origin: choice.task, "seed": seed},
+                fields=layered(beneath, axes.fields, point, drawn, {**model, choice.origin: choice.task, "seed": seed}),
                 model=None if fit is None else fit.folder,
                 about={**chosen, **point, **({} if trial is None else {"trial": trial}), "seed": seed},
                 varied=(*point, *drawn),

@@ -17,7 +17,7 @@ from offline_marl.report.gather.scores import FIGURES
 from offline_marl.runs.folder import RunFolder
 from offline_marl.runs.kinds import is_scored
 
-OPTIONAL_COLUMNS = {"environment", "preset", "world_model", "agreement", "random_return"}
+OPTIONAL_COLUMNS = {"environment", "preset", "world_model", "agreement", "random_return", "online", "environment_steps"}
 """Columns that are left out where no run has them."""
 
 

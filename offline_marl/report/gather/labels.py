@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from offline_marl.algorithms.base import algorithms
+from offline_marl.core.registry import RegistryError
 from offline_marl.report.gather.scores import LeftOut, Run
 from offline_marl.runs.places import places_of
 
@@ -19,6 +21,9 @@ UNLABELLED_FIELDS = {
     "environment",
     "seed",
     "steps",
+    "online",
+    "environment_steps",
+    "environment_timeout",
     "device",
     "threads",
     "workers",
@@ -45,12 +50,27 @@ def label_runs(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut], list[str]
     Returns:
         The runs; those left out because they are there already; notes; fields that vary.
     """
-    runs, notes = _split_tasks(runs)
+    runs, notes = _split_tasks([_with_online_task(run) for run in runs])
     runs, varied, spread = _label_by_settings(runs)
     runs, budgets = _label_by_budget(runs)
     runs, chose = _label_tuning_runs(runs)
     runs, doubles = _drop_duplicates(runs)
     return runs, doubles, [*notes, *spread, *budgets, *chose], varied
+
+
+def _with_online_task(run: Run) -> Run:
+    """The run with a task of its own where it played beside its data: it had more than those that only read it."""
+    return replace(run, task=f"{run.task}, online") if run.online and run.from_data else run
+
+
+def _replays(run: Run) -> bool:
+    """Whether a learner that can do without playing has played, which its label says: no average mixes both."""
+    if not run.online:
+        return False
+    try:
+        return algorithms.get(run.algorithm).needs.origin != "environment"
+    except RegistryError:
+        return True
 
 
 def _split_tasks(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
@@ -78,7 +98,10 @@ def _label_by_settings(runs: Sequence[Run]) -> tuple[list[Run], list[str], list[
             if field not in UNLABELLED_FIELDS:
                 values[run.algorithm, field, run.task].add(spell(value, field in places))
     apart = {(algorithm, field) for (algorithm, field, _), spellings in values.items() if len(spellings) > 1}
-    labelled = [replace(run, label=", ".join([run.algorithm, *_pieces(run, apart)])) for run in runs]
+    labelled = [
+        replace(run, label=", ".join([run.algorithm, *["online"] * _replays(run), *_pieces(run, apart)]))
+        for run in runs
+    ]
     over_tasks: dict[tuple[str, str], set[str]] = defaultdict(set)
     for (algorithm, field, _), spellings in values.items():
         if (algorithm, field) not in apart:

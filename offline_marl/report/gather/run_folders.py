@@ -72,6 +72,7 @@ def _run(
         tuned_on=_read_tuning(path),
         data_return=data,
         data_normalized=normalized,
+        from_data=config["dataset"] is not None,
     )
 
 

@@ -22,9 +22,11 @@ FIGURES = (
     "normalized_high",
     "agreement",
     "random_return",
+    "online",
+    "environment_steps",
     "episodes",
 )
-"""Columns of a score in tables; agreement and random_return only where a run has them."""
+"""Columns of a score in tables; agreement, random_return and what was played only where a run has them."""
 
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Characters that control a terminal, or turn the direction of the text behind them."""
@@ -74,6 +76,13 @@ class Run:
     data_return: float | None = None
     """Mean return of the episodes that it learned from, where known."""
     data_normalized: float | None = None
+    from_data: bool = True
+    """Whether it learned from a data set, beside which it may have played."""
+
+    @property
+    def online(self) -> bool:
+        """Whether it played its environment to learn."""
+        return bool(self.score.get("online"))
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ def _read_row(path: Path, line: int, row: Mapping[str, str | None]) -> Run | Lef
         tuned_on=row.get("tuned_on") or None,
         data_return=data,
         data_normalized=normalized,
+        from_data=bool(row.get("dataset")) or not row.get("environment"),
     )
 
 

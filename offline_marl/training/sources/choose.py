@@ -17,15 +17,18 @@ from offline_marl.core.types import DataError, Needs, Source
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.ring import TransitionRing
+from offline_marl.environments.guarded import Guarded
 from offline_marl.runs.checkpoint import found
-from offline_marl.runs.config import FitConfig, RunConfig
+from offline_marl.runs.config import FitConfig, RunConfig, replays
 from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError
 from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.models.fit import Fit, begin_fit, config_for, continue_fit, facts_of, prepare_fit
 from offline_marl.training.models.report import verdict
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.imagined import Imagination, MixedSource, Plan, RolloutSource
+from offline_marl.training.sources.online import Replay, environment_name, plan_replay
 from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSource
+from offline_marl.training.sources.replay import LiveMixture
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.rollout import Caution
 from offline_marl.worldmodels.uncertainty import UNCERTAINTIES
@@ -55,6 +58,9 @@ def plan_source(
     """
     named = config.world_model or ("ensemble" if learner.needs.origin == "model" else None)
     if named is None:
+        if replays(config, learner.needs):
+            live = plan_replay(config, folder, task, rewards, learner)
+            return lambda: live.source(live.rows)
         made = _make_plain(config, task, rewards, learner)
         return lambda: made
     by_kind = named in worldmodels.names()
@@ -62,14 +68,19 @@ def plan_source(
     name = named if by_kind else _kind_in(model_folder)
     kind = worldmodels.get(name)
     refuse_unforeseen(config, task.data, learner, kind)
+    replay = None
+    if replays(config, learner.needs):
+        replay = plan_replay(config, folder, task, rewards, learner, "state" in kind.foresees)
     if not kind.fitted:
-        made = _make_imagining(config, task, rewards, learner, _make_unfitted(name, config, task, learner), None)
-        return lambda: made
+        model = _make_unfitted(name, config, task, learner)
+        unfitted = _make_imagining(config, task, rewards, learner, model, None, replay)
+        return lambda: unfitted if replay is None else replay.source(unfitted)
 
     def make() -> Source:
         model, held_out = _warned(continue_fit(model_folder, task, config))
         model.place(config.device, derive(config.seed, "imagination"))
-        return _make_imagining(config, task, rewards, learner, model, held_out)
+        imagining = _make_imagining(config, task, rewards, learner, model, held_out, replay)
+        return imagining if replay is None else replay.source(imagining)
 
     def fit_and_make() -> Source:
         print(f"no finished world model in {model_folder.path} yet: fitting one", file=sys.stderr)
@@ -80,10 +91,10 @@ def plan_source(
         return make()
 
     settings = _settings_of_fit(model_folder, name, config, folder, task)
-    if model_folder.done:
+    if model_folder.done and replay is None:
         made = make()
         return lambda: made
-    return fit_and_make
+    return make if model_folder.done else fit_and_make
 
 
 def refuse_unforeseen(config: RunConfig, data: Dataset, learner: Algorithm, kind: type[WorldModel]) -> None:
@@ -103,9 +114,10 @@ def refuse_unforeseen(config: RunConfig, data: Dataset, learner: Algorithm, kind
 def _make_plain(config: RunConfig, task: Task, rewards: Rewards, learner: Algorithm) -> Source:
     device, rows = torch.device(config.device), learner.batch_size
     if learner.needs.origin == "environment":
-        env = task.make_envs(min(MOST_COPIES, rows), config.workers)
-        if env is None:
+        made = task.make_envs(min(MOST_COPIES, rows), config.workers)
+        if made is None:
             raise DataError(f"{config.algorithm} learns in an environment, and none belongs to {task.id}.")
+        env = Guarded(made, environment_name(config, task), config.environment_timeout)
         return EnvironmentSource(learner, env, rows, Generators(config.seed).get("episodes"), device, rewards)
     buffer = buffer_of(task, rewards, learner, device)
     return DatasetSource(buffer, rows, Generators(config.seed, buffer.device).get("batches"))
@@ -133,6 +145,7 @@ def _make_imagining(
     learner: Algorithm,
     model: WorldModel,
     held_out: TransitionBuffer | None,
+    replay: Replay | None,
 ) -> Source:
     device = torch.device(config.device)
     generators = Generators(config.seed, "cpu" if task.mapped else device)
@@ -145,13 +158,17 @@ def _make_imagining(
     starts = TransitionBuffer(data, window, device, state=state, stays=task.mapped)
     rows = _rollout_rows(config, learner)
     plan = Plan(rows, config.horizon, config.start_share, _caution(config, model, held_out, rewards))
-    imagination = Imagination(model, learner, starts, plan, rewards, generators.get("starts"))
+    live = None if replay is None else replay.ring
+    imagination = Imagination(model, learner, starts, plan, rewards, generators.get("starts"), live)
     if learner.needs.origin == "model":
         return RolloutSource(imagination)
-    real = TransitionBuffer(data, learner.window, device, state=foreseen, stays=task.mapped)
-    rows_of_data = DatasetSource(real, learner.batch_size, generators.get("batches"))
     ring = TransitionRing(_kept(config, learner.needs))
-    return MixedSource(rows_of_data, imagination, ring, _shares(config), config.refill_every, config.steps)
+    if replay is None:
+        buffer = TransitionBuffer(data, learner.window, device, state=foreseen, stays=task.mapped)
+        real: DatasetSource | LiveMixture = DatasetSource(buffer, learner.batch_size, generators.get("batches"))
+    else:
+        real = replay.rows
+    return MixedSource(real, imagination, ring, _shares(config), config.refill_every, config.steps)
 
 
 def _settings_of_fit(

@@ -10,9 +10,11 @@ import torch
 from offline_marl.core.errors import WorkError
 from offline_marl.core.types import Batch, Needs, Policy
 from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.datasets.episode_ring import EpisodeRing
 from offline_marl.datasets.ring import TransitionRing
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.recorded import DatasetSource, lengthened
+from offline_marl.training.sources.replay import LiveMixture, with_same_fields
 from offline_marl.worldmodels.base import WorldModel
 from offline_marl.worldmodels.rollout import Caution, Rollout, rollout
 
@@ -46,6 +48,7 @@ class Imagination:
         plan: How they are made.
         rewards: Converts what the model foresees to what is learnt from.
         generator: Draws the starts.
+        live: Episodes that were played during the run, where half of the rollouts start once there are some.
     """
 
     def __init__(
@@ -56,7 +59,9 @@ class Imagination:
         plan: Plan,
         rewards: Rewards,
         generator: torch.Generator,
+        live: EpisodeRing | None = None,
     ) -> None:
+        self.live = live
         self.model, self.policy, self.buffer, self.plan = model, policy, buffer, plan
         self.rewards, self.generator = rewards, generator
         self.made = self.broken = self.cut = 0
@@ -68,10 +73,11 @@ class Imagination:
             BrokenModelError: More than 1 % of all rows so far were dropped as not finite.
         """
         plan = self.plan
-        at_first = round(plan.start_share * plan.rows)
-        index = self.buffer.draw(plan.rows - at_first, self.generator)
-        index = torch.cat([index, self.buffer.draw_first(at_first, self.generator)])
-        starts = self.buffer.transitions(index)
+        half = plan.rows // 2 if self.live is not None and len(self.live) else 0
+        starts = self._starts(self.buffer, plan.rows - half)
+        if self.live is not None and half:
+            parts = [starts, self._starts(self.live.windowed(self.buffer.window), half)]
+            starts = Batch.cat(with_same_fields(parts, self.buffer.spec))
         made = rollout(self.model, self.policy, starts, plan.horizon, plan.caution, next_actions)
         self.made += plan.rows
         self.broken += int(made.broken.sum())
@@ -82,6 +88,12 @@ class Imagination:
                 "this policy (shorten --horizon, lower --cutoff, or fit the model longer)."
             )
         return replace(made, batch=self.rewards.of(made.batch, made.penalty, starts.history))
+
+    def _starts(self, buffer: TransitionBuffer, rows: int) -> Batch:
+        """Rows of a buffer to start from, some of them first steps of episodes."""
+        at_first = round(self.plan.start_share * rows)
+        index = buffer.draw(rows - at_first, self.generator)
+        return buffer.transitions(torch.cat([index, buffer.draw_first(at_first, self.generator)]))
 
     def state_dict(self) -> dict[str, Any]:
         """What decides the next rollout, beside model and policy weights."""
@@ -136,7 +148,7 @@ class MixedSource:
 
     def __init__(
         self,
-        real: DatasetSource,
+        real: DatasetSource | LiveMixture,
         imagination: Imagination,
         ring: TransitionRing,
         shares: tuple[float, float] | None,
@@ -176,7 +188,7 @@ class MixedSource:
         if needs.view == "segments":
             longest = max(part.rewards.shape[1] for part in parts)
             parts = [lengthened(part, longest) for part in parts]
-        return Batch.cat(parts)
+        return Batch.cat(with_same_fields(parts, self.real.buffer.spec))
 
     def _refill(self, needs: Needs) -> None:
         if self.shares == (1.0, 1.0):

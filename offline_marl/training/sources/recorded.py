@@ -7,10 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offline_marl.algorithms.base import Algorithm
+from offline_marl.core.errors import sentence
 from offline_marl.core.types import Batch, History, Needs, Policy
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.environments.base import JointEnv
 from offline_marl.environments.episodes import PolicyController, Step, run_episodes, seen_tensors
+from offline_marl.environments.guarded import EnvironmentFailedError
+from offline_marl.training.loop import SourceStoppedError
 from offline_marl.training.rewards import Rewards
 
 
@@ -75,6 +79,8 @@ class EnvironmentSource:
     ) -> None:
         self.policy, self.env, self.rows, self.device = policy, env, rows, device
         self.generator, self.rewards = generator, rewards
+        self.steps = 0
+        """Environment steps so far."""
 
     def sample(self, needs: Needs) -> Batch:
         """Segments [episode, time], as long as the longest; `mask` is false after an episode's end."""
@@ -82,8 +88,13 @@ class EnvironmentSource:
         played = episodes = 0
         while played < self.rows:
             count = self._episodes(played, episodes)
-            rounds.append(self._play(count))
-            played += int(rounds[-1].mask.any(-1).sum())  # type: ignore[union-attr]
+            try:
+                rounds.append(self._play(count))
+            except EnvironmentFailedError as error:
+                raise SourceStoppedError(sentence(error)) from error
+            steps = int(rounds[-1].mask.any(-1).sum())  # type: ignore[union-attr]
+            played += steps
+            self._count(self.steps + steps)
             episodes += count
         longest = max(batch.rewards.shape[1] for batch in rounds)
         batch = Batch.cat([lengthened(batch, longest) for batch in rounds])
@@ -113,12 +124,18 @@ class EnvironmentSource:
         return Batch.stack(steps, dim=1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator's state is the whole cursor."""
-        return {"generator": self.generator.get_state()}
+        """The generator's state is the whole cursor; beside it stands what has been played."""
+        return {"generator": self.generator.get_state(), "environment_steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly where the saved source stood."""
         self.generator.set_state(state["generator"].cpu())
+        self._count(state.get("environment_steps", 0))
+
+    def _count(self, steps: int) -> None:
+        self.steps = steps
+        if isinstance(self.policy, Algorithm):
+            self.policy.environment_steps = steps
 
 
 def _rows(step: Step, history: History | None, next_history: History | None) -> Batch:

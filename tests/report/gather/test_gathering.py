@@ -313,3 +313,45 @@ def test_near_misses_of_tables_are_told(tmp_path: Path, text: str, said: str) ->
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(EvidenceError, match=said):
         gather([tmp_path / "x.csv"])
+
+
+def test_runs_that_played_beside_their_data_stand_in_no_table_with_those_that_only_read_it(tmp_path: Path) -> None:
+    for name, online in (("offline", False), ("online", True)):
+        for algorithm in ("cql", "iql"):
+            path = folder(tmp_path / f"{name}_{algorithm}", 3.0)
+            config = json.loads((path / "config.json").read_text())
+            (path / "config.json").write_text(json.dumps({**config, "algorithm": algorithm, "online": online}))
+            done = json.loads((path / "DONE").read_text())
+            if online:
+                done["score"] |= {"online": True, "environment_steps": 500}
+            (path / "DONE").write_text(json.dumps(done))
+    runs = {run.name: run for run in gather([tmp_path]).runs}
+    assert runs["offline_cql"].task == "toy" and runs["online_cql"].task == "toy, online"
+    assert runs["offline_cql"].label == "cql" and runs["online_cql"].label == "cql, online"
+    assert runs["online_iql"].score["environment_steps"] == 500
+    summary = summarize(gather([tmp_path]))
+    assert {(cell.task, cell.label) for cell in summary.cells} == {
+        ("toy", "cql"),
+        ("toy", "iql"),
+        ("toy, online", "cql, online"),
+        ("toy, online", "iql, online"),
+    }
+    # Written down and read again, they stay apart.
+    export(summary, tmp_path / "tables")
+    table = next(path for path in (tmp_path / "tables").glob("*.csv") if "environment_steps" in path.read_text())
+    assert "toy, online" in table.read_text()
+
+
+def test_rows_of_a_table_say_what_was_played(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text(
+        "algorithm,dataset,environment,seed,steps,return,online,environment_steps\n"
+        "cql,mine.safetensors,,0,9,1.0,True,50\ncql,mine.safetensors,,0,9,2.0,,\n"
+        "vdn,,spread,0,9,1.0,True,50\nma-ppo,,spread,0,9,1.0,True,50\n"
+    )
+    assert [(run.task, run.label) for run in gather([table]).runs] == [
+        ("mine.safetensors, online", "cql, online"),
+        ("mine.safetensors", "cql"),
+        ("spread", "vdn, online"),
+        ("spread", "ma-ppo"),
+    ]

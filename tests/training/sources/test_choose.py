@@ -43,7 +43,11 @@ SHORT = {
     "checkpoint_every": 10,
 }
 NEEDS = {name: algorithms.get(name).needs for name in algorithms.names()}
-MIXING = [name for name, needs in NEEDS.items() if needs.origin == "data" and needs.recorded != "only"]
+MIXING = [
+    name
+    for name, needs in NEEDS.items()
+    if needs.origin == "data" and needs.recorded != "only" and "continuous" in needs.actions
+]
 
 
 @pytest.fixture(autouse=True)

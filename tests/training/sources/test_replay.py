@@ -1,0 +1,322 @@
+"""Off-policy learners that play: what they draw, how much they play for it, and that a restart changes nothing."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live_worlds import LiveWorld
+from runs import (
+    SMALL,
+    Killed,
+    checkpoints,
+    ending,
+    last_state,
+    leftovers,
+    refuse_difference,
+    rows,
+    small_run,
+    start_and_kill,
+)
+from worlds import saved
+
+from offline_marl.core.config import ConfigError
+from offline_marl.core.permissions import ImportPath
+from offline_marl.core.types import DataError, Spec
+from offline_marl.environments.guarded import EnvironmentFailedError
+from offline_marl.tasks import environment_tasks
+from offline_marl.tasks.environment_tasks import find_environment_task, play_uniformly
+from offline_marl.training import training_run
+from offline_marl.training.loop import SourceStoppedError
+from offline_marl.training.models import fit as fitting
+from offline_marl.training.run import resume, train
+from offline_marl.training.sources.episode_files import EpisodeFiles
+from offline_marl.training.training_run import TrainingSession
+
+PLAYED = "uniform play, which takes no time to make"
+TASKS: dict[str, dict[str, Any]] = {
+    "alone": {"algorithm": "cql", "environment": "coordination", "warmup_steps": 30},
+    "window and copies": {
+        "algorithm": "td3-bc",
+        "environment": "rendezvous",
+        "warmup_steps": 20,
+        "window": 2,
+        "replay_copies": 3,
+        "hidden": [8],
+    },
+    "a ring that drops": {
+        "algorithm": "iql",
+        "environment": "coordination",
+        "warmup_steps": 30,
+        "replay_capacity": 25,
+    },
+    "recurrent": {"algorithm": "vdn", "environment": "coordination", "warmup_steps": 20, "replay_copies": 2},
+    "recurrent segments": {
+        "algorithm": "qmix",
+        "dataset": "coordination-mix-v0",
+        "environment": "coordination",
+        "online": True,
+        "segment_length": 3,
+        "burn_in": 2,
+    },
+    "half recorded": {
+        "algorithm": "ma-iql",
+        "dataset": "coordination-mix-v0",
+        "environment": "coordination",
+        "online": True,
+        "updates_per_step": 0.7,
+    },
+    "a share that moves": {
+        "algorithm": "omar",
+        "dataset": "rendezvous-mix-v0",
+        "environment": "rendezvous",
+        "online": True,
+        "real_fraction": 1.0,
+        "real_fraction_end": 0.1,
+        "reward_scale": 3.0,
+    },
+    "imagined rows too": {
+        "algorithm": "td3-bc",
+        "dataset": PLAYED,
+        "environment": "rendezvous",
+        "online": True,
+        "world_model": "ensemble",
+        "fit": {"steps": 20, "eval_every": 20, "hidden": [8], "members": 2, "elites": 1, "batch_size": 8},
+        "real_fraction": 0.5,
+        "horizon": 3,
+        "rollouts": 8,
+        "window": 2,
+    },
+    "prefilled": {
+        "algorithm": "cql",
+        "dataset": "coordination-mix-v0",
+        "environment": "coordination",
+        "online": True,
+        "prefill": True,
+        "replay_capacity": 40,
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
+    monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 100)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_run_that_was_killed_in_mid_episode_ends_as_one_that_was_not(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {"dataset": None, "checkpoint_every": 5, "steps": 37, **TASKS[name]}
+    if fields["dataset"] == PLAYED:
+        monkeypatch.setattr(fitting, "draw_report", lambda *_: None)
+        fields["dataset"] = saved(tmp_path, play_uniformly(find_environment_task("rendezvous", permit=ImportPath), 100))
+    small_run(tmp_path / "straight", **fields)
+    for step in (3, 17, 24):  # before the first checkpoint, and between later ones
+        out = tmp_path / str(step)
+        start_and_kill(out, step=step, **fields)
+        resume(out)
+        refuse_difference(ending(tmp_path / "straight"), ending(out))
+        assert not leftovers(out)
+
+
+def test_more_than_one_episode_is_never_played_ahead_and_counts_stand_in_every_row(tmp_path: Path) -> None:
+    small_run(tmp_path / "run", None, "cql", environment="coordination", steps=40, warmup_steps=10, log_every=10)
+    assert [(row["step"], row["environment_steps"]) for row in rows(tmp_path / "run") if row["kind"] == "train"] == [
+        (10, 20),
+        (20, 30),
+        (30, 40),
+        (40, 50),
+    ]
+    done = json.loads((tmp_path / "run" / "DONE").read_text())
+    assert (done["steps"], done["environment_steps"]) == (40, 50)
+    assert done["score"]["online"] is True and done["score"]["environment_steps"] == 50
+
+
+@pytest.mark.parametrize(
+    ("fields", "updates", "played"),
+    [
+        ({"warmup_steps": 20}, 80, 100),
+        ({"warmup_steps": 20, "updates_per_step": 0.5}, 40, 100),
+        ({"warmup_steps": 0, "updates_per_step": 2}, 200, 100),
+        ({"warmup_steps": 10, "replay_copies": 4}, 90, 100),
+    ],
+)
+def test_environment_steps_are_the_other_budget(
+    tmp_path: Path, fields: dict[str, Any], updates: int, played: int
+) -> None:
+    given = {**SMALL, "algorithm": "iql", "environment": "rendezvous", "environment_steps": 100, **fields}
+    given.pop("steps")
+    result = train(given.pop("algorithm"), None, out=tmp_path / "run", **given)
+    done = json.loads((result.folder / "DONE").read_text())
+    assert done["steps"] == updates and played <= done["environment_steps"] < played + 4
+
+
+def test_an_on_policy_run_ends_before_it_plays_more_than_its_budget(tmp_path: Path) -> None:
+    given = {**SMALL, "environment": "rendezvous", "environment_steps": 170, "batch_size": 40}
+    given.pop("steps")
+    for name in ("straight", "killed"):
+        if name == "straight":
+            train("ma-ppo", None, out=tmp_path / name, **given)
+        else:
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+                patch.setattr(TrainingSession, "finish", lambda self: (_ for _ in ()).throw(Killed()))
+                train("ma-ppo", None, out=tmp_path / name, **given)
+            resume(tmp_path / name)
+    done = json.loads((tmp_path / "straight" / "DONE").read_text())
+    # Episodes have 8 steps, so that an update plays 5 of them.
+    assert (done["steps"], done["environment_steps"]) == (4, 160)
+    refuse_difference(ending(tmp_path / "straight")["done"], ending(tmp_path / "killed")["done"])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "fields", "error", "message"),
+    [
+        ("bc", {"environment": "rendezvous"}, ConfigError, "bc learns from recorded data: give it --dataset"),
+        ("bc", {"dataset": "rendezvous-mix-v0", "online": True}, ConfigError, "bc clones what was recorded"),
+        ("ma-ppo", {"environment": "rendezvous", "online": True}, ConfigError, "replays nothing: it takes no --online"),
+        (
+            "ma-ppo",
+            {"environment": "rendezvous", "replay_capacity": 50, "prefill": True},
+            ConfigError,
+            "ma-ppo learns on-policy.*takes no --replay-capacity and no --prefill",
+        ),
+        ("moma-ppo", {"dataset": "rendezvous-mix-v0", "online": True}, ConfigError, "takes no --online"),
+        ("td3-bc", {"environment": "coordination"}, DataError, "td3-bc needs continuous actions; coordination holds"),
+        ("vdn", {"environment": "rendezvous"}, DataError, "vdn needs discrete actions; rendezvous holds continuous"),
+        (
+            "iql",
+            {"dataset": "rendezvous-mix-v0", "environment": "coordination", "online": True},
+            DataError,
+            r"team with observations of \(2, 2\) and continuous actions of \(1, 1\), the environment's has "
+            r"observations of \(9, 9, 9\) and discrete actions of \(3, 3, 3\)",
+        ),
+        (
+            "iql",
+            {"environment": "coordination", "replay_capacity": 5},
+            DataError,
+            "replay of 5 rows cannot hold one whole episode, which may have 6 steps",
+        ),
+        ("cql", {"dataset": "coordination-mix-v0", "warmup_steps": 3}, ConfigError, "plays nothing: .* --warmup-steps"),
+        ("cql", {"dataset": "coordination-mix-v0", "environment_steps": 9}, ConfigError, "no --environment-steps"),
+        ("cql", {"environment": "coordination", "environment_steps": 2000, "steps": 7}, ConfigError, "exactly one of"),
+        ("cql", {"environment": "coordination", "environment_steps": 900}, ConfigError, "900 pays for no update after"),
+        ("cql", {"environment": "coordination", "world_model": "ensemble"}, ConfigError, "fitted to recorded data"),
+        ("cql", {"environment": "coordination", "real_fraction": 0.5}, ConfigError, "--real-fraction needs"),
+        (
+            "cql",
+            {"dataset": "coordination-mix-v0", "online": True, "prefill": True, "real_fraction": 0.5},
+            ConfigError,
+            "takes no --real-fraction",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_a_sentence(
+    tmp_path: Path, algorithm: str, fields: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    given = {"device": "cpu", "steps": 5, **fields}
+    if "environment_steps" in given and "steps" not in fields:
+        given.pop("steps")
+    with pytest.raises(error, match=message):
+        train(algorithm, given.pop("dataset", None), out=tmp_path / "run", **given)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+# --- environments that give trouble ---------------------------------------------------------------------------------
+@pytest.fixture
+def one_uniform_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trouble counts the steps of uniform play, too."""
+    monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 1)
+    monkeypatch.setattr(environment_tasks, "COPIES", 1)
+
+
+def live(**settings: Any) -> dict[str, Any]:
+    LiveWorld.steps = LiveWorld.born = 0
+    return {"dataset": None, "environment": "live_worlds:make", "env_settings": settings, "warmup_steps": 10}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "fields", "message"),
+    [
+        ("raises", {}, "environment live_worlds:make failed in a step: OSError: the simulator lost its licence"),
+        ("raises", {"workers": 2, "replay_copies": 2}, "live_worlds:make failed in a step: OSError: the simulator"),
+        ("hangs", {"environment_timeout": 0.2}, r"environment live_worlds:make hangs: a step .* more than 0.2 seconds"),
+        ("dies", {"workers": 2, "replay_copies": 2}, "live_worlds:make failed in a step: A process .* ended by itself"),
+        ("shows nan", {}, r"the reward of agent 1 is not finite \(nan\) after"),
+    ],
+)
+@pytest.mark.parametrize("algorithm", ["td3-bc", "ma-ppo"])
+@pytest.mark.usefixtures("one_uniform_episode")
+def test_an_environment_that_fails_is_named_and_the_run_stops_with_what_it_has(
+    tmp_path: Path, trouble: str, fields: dict[str, Any], message: str, algorithm: str
+) -> None:
+    if algorithm == "ma-ppo":
+        if trouble == "shows nan":
+            pytest.skip("of fresh episodes the run's own checks speak")
+        fields = {key: value for key, value in fields.items() if not key.startswith("replay")}
+        given = {**live(trouble=trouble, after=150 if "workers" in fields else 200), **fields}
+        given.pop("warmup_steps")
+    else:
+        given = {**live(trouble=trouble, after=15 if "workers" in fields else 31), **fields}
+    with pytest.raises(SourceStoppedError, match=message) as caught:
+        small_run(tmp_path / "run", algorithm=algorithm, checkpoint_every=1000, steps=10_000, **given)
+    reached = checkpoints(tmp_path / "run")
+    assert len(reached) == 1 and f"saved as it stands, after update {reached[0]:,}" in str(caught.value)
+    assert algorithm == "ma-ppo" or reached[0] > 3
+
+
+def test_an_environment_that_fails_before_anything_was_learnt_is_named_too(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFailedError, match="environment live_worlds:make failed in a step: OSError"):
+        small_run(tmp_path / "run", algorithm="td3-bc", **live(trouble="raises"))
+
+
+@pytest.mark.usefixtures("one_uniform_episode")
+def test_a_run_whose_environment_recovered_goes_on(tmp_path: Path) -> None:
+    given = live(trouble="raises", after=41)
+    with pytest.raises(SourceStoppedError):
+        small_run(tmp_path / "run", algorithm="td3-bc", steps=60, **given)
+    LiveWorld.steps = -10_000  # trouble is over
+    result = resume(tmp_path / "run")
+    done = json.loads((result.folder / "DONE").read_text())
+    assert (done["steps"], done["environment_steps"]) == (60, 70)
+
+
+def test_a_world_that_does_not_repeat_is_named_and_what_was_lived_through_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = live(trouble="drifts")
+    start_and_kill(tmp_path / "run", step=23, algorithm="td3-bc", checkpoint_every=23, steps=40, **given)
+    state = last_state(tmp_path / "run")["source"]
+    under_way = len(state["player"]["round"]["steps"]["rewards"])
+    assert under_way and state["environment_steps"] == 33
+    capsys.readouterr()
+    resume(tmp_path / "run")
+    told = capsys.readouterr().err
+    assert "warning: live_worlds:make does not repeat an episode from its seed and actions" in told
+    assert "not equal bit for bit" in told
+    end = last_state(tmp_path / "run")["source"]
+    assert end["environment_steps"] == 50
+    files = EpisodeFiles(tmp_path / "run" / "replay", Spec((2, 2), (1, 1)))
+    episodes = list(chain(*files.read(0, end["ring"]["count"])))
+    cut = episodes[state["ring"]["count"]]
+    assert len(cut) == under_way and bool(cut.truncations[-1].all()) and not bool(cut.terminations.any())
+    assert sum(map(len, episodes)) + len(end["player"].get("round", {}).get("steps", {"rewards": ()})["rewards"]) == 50
+
+
+@pytest.mark.parametrize("algorithm", ["td3-bc", "ma-iql", "vdn"])
+def test_agents_that_leave_are_masked(tmp_path: Path, algorithm: str) -> None:
+    given = live(trouble="is left", choices=3 if algorithm == "vdn" else 0)
+    fields = {"algorithm": algorithm, "steps": 37, "checkpoint_every": 5, **given}
+    small_run(tmp_path / "straight", **fields)
+    start_and_kill(tmp_path / "killed", step=17, **fields)
+    resume(tmp_path / "killed")
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "killed"))
+    state = last_state(tmp_path / "straight")["source"]["ring"]
+    assert state["columns"][-1] == "mask"
+    for episode in chain(*EpisodeFiles(tmp_path / "straight" / "replay", Spec((2, 2), (1, 1))).read(0, state["count"])):
+        assert episode.mask is not None and episode.mask[:, 0].tolist() == [True, True] + [False] * (len(episode) - 2)
+        assert episode.terminations[:, 0].nonzero().flatten().tolist() == [1] and not bool(episode.obs[2:, 0].any())
