@@ -158,8 +158,8 @@ def _make_imagining(
     starts = TransitionBuffer(data, window, device, state=state, stays=task.mapped)
     rows = _rollout_rows(config, learner)
     plan = Plan(rows, config.horizon, config.start_share, _caution(config, model, held_out, rewards))
-    live = None if replay is None else replay.ring
-    imagination = Imagination(model, learner, starts, plan, rewards, generators.get("starts"), live)
+    imagination = Imagination(model, learner, starts, plan, rewards, generators.get("starts"))
+    imagination.live = None if replay is None else replay.ring
     if learner.needs.origin == "model":
         return RolloutSource(imagination)
     ring = TransitionRing(_kept(config, learner.needs))

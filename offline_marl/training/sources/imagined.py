@@ -48,7 +48,6 @@ class Imagination:
         plan: How they are made.
         rewards: Converts what the model foresees to what is learnt from.
         generator: Draws the starts.
-        live: Episodes that were played during the run, where half of the rollouts start once there are some.
     """
 
     def __init__(
@@ -59,9 +58,9 @@ class Imagination:
         plan: Plan,
         rewards: Rewards,
         generator: torch.Generator,
-        live: EpisodeRing | None = None,
     ) -> None:
-        self.live = live
+        self.live: EpisodeRing | None = None
+        """Episodes that were played during the run, where half of the rollouts start once there are some."""
         self.model, self.policy, self.buffer, self.plan = model, policy, buffer, plan
         self.rewards, self.generator = rewards, generator
         self.made = self.broken = self.cut = 0
