@@ -130,14 +130,15 @@ class LabelStore:
     Args:
         path: The file.
         make: Make it if it is not there.
-        journal: `wal`; or `rollback`, for a file system that several hosts write to.
+        journal: `wal`; or `rollback`, for a file system that several hosts write to. What a file has stays unless said.
 
     Raises:
         StoreError: It is missing or no store, was written by a newer version, or lies on a network file system.
     """
 
-    def __init__(self, path: Path, make: bool = False, journal: Journal = "wal") -> None:
+    def __init__(self, path: Path, make: bool = False, journal: Journal | None = None) -> None:
         self.path = path
+        journal = journal or journal_of(path)
         if not path.exists() and not make:
             raise StoreError(f"There is no store of labels {path}: `offline-marl prefs pairs` makes one.")
         refuse_network(path, journal)
@@ -324,6 +325,17 @@ def _statements(script: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
+
+
+def journal_of(path: Path) -> Journal:
+    """The journal that a file was last written with; `wal` of one that is yet to be made."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(20)
+    except OSError:
+        return "wal"
+    # Bytes 18 and 19 of SQLite's header: 2 for a write-ahead log, 1 for a rollback journal.
+    return "rollback" if head.startswith(b"SQLite format 3") and head[18] == 1 else "wal"
 
 
 def refuse_network(path: Path, journal: Journal = "wal") -> None:

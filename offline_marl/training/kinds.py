@@ -29,7 +29,7 @@ from offline_marl.training import run
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.models.fit import Fit
 from offline_marl.training.preferences.fit import RewardFit, RewardFitSession, describe
-from offline_marl.training.preferences.folders import ComparisonFolder, key_of, plain_spec
+from offline_marl.training.preferences.folders import key_of, plain_spec
 from offline_marl.training.session import Session
 from offline_marl.training.training_run import Result
 from offline_marl.worldmodels.base import worldmodels
@@ -181,18 +181,14 @@ class FittingRewards(Procedure[RewardFitConfig, RewardFit]):
 
     def begin(self, name: str, dataset: str | None, out: Path, fields: Mapping[str, Any]) -> RewardFit:
         config = self.prepare(name, dataset, fields)
-        with ComparisonFolder(config.preferences) as comparisons:
-            newest = comparisons.store.cursor()
-        # A fit that is resumed learns from what it began with, however many labels have come since.
-        config = config.model_copy(update={"labels": min(config.labels, newest) or newest})
         folder = RewardFolder(out)
         task = open_task(config.dataset, config.clip_actions, config.memory, config.action_scale)
         with folder.locked():
             folder.refuse_strangers(config)
             folder.sweep()
             session = RewardFitSession(folder, config, task)
-            spec = plain_spec(task.spec)
-            folder.begin(config, {**describe_software(), "data_key": key_of(task.data), "spec": spec})
+            about = {"data_key": key_of(task.data), "spec": plain_spec(task.spec), "labels": session.labels}
+            folder.begin(config, {**describe_software(), **about})
             return session.run()
 
     def session(self, folder: Folder[RewardFitConfig], config: RewardFitConfig) -> RewardFitSession:

@@ -162,6 +162,10 @@ def test_a_network_file_system_is_refused_unless_the_journal_is_rolled_back(tmp_
         LabelStore(tmp_path / "labels.sqlite", make=True)
     assert not (tmp_path / "labels.sqlite").exists()
     LabelStore(tmp_path / "labels.sqlite", make=True, journal="rollback").close()
+    with LabelStore(tmp_path / "labels.sqlite") as store:  # it stays as it was made
+        assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    with pytest.raises(StoreError, match="network file system"):
+        LabelStore(tmp_path / "labels.sqlite", journal="wal")
 
 
 def test_contradictions_and_self_agreement_are_counted() -> None:

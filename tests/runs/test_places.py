@@ -88,7 +88,8 @@ def whole(at: Path) -> dict[str, object]:
 
 
 def test_the_settings_of_every_run_and_fit_say_which_are_paths() -> None:
-    paths = {"dataset", "world_model", "init", "env_settings", "reward_model", "reference_policy", "preferences"}
+    paths = {"dataset", "world_model", "init", "env_settings", "answers_of"}
+    paths |= {"reward_model", "reference_policy", "preferences"}
     assert place_fields(RunConfig) == paths
     assert place_fields(FitConfig) == {"dataset"}
     assert place_fields(RewardFitConfig) == {"dataset", "preferences"}

@@ -14,6 +14,7 @@ from offline_marl.core.plugin_files import take_plugins
 from offline_marl.launch.cli.command import Command, choose, run_lazily
 from offline_marl.launch.cli.data.table import COMMANDS as DATA_COMMANDS
 from offline_marl.launch.cli.failures import Stopped, exit_code
+from offline_marl.launch.cli.prefs.table import COMMANDS as PREFS_COMMANDS
 from offline_marl.launch.cli.text import replace_unprintable
 
 
@@ -97,6 +98,11 @@ COMMANDS = {
     ),
     "watch": Command("RUN|SWEEP|FOLDER", "see how runs are doing, as they go", run_lazily("watch")),
     "report": Command("PATH... --out DIR", "statistics of finished runs, as tables and a page", run_lazily("report")),
+    "prefs": Command(
+        "pairs|simulate|import|export|report",
+        "pairs of segments to compare, and their labels",
+        lambda args: choose("prefs ", PREFS_COMMANDS, args),
+    ),
     "data": Command(
         "list|info|verify|...",
         "look at data, check, convert, mix, draw and share it",

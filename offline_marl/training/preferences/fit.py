@@ -17,7 +17,7 @@ from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.preferences import registry
 from offline_marl.preferences.reward_model import RewardModel, RewardModelConfig
 from offline_marl.runs.config import RewardFitConfig
-from offline_marl.runs.folder import Folder, write_json
+from offline_marl.runs.folder import Folder, RunFolderError, write_json
 from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.models.fit import HeldOutHook
 from offline_marl.training.models.report import read_report, verdict
@@ -67,7 +67,8 @@ class RewardFitSession(Session[RewardFitConfig, RewardFit]):
         settings: RewardModelConfig = build(kind.Config, config.settings)
         with ComparisonFolder(config.preferences) as comparisons:
             comparisons.refuse_other_data(key_of(task.data), task.spec, task.id)
-            self.split = load_split(comparisons, config.labels, settings.holdout, config.seed, self.device)
+            self.labels = _labels_of(folder, config.labels, comparisons.store.cursor())
+            self.split = load_split(comparisons, self.labels, settings.holdout, config.seed, self.device)
             refuse_few(self.split, settings.min_labels, config.preferences)
             self.facts = comparisons.store.facts()
         with seeded_globally(config.seed, "initialisation"):
@@ -114,6 +115,20 @@ class RewardFitSession(Session[RewardFitConfig, RewardFit]):
     def read(self) -> RewardFit:
         path, errors = self.folder.path, self.looking.best.tolist()
         return RewardFit(path, self.learner, errors, self.step, read_report(path))
+
+
+def _labels_of(folder: Folder[RewardFitConfig], asked: int, newest: int) -> int:
+    """Number of the newest label to learn from: a fit that goes on heeds none that came since it began.
+
+    Raises:
+        RunFolderError: What it began with was lost.
+    """
+    if not folder.config_file.is_file():
+        return min(asked, newest) or newest
+    began = folder.versions().get("labels")
+    if not isinstance(began, int):
+        raise RunFolderError(f"{folder.versions_file} is missing or damaged: it says which labels the fit began with.")
+    return began
 
 
 def unlabelled_segments(data: Dataset, split: Split, seed: int, stays: bool = False) -> Batch:

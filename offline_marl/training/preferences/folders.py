@@ -30,7 +30,7 @@ class ComparisonFolder:
         StoreError: It holds no store that can be used.
     """
 
-    def __init__(self, path: Path | str, make: bool = False, journal: Journal = "wal") -> None:
+    def __init__(self, path: Path | str, make: bool = False, journal: Journal | None = None) -> None:
         self.path = Path(path)
         self.store = LabelStore(self.path / NAME, make, journal)
         self.segments = self.path / "segments"

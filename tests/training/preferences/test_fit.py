@@ -67,7 +67,7 @@ def test_a_fit_that_was_killed_ends_bit_for_bit_as_one_that_was_not(tmp_path, da
 def test_the_best_weights_of_each_member_speak_in_the_end(tmp_path, data, comparisons) -> None:
     fit = small_reward(tmp_path / "model", data, comparisons, lr=0.1)
     with ComparisonFolder(comparisons) as folder:
-        split = load_split(folder, RewardFolder(fit.folder).config().labels, 0.1, 0, "cpu")
+        split = load_split(folder, RewardFolder(fit.folder).versions()["labels"], 0.1, 0, "cpu")
     assert split.held_out.errors(fit.model).tolist() == pytest.approx(fit.errors)
     means = [float(row["held_out_error"]) for row in table(fit.folder / "eval.csv")]
     assert max(means) > sum(fit.errors) / 2, "it should have been worse at times, or nothing was put back"
@@ -80,7 +80,7 @@ def test_it_stops_when_nothing_is_gained(tmp_path, data, comparisons) -> None:
 def test_only_so_many_labels_are_learnt_from(tmp_path, data, comparisons) -> None:
     fit = small_reward(tmp_path / "model", data, comparisons, labels=40)
     assert fit.report["labels"]["train"] + fit.report["labels"]["held_out"] == 40
-    assert RewardFolder(fit.folder).config().labels == 40
+    assert RewardFolder(fit.folder).versions()["labels"] == 40
 
 
 def test_labels_are_split_by_episode_as_those_who_asked_said(comparisons) -> None:

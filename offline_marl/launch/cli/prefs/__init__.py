@@ -1,0 +1,1 @@
+"""Commands of `offline-marl prefs`, a file each."""
