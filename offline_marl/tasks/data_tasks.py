@@ -13,7 +13,7 @@ from torch import Tensor
 from offline_marl.collection.record import make_scripted
 from offline_marl.core.partition import SCENARIOS, Partition, confs, partition, split_task
 from offline_marl.core.permissions import names_code
-from offline_marl.core.reference import Reference
+from offline_marl.core.reference import UNIFORM_RETURNS, Reference
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import find, path_of
@@ -65,7 +65,8 @@ class ScoredTask:
                 f"{describe_team(env.spec)}: name the one that it was recorded in."
             )
         raise DataError(
-            f"{self.id} says that it was recorded in {self.about.get('scenario')}, but its team is of another size."
+            f"{self.id} says that it was recorded in {self.about.get('scenario')}, but its team is of another size: "
+            f"it has {describe_team(self.spec)}, the environment's has {describe_team(env.spec)}."
         )
 
     def make_envs(self, copies: int, workers: int) -> JointEnv | None:
@@ -107,6 +108,14 @@ class ScoredTask:
         if isinstance(scenario, str) and names_code(scenario):
             return f"say --environment {scenario}, which recorded it, if you trust that code"
         return "name one by --environment NAME or package.module:function"
+
+    @property
+    def uniform_return(self) -> float | None:
+        """What uniform play returned, where it was measured: here, or on a body as it is that has no reference."""
+        if self.random_return is not None or self.reference is not None or self.partition is None:
+            return self.random_return
+        body = self.partition.scenario
+        return UNIFORM_RETURNS.get(body) if self.environment is environments.get(body) else None
 
     def conventions(self, ends: State) -> Conventions | None:
         """Which convention each agent followed, from the last states of episodes; None where there are none."""

@@ -53,7 +53,7 @@ def make_scorer(
         summed = summarize(played.returns, task.reference, conventions)
         return replace(
             summed,
-            random_return=task.random_return,
+            random_return=task.uniform_return,
             other_versions=others,
             versions=versions,
             environment_steps=learner.environment_steps or None,

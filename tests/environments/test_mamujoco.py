@@ -7,6 +7,7 @@ import pytest
 
 from offline_marl.core.partition import SCENARIOS, confs, partition
 from offline_marl.core.permissions import ImportPath
+from offline_marl.core.reference import UNIFORM_RETURNS, Reference
 from offline_marl.core.types import DataError, Spec
 from offline_marl.environments.base import environments
 from offline_marl.environments.mamujoco import unhide
@@ -248,6 +249,10 @@ def test_data_is_scored_in_the_body_that_it_was_recorded_in_settings_and_clock_i
     assert plain.elsewhere and plain.environment is environments.get("hopper")
     again = EnvironmentChoice(environment="hopper_1x3_full", env_settings=about["settings"], max_steps=30)
     assert not scored_in_named(recorded, again, ImportPath).elsewhere
+    assert (recorded.uniform_return, plain.uniform_return) == (None, UNIFORM_RETURNS["hopper"])
+    assert replace(plain, random_return=3.0).uniform_return == 3, "what was measured there stands"
+    assert replace(plain, reference=Reference(0, 1)).uniform_return is None
+    assert set(UNIFORM_RETURNS) == set(SCENARIOS)
     hostile = replace(recorded, about={**about, "settings": {"xml_file": "/etc/passwd"}})
     with pytest.raises(DataError, match="cannot be made with xml_file"):
         hostile.make_env(1)

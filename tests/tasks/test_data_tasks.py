@@ -65,7 +65,10 @@ def test_a_run_on_data_of_a_team_is_scored_also_from_an_object(tmp_path, name):
 
 def test_a_team_of_another_size_than_its_environment_is_refused(tmp_path):
     data = replace(world("discrete"), metadata={"scenario": "coordination"})
-    with pytest.raises(DataError, match="recorded in coordination, but its team is of another size"):
+    with pytest.raises(
+        DataError,
+        match="but its team is of another size: it has obs.*, the environment's has obs",
+    ):
         open_task(saved(tmp_path, data)).make_env(2)
 
 
