@@ -88,6 +88,8 @@ class Algorithm(Learner):
     best: Tensor
     best_team: Tensor
     actor: AgentPolicy
+    behaviour_temperature: float = 1.0
+    """Divides the logits that choices are drawn from when exploring; 0 takes the likeliest."""
     environment_steps: int = 0
     """Environment steps that the run has played, for schedules of exploration; set by the source that plays."""
 
@@ -188,7 +190,11 @@ class Algorithm(Learner):
             DataError: The last axes are not the team's, or numbers are not finite; arrays and lists are taken, too.
         """
         choice: TanhNormal | ClippedNormal | Categorical = self.actor(self.inputs(obs, history), avail_actions)
-        return choice.sample(self.generator) if explore else choice.mode()
+        if not explore or not self.behaviour_temperature:
+            return choice.mode()
+        if isinstance(choice, Categorical) and self.behaviour_temperature != 1.0:
+            choice = choice.tempered(self.behaviour_temperature)
+        return choice.sample(self.generator)
 
     def joint(self, obs: Obs) -> Annotated[Tensor, "*lead state"]:
         """All agents' observations side by side, standardised where the networks' inputs are."""

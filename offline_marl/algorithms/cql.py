@@ -31,12 +31,13 @@ from offline_marl.algorithms.base import Algorithm, algorithms, masked_mean, pre
 from offline_marl.algorithms.split import Terms
 from offline_marl.algorithms.td3_bc import TD3BC, Acts, TD3BCConfig, where_present
 from offline_marl.core.axes import Features, PerAgent
-from offline_marl.core.fields import Count, NotNegative, Positive
+from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Share
 from offline_marl.core.types import AvailActions, Batch, DataError, History, Needs, Obs, Spec
 from offline_marl.losses import bellman, conservative
 from offline_marl.networks.actors import Actor, AgentPolicy
 from offline_marl.networks.critics import Critic
 from offline_marl.networks.distributions import Categorical, TanhNormal
+from offline_marl.networks.exploration import epsilon_greedy, linear
 from offline_marl.networks.multipliers import Multiplier
 from offline_marl.networks.targets import frozen_copy
 
@@ -76,6 +77,14 @@ class CQLConfig(TD3BCConfig):
     """Gap of one critic that `cql_alpha` is tuned to hold, as CQL's Lagrange multiplier; 0 keeps `cql_alpha` fixed."""
     conservative_rows: Literal["recorded", "combo"] = "recorded"
     """Of mixtures with imagined rows: the gap of recorded ones, or the soft maximum of imagined ones instead."""
+    behaviour_temperature: NotNegative | None = None
+    """Of choices, when exploring: they are drawn from softmax(Q / it), 0 for greedy ones; T unless said."""
+    epsilon_start: Share = 0.0
+    """Of choices, when exploring: chance of a uniform one at first."""
+    epsilon_end: Share = 0.0
+    """That chance from `epsilon_steps` on."""
+    epsilon_steps: CountOrZero = 50_000
+    """Environment steps over which it moves."""
 
     @model_validator(mode="after")
     def _gap_fits_critic(self) -> CQLConfig:
@@ -278,14 +287,27 @@ class CQL(TD3BC):
         avail_actions: AvailActions | None = None,
         explore: bool = False,
     ) -> Tensor:
-        """The policy's actions; for choices the greedy ones, or drawn from softmax(Q / T) if `explore`."""
+        """The policy's actions; for choices the greedy ones, or if `explore` drawn from a softmax, some uniformly."""
         if self.config.policy == "sac":
             drawn = self.stochastic(self.inputs(obs, history))
             return drawn.sample(self.generator) if explore else drawn.mode()
         if not self.spec.discrete:
             return super().act(obs, history=history, explore=explore)
         choice = self.choices(self.inputs(obs, history), avail_actions)
-        return choice.sample(self.generator) if explore else choice.mode()
+        return self.explored(choice, avail_actions) if explore else choice.mode()
+
+    def explored(self, choice: Categorical, avail_actions: AvailActions | None) -> PerAgent:
+        """Choices drawn from softmax(Q / `behaviour_temperature`), and with the chance epsilon uniformly."""
+        config, steps = self.config, self.environment_steps
+        softness = config.cql_temperature if config.behaviour_temperature is None else config.behaviour_temperature
+        drawn = choice.mode()
+        if softness:
+            relative = softness / config.cql_temperature
+            drawn = (choice if relative == 1.0 else choice.tempered(relative)).sample(self.generator)
+        if not (config.epsilon_start or config.epsilon_end):
+            return drawn
+        epsilon = linear(config.epsilon_start, config.epsilon_end, config.epsilon_steps, steps)
+        return epsilon_greedy(drawn, avail_actions, self.present, epsilon, self.generator)
 
     def choices(self, features: Features, avail_actions: AvailActions | None) -> Categorical:
         """softmax(Q_1 / T) over the available choices."""

@@ -35,6 +35,8 @@ class IQLConfig(AlgorithmConfig):
     """Multiplies the advantage in the policy's weights (the paper's beta); 0 is behaviour cloning."""
     max_weight: Positive = 100.0
     """Largest weight that one action can have."""
+    behaviour_temperature: NotNegative = 1.0
+    """Of choices, when exploring: divides the logits that they are drawn from; 0 takes the likeliest."""
 
 
 @algorithms.register("iql")
@@ -47,6 +49,7 @@ class IQL(IndependentAlgorithm):
 
     def __init__(self, config: IQLConfig, spec: Spec) -> None:
         super().__init__(config, spec)
+        self.behaviour_temperature = config.behaviour_temperature if spec.discrete else 1.0
         self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
         self.critic = Critic(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
         self.value = Value(spec.n_agents, **self.shape)

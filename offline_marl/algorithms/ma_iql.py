@@ -67,6 +67,7 @@ class MAIQL(Algorithm):
 
     def __init__(self, config: MAIQLConfig, spec: Spec) -> None:
         super().__init__(config, spec)
+        self.behaviour_temperature = config.behaviour_temperature if spec.discrete else 1.0
         self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
         self.critic = Critic(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
         self.value = Value(spec.n_agents, **self.shape)

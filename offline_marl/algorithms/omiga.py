@@ -60,6 +60,8 @@ class OMIGAConfig(AlgorithmConfig):
     """Weights >= 0 and a bias that depend on the joint state, or a plain sum."""
     mixer_hidden: tuple[Count, ...] = (64,)
     """Widths of the mixer's hidden layers."""
+    behaviour_temperature: NotNegative = 1.0
+    """Of choices, when exploring: divides the logits that they are drawn from; 0 takes the likeliest."""
 
 
 @algorithms.register("omiga")
@@ -72,6 +74,7 @@ class OMIGA(Algorithm):
 
     def __init__(self, config: OMIGAConfig, spec: Spec) -> None:
         super().__init__(config, spec)
+        self.behaviour_temperature = config.behaviour_temperature if spec.discrete else 1.0
         self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
         self.critic = Critic(act_dims=spec.act_dims, discrete=spec.discrete, copies=1, **self.shape)
         self.value = Value(spec.n_agents, **self.shape)

@@ -187,6 +187,10 @@ class Categorical:
         floor = torch.finfo(logits.dtype).min
         self.log_probs = torch.log_softmax(logits.masked_fill(~allowed, floor), dim=-1)
 
+    def tempered(self, temperature: float) -> Categorical:
+        """The choice whose logits are divided by a temperature; what is not allowed stays so."""
+        return Categorical(self.log_probs / temperature, self.log_probs > torch.finfo(self.log_probs.dtype).min / 2)
+
     def log_prob(self, actions: PerAgent) -> PerAgent:
         """Log-probability of each agent's choice."""
         return self.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)

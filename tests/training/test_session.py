@@ -67,6 +67,8 @@ def test_without_an_environment_a_run_ends_without_a_score_and_says_so(tmp_path,
 def test_a_run_that_died_after_any_step_ends_as_if_it_had_not(tmp_path, data, monkeypatch, algorithm):
     score_in_point_env(monkeypatch)
     fields = {"algorithm": algorithm, "steps": 30, "checkpoint_every": 10, "eval_every": 5}
+    if "continuous" not in algorithms.get(algorithm).needs.actions:
+        data = saved(tmp_path, world("discrete"))
     if "epochs" in algorithms.get(algorithm).Config.model_fields:
         fields["epochs"] = 1
     if algorithms.get(algorithm).needs.origin == "model":
