@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_what_the_page_says_to_type_works(
         assert end.value.code == 0, f"{command}: {said.err}"
         done = json.loads(Path(f"runs/{number}/DONE").read_text())
         assert done["score"]["online"] is True and done["environment_steps"] > 0
-        given = dict(zip(words, words[1:], strict=False))
+        given = dict(pairwise(words))
         if "--environment-steps" in given:
             assert done["environment_steps"] == int(given["--environment-steps"])
         else:

@@ -1,4 +1,4 @@
-"""Kills one run again and again: `python killing.py OUT DATA KILLS SEED STEPS`, then prints what it did as JSON.
+"""Kills one run again and again: `python killing.py OUT DATA KILLS SEED STEPS [FIELDS]`, then says as JSON what it did.
 
 torch is imported once, here; every attempt at the run is a forked process of its own, ended by a real SIGKILL. Half of
 the kills come at any moment of the process's life, its first milliseconds included; the others come after it wrote a
@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from runs import checkpoints, leftovers, score_in_point_env, small_run
 
 from offline_marl.training.run import resume
 
-FIELDS = {"algorithm": "ma-iql", "checkpoint_every": 10, "eval_every": 25, "seed": 7}
+FIELDS: dict[str, Any] = {"algorithm": "ma-iql", "checkpoint_every": 10, "eval_every": 25, "seed": 7}
 
 
 def attempt(out: Path, data: str, steps: int) -> None:
@@ -30,7 +31,7 @@ def attempt(out: Path, data: str, steps: int) -> None:
     if (out / "config.json").exists():
         resume(out)
     else:
-        small_run(out, data, steps=steps, **FIELDS)
+        small_run(out, data or None, steps=steps, **FIELDS)
 
 
 def fork(out: Path, data: str, steps: int) -> int:
@@ -64,7 +65,8 @@ def wait_for_progress(process: int, out: Path, step: int) -> bool:
 
 
 def main() -> None:
-    out, data, kills, seed, steps = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
+    out, data, kills, seed, steps = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:6])
+    FIELDS.update(json.loads(sys.argv[6]) if sys.argv[6:] else {})
     torch.set_num_threads(1)
     torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # imports torch._dynamo, once for all attempts
     score_in_point_env(pytest.MonkeyPatch())

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import killing
 import pytest
@@ -20,26 +21,54 @@ KILLS = 21
 STEPS = 700
 
 
-def test_a_run_killed_more_than_twenty_times_ends_as_if_it_had_never_been_disturbed(tmp_path, monkeypatch):
-    data = saved(tmp_path, world("continuous"))
-    arguments = [str(tmp_path / "killed"), data, str(KILLS), "20231", str(STEPS)]
+LIVE: dict[str, dict[str, Any]] = {
+    "beside data": {"online": True, "replay_copies": 3, "window": 2, "updates_per_step": 0.7},
+    "on disk": {"online": True, "memory": 1e-6, "replay_capacity": 60},
+    "recurrent": {"algorithm": "vdn", "environment": "coordination", "warmup_steps": 40, "replay_capacity": 80},
+}
+"""Fields of runs that play while they are killed."""
+
+
+def kill_again_and_again(out: Path, data: str, fields: dict[str, Any], kills: int, steps: int) -> None:
+    """Kill a run so many times, go on each time, and see that it got on between."""
+    arguments = [str(out), data, str(kills), "20231", str(steps), json.dumps(fields)]
     paths = [str(Path(killing.__file__).parent), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, killing.__file__, *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
-    assert done.returncode == 0, done.stderr + (tmp_path / "killed.log").read_text()
+    assert done.returncode == 0, done.stderr + out.with_suffix(".log").read_text()
     stood = json.loads(done.stdout)["stood"]
-    assert len(stood) == KILLS, f"the run ended after {len(stood)} kills: give it more steps"
-    assert stood == sorted(stood) and len(set(stood)) > KILLS // 3, "it should have got on between kills"
+    assert len(stood) == kills, f"the run ended after {len(stood)} kills: give it more steps"
+    assert stood == sorted(stood) and len(set(stood)) > kills // 3, "it should have got on between kills"
 
+
+def test_a_run_killed_more_than_twenty_times_ends_as_if_it_had_never_been_disturbed(tmp_path, monkeypatch):
+    data = saved(tmp_path, world("continuous"))
+    kill_again_and_again(tmp_path / "killed", data, {}, KILLS, STEPS)
     score_in_point_env(monkeypatch)
     small_run(tmp_path / "straight", data, steps=STEPS, **killing.FIELDS)
     refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "killed"))
     assert not leftovers(tmp_path / "killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIVE)
+def test_a_run_that_plays_ends_the_same_after_twenty_kills(tmp_path, monkeypatch, name):
+    fields = LIVE[name]
+    data = saved(tmp_path, world("continuous")) if "online" in fields else ""
+    kill_again_and_again(tmp_path / "killed", data, fields, 20, STEPS)
+    score_in_point_env(monkeypatch)
+    small_run(tmp_path / "straight", data or None, steps=STEPS, **{**killing.FIELDS, **fields})
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "killed"))
+    assert not leftovers(tmp_path / "killed")
+    files = [
+        sorted(path.name for path in (tmp_path / out / "replay").glob("episodes_*")) for out in ("straight", "killed")
+    ]
+    assert files[0] == files[1] and (len(files[0]) < STEPS / 10) == ("replay_capacity" in fields)
 
 
 @pytest.mark.slow

@@ -115,7 +115,7 @@ def plan_replay(
 
 def environment_name(config: RunConfig, task: Task) -> str:
     """What messages call the environment of a run."""
-    return config.environment or str(task.about.get("scenario"))
+    return config.environment or str(task.about.get("scenario") or f"of {task.id}")
 
 
 def _rows(config: RunConfig, max_steps: int, longest: int, given: Sequence[Episode]) -> int:
