@@ -77,11 +77,18 @@ def _learners() -> dict[str, list[Command]]:
     for listing in offline_marl.algorithms.listings():
         if listing.origin == "built-in":
             needs = offline_marl.algorithms.get(listing.name).needs
-            if needs.view == "pairs":
-                continue  # comparisons are no golden data
             for kind in sorted(needs.actions):
-                found[f"{listing.name}-{kind}"] = [_train(listing.name, kind, needs.origin)]
+                before, more = _comparing(kind) if needs.view == "pairs" else ([], ())
+                found[f"{listing.name}-{kind}"] = [*before, _train(listing.name, kind, needs.origin, *more)]
     return found
+
+
+def _comparing(kind: str) -> tuple[list[Command], Command]:
+    """Commands that make comparisons of a task's data, and the flags of a run that learns from them."""
+    pairs = command("prefs pairs {out}/comparisons --budget 30 --length 5 --dataset")
+    return [(*pairs, TASKS[kind]), command("prefs simulate {out}/comparisons")], command(
+        "--preferences {out}/comparisons"
+    )
 
 
 def _train(name: str, kind: str, origin: str, *more: str) -> Command:
