@@ -1,10 +1,10 @@
 """Makes the policies of tiers that ship with the package: `python benchmarks/tiers.py [ENVIRONMENT ...] [--table]`.
 
-For each environment two seeds of VDN learn online with its preset and keep all checkpoints. Of the first seed's, scored
-on the same starts as uniform play, `expert` is the best one and the others lie nearest to a fraction of the way from
-uniform play to it; `deviator` is one of the second seed's, for data in which one agent deviates. Policies are rounded
-to half precision before anything is scored, and what the files say of them comes from fresh starts. A stopped call
-goes on where it stood.
+For each environment two seeds of VDN learn online with its preset, shortened, and keep all checkpoints. Of the first
+seed's, scored on the same starts as uniform play, `expert` is the best one and the others lie nearest to a fraction of
+the way from uniform play to it; `deviator` is one of the second seed's, for data in which one agent deviates. Policies
+are rounded to half precision before anything is scored, and what the files say of them comes from fresh starts. A call
+that was stopped goes on where it stood.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ from offline_marl.runs.policies import SHIPPED, load_policy, save_policy, shippe
 TASKS = ("simple-spread", "simple-reference", "simple-tag-prey")
 TIERS = {"expert": None, "good": 0.75, "medium": 0.5, "poor": 0.25, "trivial": 0.0}
 """Fractions of the way from uniform play to the best checkpoint, which `expert` is."""
-DEVIATOR = 0.75
+DEVIATOR = 0.6
+LENGTHS = (100_000, 25_000)
+"""Environment steps of both seeds."""
+SCORED = 32
+"""Checkpoints of a run that are scored, most of them of its beginning, where it changes fastest."""
 PICKING, STATING = 100, 500
 """Episodes by which checkpoints are picked, and by which files say how good their policy is."""
 
@@ -43,7 +47,8 @@ def train(task: str, seed: int, folder: Path) -> None:
     if (folder / "DONE").exists():
         return
     program = [sys.executable, "-m", "offline_marl"]
-    keep = ["--keep-checkpoints", "0", "--eval-every", "0"]
+    keep = ["--keep-checkpoints", "0", "--checkpoint-every", "100", "--eval-every", "0"]
+    keep += ["--environment-steps", str(LENGTHS[seed])]
     fresh = ["train", "vdn", "--preset", task, "--seed", str(seed), *keep, "--out", str(folder)]
     again = (folder / "config.json").exists()
     done = subprocess.run(
@@ -87,7 +92,9 @@ def scores(task: str, run: Path) -> dict[int, float]:
     known: dict[int, float] = (
         {int(step): value for step, value in json.loads(file.read_text()).items()} if file.exists() else {}
     )
-    for step, _ in reversed(checkpoint.found(RunFolder(run).checkpoints)):
+    steps = [step for step, _ in reversed(checkpoint.found(RunFolder(run).checkpoints))]
+    places = np.unique(np.geomspace(1, len(steps), SCORED).round().astype(int) - 1)
+    for step in (steps[place] for place in places):
         if step not in known:
             known[step] = float(returns(task, rounded(run, step), 0, PICKING).mean())
             file.write_text(json.dumps(known))

@@ -21,7 +21,7 @@ class CollectConfig(Config):
     out: Path
     """File to write, such as mine.safetensors; one that exists is never overwritten."""
     who: tuple[str, ...] = ()
-    """Who acts, by shares: scripted experts, run folders (runs/x@STEP for one checkpoint), random; else all experts."""
+    """Who acts, by shares: scripted experts, run folders (or runs/x@STEP), tier:NAME, random; else all experts."""
     noise: tuple[NotNegative, ...] = (0.0,)
     """Each episode draws one: deviation of the noise on actions, or chance of any choice; random takes none."""
     deviate: str | None = None

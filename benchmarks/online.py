@@ -1,0 +1,145 @@
+"""Return over environment steps: `python benchmarks/online.py [--seeds 0 1 2] [--jobs N] [--table]`.
+
+Trains what is missing with the presets of VDN, QMIX and MA-PPO in two of MPE's tasks, and writes the evaluations of
+each run to results/online/curves.csv as it ends. Runs that were stopped go on. The table says what each learner
+returns after so many environment steps, and how many it takes to what MA-PPO reaches in the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from run import PRESETS, train
+
+HERE = Path(__file__).resolve().parent
+CURVES = HERE / "results" / "online" / "curves.csv"
+TASKS = ("simple-spread", "simple-reference")
+LEARNERS = ("vdn", "qmix", "ma-ppo")
+FIELDS = (
+    "algo",
+    "environment",
+    "seed",
+    "environment_steps",
+    "return",
+    "return_low",
+    "return_high",
+    "episodes",
+    "commit",
+)
+SHOWN = (50_000, 100_000, 200_000, 400_000, 800_000, 1_200_000)
+"""Environment steps of the table's columns."""
+
+
+def rows_of(folder: Path) -> list[dict[str, object]]:
+    """The evaluations of a finished run."""
+    if not (folder / "DONE").exists():
+        return []
+    config, versions = (json.loads((folder / name).read_text()) for name in ("config.json", "versions.json"))
+    rows = []
+    with (folder / "eval.csv").open() as stream:
+        for row in csv.DictReader(stream):
+            # On-policy learners play a batch for each update.
+            played = row.get("environment_steps") or int(row["step"]) * config["settings"]["batch_size"]
+            known = {"algo": config["algorithm"], "environment": config["environment"], "seed": config["seed"]}
+            told = {name: row[name] for name in ("return", "return_low", "return_high", "episodes")}
+            rows.append({**known, "environment_steps": played, **told, "commit": versions.get("commit")})
+    return rows
+
+
+def read() -> list[dict[str, str]]:
+    if not CURVES.exists():
+        return []
+    with CURVES.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def keep(rows: list[dict[str, object]]) -> None:
+    """Put a run's rows in place of those that the table has of it."""
+    new = {(str(row["algo"]), str(row["environment"]), str(row["seed"])) for row in rows}
+    old = [row for row in read() if (row["algo"], row["environment"], row["seed"]) not in new]
+    every = sorted(
+        [*old, *rows],
+        key=lambda row: (
+            str(row["environment"]),
+            str(row["algo"]),
+            int(str(row["seed"])),
+            int(str(row["environment_steps"])),
+        ),
+    )
+    CURVES.parent.mkdir(parents=True, exist_ok=True)
+    with CURVES.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(every)
+
+
+def curves(algo: str, task: str) -> dict[str, list[tuple[int, float]]]:
+    """Evaluations of each seed: environment steps and return."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in read():
+        if (row["algo"], row["environment"]) == (algo, task):
+            found.setdefault(row["seed"], []).append((int(row["environment_steps"]), float(row["return"])))
+    return found
+
+
+def table(task: str) -> None:
+    """Mean return over seeds, with the least and the largest, at the last evaluation before so many steps."""
+    print(f"| `{task}` | seeds | " + " | ".join(f"{count // 1000}k" for count in SHOWN) + " | as MA-PPO in the end |")
+    print("|---|---|" + "---|" * (len(SHOWN) + 1))
+    last = [curve[-1][1] for curve in curves("ma-ppo", task).values()]
+    for algo in LEARNERS:
+        seeds = curves(algo, task)
+        if not seeds:
+            continue
+        cells = []
+        for count in SHOWN:
+            values = [[value for steps, value in curve if steps <= count] for curve in seeds.values()]
+            played = max(curve[-1][0] for curve in seeds.values())
+            if not all(values) or count > 1.05 * played:
+                cells.append("")
+                continue
+            ends = [each[-1] for each in values]
+            cells.append(f"{np.mean(ends):.1f} ({min(ends):.1f} to {max(ends):.1f})")
+        reached = ""
+        if last:
+            firsts = [
+                next((steps for steps, value in curve if value >= np.mean(last)), None) for curve in seeds.values()
+            ]
+            reached = ", ".join("never" if first is None else f"{first // 1000}k" for first in firsts)
+        print(f"| `{algo}` | {len(seeds)} | " + " | ".join(cells) + f" | {reached} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each")
+    parser.add_argument("--out", type=Path, default=Path("runs/online"), help="folder of the runs")
+    parser.add_argument("--table", action="store_true", help="train nothing: print the tables of the committed CSV")
+    options = parser.parse_args()
+
+    def one(algo: str, task: str, seed: int) -> list[dict[str, object]]:
+        folder = options.out / f"{algo}_{task}_{seed}"
+        if not (folder / "DONE").exists():
+            train(PRESETS / algo.replace("-", "_") / f"{task}.toml", seed, folder)
+        return rows_of(folder)
+
+    # Seed by seed, so that a call that is stopped leaves whole columns.
+    plan = [(algo, task, seed) for seed in options.seeds for task in TASKS for algo in LEARNERS]
+    if not options.table:
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for rows in pool.map(lambda each: one(*each), plan):
+                if rows:
+                    keep(rows)
+                    print(f"{rows[-1]['algo']} {rows[-1]['environment']} {rows[-1]['seed']}", file=sys.stderr)
+    for task in TASKS:
+        table(task)
+
+
+if __name__ == "__main__":
+    main()
