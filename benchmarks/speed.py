@@ -6,7 +6,8 @@
 2. The same mathematics as a loop over agents (loop_baselines) over our update; of `omiga`, its update over `ma-iql`'s.
 3. Both for a world model (speed_models.py): an update of its fit, and a rollout.
 4. An update with each reader of a history of ten steps, over the update without one.
-5. Seconds per million transitions to load, split among agents, and window.
+5. Updates of recurrent learners, and what it costs to play with one (speed_recurrent.py).
+6. Seconds per million transitions to load, split among agents, and window.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 import torch
 from loop_baselines import LOOPS, Setup
 from speed_models import MODELS
+from speed_recurrent import RECURRENT, compare_acting
 from timing import SIZES, Patience, make_batch, medians, print_ratios
 
 from offline_marl.algorithms.base import algorithms
@@ -141,7 +143,7 @@ def time_data(size: str, scenario: str, conf: str, view: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    rows = [*LEARNERS, *MODELS, "history"]
+    rows = [*LEARNERS, *MODELS, *RECURRENT, "playing", "history"]
     parser.add_argument("--only", nargs="+", choices=rows, default=rows, help="rows to time")
     parser.add_argument("--size", nargs="+", choices=SIZES, default=[*SIZES], help="sizes of team to time")
     parser.add_argument("--window", nargs="+", type=int, default=[0, 10], help="lengths of learners' history to time")
@@ -153,9 +155,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     patience = Patience(options.rounds, options.seconds)
     print(f"torch {torch.__version__}, {options.threads} thread(s), batch 256, hidden 2 x 256, float32, CPU")
     for row in options.only:
+        if row == "playing":
+            compare_acting(patience)
+            continue
         for size in options.size:
-            if row in MODELS:
-                MODELS[row](size, patience)
+            if row in MODELS or row in RECURRENT:
+                {**MODELS, **RECURRENT}[row](size, patience)
                 continue
             if row == "history":
                 for name in ("bc", "iql"):
