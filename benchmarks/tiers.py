@@ -30,15 +30,19 @@ from offline_marl.runs.folder import RunFolder
 from offline_marl.runs.loading import load
 from offline_marl.runs.policies import SHIPPED, load_policy, save_policy, shipped_names
 
-TASKS = ("simple-spread", "simple-reference", "simple-tag-prey")
 TIERS = {"expert": None, "good": 0.75, "medium": 0.5, "poor": 0.25, "trivial": 0.0}
 """Fractions of the way from uniform play to the best checkpoint, which `expert` is."""
 DEVIATOR = 0.6
-LENGTHS = (100_000, 25_000)
+LENGTHS = {
+    "simple-spread": (100_000, 25_000),
+    "simple-reference": (60_000, 25_000),
+    "simple-tag-prey": (60_000, 25_000),
+}
 """Environment steps of both seeds."""
-SCORED = 32
+TASKS = tuple(LENGTHS)
+SCORED = 20
 """Checkpoints of a run that are scored, most of them of its beginning, where it changes fastest."""
-PICKING, STATING = 100, 500
+PICKING, STATING = 60, 300
 """Episodes by which checkpoints are picked, and by which files say how good their policy is."""
 
 
@@ -48,7 +52,7 @@ def train(task: str, seed: int, folder: Path) -> None:
         return
     program = [sys.executable, "-m", "offline_marl"]
     keep = ["--keep-checkpoints", "0", "--checkpoint-every", "100", "--eval-every", "0"]
-    keep += ["--environment-steps", str(LENGTHS[seed])]
+    keep += ["--environment-steps", str(LENGTHS[task][seed])]
     fresh = ["train", "vdn", "--preset", task, "--seed", str(seed), *keep, "--out", str(folder)]
     again = (folder / "config.json").exists()
     done = subprocess.run(

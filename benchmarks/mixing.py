@@ -1,0 +1,138 @@
+"""Values mixed offline: `python benchmarks/mixing.py [--tasks coordination] [--seeds 0 1 2] [--jobs N] [--table]`.
+
+VDN and QMIX as they are, with CQL's gap and with BCQ's cloned policy, beside cloning and discrete CQL: on the
+coordination game's two conventions, and on simple-spread data of several tiers, which policies that ship record
+first. Trains what is missing, resumes what was stopped, and writes a row to results/mixing.csv as each run ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "mixing.csv"
+FIELDS = ("task", "algo", "seed", "updates", "return", "return_low", "return_high", "agreement", "episodes", "wall_s")
+LEARNERS = {
+    "bc": ("bc", []),
+    "cql": ("cql", []),
+    **{
+        f"{name} {kind}".removesuffix(" none"): (name, ["--conservative", kind])
+        for name in ("vdn", "qmix")
+        for kind in ("none", "cql", "bcq")
+    },
+}
+TASKS = {"coordination": ("coordination-mix-v0", "600", "2e-3"), "spread": ("spread.safetensors", "3000", "1e-3")}
+"""Data, updates and step size; learners differ in nothing else but what they are."""
+MIXTURE = "tier:expert=2,tier:medium=1,tier:trivial=1"
+EPISODES = 2_000
+WRITING = Lock()
+
+
+def call(words: list[str], log: Path) -> bool:
+    """A command of the library in a process of its own, on one thread."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as stream:
+        done = subprocess.run(
+            [sys.executable, "-m", "offline_marl", *words],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+    if done.returncode:
+        print(f"FAILED  {' '.join(words)}; see {log}", file=sys.stderr)
+    return done.returncode == 0
+
+
+def record(out: Path) -> None:
+    """The spread data, if it is not there."""
+    path = out / TASKS["spread"][0]
+    if not path.exists():
+        who = ["--who", MIXTURE, "--noise", "0.05", "--episodes", str(EPISODES)]
+        call(["collect", "simple-spread", *who, "--out", str(path)], out / "spread.log")
+
+
+def one(task: str, learner: str, seed: int, out: Path) -> None:
+    """One run, and its row."""
+    data, updates, lr = TASKS[task]
+    name, settings = LEARNERS[learner]
+    folder = out / f"{task}_{learner.replace(' ', '-')}_{seed}"
+    source = data if task == "coordination" else str(out / data)
+    fresh = ["train", name, "--dataset", source, "--steps", updates, "--lr", lr, "--seed", str(seed), *settings]
+    fresh += ["--eval-every", "0", "--final-episodes", "100", "--out", str(folder)]
+    if not (folder / "DONE").exists():
+        if not call(
+            ["resume", str(folder)] if (folder / "config.json").exists() else fresh, folder.with_suffix(".log")
+        ):
+            return
+    done = json.loads((folder / "DONE").read_text())
+    row = {name: done["score"].get(name) for name in FIELDS} | {"wall_s": done["wall_s"]}
+    keep({**row, "task": task, "algo": learner, "seed": seed, "updates": done["steps"]})
+
+
+def read() -> list[dict[str, str]]:
+    if not RESULTS.exists():
+        return []
+    with RESULTS.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def keep(row: dict[str, object]) -> None:
+    """Put a run's row in place of the one that the table has of it."""
+    place = list(LEARNERS)
+
+    def key(each: dict[str, object] | dict[str, str]) -> tuple[str, int, int]:
+        return str(each["task"]), place.index(str(each["algo"])), int(str(each["seed"]))
+
+    with WRITING, RESULTS.with_suffix(".part").open("w", newline="") as stream:
+        rows = sorted([*(each for each in read() if key(each) != key(row)), row], key=key)
+        writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        stream.flush()
+        RESULTS.with_suffix(".part").replace(RESULTS)
+
+
+def table(task: str) -> None:
+    """Mean return over seeds, with the least and the largest, and agreement where there is any to be had."""
+    print(f"| `{task}` | seeds | return | agreement |\n|---|---|---|---|")
+    for learner in LEARNERS:
+        rows = [row for row in read() if (row["task"], row["algo"]) == (task, learner)]
+        if not rows:
+            continue
+        values = [float(row["return"]) for row in rows]
+        agreed = [float(row["agreement"]) for row in rows if row["agreement"]]
+        told = f"{np.mean(agreed):.2f}" if agreed else ""
+        print(f"| {learner} | {len(rows)} | {np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f}) | {told} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[*TASKS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each")
+    parser.add_argument("--out", type=Path, default=Path("runs/mixing"), help="folder of the runs and of the data")
+    parser.add_argument("--table", action="store_true", help="train nothing: print the tables of the committed CSV")
+    options = parser.parse_args()
+    if not options.table:
+        if "spread" in options.tasks:
+            record(options.out)
+        plan = [(task, learner, seed) for task in options.tasks for seed in options.seeds for learner in LEARNERS]
+        with ThreadPoolExecutor(options.jobs) as pool:
+            list(pool.map(lambda each: one(*each, options.out), plan))
+    for task in TASKS:
+        table(task)
+
+
+if __name__ == "__main__":
+    main()
