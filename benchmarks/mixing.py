@@ -70,11 +70,9 @@ def one(task: str, learner: str, seed: int, out: Path) -> None:
     source = data if task == "coordination" else str(out / data)
     fresh = ["train", name, "--dataset", source, "--steps", updates, "--lr", lr, "--seed", str(seed), *settings]
     fresh += ["--eval-every", "0", "--final-episodes", "100", "--out", str(folder)]
-    if not (folder / "DONE").exists():
-        if not call(
-            ["resume", str(folder)] if (folder / "config.json").exists() else fresh, folder.with_suffix(".log")
-        ):
-            return
+    again, finished = ((folder / name).exists() for name in ("config.json", "DONE"))
+    if not finished and not call(["resume", str(folder)] if again else fresh, folder.with_suffix(".log")):
+        return
     done = json.loads((folder / "DONE").read_text())
     row = {name: done["score"].get(name) for name in FIELDS} | {"wall_s": done["wall_s"]}
     keep({**row, "task": task, "algo": learner, "seed": seed, "updates": done["steps"]})
