@@ -28,10 +28,11 @@ def blocks(language: str) -> list[str]:
 
 def test_what_the_page_says_to_type_works(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mujoco")
+    pytest.importorskip("mpe2")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
     commands = [line for block in blocks("bash") for line in block.splitlines()]
-    assert len(commands) == 8
+    assert len(commands) == 10
     for command in commands:
         program, *words = shlex.split(command.replace("@2000", "@2"))
         assert program == "offline-marl"

@@ -62,3 +62,25 @@ def test_a_tier_that_does_not_ship_is_answered_with_those_that_do(tmp_path, monk
         shipped_policy("tier:experts", "somewhere")
     with pytest.raises(DataError, match="No policies of tiers ship for nowhere; they do for: somewhere"):
         shipped_policy("tier:expert", "nowhere")
+
+
+SHIPPED = [(folder.name, name) for folder in sorted(policies.SHIPPED.iterdir()) for name in shipped_names(folder.name)]
+
+
+@pytest.mark.parametrize(("environment", "name"), SHIPPED)
+def test_what_ships_is_small_loads_and_says_how_good_it_is(environment, name):
+    path = policies.SHIPPED / environment / f"{name}.safetensors"
+    saved = shipped_policy(f"tier:{name}", environment)
+    assert path.stat().st_size <= 100_000
+    assert saved.about["tier"] == name and saved.about["environment"] == environment
+    assert saved.about["low"] <= saved.about["return"] <= saved.about["high"]
+    assert name != "expert" or saved.about["fraction"] == 1.0
+    assert sorted(shipped_names(environment)) == ["deviator", "expert", "good", "medium", "poor", "trivial"]
+
+
+@pytest.mark.parametrize("environment", sorted({environment for environment, _ in SHIPPED}))
+def test_tiers_are_in_order(environment):
+    scored = [
+        shipped_policy(name, environment).about["return"] for name in ("expert", "good", "medium", "poor", "trivial")
+    ]
+    assert scored == sorted(scored, reverse=True)
