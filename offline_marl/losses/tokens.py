@@ -44,11 +44,26 @@ def entropy(logits: Logits) -> PerToken:
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
-def mutual_information(logits: Annotated[Tensor, "member *lead choice"]) -> PerToken:
-    """Disagreement of members, H[mean p] - mean H[p], in nats (BALD, Houlsby et al., 2011): 0 where they agree."""
+def mutual_information(logits: Logits) -> Tensor:
+    """Disagreement of members, H[mean p] - mean H[p], in nats (BALD, Houlsby et al., 2011): 0 where they agree.
+
+    Args:
+        logits: The first axis is the member, which the result lacks.
+    """
     log_probs = logits.log_softmax(-1)
     mixture = log_probs.logsumexp(0) - math.log(len(logits))
     return (-(mixture.exp() * mixture).sum(-1) - entropy(logits).mean(0)).clamp(min=0.0)
+
+
+def bin_edges(low: float, high: float, bins: int) -> tuple[Annotated[Tensor, "edge"], float]:
+    """Edges of equal bins for values from `low` to `high`, and the deviation that `hl_gauss` spreads them by.
+
+    The deviation is 3/4 of a bin; three of them lie beyond either end, so that no value's mass is cut off.
+    """
+    margin = 3 * 0.75
+    width = max((high - low) / (bins - 2 * margin), 1e-4)
+    begin = (low + high) / 2 - width * bins / 2
+    return begin + width * torch.arange(bins + 1), 0.75 * width
 
 
 def hl_gauss(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ class Tokenizer(nn.Module, ABC):
 
     def __init__(self, obs_dims: Sequence[int], tokens: int, vocabulary: int) -> None:
         super().__init__()
+        self.obs_dims = tuple(obs_dims)
         self.n_agents, self.obs_dim = len(obs_dims), max(obs_dims)
         self.tokens, self.vocabulary = tokens, vocabulary
         widths = torch.tensor(list(obs_dims)).unsqueeze(-1)
@@ -61,10 +62,39 @@ class Tokenizer(nn.Module, ABC):
             generator: For what is drawn.
         """
 
+    @abstractmethod
+    def blend(self, odds: Annotated[Tensor, "*lead agent token choice"]) -> Obs:
+        """What is decoded where each token is the mean of what its choices stand for."""
+
+    @torch.no_grad()
+    def describe(self, obs: Obs, counts: Annotated[Tensor, "*lead agent"]) -> dict[str, Any]:
+        """How much observations lose, in plain numbers.
+
+        Args:
+            obs: Standardised observations.
+            counts: Bool, whose observations count.
+
+        Returns:
+            Mean absolute errors by agent and coordinate; share of the vocabulary in use; share of tokens that stay
+            what they are when they are decoded and encoded again.
+        """
+        tokens = self.encode(obs)
+        back = self.decode(tokens)
+        wrong: Tensor = ((obs - back).abs() * counts.unsqueeze(-1)).flatten(0, -3).sum(0)
+        rows = counts.flatten(0, -2).sum(0).clamp(min=1).unsqueeze(-1)
+        stays = (self.encode(back) == tokens)[counts].double()
+        means: list[list[float]] = (wrong / rows).tolist()
+        return {
+            "error": float((self.error(obs, back) * counts).sum() / counts.sum().clamp(min=1)),
+            "error_of_agents": [row[:width] for row, width in zip(means, self.obs_dims, strict=True)],
+            "in_use": len(torch.unique(tokens[counts])) / self.vocabulary,
+            "fixed_points": float(stays.mean()) if len(stays) else None,
+        }
+
     def error(self, obs: Obs, reconstruction: Obs) -> Annotated[Tensor, "*lead agent"]:
         """Mean absolute difference over each agent's true coordinates."""
         wrong = (obs - reconstruction).abs() * self.present
-        return wrong.sum(-1) / self.present.sum(-1)
+        return wrong.sum(-1) / self.present.sum(-1).clamp(min=1)
 
 
 class AutoencodingTokenizer(Tokenizer):
@@ -90,7 +120,20 @@ class AutoencodingTokenizer(Tokenizer):
     def slots(self, obs: Obs) -> Annotated[Tensor, "*lead agent token slot"]:
         """What the encoder writes into its slots."""
         written: Tensor = self.encoder(self._named(obs * self.present))
-        return written.unflatten(-1, (self.tokens, self.slot))
+        return written.reshape(*written.shape[:-1], self.tokens, self.slot)
+
+    @property
+    @abstractmethod
+    def table(self) -> Annotated[Tensor, "choice slot"]:
+        """What each token stands for in a slot."""
+
+    def decode(self, tokens: Tokens) -> Obs:
+        """What the decoder makes of tokens."""
+        return self.write(self.table[tokens])
+
+    def blend(self, odds: Annotated[Tensor, "*lead agent token choice"]) -> Obs:
+        """What the decoder makes of slots between those of tokens."""
+        return self.write(odds @ self.table)
 
     def write(self, slots: Annotated[Tensor, "*lead agent token slot"]) -> Obs:
         """What the decoder makes of slots."""
@@ -148,9 +191,10 @@ class VectorQuantizer(AutoencodingTokenizer):
         """The nearest code of each slot."""
         return self._nearest(self.slots(obs))
 
-    def decode(self, tokens: Tokens) -> Obs:
-        """What the decoder makes of the codes."""
-        return self.write(self.codes[tokens])
+    @property
+    def table(self) -> Annotated[Tensor, "choice slot"]:
+        """The codes."""
+        return self.codes
 
     def learn(
         self, obs: Obs, counts: Annotated[Tensor, "*lead agent"], generator: torch.Generator
@@ -158,7 +202,7 @@ class VectorQuantizer(AutoencodingTokenizer):
         """Reconstruction and commitment; the codes move."""
         slots = self.slots(obs)
         flat = slots.detach()[counts].flatten(0, 1)
-        if not bool(self.placed):
+        if not bool(self.placed) and len(flat):
             self._place(flat, torch.ones_like(self.sizes, dtype=torch.bool), generator)
             self.placed.fill_(True)
         tokens = self._nearest(slots)
@@ -170,7 +214,8 @@ class VectorQuantizer(AutoencodingTokenizer):
             "reconstruction": (self.error(obs, self.write(straight)) * weights).sum(),
             "commitment": self.commitment * (commitment * weights).sum(),
         }
-        self._follow(flat, tokens[counts].flatten(), generator)
+        if len(flat):
+            self._follow(flat, tokens[counts].flatten(), generator)
         return losses
 
     @torch.no_grad()
@@ -234,16 +279,18 @@ class FiniteScalarQuantizer(AutoencodingTokenizer):
         steps = (self._rounded(self.slots(obs)) + self._half).round().long()
         return (steps * self.strides).sum(-1)
 
-    def decode(self, tokens: Tokens) -> Obs:
-        """What the decoder makes of lattice points."""
-        steps = tokens.unsqueeze(-1).div(self.strides, rounding_mode="floor") % self.levels
-        return self.write((steps - self._half) / (self.levels / 2).floor())
+    @property
+    def table(self) -> Annotated[Tensor, "choice slot"]:
+        """The points of the lattice, of numbers from -1 on."""
+        tokens = torch.arange(self.vocabulary, device=self.levels.device).unsqueeze(-1)
+        steps = tokens.div(self.strides, rounding_mode="floor") % self.levels
+        return (steps - self._half) / self._half
 
     def learn(
         self, obs: Obs, counts: Annotated[Tensor, "*lead agent"], generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Reconstruction alone."""
-        rounded = self._rounded(self.slots(obs)) / (self.levels / 2).floor()
+        rounded = self._rounded(self.slots(obs)) / self._half
         weights = counts.to(obs.dtype) / counts.sum().clamp(min=1)
         return {"reconstruction": (self.error(obs, self.write(rounded)) * weights).sum()}
 
@@ -253,7 +300,7 @@ class FiniteScalarQuantizer(AutoencodingTokenizer):
 
     def _rounded(self, slots: Tensor) -> Tensor:
         """Whole numbers from -floor(L / 2) on, L of them; even L are shifted so that 0 is one of them."""
-        half = (self.levels - 1) * (1 - 1e-3) / 2
+        half = (self.levels - 1) * (1 + 1e-3) / 2
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         shift = torch.atanh(offset / half)
         bounded = torch.tanh(slots + shift) * half - offset
@@ -288,12 +335,19 @@ class BinTokenizer(Tokenizer):
     def encode(self, obs: Obs) -> Tokens:
         """The bin of each coordinate."""
         share = (obs - self.low) / (self.high - self.low)
-        return (share * self.vocabulary).floor().long().clamp(0, self.vocabulary - 1) * self.present
+        # Before they are whole numbers, of which the huge wrap around.
+        inside = (share * self.vocabulary).nan_to_num().clamp(0, self.vocabulary - 1)
+        return inside.floor().long() * self.present
 
     def decode(self, tokens: Tokens) -> Obs:
         """The centre of each bin."""
         share = (tokens + 0.5) / self.vocabulary
         return torch.lerp(self.low, self.high, share.to(self.low.dtype)) * self.present
+
+    def blend(self, odds: Annotated[Tensor, "*lead agent token choice"]) -> Obs:
+        """The mean of the bins' centres."""
+        centres = (torch.arange(self.vocabulary, device=odds.device) + 0.5) / self.vocabulary
+        return torch.lerp(self.low, self.high, odds @ centres) * self.present
 
     def learn(
         self, obs: Obs, counts: Annotated[Tensor, "*lead agent"], generator: torch.Generator

@@ -61,6 +61,8 @@ class StackedAttention(nn.Module):
 
     def __init__(self, members: int, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
+        if width % heads:
+            raise ValueError(f"A width of {width} cannot be shared by {heads} heads: make it a multiple of them.")
         self.heads, self.dropout = heads, dropout
         self.query = StackedLinear(members, width, width)
         self.key_value = StackedLinear(members, width, 2 * width)
@@ -94,7 +96,7 @@ class StackedAttention(nn.Module):
         return linear(self.out, joined)
 
     def _split(self, x: Sequences) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(2, 3)
+        return x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).transpose(2, 3)
 
 
 class StackedBlock(nn.Module):
@@ -118,9 +120,11 @@ class StackedBlock(nn.Module):
             end = filled + keys.shape[3]
             all_keys[:, :, :, filled:end], all_values[:, :, :, filled:end] = keys, values
             keys, values = all_keys[:, :, :, :end], all_values[:, :, :, :end]
-        x = x + self.drop(self.attention(normal, keys, values, mask))
+        read: Tensor = self.drop(self.attention(normal, keys, values, mask))
+        x = x + read
         hidden = nn.functional.gelu(linear(self.widen, norm(self.before_mlp, x)))
-        return x + self.drop(linear(self.narrow, hidden))
+        added: Tensor = self.drop(linear(self.narrow, hidden))
+        return x + added
 
 
 class StackedTransformer(nn.Module):
@@ -165,20 +169,34 @@ class StackedTransformer(nn.Module):
         keys, values = ([self.positions.new_zeros(shape) for _ in self.blocks] for _ in range(2))
         return Cache(keys, values)
 
-    def extend(self, x: Sequences, cache: Cache) -> Sequences:
+    def extend(self, x: Sequences, cache: Cache, blank: Annotated[Tensor, "row"] | None = None) -> Sequences:
         """Outputs of the places that follow those in the cache, which takes them in.
+
+        Args:
+            x: Features, without positions.
+            cache: What stands before; it grows.
+            blank: How many places at each row's front hold nothing (int64): they are read by no other place, and the
+                first position is that of the place behind them.
 
         Raises:
             ValueError: The sequences would be longer than the positions.
         """
         begin, new = cache.length, x.shape[2]
-        if begin + new > self.places:
+        end = begin + new
+        if end > self.places:
             raise ValueError(f"{begin} places and {new} more do not fit into the {self.places} there are.")
-        x = x + self.positions[:, :, begin : begin + new]
-        mask = torch.ones(new, begin + new, dtype=torch.bool, device=x.device).tril(begin).unsqueeze(0)
+        causal = torch.ones(new, end, dtype=torch.bool, device=x.device).tril(begin).unsqueeze(0)
+        mask = None if new == 1 else causal
+        if blank is None:
+            x = x + self.positions[:, :, begin:end]
+        else:
+            place = torch.arange(end, device=x.device)
+            own = place[begin:].unsqueeze(-1) == place
+            mask = causal & ((place >= blank.unsqueeze(-1)).unsqueeze(1) | own)
+            x = x + self.positions[:, 0, (place[begin:] - blank.unsqueeze(-1)).clamp(min=0)]
         for number, block in enumerate(self.blocks):
-            x = block(x, None if new == 1 else mask, (cache.keys[number], cache.values[number], begin))
-        cache.length = begin + new
+            x = block(x, mask, (cache.keys[number], cache.values[number], begin))
+        cache.length = end
         return norm(self.last_norm, x)
 
 
@@ -228,7 +246,8 @@ class StackedAggregator(nn.Module):
         if present is not None:
             token_mask = present.repeat_interleave(tokens, dim=-1).unsqueeze(1).expand(rows, n_agents, -1)
             latent_mask = present.unsqueeze(1) | torch.eye(n_agents, dtype=torch.bool, device=x.device)
-        out = latents + self.attention(norm(self.of_latents, latents), *self.attention.project(marked), token_mask)
+        read: Tensor = self.attention(norm(self.of_latents, latents), *self.attention.project(marked), token_mask)
+        out = latents + read
         for block in self.blocks:
             out = block(out, latent_mask)
         return out
@@ -237,13 +256,13 @@ class StackedAggregator(nn.Module):
 def linear(layer: StackedLinear, x: Sequences) -> Sequences:
     """A stacked layer over sequences."""
     out: Tensor = layer(x.flatten(1, -2))
-    return out.unflatten(1, x.shape[1:-1])
+    return out.reshape(*x.shape[:-1], out.shape[-1])
 
 
 def norm(layer: StackedLayerNorm, x: Sequences) -> Sequences:
     """A stacked normalisation over sequences."""
     out: Tensor = layer(x.flatten(1, -2))
-    return out.unflatten(1, x.shape[1:-1])
+    return out.reshape(*x.shape[:-1], out.shape[-1])
 
 
 def _soften(module: nn.Module) -> None:
