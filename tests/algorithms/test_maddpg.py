@@ -118,6 +118,44 @@ def loss_of_one_agent(learner: Algorithm, batch: Batch, agent: int) -> torch.Ten
     return critic_loss + penalty - q_of(freeze(learner.critic), batch.obs, done).mean()
 
 
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_who_is_away_next_does_nothing_in_the_others_targets(kind):
+    """Q'_1 sums both agents' next actions and gamma is 1: of who is away, or terminates, there is nothing to sum."""
+    spec = Spec((1, 1), (1, 1)) if kind == "continuous" else Spec((1, 1), (2, 2), action_kind="discrete")
+    learner = hand.learner_of("maddpg", spec, gamma=1.0)
+    with torch.no_grad():
+        for layer in learner.target_critic.net.stack.layers:
+            for parameter in layer.parameters():
+                parameter.zero_()
+        first, _, last = learner.target_critic.net.stack.layers
+        first.weight[0, 1 : 1 + spec.act_dim, 0] = 1.0
+        first.weight[0, -spec.act_dim :, 0] = 1.0
+        last.weight[0, 0, 0] = 1.0
+        hand.answer(learner.target_policy, [[50.0] * spec.act_dim] * 2)  # tanh of it is 1; a choice is one-hot
+    obs, over = torch.zeros(3, 2, 1), torch.tensor([[False, False], [False, True], [False, False]])
+    there = torch.tensor([[True, True], [True, True], [True, False]])
+    actions = torch.zeros(3, 2, 1) if kind == "continuous" else torch.zeros(3, 2, dtype=torch.int64)
+    batch = Batch(obs, actions, torch.zeros(3, 2), obs, over, torch.zeros_like(over), mask=there)
+    noise, _ = learner.noise(3, (0, 1))
+    assert learner.target(batch, learner, (0, 1), noise)[:, 0].tolist() == [2.0, 1.0, 1.0]
+
+
+def test_targets_read_histories_through_the_target_encoder():
+    learner = learner_of("continuous", window=2)
+    batch = batch_of("continuous")
+    pairs = torch.randn(ROWS, 3, 2, 5, generator=torch.Generator().manual_seed(0))
+    batch = replace(batch, history=pairs, next_history=pairs + 1)
+    before = learner.gradients(batch)
+    with torch.no_grad():
+        for parameter in learner.target_inputs.parameters():
+            parameter.add_(0.5)
+    after = learner.gradients(batch)
+    assert not torch.equal(
+        before.values["critic.net.stack.layers.0.bias"], after.values["critic.net.stack.layers.0.bias"]
+    )
+    assert torch.equal(before.values["policy.net.stack.layers.0.bias"], after.values["policy.net.stack.layers.0.bias"])
+
+
 # --- critics of one agent, clipping, noise ----------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
 def test_a_ddpg_agent_learns_from_itself_alone_and_a_maddpg_agent_from_all(kind):
