@@ -268,3 +268,65 @@ def test_the_committed_costs_are_of_every_setting_and_pay_for_hundreds_of_update
     for setting in [*plan.settings(), plan.oracle(next(s for s in plan.settings() if s.learner == "moma-ppo"))]:
         least = 40 if setting.algorithm == "moma-ppo" else 500
         assert least < plan.updates_of(setting, 1) < plan.updates_of(setting, plan.PROTOCOL["budget"]["larger"])
+
+
+def test_the_committed_rows_are_those_of_the_plan(plan):
+    """Each is of one job, with its seeds, starts and updates, once, and all are of one commit."""
+    rows = plan.read("rows")
+    known = {(job.stage, job.dataset, job.setting, f"{job.factor:g}", str(job.seed)): job for job in plan.jobs(rows)}
+    by_name = {(setting.learner, setting.label): setting for setting in plan.settings()}
+    by_name |= {(f"{name} oracle", label): plan.oracle(setting) for (name, label), setting in by_name.items()}
+    keys = [
+        (
+            row["stage"],
+            row["dataset"],
+            by_name[row["learner"], row["setting"]],
+            f"{float(row['factor']):g}",
+            row["seed"],
+        )
+        for row in rows
+    ]
+    assert len(set(keys)) == len(rows) and len({row["commit"] for row in rows}) <= 1
+    for key, row in zip(keys, rows, strict=True):
+        job = known[key]
+        assert (row["updates"], row["starts"], row["command"]) == (str(job.updates), str(job.starts), job.command)
+        assert row["episodes"] == str(plan.PROTOCOL["episodes"]["score"])
+
+
+def test_curves_are_drawn_over_updates_and_over_processor_time(counted, tables, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    jobs = [
+        job for name in ("bc", "moma-ppo") for job in counted.scoring(setting_of(counted, name), counted.TUNED_ON, 1)
+    ]
+    points = [{**row_of(job, score), "updates": str(at)} for job in jobs for at, score in ((100, 10.0), (200, 60.0))]
+    picture = tables.draw(points).read_text()
+    assert picture.count("<!-- bc -->") == 1 and "<!-- moma-ppo -->" in picture and "processor time" in picture
+
+
+def setting_of(plan, learner: str) -> Any:
+    return next(setting for setting in plan.settings() if setting.learner == learner)
+
+
+@pytest.mark.parametrize(("mixed", "share"), [(("90", "70"), 0.8), (("-10", "10"), 0.0)])
+def test_what_two_teams_keep_together_is_a_share_of_what_each_returns_by_itself(plan, tmp_path, mixed, share):
+    body = importlib.import_module("headline_body")
+    pairs = [("a", "a", "120"), ("a", "b", mixed[0]), ("b", "a", mixed[1]), ("b", "b", "80")]
+    lines = ["row,column,return", *map(",".join, pairs)]
+    (tmp_path / "crossplay.csv").write_text("\n".join(lines) + "\n")
+    assert body.kept_together(tmp_path / "crossplay.csv") == pytest.approx(share)
+
+
+def test_learners_of_the_larger_body_have_the_settings_that_reacher_chose(counted, monkeypatch):
+    body = importlib.import_module("headline_body")
+    monkeypatch.setattr(body, "plan", counted)
+    costs = counted.read("updates")
+    rows: list[dict[str, str]] = []
+    monkeypatch.setattr(counted, "read", lambda name: rows if name == "rows" else costs)
+    with pytest.raises(SystemExit, match="bc has no setting yet"):
+        list(body.jobs(Path("mix.safetensors")))
+    rows += [row_of(job, job.setting.fields["window"]) for name in body.LEARNERS for job in counted.tuning(name)]
+    found = list(body.jobs(Path("mix.safetensors")))
+    assert {(job.setting.learner, job.seed) for job in found} == set(itertools.product(body.LEARNERS, body.SEEDS))
+    assert {job.dataset for job in found} == {"mix.safetensors_2x3_0t"}
+    assert all(job.fields["window"] == 10 and job.fields["reward_scale"] == "range" for job in found)
