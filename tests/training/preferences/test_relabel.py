@@ -10,13 +10,14 @@ from compared import compare, small_reward
 from runs import ending, refuse_difference, score_in_point_env, small_fit, small_run, start_and_kill
 from worlds import saved, world
 
+from offline_marl.algorithms.base import algorithms
 from offline_marl.core.acting.history import windows
-from offline_marl.core.config import ConfigError
+from offline_marl.core.config import ConfigError, build
 from offline_marl.core.types import Batch, DataError
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.preferences.reward_model import mean_and_spread
 from offline_marl.runs.config import RunConfig
-from offline_marl.runs.folder import RunFolderError
+from offline_marl.runs.folder import RunFolder, RunFolderError
 from offline_marl.runs.places import resolve_run
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training import run as running
@@ -25,6 +26,7 @@ from offline_marl.training.preferences import relabel as room
 from offline_marl.training.preferences.loading import load_reward
 from offline_marl.training.preferences.relabel import LearnedReward, Mixing, Statistics, measure
 from offline_marl.training.rewards import Rewards, whole_episodes
+from offline_marl.training.sources.choose import plan_source
 
 KINDS = ("continuous", "discrete")
 
@@ -307,3 +309,33 @@ def test_a_clone_tells_the_likelihood_that_it_maximises(place, made, kind) -> No
     logs = reference.log_prob(batch)
     reference.requires_grad_(True)
     assert reference.update(batch)["loss/actor"].item() == pytest.approx(-logs.mean().item(), rel=1e-5)
+
+
+def test_live_episodes_are_paid_by_the_model_and_each_begins_anew(place, made, tmp_path) -> None:
+    config = RunConfig(
+        algorithm="ma-ppo", dataset=made["continuous"], device="cpu", reward_model=str(place / "continuous-gru")
+    )
+    task = open_task(made["continuous"])
+    learned = room.learned_reward(config, RunFolder(tmp_path), task, "cpu")
+    kind = algorithms.get("ma-ppo")
+    learner = kind(build(kind.Config, {"hidden": [8], "batch_size": 16, "window": 2}), task.spec)
+    learner.place("cpu", 0)
+    source = plan_source(config, RunFolder(tmp_path), task, Rewards(task.data, 1.0, learned), learner)()
+    batch = source.sample(learner.needs)
+    direct = learned(replace(batch, history=None, next_history=None))
+    torch.testing.assert_close(batch.rewards, direct)
+    assert not batch.rewards[~batch.mask].any() and bool(batch.rewards[batch.mask].any())
+
+
+def test_where_agents_are_away_nothing_is_paid_and_nothing_measured(place, made) -> None:
+    data = open_task(made["continuous"]).data
+    mask = torch.ones_like(data.rewards, dtype=torch.bool)
+    ends = torch.cumsum(data.lengths, 0) - 1
+    mask[ends, 2] = False  # the third agent leaves before the last step
+    model = load_reward(place / "continuous-r")
+    away = replace(data, mask=mask, obs=data.obs.clone(), ends_seen=None)
+    statistics = measure(model, away, "cpu", "r")
+    paid = Rewards(away, replacement=LearnedReward(model, statistics, Mixing())).recorded.rewards
+    assert not paid[~mask].any()
+    assert float(paid[mask].double().mean()) == pytest.approx(1.0, abs=1e-5)
+    assert statistics != measure(model, data, "cpu", "r")
