@@ -121,7 +121,7 @@ def export(folder: ComparisonFolder, file: Path) -> tuple[int, int]:
         How many labels, and how many pairs without.
     """
     asked = {one.pair.id: one for one in folder.store.pairs()}
-    labels = folder.store.labels()
+    labels = [label for label in folder.store.labels() if label.answer != "withdrawn"]
     answered = {label.pair_id for label in labels}
     still_open = [one for one in asked.values() if one.pair.id not in answered]
     stream = io.StringIO()
@@ -248,7 +248,8 @@ def _told_apart(labels: Sequence[Label], stored: Sequence[Label]) -> Iterator[La
 
 def summarize(folder: ComparisonFolder) -> dict[str, Any]:
     """Counts, agreement and cost of all labels, in plain values."""
-    asked, labels, facts = folder.store.pairs(), folder.store.labels(), folder.store.facts()
+    asked, facts = folder.store.pairs(), folder.store.facts()
+    labels = [label for label in folder.store.labels() if label.answer != "withdrawn"]
     answered = {label.pair_id for label in labels}
     agreement, repeated = self_agreement(labels)
     waits = sorted(label.response_ms for label in labels if label.response_ms is not None)

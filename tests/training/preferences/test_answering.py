@@ -7,6 +7,7 @@ from compared import compare
 from worlds import saved, world
 
 from offline_marl.core.errors import BadInputError
+from offline_marl.preferences.labels import Label
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.answering import export, summarize, take_in
 from offline_marl.training.preferences.asking import Plan, ask
@@ -121,3 +122,13 @@ def test_the_summary_counts_what_was_said_by_whom(tmp_path, folder) -> None:
     assert summary["answers"] == {"first": 2, "second": 1, "equal": 1, "skip": 1}
     assert summary["annotators"]["ann"] == {"first": 1, "second": 0, "equal": 0, "skip": 1}
     assert summary["kappa"] == [{"annotators": ["ann", "bob"], "kappa": None, "questions": 1}]
+
+
+def test_a_pair_whose_answer_was_taken_back_is_open_again(tmp_path, folder) -> None:
+    one, two, *_ = ids(folder)
+    folder.store.add(
+        [Label(one, "first", "ann"), Label(one, "withdrawn", "ann", revision=1), Label(two, "first", "ann")]
+    )
+    assert export(folder, tmp_path / "out.csv") == (1, 9)
+    summary = summarize(folder)
+    assert (summary["labels"], summary["answered_pairs"], summary["answers"]["first"]) == (1, 1, 1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from worlds import saved, world
 
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError
-from offline_marl.preferences.labels import Label
+from offline_marl.preferences.labels import AskedPair, Label
+from offline_marl.preferences.pairs import Copies, Pair, SegmentKey
 from offline_marl.preferences.reward_model import RewardModel
 from offline_marl.preferences.teachers import TeacherConfig
 from offline_marl.runs.folder import RewardFolder, RunFolderError, kind_of
@@ -18,6 +20,7 @@ from offline_marl.runs.kinds import FIT_REWARD
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.kinds import procedure_of
 from offline_marl.training.preferences.answering import simulate
+from offline_marl.training.preferences.asking import copy_segments, enter
 from offline_marl.training.preferences.fit import describe
 from offline_marl.training.preferences.folders import ComparisonFolder
 from offline_marl.training.preferences.labelled import ComparisonSource, load_split
@@ -181,3 +184,37 @@ def test_an_unfinished_fit_cannot_be_used(tmp_path, data, comparisons) -> None:
         small_reward(tmp_path / "killed", data, comparisons)
     with pytest.raises(RunFolderError, match="has not ended"):
         load_reward(tmp_path / "killed")
+
+
+def live_pairs(data: str, run: str, sessions: int) -> tuple[list[AskedPair], Copies]:
+    """Pairs of episodes that a run played, and copies of their segments."""
+    numbers = torch.arange(0, 16, 2)
+    recorded = [Pair(SegmentKey("", int(n), 0, 3), SegmentKey("", int(n) + 1, 1, 3)) for n in numbers]
+    copies = copy_segments(open_task(data).data, recorded)
+    assert copies is not None
+    keys = tuple(SegmentKey.of_run(run, 100 + key.episode, key.start, key.length) for key in copies.keys)
+    played = [[SegmentKey.of_run(run, 100 + k.episode, k.start, 3) for k in (p.first, p.second)] for p in recorded]
+    pairs = [Pair(*keys_of_pair) for keys_of_pair in played]
+    return [AskedPair(pair, sessions, "train", "uniform") for pair in pairs], replace(copies, keys=keys)
+
+
+def test_pairs_of_a_live_run_are_learnt_from_beside_recorded_ones(tmp_path, data, comparisons) -> None:
+    asked, copies = live_pairs(data, "r7", 2)
+    with ComparisonFolder(comparisons) as folder:
+        enter(folder, asked, copies)
+        with pytest.raises(DataError, match="one new session at a time"):
+            enter(folder, asked, copies)
+        assert simulate(folder, TeacherConfig()) == 8
+    # The run's replay may be gone: what was asked about lies beside the pairs.
+    fit = small_reward(tmp_path / "model", data, comparisons)
+    assert fit.report["labels"]["train"] == 48 + 8
+
+
+def test_without_a_stated_split_pairs_are_held_out_by_episode(tmp_path, data) -> None:
+    asked, copies = live_pairs(data, "r7", 1)
+    with ComparisonFolder(tmp_path / "live", make=True) as folder:
+        enter(folder, asked, copies)
+        folder.store.add([Label(one.pair.id, "first", "ann") for one in asked])
+        split = load_split(folder, 8, 0.3, 0, "cpu")
+    assert (len(split.train), len(split.held_out), split.between) == (6, 2, 0)
+    assert not split.seen & split.away and len(split.away) == 4

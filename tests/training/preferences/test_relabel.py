@@ -339,3 +339,34 @@ def test_where_agents_are_away_nothing_is_paid_and_nothing_measured(place, made)
     assert not paid[~mask].any()
     assert float(paid[mask].double().mean()) == pytest.approx(1.0, abs=1e-5)
     assert statistics != measure(model, data, "cpu", "r")
+
+
+def test_imagined_rows_are_paid_after_what_was_recorded_before_they_begin(place, made, tmp_path) -> None:
+    data = made["continuous"]
+    small_fit(tmp_path / "model", data)
+    fields = {"algorithm": "td3-bc", "dataset": data, "device": "cpu", "world_model": str(tmp_path / "model")}
+    fields |= {"reward_model": str(place / "continuous-gru"), "horizon": 3, "rollouts": 40, "real_fraction": 0.5}
+    config, task = RunConfig(**fields), open_task(data)
+    learned = room.learned_reward(config, RunFolder(tmp_path), task, "cpu")
+    asked = []
+
+    def noted(batch):
+        asked.append(batch)
+        return learned(batch)
+
+    noted.window = learned.window
+    rewards = Rewards(task.data, 1.0, noted)
+    kind = algorithms.get("td3-bc")
+    learner = kind(build(kind.Config, {"hidden": [8], "batch_size": 16}), task.spec)
+    learner.place("cpu", 0)
+    plan_source(config, RunFolder(tmp_path), task, rewards, learner)().sample(learner.needs)
+    imagined = asked[-1]
+    before = imagined.history[:, 0]
+    assert before.shape[-2] == rewards.window == 8 and len(before) == 40
+    begun = before.ne(0).flatten(1).any(1)
+    assert begun.any() and not begun.all(), "some begin within an episode, and some where one begins"
+    # The last pair before a row is the recorded one that led to what it sees first.
+    every = TransitionBuffer(task.data, 8).transitions(torch.arange(len(task.data)))
+    for row in begun.nonzero().flatten()[:5].tolist():
+        at = (every.obs == imagined.obs[row, 0]).flatten(1).all(1).nonzero().item()
+        assert torch.equal(every.history[at], before[row])
