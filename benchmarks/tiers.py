@@ -35,8 +35,8 @@ TIERS = {"expert": None, "good": 0.75, "medium": 0.5, "poor": 0.25, "trivial": 0
 DEVIATOR = 0.6
 LENGTHS = {
     "simple-spread": (100_000, 25_000),
-    "simple-reference": (60_000, 25_000),
-    "simple-tag-prey": (60_000, 25_000),
+    "simple-reference": (60_000, 20_000),
+    "simple-tag-prey": (150_000, 25_000),
 }
 """Environment steps of both seeds."""
 TASKS = tuple(LENGTHS)
