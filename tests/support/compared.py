@@ -71,7 +71,7 @@ def store(place: Path, task: Task, pairs: LabelledPairs, split: str = "train") -
         target = TEAM if pairs.targets[row] < 0 else f"agent_{int(pairs.targets[row])}"
         labels.append(Label(pair.id, answers[float(pairs.labels[row])], str(row), target=target))
     with ComparisonFolder(place, make=True) as folder:
-        folder.store.state({"data": {"key": key, "task": task.id, "spec": plain_spec(task.data.spec)}})
+        folder.store.state({"data": {"key": key, "spec": plain_spec(task.data.spec)}, "task": task.id})
         folder.store.ask_about(asked)
         folder.store.add(labels)
     return [each.pair.id for each in asked]

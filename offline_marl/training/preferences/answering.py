@@ -256,7 +256,7 @@ def summarize(folder: ComparisonFolder) -> dict[str, Any]:
     opposed = contradictions(labels)
     people = sorted({label.annotator for label in labels})
     return {
-        "data": (facts.get("data") or {}).get("task"),
+        "data": facts.get("task"),
         "pairs": len(asked),
         "held_out_pairs": sum(one.split == "held-out" for one in asked),
         "answered_pairs": len(answered),

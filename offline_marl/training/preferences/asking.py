@@ -90,8 +90,10 @@ def ask(
     data, store = task.data, folder.store
     shared = ("budget", "length", "rounds", "schedule", "schedule_rate", "holdout", "seed")
     facts = {name: getattr(plan, name) for name in shared}
-    facts["data"] = {"key": key_of(data), "task": task.id, "spec": plain_spec(data.spec)}
+    facts["data"] = {"key": key_of(data), "spec": plain_spec(data.spec)}
     store.refuse_other_facts(facts)
+    # Of a file that has moved since, the first name stays.
+    facts["task"] = store.facts().get("task", task.id)
     facts["scale"] = measure(task, plan.length, plan.scale).plain()
     store.refuse_other_facts(facts)
     asked = store.pairs()

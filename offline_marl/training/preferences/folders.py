@@ -84,7 +84,7 @@ class ComparisonFolder:
         about: dict[str, Any] = facts.get("data") or {}
         if about.get("key") != key:
             raise DataError(
-                f"The pairs in {self.path} are of {about.get('task', 'nothing yet')} ({str(about.get('key'))[:12]}), "
+                f"The pairs in {self.path} are of {facts.get('task', 'nothing yet')} ({str(about.get('key'))[:12]}), "
                 f"not of {task} ({key[:12]}): pairs of two data sets are not learnt from together."
             )
         if about.get("spec") != plain_spec(spec):

@@ -85,6 +85,8 @@ def test_rounds_remember_what_the_first_was_told(cli: Cli, data: str) -> None:
         "prefs", "pairs", "c", "--dataset", data, "--budget", 30, "--rounds", 2, "--length", 2, "--holdout", 0.3
     )
     assert first.code == 0 and "15 in round 1 of 2" in first.out and "15 of the budget are left" in first.out
+    Path(data).rename("moved.safetensors")
+    data = "moved.safetensors"  # the same data under another name
     second = cli("prefs", "pairs", "c", "--dataset", data)
     assert second.code == 0 and "15 in round 2 of 2" in second.out and "30 pairs; 0 of" in second.out
     spent = cli("prefs", "pairs", "c", "--dataset", data)

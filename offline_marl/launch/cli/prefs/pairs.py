@@ -73,13 +73,13 @@ def run(args: Sequence[str]) -> None:
         raise ConfigError(f"prefs pairs needs --dataset ID: `{PROGRAM} data list` shows what there is.")
 
     from offline_marl.preferences.labels import NAME
-    from offline_marl.runs.places import with_share
+    from offline_marl.runs.places import whole, with_share
     from offline_marl.tasks.data_tasks import open_task
     from offline_marl.training.preferences.asking import Plan, ask
     from offline_marl.training.preferences.folders import ComparisonFolder
     from offline_marl.training.preferences.loading import load_reward, refuse_other_team
 
-    given = with_share(given)
+    given = with_share({**given, "dataset": whole("dataset", str(given["dataset"]))})
     begun = (Path(str(given["folder"])) / NAME).exists()
     flags: PairsFlags = build(PairsFlags, given)
     task = open_task(flags.dataset, flags.clip_actions, flags.memory, flags.action_scale)

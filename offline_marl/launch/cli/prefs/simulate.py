@@ -66,7 +66,7 @@ def run(args: Sequence[str]) -> None:
             folder, teacher, annotator=flags.annotator, target=flags.target, repeats=flags.repeats, seed=flags.seed
         )
         labels = [label for label in folder.store.labels() if label.annotator == flags.annotator]
-        about = (folder.store.facts().get("data") or {}).get("task", "ID")
+        about = folder.store.facts().get("task", "ID")
     counts = ", ".join(f"{count:,} {answer}" for answer, count in count_answers(labels).items())
     print(f"{'labels':<12}{new:,} new; {flags.annotator} has given {counts}")
     print(f"{'learn':<12}{PROGRAM} fit-reward bradley-terry --dataset {about} --preferences {flags.folder}")
