@@ -7,7 +7,8 @@
 3. Both for a world model (speed_models.py): an update of its fit, and a rollout.
 4. An update with each reader of a history of ten steps, over the update without one.
 5. Updates of recurrent learners, and what it costs to play with one (speed_recurrent.py).
-6. Seconds per million transitions to load, split among agents, and window.
+6. A step of a run that plays and replays, over a bare loop of policy and simulator (speed_play.py).
+7. Seconds per million transitions to load, split among agents, and window.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 import torch
 from loop_baselines import LOOPS, Setup
 from speed_models import MODELS
+from speed_play import PLAYS, compare_play
 from speed_recurrent import RECURRENT, compare_acting
 from timing import SIZES, Patience, make_batch, medians, print_ratios
 
@@ -143,7 +145,7 @@ def time_data(size: str, scenario: str, conf: str, view: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    rows = [*LEARNERS, *MODELS, *RECURRENT, "playing", "history"]
+    rows = [*LEARNERS, *MODELS, *RECURRENT, "playing", "history", "replay"]
     parser.add_argument("--only", nargs="+", choices=rows, default=rows, help="rows to time")
     parser.add_argument("--size", nargs="+", choices=SIZES, default=[*SIZES], help="sizes of team to time")
     parser.add_argument("--window", nargs="+", type=int, default=[0, 10], help="lengths of learners' history to time")
@@ -157,6 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for row in options.only:
         if row == "playing":
             compare_acting(patience)
+            continue
+        if row == "replay":
+            for name, algorithm in PLAYS:
+                compare_play(name, algorithm, patience)
             continue
         for size in options.size:
             if row in MODELS or row in RECURRENT:

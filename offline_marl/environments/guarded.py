@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -31,7 +30,7 @@ class Guarded:
     """
 
     def __init__(self, env: JointEnv, name: str, seconds: float = 0.0) -> None:
-        self.env, self.name, self.seconds = env, name, seconds
+        self.env, self.name, self.seconds, self.watch = env, name, seconds, Watch(seconds)
         self.spec, self.copies, self.max_steps = env.spec, env.copies, env.max_steps
 
     def reset(self, seeds: Sequence[int]) -> Seen:
@@ -60,8 +59,7 @@ class Guarded:
 
     def _asked(self, what: str, function: Callable[[Any], Answer], argument: Any) -> Answer:
         try:
-            with time_limit(self.seconds):
-                return function(argument)
+            return self.watch(function, argument)
         except TimeLimitError:
             raise EnvironmentFailedError(
                 f"The environment {self.name} hangs: a {what} has taken more than {self.seconds:g} seconds "
@@ -82,30 +80,41 @@ class TimeLimitError(Exception):
     """Time is up."""
 
 
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise inside the block once it has taken so many seconds; a timer that was running before goes on behind it.
+class Watch:
+    """A limit of seconds on calls, one after another, by the system's timer.
+
+    It speaks to the main thread alone: elsewhere there is no limit. A timer that somebody else has set goes on behind
+    each call.
 
     Args:
-        seconds: 0 for no limit; there is none outside the main thread either, to which alone the system's timer speaks.
-
-    Raises:
-        TimeLimitError: Inside the block.
+        seconds: Of one call; 0 for no limit.
     """
-    if not seconds or threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def ring(number: int, frame: FrameType | None) -> None:
-        raise TimeLimitError
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._handled = False
 
-    handler = signal.signal(signal.SIGALRM, ring)
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
-    began = time.monotonic()
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        if left:
-            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 1e-3), interval)
+    def __call__(self, function: Callable[[Any], Answer], argument: Any) -> Answer:
+        """Call the function.
+
+        Raises:
+            TimeLimitError: Inside it, once time is up.
+        """
+        if not self.seconds or threading.current_thread() is not threading.main_thread():
+            return function(argument)
+        began = time.monotonic()
+        left, interval = signal.setitimer(signal.ITIMER_REAL, self.seconds)
+        # To ask for the handler at each call would cost more than all else here: ours stays where nobody has another.
+        other = signal.signal(signal.SIGALRM, _ring) if left or not self._handled else None
+        self._handled = not left
+        try:
+            return function(argument)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            if left:
+                signal.signal(signal.SIGALRM, other)
+                signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 1e-3), interval)
+
+
+def _ring(number: int, frame: FrameType | None) -> None:
+    raise TimeLimitError

@@ -150,18 +150,24 @@ class Player:
         Returns:
             The episodes that ended with it.
         """
-        self.learner.environment_steps = self.steps
         if self.round is None:
             self.round = self._begin(self._new_seeds(), [])
         step = next(self.round.steps)
         self.round.taken.append(step)
-        self.steps += int(step.running.sum())
-        self.learner.environment_steps = self.steps
-        ended = np.flatnonzero(step.running & step.ended)
-        finished = [self.round.episode(int(copy), len(self.round.taken)) for copy in ended]
-        if step.ended.all():
+        self._count(self.steps + int(np.count_nonzero(step.running)))
+        ended = step.ended
+        if not ended.any():
+            return []
+        copies = np.flatnonzero(step.running & ended).tolist()
+        finished = [self.round.episode(copy, len(self.round.taken)) for copy in copies]
+        if ended.all():
             self.round = None
         return finished
+
+    def _count(self, steps: int) -> None:
+        self.steps = steps
+        # Past the module's own way of setting attributes, which costs as much as a small simulator's step.
+        self.learner.__dict__["environment_steps"] = steps
 
     def _new_seeds(self) -> list[int]:
         seeds: dict[int, None] = {}
@@ -198,7 +204,7 @@ class Player:
         Returns:
             Those that cannot go on, because the environment did not repeat them, as episodes that were cut.
         """
-        self.steps = self.learner.environment_steps = state["steps"]
+        self._count(state["steps"])
         self.seeds.set_state(state["seeds"].cpu())
         self.uniform.set_state(state["uniform"].cpu())
         saved = state.get("round")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from live_worlds import LiveWorld
 from runs import (
     SMALL,
@@ -18,14 +22,15 @@ from runs import (
     leftovers,
     refuse_difference,
     rows,
+    score_in_point_env,
     small_run,
     start_and_kill,
 )
-from worlds import saved
+from worlds import saved, world
 
 from offline_marl.core.config import ConfigError
 from offline_marl.core.permissions import ImportPath
-from offline_marl.core.types import DataError, Spec
+from offline_marl.core.types import Batch, DataError, Needs, Spec
 from offline_marl.environments.guarded import EnvironmentFailedError
 from offline_marl.tasks import environment_tasks
 from offline_marl.tasks.environment_tasks import find_environment_task, play_uniformly
@@ -34,6 +39,7 @@ from offline_marl.training.loop import SourceStoppedError
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.run import resume, train
 from offline_marl.training.sources.episode_files import EpisodeFiles
+from offline_marl.training.sources.replay import ReplaySource
 from offline_marl.training.training_run import TrainingSession
 
 PLAYED = "uniform play, which takes no time to make"
@@ -320,3 +326,191 @@ def test_agents_that_leave_are_masked(tmp_path: Path, algorithm: str) -> None:
     for episode in chain(*EpisodeFiles(tmp_path / "straight" / "replay", Spec((2, 2), (1, 1))).read(0, state["count"])):
         assert episode.mask is not None and episode.mask[:, 0].tolist() == [True, True] + [False] * (len(episode) - 2)
         assert episode.terminations[:, 0].nonzero().flatten().tolist() == [1] and not bool(episode.obs[2:, 0].any())
+
+
+# --- what is drawn --------------------------------------------------------------------------------------------------
+@contextmanager
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[ReplaySource], list[Batch], list[int]]]:
+    """Sources of runs, their batches, and what had been played before each."""
+    sources: list[ReplaySource] = []
+    batches: list[Batch] = []
+    played: list[int] = []
+    sample = ReplaySource.sample
+
+    def spying(self: ReplaySource, needs: Needs) -> Batch:
+        batch = sample(self, needs)
+        if self not in sources:
+            sources.append(self)
+        batches.append(batch)
+        played.append(self.player.steps)
+        return batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReplaySource, "sample", spying)
+        yield sources, batches, played
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"warmup_steps": 7}, [8, 9, 10, 11, 12, 13]),
+        ({"warmup_steps": 3}, [6, 6, 6, 7, 8, 9]),  # episodes have 6 steps, and one must have ended
+        ({"warmup_steps": 12, "updates_per_step": 2}, [13, 13, 14, 14, 15, 15]),
+        ({"warmup_steps": 12, "updates_per_step": 0.4}, [15, 17, 20, 22, 25, 27]),
+        ({"warmup_steps": 8, "replay_copies": 3}, [18, 18, 18, 18, 18, 18]),
+    ],
+)
+def test_updates_come_at_their_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], expected: list[int]
+) -> None:
+    with watched(monkeypatch) as (_, _, played):
+        small_run(tmp_path / "run", None, "cql", environment="coordination", steps=6, **fields)
+    assert played == expected
+
+
+def test_the_warm_up_is_uniform_over_what_is_allowed_and_then_the_policy_acts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = live(choices=3)
+    given |= {"warmup_steps": 600, "algorithm": "cql", "behaviour_temperature": 0.0, "steps": 60}
+    with watched(monkeypatch) as (sources, _, _):
+        small_run(tmp_path / "run", lr=1e-9, checkpoint_every=0, **given)
+    ring = sources[0].ring
+    rows = ring.transitions(torch.arange(len(ring)))
+    warm = torch.bincount(rows.actions[:590].flatten(), minlength=3) / 1180
+    torch.testing.assert_close(warm, torch.full((3,), 1 / 3), atol=0.06, rtol=0.0)
+    learner = sources[0].player.learner
+    assert torch.equal(rows.actions[610:], learner.act(rows.obs[610:]))
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ({}, [8] * 5),
+        ({"real_fraction": 0.25}, [4] * 5),
+        ({"real_fraction": 1.0, "real_fraction_end": 0.0}, [16, 12, 8, 4, 0]),
+        ({"real_fraction": 0.0}, [0] * 5),
+    ],
+)
+def test_recorded_rows_come_first_in_the_share_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: dict[str, float], expected: list[int]
+) -> None:
+    recorded = world("continuous")
+    marked = replace(recorded, rewards=torch.full_like(recorded.rewards, 77.0))
+    score_in_point_env(monkeypatch)
+    fields = {"online": True, "algorithm": "td3-bc", "steps": 5, "warmup_steps": 10, **shares}
+    with watched(monkeypatch) as (_, batches, _):
+        small_run(tmp_path / "run", marked, **fields)
+    marks = [batch.rewards.eq(77.0).all(-1) for batch in batches]
+    assert [int(mark.sum()) for mark in marks] == expected
+    assert all(bool(mark[:count].all()) for mark, count in zip(marks, expected, strict=True))
+
+
+def test_auto_weighs_every_row_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = world("continuous")  # 60 steps
+    marked = replace(recorded, rewards=torch.full_like(recorded.rewards, 77.0))
+    score_in_point_env(monkeypatch)
+    fields = {"online": True, "algorithm": "td3-bc", "steps": 60, "warmup_steps": 10, "real_fraction": "auto"}
+    with watched(monkeypatch) as (sources, batches, _):
+        small_run(tmp_path / "run", marked, **fields)
+    held = len(sources[0].ring)
+    assert int(batches[-1].rewards.eq(77.0).all(-1).sum()) == round(16 * 60 / (60 + held)) < 9
+
+
+def test_a_prefilled_replay_begins_with_the_newest_of_the_data_and_forgets_it_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = world("continuous")  # ten episodes of 4 to 8 steps
+    marked = replace(recorded, rewards=torch.full_like(recorded.rewards, 77.0))
+    score_in_point_env(monkeypatch)
+    fields = {"online": True, "algorithm": "td3-bc", "prefill": True, "replay_capacity": 30, "reward_scale": 2.0}
+    with watched(monkeypatch) as (sources, batches, _):
+        small_run(tmp_path / "run", marked, steps=60, **fields)
+    assert bool(batches[0].rewards.eq(154.0).all())
+    # The last four have 26 steps, five would have 32... of 30 rows.
+    assert len(sources[0].given) == next(
+        count for count in range(10, 0, -1) if int(recorded.lengths[-count:].sum()) <= 30
+    )
+    ring = sources[0].ring
+    assert not bool(ring.transitions(torch.arange(len(ring))).rewards.eq(154.0).any())
+    assert sources[0].files.folder.is_dir() and ring.count > ring.oldest >= len(sources[0].given)
+
+
+def test_init_takes_over_networks_and_the_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"environment": "coordination", "warmup_steps": 20, "steps": 20}
+    small_run(tmp_path / "first", None, "cql", **given)
+    count = last_state(tmp_path / "first")["source"]["ring"]["count"]
+    fields = {**given, "algorithm": "cql", "warmup_steps": 0, "init": str(tmp_path / "first"), "checkpoint_every": 5}
+    with watched(monkeypatch) as (sources, _, played):
+        small_run(tmp_path / "second", None, **fields)
+    assert played[0] == 1 and sources[0].ring.oldest == 0 and sources[0].ring.count == count + 3
+    # It has them in files of its own: the other run may go.
+    start_and_kill(tmp_path / "killed", None, 12, **fields)
+    (tmp_path / "first").rename(tmp_path / "gone")
+    resume(tmp_path / "killed")
+    refuse_difference(ending(tmp_path / "second"), ending(tmp_path / "killed"))
+    resumed = EpisodeFiles(tmp_path / "killed" / "replay", Spec((9,) * 3, (3,) * 3, action_kind="discrete"))
+    assert len(list(chain(*resumed.read(0, count + 3)))) == count + 3
+
+
+def test_a_replay_of_another_environment_is_left_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_run(
+        tmp_path / "first", None, "td3-bc", steps=5, **{key: value for key, value in live().items() if key != "dataset"}
+    )
+    given = {key: value for key, value in live(after=3).items() if key != "dataset"}
+    with watched(monkeypatch) as (sources, _, _):
+        small_run(tmp_path / "second", None, "td3-bc", steps=5, init=str(tmp_path / "first"), **given)
+    assert "is of another environment and is not taken over" in capsys.readouterr().err
+    assert sources[0].player.steps >= sum(
+        len(episode) for episode in chain(*sources[0].files.read(0, sources[0].ring.count))
+    )
+
+
+def test_over_the_memory_that_it_may_take_the_replay_lies_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {
+        "environment": "coordination",
+        "warmup_steps": 20,
+        "steps": 40,
+        "replay_capacity": 40,
+        "checkpoint_every": 15,
+    }
+    found = {}
+    for name, memory in (("memory", 4.0), ("disk", 1e-6)):
+        with watched(monkeypatch) as (sources, _, _):
+            small_run(tmp_path / name, None, "cql", memory=memory, checkpoint_every=15, **given)
+        found[name] = sources[0].ring._folder
+        assert not leftovers(tmp_path / name)
+    assert found == {"memory": None, "disk": tmp_path / "disk" / "replay"}
+    ends = [ending(tmp_path / name) for name in found]
+    for end in ends:
+        end["done"].pop("memory", None)
+    refuse_difference(*ends)
+
+
+def test_a_checkpoint_is_as_large_with_a_full_replay_as_with_an_empty_one(tmp_path: Path) -> None:
+    given = {"environment": "coordination", "warmup_steps": 12, "checkpoint_every": 60, "keep_checkpoints": 0}
+    small_run(tmp_path / "run", None, "cql", steps=600, **given)
+    sizes = [path.stat().st_size for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+    assert len(sizes) == 10 and max(sizes[1:]) - min(sizes[1:]) < 3_000  # one more episode under way, or less
+    files = sorted((tmp_path / "run" / "replay").glob("episodes_*"))
+    assert len(files) == 10 and max(path.stat().st_size for path in files[1:]) < 1.2 * files[1].stat().st_size
+
+
+def test_files_of_episodes_that_left_go_when_no_checkpoint_that_stays_needs_them(tmp_path: Path) -> None:
+    given = {"environment": "coordination", "warmup_steps": 12, "checkpoint_every": 30, "replay_capacity": 60}
+    for keep in (2, 0):
+        small_run(tmp_path / str(keep), None, "cql", steps=300, keep_checkpoints=keep, **given)
+    spec = Spec((9,) * 3, (3,) * 3, action_kind="discrete")
+    few, all_of_them = (sorted((tmp_path / str(keep) / "replay").glob("episodes_*")) for keep in (2, 0))
+    assert len(few) <= 5 < len(all_of_them) == 10
+    # The older checkpoint that stays can still be gone on from.
+    newest = max((tmp_path / "2" / "checkpoints").iterdir())
+    held = last_state(tmp_path / "2")["source"]["ring"]
+    newest.unlink()
+    older = last_state(tmp_path / "2")["source"]["ring"]
+    assert older["count"] < held["count"]
+    assert list(chain(*EpisodeFiles(tmp_path / "2" / "replay", spec).read(older["oldest"], older["count"])))

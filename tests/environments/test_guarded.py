@@ -1,0 +1,94 @@
+"""Environments that fail are called by their names, and no call takes longer than it may."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from offline_marl.core.errors import WorkError
+from offline_marl.core.types import DataError, Spec
+from offline_marl.environments.guarded import EnvironmentFailedError, Guarded, TimeLimitError, Watch
+
+
+class Stub:
+    spec, copies, max_steps = Spec((1,), (1,)), 1, 5
+
+    def __init__(self, does: Any) -> None:
+        self.does = does
+
+    def reset(self, seeds: Any) -> Any:
+        return self.does()
+
+    step = reset
+
+
+def fail(error: BaseException) -> Any:
+    def does() -> None:
+        raise error
+
+    return does
+
+
+@pytest.fixture(autouse=True)
+def timer_as_it_was() -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGALRM)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, handler)
+
+
+@pytest.mark.parametrize("call", ["reset", "step"])
+def test_what_an_environment_raises_is_told_with_its_name(call: str) -> None:
+    given = np.zeros(1) if call == "step" else [0]
+    for error, told in ((KeyError("door"), "KeyError: 'door'"), (WorkError("It has ended."), "It has ended.")):
+        with pytest.raises(EnvironmentFailedError, match=f"environment maze failed in a {call}: {told}") as caught:
+            getattr(Guarded(Stub(fail(error)), "maze"), call)(given)
+        assert caught.value.__cause__ is error
+    with pytest.raises(DataError, match=r"^A sentence\.$"):
+        getattr(Guarded(Stub(fail(DataError("A sentence."))), "maze"), call)(given)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(Guarded(Stub(fail(KeyboardInterrupt())), "maze"), call)(given)
+
+
+@pytest.mark.parametrize("hang", [lambda: time.sleep(9), lambda: threading.Event().wait(9)])
+def test_a_call_that_takes_too_long_is_ended(hang: Any) -> None:
+    began = time.monotonic()
+    with pytest.raises(EnvironmentFailedError, match="environment maze hangs: a step has taken more than 0.05 seconds"):
+        Guarded(Stub(hang), "maze", 0.05).step(np.zeros(1))
+    assert time.monotonic() - began < 5
+
+
+def test_time_between_calls_does_not_count_and_one_that_is_over_leaves_nothing_behind() -> None:
+    watch = Watch(0.1)
+    for _ in range(3):
+        assert watch(lambda value: value + 1, 1) == 2
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+        time.sleep(0.11)
+
+
+def test_a_timer_of_somebody_else_goes_on_behind_a_call() -> None:
+    rung: list[int] = []
+    signal.signal(signal.SIGALRM, lambda *_: rung.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    watch = Watch(5.0)
+    for _ in range(2):
+        watch(time.sleep, 0.02)
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] < 0.19 and not rung
+    time.sleep(0.25)
+    assert rung == [1]
+    with pytest.raises(TimeLimitError):
+        Watch(0.02)(time.sleep, 1)
+
+
+def test_other_threads_have_no_limit() -> None:
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(Watch(0.01)(lambda _: (time.sleep(0.05), "done")[1], 0)))
+    thread.start()
+    thread.join()
+    assert found == ["done"]
