@@ -1,4 +1,4 @@
-"""Files of a replay: what is written is read, files behind a checkpoint give way, old ones go when nobody needs them."""
+"""Files of a replay: what is written is read, what a killed run left gives way, old ones go when nobody needs them."""
 
 from __future__ import annotations
 
