@@ -41,7 +41,8 @@ def commands() -> list[str]:
 def help_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What a command says of its flags: of the longest run of its plain words that is a command."""
     plain = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
-    depth = {"train": 2, "fit-model": 2, "fit-reward": 2, "prefs": 2, "data": 2, "submit": 3}.get(plain[0], 1)
+    deep = ("train", "fit-model", "fit-reward", "prefs", "recipe", "data")
+    depth = {**dict.fromkeys(deep, 2), "submit": 3}.get(plain[0], 1)
     with pytest.raises(SystemExit) as end:
         main([*plain[:depth], "--help"])
     page = capsys.readouterr().out

@@ -93,6 +93,9 @@ COMMANDS = {
     "sweep": Command(
         "FILE|status|collect ...", "many runs from one file; their state, their table", run_lazily("sweep")
     ),
+    "recipe": Command(
+        "run|status FILE ...", "a pipeline of commands from one file, cached by content", run_lazily("recipe")
+    ),
     "codes": Command(
         "--agents M --learners N", "what codes of distributed training cost and bear", run_lazily("codes")
     ),
