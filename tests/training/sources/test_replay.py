@@ -28,10 +28,12 @@ from runs import (
 )
 from worlds import saved, world
 
+from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import Batch, DataError, Needs, Spec
 from offline_marl.environments.guarded import EnvironmentFailedError
+from offline_marl.runs.config import learns_alone
 from offline_marl.tasks import environment_tasks
 from offline_marl.tasks.environment_tasks import find_environment_task, play_uniformly
 from offline_marl.training import training_run
@@ -514,3 +516,24 @@ def test_files_of_episodes_that_left_go_when_no_checkpoint_that_stays_needs_them
     older = last_state(tmp_path / "2")["source"]["ring"]
     assert older["count"] < held["count"]
     assert list(chain(*EpisodeFiles(tmp_path / "2" / "replay", spec).read(older["oldest"], older["count"])))
+
+
+ALONE = [name for name in algorithms.names() if learns_alone(algorithms.get(name).needs)]
+
+
+@pytest.mark.parametrize("beside_data", [False, True])
+@pytest.mark.parametrize("algorithm", ALONE)
+def test_every_learner_of_recorded_rows_plays_and_never_knows_where_its_rows_come_from(
+    tmp_path: Path, algorithm: str, beside_data: bool
+) -> None:
+    needs = algorithms.get(algorithm).needs
+    choices = 0 if "continuous" in needs.actions else 3
+    given = live(trouble="is left", choices=choices)
+    if needs.origin == "environment":
+        given.pop("warmup_steps")
+    if beside_data and needs.origin == "data":
+        task = find_environment_task("live_worlds:make", given["env_settings"], permit=ImportPath)
+        given |= {"dataset": saved(tmp_path, play_uniformly(task, 60)), "online": True}
+    small_run(tmp_path / "run", algorithm=algorithm, **{"steps": 8, **given})
+    done = json.loads((tmp_path / "run" / "DONE").read_text())
+    assert done["score"]["online"] is True and done["environment_steps"] >= 8
