@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
 from offline_marl.core.errors import BadInputError
+from offline_marl.core.file_systems import NETWORK, file_system_of
 from offline_marl.core.types import DataError
 from offline_marl.preferences.pairs import Pair, SegmentKey
 
@@ -30,12 +31,6 @@ NAME = "labels.sqlite"
 VERSION = 1
 APPLICATION = 0x4F4D5052
 """Mark of our files in SQLite's header."""
-NETWORK_TYPES = """
-nfs nfs3 nfs4 cifs smb smb2 smb3 smbfs ncpfs afs coda ceph lustre gpfs beegfs panfs pvfs2 orangefs ocfs2 gfs gfs2
-glusterfs fuse.sshfs fuse.glusterfs fuse.ceph fuse.s3fs fuse.rclone fuse.gcsfuse
-"""
-NETWORK = frozenset(NETWORK_TYPES.split())
-"""Types of file systems that several hosts may write to, as Linux calls them."""
 PATIENCE = 30.0
 """Seconds to wait for another process that writes."""
 
@@ -350,93 +345,6 @@ def refuse_network(path: Path, journal: Journal = "wal") -> None:
             f"{path} lies on a network file system ({kind}), where processes of several hosts would damage it: keep it "
             "on a local disk, or say --journal rollback."
         )
-
-
-def file_system_of(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
-    """Type of the file system that a path lies on, or will lie on; None where the system does not say."""
-    try:
-        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    real = path.absolute().resolve()
-    kind, longest = None, -1
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        words = before.split()
-        if len(words) < 5 or not after:
-            continue
-        point = Path(words[4].encode().decode("unicode_escape"))
-        if (real == point or point in real.parents) and len(point.parts) >= longest:
-            kind, longest = after.split()[0], len(point.parts)
-    return kind
-
-
-def count_answers(labels: Sequence[Label]) -> dict[str, int]:
-    """How often each answer was given."""
-    return {answer: sum(label.answer == answer for label in labels) for answer in VALUES if answer != "withdrawn"}
-
-
-def by_question(labels: Iterable[Label]) -> dict[tuple[str, str], dict[str, list[float]]]:
-    """Values of the labels about each pair and target, by annotator; skipped pairs are left out."""
-    table: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for label in labels:
-        if label.value is not None:
-            table.setdefault((label.pair_id, label.target), {}).setdefault(label.annotator, []).append(label.value)
-    return table
-
-
-def contradictions(labels: Iterable[Label]) -> list[tuple[str, str, str]]:
-    """Pair, target and annotator wherever one annotator gave one question different labels."""
-    return [
-        (*question, annotator)
-        for question, answers in by_question(labels).items()
-        for annotator, values in answers.items()
-        if len(set(values)) > 1
-    ]
-
-
-def self_agreement(labels: Iterable[Label]) -> tuple[float | None, int]:
-    """Share of repeated questions to which an annotator gave the label of the first time, and how many there were."""
-    same = [
-        value == values[0]
-        for answers in by_question(labels).values()
-        for values in answers.values()
-        for value in values[1:]
-    ]
-    return (sum(same) / len(same) if same else None), len(same)
-
-
-def kappas(labels: Iterable[Label]) -> dict[tuple[str, str], tuple[float | None, int]]:
-    """Cohen's kappa of every two annotators on the questions that both answered, and how many these were.
-
-    kappa = (p_o - p_e) / (1 - p_e): agreement beyond that of two who answer as often first, equal and second, but by
-    chance; None where both always say the same one thing. Of repeats, each one's first answer counts.
-    """
-    first = {
-        question: {name: values[0] for name, values in answers.items()}
-        for question, answers in by_question(labels).items()
-    }
-    names = sorted({name for answers in first.values() for name in answers})
-    made = {}
-    for index, one in enumerate(names):
-        for other in names[index + 1 :]:
-            both = [(answers[one], answers[other]) for answers in first.values() if {one, other} <= answers.keys()]
-            if both:
-                made[one, other] = (_kappa(both), len(both))
-    return made
-
-
-def _kappa(answers: Sequence[tuple[float, float]]) -> float | None:
-    count = len(answers)
-    observed = sum(one == other for one, other in answers) / count
-    expected = (
-        sum(
-            sum(pair[0] == value for pair in answers) * sum(pair[1] == value for pair in answers)
-            for value in (0.0, 0.5, 1.0)
-        )
-        / count**2
-    )
-    return None if expected == 1.0 else (observed - expected) / (1 - expected)
 
 
 def index_of(target: str, n_agents: int) -> int:

@@ -131,31 +131,6 @@ def test_a_store_of_a_newer_version_is_refused_and_stays_as_it_is(store) -> None
         LabelStore(store.path)
 
 
-MOUNTS = """\
-21 1 254:0 / / rw,relatime - ext4 /dev/vda rw
-22 21 0:40 / /home rw,relatime shared:1 - nfs4 server:/home rw
-23 22 0:41 / /home/me/fast rw - xfs /dev/sdb rw
-24 21 0:42 / /with\\040space rw - fuse.sshfs me@there: rw
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/data/labels.sqlite", "ext4"),
-        ("/home/me/labels.sqlite", "nfs4"),
-        ("/home/me/fast/labels.sqlite", "xfs"),
-        ("/homes/labels.sqlite", "ext4"),
-        ("/with space/labels.sqlite", "fuse.sshfs"),
-    ],
-)
-def test_the_nearest_mount_says_what_a_path_lies_on(tmp_path, path, kind) -> None:
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(MOUNTS)
-    assert room.file_system_of(room.Path(path), mounts) == kind
-    assert room.file_system_of(room.Path(path), tmp_path / "none") is None
-
-
 def test_a_network_file_system_is_refused_unless_the_journal_is_rolled_back(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(room, "file_system_of", lambda path: "nfs4")
     with pytest.raises(StoreError, match=r"network file system \(nfs4\).*--journal rollback"):
@@ -166,31 +141,6 @@ def test_a_network_file_system_is_refused_unless_the_journal_is_rolled_back(tmp_
         assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     with pytest.raises(StoreError, match="network file system"):
         LabelStore(tmp_path / "labels.sqlite", journal="wal")
-
-
-def test_contradictions_and_self_agreement_are_counted() -> None:
-    answers = [
-        label(0), label(0, repeat=1), label(1), label(1, "second", repeat=1), label(2, "skip"), label(2, repeat=1),
-        label(0, "second", annotator="bob"),
-    ]  # fmt: skip
-    assert room.contradictions(answers) == [(pair(1).id, "team", "ann")]
-    assert room.self_agreement(answers) == (0.5, 2)
-    assert room.self_agreement(answers[:1]) == (None, 0)
-
-
-def test_kappa_by_hand() -> None:
-    # Ten questions: both first 4, both second 3, ann first and bob second 2, ann second and bob first 1.
-    table = ["first first"] * 4 + ["second second"] * 3 + ["first second"] * 2 + ["second first"]
-    answers = [
-        label(number, answer, annotator)
-        for number, line in enumerate(table)
-        for annotator, answer in zip(("ann", "bob"), line.split(), strict=True)
-    ]
-    # Observed .7; by chance .6 * .5 + .4 * .5 = .5: (.7 - .5) / .5 = .4.
-    kappa, count = room.kappas(answers)["ann", "bob"]
-    assert (kappa, count) == (pytest.approx(0.4), 10)
-    assert room.kappas([label(0), label(0, annotator="bob")])["ann", "bob"] == (None, 1)
-    assert room.kappas([label(0), label(1, annotator="bob")]) == {}
 
 
 def test_targets_are_the_team_or_an_agent_that_there_is() -> None:

@@ -13,21 +13,8 @@ import torch
 from offline_marl.core.files import write_atomically
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
-from offline_marl.preferences.labels import (
-    PAIR_COLUMNS,
-    TEAM,
-    VALUES,
-    Answer,
-    AskedPair,
-    Label,
-    StoreError,
-    by_question,
-    contradictions,
-    count_answers,
-    index_of,
-    kappas,
-    self_agreement,
-)
+from offline_marl.preferences.agreement import by_question, contradictions, count_answers, kappas, self_agreement
+from offline_marl.preferences.labels import PAIR_COLUMNS, TEAM, VALUES, Answer, AskedPair, Label, StoreError, index_of
 from offline_marl.preferences.teachers import TeacherConfig, answer, segment_returns
 from offline_marl.training.preferences.folders import ComparisonFolder, masked, numbers_of
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Batch, DataError, Needs
 from offline_marl.losses.preferences import bradley_terry, compared_scores
-from offline_marl.preferences.labels import AskedPair, Label, contradictions, index_of
+from offline_marl.preferences.agreement import contradictions
+from offline_marl.preferences.labels import AskedPair, Label, index_of
 from offline_marl.preferences.pairs import split_by_episode
 from offline_marl.preferences.reward_model import Comparisons, RewardModel
 from offline_marl.training.preferences.folders import ComparisonFolder, masked, numbers_of

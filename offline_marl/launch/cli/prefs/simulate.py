@@ -55,7 +55,7 @@ def run(args: Sequence[str]) -> None:
     """
     flags: SimulateFlags = build(SimulateFlags, read(SimulateFlags, "prefs simulate", USAGE, ABOUT, args))
 
-    from offline_marl.preferences.labels import count_answers
+    from offline_marl.preferences.agreement import count_answers
     from offline_marl.preferences.teachers import TeacherConfig
     from offline_marl.training.preferences.answering import simulate
     from offline_marl.training.preferences.folders import ComparisonFolder

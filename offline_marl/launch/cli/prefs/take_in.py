@@ -38,7 +38,7 @@ def run(args: Sequence[str]) -> None:
     usage = "FOLDER FILE.csv [--annotator NAME]"
     flags: ImportFlags = build(ImportFlags, read(ImportFlags, "prefs import", usage, ABOUT, args))
 
-    from offline_marl.preferences.labels import contradictions
+    from offline_marl.preferences.agreement import contradictions
     from offline_marl.training.preferences.answering import take_in
     from offline_marl.training.preferences.folders import ComparisonFolder
 
