@@ -20,6 +20,8 @@ WARM_UP = 1_000
 """Environment steps of random actions that a run begins with that has nothing else to begin with."""
 ACTING_RUNS = ("prey",)
 """Settings of environments that may name the folder of a run, which then acts in it."""
+FROZEN = "frozen"
+"""The same of the environment `best-response`: all agents of the run but one act in it."""
 
 
 SpreadName = Literal[
@@ -71,7 +73,9 @@ class RunFlags(LearnFlags):
 
     environment: str | None = None
     """To learn in without data, or where a run on data is scored: reacher_2x1notip_0, package.module:function ..."""
-    env_settings: Annotated[dict[str, Any], PlacesWithin(ACTING_RUNS, "acting run")] = Field(default_factory=dict)
+    env_settings: Annotated[dict[str, Any], PlacesWithin((*ACTING_RUNS, FROZEN), "acting run")] = Field(
+        default_factory=dict
+    )
     """What the environment is made with, such as N=5 or, of a body, terminate_when_unhealthy=false; also as JSON."""
     max_steps: Count | None = None
     """Length of the environment's episodes; a toy's cannot be chosen."""
@@ -254,7 +258,9 @@ class EnvironmentChoice(Config):
 
     environment: str | None = None
     """Where to act instead of the run's own environment; or the import path that its files ask for, if you trust it."""
-    env_settings: Annotated[dict[str, Any], PlacesWithin(ACTING_RUNS, "acting run")] = Field(default_factory=dict)
+    env_settings: Annotated[dict[str, Any], PlacesWithin((*ACTING_RUNS, FROZEN), "acting run")] = Field(
+        default_factory=dict
+    )
     """What the environment is made with, such as N=5; also as JSON."""
     max_steps: Count | None = None
     """Length of its episodes, where it can be chosen."""

@@ -6,6 +6,7 @@ random play. It is kept in the run folder; the statistics go with every checkpoi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from offline_marl.collection.recordable import Recordable, uniform_actions
-from offline_marl.core.config import ConfigError
+from offline_marl.core.config import Config, ConfigError, build
+from offline_marl.core.fields import CountOrZero
 from offline_marl.core.partition import SCENARIOS, Partition, confs, partition
 from offline_marl.core.permissions import Permit, names_code
 from offline_marl.core.reference import Reference
@@ -25,11 +27,14 @@ from offline_marl.datasets.base import Dataset, join
 from offline_marl.datasets.catalog import CATALOG, SUFFIX
 from offline_marl.datasets.files import load_data
 from offline_marl.environments.base import Environment, JointEnv, Seen, TeamActions, environments
+from offline_marl.environments.best_response import against
 from offline_marl.environments.episodes import Memoryless
 from offline_marl.environments.guarded import Guarded
 from offline_marl.environments.pettingzoo import environment_of
-from offline_marl.runs.config import RunConfig
-from offline_marl.runs.loading import with_actors
+from offline_marl.runs.config import RunConfig, import_paths
+from offline_marl.runs.folder import RunFolder, RunFolderError
+from offline_marl.runs.loading import load, with_actors
+from offline_marl.runs.permissions import permit_of
 from offline_marl.tasks.data_tasks import Task
 
 UNIFORM = f"uniform{SUFFIX}"
@@ -37,6 +42,19 @@ UNIFORM = f"uniform{SUFFIX}"
 UNIFORM_STEPS = 5_000
 """Steps of it, up to the end of the last episode."""
 COPIES = 50
+BEST_RESPONSE = "best-response"
+"""Name of the task of one agent of a run, whose other agents are frozen."""
+
+
+class BestResponseSettings(Config):
+    """Settings of the environment `best-response`."""
+
+    frozen: str
+    """Folder of the run whose agents act."""
+    agent: CountOrZero
+    """The agent that is free."""
+    step: CountOrZero | None = None
+    """Of the checkpoint that acts; without it the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +89,8 @@ def find_environment_task(
         PartitionError: The conf or the view is unknown.
         DataError: A body comes without conf and view, or it takes no such settings.
     """
+    if name == BEST_RESPONSE:
+        return _best_response_task(settings or {}, max_steps)
     settings = with_actors(settings or {}, permit)
     if names_code(name):
         return EnvironmentTask(name, environment_of(permit(name), settings, max_steps), None, None)
@@ -88,6 +108,35 @@ def find_environment_task(
     plain = not settings and max_steps is None
     known = [entry.reference for entry in CATALOG.values() if plain and entry.scenario == body]
     return EnvironmentTask(name, kind.told(settings, max_steps), shares, known[0] if known else None)
+
+
+def _best_response_task(settings: Mapping[str, Any], max_steps: int | None) -> EnvironmentTask:
+    given: BestResponseSettings = build(BestResponseSettings, dict(settings))
+    if max_steps is not None:
+        raise ConfigError(f"{BEST_RESPONSE} is as long as the task of its run: leave --max-steps away.")
+    folder = RunFolder(given.frozen)
+    config, policy = folder.config(), load(given.frozen, given.step)
+    if config.environment is not None:
+        permit = permit_of(folder.path)
+        team = find_environment_task(config.environment, config.env_settings, config.max_steps, permit=permit)
+        kind, shares = team.kind, team.partition
+    else:
+        kind, shares = _recorded_environment(folder)
+    return EnvironmentTask(BEST_RESPONSE, against(kind, shares, policy, given.agent), None, None)
+
+
+def _recorded_environment(folder: RunFolder) -> tuple[type[Environment], Partition | None]:
+    """The environment that a run's data came from, by its `task.json`."""
+    try:
+        about = json.loads(folder.task_file.read_text(encoding="utf-8"))
+        scenario, conf, view = (about.get(name) for name in ("scenario", "conf", "view"))
+        settings, most = about.get("settings") or {}, about.get("max_steps")
+    except (OSError, ValueError, AttributeError):
+        raise RunFolderError(f"{folder.task_file} is missing or damaged: it says where the run's agents act.") from None
+    if not isinstance(scenario, str) or not environments.knows(scenario) or import_paths(None, settings):
+        raise DataError(f"No environment is known in which the agents of {folder.path} act.")
+    shares = None if conf is None else partition(scenario, conf, view)
+    return environments.get(scenario).told(settings, most), shares
 
 
 def open_environment_task(config: RunConfig, folder: Path | None = None, *, permit: Permit) -> Task:

@@ -84,6 +84,9 @@ COMMANDS = {
         "RUN [--episodes N] [--video FILE]", "score a run in the simulator, and film it", run_lazily("evaluate")
     ),
     "crossplay": Command("RUN RUN ...", "let agents of different runs play together", run_lazily("crossplay")),
+    "exploit": Command(
+        "RUN [--agent I] [--algorithm NAME]", "what one agent gains by a best response", run_lazily("exploit")
+    ),
     "collect": Command("ENV --out FILE ...", "record episodes of experts, runs or chance", run_lazily("collect")),
     "submit": Command(
         "train|fit-model|fit-reward|status|check ...",

@@ -279,7 +279,7 @@ def test_a_recipe_that_is_killed_at_any_moment_goes_on(whole, tmp_path):
     assert kills
     ours = {path.parent.name: json.loads(path.read_text())["content"] for path in out.glob("*/stage.json")}
     for name in ("mix", "pairs", "labels"):
-        assert ours[paths[name].parent.name] == content_of(paths[name])
+        assert ours[paths[name].parent.name] == content_of(paths[name]), name
 
 
 def test_the_committed_recipe_runs_at_toy_size(tmp_path):

@@ -1,0 +1,95 @@
+"""One agent against frozen others: what it sees and earns, and that the others do what they always do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from offline_marl.core.types import DataError
+from offline_marl.environments.base import environments
+from offline_marl.environments.best_response import OneAgainstFrozen
+from offline_marl.environments.episodes import Memoryless, PolicyController, run_episodes
+
+SEEDS = [3, 5, 8]
+
+
+class Wanderer:
+    """Chooses by the step, and by how often its own agent chose 1 before: a policy that remembers."""
+
+    window = 0
+
+    def begin(self, copies: int, history: Any = None) -> Counts:
+        return Counts(copies)
+
+    def act(self, obs: Tensor, *, counts: Tensor, avail_actions: Any = None, explore: bool = False, **_: Any) -> Tensor:
+        step = obs[..., 3:].argmax(-1)
+        return (step + counts + torch.arange(3)) % 3
+
+
+class Counts:
+    def __init__(self, copies: int) -> None:
+        self.counts = torch.zeros(copies, 3, dtype=torch.int64)
+
+    def read(self) -> Mapping[str, Any]:
+        return {"counts": self.counts}
+
+    def remember(self, obs: Tensor, actions: Tensor, rewards: Tensor) -> None:
+        self.counts = self.counts + (actions == 1)
+
+
+class Leaning:
+    """Continuous actions: each agent leans where its first observation says."""
+
+    window = 0
+
+    def act(self, obs: Tensor, **_: Any) -> Tensor:
+        return obs[..., :1].tanh()
+
+
+def rewards_of(env: Any, controller: Any) -> list[np.ndarray]:
+    return [step.rewards for step in run_episodes(env, SEEDS, controller)]
+
+
+@pytest.mark.parametrize("agent", [0, 1, 2])
+def test_who_does_what_the_policy_says_earns_what_it_earned_in_the_team(agent):
+    team, policy = environments.get("coordination").make(None, 4), Wanderer()
+    played = list(run_episodes(team, SEEDS, PolicyController(policy, team.spec, len(SEEDS))))
+    one = OneAgainstFrozen(environments.get("coordination").make(None, 4), policy, agent)
+    told = Memoryless(lambda seen, step: played[step].actions[:, [agent]])
+    again = list(run_episodes(one, SEEDS, told))
+    assert len(again) == len(played) == 6
+    for then, now in zip(played, again, strict=True):
+        np.testing.assert_array_equal(now.rewards, then.rewards[:, [agent]])
+        np.testing.assert_array_equal(now.seen.obs, then.seen.obs[:, [agent]])
+        np.testing.assert_array_equal(now.next_seen.state, then.next_seen.state)
+
+
+def test_the_others_remember_what_the_free_agent_did_and_stay_as_they_are():
+    one = OneAgainstFrozen(environments.get("coordination").make(None, 4), Wanderer(), 1)
+    first = rewards_of(one, Memoryless(lambda seen, step: np.ones((len(SEEDS), 1), np.int64)))
+    assert one._memory.counts[0].tolist() == [3, 6, 2]
+    assert first[0].shape == (3, 1)
+
+
+def test_continuous_actions_reach_the_free_agent_alone():
+    kind = environments.get("rendezvous")
+    team, policy = kind.make(None, 4), Leaning()
+    played = list(run_episodes(team, SEEDS, PolicyController(policy, team.spec, len(SEEDS))))
+    one = OneAgainstFrozen(kind.make(None, 4), policy, 1)
+    again = list(run_episodes(one, SEEDS, Memoryless(lambda seen, step: played[step].actions[:, [1]])))
+    for then, now in zip(played, again, strict=True):
+        np.testing.assert_array_equal(now.rewards, then.rewards[:, [1]])
+    other = list(run_episodes(one, SEEDS, Memoryless(lambda seen, step: -played[step].actions[:, [1]])))
+    assert not all(np.array_equal(one.rewards, two.rewards) for one, two in zip(other, again, strict=True))
+    # The frozen one sees the same at first, and does the same.
+    np.testing.assert_array_equal(other[0].seen.obs, again[0].seen.obs)
+
+
+def test_nobody_is_free_who_is_not_there():
+    with pytest.raises(DataError, match="no agent 3"):
+        OneAgainstFrozen(environments.get("coordination").make(None, 1), Wanderer(), 3)
