@@ -159,9 +159,9 @@ class MASAC(Algorithm):
                 actions = actions * following.mask.unsqueeze(-1)
             next_q, entropy = self.target_critic(features, actions).amin(0), -log_probs
         bonus = (temperature * entropy).view(rows, time, -1)
-        follows = ~steps.terminations
+        follows = torch.ones_like(steps.terminations)
         if steps.mask is not None:
-            follows = follows & torch.cat([steps.mask[:, 1:], torch.zeros_like(steps.mask[:, :1])], dim=1)
+            follows = torch.cat([steps.mask[:, 1:], torch.zeros_like(steps.mask[:, :1])], dim=1)
         next_v = next_q.view(rows, time, -1) + bonus
         target = bellman.n_step_target(
             steps.rewards, steps.terminations, follows, next_v, bonus, self.config.gamma
