@@ -1,6 +1,6 @@
 """What comparisons are worth: `python benchmarks/comparisons.py [--sets NAME] [--seeds 0 1 2] [--jobs N] [--table]`.
 
-On data of experts and worse actors, which a simulated teacher compares: `o-mapl`, its two baselines, OMIGA on the
+On data of experts and worse actors, which a teacher compares who never errs: `o-mapl`, its two baselines, OMIGA on the
 rewards of a model that was fitted to the same comparisons (the way in two phases), OMIGA on the environment's own
 rewards, which nobody else sees, and `bc` on all of the data. Every seed has comparisons and a reward model of its own.
 Finished parts are not done again and stopped runs go on, so that the command can be repeated.
@@ -34,9 +34,9 @@ SETS = {
     "simple-spread": "collect simple-spread --who tier:expert=1,tier:medium=1,tier:trivial=1 --episodes 1500",
 }
 """Continuous and discrete."""
-PAIRS, TEACHER = 500, TeacherConfig(steepness=10.0)
-COMMON = "--steps 3000 --cosine-steps 3000 --lr 1e-3 --hidden 64,64 --device cpu --eval-every 0 --final-episodes 500"
-ROWS, OMIGA = "--batch-size 128", "--alpha 0.1"
+PAIRS, TEACHER = 500, TeacherConfig(steepness="perfect")
+COMMON = "--steps 2000 --cosine-steps 2000 --lr 1e-3 --hidden 64,64 --device cpu --eval-every 0 --final-episodes 500"
+ROWS, OMIGA = "--batch-size 128", "--alpha 1"
 LEARNERS = {
     "bc": f"bc {ROWS}",
     "omiga, true rewards": f"omiga {ROWS} {OMIGA}",
