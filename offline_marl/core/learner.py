@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,3 +153,17 @@ def clip_each(modules: Sequence[Sequence[Tensor]], limit: float) -> None:
         modules, torch.split(squares, [len(module) for module in modules]), strict=True
     ):
         torch._foreach_mul_(list(gradients), (squared_norms.sum() / limit**2).clamp(min=1.0).rsqrt())
+
+
+@torch.no_grad()
+def clip_by_member(parameters: Iterable[nn.Parameter], limit: float) -> None:
+    """Shrink each member's gradient, in place, to a norm of at most `limit`: one norm would couple members.
+
+    Args:
+        parameters: Their first axis is the member; those without a gradient are left out.
+        limit: Largest norm, above 0.
+    """
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads])
+    shares = (limit / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(grads, [shares.view(-1, *[1] * (grad.dim() - 1)) for grad in grads])

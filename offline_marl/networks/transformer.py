@@ -92,7 +92,7 @@ class StackedAttention(nn.Module):
             attn_mask=wide,
             dropout_p=self.dropout if self.training else 0.0,
         )
-        joined = read.transpose(1, 2).reshape(members, rows, places, -1)
+        joined = read.transpose(1, 2).reshape(members, rows, places, queries.shape[-1])
         return linear(self.out, joined)
 
     def _split(self, x: Sequences) -> Tensor:

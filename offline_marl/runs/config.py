@@ -25,7 +25,17 @@ FROZEN = "frozen"
 
 
 SpreadName = Literal[
-    "covariance_norm", "standardized_variance", "reward_variance", "max_aleatoric", "pairwise_difference"
+    "covariance_norm",
+    "standardized_variance",
+    "reward_variance",
+    "max_aleatoric",
+    "pairwise_difference",
+    "token_entropy",
+    "first_token_entropy",
+    "token_surprisal",
+    "token_information",
+    "reward_deviation",
+    "cycle_inconsistency",
 ]
 
 

@@ -33,6 +33,24 @@ Foreseeable = Literal["state", "avail_actions"]
 
 
 @dataclass(frozen=True, slots=True)
+class TokenSpread:
+    """Doubt of a model whose members tell tokens, of each agent."""
+
+    entropy: PerAgent
+    """Mean over the tokens of the next observation of the members' mean entropy, as a share of the largest possible."""
+    first_entropy: PerAgent
+    """The same of the first token alone, before any other is known."""
+    surprisal: PerAgent
+    """-log p of the tokens that were drawn, in nats."""
+    information: PerAgent
+    """Mean over the tokens of the members' disagreement, H[mean p] - mean H[p], in nats (BALD)."""
+    reward_deviation: PerAgent
+    """Deviation of the predicted reward, the environment's noise as the members see it, on the symlog scale."""
+    cycle: PerAgent
+    """Share of the tokens that are others when they are decoded and encoded again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Spread:
     """Predictions of all elites side by side, in raw units, from which uncertainty is measured."""
 
@@ -46,6 +64,8 @@ class Spread:
     """Deviation of one step's change in the training data, for functions that standardise."""
     reward_scale: Annotated[Tensor, "agent"]
     """Deviation of the rewards in the training data."""
+    tokens: TokenSpread | None = None
+    """Of models that tell tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +102,11 @@ class Prediction:
         if self.spread is not None:
             by_row = ("next_obs", "rewards", "next_obs_std", "rewards_std")
             values = {name: getattr(self.spread, name) for name in by_row}
-            scattered = {name: among(value, 1) for name, value in values.items() if value is not None}
+            scattered: dict[str, Any] = {name: among(value, 1) for name, value in values.items() if value is not None}
+            told = self.spread.tokens
+            if told is not None:
+                tokens = TokenSpread(**{item.name: among(getattr(told, item.name)) for item in fields(told)})
+                scattered["tokens"] = tokens
             whole["spread"] = replace(self.spread, **scattered)
         return replace(self, **whole)
 
@@ -165,7 +189,13 @@ class WorldModel(Learner):
     needs_environment: ClassVar[bool] = False
     """Whether it works on copies of the environment that the data came from, see `attach`."""
     foresees: ClassVar[frozenset[Foreseeable]] = frozenset()
-    """What its predictions hold beside observations, rewards and terminations."""
+    """What its predictions hold beside observations, rewards and terminations; of discrete choices, what is allowed."""
+    held_out_rows: ClassVar[int | None] = None
+    """Most rows on which `errors` are measured during a fit, evenly spaced; None for all."""
+    members: int = 1
+    """Parts with an error of their own."""
+    first_look: int = 0
+    """Updates before which held-out errors say nothing, such as those of another part of the model."""
     config: WorldModelConfig
 
     def __init__(self, config: WorldModelConfig, facts: Facts) -> None:
@@ -217,6 +247,14 @@ class WorldModel(Learner):
             batch: Rows that every member predicts, lead axis [batch], or segments where the model needs them.
         """
         raise NotImplementedError(f"{type(self).__name__} is not fitted, so that nothing is held out.")
+
+    def describe(self, rows: Batch) -> dict[str, Any]:
+        """What a report says of this kind beside what it says of all: plain numbers by name; nothing unless written.
+
+        Args:
+            rows: Held-out ones, lead axis [batch].
+        """
+        return {}
 
     def optimize(self, *modules: str, lr: float, name: str = "", cosine_steps: int | None = None) -> None:
         """One fused Adam over the named modules, each a parameter group, with the config's weight decay."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from offline_marl.core.axes import PerAgent
 from offline_marl.core.fields import Count, Share
+from offline_marl.core.learner import clip_by_member
 from offline_marl.core.types import Batch, History, Metrics, Needs, Obs
 from offline_marl.losses import dynamics
 from offline_marl.worldmodels.base import PerMember, Prediction, Spread, WorldModelConfig, worldmodels
@@ -280,12 +281,8 @@ class Ensemble(EnsembleModel):
 
     def _clip(self, *_: Any) -> None:
         """Scale each member's gradient down to the largest norm allowed, just before a step."""
-        if not self.config.grad_clip:
-            return
-        grads = [parameter.grad for parameter in self.nets.parameters() if parameter.grad is not None]
-        norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads])
-        shares = (self.config.grad_clip / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(grads, [shares.view(-1, *[1] * (grad.dim() - 1)) for grad in grads])
+        if self.config.grad_clip:
+            clip_by_member(self.nets.parameters(), self.config.grad_clip)
 
 
 def counted_mean(values: Annotated[Tensor, "member row"], mask: PerAgent | None) -> PerMember:

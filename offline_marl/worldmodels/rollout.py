@@ -6,7 +6,7 @@ only the first stops the bootstrap. What comes after is masked; the model's carr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Protocol
 
 import torch
@@ -16,7 +16,7 @@ from offline_marl.core.acting.history import begin_memory, newest
 from offline_marl.core.acting.inputs import unchecked
 from offline_marl.core.axes import PerAgent, PerTeam
 from offline_marl.core.types import Batch, Obs, Policy, Spec
-from offline_marl.worldmodels.base import Carry, Prediction, Rows, Spread
+from offline_marl.worldmodels.base import Carry, Prediction, Rows, Spread, TokenSpread
 from offline_marl.worldmodels.facts import Facts
 from offline_marl.worldmodels.uncertainty import (
     UNCERTAINTIES,
@@ -167,7 +167,12 @@ def _of_present(prediction: Prediction, present: PerAgent, facts: Facts) -> Pred
     spread, seen = prediction.spread, facts.counts(present)
     told = {"next_obs": seen, "next_obs_std": seen, "rewards": present, "rewards_std": present}
     values = {name: getattr(spread, name) for name in told}
-    still = {name: value.masked_fill(~told[name], 0.0) for name, value in values.items() if value is not None}
+    still: dict[str, Any] = {
+        name: value.masked_fill(~told[name], 0.0) for name, value in values.items() if value is not None
+    }
+    if spread.tokens is not None:
+        doubts = {item.name: getattr(spread.tokens, item.name) for item in fields(spread.tokens)}
+        still["tokens"] = TokenSpread(**{name: value.masked_fill(~present, 0.0) for name, value in doubts.items()})
     return replace(prediction, spread=replace(spread, **still))
 
 

@@ -16,12 +16,22 @@ from torch import Tensor
 
 from offline_marl.core.axes import PerTeam
 from offline_marl.core.types import DataError
-from offline_marl.worldmodels.base import Spread
+from offline_marl.worldmodels.base import Spread, TokenSpread
 
 Measured = NewType("Measured", Tensor)
 """An unclamped measurement, `*lead`."""
 Uncertainty = Literal[
-    "covariance_norm", "standardized_variance", "reward_variance", "max_aleatoric", "pairwise_difference"
+    "covariance_norm",
+    "standardized_variance",
+    "reward_variance",
+    "max_aleatoric",
+    "pairwise_difference",
+    "token_entropy",
+    "first_token_entropy",
+    "token_surprisal",
+    "token_information",
+    "reward_deviation",
+    "cycle_inconsistency",
 ]
 
 
@@ -69,6 +79,42 @@ def pairwise_difference(spread: Spread) -> Measured:
     return Measured(distances.amax((-2, -1)))
 
 
+def token_entropy(spread: Spread) -> Measured:
+    """Mean over agents and tokens of the entropy of the next tokens, from 0 to 1: noise and ignorance together."""
+    return Measured(_tokens(spread, "token_entropy").entropy.mean(-1))
+
+
+def first_token_entropy(spread: Spread) -> Measured:
+    """The same of the first token, which no other one gives away."""
+    return Measured(_tokens(spread, "first_token_entropy").first_entropy.mean(-1))
+
+
+def token_surprisal(spread: Spread) -> Measured:
+    """Mean over agents of -log p of what was drawn: an unbiased, noisy estimate of the entropy of all its tokens."""
+    return Measured(_tokens(spread, "token_surprisal").surprisal.mean(-1))
+
+
+def token_information(spread: Spread) -> Measured:
+    """Mean over agents and tokens of what members would learn from each other, in nats (BALD): ignorance alone."""
+    return Measured(_tokens(spread, "token_information").information.mean(-1))
+
+
+def reward_deviation(spread: Spread) -> Measured:
+    """Mean over agents of the deviation that members see in the reward, on the symlog scale."""
+    return Measured(_tokens(spread, "reward_deviation").reward_deviation.mean(-1))
+
+
+def cycle_inconsistency(spread: Spread) -> Measured:
+    """Share of tokens that change when they are decoded and encoded again: combinations the data never showed."""
+    return Measured(_tokens(spread, "cycle_inconsistency").cycle.mean(-1))
+
+
+def _tokens(spread: Spread, name: str) -> TokenSpread:
+    if spread.tokens is None:
+        raise DataError(f"{name} needs a world model that tells tokens: marie.")
+    return spread.tokens
+
+
 def exceeds(value: Measured, cutoff: float) -> PerTeam:
     """Whether a rollout must be cut here.
 
@@ -90,6 +136,12 @@ UNCERTAINTIES: Mapping[Uncertainty, Callable[[Spread], Measured]] = {
     "reward_variance": reward_variance,
     "max_aleatoric": max_aleatoric,
     "pairwise_difference": pairwise_difference,
+    "token_entropy": token_entropy,
+    "first_token_entropy": first_token_entropy,
+    "token_surprisal": token_surprisal,
+    "token_information": token_information,
+    "reward_deviation": reward_deviation,
+    "cycle_inconsistency": cycle_inconsistency,
 }
 
 

@@ -60,6 +60,7 @@ class Case:
             "batch_size": ROWS,
             "window": self.window,
             **few,
+            **({"tokenizer_steps": 1} if "tokenizer_steps" in kind.Config.model_fields else {}),
             **dict(self.settings),
             **settings,
         }
@@ -74,7 +75,8 @@ class Case:
 
     def batch(self, model: WorldModel, seed: int = 0) -> Batch:
         if not isinstance(model, EnsembleModel):
-            return self.rows(seed)
+            index = random_batch_index(DATA[self.kind], ROWS, seed)
+            return WINDOWS[self.window][self.kind].view(index, model.needs).check()
         rows = self.rows(seed, model.members * ROWS)
         return rows.map(lambda value: value.unflatten(0, (model.members, ROWS))).check()
 
@@ -89,6 +91,9 @@ def cases() -> Iterator[Case]:
             known = model.Config.model_fields
             kinds = get_args(known["kind"].annotation) if "kind" in known else ()
             every = [(("kind", kind),) for kind in kinds] or [()]
+            if "tokenizer" in known:
+                yield Case(name, "continuous", 3, (("tokenizer", "fsq"), ("rows_at_once", 4)))
+                yield Case(name, "discrete", 0, (("tokenizer", "bins"), ("decoding", "parallel")))
             yield from (Case(name, "continuous", 0, settings) for settings in every)
             yield from (Case(name, "discrete", 3, settings) for settings in dict.fromkeys((every[0], every[-1])))
             if {"predict", "spectral_norm"} <= set(known):
@@ -123,7 +128,7 @@ def flat(rows: Batch) -> Batch:
 
 def parts(model: WorldModel) -> int:
     """Numbers that `errors` has."""
-    return model.members if isinstance(model, EnsembleModel) else 1
+    return model.members
 
 
 def parameters(model: WorldModel) -> dict[str, torch.Tensor]:
@@ -252,7 +257,8 @@ def test_a_step_has_the_axes_it_promises(case):
     assert prediction.rewards.shape == prediction.terminations.shape == (6, n_agents)
     assert prediction.terminations.dtype == torch.bool and not prediction.next_obs.requires_grad
     held = {"state": prediction.next_state, "avail_actions": prediction.next_avail_actions}
-    assert {name for name, value in held.items() if value is not None} == model.foresees
+    choices = frozenset() if case.spec.discrete else {"avail_actions"}
+    assert {name for name, value in held.items() if value is not None} == model.foresees - choices
 
 
 def test_a_carry_may_be_stepped_from_twice(case):

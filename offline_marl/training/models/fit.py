@@ -28,6 +28,7 @@ from offline_marl.runs.log_files import SILENT
 from offline_marl.runs.places import resolve_fit
 from offline_marl.tasks.data_tasks import Task, open_task
 from offline_marl.training.loop import Enough, LogHook
+from offline_marl.training.models.foresight import evenly
 from offline_marl.training.models.picture import draw_report
 from offline_marl.training.models.report import read_report, write_report
 from offline_marl.training.models.rows import members_of, source_for
@@ -180,6 +181,7 @@ class FitSession(Session[FitConfig, Fit]):
             config.eval_every,
             self.log,
             members_of(self.learner),
+            self.learner.first_look,
         )
         self.own_hooks = {"held_out": self.looking}
 
@@ -233,9 +235,13 @@ class HeldOutHook:
         every: Updates between looks.
         log: Takes the rows and shows the error.
         members: How many errors there are.
+        first: Updates before the first look.
     """
 
-    def __init__(self, model: Fitted, errors: Callable[[], Tensor], every: int, log: LogHook, members: int) -> None:
+    def __init__(
+        self, model: Fitted, errors: Callable[[], Tensor], every: int, log: LogHook, members: int, first: int = 0
+    ) -> None:
+        self.first = first
         self.model, self.errors, self.every, self.log = model, errors, every, log
         self.best = torch.full((members,), math.inf)
         self.stale = 0
@@ -247,7 +253,7 @@ class HeldOutHook:
         Raises:
             Enough: No member was better by enough for `patience` looks.
         """
-        if step % self.every == 0:
+        if step % self.every == 0 and step >= self.first:
             self.look(step)
             if self.stale >= self.model.config.patience:
                 raise Enough
@@ -283,7 +289,9 @@ class HeldOutHook:
 def held_out_errors(model: WorldModel, buffer: TransitionBuffer) -> Tensor:
     """Root-mean-square error of each member over all rows of a buffer."""
     total, counted = torch.zeros(members_of(model), device=buffer.device), 0.0
-    for index in torch.split(torch.arange(len(buffer), device=buffer.device), ROWS_AT_ONCE):
+    every = torch.arange(len(buffer), device=buffer.device)
+    every = every if model.held_out_rows is None else evenly(every, model.held_out_rows)
+    for index in torch.split(every, ROWS_AT_ONCE):
         rows = buffer.view(index, model.needs)
         count = float(len(index) if rows.next_seen is None else rows.next_seen.any(-1).sum())
         total += model.errors(rows).square() * count

@@ -100,6 +100,8 @@ def measure_model(model: WorldModel, held_out: TransitionBuffer) -> tuple[dict[s
         "spread": {name: _spread(name, near, far) for name in near.spreads},
         "cutoff": _cutoff(near),
     }
+    of_kind = model.describe(held_out.transitions(index))
+    report |= {"of_kind": of_kind} if of_kind else {}
     reasons = _reasons(report, facts)
     spread = near.spreads[SPREAD].flatten() if SPREAD in near.spreads else None
     cloud = _cloud(facts.join(held_out.transitions(index).obs), facts, spread)

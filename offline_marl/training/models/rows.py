@@ -81,8 +81,8 @@ class MemberSource(RowSource):
 
 
 def members_of(model: WorldModel) -> int:
-    """Parts of a model with a held-out error each: the members of an ensemble, or the whole of another kind."""
-    return model.members if isinstance(model, EnsembleModel) else 1
+    """Parts of a model with a held-out error each: its members, or the whole of a kind that has none."""
+    return model.members
 
 
 def source_for(model: WorldModel, buffer: TransitionBuffer, generator: torch.Generator) -> RowSource:
