@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -27,10 +27,8 @@ from offline_marl.losses import tokens as losses
 from offline_marl.networks.tokenizer import BinTokenizer, FiniteScalarQuantizer, Tokenizer, VectorQuantizer
 from offline_marl.networks.transformer import Cache
 from offline_marl.worldmodels.base import (
-    Carry,
     PerMember,
     Prediction,
-    Rows,
     Spread,
     TokenSpread,
     WorldModel,
@@ -38,6 +36,7 @@ from offline_marl.worldmodels.base import (
     worldmodels,
 )
 from offline_marl.worldmodels.facts import Facts
+from offline_marl.worldmodels.token_carry import Draws, TokenCarry, joined
 from offline_marl.worldmodels.token_members import Layout, TokenMembers, Told
 
 
@@ -96,83 +95,6 @@ class MarieConfig(WorldModelConfig):
         if self.width % self.heads:
             raise ValueError(f"A width of {self.width} cannot be shared by {self.heads} heads")
         return self
-
-
-@dataclass(frozen=True, slots=True)
-class TokenCarry(Carry):
-    """Tokens of each row that still goes on, and the transformers' cache of them."""
-
-    obs: Annotated[Tensor, "going time agent token"]
-    """Of the steps so far and of now."""
-    actions: Annotated[Tensor, "going time agent token"]
-    blank: Annotated[Tensor, "going"] | None
-    """Steps at the front that never were; None where all were."""
-    present: Annotated[Tensor, "going agent"]
-    places: Annotated[Tensor, "going"]
-    """Which row each is."""
-    rows: int
-    cache: Cache | None = None
-    """Shared with the carry before, behind whose places it goes on; None where it is made anew."""
-    filled: int = 0
-    """Places of the cache that belong to this carry."""
-
-    def where(self, alive: Rows) -> TokenCarry:
-        """Those rows alone."""
-        keep = alive[self.places].nonzero().squeeze(-1)
-        return self if len(keep) == len(self.places) else self.only(keep)
-
-    def only(self, index: Annotated[Tensor, "kept"]) -> TokenCarry:
-        """Some of its rows."""
-        cache = self.cache
-        if cache is not None:
-            agents = torch.arange(self.obs.shape[2], device=index.device)
-            cache = cache.select((index.unsqueeze(-1) * len(agents) + agents).flatten())
-        return replace(
-            self,
-            obs=self.obs[index],
-            actions=self.actions[index],
-            blank=None if self.blank is None else self.blank[index],
-            present=self.present[index],
-            places=self.places[index],
-            cache=cache,
-        )
-
-    def correct(self, obs: Obs) -> TokenCarry:
-        """Itself: tokens are what moves."""
-        return self
-
-    def after(self, tokens: Tensor, actions: Tensor, cache: Cache | None) -> TokenCarry:
-        """The carry of the next step."""
-        return replace(
-            self,
-            obs=torch.cat([self.obs, tokens.unsqueeze(1)], dim=1),
-            actions=torch.cat([self.actions, actions.unsqueeze(1)], dim=1),
-            cache=cache,
-            filled=0 if cache is None else cache.length,
-        )
-
-    def slid(self, steps: int) -> TokenCarry:
-        """The same if one more step fits into a sequence of so many, else its newer half."""
-        known = self.actions.shape[1]
-        if known < steps:
-            return self
-        kept = steps // 2
-        blank = None if self.blank is None else (self.blank - (known - kept)).clamp(min=0)
-        return replace(self, obs=self.obs[:, -kept - 1 :], actions=self.actions[:, -kept:], blank=blank, cache=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Draws:
-    """Chance of a step of every row, drawn for all of them so that none depends on which others go on."""
-
-    uniform: Annotated[Tensor, "row agent token"] | None
-    """Picks tokens; None for the likeliest of all members."""
-    speaker: Annotated[Tensor, "row"]
-    """The member that tells each row's tokens and rewards."""
-
-    def of(self, rows: Annotated[Tensor, "some"]) -> Draws:
-        """Those of some rows."""
-        return Draws(None if self.uniform is None else self.uniform[rows], self.speaker[rows])
 
 
 @worldmodels.register("marie")
@@ -506,22 +428,6 @@ def layout_of(config: MarieConfig, spec: Spec, tokenizer: Tokenizer, terminates:
 def alike(*statistics: Annotated[Tensor, "agent"]) -> bool:
     """Whether all agents' numbers are the same, as those of a team's rewards."""
     return all(bool((numbers == numbers[0]).all()) for numbers in statistics)
-
-
-def joined(parts: list[Prediction]) -> Prediction:
-    """Predictions of rows one after another."""
-
-    def along(items: list[Any], axes: dict[str, int]) -> dict[str, Tensor]:
-        every = {name: [getattr(item, name) for item in items] for name in axes}
-        return {name: torch.cat(every[name], axes[name]) for name in axes if every[name][0] is not None}
-
-    rows = ("next_obs", "rewards", "terminations", "next_avail_actions")
-    whole: dict[str, Any] = dict(along(parts, dict.fromkeys(rows, 0)))
-    spreads = [part.spread for part in parts if part.spread is not None]
-    told = [spread.tokens for spread in spreads]
-    tokens = TokenSpread(**along(told, {item.name: 0 for item in fields(TokenSpread)}))
-    whole["spread"] = replace(spreads[0], tokens=tokens, **along(spreads, {"next_obs": 1, "rewards": 1}))
-    return replace(parts[0], **whole)
 
 
 def _over(values: PerAgent, present: PerAgent) -> Annotated[Tensor, "*lead one"]:

@@ -121,7 +121,7 @@ def _variants() -> dict[str, list[Command]]:
 
 
 def _fits() -> dict[str, list[Command]]:
-    """A world model of each kind of member, and one that reads histories."""
+    """A world model of each kind of member, one that reads histories, and one of tokens."""
     settings = command(
         "--device cpu --steps 30 --hidden 16 --members 3 --elites 2 --batch-size 16 --holdout 0.2 --log-every 15 "
         "--eval-every 10 --out {out}/model --dataset"
@@ -130,6 +130,11 @@ def _fits() -> dict[str, list[Command]]:
         f"fit-{kind}": [("fit-model", "ensemble", *settings, TASKS["continuous"], "--kind", kind)]
         for kind in ("gaussian", "mixture", "deterministic", "vae")
     }
+    tokens = command(
+        "--device cpu --steps 30 --tokenizer-steps 12 --hidden 16 --width 16 --action-bins 8 --batch-size 8 --length 4 "
+        "--window 2 --holdout 0.2 --log-every 15 --eval-every 10 --out {out}/model --dataset"
+    )
+    found |= {f"fit-marie-{kind}": [("fit-model", "marie", *tokens, task)] for kind, task in TASKS.items()}
     found["fit-window"] = [("fit-model", "ensemble", *settings, TASKS["discrete"], "--window", "2")]
     return found
 

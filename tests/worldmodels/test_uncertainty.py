@@ -7,9 +7,21 @@ from typing import get_args
 import pytest
 import torch
 
+from offline_marl.core.types import DataError
+from offline_marl.runs.config import SpreadName
 from offline_marl.worldmodels import uncertainty
-from offline_marl.worldmodels.base import Spread
+from offline_marl.worldmodels.base import Prediction, Spread, TokenSpread
 from offline_marl.worldmodels.uncertainty import UNCERTAINTIES, Uncertainty, exceeds, penalty
+
+TOKENS = {
+    "token_entropy": "entropy",
+    "first_token_entropy": "first_entropy",
+    "token_surprisal": "surprisal",
+    "token_information": "information",
+    "reward_deviation": "reward_deviation",
+    "cycle_inconsistency": "cycle",
+}
+OF_ELITES = set(UNCERTAINTIES) - set(TOKENS)
 
 
 def three(**changes) -> Spread:
@@ -83,7 +95,7 @@ def test_every_function_has_its_name_in_configs() -> None:
     assert all(function.__name__ == name for name, function in UNCERTAINTIES.items())
 
 
-@pytest.mark.parametrize("name", sorted(UNCERTAINTIES))
+@pytest.mark.parametrize("name", sorted(OF_ELITES))
 def test_any_leading_axes_and_rows_apart(name) -> None:
     measure = UNCERTAINTIES[name]
     spread = noise(lead=(6, 2))
@@ -95,7 +107,7 @@ def test_any_leading_axes_and_rows_apart(name) -> None:
     torch.testing.assert_close(one, whole[4, 1])
 
 
-@pytest.mark.parametrize("name", sorted(set(UNCERTAINTIES) - {"max_aleatoric"}))
+@pytest.mark.parametrize("name", sorted(OF_ELITES - {"max_aleatoric"}))
 def test_elites_that_agree_are_trusted_and_one_alone_is_too(name) -> None:
     agreed = noise()
     agreed = replace(
@@ -112,3 +124,28 @@ def test_a_cut_looks_at_the_measurement_and_a_penalty_may_be_clamped() -> None:
     assert penalty(value).tolist() == [4.0] and penalty(value, ceiling=2.0).tolist() == [2.0]
     # What the published code did, which the type checker refuses: nothing ever exceeds its own ceiling.
     assert exceeds(penalty(value, ceiling=2.0), 2.0).tolist() == [False]  # type: ignore[arg-type]
+
+
+def told() -> TokenSpread:
+    return TokenSpread(*(torch.tensor([[number, number + 2.0]]) for number in range(6)))
+
+
+def test_measures_of_tokens_are_means_over_agents() -> None:
+    for number, name in enumerate(TOKENS):
+        assert UNCERTAINTIES[name](three(tokens=told())).tolist() == [number + 1.0], name
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_kinds_that_tell_no_tokens_refuse_their_measures(name: str) -> None:
+    with pytest.raises(DataError, match=f"{name} needs a world model that tells tokens: marie"):
+        UNCERTAINTIES[name](three())
+
+
+def test_doubts_of_tokens_take_their_places() -> None:
+    some = Prediction(torch.ones(1, 2, 1), torch.ones(1, 2), torch.ones(1, 2) > 0, three(tokens=told()))
+    whole = some.scatter(torch.tensor([1]), 3)
+    assert whole.spread.tokens.information.tolist() == [[0, 0], [3, 5], [0, 0]]
+
+
+def test_the_command_line_knows_the_same_measures() -> None:
+    assert get_args(SpreadName) == get_args(Uncertainty) == tuple(UNCERTAINTIES)

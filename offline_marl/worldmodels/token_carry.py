@@ -1,0 +1,106 @@
+"""What a token world model keeps of imagined episodes between steps, the chance of a step, and predictions in parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from offline_marl.core.types import Obs
+from offline_marl.networks.transformer import Cache
+from offline_marl.worldmodels.base import Carry, Prediction, Rows, TokenSpread
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCarry(Carry):
+    """Tokens of each row that still goes on, and the transformers' cache of them."""
+
+    obs: Annotated[Tensor, "going time agent token"]
+    """Of the steps so far and of now."""
+    actions: Annotated[Tensor, "going time agent token"]
+    blank: Annotated[Tensor, "going"] | None
+    """Steps at the front that never were; None where all were."""
+    present: Annotated[Tensor, "going agent"]
+    places: Annotated[Tensor, "going"]
+    """Which row each is."""
+    rows: int
+    cache: Cache | None = None
+    """Shared with the carry before, behind whose places it goes on; None where it is made anew."""
+    filled: int = 0
+    """Places of the cache that belong to this carry."""
+
+    def where(self, alive: Rows) -> TokenCarry:
+        """Those rows alone."""
+        keep = alive[self.places].nonzero().squeeze(-1)
+        return self if len(keep) == len(self.places) else self.only(keep)
+
+    def only(self, index: Annotated[Tensor, "kept"]) -> TokenCarry:
+        """Some of its rows."""
+        cache = self.cache
+        if cache is not None:
+            agents = torch.arange(self.obs.shape[2], device=index.device)
+            cache = cache.select((index.unsqueeze(-1) * len(agents) + agents).flatten())
+        return replace(
+            self,
+            obs=self.obs[index],
+            actions=self.actions[index],
+            blank=None if self.blank is None else self.blank[index],
+            present=self.present[index],
+            places=self.places[index],
+            cache=cache,
+        )
+
+    def correct(self, obs: Obs) -> TokenCarry:
+        """Itself: tokens are what moves."""
+        return self
+
+    def after(self, tokens: Tensor, actions: Tensor, cache: Cache | None) -> TokenCarry:
+        """The carry of the next step."""
+        return replace(
+            self,
+            obs=torch.cat([self.obs, tokens.unsqueeze(1)], dim=1),
+            actions=torch.cat([self.actions, actions.unsqueeze(1)], dim=1),
+            cache=cache,
+            filled=0 if cache is None else cache.length,
+        )
+
+    def slid(self, steps: int) -> TokenCarry:
+        """The same if one more step fits into a sequence of so many, else its newer half."""
+        known = self.actions.shape[1]
+        if known < steps:
+            return self
+        kept = steps // 2
+        blank = None if self.blank is None else (self.blank - (known - kept)).clamp(min=0)
+        return replace(self, obs=self.obs[:, -kept - 1 :], actions=self.actions[:, -kept:], blank=blank, cache=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Chance of a step of every row, drawn for all of them so that none depends on which others go on."""
+
+    uniform: Annotated[Tensor, "row agent token"] | None
+    """Picks tokens; None for the likeliest of all members."""
+    speaker: Annotated[Tensor, "row"]
+    """The member that tells each row's tokens and rewards."""
+
+    def of(self, rows: Annotated[Tensor, "some"]) -> Draws:
+        """Those of some rows."""
+        return Draws(None if self.uniform is None else self.uniform[rows], self.speaker[rows])
+
+
+def joined(parts: list[Prediction]) -> Prediction:
+    """Predictions of rows one after another."""
+
+    def along(items: list[Any], axes: dict[str, int]) -> dict[str, Tensor]:
+        every = {name: [getattr(item, name) for item in items] for name in axes}
+        return {name: torch.cat(every[name], axes[name]) for name in axes if every[name][0] is not None}
+
+    rows = ("next_obs", "rewards", "terminations", "next_avail_actions")
+    whole: dict[str, Any] = dict(along(parts, dict.fromkeys(rows, 0)))
+    spreads = [part.spread for part in parts if part.spread is not None]
+    told = [spread.tokens for spread in spreads]
+    tokens = TokenSpread(**along(told, {item.name: 0 for item in fields(TokenSpread)}))
+    whole["spread"] = replace(spreads[0], tokens=tokens, **along(spreads, {"next_obs": 1, "rewards": 1}))
+    return replace(parts[0], **whole)

@@ -1,0 +1,333 @@
+"""The token world model: its layout, its cache, its memory, and what it tells of doubt."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from worlds import SPECS, world
+
+from offline_marl.core.config import ConfigError, build
+from offline_marl.core.seeding import seeded_globally
+from offline_marl.core.types import Batch, Episode, Spec
+from offline_marl.datasets.base import Dataset
+from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.networks.tokenizer import VectorQuantizer
+from offline_marl.training.models.fit import facts_of
+from offline_marl.worldmodels.marie import Marie, MarieConfig
+from offline_marl.worldmodels.rollout import Caution, rollout
+from offline_marl.worldmodels.token_carry import Draws, TokenCarry, joined
+from offline_marl.worldmodels.uncertainty import UNCERTAINTIES
+
+SMALL = {
+    "hidden": [16],
+    "tokens": 3,
+    "vocabulary": 8,
+    "code_width": 4,
+    "width": 16,
+    "layers": 2,
+    "length": 4,
+    "window": 2,
+    "tokenizer_steps": 2,
+    "batch_size": 8,
+    "reward_bins": 16,
+    "action_bins": 8,
+}
+DATA = {kind: world(kind) for kind in SPECS}
+
+
+def made(kind: str = "discrete", data: Dataset | None = None, **settings) -> Marie:
+    with seeded_globally(0, "initialisation"):
+        model = Marie(build(MarieConfig, {**SMALL, **settings}), facts_of(DATA[kind] if data is None else data))
+    with torch.no_grad():
+        for parameter in model.nets.parameters():  # so that nothing hides behind small weights
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        if isinstance(model.tokenizer, VectorQuantizer):
+            model.tokenizer.codes.normal_(std=0.3, generator=torch.Generator().manual_seed(2))
+    model.place("cpu", 3)
+    return model
+
+
+def rows(kind: str = "discrete", window: int = 2, count: int = 12, data: Dataset | None = None) -> Batch:
+    buffer = TransitionBuffer(DATA[kind] if data is None else data, window, state=False)
+    return buffer.transitions(torch.arange(count))
+
+
+def segments(model: Marie, kind: str = "discrete") -> Batch:
+    return TransitionBuffer(DATA[kind], 0, state=False).segments(torch.tensor([0, 2, 9]), model.layout.steps)
+
+
+def whole(model: Marie, cuts: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens of segments, as the transformers read them in training."""
+    seen = model._standardised(torch.cat([cuts.obs[:, :1], cuts.next_obs], 1))
+    return model.tokenizer.encode(seen), model._act_tokens(cuts.actions), cuts.mask
+
+
+@pytest.mark.parametrize("decoding", ["tokens", "parallel"])
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_steps_from_the_cache_tell_what_one_pass_tells(kind, decoding) -> None:
+    model = made(kind, decoding=decoding)
+    cuts = segments(model, kind)
+    obs, actions, _ = whole(model, cuts)
+    there = torch.ones_like(cuts.mask)
+    logits, told = model.nets(obs, actions, there)
+    present = there[:, 0]
+    cache = model.nets.prefill(obs[:, :1], actions[:, :0], present, None)
+    for time in range(model.layout.steps):
+        slots = model.nets.advance(cache, obs[:, time], actions[:, time], present, None)
+        torch.testing.assert_close(model.nets.told(slots).rewards, told.rewards[:, :, time], atol=1e-5, rtol=0)
+        found = [model.nets.first_logits(slots)]
+        if decoding == "tokens":
+            for number in range(model.layout.tokens - 1):
+                features = model.nets.follow(cache, obs[:, time + 1, :, number], None)
+                found.append(model.nets.next_logits(features).unsqueeze(-2))
+        torch.testing.assert_close(torch.cat(found, -2), logits[:, :, time], atol=1e-5, rtol=0)
+
+
+def test_nothing_reads_what_comes_after_it_and_others_only_through_the_summary() -> None:
+    """Layout [o o o | a | +]: the next observation's token k is told at place k - 1 behind the summary."""
+    model = made()
+    cuts = segments(model)
+    obs, actions, _ = whole(model, cuts)
+    there = torch.ones_like(cuts.mask)
+    before = model.nets(obs, actions, there)[0]
+    for time, token in ((1, 0), (1, 2), (3, 1)):
+        other = obs.clone()
+        other[:, time, 0, token] = (other[:, time, 0, token] + 1) % model.layout.vocabulary
+        after = model.nets(other, actions, there)[0]
+        changed = (before != after).flatten(-1).any(-1)  # member row time agent token
+        own = changed[:, :, :, 0].any(0).any(0)
+        assert not bool(own[: time - 1].any()) and not bool(own[time - 1, : token + 1].any())
+        assert bool(own[time - 1, token + 1 :].all()) and bool(own[time].all())
+        others = changed[:, :, :, 1:].any(0).any(0)
+        assert not bool(others[:time].any()) and bool(others[time].any()), "agents hear of it at the summary"
+
+
+def test_tokens_are_no_bag_to_the_summary() -> None:
+    model = made()
+    cuts = segments(model)
+    obs, actions, _ = whole(model, cuts)
+    obs[:, :, 1] = torch.tensor([1, 4, 6])
+    other = obs.clone()
+    other[:, 0, 1] = torch.tensor([6, 1, 4])
+    there = torch.ones_like(cuts.mask)
+    one, two = (model.nets(tokens, actions, there)[1].rewards[:, :, 0, 0] for tokens in (obs, other))
+    assert float((one - two).detach().abs().max()) > 1e-4
+
+
+def test_steps_of_who_is_away_are_read_by_nobody() -> None:
+    model = made()
+    cuts = segments(model)
+    obs, actions, _ = whole(model, cuts)
+    there = torch.ones_like(cuts.mask)
+    there[:, 1, 2] = False
+    other = obs.clone()
+    other[:, 1, 2] = (other[:, 1, 2] + 1) % model.layout.vocabulary
+    known = there.unsqueeze(0).expand(2, *there.shape).clone()
+    known[:, :, 0, 2] = False  # its last known step tells the token that was changed
+    one, two = (model.nets(tokens, actions, there)[0] for tokens in (obs, other))
+    torch.testing.assert_close(one[known], two[known])
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_a_start_reads_the_steps_that_were_recorded_before_it(kind) -> None:
+    model = made(kind)
+    begun = rows(kind)
+    carry = model.begin(begun)
+    assert carry.blank is not None and sorted(set(carry.blank.tolist())) == [0, 1, 2], "at the begin of episodes none"
+    history = begun.history.clone()
+    history[:, :, -1] = history[:, :, -1].flip(0)
+    shuffled = replace(begun, history=history)
+    spreads = []
+    for batch in (begun, shuffled):
+        model.place("cpu", 3)
+        spreads.append(model.step(model.begin(batch), batch.actions)[0].spread.rewards)
+    assert not torch.allclose(*spreads)
+    # What stands before an episode is no context: with or without room for it, the same is told.
+    first = begun.map(lambda value: value[:1])
+    told = []
+    for batch in (first, replace(first, history=None)):
+        model.place("cpu", 3)
+        told.append(model.step(model.begin(batch), batch.actions)[0])
+    torch.testing.assert_close(told[0].spread.rewards, told[1].spread.rewards, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decoding", ["tokens", "parallel"])
+def test_imagination_goes_on_past_the_positions(decoding) -> None:
+    model = made(decoding=decoding)
+    begun = rows()
+    carry = model.begin(begun)
+    for time in range(3 * model.layout.steps):
+        prediction, carry = model.step(carry, begun.actions)
+        assert bool(prediction.next_obs.isfinite().all()), time
+        assert carry.actions.shape[1] <= model.layout.steps
+
+
+def test_a_cache_that_is_made_anew_tells_the_same() -> None:
+    """Also the memory's bound: parts of rows predicted without a cache are the rows with one."""
+    found = []
+    for rows_at_once in (1_000, 5):
+        model = made(rows_at_once=rows_at_once)
+        begun = rows()
+        carry, told = model.begin(begun), []
+        for _ in range(5):
+            prediction, carry = model.step(carry, begun.actions)
+            told.append(prediction)
+        assert (carry.cache is None) == (rows_at_once == 5)
+        found.append(told)
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one.next_obs, two.next_obs, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(one.spread.next_obs, two.spread.next_obs, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(one.spread.tokens.information, two.spread.tokens.information, atol=1e-4, rtol=1e-4)
+        assert torch.equal(one.next_avail_actions, two.next_avail_actions)
+
+
+def test_rows_that_are_over_leave_the_cache() -> None:
+    model = made()
+    begun = rows()
+    _, carry = model.step(model.begin(begun), begun.actions)
+    some = carry.where(torch.arange(12) % 3 == 0)
+    assert isinstance(some, TokenCarry) and len(some.places) == 4
+    assert some.cache.numbers * 3 == carry.cache.numbers
+    assert carry.correct(begun.obs) is carry
+
+
+def test_the_same_seed_dreams_the_same_and_another_does_not() -> None:
+    found = []
+    for seed in (1, 1, 2):
+        model = made()
+        model.place("cpu", seed)
+        begun = rows()
+        carry = model.begin(begun)
+        for _ in range(2):
+            prediction, carry = model.step(carry, begun.actions)
+        found.append(prediction.next_obs)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_some_choice_is_always_allowed_and_padding_never_is() -> None:
+    model = made()
+    present = SPECS["discrete"].present("act")
+    legal = model._legal(torch.tensor([[[0.1, 0.2, 0.0, 0.9], [0.7, 0.6, 0.9, 0.9], [0.4, 0.1, 0.2, 0.3]]]))
+    assert legal.tolist() == [
+        [[False, True, False, False], [True, True, False, False], [True, False, False, False]]
+    ] and not bool((legal & ~present).any())
+
+
+def test_members_that_are_alike_agree_and_others_do_not() -> None:
+    for alike in (True, False):
+        model = made()
+        if alike:
+            with torch.no_grad():
+                for parameter in model.nets.parameters():
+                    parameter[1] = parameter[0]
+        begun = rows()
+        spread = model.step(model.begin(begun), begun.actions)[0].spread
+        for name in ("covariance_norm", "standardized_variance", "reward_variance", "token_information"):
+            value = float(UNCERTAINTIES[name](spread).max())
+            assert value < 1e-6 if alike else value > 1e-6, name
+
+
+def test_the_measures_of_tokens_by_hand() -> None:
+    model = made(members=2)
+    zero = torch.zeros(2, 1, 3, 3, 8)
+    zero[1, ..., 0] = 50.0  # the second member is sure of the first code
+    told = model.nets.told(torch.zeros(2, 1, 3, 16))
+    tokens = torch.zeros(1, 3, 3, dtype=torch.int64)
+    doubts = model._doubts(tokens, zero, told, torch.tensor([0]))
+    torch.testing.assert_close(doubts.entropy, torch.full((1, 3), 0.5))
+    torch.testing.assert_close(doubts.first_entropy, torch.full((1, 3), 0.5))
+    torch.testing.assert_close(doubts.surprisal, torch.full((1, 3), 3 * math.log(8.0)))
+    odds = torch.tensor([1 + 7 * 0.0] + [0.0] * 7) / 2 + 1 / 16
+    expected = -(odds * odds.log()).sum() - math.log(8.0) / 2
+    torch.testing.assert_close(doubts.information, expected.expand(1, 3))
+
+
+def test_a_team_agrees_on_its_reward_and_its_end() -> None:
+    rewards = DATA["continuous"].rewards
+    data = replace(DATA["continuous"], rewards=rewards[:, :1].expand(-1, 3).contiguous())
+    model = made("continuous", data)
+    assert model.team_rewards and not made("continuous").team_rewards
+    begun = rows("continuous", data=data)
+    prediction, _ = model.step(model.begin(begun), begun.actions)
+    assert torch.equal(prediction.rewards, prediction.rewards[:, :1].expand(-1, 3))
+    assert torch.equal(prediction.terminations, prediction.terminations[:, :1].expand(-1, 3))
+
+
+def test_what_several_agents_see_they_foresee_alike() -> None:
+    spec = Spec(obs_dims=(2, 2), act_dims=(1, 1))
+    generator = torch.Generator().manual_seed(0)
+    episodes = []
+    for _ in range(6):
+        obs = torch.randn(6, 2, 2, generator=generator)
+        obs[:, 1, 0] = obs[:, 0, 1]
+        ends = torch.zeros(5, 2, dtype=torch.bool)
+        actions = torch.rand(5, 2, 1, generator=generator)
+        cut = ends.clone()
+        cut[-1] = True
+        episodes.append(Episode(obs, actions, torch.randn(5, 2, generator=generator), ends, cut))
+    data = Dataset.from_episodes(episodes, spec)
+    model = made("continuous", data)
+    begun = rows(window=2, data=data)
+    prediction, _ = model.step(model.begin(begun), begun.actions)
+    assert model.facts.coordinates == 3
+    assert torch.equal(prediction.next_obs[:, 1, 0], prediction.next_obs[:, 0, 1])
+
+
+def test_the_tokenizer_learns_first_and_then_stays() -> None:
+    model = made()
+    cuts = segments(model)
+    tokens, nets = (dict(getattr(model, name).named_parameters()) for name in ("tokenizer", "nets"))
+    for step in range(4):
+        before = {name: value.detach().clone() for name, value in (tokens | nets).items()}
+        codes = model.tokenizer.codes.clone()
+        metrics = model.update(cuts)
+        first = step < 2
+        assert all(torch.equal(value, before[name]) != first for name, value in tokens.items())
+        assert any(torch.equal(value, before[name]) == first for name, value in nets.items())
+        assert torch.equal(codes, model.tokenizer.codes) != first
+        assert (float(metrics["loss/tokens"]) == 0.0) == first
+    assert model.first_look == 3
+
+
+def test_a_rollout_in_it_holds_choices_of_every_step() -> None:
+    model = made()
+
+    class Acting:
+        window = 0
+
+        def act(self, obs, *, history=None, avail_actions=None, explore=False):
+            return avail_actions.float().argmax(-1)
+
+    batch = rollout(model, Acting(), rows(), 6, Caution(spread="token_entropy", cutoff=math.inf)).batch.check()
+    assert bool(batch.avail_actions[batch.mask].any(-1).all())
+    assert bool(batch.avail_actions.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)[batch.mask].all())
+
+
+def test_the_likeliest_path_needs_no_chance() -> None:
+    model = made()
+    begun = rows()
+    speaker = torch.zeros(12, dtype=torch.int64)
+    one, two = (model._stepped(model.begin(begun), begun.actions, Draws(None, speaker))[0] for _ in range(2))
+    assert torch.equal(one.next_obs, two.next_obs)
+    parts = [
+        model._stepped(model.begin(part), part.actions, Draws(None, speaker[:6]))[0]
+        for part in (begun.map(lambda value: value[:6]), begun.map(lambda value: value[6:]))
+    ]
+    torch.testing.assert_close(joined(parts).spread.next_obs, one.spread.next_obs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"window": 8, "length": 8}, "A window of 8 leaves no step"),
+        ({"width": 10, "heads": 4}, "cannot be shared by 4 heads"),
+        ({"levels": [8, 1]}, "levels"),
+        ({"tokenizer": "vae"}, "tokenizer"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(bad, said) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build(MarieConfig, bad)
