@@ -36,14 +36,14 @@ DEVIATOR = 0.6
 LENGTHS = {
     "simple-spread": (100_000, 25_000),
     "simple-reference": (60_000, 20_000),
-    "simple-tag-prey": (150_000, 25_000),
+    "simple-tag-prey": (400_000, 100_000),
 }
 """Environment steps of both seeds."""
 TASKS = tuple(LENGTHS)
 SCORED = 20
 """Checkpoints of a run that are scored, most of them of its beginning, where it changes fastest."""
-PICKING, STATING = 60, 300
-"""Episodes by which checkpoints are picked, and by which files say how good their policy is."""
+PICKING, STATING = {"simple-spread": 60, "simple-reference": 60, "simple-tag-prey": 400}, 300
+"""Episodes by which checkpoints are picked, many where few of them pay, and by which files say how good they are."""
 
 
 def train(task: str, seed: int, folder: Path) -> None:
@@ -100,7 +100,7 @@ def scores(task: str, run: Path) -> dict[int, float]:
     places = np.unique(np.geomspace(1, len(steps), SCORED).round().astype(int) - 1)
     for step in (steps[place] for place in places):
         if step not in known:
-            known[step] = float(returns(task, rounded(run, step), 0, PICKING).mean())
+            known[step] = float(returns(task, rounded(run, step), 0, PICKING[task]).mean())
             file.write_text(json.dumps(known))
     return known
 
@@ -134,7 +134,7 @@ def make(task: str, runs: Path) -> None:
         train(task, seed, folder)
     scored = scores(task, first)
     best = max(scored, key=lambda step: (scored[step], -step))
-    picking = float(returns(task, None, 0, PICKING).mean())
+    picking = float(returns(task, None, 0, PICKING[task]).mean())
     picked = {
         name: best if fraction is None else nearest(scored, picking, scored[best], fraction)
         for name, fraction in TIERS.items()
