@@ -77,7 +77,7 @@ def _run(args: Sequence[str]) -> None:
     from offline_marl.launch.sweeps.launch import resolve_execution
 
     recipe = read_recipe(flags.file)
-    check(recipe, recipe.ordered(flags.until), _check_flags)
+    check(recipe, recipe.ordered(flags.until), check_flags)
     if flags.dry_run:
         return _print_standing(flags, flags.until)
     execution = resolve_execution(flags.executor, flags.profile, flags.parallel)
@@ -117,7 +117,12 @@ def _print_standing(flags: PlaceFlags, until: str | None = None) -> None:
         print(f"\n{PROGRAM} recipe run {shlex.quote(str(flags.file))} goes on")
 
 
-def _check_flags(words: Sequence[str]) -> None:
+def check_flags(words: Sequence[str]) -> None:
+    """Check the words of a command that a recipe may have, without running it.
+
+    Raises:
+        ConfigError: A flag is unknown, or has a bad value.
+    """
     from offline_marl.launch.cli.collect import CollectFlags
     from offline_marl.launch.cli.prefs.pairs import PairsFlags
     from offline_marl.launch.cli.prefs.simulate import SimulateFlags

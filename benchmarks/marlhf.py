@@ -1,0 +1,241 @@
+"""MARLHF's table: `python benchmarks/marlhf.py [--tasks NAME] [--seeds 0 1 ...] [--out DIR] [--plan] [--table]`.
+
+On a tenth of the published data (3,840 episodes), whole episodes compared: on spread four mixes x reference weight {0,
+1} x alpha {0, 1}, 5 seeds; on reference and tag the Diversified mix with the defaults and with each of them 0, 3 seeds.
+Beside each mix stand `bc`, which is the reference policy, and the same learner on the true reward. Mix, comparisons,
+reward model, reference policy and learner of every seed are its own; the collections are shared. It runs recipes: what
+is there is not made again, so that the command can be repeated, and `--plan` says what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offline_marl.core.errors import BadInputError, WorkError
+from offline_marl.launch.cli.recipe import perform
+from offline_marl.launch.recipes.file import Recipe, make_recipe
+from offline_marl.launch.recipes.run import run_recipe
+from offline_marl.launch.recipes.standing import Standing, stand
+from offline_marl.launch.sweeps.launch import resolve_execution
+from offline_marl.runs.policies import SHIPPED, load_policy
+
+RESULTS = Path(__file__).resolve().parent / "results" / "marlhf.csv"
+SPREAD = "simple-spread"
+TASKS = {SPREAD: range(5), "simple-reference": range(3), "simple-tag-prey": range(3)}
+"""Seeds of each."""
+WEIGHTS = {SPREAD: 1.0, "simple-reference": 1.0, "simple-tag-prey": 10.0}
+"""Reference weights that the paper's scripts take."""
+TIERS = ("expert", "good", "medium", "poor", "trivial")
+MIXES = {
+    "diversified": (960, 384, 384, 192, 960, 960),
+    "mix-unilateral": (1920, 0, 0, 0, 960, 960),
+    "mix-expert": (2880, 0, 0, 0, 960, 0),
+    "pure-expert": (3840, 0, 0, 0, 0, 0),
+}
+"""Episodes of each tier, and of those in which one agent deviates."""
+COMMON = {"device": "cpu", "eval_every": 0, "final_episodes": 256}
+REFERENCE = COMMON | {"steps": 3000, "lr": 1e-3, "hidden": [128, 128], "share_parameters": True}
+LEARNER = COMMON | {"steps": 1500, "gamma": 0.9, "lr": 1e-3, "target_every": 200}
+FIELDS = ["task", "mix", "seed", "learner", "weight", "alpha", "return", "normalized", "commit", "wall_s"]
+
+
+Stages = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One learner of the table: on learned rewards, on true ones, or bc."""
+
+    task: str
+    mix: str
+    seed: int
+    learner: str
+    weight: float = 0.0
+    alpha: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Name of its last stage."""
+        if self.learner == "learned":
+            return self.called("vdn", f"weight{self.weight:g}", f"alpha{self.alpha:g}")
+        return self.clone if self.learner == "bc" else self.called("vdn", "true")
+
+    @property
+    def clone(self) -> str:
+        """Name of the stage of bc, which is the reference policy too."""
+        return self.called("bc")
+
+    def called(self, what: str, *more: str) -> str:
+        """Name of a stage of its own mix and seed."""
+        return "_".join([self.task, self.mix, f"seed{self.seed}", what, *more])
+
+    def stages(self) -> Stages:
+        """All that it needs, and it."""
+        mix = self.called("mix")
+        made = collections(self.task, self.mix) | {mix: mixture(self.task, self.mix, self.seed)}
+        data = {"dataset": f"{{{mix}}}", "seed": self.seed}
+        if self.learner == "bc" or self.weight:
+            made[self.clone] = stage("train", "bc", REFERENCE | data)
+        if self.learner != "bc":
+            paid: dict[str, Any] = {}
+            if self.learner == "learned":
+                made |= self.rewards(data)
+                paid["reward_model"] = f"{{{self.called('reward', f'alpha{self.alpha:g}')}}}"
+            if self.weight:
+                paid |= {"reference_policy": f"{{{self.clone}}}", "reference_weight": self.weight}
+            made[self.name] = stage("train", "vdn", LEARNER | data | paid)
+        return made
+
+    def rewards(self, data: dict[str, Any]) -> Stages:
+        """The stages from pairs to a reward model."""
+        pairs, labels = self.called("pairs"), self.called("labels")
+        fit = data | {"preferences": f"{{{labels}}}", "hidden": [128], "alpha": self.alpha, "device": "cpu"}
+        teacher = {"steepness": 5.0, "target": "agents", "seed": self.seed}
+        return {
+            pairs: stage("prefs pairs", None, data | {"budget": 4000}),
+            labels: stage("prefs simulate", f"{{{pairs}}}", teacher),
+            self.called("reward", f"alpha{self.alpha:g}"): stage("fit-reward", "bradley-terry", fit),
+        }
+
+
+def stage(command: str, name: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """A stage of a recipe."""
+    return {"command": command, "fields": fields} | ({} if name is None else {"name": name})
+
+
+def collections(task: str, mix: str) -> Stages:
+    """The stages of the tiers that a mix has episodes of, each with as many as any mix takes."""
+    most = [max(counts) for counts in zip(*MIXES.values(), strict=True)]
+    made = {}
+    for number, (name, taken) in enumerate(zip((*TIERS, "unilateral"), MIXES[mix], strict=True)):
+        fields: dict[str, Any] = {"noise": [0.05], "episodes": most[number], "seed": number}
+        if name == "unilateral":
+            fields |= {"who": ["tier:expert"], "deviate": "tier:deviator", "deviate_share": 1.0}
+        else:
+            fields |= {"who": [f"tier:{name}"]}
+        if taken:
+            made[f"{task}_{name}"] = stage("collect", task, fields)
+    return made
+
+
+def mixture(task: str, mix: str, seed: int) -> dict[str, Any]:
+    """The stage of a mix."""
+    counts = zip((*TIERS, "unilateral"), MIXES[mix], strict=True)
+    parts = [{"data": f"{{{task}_{name}}}", "episodes": count} for name, count in counts if count]
+    return stage("data mix", None, {"seed": seed, "parts": parts})
+
+
+def recipe_of(wanted: Iterable[Cell]) -> Recipe:
+    """One recipe of several cells, which share stages."""
+    stages: Stages = {}
+    for cell in wanted:
+        stages |= cell.stages()
+    return make_recipe({"stages": stages})
+
+
+def cells(tasks: list[str], seeds: list[int] | None) -> Iterator[Cell]:
+    """All of the table, seed by seed."""
+    for task in tasks:
+        for seed in TASKS[task] if seeds is None else seeds:
+            for mix in MIXES if task == SPREAD else ("diversified",):
+                yield Cell(task, mix, seed, "bc")
+                yield Cell(task, mix, seed, "true")
+                full = WEIGHTS[task]
+                pairs = [(0.0, 0.0), (0.0, 1.0), (full, 0.0), (full, 1.0)]
+                for weight, alpha in pairs if task == SPREAD else pairs[1:]:
+                    yield Cell(task, mix, seed, "learned", weight, alpha)
+
+
+def row_of(cell: Cell, found: Standing) -> dict[str, Any]:
+    """A row of the table; scores are between the trivial and the expert tier."""
+    done, versions = (json.loads((found.made / part).read_text()) for part in ("DONE", "versions.json"))
+    low, high = (
+        load_policy(SHIPPED / cell.task / f"{tier}.safetensors").about["return"] for tier in ("trivial", "expert")
+    )
+    score = done["score"]["return"]
+    scores = {"return": round(score, 4), "normalized": round(100 * (score - low) / (high - low), 2)}
+    return {**vars(cell), **scores, "commit": versions.get("commit", "")[:10], "wall_s": done["wall_s"]}
+
+
+def standing(wanted: Sequence[Cell], out: Path) -> dict[Cell, Standing]:
+    """Where the last stages of cells stand."""
+    recipe = recipe_of(wanted)
+    found = stand(recipe, out, recipe.ordered(), {})
+    return {cell: found[cell.name] for cell in wanted}
+
+
+def write_rows(out: Path) -> None:
+    """Write the rows of all cells that are there."""
+    found = standing(list(cells([*TASKS], None)), out)
+    rows = [row_of(cell, one) for cell, one in found.items() if one.done]
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with RESULTS.open("w", newline="") as stream:
+        table = csv.DictWriter(stream, FIELDS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    print(f"{len(rows)} rows in {RESULTS}")
+
+
+def print_table() -> None:
+    """Mean over seeds of the score between tiers, its deviation, and the number of seeds."""
+    with RESULTS.open() as stream:
+        rows = list(csv.DictReader(stream))
+    columns = list(dict.fromkeys((row["learner"], row["weight"], row["alpha"]) for row in rows))
+    titles = [f"weight {w}, alpha {a}" if name == "learned" else name for name, w, a in columns]
+    print("| task | mix | " + " | ".join(titles) + " |")
+    print("|---|---|" + "---|" * len(columns))
+    for task, mix in dict.fromkeys((row["task"], row["mix"]) for row in rows):
+        texts = []
+        for column in columns:
+            found = [
+                float(row["normalized"])
+                for row in rows
+                if (row["task"], row["mix"]) == (task, mix) and (row["learner"], row["weight"], row["alpha"]) == column
+            ]
+            spread = np.std(found, ddof=1) if len(found) > 1 else 0.0
+            texts.append(f"{np.mean(found):.1f} ± {spread:.1f} ({len(found)})" if found else "")
+        print(f"| {task} | {mix} | " + " | ".join(texts) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[*TASKS])
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of each task's own")
+    parser.add_argument("--out", type=Path, default=Path("recipes/marlhf"), help="folder of the stages")
+    parser.add_argument("--executor", choices=("debug", "local", "slurm"), default="debug", help="who runs and fits")
+    parser.add_argument("--profile", type=Path, help="what a job asks for")
+    parser.add_argument("--parallel", type=int, help="runs at once at most, with local and slurm")
+    parser.add_argument("--plan", action="store_true", help="say which cells are there, and do no more")
+    parser.add_argument("--table", action="store_true", help="print the committed rows as a table, and do no more")
+    options = parser.parse_args()
+    if options.table:
+        return print_table()
+    out, wanted = options.out.absolute(), list(cells(options.tasks, options.seeds))
+    if options.plan:
+        for cell, found in standing(wanted, out).items():
+            print("done" if found.done else "todo", cell.name)
+        return None
+    execution = resolve_execution(options.executor, options.profile, options.parallel)
+    for task, seed in dict.fromkeys((cell.task, cell.seed) for cell in wanted):
+        try:
+            run_recipe(
+                recipe_of(cell for cell in wanted if (cell.task, cell.seed) == (task, seed)), out, perform, execution
+            )
+        except (BadInputError, WorkError) as error:
+            print(f"error: {task}, seed {seed}: {error}", file=sys.stderr)
+        write_rows(out)
+    print_table()
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The table of MARLHF's mixes: its recipes are whole, and each learner has models of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from offline_marl.launch.cli.recipe import check_flags
+from offline_marl.launch.recipes.run import check
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "marlhf.py"
+
+
+@pytest.fixture(scope="module")
+def marlhf() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("marlhf", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["marlhf"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_mix_has_a_tenth_of_the_published_episodes(marlhf):
+    assert {sum(counts) for counts in marlhf.MIXES.values()} == {3840}
+
+
+def test_the_table_has_all_cells_and_their_zeros(marlhf):
+    cells = list(marlhf.cells([*marlhf.TASKS], None))
+    spread = [cell for cell in cells if cell.task == "simple-spread"]
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert len(spread) == 4 * 5 * (2 + 4) and len(cells) - len(spread) == 2 * 3 * (2 + 3)
+    tag = {(c.weight, c.alpha) for c in cells if c.task == "simple-tag-prey" and c.learner == "learned"}
+    assert tag == {(10.0, 1.0), (10.0, 0.0), (0.0, 1.0)}
+
+
+def test_its_settings_can_all_begin(marlhf):
+    recipe = marlhf.recipe_of(marlhf.cells(["simple-spread"], [0]))
+    check(recipe, recipe.ordered(), check_flags)
+
+
+def test_seeds_share_collections_and_nothing_else(marlhf):
+    first, second = (set(marlhf.recipe_of(marlhf.cells(["simple-spread"], [seed])).stages) for seed in (0, 1))
+    assert first & second == {f"simple-spread_{name}" for name in (*marlhf.TIERS, "unilateral")}
