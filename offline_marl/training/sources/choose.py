@@ -106,7 +106,10 @@ def refuse_unforeseen(config: RunConfig, data: Dataset, learner: Algorithm, kind
     avail = data.avail_actions
     restricted = avail is not None and not bool((avail | ~data.spec.present("act")).all())
     if restricted and "avail_actions" not in kind.foresees:
-        raise DataError("World models foresee no available actions, which this data restricts: train without one.")
+        raise DataError(
+            "This kind of world model foresees no available actions, which this data restricts: take one that does, "
+            "such as --world-model marie, or train without one."
+        )
     if learner.needs.state and "state" not in kind.foresees:
         raise DataError(f"{config.algorithm} needs a global state, which world models do not foresee.")
 
