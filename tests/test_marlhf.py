@@ -29,7 +29,8 @@ def test_every_mix_has_a_tenth_of_the_published_episodes(marlhf):
     assert {sum(counts) for counts in marlhf.MIXES.values()} == {3840}
 
 
-def test_the_table_has_all_cells_and_their_zeros(marlhf):
+def test_the_table_has_all_cells_and_their_zeros(marlhf, monkeypatch):
+    monkeypatch.setattr(marlhf, "shipped_names", lambda task: ["expert"])
     cells = list(marlhf.cells([*marlhf.TASKS], None))
     spread = [cell for cell in cells if cell.task == "simple-spread"]
     assert len({cell.name for cell in cells}) == len(cells)
@@ -41,6 +42,12 @@ def test_the_table_has_all_cells_and_their_zeros(marlhf):
 def test_its_settings_can_all_begin(marlhf):
     recipe = marlhf.recipe_of(marlhf.cells(["simple-spread"], [0]))
     check(recipe, recipe.ordered(), check_flags)
+
+
+def test_labels_are_as_noisy_in_every_mix(marlhf):
+    stages = marlhf.recipe_of(marlhf.cells(["simple-spread"], [0])).stages.values()
+    scales = {stage.fields["scale"] for stage in stages if stage.command == "prefs pairs"}
+    assert scales == {round(marlhf.scale_of("simple-spread"), 4)}
 
 
 def test_seeds_share_collections_and_nothing_else(marlhf):
