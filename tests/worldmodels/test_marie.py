@@ -331,3 +331,50 @@ def test_the_likeliest_path_needs_no_chance() -> None:
 def test_settings_that_mean_nothing_are_refused(bad, said) -> None:
     with pytest.raises(ConfigError, match=said):
         build(MarieConfig, bad)
+
+
+def walk(noise: bool, episodes: int = 40, steps: int = 5) -> Dataset:
+    """Two agents on five fields; the second is also carried along by the first, unless chance moves both."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(episodes):
+        actions = torch.randint(2, (steps, 2), generator=generator)
+        obs = torch.zeros(steps + 1, 2, 1)
+        obs[0, :, 0] = torch.randint(5, (2,), generator=generator).float()
+        for time in range(steps):
+            move = actions[time] * 2 - 1
+            after = obs[time, :, 0] + torch.stack([move[0], move.sum()])
+            chance = torch.randint(5, (2,), generator=generator).float()
+            obs[time + 1, :, 0] = chance if noise else after.clamp(0, 4)
+        ends = torch.zeros(steps, 2, dtype=torch.bool)
+        cut = ends.clone()
+        cut[-1] = True
+        rewards = (obs[:-1, :1, 0] == obs[:-1, 1:, 0]).float().expand(-1, 2).contiguous()
+        found.append(Episode(obs, actions, rewards, ends, cut))
+    return Dataset.from_episodes(found, Spec(obs_dims=(1, 1), act_dims=(2, 2), action_kind="discrete"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [False, True], ids=["certain", "random"])
+def test_it_learns_a_small_world_by_heart_and_the_entropy_of_chance(noise) -> None:
+    data = walk(noise)
+    settings = {**SMALL, "tokenizer": "bins", "vocabulary": 5, "width": 32, "dropout": 0.0, "lr": 3e-3}
+    with seeded_globally(0, "initialisation"):
+        model = Marie(build(MarieConfig, settings), facts_of(data))
+    model.place("cpu", 0)
+    buffer, draws = TransitionBuffer(data, 0, state=False), torch.Generator().manual_seed(0)
+    for _ in range(80 if noise else 300):  # chance can only be learnt by heart
+        metrics = model.update(buffer.view(buffer.draw(32, draws), model.needs))
+    likelihood = float(metrics["loss/tokens"]) / model.members
+    begun = TransitionBuffer(data, 2, state=False).segments(torch.arange(0, 200, 5), 4)
+    carry = model.begin(begun.map(lambda value: value[:, 0]))
+    wrong = []
+    for time in range(4):
+        prediction, carry = model.step(carry, begun.actions[:, time])
+        wrong.append((prediction.next_obs - begun.next_obs[:, time]).abs().mean())
+        if noise:
+            assert float(prediction.spread.tokens.entropy.mean()) == pytest.approx(1.0, abs=0.12)
+    if not noise:
+        assert likelihood < 0.05
+        floor = (model.facts.high - model.facts.low).max() / 5 / 2  # half a bin
+        assert float(torch.stack(wrong).mean()) < float(floor)
