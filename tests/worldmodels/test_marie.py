@@ -184,6 +184,33 @@ def test_a_cache_that_is_made_anew_tells_the_same() -> None:
         assert torch.equal(one.next_avail_actions, two.next_avail_actions)
 
 
+def test_dreams_that_branch_do_not_write_into_each_other() -> None:
+    begun = rows()
+    found = []
+    for branches in (False, True):
+        model = made()
+        _, trunk = model.step(model.begin(begun), begun.actions)
+        model.place("cpu", 5)
+        _, one = model.step(trunk, begun.actions)
+        if branches:
+            _, other = model.step(trunk, 1 - begun.actions.clamp(max=1))
+            model.step(other, begun.actions)
+        model.place("cpu", 6)
+        found.append(model.step(one, begun.actions)[0].spread.rewards)
+    torch.testing.assert_close(*found)
+
+
+def test_the_newer_half_of_a_full_memory_by_hand() -> None:
+    obs = torch.arange(6).view(1, 6, 1, 1).expand(3, -1, -1, -1)
+    carry = TokenCarry(
+        obs, obs[:, :5], torch.tensor([0, 3, 4]), torch.ones(3, 1, dtype=torch.bool), torch.arange(3), 3, filled=7
+    )
+    assert carry.slid(6) is carry, "there is room for one more step"
+    slid = carry.slid(5)
+    assert slid.obs[0].flatten().tolist() == [3, 4, 5] and slid.actions[0].flatten().tolist() == [3, 4]
+    assert slid.blank.tolist() == [0, 0, 1] and slid.cache is None
+
+
 def test_rows_that_are_over_leave_the_cache() -> None:
     model = made()
     begun = rows()
