@@ -170,6 +170,11 @@ class FitSession(Session[FitConfig, Fit]):
             settings, data, stays = build(kind.Config, config.settings), task.data, task.mapped
             seen, held_out = episodes_apart(data.lengths, settings.holdout, config.seed)
             self.learner = kind(settings, facts_of(data, seen))
+        if self.learner.first_look > config.steps:
+            raise ConfigError(
+                f"{config.steps} steps end before all of {config.model} is learnt, which takes "
+                f"{self.learner.first_look} or more: give more --steps."
+            )
         self.learner.place(self.device, derive(config.seed, "elites"))
         self.held_out = TransitionBuffer(data, self.learner.window, self.device, False, held_out, stays)
         buffer = TransitionBuffer(data, self.learner.window, self.device, False, seen, stays)

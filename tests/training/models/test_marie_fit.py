@@ -10,6 +10,7 @@ import torch
 from runs import Killed, ending, kill_at, refuse_difference, score_in_point_env, small_run
 from worlds import saved, world
 
+from offline_marl.core.config import ConfigError
 from offline_marl.datasets.base import Dataset
 from offline_marl.training.models.fit import Fit, fit_model, resume_fit
 from offline_marl.worldmodels.base import WorldModel
@@ -54,6 +55,11 @@ def test_a_fit_that_died_in_either_phase_ends_as_if_it_had_not(tmp_path):
         resumed = resume_fit(tmp_path / str(step))
         refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / str(step)))
         refuse_difference(dict(straight.model.state_dict()), dict(resumed.model.state_dict()))
+
+
+def test_a_fit_that_would_end_with_the_tokenizer_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="5 steps end before all of marie is learnt, which takes 6 or more"):
+        fitted(tmp_path / "model", saved(tmp_path, world("continuous")), steps=5)
 
 
 def test_held_out_episodes_are_looked_at_once_the_tokenizer_stays(tmp_path):
