@@ -33,6 +33,9 @@ HOST = "@HOST@"
 JOBS = {"4711": "queued", "4712": "requeued"}
 """Ids of jobs that were pickled for Slurm, and their folders."""
 CLOCKS = {"wall_s"}
+COUNTED_SINCE = {"environment_steps", "online"}
+"""What rows and scores of runs that play tell beside what they told then."""
+DONE = ("steps", "best", "score", "returns", "errors")
 FINISHED = ["finished", "finished-1", "finished-mixed", "finished-object"]
 UNFINISHED = ["bc", "td3-bc", "ma-ppo", "mixed", "moma-ppo", "own-model", "object"]
 UNFINISHED += [pytest.param("body", marks=pytest.mark.mujoco)]
@@ -58,9 +61,15 @@ def ends_of(folder: Path) -> dict[str, Any]:
     done = json.loads((folder / "DONE").read_text())
     return {
         "parameters": parameters_of(newest),
-        "rows": [{name: value for name, value in row.items() if name not in CLOCKS} for row in rows],
-        "done": {name: done[name] for name in ("steps", "best", "score", "returns", "errors") if name in done},
+        "rows": [_as_told_then(row) for row in rows],
+        "done": {name: _as_told_then(done[name]) for name in DONE if name in done},
     }
+
+
+def _as_told_then(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: _as_told_then(part) for name, part in value.items() if name not in CLOCKS | COUNTED_SINCE}
 
 
 def parameters_of(checkpoint: Path) -> dict[str, str]:

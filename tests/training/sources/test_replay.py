@@ -483,7 +483,7 @@ def test_over_the_memory_that_it_may_take_the_replay_lies_on_disk(
     found = {}
     for name, memory in (("memory", 4.0), ("disk", 1e-6)):
         with watched(monkeypatch) as (sources, _, _):
-            small_run(tmp_path / name, None, "cql", memory=memory, checkpoint_every=15, **given)
+            small_run(tmp_path / name, None, "cql", memory=memory, **given)
         found[name] = sources[0].ring._folder
         assert not leftovers(tmp_path / name)
     assert found == {"memory": None, "disk": tmp_path / "disk" / "replay"}
