@@ -106,7 +106,14 @@ def test_erasures_change_nothing(name):
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("iql", {}), ("cql", {"cql_samples": 3}), ("omar", {"cql_samples": 3}), ("td3-bc", {"grad_clip": 0.1})],
+    [
+        ("iql", {}),
+        ("cql", {"cql_samples": 3}),
+        ("omar", {"cql_samples": 3}),
+        ("td3-bc", {"grad_clip": 0.1}),
+        ("maddpg", {"good_policy": "ddpg"}),
+        ("maddpg", {}),
+    ],
 )
 def test_every_learner_whose_agents_are_independent_can_be_coded(name, settings):
     plain, _ = uncoded_end(6, name, **settings)
