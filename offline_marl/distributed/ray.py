@@ -64,7 +64,8 @@ class RayEngine(Engine):
             try:
                 _reach(self.address)
                 ray.init(
-                    address=self.address,
+                    # None would join whatever cluster was last started on this machine, were it dead or another's.
+                    address=self.address or "local",
                     namespace=OUR_NAMESPACE,
                     include_dashboard=False if self.address is None else None,
                     log_to_driver=False,

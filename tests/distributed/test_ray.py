@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 
 import pytest
@@ -53,14 +54,16 @@ def in_namespace(script: str, tmp_path, *args: str, timeout_s: float = 240.0) ->
     words = namespace()
     if not words:
         pytest.skip("no network namespace can be made here, and Ray would listen on the machine's own addresses")
-    path = os.pathsep.join(place for place in sys.path if place)
-    home = {"RAY_AUTH_MODE": "disabled", "HOME": str(tmp_path), "RAY_TMPDIR": "/tmp", "PYTHONPATH": path}
+    path = os.pathsep.join(folder for folder in sys.path if folder)
     file = tmp_path / "script.py"
     file.write_text(PRELUDE + script)
-    done = subprocess.run(
-        [*words, sys.executable, str(file), *args],
-        capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **home},
-    )  # fmt: skip
+    # Short, since the names of Ray's sockets must be.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as place:
+        home = {"RAY_AUTH_MODE": "disabled", "HOME": str(tmp_path), "RAY_TMPDIR": place, "PYTHONPATH": path}
+        done = subprocess.run(
+            [*words, sys.executable, str(file), *args],
+            capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **home},
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
