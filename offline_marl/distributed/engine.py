@@ -6,6 +6,7 @@ call here waits for a learner that hangs; only `wait_any` waits at all, and not 
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,9 @@ import numpy.typing as npt
 
 from offline_marl.core.errors import WorkError
 from offline_marl.distributed.coding import Floats
+
+POLL_S = 0.002
+"""Seconds between looks of a learner that is late on purpose at whether its version still counts."""
 
 Payload = Mapping[str, npt.NDArray[np.generic]]
 """What all learners are told of a version, by name."""
@@ -47,7 +51,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a learner returns for a task."""
+    """Result of a task."""
 
     learner: int
     version: int
@@ -76,11 +80,21 @@ Event = Answer | Lost | Ready
 
 
 class Program(Protocol):
-    """What a learner runs: its message from the payload of a version."""
+    """Function that a learner runs, from the payload of a version to its message."""
 
     def __call__(self, learner: int, payload: Payload) -> Message:
         """The message."""
         ...
+
+
+def wait_out(delay_s: float, superseded: Callable[[], bool]) -> bool:
+    """Sleep through an emulated delay, by the clock; whether its version still counted at the end."""
+    deadline = time.monotonic() + delay_s
+    while (left := deadline - time.monotonic()) > 0:
+        if superseded():
+            return False
+        time.sleep(min(POLL_S, left))
+    return True
 
 
 class Engine(ABC):

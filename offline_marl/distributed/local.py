@@ -27,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 
 from offline_marl.core.errors import sentence
 from offline_marl.distributed.engine import (
+    POLL_S,
     Answer,
     Engine,
     EngineError,
@@ -37,10 +38,9 @@ from offline_marl.distributed.engine import (
     Program,
     Ready,
     Task,
+    wait_out,
 )
 
-POLL_S = 0.002
-"""Seconds between looks of a learner that is late on purpose at whether its version still counts."""
 KEPT_VERSIONS = 2
 """Newest payloads that stay on disk: a learner that was given the one before may just be opening it."""
 IDLE_S = 0.2
@@ -250,9 +250,6 @@ def _answer(
     if not Path(file).exists():  # superseded while the task was on its way
         return None, 0.0
     message = program(learner, load_file(file))
-    done = time.monotonic()
-    while time.monotonic() < done + delay_s:
-        if struct.unpack("q", newest[:8])[0] != version:
-            return None, done - begun
-        time.sleep(min(POLL_S, max(done + delay_s - time.monotonic(), 0.0)))
-    return message, done - begun
+    seconds = time.monotonic() - begun
+    counted = wait_out(delay_s, lambda: bool(struct.unpack("q", newest[:8])[0] != version))
+    return (message if counted else None), seconds

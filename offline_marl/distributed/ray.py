@@ -13,6 +13,7 @@ import numpy as np
 
 from offline_marl.core.errors import sentence
 from offline_marl.distributed.engine import (
+    POLL_S,
     Answer,
     Engine,
     EngineError,
@@ -23,10 +24,9 @@ from offline_marl.distributed.engine import (
     Program,
     Ready,
     Task,
+    wait_out,
 )
 
-POLL_S = 0.002
-"""Seconds between looks of a learner that is late on purpose at whether its version still counts."""
 REACH_S = 10.0
 """Seconds in which a cluster's address should take a connection."""
 OUR_NAMESPACE = "offline_marl"
@@ -165,12 +165,10 @@ class _Learner:
         if version < self.newest:
             return None, b"", 0.0
         message = self.program(self.learner, payload)
-        done = time.monotonic()
-        while time.monotonic() < done + delay_s:
-            if version < self.newest:
-                return None, b"", done - begun
-            time.sleep(min(POLL_S, max(done + delay_s - time.monotonic(), 0.0)))
-        return message.numbers, message.note, done - begun
+        seconds = time.monotonic() - begun
+        if not wait_out(delay_s, lambda: version < self.newest):
+            return None, b"", seconds
+        return message.numbers, message.note, seconds
 
 
 def _reach(address: str | None) -> None:

@@ -77,7 +77,7 @@ class Guarded:
 
 
 class TimeLimitError(Exception):
-    """Time is up."""
+    """Expiry of the limit on a call to an environment."""
 
 
 class Watch:

@@ -43,7 +43,7 @@ class TeacherConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class TaskScale:
-    """What returns of segments are measured by; stated once, so that mixtures of one task can be compared."""
+    """Unit of a task's segment returns; stated once, so that mixtures of one task can be compared."""
 
     scale: float
     """Difference of returns that counts as one: such as expert less random, for as many steps as a segment has."""

@@ -55,7 +55,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Round:
-    """What a round of questions came to."""
+    """Outcome of one annotation round."""
 
     session: int
     pairs: int

@@ -54,7 +54,7 @@ class ReferencePolicy(Protocol):
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the learnt reward is standardised by."""
+    """Statistics by which the learnt reward is standardised."""
 
     mean: float
     std: float
