@@ -1,0 +1,69 @@
+"""Rows of results: a CSV file in which a finished run's rows take the place of those it had before."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+WRITING = Lock()
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows that a file holds; none if it is not there."""
+    if not path.exists():
+        return []
+    with path.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def replace(path: Path, new: Sequence[Mapping[str, Any]], fields: Sequence[str], key: Sequence[str]) -> None:
+    """Write rows in place of those that agree with them in the columns of `key`, sorted by these."""
+
+    def of(row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row[name]) for name in key)
+
+    with WRITING:
+        taken = {of(row) for row in new}
+        rows = sorted([*(row for row in read(path) if of(row) not in taken), *new], key=lambda row: numbered(of(row)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        with part.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, fields, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        part.replace(path)
+
+
+def numbered(words: Iterable[str]) -> tuple[tuple[float, str], ...]:
+    """A key of sorting in which numbers stand by their size, before all words."""
+    return tuple((float(word), "") if word.lstrip("-").isdigit() else (float("inf"), word) for word in words)
+
+
+def command(words: Sequence[str], log: Path) -> bool:
+    """A command of the library in a process of its own, on one thread; whether it ended well."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as stream:
+        done = subprocess.run(
+            [sys.executable, "-m", "offline_marl", *words],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+    if done.returncode:
+        print(f"FAILED  {' '.join(words)}; see {log}", file=sys.stderr)
+    return done.returncode == 0
+
+
+def trained(folder: Path, fresh: Sequence[str]) -> bool:
+    """Whether a run is finished, after training it by the words `fresh`, or on from where it stopped."""
+    if (folder / "DONE").exists():
+        return True
+    again = (folder / "config.json").exists()
+    return command(["resume", str(folder)] if again else [*fresh, "--out", str(folder)], folder.with_suffix(".log"))
