@@ -53,6 +53,41 @@ def bradley_terry(margin: PerPair, labels: PerPair) -> PerPair:
     return torch.nn.functional.softplus(margin) - labels * margin
 
 
+def rating_loss(score: PerPair, rating: PerPair, levels: int) -> PerPair:
+    """-log P of a rating, P(rating <= k) = sigmoid(c_k - score), c_k = log(k / (levels - k)).
+
+    Proportional odds (McCullagh, 1980) with fixed cuts, so that a score of 0 makes all ratings equally likely: this
+    says where rewards begin, which comparisons leave open.
+
+    Args:
+        score: Of the segment.
+        rating: 1 ... levels.
+        levels: How many there are.
+    """
+    cuts = torch.logit(torch.arange(levels + 1, device=score.device, dtype=score.dtype) / levels)
+    index = rating.long().clamp(1, levels)
+    high, low = cuts[index] - score, cuts[index - 1] - score
+    # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which loses nothing where both are near 0 or 1.
+    between = torch.log1p(-torch.exp(cuts[index - 1] - cuts[index]))
+    return torch.nn.functional.softplus(-high) + torch.nn.functional.softplus(low) - between
+
+
+def credit_loss(
+    scores: Scores, chosen: Annotated[Tensor, "*lead"], present: Annotated[Tensor, "*lead agent"]
+) -> PerPair:
+    """-log P of who did best, P(i) = exp(S_i) / sum_j exp(S_j) (Luce, 1959); for `equal` the mean over all agents.
+
+    Args:
+        scores: Of each agent in the segment.
+        chosen: Int64, the agent, or -1 for equal.
+        present: Bool, false for agents that are away all the time.
+    """
+    logs = torch.log_softmax(scores.masked_fill(~present, -torch.inf), dim=-1)
+    own = logs.gather(-1, chosen.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    every = logs.masked_fill(~present, 0.0).sum(-1) / present.sum(-1).clamp(min=1)
+    return -torch.where(chosen < 0, every, own)
+
+
 def binary_entropy(probability: PerPair) -> PerPair:
     """-p log p - (1 - p) log(1 - p) in nats; 0 at both ends."""
     return -(torch.xlogy(probability, probability) + torch.xlogy(1 - probability, 1 - probability))

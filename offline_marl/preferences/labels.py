@@ -191,10 +191,13 @@ class LabelStore:
             raise StoreError(f"{self.path} cannot be written to: {error}.") from None
         try:
             yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            if self._connection.in_transaction:  # a full disk may have ended it already
+                self._connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise StoreError(f"{self.path} cannot be written to, and nothing was: {error}.") from None
             raise
-        self._connection.execute("COMMIT")
 
     def state(self, facts: Mapping[str, Any]) -> None:
         """Write down facts about the comparisons once, all or none; saying the same again changes nothing.

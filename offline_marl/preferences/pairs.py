@@ -61,6 +61,11 @@ class SegmentKey:
         return f"{self.source}/{self.episode}/{self.start}/{self.length}"
 
     @property
+    def id(self) -> str:
+        """A short name for it, which says nothing of the data."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:32]
+
+    @property
     def whole(self) -> tuple[str, int]:
         """The episode that it is of, by which held-out pairs are kept apart."""
         return self.source, self.episode

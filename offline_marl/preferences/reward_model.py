@@ -23,10 +23,12 @@ from offline_marl.networks.ensembles import StackedMLP
 from offline_marl.networks.recurrent import StackedGRU
 from offline_marl.networks.targets import frozen_copy
 from offline_marl.preferences import registry
+from offline_marl.preferences.answers import RATINGS
 
 PerMember = Annotated[Tensor, "member"]
 Before = Annotated[Tensor, "row agent window step"]
 """(obs, action) pairs of the steps before, zeros where there are none."""
+COMPARED, RATED, CREDITED = range(3)
 ROWS_AT_ONCE = 1 << 15
 """Steps of agents that all members read together."""
 
@@ -41,12 +43,19 @@ class Comparisons(Batch):
     """Int64: the agent that the label speaks of, or -1 for the team."""
     labelled: Annotated[Tensor, "member pair"] | None = None
     """Bool, false for pairs that nobody labelled; they are the same for all members."""
+    kinds: Annotated[Tensor, "member pair"] | None = None
+    """Int64, `COMPARED`, `RATED` or `CREDITED`; None where all are compared.
+
+    Of the others both sides are the one segment, `labelled` is false, and `labels` is the rating, or the agent who did
+    best and -1 for equal.
+    """
 
 
 class RewardModelConfig(Config):
     """P(first) = sigmoid(S_1 - S_2), S = sum_t sum_i r(o_i, a_i, i), or an agent's own sum (Christiano et al., 2017).
 
     loss = -log P of the labels + alpha mean sum_t (r_(t+1) - r_t)^2 + surf_weight (-log P of pseudo-labels)
+        + rating_weight (-log P of ratings) + credit_weight (-log P of who did best)
     """
 
     lr: Positive = 1e-3
@@ -81,6 +90,10 @@ class RewardModelConfig(Config):
     """How sure the members' mean must be of a pseudo-label."""
     surf_crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
     """Least share of a segment that a crop keeps; both of a pair are cropped to one length."""
+    rating_weight: NotNegative = 1.0
+    """Weight of people's ratings of single segments, where there are any; 0 learns nothing from them."""
+    credit_weight: NotNegative = 1.0
+    """Weight of people's answers to which agent did best, where there are any; 0 learns nothing from them."""
     holdout: InnerShare = 0.1
     """Share of the pairs to hold out, by episodes, where those who asked did not say which."""
     patience: Count = 10
@@ -186,17 +199,41 @@ class RewardModel(Learner):
         right = (margin * (batch.labels - 0.5) > 0) & told
         decided = ((batch.labels != 0.5) & told).sum().clamp(min=1)
         loss = of_labels + self.config.alpha * uneven
+        open_pairs = ~told if batch.kinds is None else ~told & (batch.kinds == COMPARED)
         metrics: Metrics = {
             "loss/preferences": of_labels.mean().detach(),
             "loss/smoothness": uneven.mean().detach(),
             "accuracy": (right.sum() / decided).detach(),
         }
         if self.config.surf_weight:
-            guessed, share = self._pseudo(margin, ~told)
+            guessed, share = self._pseudo(margin, open_pairs)
             loss = loss + self.config.surf_weight * guessed
             metrics |= {"loss/pseudo": guessed.mean().detach(), "pseudo/share": share}
+        if batch.kinds is not None:
+            judged, told_of = self._judged(losses.segment_scores(rewards, batch.mask), batch, batch.kinds)
+            loss, metrics = loss + judged, metrics | told_of
         self.descend(loss.sum())
         return metrics
+
+    def _judged(
+        self, scores: Annotated[Tensor, "member pair side agent"], batch: Comparisons, kinds: Tensor
+    ) -> tuple[PerMember, Metrics]:
+        """Weighted losses of rated and credited segments, each a mean over its own rows."""
+        assert batch.labels is not None and batch.targets is not None and batch.mask is not None
+        one, chosen = scores[..., 0, :], kinds == CREDITED
+        present = batch.mask[..., 0, :, :].any(-2) | ~chosen.unsqueeze(-1)
+        rated = losses.rating_loss(losses.compared_scores(one, batch.targets), batch.labels, RATINGS)
+        credited = losses.credit_loss(one, batch.labels.long().masked_fill(~chosen, -1), present)
+        total, metrics = torch.zeros_like(rated[:, 0]), Metrics()
+        for name, kind, each, weight in (
+            ("ratings", RATED, rated, self.config.rating_weight),
+            ("credit", CREDITED, credited, self.config.credit_weight),
+        ):
+            here = kinds == kind
+            mean = each.masked_fill(~here, 0.0).sum(-1) / here.sum(-1).clamp(min=1)
+            total = total + weight * mean
+            metrics[f"loss/{name}"] = mean.mean().detach()
+        return total, metrics
 
     def _pseudo(self, margin: Annotated[Tensor, "member pair"], open_pairs: Tensor) -> tuple[PerMember, Tensor]:
         """Loss of pairs that nobody labelled against what the members say of them, cropped; and how many are sure."""

@@ -188,6 +188,7 @@ class FittingRewards(Procedure[RewardFitConfig, RewardFit]):
             folder.sweep()
             session = RewardFitSession(folder, config, task)
             about = {"data_key": key_of(task.data), "spec": plain_spec(task.spec), "labels": session.labels}
+            about["judgements"] = session.judgements
             folder.begin(config, {**describe_software(), **about})
             return session.run()
 

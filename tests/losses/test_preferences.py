@@ -111,3 +111,40 @@ def test_the_uniform_density_of_a_box_counts_its_width_of_two_in_each_dimension(
     uniform = preferences.log_uniform_box(torch.tensor([3.0]))
     assert uniform.item() == pytest.approx(-math.log(8))
     assert preferences.log_ratio_bonus(torch.tensor([0.25]).log(), uniform, 1.0).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("rating", "score", "probability"),
+    [
+        # At 0 all five are as likely. At log 4 the cuts log(k / (5 - k)) give P(r <= k) = k / (k + 4 (5 - k)):
+        # 1/17, 1/7, 3/11, 1/2, 1.
+        (1, 0.0, 0.2),
+        (3, 0.0, 0.2),
+        (5, 0.0, 0.2),
+        (1, math.log(4), 1 / 17),
+        (3, math.log(4), 3 / 11 - 1 / 7),
+        (5, math.log(4), 1 / 2),
+        (1, -math.log(4), 1 / 2),
+    ],
+)
+def test_ratings_are_likely_as_their_cuts_say(rating: int, score: float, probability: float) -> None:
+    loss = preferences.rating_loss(torch.tensor([score]), torch.tensor([float(rating)]), 5)
+    assert loss.item() == pytest.approx(-math.log(probability), rel=1e-5)
+
+
+def test_ratings_pull_scores_up_and_down_and_stay_finite_far_away() -> None:
+    scores = torch.tensor([0.0, 0.0, 0.0, 80.0, -80.0], requires_grad=True)
+    loss = preferences.rating_loss(scores, torch.tensor([1.0, 3.0, 5.0, 3.0, 3.0]), 5)
+    loss.sum().backward()
+    assert bool(loss.isfinite().all()) and loss[3].item() == pytest.approx(80, rel=0.02)
+    # d/dS of -log(sigmoid(c_k - S) - sigmoid(c_(k-1) - S)) is 1 - P(r <= k) - P(r <= k - 1): 0.8, 0 and -0.8 at 0.
+    assert scores.grad.tolist() == pytest.approx([0.8, 0.0, -0.8, 1.0, -1.0], abs=1e-4)
+
+
+def test_credit_is_a_choice_among_the_agents_that_are_there() -> None:
+    scores = torch.tensor([[math.log(2), math.log(3), math.log(5)]]).expand(4, -1)
+    present = torch.tensor([[True, True, True], [True, True, False], [True, True, True], [True, False, False]])
+    loss = preferences.credit_loss(scores, torch.tensor([2, 1, -1, 0]), present)
+    # 5/10; 3/5 without the third; equal: the mean of -log 2/10, 3/10 and 5/10; alone it is certain.
+    expected = [math.log(2), math.log(5 / 3), -math.log(0.2 * 0.3 * 0.5) / 3, 0.0]
+    assert loss.tolist() == pytest.approx(expected, abs=1e-6)

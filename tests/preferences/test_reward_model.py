@@ -8,6 +8,7 @@ import torch
 from offline_marl.core.acting.history import pairs
 from offline_marl.core.config import build
 from offline_marl.core.types import Batch, Spec
+from offline_marl.losses import preferences
 from offline_marl.preferences.reward_model import Comparisons, RewardModel, RewardModelConfig, mean_and_spread
 
 SPECS = {"continuous": Spec((3, 2), (1, 2)), "discrete": Spec((3, 2), (2, 4), action_kind="discrete")}
@@ -184,3 +185,58 @@ def test_the_loss_by_hand() -> None:
     assert metrics["loss/preferences"].item() == pytest.approx(expected)
     assert metrics["loss/smoothness"].item() == pytest.approx(0.25)
     assert found == [pytest.approx(3 * (expected + 2 * 0.25))] and metrics["accuracy"].item() == 0.5
+
+
+def judged(kinds: list[int], values: list[float], targets: list[int]) -> Comparisons:
+    """Rows of the three kinds; of ratings and credit both sides are one segment."""
+    batch = comparisons(pairs=len(kinds))
+    what = torch.tensor(kinds).expand(3, -1)
+    same = (what != 0).view(3, -1, 1, 1, 1, 1)
+    obs = torch.where(same, batch.obs[:, :, :1], batch.obs)
+    acts = torch.where(same, batch.actions[:, :, :1], batch.actions)
+    told = {"labels": torch.tensor(values).expand(3, -1), "targets": torch.tensor(targets).expand(3, -1)}
+    return replace(batch, obs=obs, next_obs=obs, actions=acts, labelled=what == 0, kinds=what, **told)
+
+
+def test_ratings_and_credit_are_terms_of_the_loss_by_their_weights() -> None:
+    batch = judged([0, 1, 1, 2, 2, 0], [1.0, 5.0, 2.0, 1.0, -1.0, 0.0], [-1, -1, 1, -1, -1, 0])
+    learner = model(alpha=0.0)
+    names = ("obs", "actions", "rewards", "next_obs", "terminations", "truncations", "mask")
+    firsts = [Batch(**{name: getattr(batch, name)[member, :, 0] for name in names}) for member in range(3)]
+    scores = torch.stack([learner.predict(one)[member].sum(-2) for member, one in enumerate(firsts)])
+    metrics = learner.update(batch)
+    team, second = scores[:, 1].sum(-1), scores[:, 2, 1]
+    one = preferences.rating_loss(team, torch.full((3,), 5.0), 5)
+    other = preferences.rating_loss(second, torch.full((3,), 2.0), 5)
+    assert metrics["loss/ratings"].item() == pytest.approx(((one + other) / 2).mean().item(), rel=1e-4)
+    logs = torch.log_softmax(scores[:, 3:5], -1)
+    credit = -(logs[:, 0, 1] + logs[:, 1].mean(-1)) / 2
+    assert metrics["loss/credit"].item() == pytest.approx(credit.mean().item(), rel=1e-4)
+    steps = {}
+    for weights in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
+        learner = model(alpha=0.0, grad_clip=0.0, rating_weight=weights[0], credit_weight=weights[1])
+        learner.update(batch)
+        steps[weights] = [parameter.grad.clone() for parameter in learner.network.parameters()]
+    none = model(alpha=0.0, grad_clip=0.0)
+    none.update(replace(batch, kinds=None))
+    bare = [parameter.grad for parameter in none.network.parameters()]
+    assert all(torch.allclose(one, two) for one, two in zip(steps[0.0, 0.0], bare, strict=True))
+    for weighted in ((1.0, 0.0), (0.0, 1.0)):
+        assert any(not torch.allclose(one, two) for one, two in zip(steps[weighted], bare, strict=True))
+
+
+def test_judged_segments_are_no_open_pairs_of_pseudo_labels() -> None:
+    batch = judged([0, 0, 0, 1, 2, 0], [1.0, 0.0, 1.0, 5.0, 1.0, 0.0], [-1] * 6)
+    batch = replace(batch, labelled=batch.labelled & (torch.arange(6) != 5))
+    metrics = model(surf_weight=1.0, surf_threshold=0.5, surf_crop=1.0).update(batch)
+    assert metrics["pseudo/share"].item() == 1.0, "the one open pair is the sixth"
+
+
+def test_agents_that_are_away_all_the_time_keep_gradients_finite() -> None:
+    batch = judged([0, 2, 0, 0, 0, 1], [1.0, 1.0, 0.0, 1.0, 0.0, 4.0], [-1] * 6)
+    mask = batch.mask.clone()
+    mask[:, 1:, ..., 0] = False
+    mask[:, 2] = False
+    learner = model()
+    learner.update(replace(batch, mask=mask))
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in learner.network.parameters())

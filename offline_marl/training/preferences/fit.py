@@ -68,7 +68,10 @@ class RewardFitSession(Session[RewardFitConfig, RewardFit]):
         with ComparisonFolder(config.preferences) as comparisons:
             comparisons.refuse_other_data(key_of(task.data), task.spec, task.id)
             self.labels = _labels_of(folder, config.labels, comparisons.store.cursor())
-            self.split = load_split(comparisons, self.labels, settings.holdout, config.seed, self.device)
+            self.judgements = _judgements_of(folder, comparisons.store.judgement_cursor())
+            self.split = load_split(
+                comparisons, self.labels, settings.holdout, config.seed, self.device, self.judgements
+            )
             refuse_few(self.split, settings.min_labels, config.preferences)
             self.facts = comparisons.store.facts()
         with seeded_globally(config.seed, "initialisation"):
@@ -95,7 +98,13 @@ class RewardFitSession(Session[RewardFitConfig, RewardFit]):
             unlabelled = unlabelled.to(self.device)
         generator = Generators(self.config.seed, self.device).get("batches")
         return ComparisonSource(
-            self.split.train, settings.members, settings.batch_size, generator, settings.sampling, unlabelled
+            self.split.train,
+            settings.members,
+            settings.batch_size,
+            generator,
+            settings.sampling,
+            unlabelled,
+            self.split.judged,
         )
 
     def conclude(self) -> None:
@@ -129,6 +138,14 @@ def _labels_of(folder: Folder[RewardFitConfig], asked: int, newest: int) -> int:
     if not isinstance(began, int):
         raise RunFolderError(f"{folder.versions_file} is missing or damaged: it says which labels the fit began with.")
     return began
+
+
+def _judgements_of(folder: Folder[RewardFitConfig], newest: int) -> int:
+    """The same of ratings and credit; folders of fits from before there were any name none."""
+    if not folder.config_file.is_file():
+        return newest
+    began = folder.versions().get("judgements", 0)
+    return began if isinstance(began, int) else 0
 
 
 def unlabelled_segments(data: Dataset, split: Split, seed: int, stays: bool = False) -> Batch:

@@ -12,7 +12,8 @@ import torch
 
 from offline_marl.core.types import Batch, DataError, Spec
 from offline_marl.datasets.base import ROWS_AT_ONCE, Dataset
-from offline_marl.preferences.labels import NAME, AskedPair, Journal, LabelStore
+from offline_marl.preferences.answers import AnswerStore
+from offline_marl.preferences.labels import NAME, AskedPair, Journal
 from offline_marl.preferences.pairs import Copies, SegmentKey
 from offline_marl.preferences.teachers import TaskScale
 from offline_marl.training.sources.recorded import lengthened
@@ -32,7 +33,7 @@ class ComparisonFolder:
 
     def __init__(self, path: Path | str, make: bool = False, journal: Journal | None = None) -> None:
         self.path = Path(path)
-        self.store = LabelStore(self.path / NAME, make, journal)
+        self.store = AnswerStore(self.path / NAME, make, journal)
         self.segments = self.path / "segments"
 
     def __enter__(self) -> ComparisonFolder:

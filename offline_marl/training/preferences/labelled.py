@@ -12,9 +12,10 @@ from offline_marl.core.seeding import derive
 from offline_marl.core.types import Batch, DataError, Needs
 from offline_marl.losses.preferences import bradley_terry, compared_scores
 from offline_marl.preferences.agreement import contradictions
+from offline_marl.preferences.answers import NO_ANSWER, Judgement
 from offline_marl.preferences.labels import AskedPair, Label, index_of
-from offline_marl.preferences.pairs import split_by_episode
-from offline_marl.preferences.reward_model import Comparisons, RewardModel
+from offline_marl.preferences.pairs import SegmentKey, split_by_episode
+from offline_marl.preferences.reward_model import COMPARED, CREDITED, RATED, Comparisons, RewardModel
 from offline_marl.training.preferences.folders import ComparisonFolder, masked, numbers_of
 
 PerLabel = Annotated[Tensor, "label"]
@@ -55,6 +56,28 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """Ratings of single segments, and credit to agents, as rows of the table of labelled segments."""
+
+    rows: PerLabel
+    """Of the segments."""
+    values: PerLabel
+    """The rating, or the agent who did best and -1 for equal."""
+    targets: PerLabel
+    """Int64: the agent that is rated, or -1 for the team."""
+    kinds: PerLabel
+    """Int64, `RATED` or `CREDITED`."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def of(self, kind: int) -> Judged:
+        """Those of one kind."""
+        here = self.kinds == kind
+        return Judged(self.rows[here], self.values[here], self.targets[here], self.kinds[here])
+
+
+@dataclass(frozen=True)
 class Split:
     """Labels to learn from and to hold out, which share no episode."""
 
@@ -68,9 +91,20 @@ class Split:
     """Source and episode of everything that is learnt from."""
     away: frozenset[tuple[str, int]]
     """Of everything that is held out."""
+    judged: Judged | None = None
+    """Ratings and credit to learn from."""
+    judged_held_out: Judged | None = None
+    """Of segments of held-out episodes."""
 
 
-def load_split(folder: ComparisonFolder, until: int, holdout: float, seed: int, device: torch.device | str) -> Split:
+def load_split(
+    folder: ComparisonFolder,
+    until: int,
+    holdout: float,
+    seed: int,
+    device: torch.device | str,
+    judgements_until: int = 0,
+) -> Split:
     """The labels of a folder on a device; skipped pairs are left out.
 
     Args:
@@ -80,6 +114,7 @@ def load_split(folder: ComparisonFolder, until: int, holdout: float, seed: int, 
             both sides.
         seed: Decides which.
         device: Where the tensors go.
+        judgements_until: Ratings and credit as they stood after so many rows; none unless said.
 
     Raises:
         DataError: There are no labels.
@@ -91,9 +126,19 @@ def load_split(folder: ComparisonFolder, until: int, holdout: float, seed: int, 
         )
     known = {one.pair.id: one for one in folder.store.pairs()}
     asked = list({label.pair_id: known[label.pair_id] for label in labels}.values())
-    copies = folder.copies(asked)
+    judgements = folder.store.judgements(judgements_until) if judgements_until else []
+    judgements = [one for one in judgements if one.answer not in NO_ANSWER]
+    named = {one.segment for one in judgements}
+    more = [one for one in known.values() if {one.pair.first, one.pair.second} & named] if named else []
+    copies = folder.copies(list({one.pair.id: one for one in [*asked, *more]}.values()))
     segments, rows = masked(copies.segments).to(device), numbers_of(copies)
     train, held_out, between = _sides(asked, holdout, seed)
+    assert segments.mask is not None
+    there = segments.mask.any(1).cpu()
+    judgements = [one for one in judgements if _could_do_best(one, there[rows[one.segment]])]
+    away = _episodes(asked, held_out) | {
+        key.whole for one in more if one.split == "held-out" for key in (one.pair.first, one.pair.second)
+    }
 
     def chosen(ids: set[str]) -> Labelled:
         kept = [label for label in labels if label.pair_id in ids]
@@ -110,7 +155,31 @@ def load_split(folder: ComparisonFolder, until: int, holdout: float, seed: int, 
         len(contradictions(labels)),
         _episodes(asked, train),
         _episodes(asked, held_out),
+        _judged([one for one in judgements if one.segment.whole not in away], rows, copies.spec.n_agents, device),
+        _judged([one for one in judgements if one.segment.whole in away], rows, copies.spec.n_agents, device),
     )
+
+
+def _could_do_best(one: Judgement, there: Annotated[Tensor, "agent"]) -> bool:
+    """Whether an agent that is given credit was there at all."""
+    return one.kind != "credit" or one.answer == "equal" or bool(there[index_of(one.answer, len(there))])
+
+
+def _judged(
+    judgements: list[Judgement], rows: dict[SegmentKey, int], n_agents: int, device: torch.device | str
+) -> Judged | None:
+    if not judgements:
+        return None
+    kinds = [RATED if one.kind == "rating" else CREDITED for one in judgements]
+    values = [
+        float(one.answer) if one.kind == "rating" else -1.0 if one.answer == "equal" else index_of(one.answer, n_agents)
+        for one in judgements
+    ]
+    targets = [index_of(one.target, n_agents) for one in judgements]
+    numbers = [rows[one.segment] for one in judgements]
+    whole = (torch.tensor(column, dtype=torch.int64, device=device) for column in (numbers, targets, kinds))
+    places, about, what = whole
+    return Judged(places, torch.tensor(values, dtype=torch.float32, device=device), about, what)
 
 
 def _episodes(asked: list[AskedPair], ids: set[str]) -> frozenset[tuple[str, int]]:
@@ -163,6 +232,7 @@ class ComparisonSource:
         generator: Draws the pairs; on their device.
         sampling: As for world models: from all labels, or for each member from a fixed resample.
         unlabelled: Segments from which as many pairs are drawn that nobody labelled; the same for all members.
+        judged: Ratings and credit, of each of which as many are drawn for each member.
     """
 
     def __init__(
@@ -173,7 +243,10 @@ class ComparisonSource:
         generator: torch.Generator,
         sampling: str = "uniform",
         unlabelled: Batch | None = None,
+        judged: Judged | None = None,
     ) -> None:
+        every = () if judged is None else (judged.of(RATED), judged.of(CREDITED))
+        self.judged = tuple(one for one in every if len(one))
         self.labelled, self.members, self.batch_size = labelled, members, batch_size
         self.generator = generator
         self.table, self.known = _bare(labelled.segments), len(labelled.segments)
@@ -200,11 +273,19 @@ class ComparisonSource:
             values = torch.cat([values, torch.full_like(values, 0.5)], dim=1)
             targets = torch.cat([targets, targets[:1].expand_as(targets)], dim=1)
             labelled = torch.cat([labelled, torch.zeros_like(labelled)], dim=1)
+        kinds = torch.full_like(targets, COMPARED) if self.judged else None
+        for one in self.judged:
+            index = self._draw(len(one), (self.members, self.batch_size))
+            sides = torch.cat([sides, one.rows[index].unsqueeze(-1).expand(-1, -1, 2)], dim=1)
+            values = torch.cat([values, one.values[index]], dim=1)
+            targets = torch.cat([targets, one.targets[index]], dim=1)
+            labelled = torch.cat([labelled, torch.zeros_like(index, dtype=torch.bool)], dim=1)
+            kinds = one.kinds[index] if kinds is None else torch.cat([kinds, one.kinds[index]], dim=1)
         rows = self.table.map(lambda value: value[sides])
         held: dict[str, Any] = {item.name: getattr(rows, item.name) for item in fields(Batch)}
         # What the environment paid is nobody's business here.
         held["rewards"] = torch.zeros_like(rows.rewards)
-        return Comparisons(**held, labels=values, targets=targets, labelled=labelled)
+        return Comparisons(**held, labels=values, targets=targets, labelled=labelled, kinds=kinds)
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state is the whole cursor: a resample is drawn again from the same seed."""

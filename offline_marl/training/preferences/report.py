@@ -14,14 +14,14 @@ from torch import Tensor
 
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.losses.preferences import bradley_terry, smoothness
+from offline_marl.losses.preferences import bradley_terry, compared_scores, smoothness
 from offline_marl.preferences import teachers
-from offline_marl.preferences.reward_model import RewardModel, mean_and_spread
+from offline_marl.preferences.reward_model import CREDITED, RATED, RewardModel, mean_and_spread
 from offline_marl.training.models.foresight import evenly
 from offline_marl.training.models.report import plain, spearman
 from offline_marl.training.preferences.answering import teacher_of
 from offline_marl.training.preferences.folders import key_of
-from offline_marl.training.preferences.labelled import Labelled, Split
+from offline_marl.training.preferences.labelled import Judged, Labelled, Split
 
 MOST_EPISODES = 1_000
 """Episodes that returns are compared over."""
@@ -45,6 +45,7 @@ def measure_reward_model(
         "loss": _losses(held_out, margins, facts),
         "calibration": _calibration(held_out, likely),
         **_beside_the_true(model, split, data, stays),
+        **_judged_told(model, split),
     }
     report["unsure"]["rank_correlation_of_spread_and_error"] = spearman(
         torch.sigmoid(margins).std(0, correction=0), (likely - held_out.values).abs()
@@ -55,7 +56,8 @@ def measure_reward_model(
 
 def _labels(split: Split) -> dict[str, Any]:
     targets = split.train.targets
-    return {
+    judged = {} if split.judged is None and split.judged_held_out is None else {"judged": _counts_of_judged(split)}
+    return judged | {
         "train": len(split.train),
         "held_out": len(split.held_out),
         "left_away": split.between,
@@ -66,6 +68,34 @@ def _labels(split: Split) -> dict[str, Any]:
         "of_agents": int((targets >= 0).sum()),
         # The sum over agents is all that labels of the team speak of.
         "agents_told_apart": bool((targets >= 0).any()),
+    }
+
+
+def _counts_of_judged(split: Split) -> dict[str, Any]:
+    """Ratings and credit that were learnt from, and held out."""
+    parts = {"train": split.judged, "held_out": split.judged_held_out}
+    kinds = {"ratings": RATED, "credit": CREDITED}
+    return {
+        name: {part: 0 if judged is None else len(judged.of(kind)) for part, judged in parts.items()}
+        for name, kind in kinds.items()
+    }
+
+
+def _judged_told(model: RewardModel, split: Split) -> dict[str, Any]:
+    """How held-out ratings rank with scores, and how often the agent said to do best scores highest."""
+    judged = split.judged_held_out
+    if judged is None:
+        return {}
+    scores = model.scores(split.train.segments).mean(0)
+    rated, credited = judged.of(RATED), judged.of(CREDITED)
+    credited = Judged(*(part[credited.values >= 0] for part in vars(credited).values()))
+    told = compared_scores(scores[rated.rows], rated.targets)
+    best = scores[credited.rows].argmax(-1) == credited.values.long()
+    return {
+        "judged": {
+            "rank_of_ratings": spearman(told, rated.values) if len(rated) > 1 else None,
+            "credit_accuracy": float(best.float().mean()) if len(credited) else None,
+        }
     }
 
 

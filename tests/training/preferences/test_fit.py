@@ -11,6 +11,7 @@ from worlds import saved, world
 
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError
+from offline_marl.preferences.answers import Judgement
 from offline_marl.preferences.labels import AskedPair, Label
 from offline_marl.preferences.pairs import Copies, Pair, SegmentKey
 from offline_marl.preferences.reward_model import RewardModel
@@ -22,7 +23,7 @@ from offline_marl.training.kinds import procedure_of
 from offline_marl.training.preferences.answering import simulate
 from offline_marl.training.preferences.asking import copy_segments, enter
 from offline_marl.training.preferences.fit import describe
-from offline_marl.training.preferences.folders import ComparisonFolder
+from offline_marl.training.preferences.folders import ComparisonFolder, numbers_of
 from offline_marl.training.preferences.labelled import ComparisonSource, load_split
 from offline_marl.training.preferences.loading import load_reward, version_of
 
@@ -218,3 +219,51 @@ def test_without_a_stated_split_pairs_are_held_out_by_episode(tmp_path, data) ->
         split = load_split(folder, 8, 0.3, 0, "cpu")
     assert (len(split.train), len(split.held_out), split.between) == (6, 2, 0)
     assert not split.seen & split.away and len(split.away) == 4
+
+
+def judge(comparisons, count: int = 30) -> int:
+    """Ratings of every first segment by its agents' first actions, and credit to whose were larger."""
+    with ComparisonFolder(comparisons) as folder:
+        asked = folder.store.pairs()[:count]
+        copies = folder.copies(asked)
+        rows = numbers_of(copies)
+        made = []
+        for one in asked:
+            key = one.pair.first
+            own = copies.segments.actions[rows[key], :, :, 0].sum(0)
+            rating = str(1 + min(max(int(own.sum() + 2.5), 0), 4))
+            best = f"agent_{int(own.argmax())}"
+            made += [Judgement("rating", key, rating, "ann"), Judgement("credit", key, best, "ann")]
+        folder.store.judge(made)
+    return len({one.segment for one in made})
+
+
+def test_ratings_and_credit_are_learnt_from_and_told_of(tmp_path, data, comparisons) -> None:
+    plain = small_reward(tmp_path / "plain", data, comparisons)
+    assert "judged" not in plain.report["labels"] and plain.report.get("judged") is None
+    segments = judge(comparisons)
+    fit = small_reward(tmp_path / "judged", data, comparisons)
+    counts = fit.report["labels"]["judged"]
+    assert counts["ratings"]["train"] + counts["ratings"]["held_out"] == segments == sum(counts["credit"].values())
+    assert counts["ratings"]["held_out"] and -1 <= fit.report["judged"]["rank_of_ratings"] <= 1
+    assert 0 <= fit.report["judged"]["credit_accuracy"] <= 1
+    assert version_of(fit.model) != version_of(plain.model)
+    with ComparisonFolder(comparisons) as folder:
+        split = load_split(folder, folder.store.cursor(), 0.2, 0, "cpu", folder.store.judgement_cursor())
+        away = {episode for _, episode in split.away}
+    assert away and len(split.judged_held_out) == sum(part["held_out"] for part in counts.values())
+    assert {float(value) for value in split.judged.of(2).values} <= {0.0, 1.0, 2.0}
+    none = small_reward(tmp_path / "none", data, comparisons, rating_weight=0, credit_weight=0)
+    assert none.report["labels"]["judged"] == counts
+
+
+def test_a_killed_fit_heeds_no_judgement_that_came_since_it_began(tmp_path, data, comparisons) -> None:
+    judge(comparisons, 20)
+    small_reward(tmp_path / "whole", data, comparisons)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 33, RewardModel)
+        small_reward(tmp_path / "killed", data, comparisons)
+    with ComparisonFolder(comparisons) as folder:
+        folder.store.judge([Judgement("rating", folder.store.pairs()[25].pair.first, "1", "late")])
+    resume(tmp_path / "killed")
+    refuse_difference(ending(tmp_path / "whole"), ending(tmp_path / "killed"))
