@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from offline_marl.core.adam import FusedAdam
 from offline_marl.core.types import Batch, Metrics, Needs
 
 
@@ -61,7 +62,7 @@ class Learner(nn.Module, ABC):
         groups = [{"params": list(getattr(self, module).parameters()), "name": module} for module in modules]
         groups = [group for group in groups if group["params"]]
         # Fused: one kernel steps all parameters of a group, which at these widths costs less than a launch for each.
-        self.optimizers[name] = torch.optim.Adam(groups, lr=lr, fused=True)
+        self.optimizers[name] = FusedAdam(groups, lr=lr)
         self._schedules[name] = Schedule(lr, self.cosine_steps if cosine_steps is None else cosine_steps)
 
     @property

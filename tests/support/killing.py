@@ -68,7 +68,6 @@ def main() -> None:
     out, data, kills, seed, steps = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:6])
     FIELDS.update(json.loads(sys.argv[6]) if sys.argv[6:] else {})
     torch.set_num_threads(1)
-    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # imports torch._dynamo, once for all attempts
     score_in_point_env(pytest.MonkeyPatch())
     chance = random.Random(seed)
     stood: list[int] = []

@@ -131,7 +131,6 @@ if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(1)
-    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # imports torch._dynamo, once for all
     gc.collect()
     gc.freeze()
     asked = serve()
