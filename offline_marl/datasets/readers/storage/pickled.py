@@ -1,7 +1,8 @@
 """Plain pickles of numpy arrays, read without Python's unpickler: nothing that a file names is ever imported or called.
 
 Opcodes are followed one by one. A name is only a word here: the few by which numpy writes arrays and dtypes are
-understood, any other is refused. What is claimed is compared with the file's size before anything is made of it.
+understood, any other is refused. What is claimed is compared with the file's size before anything is made of it. No
+value is hashed, compared or shown before its type is known: a tuple may nest without end, or hold itself 2**100 times.
 """
 
 from __future__ import annotations
@@ -20,8 +21,15 @@ from offline_marl.core.types import DataError
 
 MOST_OPCODES = 200_000
 MOST_AXES = 8
+MOST_NESTED = 32
+"""Containers within one another."""
+LONGEST_NUMBER = 64
+"""Bytes of a whole number."""
 PLAIN = frozenset({f"{kind}{size}" for kind in "iuf" for size in (1, 2, 4, 8)} - {"f1"} | {"b1"})
 """Dtypes that are numbers."""
+ORDERS = frozenset("<>=|")
+LATIN = frozenset({"latin1", "latin-1"})
+CONTAINERS = frozenset({dict, list, tuple})
 MARK = object()
 
 
@@ -74,7 +82,24 @@ def read_pickle(path: Path) -> dict[str, Any]:
             raise DataError(f"{path} is no pickle, or a damaged one: {_line(error)}.") from None
     if type(tree) is not dict:
         raise DataError(f"{path} holds a {type(tree).__name__.lower()}, it should hold a dict of arrays.")
+    if not _is_flat(tree):
+        raise DataError(f"{path} is refused: it holds more, and deeper, containers than a dict of arrays needs.")
     return {name: value.values if isinstance(value, Array) else value for name, value in tree.items()}
+
+
+def _is_flat(tree: dict[str, Any]) -> bool:
+    """Whether all that can be reached, as often as it can be, is in bounds of depth and number."""
+    level: list[Any] = [tree]
+    seen = 0
+    for _ in range(MOST_NESTED):
+        seen += sum(len(container) for container in level)
+        if seen > MOST_OPCODES:
+            return False
+        inner = (value for each in level for value in (each.values() if type(each) is dict else each))
+        level = [value for value in inner if type(value) in CONTAINERS]
+        if not level:
+            return True
+    return False
 
 
 class _Reader:
@@ -93,6 +118,8 @@ class _Reader:
             if opcode.name == "STOP":
                 return self.pop()
             if opcode.name in VALUES:
+                if type(argument) is int and argument.bit_length() > 8 * LONGEST_NUMBER:
+                    raise DataError("it holds a whole number that nobody counts with.")
                 self.stack.append(argument)
             elif opcode.name in CONSTANTS:
                 self.stack.append(CONSTANTS[opcode.name]())
@@ -168,11 +195,13 @@ class _Reader:
     def build(self) -> None:
         state, made = self.pop(), self.stack[-1]
         if isinstance(made, Dtype) and type(state) is tuple and len(state) >= 8:
-            if state[1] not in {"<", ">", "=", "|"} or any(part is not None for part in state[2:5]):
+            if not _is_word(state[1], ORDERS) or any(part is not None for part in state[2:5]):
                 raise DataError("it holds an array of something else than numbers.")
             made.order = state[1]
         elif isinstance(made, Array) and made.values is None and type(state) is tuple and len(state) == 5:
             _, shape, dtype, fortran, values = state
+            if type(fortran) not in {bool, int}:
+                raise DataError("it holds an array in an order that is none.")
             made.values = self.array(values, dtype, shape, "F" if fortran else "C")
         else:
             raise DataError("it sets the state of what is neither an array nor a dtype.")
@@ -201,23 +230,26 @@ class _Reader:
         return np.frombuffer(values, dtype=kind).reshape(shape, order="F" if order == "F" else "C")
 
     def empty(self, kind: Any, shape: Any, code: Any) -> Array:
-        if kind != Named("numpy", "ndarray"):
+        if type(kind) is not Named or (kind.module, kind.name) != ("numpy", "ndarray"):
             raise DataError("it holds an array of a class of its own.")
         return Array()
 
     def whole(self, values: Any, dtype: Any, shape: Any, order: Any) -> Array:
-        return Array(self.array(values, dtype, shape, str(order)))
+        if not _is_word(order, frozenset("CF")):
+            raise DataError("it holds an array in an order that is none.")
+        return Array(self.array(values, dtype, shape, order))
 
     def dtype(self, code: Any, *flags: Any) -> Dtype:
-        if code not in PLAIN:
-            raise DataError(f"it holds an array of '{_line(code)[:40]}', which are no numbers.")
+        if not _is_word(code, PLAIN):
+            shown = f"'{_line(code)[:40]}'" if type(code) is str else f"a {type(code).__name__.lower()}"
+            raise DataError(f"it holds an array of {shown}, which are no numbers.")
         return Dtype(code)
 
     def scalar(self, dtype: Any, values: Any) -> Any:
         return self.array(values, dtype, (), "C").item()
 
     def encode(self, text: Any, coding: Any) -> bytes:
-        if type(text) is not str or coding not in {"latin1", "latin-1"}:
+        if type(text) is not str or not _is_word(coding, LATIN):
             raise DataError("it calls _codecs.encode for something else than bytes.")
         self.spend(len(text))
         return text.encode("latin-1")
@@ -288,6 +320,11 @@ ACTIONS: Mapping[str, Callable[[_Reader, Any], Any]] = {
     "REDUCE": lambda reader, _: reader.call(),
     "BUILD": lambda reader, _: reader.build(),
 }
+
+
+def _is_word(value: Any, words: frozenset[str]) -> bool:
+    """Whether it is one of these words; what is no word is not even hashed."""
+    return type(value) is str and value in words
 
 
 def _line(error: object) -> str:
