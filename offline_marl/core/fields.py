@@ -1,8 +1,8 @@
-"""Types of config fields: numbers in bounds."""
+"""Types of config fields: numbers in bounds, and names out of lists that several rooms share."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,3 +20,17 @@ Positive = Annotated[float, Field(gt=0.0)]
 """A number above 0."""
 NotNegative = Annotated[float, Field(ge=0.0)]
 """A number from 0 on, such as a weight."""
+SpreadName = Literal[
+    "covariance_norm",
+    "standardized_variance",
+    "reward_variance",
+    "max_aleatoric",
+    "pairwise_difference",
+    "token_entropy",
+    "first_token_entropy",
+    "token_surprisal",
+    "token_information",
+    "reward_deviation",
+    "cycle_inconsistency",
+]
+"""Measures of how much the members of a world model disagree."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from offline_marl.core.config import Config, ConfigError
-from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Seed, Share
+from offline_marl.core.config import Config
+from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Seed, Share, SpreadName
 from offline_marl.core.permissions import is_import_path, names_code
 from offline_marl.core.places import DatasetPlace, FilePlace, ModelPlace, PlacesWithin, RunPlace
-
-if TYPE_CHECKING:
-    from offline_marl.core.types import Needs
 
 WARM_UP = 1_000
 """Environment steps of random actions that a run begins with that has nothing else to begin with."""
@@ -22,21 +19,6 @@ ACTING_RUNS = ("prey",)
 """Settings of environments that may name the folder of a run, which then acts in it."""
 FROZEN = "frozen"
 """The same of the environment `best-response`: all agents of the run but one act in it."""
-
-
-SpreadName = Literal[
-    "covariance_norm",
-    "standardized_variance",
-    "reward_variance",
-    "max_aleatoric",
-    "pairwise_difference",
-    "token_entropy",
-    "first_token_entropy",
-    "token_surprisal",
-    "token_information",
-    "reward_deviation",
-    "cycle_inconsistency",
-]
 
 
 def _gigabytes(given: Any) -> Any:
@@ -289,179 +271,3 @@ def import_paths(environment: str | None, settings: Mapping[str, Any]) -> frozen
 
 
 NO_CHOICE = EnvironmentChoice()
-
-
-def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
-    """Refuse settings of where rows come from that contradict each other or the algorithm.
-
-    Raises:
-        ConfigError: Says which, and what would be right.
-    """
-    name, share = config.algorithm, config.real_fraction
-    _refuse_engine(config)
-    shares = (share, config.real_fraction_end)
-    if config.dataset is None and needs.origin == "model":
-        raise ConfigError(f"{name} learns from recorded data: give it --dataset; it plays a world model of that.")
-    if config.dataset is None and not learns_alone(needs):
-        raise ConfigError(f"{name} learns from recorded data: give it --dataset; acting alone demonstrates nothing.")
-    if config.dataset is None and config.settings.get("clip_target"):
-        raise ConfigError("--clip-target needs recorded data, whose best return is the bound: leave it away.")
-    if needs.view == "pairs" and config.reward_model is not None:
-        raise ConfigError(f"{name} learns from comparisons themselves: it takes no --reward-model.")
-    if config.reference_policy is not None and config.reward_model is None:
-        raise ConfigError("--reference-policy adds to a learned reward: it needs a --reward-model.")
-    if not config.reference_clip[0] <= 0.0 <= config.reference_clip[1]:
-        raise ConfigError("--reference-clip holds the least of a bonus, at most 0, and the most, at least 0.")
-    if needs.view == "pairs" and config.preferences is None:
-        raise ConfigError(f"{name} learns from comparisons: give it --preferences, the folder of labelled pairs.")
-    if needs.view != "pairs" and config.preferences is not None:
-        raise ConfigError(
-            f"{name} learns from rewards, not from comparisons: o-mapl is the one that takes --preferences."
-        )
-    _refuse_online(config, needs)
-    if needs.origin != "data" and shares != (None, None):
-        raise ConfigError(f"{name} learns from its own episodes alone: it takes no --real-fraction.")
-    if needs.origin == "environment" and config.world_model is not None:
-        raise ConfigError(f"{name} learns in the environment itself: moma-ppo is the one that takes --world-model.")
-    if needs.origin == "data" and config.world_model is None and not config.online and shares != (None, None):
-        raise ConfigError(
-            "--real-fraction needs a --world-model, or data and --online: without them all rows are of one kind."
-        )
-    if config.settings.get("conservative_rows") == "combo" and config.world_model is None:
-        raise ConfigError("conservative_rows = combo holds Q down on imagined rows: it needs a --world-model.")
-    if share == "auto" and config.real_fraction_end is not None:
-        raise ConfigError("--real-fraction auto follows the number of imagined rows: it takes no --real-fraction-end.")
-
-
-BUDGETS = {"steps", "environment_steps"}
-"""Lengths of a run, of which one is given."""
-REPLAY_FIELDS = ("updates_per_step", "warmup_steps", "replay_capacity", "replay_copies", "prefill")
-"""Settings of runs that replay."""
-
-
-def replays(config: RunConfig, needs: Needs) -> bool:
-    """Whether a run plays its environment and learns off-policy from what it keeps."""
-    return needs.origin == "data" and needs.view != "pairs" and (config.dataset is None or config.online)
-
-
-def learns_alone(needs: Needs) -> bool:
-    """Whether a learner can do without recorded data, in an environment."""
-    if needs.origin == "data":
-        return needs.recorded != "only" and needs.view != "pairs"
-    return needs.origin == "environment"
-
-
-def plays(config: RunConfig, needs: Needs) -> bool:
-    """Whether a run acts in its environment to learn."""
-    return needs.origin == "environment" or replays(config, needs)
-
-
-def _refuse_online(config: RunConfig, needs: Needs) -> None:
-    name = config.algorithm
-    if not replays(config, needs):
-        _refuse_replay_fields(config, needs)
-        return
-    if needs.recorded == "only":
-        raise ConfigError(f"{name} clones what was recorded, and acting demonstrates nothing: it takes no --online.")
-    if config.dataset is None and config.world_model is not None:
-        raise ConfigError("A --world-model is fitted to recorded data: give --dataset too, and --online.")
-    if config.dataset is None and config.prefill:
-        raise ConfigError("--prefill fills the replay with recorded episodes: give --dataset and --online.")
-    shares = (config.real_fraction, config.real_fraction_end)
-    if config.prefill and config.world_model is None and shares != (None, None):
-        raise ConfigError(
-            "--prefill puts the data into the replay, from which all rows are drawn: it takes no --real-fraction."
-        )
-
-
-def _refuse_replay_fields(config: RunConfig, needs: Needs) -> None:
-    """Refuse settings of a replay where there is none."""
-    given = list(REPLAY_FIELDS)
-    if needs.view == "pairs":
-        why = f"{config.algorithm} learns from comparisons of what was recorded, and plays nothing"
-        given += ["online", "environment_steps"]
-    elif needs.origin == "data":
-        why = "Without --online a run on data plays nothing"
-        given.append("environment_steps")
-    else:
-        why = f"{config.algorithm} learns on-policy, from fresh episodes alone, and replays nothing"
-        given += ["online"] if needs.origin == "environment" else ["online", "environment_steps"]
-    given = [field for field in given if getattr(config, field) != RunConfig.model_fields[field].default]
-    if given:
-        raise ConfigError(f"{why}: it takes no {' and no '.join('--' + field.replace('_', '-') for field in given)}.")
-
-
-def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of several layers, the strongest last; of the two budgets that of the strongest layer with either."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        if layer.keys() & BUDGETS:
-            merged = {name: value for name, value in merged.items() if name not in BUDGETS}
-        merged |= layer
-    return merged
-
-
-def with_budget(config: RunConfig, needs: Needs, given: Iterable[str]) -> RunConfig:
-    """The settings with as many updates as `environment_steps` pay for, where these are given.
-
-    Args:
-        config: The settings.
-        needs: The algorithm's.
-        given: Names of the fields that were given.
-
-    Raises:
-        ConfigError: Both are given and disagree, or nothing is left for an update.
-    """
-    steps = config.environment_steps
-    if steps is None or not plays(config, needs):
-        return config
-    if replays(config, needs):
-        updates = int((steps - config.first_steps) * config.updates_per_step + 1e-9)
-        before = f" after {config.first_steps:,} of --warmup-steps" if config.first_steps else ""
-    else:
-        batch_size = config.settings.get("batch_size", 1)
-        updates, before = steps // batch_size, f" of {batch_size:,} steps"
-    if "steps" in given and config.steps != updates:
-        raise ConfigError("--steps counts updates and --environment-steps what is played: give exactly one of both.")
-    if updates < 1:
-        raise ConfigError(f"--environment-steps {steps:,} pays for no update{before}: give more.")
-    return config.model_copy(update={"steps": updates})
-
-
-ENGINE_FIELDS = ("learners", "code", "patience", "stragglers", "straggler_delay", "ray_address")
-"""Settings of runs whose gradients other processes compute."""
-
-
-def _refuse_engine(config: RunConfig) -> None:
-    """Refuse settings of an engine where there is none, or of another one."""
-    if config.engine is None and config.answers_of is None:
-        given = [name for name in ENGINE_FIELDS if getattr(config, name) != RunConfig.model_fields[name].default]
-        if given:
-            raise ConfigError(f"--{given[0].replace('_', '-')} is for runs with an --engine: local or ray.")
-    if config.engine != "ray" and config.ray_address is not None:
-        raise ConfigError("--ray-address is for --engine ray.")
-
-
-def refuse_beginning(config: RunConfig, needs: Needs) -> None:
-    """Refuse to begin a run that could learn nothing sound; one that began before these were refused still opens.
-
-    Raises:
-        ConfigError: Says what would be right.
-    """
-    name, rows = config.algorithm, config.settings.get("batch_size", 1)
-    if needs.recorded == "only" and config.world_model is not None:
-        raise ConfigError(
-            f"{name} clones what was recorded, and imagined actions are no demonstrations: it takes no --world-model."
-        )
-    shares = [share for share in (config.real_fraction, config.real_fraction_end) if isinstance(share, float)]
-    beside_live = replays(config, needs)  # live rows show what was done as well
-    if needs.recorded != "none" and not beside_live and any(round(share * rows) < 1 for share in shares):
-        raise ConfigError(
-            f"{name} learns what was done from recorded rows, of which batches must hold some: "
-            "raise --real-fraction (and --real-fraction-end) above 0."
-        )
-    if config.settings.get("weighting") == "agent" and config.settings.get("mixer") == "unconstrained":
-        raise ConfigError(
-            "weighting = agent weighs by each agent's own value, which an unconstrained mixer may take with either "
-            "sign or not at all: it needs mixer = monotonic or vdn."
-        )

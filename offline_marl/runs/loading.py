@@ -16,7 +16,8 @@ from offline_marl.core.config import build
 from offline_marl.core.permissions import Permit, is_import_path
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import DataError, Spec
-from offline_marl.runs.config import ACTING_RUNS, RunConfig, refuse_mixtures
+from offline_marl.runs.combinations import refuse_mixtures
+from offline_marl.runs.config import ACTING_RUNS, RunConfig
 from offline_marl.runs.folder import RunFolder, RunFolderError, naming_plugins, newest_state, state_at
 
 

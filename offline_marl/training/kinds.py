@@ -12,14 +12,8 @@ from offline_marl.core.config import ConfigError
 from offline_marl.core.places import place_fields, with_whole_places
 from offline_marl.core.registry import Registry, RegistryError
 from offline_marl.preferences import registry as reward_models
-from offline_marl.runs.config import (
-    FitConfig,
-    LearnFlags,
-    RewardFitConfig,
-    RunConfig,
-    refuse_beginning,
-    refuse_mixtures,
-)
+from offline_marl.runs.combinations import refuse_beginning, refuse_mixtures
+from offline_marl.runs.config import FitConfig, LearnFlags, RewardFitConfig, RunConfig
 from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import Folder, RewardFolder, describe_software, naming_plugins
 from offline_marl.runs.kinds import FIT_REWARD, RunKind, build_settings, kinds

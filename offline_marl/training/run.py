@@ -17,14 +17,8 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, clipped, rescaled
 from offline_marl.datasets.files import save_data
 from offline_marl.environments.scores import Score
-from offline_marl.runs.config import (
-    EnvironmentChoice,
-    RunConfig,
-    import_paths,
-    refuse_beginning,
-    refuse_mixtures,
-    with_budget,
-)
+from offline_marl.runs.combinations import refuse_beginning, refuse_mixtures, with_budget
+from offline_marl.runs.config import EnvironmentChoice, RunConfig, import_paths
 from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import RunFolder, describe_software, naming_plugins, write_json
 from offline_marl.runs.kinds import TRAIN, build_settings

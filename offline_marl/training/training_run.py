@@ -22,7 +22,8 @@ from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.environments.base import Conventions
 from offline_marl.environments.scores import Score, summarize
 from offline_marl.runs import checkpoint
-from offline_marl.runs.config import RunConfig, plays
+from offline_marl.runs.combinations import plays
+from offline_marl.runs.config import RunConfig
 from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import Folder, RunFolder, newest_state
 from offline_marl.runs.loading import make_algorithm, take_over

@@ -15,13 +15,13 @@ from torch import Tensor
 from offline_marl.core.acting.history import begin_memory, newest
 from offline_marl.core.acting.inputs import unchecked
 from offline_marl.core.axes import PerAgent, PerTeam
+from offline_marl.core.fields import SpreadName
 from offline_marl.core.types import Batch, Obs, Policy, Spec
 from offline_marl.worldmodels.base import Carry, Prediction, Rows, Spread, TokenSpread
 from offline_marl.worldmodels.facts import Facts
 from offline_marl.worldmodels.uncertainty import (
     UNCERTAINTIES,
     Measured,
-    Uncertainty,
     exceeds,
     penalty,
     reward_variance,
@@ -51,7 +51,7 @@ class Dynamics(Protocol):
 class Caution:
     """How much disagreement costs, and where it ends a row; of the published code unless prediction."""
 
-    spread: Uncertainty = "covariance_norm"
+    spread: SpreadName = "covariance_norm"
     """What measures disagreement."""
     weight: float = 0.1
     """Taken from every agent's reward per unit of it."""

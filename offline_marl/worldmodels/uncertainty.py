@@ -9,30 +9,18 @@ the wrong order does not pass the type checker.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, NewType
+from typing import Annotated, NewType
 
 import torch
 from torch import Tensor
 
 from offline_marl.core.axes import PerTeam
+from offline_marl.core.fields import SpreadName
 from offline_marl.core.types import DataError
 from offline_marl.worldmodels.base import Spread, TokenSpread
 
 Measured = NewType("Measured", Tensor)
 """An unclamped measurement, `*lead`."""
-Uncertainty = Literal[
-    "covariance_norm",
-    "standardized_variance",
-    "reward_variance",
-    "max_aleatoric",
-    "pairwise_difference",
-    "token_entropy",
-    "first_token_entropy",
-    "token_surprisal",
-    "token_information",
-    "reward_deviation",
-    "cycle_inconsistency",
-]
 
 
 def covariance_norm(spread: Spread) -> Measured:
@@ -130,7 +118,7 @@ def penalty(value: Measured, ceiling: float | None = None) -> Annotated[Tensor, 
     return value if ceiling is None else value.clamp(max=ceiling)
 
 
-UNCERTAINTIES: Mapping[Uncertainty, Callable[[Spread], Measured]] = {
+UNCERTAINTIES: Mapping[SpreadName, Callable[[Spread], Measured]] = {
     "covariance_norm": covariance_norm,
     "standardized_variance": standardized_variance,
     "reward_variance": reward_variance,

@@ -7,11 +7,11 @@ from typing import get_args
 import pytest
 import torch
 
+from offline_marl.core.fields import SpreadName
 from offline_marl.core.types import DataError
-from offline_marl.runs.config import SpreadName
 from offline_marl.worldmodels import uncertainty
 from offline_marl.worldmodels.base import Prediction, Spread, TokenSpread
-from offline_marl.worldmodels.uncertainty import UNCERTAINTIES, Uncertainty, exceeds, penalty
+from offline_marl.worldmodels.uncertainty import UNCERTAINTIES, exceeds, penalty
 
 TOKENS = {
     "token_entropy": "entropy",
@@ -91,7 +91,7 @@ def test_pairwise_difference_by_hand() -> None:
 
 
 def test_every_function_has_its_name_in_configs() -> None:
-    assert set(get_args(Uncertainty)) == set(UNCERTAINTIES)
+    assert get_args(SpreadName) == tuple(UNCERTAINTIES)
     assert all(function.__name__ == name for name, function in UNCERTAINTIES.items())
 
 
@@ -145,7 +145,3 @@ def test_doubts_of_tokens_take_their_places() -> None:
     some = Prediction(torch.ones(1, 2, 1), torch.ones(1, 2), torch.ones(1, 2) > 0, three(tokens=told()))
     whole = some.scatter(torch.tensor([1]), 3)
     assert whole.spread.tokens.information.tolist() == [[0, 0], [3, 5], [0, 0]]
-
-
-def test_the_command_line_knows_the_same_measures() -> None:
-    assert get_args(SpreadName) == get_args(Uncertainty) == tuple(UNCERTAINTIES)

@@ -19,7 +19,8 @@ from offline_marl.core.config import Config, ConfigError, load_settings, suggest
 from offline_marl.core.names import named_places
 from offline_marl.launch.cli.command import PROGRAM
 from offline_marl.launch.cli.parser import Adder, Parser
-from offline_marl.runs.config import EnvironmentChoice, RunFlags, layered
+from offline_marl.runs.combinations import layered
+from offline_marl.runs.config import EnvironmentChoice, RunFlags
 from offline_marl.runs.kinds import RunKind
 
 TASK_FIELDS = {"dataset", "environment"}

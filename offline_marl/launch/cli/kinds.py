@@ -12,7 +12,7 @@ from offline_marl.core.config import ConfigError
 from offline_marl.launch.cli.command import PROGRAM, Command
 from offline_marl.launch.cli.failures import resumable
 from offline_marl.launch.cli.text import print_lines, table
-from offline_marl.runs.config import learns_alone
+from offline_marl.runs.combinations import learns_alone
 from offline_marl.runs.kinds import TRAIN, RunKind, added_commands, kinds
 
 if TYPE_CHECKING:

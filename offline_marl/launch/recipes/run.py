@@ -28,7 +28,7 @@ from offline_marl.launch.recipes.standing import RecipeError, Standing, contents
 from offline_marl.launch.sweeps.folder import Sweep
 from offline_marl.launch.sweeps.launch import Execution, is_live, launch
 from offline_marl.launch.sweeps.plan import Planned
-from offline_marl.runs.config import layered
+from offline_marl.runs.combinations import layered
 from offline_marl.runs.folder import write_json
 
 POLL_S = 2.0

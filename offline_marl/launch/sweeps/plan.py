@@ -21,7 +21,8 @@ from offline_marl.core.seeding import derive
 from offline_marl.datasets.places import absolute
 from offline_marl.launch.sweeps.file import NONE, Axes, Distribution, ModelPart, Optuna, Search, SweepFile
 from offline_marl.launch.sweeps.names import digest, folder_name, spell, task_word
-from offline_marl.runs.config import import_paths, layered
+from offline_marl.runs.combinations import layered
+from offline_marl.runs.config import import_paths
 from offline_marl.runs.kinds import FIT
 from offline_marl.runs.places import locate_model
 from offline_marl.tasks.data_tasks import refuse_unknown

@@ -19,7 +19,8 @@ from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.ring import TransitionRing
 from offline_marl.environments.guarded import Guarded
 from offline_marl.runs.checkpoint import found
-from offline_marl.runs.config import FitConfig, RunConfig, replays
+from offline_marl.runs.combinations import replays
+from offline_marl.runs.config import FitConfig, RunConfig
 from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError
 from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.models.fit import Fit, begin_fit, config_for, continue_fit, facts_of, prepare_fit

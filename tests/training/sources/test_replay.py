@@ -33,7 +33,7 @@ from offline_marl.core.config import ConfigError
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import Batch, DataError, Needs, Spec
 from offline_marl.environments.guarded import EnvironmentFailedError
-from offline_marl.runs.config import learns_alone
+from offline_marl.runs.combinations import learns_alone
 from offline_marl.tasks import environment_tasks
 from offline_marl.tasks.environment_tasks import find_environment_task, play_uniformly
 from offline_marl.training import training_run
