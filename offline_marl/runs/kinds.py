@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from offline_marl import algorithms, preferences, worldmodels
 from offline_marl.core.config import Config, ConfigError, build, suggest
 from offline_marl.core.registry import Registry, RegistryError
 from offline_marl.runs.config import (
@@ -45,6 +46,8 @@ class RunKind(Generic[Settings]):
     """What one is called in a sentence, with its article."""
     procedure: str
     """`module:class` of the Procedure that prepares, begins and resumes runs; it may import torch."""
+    names: Registry[Any] | None = None
+    """What can be learnt, where its names are known without importing the procedure."""
     plural: str = "runs"
     """What several are called."""
     argument: str = "NAME"
@@ -66,6 +69,7 @@ TRAIN = RunKind(
     mark="algorithm",
     noun="a training run",
     procedure="offline_marl.training.kinds:Training",
+    names=algorithms.registry,
     argument="ALGORITHM",
     out="Run folder; without it runs/<algorithm>_<dataset>_seed<seed>.",
     scored=True,
@@ -77,6 +81,7 @@ FIT = RunKind(
     mark="model",
     noun="a world model",
     procedure="offline_marl.training.kinds:Fitting",
+    names=worldmodels.registry,
     plural="world models",
     argument="KIND",
     heading="the fit",
@@ -90,6 +95,7 @@ FIT_REWARD = RunKind(
     mark="reward",
     noun="a reward model",
     procedure="offline_marl.training.kinds:FittingRewards",
+    names=preferences.registry,
     plural="reward models",
     argument="KIND",
     heading="the fit",

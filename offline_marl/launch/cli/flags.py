@@ -128,7 +128,7 @@ def read_training(
     preset = given.pop("preset", None)
     given = _with_file(given, known)
     if preset is not None:
-        beneath = _known(read_preset(algorithm, preset), known, f"the preset '{preset}'")
+        beneath = known_fields(read_preset(algorithm, preset), known, f"the preset '{preset}'")
         # Another task takes the place of the preset's; beside data, an environment only says where it is scored.
         replaced = TASK_FIELDS if "dataset" in given or (online and "environment" in given) else set()
         beneath = {name: value for name, value in beneath.items() if name not in replaced}
@@ -154,7 +154,7 @@ def read_other(
 
 def _with_file(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
     file = given.pop("config", None)
-    return given if file is None else layered(_known(load_settings(Path(file)), known, str(file)), given)
+    return given if file is None else layered(known_fields(load_settings(Path(file)), known, str(file)), given)
 
 
 def _with_folder(given: dict[str, Any], command: str) -> tuple[dict[str, Any], Path | None]:
@@ -187,25 +187,42 @@ def read(
     Raises:
         ConfigError: A flag is unknown, lacks its value, or the value cannot be read.
     """
-    parser = Parser(f"{PROGRAM} {command}", command, usage, summary)
-    adder = Adder(parser, kind.model_fields, groups or {})
+    _, source, words = parser_of(kind, command, usage, summary, args, groups)
     try:
-        source: Any = CliSettingsSource(
-            cast(Any, kind),
-            root_parser=parser,
-            cli_kebab_case=True,
-            cli_hide_none_type=True,
-            parse_args_method=Parser.parse,
-            add_argument_method=adder.add,
-        )
-        words = _objects(kind, [_numbers(_kebab(arg)) for arg in args])
-        given: dict[str, Any] = source(args=_whole_names(kind, words))()
+        given: dict[str, Any] = source(args=words)()
     except SettingsError as error:
         raise ConfigError(f"A flag of {command} cannot be read: {' '.join(str(error).split())}.") from None
     return given
 
 
-def _known(settings: Mapping[str, Any], known: set[str], place: str) -> dict[str, Any]:
+def parser_of(
+    kind: type[Config],
+    command: str,
+    usage: str,
+    summary: str,
+    args: Sequence[str],
+    groups: Mapping[str, str] | None = None,
+) -> tuple[Parser, Any, list[str]]:
+    """Make the parser of a config's flags, what reads their values, and the words that both understand; see `read`."""
+    parser = Parser(f"{PROGRAM} {command}", command, usage, summary)
+    adder = Adder(parser, kind.model_fields, groups or {})
+    source: Any = CliSettingsSource(
+        cast(Any, kind),
+        root_parser=parser,
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        parse_args_method=Parser.parse,
+        add_argument_method=adder.add,
+    )
+    return parser, source, _whole_names(kind, _objects(kind, [_numbers(_kebab(arg)) for arg in args]))
+
+
+def known_fields(settings: Mapping[str, Any], known: set[str], place: str) -> dict[str, Any]:
+    """Settings of a file with their names as fields are written.
+
+    Raises:
+        ConfigError: One is no field.
+    """
     fields = {str(name).replace("-", "_"): value for name, value in settings.items()}
     for name in fields:
         if name not in known:

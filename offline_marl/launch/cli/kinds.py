@@ -63,6 +63,10 @@ def begin_added(command: str, args: Sequence[str]) -> None:
 
 def begin(kind: RunKind[Any], args: Sequence[str], printer: Printer | None) -> None:
     """Begin a run of what the first word names."""
+    from offline_marl.launch.cli.unknown_names import refuse_unknown_names
+
+    refuse_unknown_names(kind, args[0], args[1:])
+
     from offline_marl.training.kinds import procedure_of
 
     procedure = procedure_of(kind)

@@ -51,6 +51,10 @@ def _submit(command: str, args: Sequence[str]) -> None:
     if rest[0].startswith("-"):
         raise ConfigError(f"submit {command} needs the {kind.argument} first, before {rest[0]}.")
 
+    from offline_marl.launch.cli.unknown_names import refuse_unknown_names
+
+    refuse_unknown_names(kind, rest[0], rest[1:])
+
     from offline_marl.launch.jobs import executors
     from offline_marl.launch.jobs.job import Job, checked
     from offline_marl.launch.jobs.profile import read_profile
