@@ -94,7 +94,7 @@ def _started(plan: RecordingPlan, count: int) -> Iterator[list[Worker]]:
         # Blocked while they are born, which they inherit: an interruption is told to this process alone, which ends
         # them. The tracker goes first: where it starts later, it unblocks what it finds blocked.
         resource_tracker.ensure_running()
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
             for _ in range(count):
                 _start(started)

@@ -6,12 +6,14 @@ can execute code, and a damaged file is noticed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import json
 import math
 import mmap
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from offline_marl.core.config import ConfigError
 from offline_marl.core.errors import BadInputError
+from offline_marl.core.locks import refuse_special
 
 PIECE = 1 << 24
 """Bytes written at once."""
@@ -58,18 +61,24 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A stream into a file beside `path`, which takes that place when all went well, and else is gone."""
+    """A stream into a file beside `path`, which takes that place when all went well, and else is gone.
+
+    Who may read it is what the process's umask says.
+
+    Raises:
+        LinkError: There is a pipe, a socket or a device at that place, which a rename would do away with.
+    """
+    refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    handle, beside = open_beside(path)
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        os.replace(beside, path)
     except BaseException as error:
-        Path(name).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
@@ -78,6 +87,16 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def open_beside(path: Path) -> tuple[int, Path]:
+    """Make a new hidden file beside a path, with the permissions that the umask leaves: its handle and its path."""
+    # Not tempfile's, whose files are private whatever the umask says.
+    while True:
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        with contextlib.suppress(FileExistsError):
+            return os.open(beside, flags | getattr(os, "O_BINARY", 0), 0o666), beside
 
 
 @dataclass(frozen=True)

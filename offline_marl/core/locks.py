@@ -18,6 +18,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+SPECIAL = {"a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
+"""Kinds of what is neither file nor folder."""
+
+
 class LinkError(BadInputError, RuntimeError):
     """A name inside a folder of ours that leads out of it, or is no ordinary file; the message is one sentence."""
 
@@ -91,3 +95,18 @@ def refuse_links(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         if (folder / name).is_symlink():
             raise LinkError(f"{folder / name} is a link: put the folder itself there, or link {folder} as a whole.")
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse what is there but neither a file nor a folder: a pipe would be waited for, a device never ends.
+
+    Raises:
+        LinkError: It is a pipe, a socket or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # not there, not to be looked at, or no name at all: opening it says so
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        kind = next((name for name, is_kind in SPECIAL.items() if is_kind(mode)), "a device")
+        raise LinkError(f"{path} is {kind}: only ordinary files are read and written.")

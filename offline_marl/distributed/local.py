@@ -201,6 +201,7 @@ def _fork_learners(orders: int, door: str, make: Callable[[], Program], newest: 
     children: dict[int, int] = {}
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         while order := os.read(orders, 8):
             (learner,) = struct.unpack("q", order)

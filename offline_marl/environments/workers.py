@@ -131,7 +131,9 @@ def _fork(make: Callable[[int], JointEnv], copies: int) -> Connection:
 
 
 def _serve(pipe: Connection, make: Callable[[int], JointEnv], copies: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who made us decides when it ends
+    for name in ("SIGINT", "SIGHUP"):  # told to all of a terminal's processes; who made us decides when we end
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     for other in list(_OPEN):
         other.close()
     try:

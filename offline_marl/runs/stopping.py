@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
+from collections.abc import Callable, Iterator
 
 asked = threading.Event()
 """Set by whoever wants the work of this process to stop: a signal's handler, a scheduler that needs the machine."""
@@ -14,3 +18,32 @@ class StoppedEarly(Exception):
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped after update {step:,}, which is saved")
         self.step = step
+
+
+@contextlib.contextmanager
+def heeding_the_end(tell: Callable[[], object]) -> Iterator[None]:
+    """Call `tell` at SIGTERM, and at SIGHUP unless it is ignored, as it is under nohup; for the main thread.
+
+    Args:
+        tell: What is to happen; it may raise.
+    """
+    # A terminal that has gone answers whatever is written with an error, which would end the work before it saved.
+    terminals = [number for number in (1, 2) if os.isatty(number)]
+
+    def ended(number: int, _: object) -> None:
+        if number != signal.SIGTERM and terminals:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for terminal in terminals:
+                os.dup2(nowhere, terminal)
+            os.close(nowhere)
+        tell()
+
+    names = ("SIGTERM", "SIGHUP")
+    heeded = [number for name in names if (number := getattr(signal, name, None)) is not None]
+    heeded = [number for number in heeded if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, ended) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from offline_marl.core.files import DamagedFileError, load_tree, save_tree, write_atomically
+from offline_marl.core.locks import LinkError
 
 
 def same(left: Any, right: Any) -> bool:
@@ -212,7 +213,7 @@ def test_writing_makes_the_folder_and_leaves_only_the_file(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["x"]
 
 
-@pytest.mark.parametrize("call", ["replace", "fsync", "chmod"])
+@pytest.mark.parametrize("call", ["replace", "fsync", "open"])
 def test_a_write_that_fails_leaves_the_old_file_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
@@ -227,3 +228,20 @@ def test_a_write_that_fails_leaves_the_old_file_alone(
     monkeypatch.undo()
     assert (tmp_path / "x").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_umask_says_who_may_read(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "x", b"content")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == mode
+
+
+def test_a_pipe_is_neither_written_to_nor_done_away_with(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(LinkError, match="is a pipe"):
+        write_atomically(tmp_path / "x", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").is_fifo()

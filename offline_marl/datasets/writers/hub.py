@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers.storage.huggingface import CHUNK, PAUSE, TRIES, fetch, is_passing, status_of
+from offline_marl.datasets.readers.storage.huggingface import (
+    CHUNK,
+    PAUSE,
+    TRIES,
+    fetch,
+    is_passing,
+    reason_of,
+    shown_endpoint,
+    status_of,
+)
 from offline_marl.datasets.writers.card import Section, card, is_ours, section
 
 README = "README.md"
@@ -206,7 +215,7 @@ def _sentence(error: BaseException, target: Target) -> str | None:
     """What went wrong; None where it is not the hub's doing."""
     from huggingface_hub import errors as known
 
-    endpoint, status = os.environ.get("HF_ENDPOINT") or "huggingface.co", status_of(error)
+    endpoint, status = shown_endpoint(), status_of(error)
     if status == 401 or isinstance(error, known.LocalTokenNotFoundError):
         return "cannot be written: log in with `hf auth login`, or set HF_TOKEN, with a token that may write."
     if status == 403:
@@ -220,5 +229,5 @@ def _sentence(error: BaseException, target: Target) -> str | None:
     if is_passing(error):
         return f"was not written: {endpoint} did not answer; push again later."
     if isinstance(error, known.HfHubHTTPError | ValueError):
-        return f"cannot be written: {' '.join(str(error).split())[:200].rstrip('.')}."
+        return f"cannot be written: {reason_of(error)}."
     return None

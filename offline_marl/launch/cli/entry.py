@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 from offline_marl.core.errors import INTERRUPTED, PIPE_CLOSED, sentence
 from offline_marl.core.plugin_files import take_plugins
+from offline_marl.launch.cli.arguments import refuse_unusable
 from offline_marl.launch.cli.command import Command, choose, run_lazily
 from offline_marl.launch.cli.data.table import COMMANDS as DATA_COMMANDS
 from offline_marl.launch.cli.failures import Stopped, exit_code
 from offline_marl.launch.cli.prefs.table import COMMANDS as PREFS_COMMANDS
-from offline_marl.launch.cli.text import replace_unprintable
+from offline_marl.launch.cli.text import replace_unprintable, without_secrets
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(args: Sequence[str]) -> int:
+    refuse_unusable(args)
     args = take_plugins(args)
     try:
         choose("", COMMANDS if args and args[0] in COMMANDS else _commands(), args)
@@ -62,7 +64,7 @@ def _commands() -> dict[str, Command]:
 
 
 def _complain(line: str, code: int) -> int:
-    print(" ".join(line.split()), file=sys.stderr)
+    print(without_secrets(" ".join(line.split())), file=sys.stderr)
     return code
 
 

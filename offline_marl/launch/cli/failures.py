@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,14 +29,15 @@ def exit_code(error: Exception) -> int | None:
 def resumable(folder: Path) -> Iterator[None]:
     """Turn interruptions and disk errors of a run into a sentence on what is kept and how to resume.
 
-    SIGTERM, by which schedulers announce the end, lets the run save after the update that it is in.
+    SIGTERM, by which schedulers announce the end, and SIGHUP, when the terminal has gone, let the run save after the
+    update that it is in.
     """
-    from offline_marl.runs.stopping import StoppedEarly, asked
+    from offline_marl.runs.stopping import StoppedEarly, asked, heeding_the_end
 
     resume = f"go on with `offline-marl resume {shlex.quote(str(folder))}`"
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
-        yield
+        with heeding_the_end(asked.set):
+            yield
     except StoppedEarly as stop:
         raise Stopped(TERMINATED, f"{stop}: {resume}") from None
     except BrokenPipeError:
@@ -49,5 +49,3 @@ def resumable(folder: Path) -> Iterator[None]:
         place = error.filename or f"a file of {folder}"
         kept = f"; the last good checkpoint is kept, {resume}" if any(folder.glob("**/checkpoints/step_*")) else ""
         raise Stopped(FAILED, f"error: {error.strerror or error}: {place}{kept}.") from None
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +27,7 @@ from offline_marl.launch.cli.sweep_flags import (
 from offline_marl.launch.cli.terminal import duration
 from offline_marl.launch.cli.text import table
 from offline_marl.runs.live import STATE_ORDER
+from offline_marl.runs.stopping import heeding_the_end
 
 if TYPE_CHECKING:
     from offline_marl.launch.sweeps.folder import MergedJobs, Sweep
@@ -151,7 +150,7 @@ def _launch(
     execution = resolve_execution(executor, profile, flags.parallel)
     if flags.dry_run:
         return print_preview(sweep, merged, execution, studies)
-    with _terminated_like_interrupted(), sweep.locked():
+    with heeding_the_end(_interrupt), sweep.locked():
         sweep.write_manifest(source, executor, profile, merged.every, studies)
         added = f", {len(merged.new)} of them new" if before is not None and merged.new else ""
         print(f"{len(merged.every)} jobs{added}, in {sweep.path}", file=sys.stderr)
@@ -243,18 +242,9 @@ def _collect(args: Sequence[str]) -> None:
     print(f"{'table':<12}{out}")
 
 
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Turn SIGTERM into KeyboardInterrupt, so that the launcher's own clean-up tells its processes to save."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _interrupt() -> None:
+    """Turn the end of the process into KeyboardInterrupt, so that the launcher's clean-up tells its jobs to save."""
+    raise KeyboardInterrupt
 
 
 START = {"FILE": Command("[--out DIR] ...", "run what a sweep file asks for, or go on with a sweep's DIR", _start)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
@@ -19,6 +20,11 @@ def replace_unprintable(*streams: TextIO) -> None:
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper) and stream.errors in {"strict", "surrogateescape"}:
             stream.reconfigure(errors="backslashreplace")
+
+
+def without_secrets(line: str) -> str:
+    """Take names and passwords out of the addresses in a line: `https://me:secret@host` becomes `https://host`."""
+    return re.sub(r"(?<=://)[^\s/?#]*@", "", line)
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ from offline_marl.core.errors import TERMINATED, BadInputError, sentence
 from offline_marl.core.plugin_files import load_plugin, loaded_plugins
 from offline_marl.launch.jobs import disk, slurm
 from offline_marl.launch.jobs.job import Job, note_start, perform
-from offline_marl.runs.stopping import asked
+from offline_marl.runs.stopping import asked, heeding_the_end
 
 POLL_S = 0.05
 KILL_WAIT_S = 900.0
@@ -58,8 +58,16 @@ class Work:
         """
         self._note(job, disk.Backoff(), event="start", **process_identity())
         # Ctrl-C reaches every process of a terminal: a job of its own process then saves as well.
-        handled = [signal.SIGTERM, *([signal.SIGINT] if os.environ.get("SUBMITIT_EXECUTOR") == "local" else [])]
-        previous = {number: signal.signal(number, lambda *_: asked.set()) for number in handled}
+        local = os.environ.get("SUBMITIT_EXECUTOR") == "local"
+        interrupted = signal.signal(signal.SIGINT, lambda *_: asked.set()) if local else None
+        try:
+            with heeding_the_end(asked.set):
+                return self._wait(job)
+        finally:
+            if local:
+                signal.signal(signal.SIGINT, interrupted)
+
+    def _wait(self, job: Job) -> dict[str, Any]:
         try:
             # A daemon, so that a run that does not come to its end keeps no process alive that was told to go.
             threading.Thread(target=self._perform, args=(job,), daemon=True).start()
@@ -72,9 +80,6 @@ class Work:
             raise
         else:
             return self._conclude(job)
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def checkpoint(self, job: Job) -> Any:
         """Save, and say with what the job's next turn begins: submitit calls this before the job loses its machine.

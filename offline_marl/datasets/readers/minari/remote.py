@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers.storage.huggingface import matches
+from offline_marl.datasets.readers.storage.huggingface import matches, reason_of, without_password
 
 REMOTE = "hf://farama-minari"
 NAMESPACE = "namespace_metadata.json"
@@ -30,7 +30,7 @@ def fetch(name: str, root: Path) -> None:
         import minari
     except ImportError:
         raise DataError(f"minari://{name} is not in {root}: {byhand}.") from None
-    remote = os.environ.get("MINARI_REMOTE") or REMOTE
+    remote = without_password(os.environ.get("MINARI_REMOTE") or REMOTE)
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
         raise DataError(f"minari://{name} is not in {root}, and HF_HUB_OFFLINE forbids to ask {remote}: {byhand}.")
     root.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def fetch(name: str, root: Path) -> None:
     except Exception as error:
         if isinstance(error, DataError) or not _is_remotes(error):
             raise
-        reason = " ".join(str(error).split())[:200].rstrip(".")
+        reason = reason_of(error)
         raise DataError(
             f"minari://{name} is not in {root} and {remote} does not give it ({reason}): {byhand}."
         ) from None

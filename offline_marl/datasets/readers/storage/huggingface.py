@@ -84,6 +84,29 @@ def commit_of(path: Path) -> str | None:
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None
 
 
+def shown_endpoint() -> str:
+    """Address of the hub, without the name and password that `HF_ENDPOINT` may hold."""
+    return without_password(os.environ.get("HF_ENDPOINT") or "huggingface.co")
+
+
+def without_password(address: str) -> str:
+    """An address without the name and password before its host."""
+    scheme, separator, rest = address.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else scheme.rpartition("@")[2]
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error of a hub's client says, shortened, without the passwords of addresses that we were given."""
+    text = " ".join(str(error).split())
+    for name in ("HF_ENDPOINT", "MINARI_REMOTE"):
+        given = os.environ.get(name, "")
+        shown = without_password(given)
+        secret = given[given.find("://") + 3 if "://" in given else 0 : given.rfind("@")] if shown != given else ""
+        for part in filter(None, (f"{secret}@" if secret else "", secret, secret.partition(":")[2])):
+            text = text.replace(part, "")
+    return text[:200].rstrip(".")
+
+
 def _download(hub: Any, place: HubPlace) -> Path:
     where = {
         "repo_type": place.kind,
@@ -137,7 +160,7 @@ def _sentence(error: BaseException, place: HubPlace) -> str | None:
     """What went wrong; None where it is not the hub's doing."""
     from huggingface_hub import errors as known
 
-    endpoint = os.environ.get("HF_ENDPOINT") or "huggingface.co"
+    endpoint = shown_endpoint()
     if isinstance(error, known.GatedRepoError) or status_of(error) in {401, 403}:
         return "is closed to you: log in with `hf auth login`, and accept its terms on its page."
     if isinstance(error, known.RepositoryNotFoundError):
@@ -151,5 +174,5 @@ def _sentence(error: BaseException, place: HubPlace) -> str | None:
     if isinstance(error, known.EntryNotFoundError):
         return f"is not there: {place.repo} has no file {place.path}."
     if isinstance(error, known.HfHubHTTPError | ValueError):
-        return f"cannot be fetched: {' '.join(str(error).split())[:200].rstrip('.')}."
+        return f"cannot be fetched: {reason_of(error)}."
     return None

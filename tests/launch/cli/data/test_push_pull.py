@@ -225,3 +225,24 @@ def test_pull_overwrites_only_when_told_and_takes_folders(hub: Hub, cli: Cli, te
 def test_words_that_cannot_be_followed(hub: Hub, cli: Cli, team: Path, words: str, said: str) -> None:
     failed = cli("data", *words.format(team=team).split())
     assert failed.code == 2 and said in failed.error
+
+
+@pytest.mark.parametrize(
+    ("password", "host", "part"),
+    [("s3cret", "127.0.0.1:9", None), ("s3:c@r/et", "HUB", "commit"), ("s3cret?x#y", "no such host", None)],
+)
+def test_a_password_in_the_hubs_address_is_never_printed(
+    hub: Hub, cli: Cli, team: Path, monkeypatch: pytest.MonkeyPatch, password: str, host: str, part: str | None
+) -> None:
+    hub.refusals = {} if part is None else {part: 403}
+    host = hub.url.partition("://")[2] if host == "HUB" else host
+    monkeypatch.setenv("HF_ENDPOINT", f"http://me:{password}@{host}")
+    monkeypatch.setattr(writer, "TRIES", 1)
+    for words in (
+        ["data", "push", team, "hf://me/data", *LICENCE],
+        ["data", "pull", "hf://me/data/absent.safetensors"],
+        ["data", "info", "hf://me/data/absent.pkl"],
+    ):
+        said = cli(*words)
+        assert "s3" not in said.out + said.err and "Traceback" not in said.err, said.err
+        assert said.code in {0, 1, 2}
