@@ -28,7 +28,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol bench page docs speed clean
+.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol faults bench page docs speed clean
 
 help: ## show this list
 	@echo "make TARGET [VENV=$(VENV)] [TORCH=$(TORCH)] [PYTHON=$(PYTHON)]"
@@ -75,6 +75,11 @@ ray: $(DEV) ## the tests on a real Ray, in a network namespace of its own; insta
 dmcontrol: ## the tests of DeepMind Control, which needs an older MuJoCo, in $(VENV)-dmcontrol
 	@$(MAKE) --no-print-directory VENV='$(VENV)-dmcontrol' '$(VENV)-dmcontrol/.installed-dmcontrol'
 	OMP_NUM_THREADS=1 '$(VENV)-dmcontrol/bin/python' -m pytest -m dmcontrol -rs tests/environments/test_dmcontrol.py $(ARGS)
+
+faults: $(DEV) ## attack: kills, full disks, permissions, edited and hostile files; goes on after a stop (SHORT=1: minutes)
+	@mkdir -p build
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/support FAULTS_SHORT=$(SHORT) $(PY) -m pytest -p campaign -m faults -n 2 -rs \
+	  $(if $(SHORT),,--campaign build/faults.jsonl) tests $(ARGS)
 
 bench: $(DEV) ## train and score a preset: make bench PRESET=ma_iql/published
 	$(PY) benchmarks/run.py $(PRESET) $(ARGS)

@@ -45,6 +45,10 @@ def staged(out: Path, overwrite: bool = False) -> Iterator[Path]:
                 _delete(old)
                 os.replace(out, old) if out.is_dir() else None
             os.replace(new, out)
+        except OSError as error:
+            if error.errno and str(error.filename or folder).startswith(str(folder)):
+                raise OSError(error.errno, error.strerror, str(out)) from error
+            raise
         finally:
             if os.path.lexists(out) or not os.path.lexists(old):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -24,6 +24,7 @@ from offline_marl.datasets.episode_index import starts
 from offline_marl.datasets.readers.embedded_metadata import OURS, packed
 from offline_marl.datasets.readers.minari.remote import datasets_in
 from offline_marl.datasets.readers.minari.storages import STORAGES
+from offline_marl.datasets.writers.hdf5_file import GuardedFile, writing_hdf5
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {"Ant-v5": {"include_cfrc_ext_in_observation": False}}
 """What the bodies recorded here are made with beside their defaults."""
@@ -46,6 +47,7 @@ def write(folder: Path, data: Recording | Dataset, storage: str = "hdf5", datase
 
     Raises:
         DataError: minari or its storage's package is missing, the folder exists, or the id has another form.
+        OSError: The disk is full.
     """
     name = dataset_id or id_of(folder)
     if storage not in STORAGES:
@@ -59,6 +61,8 @@ def write(folder: Path, data: Recording | Dataset, storage: str = "hdf5", datase
     try:
         _create(beside, name, data, storage)
         os.replace(beside / name, folder)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
     except ImportError:  # that of the storage's package
         raise DataError(f"Writing {storage} needs another package: pip install 'offline-marl[data,arrow]'.") from None
     finally:
@@ -89,11 +93,11 @@ def _create(root: Path, name: str, data: Recording | Dataset, storage: str) -> N
         raise DataError(f"Writing {name} needs minari: pip install 'offline-marl[data]'.") from None
     seen, moved = _spaces(data)
     metadata = data.metadata
-    with datasets_in(root), _sized_once(), warnings.catch_warnings():
+    with datasets_in(root), _sized_once(), _guarded(storage) as guards, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it recommends to tell, some of which a set may not know
         made = minari.create_dataset_from_buffers(
             name,
-            _episodes(data),
+            _checked(_episodes(data), guards),
             observation_space=seen,
             action_space=moved,
             data_format=storage,
@@ -160,6 +164,55 @@ def _sized_once() -> Iterator[None]:
         yield
     finally:
         MinariStorage.get_size = whole
+
+
+@contextmanager
+def _guarded(storage: str) -> Iterator[list[GuardedFile]]:
+    """Let minari write HDF5 through guards; gives those of the files that were opened."""
+    guards: list[GuardedFile] = []
+    if storage != "hdf5":
+        yield guards
+        return
+    try:
+        from minari.dataset._storages import hdf5_storage
+    except ImportError:  # h5py is missing, which minari says
+        yield guards
+        return
+
+    @contextmanager
+    def opened(path: Path, mode: str, **settings: Any) -> Iterator[Any]:
+        with writing_hdf5(Path(path), mode, **settings) as (file, guard):
+            guards.append(guard)
+            yield file
+
+    whole = hdf5_storage.h5py
+    hdf5_storage.h5py = _GuardedHDF5(whole, opened)
+    try:
+        yield guards
+    finally:
+        hdf5_storage.h5py = whole
+
+
+class _GuardedHDF5:
+    """`h5py` whose files are opened by another function where they are written to."""
+
+    def __init__(self, whole: Any, opened: Any) -> None:
+        self._whole, self._opened = whole, opened
+
+    def File(self, path: Path, mode: str = "r", **settings: Any) -> Any:
+        """Open a file."""
+        return self._whole.File(path, mode, **settings) if mode == "r" else self._opened(path, mode, **settings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+
+def _checked(episodes: Iterator[Any], guards: Sequence[GuardedFile]) -> Iterator[Any]:
+    """The episodes, as long as what was written of them is on the disk."""
+    for episode in episodes:
+        for guard in guards:
+            guard.refuse_failure()
+        yield episode
 
 
 def _spaces(data: Recording | Dataset) -> tuple[Any, Any]:

@@ -1,0 +1,133 @@
+"""Kills placed by progress: a process ends itself by SIGKILL at the nth call of one of a run's functions.
+
+Work is what a forked process does: it begins, or goes on with, what an earlier one left. The places of kills come from
+a seed, so that a campaign repeats itself, whatever the machine's speed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import random
+import signal
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LIMIT_S = 300
+"""Seconds after which work that hangs is ended, which no test expects."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the work a process dies."""
+
+    function: str
+    """`module:Class.method` or `module:function`."""
+    call: int
+    """Which of its calls in that process, from 1."""
+    after: bool
+    """Whether the call is over."""
+
+
+def count_calls(function: str, tell: Callable[[int, bool], object]) -> None:
+    """Call `tell` with the number of each call of a function, before it and after it; for the rest of the process."""
+    module, _, name = function.partition(":")
+    owner: Any = importlib.import_module(module)
+    *parents, last = name.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    whole, calls = getattr(owner, last), 0
+
+    @functools.wraps(whole)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        number = calls
+        tell(number, False)
+        result = whole(*args, **kwargs)
+        tell(number, True)
+        return result
+
+    setattr(owner, last, counted)
+
+
+def fork(work: Callable[[], object], log: Path, place: Place | None = None) -> int:
+    """Do the work in a forked process, dying at a place; its exit status."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = 1
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(LIMIT_S)
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        if place is not None:
+            _die_at(place)
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _die_at(place: Place) -> None:
+    def tell(number: int, after: bool) -> None:
+        if number == place.call and after == place.after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    count_calls(place.function, tell)
+
+
+def count_in(work: Callable[[], object], functions: Mapping[str, int], log: Path, notes: Path) -> dict[str, int]:
+    """Do the work undisturbed in a forked process, and count how often it calls each function."""
+
+    def counted() -> None:
+        for function in functions:
+            mark = notes / function.replace(":", "_")
+            mark.touch()
+            stream = mark.open("ab", buffering=0)
+            count_calls(function, lambda _, after, stream=stream: stream.write(b"." if after else b""))
+        work()
+
+    assert fork(counted, log) == 0, log.read_text()
+    return {function: (notes / function.replace(":", "_")).stat().st_size for function in functions}
+
+
+def kill_again_and_again(
+    work: Callable[[], object], spans: Mapping[str, int], kills: int, seed: int, log: Path
+) -> list[Place]:
+    """Kill the work so many times, then let it come to its end.
+
+    Args:
+        work: Begins or goes on.
+        spans: Functions, and up to which of their calls in a process it dies: about twice as many as lie between two
+            checkpoints, so that every other attempt gets on.
+        kills: How many.
+        seed: Of the places.
+        log: What the processes say.
+
+    Returns:
+        Where it died; fewer than asked for where it had ended before.
+    """
+    chance, died = random.Random(seed), list[Place]()
+    functions = sorted(spans)
+    attempts = 0
+    while len(died) < kills:
+        attempts += 1
+        assert attempts <= 4 * kills, f"it seldom comes to a place: {spans}"
+        function = functions[attempts % len(functions)]
+        place = Place(function, chance.randint(1, spans[function]), chance.random() < 0.5)
+        code = fork(work, log, place)
+        if code == 0:
+            return died
+        assert code == -signal.SIGKILL, f"{place} ended by {code}:\n{log.read_text()}"
+        died.append(place)
+    assert fork(work, log) == 0, log.read_text()
+    return died
