@@ -144,6 +144,9 @@ class LabelStore:
             raise StoreError(f"{path} cannot be opened: {error}.") from None
         try:
             self._open(journal)
+        except sqlite3.OperationalError as error:
+            self.close()
+            raise StoreError(f"{path} cannot be read or written: {error}.") from None
         except sqlite3.DatabaseError as error:
             self.close()
             raise StoreError(f"{path} is no store of labels, or is damaged: {error}.") from None

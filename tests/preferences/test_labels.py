@@ -182,3 +182,20 @@ def test_every_label_that_was_acknowledged_survives_kill_9(tmp_path, warm) -> No
             stored = len(store.labels())
             assert stored >= acknowledged and stored % 3 == 0 and len(store.pairs()) >= stored
             assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_store_that_may_not_grow_keeps_what_it_has_and_says_so(store, tmp_path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(StoreError, match="cannot be written to"):
+            store.ask_about(asked(*range(3, 500)))
+        with pytest.raises(StoreError, match=r"other.sqlite cannot be"):
+            LabelStore(tmp_path / "other.sqlite", make=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(store.pairs()) == 3
+    assert store.ask_about(asked(*range(3, 500))) == 497
+    LabelStore(tmp_path / "other.sqlite", make=True).close()

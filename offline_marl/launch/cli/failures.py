@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def exit_code(error: Exception) -> int | None:
     """Choose the exit code of an expected failure; None for a bug, which should show its traceback."""
     if isinstance(error, BadInputError):
         return BAD_INPUT
-    return FAILED if isinstance(error, WorkError | OSError) else None
+    return FAILED if isinstance(error, WorkError | OSError | sqlite3.DatabaseError) else None
 
 
 @contextlib.contextmanager
