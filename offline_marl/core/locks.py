@@ -22,6 +22,10 @@ SPECIAL = {"a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
 """Kinds of what is neither file nor folder."""
 
 
+_HELD: set[BinaryIO] = set()
+"""Lock files that this process holds."""
+
+
 class LinkError(BadInputError, RuntimeError):
     """A name inside a folder of ours that leads out of it, or is no ordinary file; the message is one sentence."""
 
@@ -79,7 +83,21 @@ def locked(path: Path, wait: bool = False) -> Iterator[BinaryIO]:
             fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BusyError(str(path)) from None
-        yield stream
+        _HELD.add(stream)
+        try:
+            yield stream
+        finally:
+            _HELD.discard(stream)
+
+
+def _let_go() -> None:
+    """Close the locks of the process that forked us: while we lived they would be held, though it had been killed."""
+    while _HELD:
+        _HELD.pop().close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:

@@ -83,3 +83,30 @@ def test_waiting_takes_the_lock_when_it_is_let_go(tmp_path):
     with locked(tmp_path / "lock", wait=True):
         assert other.wait(5) == 0
     other.stdout.close()
+
+
+def test_a_fork_does_not_hold_its_parents_lock(tmp_path):
+    program = (
+        "import os, signal, sys, time\nfrom pathlib import Path\nfrom offline_marl.core.locks import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    if not os.fork(): time.sleep(60)\n"
+        "    time.sleep(0.2)\n"
+        "    print('forked', flush=True); time.sleep(60)"
+    )
+    started = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "lock")],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert started.stdout is not None and started.stdout.readline() == "forked\n"
+        with pytest.raises(BusyError), locked(tmp_path / "lock"):
+            pass
+        started.kill()
+        started.wait()
+        with locked(tmp_path / "lock"):
+            pass
+    finally:
+        os.killpg(started.pid, 9)
+        started.stdout.close()

@@ -11,7 +11,10 @@ import importlib
 import os
 import random
 import signal
+import sys
+import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,16 +60,17 @@ def count_calls(function: str, tell: Callable[[int, bool], object]) -> None:
 
 def fork(work: Callable[[], object], log: Path, place: Place | None = None) -> int:
     """Do the work in a forked process, dying at a place; its exit status."""
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: torch's sleep
+        pid = os.fork()
     if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return _wait(pid)
     code = 1
     try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(LIMIT_S)
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
+        sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115 - until the process ends
         if place is not None:
             _die_at(place)
         work()
@@ -75,6 +79,19 @@ def fork(work: Callable[[], object], log: Path, place: Place | None = None) -> i
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def _wait(pid: int) -> int:
+    until = time.monotonic() + LIMIT_S
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > until:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise TimeoutError(f"it hangs for {LIMIT_S} s")
+        time.sleep(0.002)
 
 
 def _die_at(place: Place) -> None:
@@ -101,12 +118,12 @@ def count_in(work: Callable[[], object], functions: Mapping[str, int], log: Path
 
 
 def kill_again_and_again(
-    work: Callable[[], object], spans: Mapping[str, int], kills: int, seed: int, log: Path
-) -> list[Place]:
-    """Kill the work so many times, then let it come to its end.
+    work: Callable[[int], object], spans: Mapping[str, int], kills: int, seed: int, log: Path
+) -> tuple[list[Place], int]:
+    """Kill work so many times, then let it come to its end; where it ended before, kill it anew.
 
     Args:
-        work: Begins or goes on.
+        work: Begins or goes on; given how often it has come to its end, so that it begins anew elsewhere.
         spans: Functions, and up to which of their calls in a process it dies: about twice as many as lie between two
             checkpoints, so that every other attempt gets on.
         kills: How many.
@@ -114,20 +131,20 @@ def kill_again_and_again(
         log: What the processes say.
 
     Returns:
-        Where it died; fewer than asked for where it had ended before.
+        Where it died, and how often it came to its end.
     """
     chance, died = random.Random(seed), list[Place]()
-    functions = sorted(spans)
-    attempts = 0
+    functions, attempts, ends = list(spans), 0, 0
     while len(died) < kills:
         attempts += 1
-        assert attempts <= 4 * kills, f"it seldom comes to a place: {spans}"
-        function = functions[attempts % len(functions)]
+        assert attempts <= 5 * kills, f"it seldom comes to a place: {spans}"
+        function = functions[(attempts - 1) % len(functions)]
         place = Place(function, chance.randint(1, spans[function]), chance.random() < 0.5)
-        code = fork(work, log, place)
+        code = fork(functools.partial(work, ends), log, place)
         if code == 0:
-            return died
+            ends += 1
+            continue
         assert code == -signal.SIGKILL, f"{place} ended by {code}:\n{log.read_text()}"
         died.append(place)
-    assert fork(work, log) == 0, log.read_text()
-    return died
+    assert fork(functools.partial(work, ends), log) == 0, log.read_text()
+    return died, ends + 1
