@@ -20,6 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from offline_marl.core.errors import sentence
+from offline_marl.launch.cli.failures import exit_code
+
+CRASHED = 70
+"""Exit code of work that ends with an error which is not expected."""
 LIMIT_S = 300
 """Seconds after which work that hangs is ended, which no test expects."""
 
@@ -59,13 +64,13 @@ def count_calls(function: str, tell: Callable[[int, bool], object]) -> None:
 
 
 def fork(work: Callable[[], object], log: Path, place: Place | None = None) -> int:
-    """Do the work in a forked process, dying at a place; its exit status."""
+    """Do the work in a forked process, dying at a place; its exit code, `CRASHED` where an error was not expected."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: torch's sleep
         pid = os.fork()
     if pid:
         return _wait(pid)
-    code = 1
+    code = CRASHED
     try:
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1)
@@ -75,8 +80,12 @@ def fork(work: Callable[[], object], log: Path, place: Place | None = None) -> i
             _die_at(place)
         work()
         code = 0
-    except BaseException:
-        traceback.print_exc()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException as error:
+        known = exit_code(error) if isinstance(error, Exception) else None
+        code = CRASHED if known is None else known
+        print(sentence(error) if known is not None and isinstance(error, Exception) else traceback.format_exc())
     finally:
         os._exit(code)
 

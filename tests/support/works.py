@@ -1,0 +1,291 @@
+"""All kinds of work that the library does, small, for campaigns that kill it and fill its disk.
+
+Work is begun, or gone on with, wherever an earlier process left it; its end is compared with an undisturbed one's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from campaign import SHORT
+from compared import SMALL_REWARD, compare, small_reward
+from runs import SMALL_FIT, ending, score_in_point_env, small_run
+from worlds import reacher_recording, saved, world
+
+from offline_marl.collection import recorder
+from offline_marl.collection.collect import collect
+from offline_marl.collection.config import CollectConfig
+from offline_marl.core.config import build
+from offline_marl.launch.cli import main
+from offline_marl.preferences.labels import LabelStore
+from offline_marl.runs.kinds import FIT_REWARD
+from offline_marl.tasks import environment_tasks
+from offline_marl.training import training_run
+from offline_marl.training.kinds import fit_reward, procedure_of
+from offline_marl.training.models.fit import fit_model, resume_fit
+from offline_marl.training.run import resume
+
+KILLS = 3 if SHORT else 18
+"""Of each kind of work."""
+STEP = "offline_marl.core.learner:Learner.step_optimizer"
+DISK = ("os:replace", "os:fsync")
+ROLLOUT = "offline_marl.training.sources.imagined:rollout"
+PLAY = "offline_marl.training.sources.playing:Player.advance"
+
+Data = dict[str, str]
+Work = Callable[[Path, Data], object]
+
+
+def begun(out: Path) -> bool:
+    return (out / "config.json").exists()
+
+
+def training(dataset: str | None, **fields: Any) -> Work:
+    """Begin a run, or go on with it."""
+    settings = {"steps": 60 + 12 * KILLS, "checkpoint_every": 10, "log_every": 7, "eval_every": 35, "seed": 7, **fields}
+
+    def work(out: Path, data: Data) -> object:
+        return resume(out) if begun(out) else small_run(out, dataset and data[dataset], **settings)
+
+    return work
+
+
+def fitting(kind: str, dataset: str, **fields: Any) -> Work:
+    """Begin a fit, or go on with it."""
+
+    def work(out: Path, data: Data) -> object:
+        return resume_fit(out) if begun(out) else fit_model(kind, data[dataset], out=out, **fields)
+
+    return work
+
+
+def fitting_rewards(out: Path, data: Data) -> object:
+    if begun(out):
+        return procedure_of(FIT_REWARD).resume(out)
+    steps = {"steps": 60 + 12 * KILLS, "eval_every": 15, "checkpoint_every": 10}
+    return fit_reward(data["team"], Path(data["comparisons"]), out=out, **{**SMALL_REWARD, **steps})
+
+
+def collecting(workers: int) -> Work:
+    def work(out: Path, _: Data) -> object:
+        file = out / "data.safetensors"
+        settings = {"environment": "rendezvous", "episodes": 30 + 4 * KILLS, "who": ("left", "random=0.5"), "seed": 3}
+        out.mkdir(exist_ok=True)
+        return file.exists() or collect(
+            build(CollectConfig, {**settings, "noise": (0.0, 0.2), "out": file, "workers": workers, "copies": 3})
+        )
+
+    return work
+
+
+def command(text: str, rest: Callable[[Path], bool] = lambda _: False) -> Work:
+    """A command of the command line, again from its beginning, unless it is over."""
+
+    def work(out: Path, data: Data) -> None:
+        out.mkdir(exist_ok=True)
+        if not rest(out):
+            run_command(text.format(out=out, **data))
+
+    return work
+
+
+def run_command(text: str, codes: frozenset[int] = frozenset({0})) -> None:
+    """Run a command in this process; one that fails ends it, with its exit code."""
+    try:
+        main(text.split())
+    except SystemExit as end:
+        if end.code not in codes:
+            raise
+
+
+def labelling(out: Path, data: Data) -> None:
+    """Ask about pairs, and answer."""
+    out.mkdir(exist_ok=True)
+    if not (out / "c" / "labels.sqlite").exists() or not asked_of(out):
+        run_command(f"prefs pairs {out}/c --dataset {data['team']} --budget {20 + KILLS} --length 3")
+    run_command(f"prefs simulate {out}/c --steepness 5")
+
+
+def asked_of(out: Path) -> int:
+    """How many pairs are asked about."""
+    with LabelStore(out / "c" / "labels.sqlite") as store:
+        return len(store.pairs())
+
+
+# --- ends ---------------------------------------------------------------------------------------------------------
+def end_of_files(out: Path) -> dict[str, bytes]:
+    """What all files hold, but locks and clocks."""
+    skipped = {"lock", "starts.jsonl", "job.json"}
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name not in skipped
+    }
+
+
+def end_of_labels(out: Path) -> list[Any]:
+    """All pairs, all answers."""
+    with LabelStore(out / "c" / "labels.sqlite") as store:
+        assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        pairs = [replace(asked, created="") for asked in store.pairs()]
+        return [pairs, [replace(label, answered="", response_ms=None) for label in store.labels()]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Work, where it is killed, and what is compared."""
+
+    work: Work
+    functions: tuple[str, ...]
+    end: Callable[[Path], Any] = ending
+    period: float = 0.05
+    """Share of the whole that lies between two moments from which it goes on."""
+    kills: int = KILLS
+
+
+SWEEP = """
+algorithms = ["bc", "td3-bc"]
+datasets = ["{team}"]
+seeds = [0, 1]
+
+[fields]
+steps = 30
+device = "cpu"
+hidden = [8]
+batch_size = 8
+eval_every = 0
+final_episodes = 2
+checkpoint_every = 10
+log_every = 5
+"""
+RECIPE = """
+[stages.data]
+command = "collect"
+name = "rendezvous"
+fields = { who = ["left"], episodes = 20, noise = [0.1] }
+
+[stages.learner]
+command = "train"
+name = "bc"
+fields.dataset = "{data}"
+fields.steps = 40
+fields.hidden = [8]
+fields.device = "cpu"
+fields.eval_every = 0
+fields.final_episodes = 2
+fields.checkpoint_every = 10
+"""
+PERIOD = 10 / (60 + 12 * KILLS)
+FIT = {"steps": 20, "eval_every": 20, "hidden": [8], "members": 2, "elites": 1, "batch_size": 8}
+MARIE = {
+    "tokenizer_steps": 30,
+    "hidden": [8],
+    "tokens": 2,
+    "vocabulary": 4,
+    "width": 8,
+    "length": 3,
+    "window": 1,
+    "action_bins": 4,
+    "reward_bins": 8,
+    "batch_size": 4,
+    "holdout": 0.3,
+    "eval_every": 20,
+    "checkpoint_every": 10,
+    "log_every": 6,
+    "device": "cpu",
+    "steps": 60 + 12 * KILLS,
+}
+ENSEMBLE = {**SMALL_FIT, "steps": 60 + 12 * KILLS, "checkpoint_every": 10}
+IMAGINED = {"world_model": "ensemble", "fit": FIT, "horizon": 3, "rollouts": 8, "retain": 64, "refill_every": 5}
+CASES = {
+    "a run on data": Case(training("team", algorithm="ma-iql"), (STEP, *DISK), period=PERIOD),
+    "a mixed run": Case(
+        training("team", algorithm="iql", real_fraction=0.5, **IMAGINED), (STEP, ROLLOUT, *DISK), period=PERIOD
+    ),
+    "moma-ppo": Case(
+        training(
+            "team", algorithm="moma-ppo", **{k: v for k, v in IMAGINED.items() if k not in ("retain", "refill_every")}
+        ),
+        (STEP, ROLLOUT, *DISK),
+        period=PERIOD,
+    ),
+    "a run that plays": Case(
+        training(None, algorithm="vdn", environment="coordination", warmup_steps=40, replay_capacity=80),
+        (STEP, PLAY, *DISK),
+        period=PERIOD,
+    ),
+    "a run beside its data": Case(
+        training("team", algorithm="ma-iql", online=True, replay_copies=3, window=2, updates_per_step=0.7),
+        (STEP, PLAY, *DISK),
+        period=PERIOD,
+    ),
+    "ma-ppo": Case(training(None, algorithm="ma-ppo", environment="rendezvous"), (STEP, *DISK), period=PERIOD),
+    "coded training": Case(
+        training("team", algorithm="td3-bc", engine="local", learners=3, code="vandermonde"),
+        ("offline_marl.training.coded:Controller.update", *DISK),
+        end=lambda out: json.loads((out / "DONE").read_text())["steps"],
+        period=PERIOD,
+    ),
+    "a fit of an ensemble": Case(fitting("ensemble", "team", **ENSEMBLE), (STEP, *DISK), period=PERIOD),
+    "a fit of marie": Case(fitting("marie", "team", **MARIE), (STEP, *DISK), period=PERIOD),
+    "a fit of rewards": Case(fitting_rewards, (STEP, *DISK), period=PERIOD),
+    "a collection": Case(
+        collecting(1), ("offline_marl.environments.rendezvous:RendezvousGame.move", *DISK), end_of_files, period=0.1
+    ),
+    "labels": Case(labelling, ("offline_marl.preferences.labels:LabelStore._add", "os:fspath"), end_of_labels, 0.5),
+    "a sweep": Case(
+        command("sweep {place}/sweep.toml --executor debug --out {out}/s"),
+        (STEP, *DISK),
+        lambda out: {path.name: ending(path) for path in sorted((out / "s" / "runs").iterdir())},
+        0.3,
+    ),
+    "a recipe": Case(
+        command("recipe run {place}/recipe.toml --out {out}/r"),
+        ("offline_marl.environments.rendezvous:RendezvousGame.move", STEP, *DISK),
+        lambda out: sorted(str(path.relative_to(out)) for path in out.rglob("DONE")),
+        0.3,
+    ),
+    "a page": Case(
+        command("report {run} {run} --out {out}/page --reps 50", lambda out: (out / "page" / "report.html").exists()),
+        ("offline_marl.core.files:write_atomically", *DISK),
+        lambda out: sorted(path.name for path in (out / "page").iterdir() if not path.name.startswith(".")),
+        0.5,
+        kills=min(KILLS, 6),
+    ),
+    "a conversion": Case(
+        command("data convert {team} {out}/x.safetensors --author me", lambda out: (out / "x.safetensors").exists()),
+        ("offline_marl.core.files:_pieces", *DISK),
+        end_of_files,
+        0.5,
+    ),
+}
+
+
+# --- what is there beforehand -------------------------------------------------------------------------------------
+def make_data(place: Path) -> Data:
+    """Data, comparisons, runs and a sweep file for the work."""
+    team, body = saved(place, world("continuous", episodes=20)), saved(place, reacher_recording(), "body.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        run = small_run(place / "run", None, algorithm="td3-bc", environment="rendezvous", warmup_steps=20)
+        comparisons = compare(place / "comparisons", team)
+        small_reward(place / "reward", team, comparisons)
+    (place / "sweep.toml").write_text(SWEEP.format(team=team))
+    (place / "recipe.toml").write_text(RECIPE)
+    (place / "mix.toml").write_text(f'parts = [{{data = "{team}"}}, {{data = "{team}", episodes = 5}}]\n')
+    names = {"team": team, "body": body, "run": str(run.folder), "comparisons": str(comparisons)}
+    return names | {"reward": str(place / "reward"), "place": str(place)}
+
+
+def shrink(patch: pytest.MonkeyPatch) -> None:
+    """Make everything small that no flag makes small."""
+    score_in_point_env(patch)
+    patch.setattr(training_run, "draw_run", lambda *_: None)
+    patch.setattr("offline_marl.training.models.fit.draw_report", lambda *_: None)
+    patch.setattr(environment_tasks, "UNIFORM_STEPS", 100)
+    patch.setattr(recorder, "CHUNK", 4)
