@@ -54,7 +54,9 @@ def load_data(path: Path, clip_actions: bool = False, action_scale: float = 1.0)
         raise DataError(str(error)) from None
     layout, kind = tree.pop("layout", None), tree.pop("type", None)
     if layout != LAYOUT:
-        raise DataError(f"{path} has layout {layout}; this version reads layout {LAYOUT}.")
+        newer = isinstance(layout, int) and layout > LAYOUT
+        advice = ": it was written by a newer version of this library, update it" if newer else ""
+        raise DataError(f"{path} has layout {layout}; this version reads layout {LAYOUT}{advice}.")
     try:
         data = Dataset(**{**tree, "spec": Spec.from_plain(tree["spec"])}) if kind == "Dataset" else Recording(**tree)
     except (TypeError, KeyError) as error:

@@ -23,6 +23,8 @@ import torch
 from safetensors import safe_open
 
 import offline_marl
+from offline_marl.core.files import load_tree, save_tree
+from offline_marl.runs import checkpoint
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "base.tar.xz"
 ENDS_SINCE = ARCHIVE.with_name("ends_since.json")
@@ -186,6 +188,21 @@ def test_a_finished_run_is_scored_as_it_was(root: Path, name: str) -> None:
     then = json.loads((root / "runs" / name / "DONE").read_text())["returns"]
     returns = offline_marl.evaluate(root / "runs" / name, episodes=len(then), seed=0).returns.tolist()
     assert returns == then if as_then(root) else len(returns) == len(then)
+
+
+def test_checkpoints_from_before_versions_were_noted_are_taken_further_and_those_of_the_future_refused(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = root / "runs/finished"
+    file = max((folder / "checkpoints").iterdir())
+    then, _ = load_tree(file, checkpoint.KIND)
+    assert "schema" not in then
+    assert list(checkpoint.read(file.parent, then["step"])) == list(then)
+    save_tree(file, {**then, "schema": checkpoint.SCHEMA + 1}, checkpoint.KIND)
+    for words in (["evaluate", str(folder), "--episodes", "1"], ["crossplay", str(folder), str(root / "runs/finished-1")]):
+        assert command(*words) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert said[-1].startswith("error:") and said[-1].endswith("update the library.")
 
 
 def test_a_policy_is_loaded_and_begins_another_run(root: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from offline_marl.core.files import DamagedFileError
+from offline_marl.core.files import DamagedFileError, save_tree
 from offline_marl.runs import checkpoint
 
 
@@ -91,3 +91,47 @@ def test_nothing_in_a_checkpoint_can_execute_code(tmp_path):
     checkpoint.save(tmp_path, 1, state(1.0), keep=1)
     header = checkpoint.path_of(tmp_path, 1).read_bytes()[8:]
     assert header.startswith(b"{"), "a safetensors header, not a pickle"
+
+
+def written(folder, step: int, **more) -> None:
+    """A checkpoint as another version of the library writes it."""
+    save_tree(checkpoint.path_of(folder, step), {"step": step, **state(step), **more}, checkpoint.KIND)
+
+
+def test_every_version_up_to_ours_is_taken_further():
+    assert sorted(checkpoint.MIGRATIONS) == list(range(checkpoint.SCHEMA))
+
+
+def test_a_checkpoint_from_before_versions_were_noted_is_read(tmp_path):
+    written(tmp_path, 5)
+    checkpoint.save(tmp_path, 10, state(10), keep=2)
+    new, old = (found for _, found in checkpoint.candidates(tmp_path))
+    assert list(old) == [name for name in new if name != "torch"] and old["step"] == 5
+
+
+def test_migrations_are_applied_in_order(tmp_path, monkeypatch):
+    def renamed(state: dict) -> dict:
+        return {("age" if name == "elapsed" else name): value for name, value in state.items()}
+
+    monkeypatch.setattr(checkpoint, "SCHEMA", 2)
+    monkeypatch.setattr(checkpoint, "MIGRATIONS", {0: dict, 1: renamed})
+    written(tmp_path, 5, schema=1)
+    written(tmp_path, 6)
+    written(tmp_path, 7, schema=2)
+    assert ["age" in found for _, found in checkpoint.candidates(tmp_path)] == [False, True, True]
+
+
+def test_a_checkpoint_of_the_future_is_refused_in_one_sentence_and_no_older_one_taken(tmp_path):
+    checkpoint.save(tmp_path, 5, state(5), keep=2)
+    written(tmp_path, 10, schema=checkpoint.SCHEMA + 1)
+    for look in (lambda: list(checkpoint.candidates(tmp_path)), lambda: checkpoint.read(tmp_path, 10)):
+        with pytest.raises(checkpoint.NewerFileError, match=r"newer version of this library .*: update the library\.$"):
+            look()
+    assert checkpoint.read(tmp_path, 5)["step"] == 5
+
+
+@pytest.mark.parametrize("schema", ["1", -1, 1.5, None])
+def test_a_version_that_is_none_is_damage(tmp_path, schema):
+    written(tmp_path, 5, schema=schema)
+    with pytest.raises(DamagedFileError, match="its version is"):
+        checkpoint.read(tmp_path, 5)
