@@ -199,7 +199,10 @@ def test_checkpoints_from_before_versions_were_noted_are_taken_further_and_those
     assert "schema" not in then
     assert list(checkpoint.read(file.parent, then["step"])) == list(then)
     save_tree(file, {**then, "schema": checkpoint.SCHEMA + 1}, checkpoint.KIND)
-    for words in (["evaluate", str(folder), "--episodes", "1"], ["crossplay", str(folder), str(root / "runs/finished-1")]):
+    for words in (
+        ["evaluate", str(folder), "--episodes", "1"],
+        ["crossplay", str(folder), str(root / "runs/finished-1")],
+    ):
         assert command(*words) == 2
         said = capsys.readouterr().err.splitlines()
         assert said[-1].startswith("error:") and said[-1].endswith("update the library.")
