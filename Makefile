@@ -28,7 +28,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol faults bench page docs speed clean
+.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol faults bench page labels docs speed clean
 
 help: ## show this list
 	@echo "make TARGET [VENV=$(VENV)] [TORCH=$(TORCH)] [PYTHON=$(PYTHON)]"
@@ -65,7 +65,7 @@ wheel: $(DEV) ## build a wheel, install it into an empty folder, train and rende
 slurm: $(DEV) ## the tests on a real Slurm, which tests/slurm/up.sh starts here; as root, on Debian
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slurm -rs $(ARGS)
 
-browser: $(DEV) ## open the report in a real Chromium, with axe-core; tests/browser/up.sh fetches both
+browser: $(DEV) ## open the report and the labelling page in a real Chromium, with axe-core; tests/browser/up.sh fetches both
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs $(ARGS)
 
 ray: $(DEV) ## the tests on a real Ray, in a network namespace of its own; installs the extra 'ray'
@@ -88,6 +88,9 @@ page: $(DEV) ## write docs/report.html, and its picture, anew from benchmarks/re
 	$(PY) -m offline_marl report benchmarks/results/headline.csv --title 'The headline: who agrees on mixed Reacher data' --out build/page
 	cp build/page/report.html docs/report.html
 	$(PY) tests/browser/picture.py docs/report.html docs/pictures/report.png
+
+labels: $(DEV) ## let a scripted user label 100 pairs in a real Chromium (pairs/mine), and take docs/pictures/label.png
+	$(PY) tests/browser/label_user.py --picture docs/pictures/label.png $(ARGS)
 
 docs: $(DEV) ## write docs/algorithms, a page for each algorithm, anew from the code
 	$(PY) docs/build.py

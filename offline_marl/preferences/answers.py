@@ -133,6 +133,13 @@ class AnswerStore(LabelStore):
             ask("INSERT INTO remarks (question, annotator, text, written) VALUES (?, ?, ?, ?)", (*post.remark, now()))
         return bool(new)
 
+    def digest_of_post(self, key: str) -> str | None:
+        """What came with this key; None if nothing did."""
+        if not self._has("posts"):
+            return None
+        known = self._connection.execute("SELECT digest FROM posts WHERE key = ?", (key,)).fetchone()
+        return None if known is None else str(known[0])
+
     def judge(self, judgements: Iterable[Judgement]) -> int:
         """Append ratings and credit, all or none; one that is there already is not stored twice.
 
@@ -167,6 +174,16 @@ class AnswerStore(LabelStore):
             marks = ", ".join("?" * len(names))
             self._connection.execute(f"INSERT INTO judgements ({', '.join(names)}) VALUES ({marks})", values)
         return found is None
+
+    def take_in(self, labels: Iterable[Label], judgements: Iterable[Judgement]) -> int:
+        """Append labels and judgements, all or none; see `add` and `judge`.
+
+        Returns:
+            How many were new.
+        """
+        self._make_tables()
+        with self._writing():
+            return sum(self._add(label) for label in labels) + sum(self._judge(one) for one in judgements)
 
     def judgements(self, until: int | None = None) -> list[Judgement]:
         """Ratings and credit that count, in the order in which they came; of one that was revised, the last.

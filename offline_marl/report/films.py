@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from offline_marl.core.attempts import said
 from offline_marl.core.errors import BadInputError, WorkError
 from offline_marl.films.videos import film
 from offline_marl.report.gather.scores import Run
+from offline_marl.report.side_by_side.sides import Side
 
 MOST = 12
 """Videos of one report."""
+
+
+def film_sides(sides: Sequence[Side], folder: Path) -> tuple[list[Side], list[str]]:
+    """Film the newest checkpoint of each run of a comparison, in the same episode, into a folder.
+
+    Returns:
+        The runs with their films, and a sentence for each that could not be filmed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    made, reasons = list[Side](), list[str]()
+    for number, side in enumerate(sides, 1):
+        try:
+            shown = film(side.folder, folder / f"compare_{number}.mp4")
+        except (BadInputError, WorkError) as error:
+            reasons.append(f"No film of {side.name}: {error}")
+            made.append(side)
+        except Exception as error:
+            reasons.append(f"No film of {side.name}: {said(error)}.")
+            made.append(side)
+        else:
+            made.append(replace(side, films=(shown.path,)))
+    return made, reasons
 
 
 def film_runs(runs: Sequence[Run], folder: Path) -> tuple[list[Path], list[str]]:

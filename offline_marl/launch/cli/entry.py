@@ -107,9 +107,12 @@ COMMANDS = {
     "watch": Command("RUN|SWEEP|FOLDER", "see how runs are doing, as they go", run_lazily("watch")),
     "report": Command("PATH... --out DIR", "statistics of finished runs, as tables and a page", run_lazily("report")),
     "prefs": Command(
-        "pairs|simulate|import|export|report",
+        "pairs|simulate|import|export|exchange|report",
         "pairs of segments to compare, and their labels",
         lambda args: choose("prefs ", PREFS_COMMANDS, args),
+    ),
+    "label": Command(
+        "DATA|FOLDER|RUN [--ask ...]", "a page on which people compare play, in a browser", run_lazily("label")
     ),
     "data": Command(
         "list|info|verify|...",

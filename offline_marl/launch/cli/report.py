@@ -20,7 +20,7 @@ ABOUT = (
     "Statistics of finished runs with 95 % intervals, as tables and a page: run folders, folders of them, sweeps, and "
     "tables as `sweep collect` writes them. What is unfinished or failed is listed and in no average."
 )
-USAGE = "PATH... --out DIR [--best] [--reps N] [--seed N] [--videos] [--title TEXT]"
+USAGE = "PATH... --out DIR [--best] [--reps N] [--seed N] [--videos] [--compare] [--title TEXT]"
 MOST_WINS = 10
 FLAGS_WITH_VALUE = {"--out", "--reps", "--seed", "--title"}
 """Flags whose value is the next word."""
@@ -42,6 +42,9 @@ class ReportFlags(Config):
     videos: bool = False
     """Film a run of each label and task (12 at most), and put these and other videos that lie in the folders into the
     page, which may become large."""
+    compare: bool = False
+    """Put two to four runs, finished or not, side by side instead: films on one clock (--videos makes them), curves,
+    settings that differ, and labels beside what their reward models say."""
     title: str | None = None
     """Of the page."""
 
@@ -61,6 +64,9 @@ def run(args: Sequence[str]) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file: name a folder.")
 
+    if flags.compare:
+        return _compare(flags, out)
+
     from offline_marl.report.gather.gathering import gather
     from offline_marl.report.statistics.summary import summarize
 
@@ -75,6 +81,26 @@ def run(args: Sequence[str]) -> None:
     _print(evidence)
     for file in files:
         print(f"{file.name:<16}{file}")
+
+
+def _compare(flags: ReportFlags, out: Path) -> None:
+    """Write the page of runs side by side."""
+    from offline_marl.report.films import film_sides
+    from offline_marl.report.side_by_side.labels import browsers_of
+    from offline_marl.report.side_by_side.page import TITLE, write_comparison
+    from offline_marl.report.side_by_side.sides import read_sides
+
+    sides, notes = read_sides(flags.paths), list[str]()
+    if flags.videos:
+        sides, notes = film_sides(sides, out / "videos")
+    browsers, reasons = browsers_of(sides)
+    notes = [*notes, *reasons]
+    page = write_comparison(sides, browsers, out / "compare.html", title=flags.title or TITLE, notes=notes)
+    for side in sides:
+        score = "no score yet" if side.score is None else f"return {side.score['return']:.3f}"
+        _print_lines([f"{side.name}: {score}{', ' + side.note if side.note else ''}"])
+    _print_lines(f"note: {note}" for note in notes)
+    print(f"{page.name:<16}{page}")
 
 
 def _number_paths(args: Sequence[str]) -> tuple[list[str], list[str]]:

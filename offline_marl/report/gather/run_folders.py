@@ -31,7 +31,7 @@ def read_run(path: Path) -> Run | LeftOut:
         config = folder.config().model_dump(mode="json")
     except RunFolderError as error:
         return LeftOut(name, str(error))
-    rows, reached = _evaluations(folder.path / "metrics.jsonl")
+    rows, reached = evaluations_of(folder.path / "metrics.jsonl")
     if not folder.done:
         return LeftOut(name, _failure(path) or f"unfinished: {reached:,.0f} of {config['steps']:,} updates")
     done = read_json_object(folder.done_file)
@@ -131,7 +131,7 @@ def _read_tuning(path: Path) -> str | None:
         return f"tuned, but its {TUNED} was damaged or is of another version"
 
 
-def _evaluations(file: Path) -> tuple[list[dict[str, Any]], float]:
+def evaluations_of(file: Path) -> tuple[list[dict[str, Any]], float]:
     """Read the rows of evaluations, and the last step of all rows."""
     rows, reached = [], 0.0
     for row in each_row(file):

@@ -71,7 +71,7 @@ def render(evidence: Evidence, material: Material | None = None, *, title: str =
         tag("footer", tag("p", "Made by offline-marl report. This file is complete: it fetches nothing.")),
         tag("script", _asset("page.js")),
     )
-    return f"<!doctype html>\n{tag('html', _head(title), body, lang='en')}\n"
+    return f"<!doctype html>\n{tag('html', head(title, _asset('page.js')), body, lang='en')}\n"
 
 
 def _sections(evidence: Evidence, material: Material) -> list[Section]:
@@ -120,9 +120,10 @@ def _summary_line(evidence: Evidence) -> str:
     return " · ".join(counts)
 
 
-def _head(title: str) -> Markup:
+def head(title: str, code: str, style: str = "") -> Markup:
+    """Build the head of a page that may run this one script, and fetch nothing."""
     # The policy forbids fetching and every script but ours, whatever a run's name holds.
-    script = base64.b64encode(hashlib.sha256(_asset("page.js").encode()).digest()).decode()
+    script = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'; img-src data:; media-src data:"
     )
@@ -133,7 +134,7 @@ def _head(title: str) -> Markup:
         Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
         Markup('<meta name="color-scheme" content="light dark">'),
         tag("title", title),
-        tag("style", _asset("page.css")),
+        tag("style", _asset("page.css"), Markup(style)),
     )
 
 

@@ -36,7 +36,7 @@ def settings_section(evidence: Evidence) -> Section | None:
     for run in evidence.gathered.runs:
         for name, value in run.settings.items():
             if name not in UNCOMPARED_SETTINGS:
-                settings.setdefault(name, {}).setdefault(run.label, []).append(_plain(value))
+                settings.setdefault(name, {}).setdefault(run.label, []).append(plain_setting(value))
     rows = []
     for name, labels in settings.items():
         if len({value for values in labels.values() for value in values}) > 1:
@@ -58,7 +58,8 @@ def _values(values: Iterable[str]) -> str:
     return join_names(list(dict.fromkeys(values))) or NOTHING
 
 
-def _plain(value: Any) -> str:
+def plain_setting(value: Any) -> str:
+    """A setting as the page shows it."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 

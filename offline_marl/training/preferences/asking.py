@@ -33,6 +33,9 @@ from offline_marl.preferences.teachers import TaskScale
 from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.preferences.folders import ComparisonFolder, key_of, masked, plain_spec
 
+SCENE = ("scenario", "conf", "view", "settings", "max_steps")
+"""Metadata of data that its environment is made from, for pictures."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -92,6 +95,8 @@ def ask(
     facts = {name: getattr(plan, name) for name in shared}
     facts["data"] = {"key": key_of(data), "spec": plain_spec(data.spec)}
     store.refuse_other_facts(facts)
+    if "scene" not in store.facts():
+        facts["scene"] = {name: data.metadata[name] for name in SCENE if name in data.metadata}
     # Of a file that has moved since, the first name stays.
     facts["task"] = store.facts().get("task", task.id)
     facts["scale"] = measure(task, plan.length, plan.scale).plain()

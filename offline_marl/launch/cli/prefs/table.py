@@ -11,5 +11,8 @@ COMMANDS = {
     "simulate": Command("FOLDER [--steepness X ...]", "let a teacher answer", run_lazily("prefs.simulate")),
     "import": Command("FOLDER FILE.csv", "store the labels of a CSV file", run_lazily("prefs.take_in")),
     "export": Command("FOLDER FILE.csv", "write labels, and pairs without, as CSV", run_lazily("prefs.export")),
+    "exchange": Command(
+        "FOLDER --label-server URL", "send pairs to a labelling server, fetch answers", run_lazily("prefs.exchange")
+    ),
     "report": Command("FOLDER", "count labels, agreement and contradictions", run_lazily("prefs.report")),
 }

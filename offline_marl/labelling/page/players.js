@@ -1,0 +1,164 @@
+// Players of clips that share one clock. A clip is a sheet of pictures, places on a plane, or rows of numbers.
+const SIZE = 320;
+
+const loadSheet = (clip) => new Promise((done, fail) => {
+  const image = new Image();
+  image.onload = () => done(image);
+  image.onerror = () => fail(new Error("its pictures are damaged"));
+  image.src = clip.sheet;
+});
+
+export class Player {
+  constructor(canvas, clip, target) {
+    this.canvas = canvas;
+    this.clip = clip;
+    this.target = target;
+    this.sheet = null;
+    this.ready = clip.kind === "frames" ? loadSheet(clip).then((sheet) => { this.sheet = sheet; }) : Promise.resolve();
+    const wide = clip.kind === "frames";
+    canvas.width = wide ? clip.width : SIZE;
+    canvas.height = wide ? clip.height : SIZE;
+    if (clip.kind === "positions") this.bounds = bounds(clip);
+  }
+
+  get seconds() { return this.clip.frames / this.clip.fps; }
+
+  // Part: from 0, the first picture, to 1, the last.
+  draw(part) {
+    const { clip, canvas } = this;
+    const pen = canvas.getContext("2d");
+    const frame = Math.min(clip.frames - 1, Math.max(0, Math.round(part * (clip.frames - 1))));
+    canvas.dataset.frame = frame;
+    if (clip.kind === "frames" && this.sheet) {
+      const left = (frame % clip.columns) * clip.width, top = Math.floor(frame / clip.columns) * clip.height;
+      pen.drawImage(this.sheet, left, top, clip.width, clip.height, 0, 0, clip.width, clip.height);
+    } else if (clip.kind === "positions") this.#positions(pen, part * (clip.frames - 1));
+    else if (clip.kind === "series") this.#series(pen, frame);
+    else { pen.fillStyle = "#e9ecef"; pen.fillRect(0, 0, canvas.width, canvas.height); }
+  }
+
+  #positions(pen, time) {
+    const { clip } = this, { low, size } = this.bounds;
+    const at = ([x, y]) => [((x - low[0]) / size) * SIZE, SIZE - ((y - low[1]) / size) * SIZE];
+    pen.fillStyle = "#ffffff";
+    pen.fillRect(0, 0, SIZE, SIZE);
+    pen.strokeStyle = "#e3e6e9";
+    pen.lineWidth = 1;
+    for (let line = 0; line <= 8; line++) {
+      const place = (line / 8) * SIZE;
+      pen.strokeRect(0, 0, place, SIZE); pen.strokeRect(0, 0, SIZE, place);
+    }
+    for (const path of clip.landmarks) {
+      const place = between(path, time);
+      if (!place) continue;
+      const [x, y] = at(place);
+      pen.fillStyle = "#3b4148";
+      pen.beginPath(); pen.moveTo(x, y - 9); pen.lineTo(x + 9, y); pen.lineTo(x, y + 9); pen.lineTo(x - 9, y); pen.fill();
+    }
+    clip.places.forEach((path, agent) => {
+      const about = this.target === `agent_${agent}`, dim = this.target.startsWith("agent_") && !about;
+      pen.globalAlpha = dim ? 0.45 : 1;
+      pen.strokeStyle = pen.fillStyle = clip.agents[agent].color;
+      pen.lineWidth = 2;
+      pen.beginPath();
+      path.slice(Math.max(0, Math.floor(time) - 8), Math.floor(time) + 1).filter(Boolean).map(at)
+        .forEach(([x, y], step) => (step ? pen.lineTo(x, y) : pen.moveTo(x, y)));
+      pen.stroke();
+      const place = between(path, time);
+      if (place) {
+        const [x, y] = at(place);
+        pen.beginPath(); pen.arc(x, y, 11, 0, 7); pen.fill();
+        pen.lineWidth = about ? 5 : 1.5;
+        pen.strokeStyle = "#14171a";
+        pen.stroke();
+        pen.fillStyle = "#14171a";
+        pen.font = "bold 12px system-ui, sans-serif";
+        pen.textAlign = "center";
+        pen.fillText(String(agent), x, y + 4);
+      }
+      pen.globalAlpha = 1;
+    });
+  }
+
+  #series(pen, frame) {
+    const { clip } = this, count = clip.rows.reduce((sum, row) => sum + row.values.length + 1.5, 0);
+    const high = SIZE / count, wide = SIZE / clip.frames;
+    pen.fillStyle = "#ffffff";
+    pen.fillRect(0, 0, SIZE, SIZE);
+    let top = 0;
+    for (const row of clip.rows) {
+      pen.fillStyle = "#14171a";
+      pen.font = `${Math.max(7, Math.min(11, high * 1.3))}px system-ui, sans-serif`;
+      pen.textAlign = "left";
+      pen.fillText(row.name, 2, top + high * 1.3);
+      top += high * 1.5;
+      for (const values of row.values) {
+        values.forEach((value, step) => {
+          pen.fillStyle = `hsl(${220 - 190 * value} 70% ${92 - 45 * Math.abs(value - 0.5) * 2}%)`;
+          pen.fillRect(step * wide, top, wide + 0.5, high);
+        });
+        top += high;
+      }
+    }
+    pen.fillStyle = "#14171a";
+    pen.fillRect(frame * wide + wide / 2 - 1, 0, 2, SIZE);
+  }
+}
+
+const bounds = (clip) => {
+  const all = [...clip.places, ...clip.landmarks].flat().filter(Boolean);
+  const low = [-1.25, -1.25], high = [1.25, 1.25];
+  for (const place of all) for (const axis of [0, 1]) {
+    low[axis] = Math.min(low[axis], place[axis] - 0.2);
+    high[axis] = Math.max(high[axis], place[axis] + 0.2);
+  }
+  const size = Math.max(high[0] - low[0], high[1] - low[1]);
+  return { low: low.map((value, axis) => (value + high[axis] - size) / 2), size };
+};
+
+const between = (path, time) => {
+  const before = path[Math.floor(time)], after = path[Math.min(path.length - 1, Math.ceil(time))], part = time % 1;
+  if (!before || !after) return before || null;
+  return [before[0] + (after[0] - before[0]) * part, before[1] + (after[1] - before[1]) * part];
+};
+
+// One clock for all players: where the clips differ in length, the longest sets the pace and the others end with it.
+export class Clock {
+  constructor(moved) {
+    this.moved = moved; // called with the part of the way, after each drawing
+    this.players = [];
+    this.part = 0;
+    this.speed = 1;
+    this.loop = true;
+    this.playing = false;
+    this.last = null;
+    requestAnimationFrame((now) => this.#tick(now));
+  }
+
+  show(players) { this.players = players; this.seek(0); }
+
+  seek(part) {
+    this.part = Math.min(1, Math.max(0, part));
+    for (const player of this.players) player.draw(this.part);
+    this.moved(this.part);
+  }
+
+  step(count) {
+    const frames = Math.max(2, ...this.players.map((player) => player.clip.frames));
+    this.playing = false;
+    this.seek(Math.round(this.part * (frames - 1) + count) / (frames - 1));
+  }
+
+  #tick(now) {
+    const passed = this.last === null ? 0 : Math.min(0.25, (now - this.last) / 1000);
+    this.last = now;
+    if (this.playing && this.players.length) {
+      const seconds = Math.max(0.2, ...this.players.map((player) => player.seconds));
+      let part = this.part + (passed * this.speed) / seconds;
+      if (part >= 1 && this.part < 1) part = 1;
+      else if (part >= 1) { part = this.loop ? 0 : 1; this.playing = this.loop; }
+      this.seek(part);
+    }
+    requestAnimationFrame((next) => this.#tick(next));
+  }
+}

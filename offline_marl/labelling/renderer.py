@@ -1,0 +1,155 @@
+"""The process that renders clips ahead of their questions: `python -m offline_marl.labelling.renderer FOLDER BYTES`.
+
+It reads lines of JSON, each a list of names that are wanted soon, the first most of all; what it has rendered lies in
+the folder's `clips`, of which the oldest are deleted where they would take more than so many bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from offline_marl.core.errors import BadInputError
+from offline_marl.core.files import write_atomically
+from offline_marl.core.types import Batch
+from offline_marl.environments.base import JointEnv
+from offline_marl.labelling.clips import NAME, clip_of
+from offline_marl.labelling.places import scene_of
+from offline_marl.preferences.pairs import Copies, SegmentKey
+from offline_marl.training.preferences.folders import ComparisonFolder, masked
+
+KEPT_ROUNDS = 2
+"""Rounds of copies that are kept in memory."""
+
+
+class Renderer:
+    """Clips of one folder of comparisons.
+
+    Args:
+        path: The folder.
+        room: Bytes that its clips may take.
+    """
+
+    def __init__(self, path: Path, room: int) -> None:
+        self.folder, self.room = ComparisonFolder(path), room
+        self.clips = path / "clips"
+        self._homes: dict[str, tuple[int, SegmentKey]] = {}
+        self._rounds: dict[int, Copies] = {}
+        self._env: JointEnv | None = None
+        self._scenario: str | None = None
+
+    def render(self, name: str) -> Path:
+        """Render one clip, if it is not there.
+
+        Raises:
+            BadInputError: There is no such segment.
+        """
+        path = self.clips / f"{name}.json"
+        if not path.is_file():
+            segment, target = name.split(".")
+            session, key = self._home(segment)
+            copies = self._round(session)
+            row = copies.keys.index(key)
+            cut = _cut(copies.segments, row)
+            env, scenario = self._scene()
+            content = clip_of(cut, copies.spec, target, env, scenario, _limits(copies.segments))
+            write_atomically(path, content)
+            prune(self.clips, self.room, keep={path.name})
+        return path
+
+    def _home(self, segment: str) -> tuple[int, SegmentKey]:
+        if segment not in self._homes:
+            for one in self.folder.store.pairs():
+                for key in (one.pair.first, one.pair.second):
+                    self._homes.setdefault(key.id, (one.session, key))
+        if segment not in self._homes:
+            raise BadInputError(f"There is no segment {segment}.")
+        return self._homes[segment]
+
+    def _round(self, session: int) -> Copies:
+        if session not in self._rounds:
+            while len(self._rounds) >= KEPT_ROUNDS:
+                del self._rounds[next(iter(self._rounds))]
+            self._rounds[session] = Copies.load(self.folder.file_of(session))
+        return self._rounds[session]
+
+    def _scene(self) -> tuple[JointEnv | None, str]:
+        if self._scenario is None:
+            self._env, self._scenario = scene_of(self.folder)
+        return self._env, self._scenario
+
+
+def _cut(segments: Batch, row: int) -> Batch:
+    """The steps of one segment, without those behind its end."""
+    one = masked(segments).map(lambda value: value[row])
+    assert one.mask is not None
+    steps = int(one.mask.any(-1).sum())
+    return one.map(lambda value: value[: max(steps, 1)])
+
+
+def _limits(segments: Batch) -> list[tuple[float, float]]:
+    flat = segments.obs.flatten(0, -2)
+    return list(zip(flat.amin(0).tolist(), flat.amax(0).tolist(), strict=True))
+
+
+def prune(folder: Path, room: int, keep: Iterable[str] = ()) -> None:
+    """Delete the clips that were longest not asked for, until the others take no more than so many bytes."""
+    files = []
+    for file in folder.glob("*.json"):
+        try:
+            status = file.stat()
+        except FileNotFoundError:
+            continue
+        files.append((status.st_mtime, status.st_size, file))
+    total, kept = sum(size for _, size, _ in files), set(keep)
+    for _, size, file in sorted(files):
+        if total <= room:
+            break
+        if file.name not in kept:
+            file.unlink(missing_ok=True)
+            total -= size
+
+
+def main(path: str, room: str) -> None:
+    """Render what is wanted, until nobody writes lines any more."""
+    torch.set_num_threads(1)
+    renderer, wanted, failed = Renderer(Path(path), int(room)), list[str](), set[str]()
+    buffered = b""
+    while True:
+        while not wanted or select.select([0], [], [], 0)[0]:
+            piece = os.read(0, 1 << 16)
+            if not piece:
+                return
+            *lines, buffered = (buffered + piece).split(b"\n")
+            for line in lines:
+                names = [name for name in json.loads(line) if NAME.fullmatch(name)]
+                wanted = [*names, *(name for name in wanted if name not in names)]
+        name = wanted.pop(0)
+        if name in failed:
+            continue
+        try:
+            renderer.render(name)
+        except Exception as error:
+            failed.add(name)
+            _fail(renderer.clips / f"{name}.json", error)
+
+
+def _fail(path: Path, error: Exception) -> None:
+    """Let a clip that cannot be drawn say so, and the process go on with others."""
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    content: dict[str, Any] = {"kind": "none", "frames": 1, "fps": 1, "every": 1, "steps": 0, "agents": []}
+    try:
+        write_atomically(path, json.dumps({**content, "note": f"This clip cannot be drawn: {reason}"}).encode())
+    except OSError as full:
+        print(f"clips cannot be written: {full}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,71 @@
+"""What trainers elsewhere ask of a server: rounds of pairs go in, answers come out."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from offline_marl.labelling.posts import MalformedPostError, PairRow, RoundRequest
+from offline_marl.labelling.questions import Desk
+from offline_marl.preferences.answers import plain
+from offline_marl.preferences.labels import AskedPair
+from offline_marl.preferences.pairs import Copies, Pair, SegmentKey
+from offline_marl.training.preferences.asking import enter
+
+ROWS = 1_000
+"""Of labels, and of judgements, in one answer; whoever wants more asks again."""
+
+
+def rows_since(desk: Desk, since: int, judged_since: int) -> dict[str, Any]:
+    """Rows of labels and judgements after those of these numbers, also those that were revised since."""
+    labels = desk.folder.store.history(since)[:ROWS]
+    judged = desk.folder.store.judgement_history(judged_since)[:ROWS]
+    return {
+        "labels": [plain(one) for _, one in labels],
+        "judgements": [plain(one) for _, one in judged],
+        "since": labels[-1][0] if labels else since,
+        "judged_since": judged[-1][0] if judged else judged_since,
+        "more": len(labels) == ROWS or len(judged) == ROWS,
+    }
+
+
+def enter_round(desk: Desk, message: RoundRequest) -> dict[str, Any]:
+    """Enter a round of pairs with copies of their segments; one that is there already changes nothing.
+
+    Raises:
+        BadInputError: The folder is of other data, the round is another one, or its copies cannot be read.
+    """
+    pairs = [AskedPair(_pair_of(row), message.session, row.split, row.strategy, row.score) for row in message.pairs]
+    store = desk.folder.store
+    known = {one.pair.id for one in store.pairs() if one.session == message.session}
+    if known:
+        if known != {one.pair.id for one in pairs}:
+            raise MalformedPostError(f"Round {message.session} is there already, with other pairs.")
+        return {"pairs": 0}
+    store.refuse_other_facts(message.facts)
+    copies = _copies(message.copies)
+    lacking = {key for one in pairs for key in (one.pair.first, one.pair.second)} - set(copies.keys)
+    if lacking:
+        raise MalformedPostError(f"The copies lack the segment {next(iter(lacking)).text}.")
+    store.state(message.facts)
+    enter(desk.folder, pairs, copies)
+    desk.refresh()
+    return {"pairs": len(pairs)}
+
+
+def _pair_of(row: PairRow) -> Pair:
+    return Pair(SegmentKey(*row.first), SegmentKey(*row.second))
+
+
+def _copies(text: str) -> Copies:
+    try:
+        content = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise MalformedPostError("The copies are no base64.") from None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "copies.safetensors"
+        file.write_bytes(content)
+        return Copies.load(file)

@@ -1,0 +1,91 @@
+"""Clips as the server hands them out: read from the disk, and rendered ahead by a process of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from offline_marl.labelling.clips import NAME
+
+PATIENCE = 2.0
+"""Seconds to wait for a clip that is being rendered; the page asks again."""
+LOOK = 0.05
+MOST_STARTS = 5
+"""How often a renderer that dies is started anew."""
+
+
+class Shelf:
+    """Clips of one folder of comparisons.
+
+    Args:
+        path: The folder.
+        room: Bytes that they may take.
+    """
+
+    def __init__(self, path: Path, room: int) -> None:
+        self.path, self.room = path, room
+        self.clips = path / "clips"
+        self._process: asyncio.subprocess.Process | None = None
+        self._starts = 0
+        self._turn = asyncio.Lock()
+
+    async def want(self, names: Sequence[str]) -> None:
+        """Have clips rendered that are not there, the first ones first."""
+        missing = [name for name in names if not self._file(name).is_file()]
+        if not missing:
+            return
+        async with self._turn:
+            process = await self._running()
+            if process is None or process.stdin is None:
+                return
+            try:
+                process.stdin.write(f"{json.dumps(missing)}\n".encode())
+                await process.stdin.drain()
+            except (BrokenPipeError, ConnectionResetError):
+                self._process = None
+
+    async def read(self, name: str) -> bytes | None:
+        """A clip; None if it is not rendered yet."""
+        file, waited = self._file(name), 0.0
+        while waited < PATIENCE:
+            try:
+                content = await asyncio.to_thread(file.read_bytes)
+            except FileNotFoundError:
+                if waited == 0:  # it may have been deleted since, or the renderer have died
+                    await self.want([name])
+                await asyncio.sleep(LOOK)
+                waited += LOOK
+            else:
+                with contextlib.suppress(OSError):
+                    os.utime(file)
+                return content
+        return None
+
+    def _file(self, name: str) -> Path:
+        """Where a clip lies; a name is no path, and none passes that is anything else."""
+        if not NAME.fullmatch(name):
+            raise ValueError("That is no clip.")
+        return self.clips / f"{name}.json"
+
+    async def _running(self) -> asyncio.subprocess.Process | None:
+        if self._process is not None and self._process.returncode is None:
+            return self._process
+        if self._starts >= MOST_STARTS:
+            return None
+        self._starts += 1
+        words = [sys.executable, "-m", "offline_marl.labelling.renderer", str(self.path), str(self.room)]
+        os.makedirs(self.clips, exist_ok=True)
+        self._process = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.PIPE)
+        return self._process
+
+    async def close(self) -> None:
+        """End the renderer."""
+        process, self._process = self._process, None
+        if process is not None and process.returncode is None:
+            process.terminate()
+            await process.wait()

@@ -1,0 +1,161 @@
+"""All that people answered as one JSON file: labels, ratings, credit, remarks, and pairs that nobody answered."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from offline_marl.core.files import write_atomically
+from offline_marl.core.types import DataError
+from offline_marl.preferences.answers import Judgement, plain, refuse_answer
+from offline_marl.preferences.labels import VALUES, Label, StoreError, index_of
+from offline_marl.preferences.pairs import SegmentKey
+from offline_marl.training.preferences.folders import ComparisonFolder
+
+KIND = "answers about segments"
+LARGEST = 256_000_000
+"""Bytes of a file that is read."""
+
+
+def export_everything(folder: ComparisonFolder, file: Path) -> tuple[int, int]:
+    """Write all answers, and the pairs that nobody labelled.
+
+    Returns:
+        How many answers, and how many pairs without.
+    """
+    store = folder.store
+    labels = [label for label in store.labels() if label.answer != "withdrawn"]
+    judged = [one for one in store.judgements() if one.answer != "withdrawn"]
+    answered = {label.pair_id for label in labels}
+    still_open = [
+        {"pair_id": one.pair.id, "first": _list(one.pair.first), "second": _list(one.pair.second)}
+        for one in store.pairs()
+        if one.pair.id not in answered
+    ]
+    content = {
+        "kind": KIND,
+        "data": store.facts().get("data"),
+        "labels": [plain(label) for label in labels],
+        "judgements": [plain(one) for one in judged],
+        "remarks": [list(remark) for remark in store.remarks()],
+        "open": still_open,
+    }
+    write_atomically(file, json.dumps(content, indent=1).encode())
+    return len(labels) + len(judged), len(still_open)
+
+
+def _list(key: SegmentKey) -> list[str | int]:
+    return [key.source, key.episode, key.start, key.length]
+
+
+def take_in_everything(folder: ComparisonFolder, file: Path, annotator: str | None = None) -> tuple[int, int]:
+    """Store the answers of such a file, all or none; those that are there already add nothing.
+
+    Args:
+        folder: Of the comparisons.
+        file: As `export_everything` wrote it, here or elsewhere.
+        annotator: Of answers that name nobody.
+
+    Returns:
+        How many are new, and how many were there already.
+
+    Raises:
+        BadInputError: It is no such file, or of other data; an answer cannot be read, or contradicts one that is there.
+    """
+    content = _read(file)
+    about, own = content.get("data"), folder.store.facts().get("data")
+    if about is not None and own is not None and about != own:
+        raise DataError(f"{file} holds answers about other data than {folder.path}.")
+    n_agents = len((own or {"spec": {"obs_dims": []}})["spec"]["obs_dims"])
+    labels, judged = list[Label](), list[Judgement]()
+    for number, row in enumerate(content["labels"]):
+        labels.append(_label(row, annotator, n_agents, f"label {number} of {file}"))
+    for number, row in enumerate(content["judgements"]):
+        judged.append(_judgement(row, annotator, n_agents, f"judgement {number} of {file}"))
+    new = folder.store.take_in(_onward(labels, folder.store.labels()), _onward(judged, folder.store.judgements()))
+    return new, len(labels) + len(judged) - new
+
+
+def _onward(given: list[Any], stored: list[Any]) -> list[Any]:
+    """Rows as they go on from what is stored: an answer that was taken back here is given anew by a later revision."""
+    known = {(*_question(one), one.repeat): one for one in stored}
+    made = []
+    for one in given:
+        before = known.get((*_question(one), one.repeat))
+        if before is None:
+            revision = 0
+        elif before.answer == "withdrawn":
+            revision = before.revision + 1
+        else:
+            revision = before.revision
+        values = {field.name: getattr(one, field.name) for field in fields(one)}
+        made.append(type(one)(**{**values, "revision": revision}))
+    return made
+
+
+def _question(one: Label | Judgement) -> tuple[Any, ...]:
+    if isinstance(one, Label):
+        return one.asked
+    return one.asked[:4]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > LARGEST:
+            raise DataError(f"{file} is larger than {LARGEST // 1_000_000} MB.")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} cannot be read: {error}.") from None
+    lists = isinstance(content, dict) and all(isinstance(content.get(name), list) for name in ("labels", "judgements"))
+    if not lists or content.get("kind") != KIND:
+        raise DataError(f"{file} holds no answers about segments, as `label --export` writes them.")
+    known: dict[str, Any] = content
+    return known
+
+
+def _label(row: Any, annotator: str | None, n_agents: int, place: str) -> Label:
+    values = _values(row, annotator, place)
+    try:
+        label = Label(**values)
+        index_of(label.target, n_agents)
+        if label.answer not in VALUES or label.answer == "withdrawn":
+            raise DataError(f"'{label.answer}' is no answer")
+    except (TypeError, DataError) as error:
+        raise DataError(f"The {place} cannot be read: {str(error).rstrip('.')}.") from None
+    return label
+
+
+def _judgement(row: Any, annotator: str | None, n_agents: int, place: str) -> Judgement:
+    values = _values(row, annotator, place)
+    try:
+        source, *numbers = values.pop("segment")
+        one = Judgement(segment=SegmentKey(str(source), *map(int, numbers)), **values)
+        refuse_answer(one)
+        index_of(one.target, n_agents)
+        if one.answer.startswith("agent_"):
+            index_of(one.answer, n_agents)
+    except (TypeError, ValueError, KeyError, DataError, StoreError) as error:
+        raise DataError(f"The {place} cannot be read: {str(error).rstrip('.')}.") from None
+    return one
+
+
+TEXTS = ("pair_id", "kind", "answer", "annotator", "source", "target", "shown_order", "answered")
+
+
+def _values(row: Any, annotator: str | None, place: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise DataError(f"The {place} is no object.")
+    values: dict[str, Any] = {str(name): value for name, value in row.items()}
+    values["annotator"] = values.get("annotator") or annotator
+    if not values["annotator"]:
+        raise DataError(f"Nobody is named who gave the {place}: give --annotator.")
+    for name in TEXTS:
+        if not isinstance(values.get(name, ""), str):
+            raise DataError(f"The {place} cannot be read: its {name} is no text.")
+    for name in ("repeat", "revision", "response_ms"):
+        value = values.get(name, 0)
+        if type(value) is not int and not (name == "response_ms" and value is None):
+            raise DataError(f"The {place} cannot be read: its {name} is no number.")
+    return values

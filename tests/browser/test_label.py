@@ -1,0 +1,357 @@
+"""The labelling page in a real Chromium: people who click, type, lose the network, use a screen reader or a phone."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser.chromium import DESKTOP, PHONE, Chromium, MissingBrowserError, chromium
+from PIL import Image
+from worlds import saved, world
+
+from offline_marl.preferences.answers import AnswerStore
+from offline_marl.preferences.labels import NAME
+
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+PICTURES = "return [...document.querySelectorAll('canvas')].map((each) => each.toDataURL('image/png').split(',')[1])"
+ANSWERED = "return document.getElementById('bar').value"
+WIDER = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Chromium]:
+    try:
+        with chromium() as found:
+            found.cdp("Network.enable")
+            yield found
+    except MissingBrowserError as error:
+        pytest.skip(str(error))
+
+
+class Served:
+    """`offline-marl label` as a process that can be killed and begun again at the same port."""
+
+    def __init__(self, *words: str) -> None:
+        self.words, self.port, self.process = words, "0", None
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "offline_marl", "label", *self.words, "--port", self.port, "--ahead", "6"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        for line in self.process.stdout:
+            if line.startswith("page"):
+                self.url = line.split()[1]
+                self.port = re.search(r":(\d+)/", self.url)[1]
+            if line.startswith("answers"):
+                return
+        raise AssertionError("it did not begin")
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self.process.send_signal(number)
+        self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten episodes of chance in MPE's simple-spread."""
+    place = tmp_path_factory.mktemp("spread")
+    words = [
+        "collect",
+        "simple-spread",
+        "--out",
+        str(place / "spread.safetensors"),
+        "--who",
+        "random",
+        "--episodes",
+        "40",
+    ]
+    subprocess.run([sys.executable, "-m", "offline_marl", *words], check=True, capture_output=True)
+    return place / "spread.safetensors"
+
+
+@pytest.fixture(params=["click on a desk", "type on a desk", "tap on a phone"])
+def way(request) -> str:
+    return request.param
+
+
+def wait(window: Chromium, script: str, what: str, seconds: float = 30.0) -> Any:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = window.run(script)
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{what}: {window.run('return document.body.innerText')[:600]} {window.said()}")
+
+
+def enter(window: Chromium, url: str, name: str = "ann") -> None:
+    window.driver.get("about:blank")
+    window.said()
+    window.driver.get(url.partition("#")[0])
+    window.run("localStorage.clear()")
+    window.driver.get("about:blank")
+    window.driver.get(url)
+    wait(window, "return !document.getElementById('who').hidden", "the page asks for a name")
+    window.driver.find_element("id", "name").send_keys(name)
+    window.driver.find_element("css selector", "#who button").click()
+    ready(window)
+
+
+def ready(window: Chromium, before: str = "") -> str:
+    script = f"const shown = document.body.dataset.shown || ''; return shown !== '{before}' && shown"
+    return str(wait(window, script, "a question is shown"))
+
+
+def network(window: Chromium, offline: bool) -> None:
+    window.cdp(
+        "Network.emulateNetworkConditions", offline=offline, latency=0, downloadThroughput=-1, uploadThroughput=-1
+    )
+
+
+def give(window: Chromium, way: str, answer: str) -> None:
+    """Answer as people do."""
+    from selenium.webdriver.common.by import By
+
+    if way.startswith("type"):
+        body = window.driver.find_element(By.TAG_NAME, "body")
+        body.send_keys({"first": "1", "second": "\ue014", "equal": "0", "skip": "s"}[answer])
+        if answer == "skip":
+            window.driver.switch_to.active_element.send_keys("2")
+    elif answer == "skip":
+        window.driver.find_element("id", "skip").click()
+        window.driver.find_elements("css selector", "#reasons button")[1].click()
+    else:
+        window.driver.find_element("css selector", f"#choices [data-answer={answer}]").click()
+
+
+def pictures(window: Chromium) -> list[np.ndarray]:
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(one))).convert("RGB")) for one in window.run(PICTURES)]
+
+
+def refuse_blank(frames: list[np.ndarray]) -> None:
+    """Neither black nor one colour, and no two alike."""
+    for one in frames:
+        assert one.mean() > 20 and one.std() > 4, "a film is black or empty"
+    for one, other in itertools.combinations(frames, 2):
+        assert np.abs(one.astype(int) - other.astype(int)).mean() > 0.2, "two films are alike"
+
+
+def test_thirty_pairs_with_the_network_gone_in_between_and_the_server_lost_in_the_middle(
+    window: Chromium, spread: Path, tmp_path: Path, way: str
+) -> None:
+    folder = tmp_path / "pairs"
+    served = Served(str(spread), "--out", str(folder), "--budget", "30", "--repeats", "0")
+    try:
+        window.look(PHONE if "phone" in way else DESKTOP)
+        enter(window, served.url)
+        assert window.violations() == [] and window.run(WIDER) <= 0
+        shown, answers = "", itertools.cycle(["first", "second", "equal", "first", "skip", "second"])
+        seen = []
+        for number in range(30):
+            if number == 8:
+                network(window, offline=True)
+            if number == 12:
+                assert "waiting to be sent" in window.driver.find_element("id", "progress").text
+                network(window, offline=False)
+                wait(window, f"return {ANSWERED[7:]} >= 12", "what was answered without a network arrives")
+            if number == 18:
+                served.kill()
+            if number == 21:
+                assert "no connection" in window.driver.find_element("id", "progress").text
+                served.start()
+                wait(window, f"return {ANSWERED[7:]} >= 21", "what was answered without a server arrives")
+            shown = ready(window, shown)
+            if number in {0, 13}:
+                seen += pictures(window)
+            give(window, way, next(answers))
+        wait(window, "return !document.getElementById('idle').hidden", "all is answered")
+        wait(window, f"return {ANSWERED[7:]} >= 30", "all has arrived")
+        assert window.violations() == []
+        refuse_blank(seen)
+    finally:
+        network(window, offline=False)
+        served.kill(signal.SIGINT)
+    with AnswerStore(folder / NAME) as store:
+        labels = store.labels()
+        assert len(labels) == len({label.pair_id for label in labels}) == 30 and len(store.history()) == 30
+        counts = {answer: sum(label.answer == answer for label in labels) for answer in ("equal", "skip")}
+        assert counts == {"equal": 5, "skip": 5} and len(store.remarks()) == 5
+        assert {label.shown_order for label in labels} == {"as stored", "swapped"}
+        assert all(label.response_ms is not None for label in labels)
+    complaints = [line for line in window.said() if "net::ERR" not in line and "Failed to load resource" not in line]
+    assert complaints == []
+
+
+@pytest.fixture(scope="module")
+def page(spread: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Path]]:
+    folder = tmp_path_factory.mktemp("page") / "pairs"
+    served = Served(str(spread), "--out", str(folder), "--budget", "60", "--repeats", "0", "--target", "agent_1")
+    yield served, folder
+    served.kill(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("size", "scheme"), list(itertools.product((DESKTOP, PHONE), ("light", "dark"))))
+def test_axe_finds_nothing_while_asking_for_a_name_a_pair_or_a_reason(
+    window: Chromium, page: tuple[Served, Path], size: tuple[int, int], scheme: str
+) -> None:
+    window.look(size, scheme)
+    window.driver.get(page[0].url.partition("#")[0])
+    window.run("localStorage.clear()")
+    window.driver.get("about:blank")
+    window.driver.get(page[0].url)
+    wait(window, "return !document.getElementById('who').hidden", "the name")
+    assert window.violations() == []
+    enter(window, page[0].url, "axe")
+    window.driver.find_element("id", "skip").click()
+    assert window.violations() == [] and window.run(WIDER) <= 0
+    assert "agent 1" in window.driver.find_element("id", "asked").text
+    assert window.driver.find_element("css selector", ".agents .asked").text == "agent 1"
+
+
+def test_a_key_that_is_held_down_counts_once(window: Chromium, page: tuple[Served, Path]) -> None:
+    window.look()
+    enter(window, page[0].url, "held")
+    before = window.run(ANSWERED)
+    for repeated in (False, *[True] * 20):
+        window.run(
+            "const held = {key: '1', bubbles: true, repeat: arguments[0]};"
+            "document.body.dispatchEvent(new KeyboardEvent('keydown', held))",
+            repeated,
+        )
+    wait(window, f"return {ANSWERED[7:]} > {before}", "it is stored")
+    time.sleep(0.3)
+    assert window.run(ANSWERED) == before + 1
+
+
+def test_players_run_on_one_clock_and_can_be_scrubbed_stepped_and_slowed(
+    window: Chromium, page: tuple[Served, Path]
+) -> None:
+    window.look()
+    enter(window, page[0].url, "player")
+    frames = "return [...document.querySelectorAll('canvas')].map((each) => Number(each.dataset.frame))"
+    body = window.driver.find_element("tag name", "body")
+    body.send_keys(" ")
+    one = window.run(frames)
+    time.sleep(0.5)
+    assert window.run(frames) == one and one[0] == one[1], "paused, both at one picture"
+    body.send_keys(".")
+    assert window.run(frames) == [one[0] + 1] * 2 or one[0] == 24
+    window.run("const bar = document.getElementById('time'); bar.value = 500; bar.dispatchEvent(new Event('input'))")
+    assert window.run(frames) == [12, 12]
+    first = pictures(window)
+    window.run("const bar = document.getElementById('time'); bar.value = 1000; bar.dispatchEvent(new Event('input'))")
+    assert np.abs(first[0].astype(int) - pictures(window)[0].astype(int)).mean() > 0.05, "time changes the picture"
+
+    def pace(speed: str) -> float:
+        window.run(
+            "const pick = document.getElementById('speed'); pick.value = arguments[0];"
+            "pick.dispatchEvent(new Event('change'));"
+            "const bar = document.getElementById('time'); bar.value = 0; bar.dispatchEvent(new Event('input'));"
+            "document.getElementById('play').click()",
+            speed,
+        )
+        begun = time.monotonic()
+        wait(window, "return Number(document.getElementById('time').value) > 400", "it plays")
+        took = time.monotonic() - begun
+        window.run("document.getElementById('play').click()")
+        return took
+
+    assert pace("0.5") > 2.0 * pace("2")
+
+
+def test_undo_takes_the_answer_back_and_asks_again(window: Chromium, page: tuple[Served, Path]) -> None:
+    window.look()
+    enter(window, page[0].url, "undoer")
+    question = ready(window)
+    give(window, "click", "first")
+    ready(window, question)
+    window.driver.find_element("tag name", "body").send_keys("u")
+    assert wait(window, f"return document.body.dataset.shown === '{question}'", "it is asked again")
+    give(window, "click", "second")
+    wait(window, "return !document.getElementById('progress').textContent.includes('waiting')", "all was sent")
+    with AnswerStore(page[1] / NAME) as store:
+        rows = [label for _, label in store.history() if label.annotator == "undoer"]
+    assert [row.revision for row in rows] in ([0, 1, 2], [0]) and rows[-1].answer != "withdrawn"
+
+
+def test_the_page_speaks_to_those_who_do_not_see(window: Chromium, page: tuple[Served, Path]) -> None:
+    window.look()
+    enter(window, page[0].url, "reader")
+    nodes = window.cdp("Accessibility.getFullAXTree")["nodes"]
+    names = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if "role" in node]
+    buttons = {name for role, name in names if role == "button"}
+    assert {"First key 1 or ←", "Both alike key 0 or =", "Second key 2 or →", "Undo", "Skip…"} <= buttons
+    images = [name for role, name in names if role in {"image", "img"}]
+    assert len(images) == 2 and all("agent 1 moves" in name and "steps of 3 agents" in name for name in images)
+    live = window.run("return document.getElementById('progress').getAttribute('aria-live')")
+    assert live == "polite" and "questions answered" in window.run(
+        "return document.getElementById('progress').innerText"
+    )
+    assert window.run("return document.activeElement.id") == "asked", "the question is what is read first"
+
+
+def test_no_sound_unless_asked_for(window: Chromium, page: tuple[Served, Path]) -> None:
+    window.look()
+    enter(window, page[0].url, "quiet")
+    assert not window.run(
+        "return document.getElementById('sound').checked || document.getElementById('sound-idle').checked"
+    )
+    assert window.run("return document.body.dataset.rung || 0") == 0
+
+
+def test_bodies_of_the_simulator_are_seen_moving_in_their_agents_colours(window: Chromium, tmp_path: Path) -> None:
+    data = "reacher-scripted-mix-v0_2x1notip_0"
+    served = Served(data, "--out", str(tmp_path / "pairs"), "--budget", "4", "--ask", "pairs,ratings,credit")
+    try:
+        window.look()
+        enter(window, served.url)
+        assert window.run("return document.querySelectorAll('canvas')[0].width") == 288
+        seen = pictures(window)
+        refuse_blank(seen)
+        blue, orange = (46, 134, 222), (240, 160, 20)
+        for color in (blue, orange):
+            near = [(np.abs(one.astype(int) - color).sum(-1) < 120).sum() for one in seen]
+            assert min(near) > 20, "both limbs are painted"
+        if os.environ.get("LABEL_PICTURES"):
+            Path(os.environ["LABEL_PICTURES"], "reacher.png").write_bytes(window.png())
+        shown, kinds = "", []
+        for _ in range(4 + 8 + 8):
+            shown = ready(window, shown)
+            kinds.append(shown.partition(".")[0])
+            window.driver.find_element("css selector", "#choices button").click()
+            if len(kinds) == 5:
+                assert window.violations() == []
+        wait(window, "return !document.getElementById('idle').hidden", "all is answered")
+        wait(window, "return !document.getElementById('progress').textContent.includes('waiting')", "all was sent")
+        assert set(kinds) == {"pair", "rating", "credit"}
+    finally:
+        served.kill(signal.SIGINT)
+    with AnswerStore(tmp_path / "pairs" / NAME) as store:
+        assert len(store.labels()) == 4
+        assert {one.answer for one in store.judgements()} == {"1", "agent_0"}
+
+
+def test_numbers_are_drawn_where_nothing_else_can_be(window: Chromium, tmp_path: Path) -> None:
+    served = Served(
+        saved(tmp_path, world("continuous", episodes=20)), "--out", str(tmp_path / "pairs"), "--budget", "6"
+    )
+    try:
+        window.look()
+        enter(window, served.url)
+        refuse_blank(pictures(window))
+    finally:
+        served.kill(signal.SIGINT)
+    assert json.loads(next((tmp_path / "pairs" / "clips").glob("*.json")).read_text())["kind"] == "series"

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from worlds import saved, world
+
+from offline_marl.core.types import Batch, Spec
+from offline_marl.labelling.clips import GREY, MOST_FRAMES, clip_of, sheet_of
+from offline_marl.labelling.positions import places_of, world_of
+from offline_marl.labelling.renderer import Renderer, prune
+from offline_marl.tasks.data_tasks import open_task
+from offline_marl.training.preferences.asking import Plan, ask
+from offline_marl.training.preferences.folders import ComparisonFolder
+
+SPEC = Spec((3, 2), (1, 2))
+
+
+def segment(steps: int = 6, spec: Spec = SPEC, state: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(steps)
+    obs = torch.randn(steps, spec.n_agents, spec.obs_dim, generator=generator)
+    actions = torch.rand(steps, spec.n_agents, spec.act_dim, generator=generator)
+    flags = torch.zeros(steps, spec.n_agents, dtype=torch.bool)
+    shown = torch.arange(float(steps)).unsqueeze(-1) if state else None
+    return Batch(obs, actions, flags.float(), obs, flags, flags, state=shown, mask=~flags)
+
+
+class Camera:
+    """An environment whose picture is as bright as its state says, in the colours it was told."""
+
+    fps, colors = 20.0, ()
+
+    def paint(self, colors):
+        self.colors = colors
+
+    def restore(self, state):
+        self.state = state
+
+    def render(self):
+        frame = np.full((400, 600, 3), int(self.state[0, 0]) % 250, np.uint8)
+        frame[:50] = self.colors[0]
+        frame[-50:] = self.colors[1]
+        return frame
+
+
+def frames_of(clip) -> list[np.ndarray]:
+    from PIL import Image
+
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(clip["sheet"].partition(",")[2]))))
+    high, wide = clip["height"], clip["width"]
+    places = [divmod(number, clip["columns"]) for number in range(clip["frames"])]
+    return [sheet[row * high : (row + 1) * high, column * wide : (column + 1) * wide] for row, column in places]
+
+
+def test_every_recorded_state_is_a_picture_in_order() -> None:
+    clip = json.loads(clip_of(segment(30, state=1), SPEC, "team", Camera(), "body"))
+    assert (clip["kind"], clip["frames"], clip["fps"], clip["every"]) == ("frames", 30, 20.0, 1)
+    assert (clip["width"], clip["height"]) == (288, 192)
+    middles = [frame[96, 144].mean() for frame in frames_of(clip)]
+    assert np.allclose(middles, range(30), atol=3)
+
+
+def test_long_segments_are_bounded_and_keep_their_pace() -> None:
+    clip = json.loads(clip_of(segment(1000, state=1), SPEC, "team", Camera(), "body"))
+    assert clip["frames"] <= MOST_FRAMES and clip["frames"] / clip["fps"] == pytest.approx(1000 / 20, rel=0.02)
+
+
+def test_the_agent_that_a_question_is_about_keeps_its_colour_and_the_others_are_grey() -> None:
+    team, second = (
+        frames_of(json.loads(clip_of(segment(state=1), SPEC, target, Camera(), "body")))[0]
+        for target in ("team", "agent_1")
+    )
+    assert np.abs(second[5, 100].astype(int) - GREY).max() < 12
+    assert np.abs(team[5, 100].astype(int) - GREY).max() > 60
+    assert np.abs(team[-5, 100].astype(int) - second[-5, 100]).max() < 12
+
+
+def test_numbers_are_drawn_where_a_simulator_cannot_be_put_into_states() -> None:
+    class Fixed(Camera):
+        def restore(self, state):
+            from offline_marl.core.types import DataError
+
+            raise DataError("It cannot be put into states.")
+
+    clip = json.loads(clip_of(segment(state=1), SPEC, "team", Fixed(), "body"))
+    assert clip["kind"] == "series" and clip["note"] == "It cannot be put into states."
+    assert [row["name"] for row in clip["rows"]] == ["agent_0 sees", "agent_0 does", "agent_1 sees", "agent_1 does"]
+    assert [len(row["values"]) for row in clip["rows"]] == [3, 1, 2, 2] and len(clip["rows"][0]["values"][0]) == 6
+    assert all(0 <= value <= 1 for row in clip["rows"] for line in row["values"] for value in line)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "simple-spread",
+        "simple-tag",
+        "simple-tag-prey",
+        "simple-reference",
+        "simple-adversary",
+        "simple-speaker-listener",
+        "simple",
+        "simple-push",
+        "simple-world-comm",
+        "simple-spread-continuous",
+    ],
+)
+def test_places_are_where_the_world_itself_has_its_bodies(name) -> None:
+    pytest.importorskip("mpe2")
+    from offline_marl.environments.base import environments
+
+    env = environments.get(name).make(None, 1)
+    try:
+        seen = env.reset([7])
+        shown = [seen.obs[0]]
+        raw = env._envs[0].unwrapped.world
+        moving = [agent for agent in raw.agents if agent.movable]
+        marks = [mark for mark in raw.landmarks if not getattr(mark, "boundary", False)]
+        truth = [[agent.state.p_pos.copy() for agent in moving]]
+        for _ in range(5):
+            if env.spec.discrete:
+                actions = np.ones((1, env.spec.n_agents), np.int64)
+            else:
+                actions = np.full((1, env.spec.n_agents, env.spec.act_dim), 0.4, np.float32)
+            shown.append(env.step(actions)[0].obs[0])
+            truth.append([agent.state.p_pos.copy() for agent in moving])
+        layout = world_of(name, env.spec.n_agents)
+        bodies, landmarks = places_of(layout, np.array(shown))
+        true_marks = np.array([mark.state.p_pos for mark in marks])[: layout.landmarks]
+        # Where nobody sees where it is itself, everything stands as it does but for one shift.
+        shift = true_marks.mean(0) if all(view is None or view.own is None for view in layout.views) else 0.0
+        known = [agent for agent in range(env.spec.n_agents) if layout.view(agent) is not None]
+        expected = np.array(truth)[:, : len(known)]  # the prey that is part of a task is seen by nobody as itself
+        assert np.allclose(bodies[:, known] + shift, expected, atol=1e-4)
+        assert np.allclose(landmarks + shift, true_marks, atol=1e-4)
+    finally:
+        env.close()
+
+
+def test_worlds_whose_agents_stand_still_have_no_places() -> None:
+    assert world_of("simple-crypto", 3) is None and world_of("rendezvous", 2) is None
+
+
+def test_agents_that_are_away_are_not_drawn() -> None:
+    spec = Spec((18, 18, 18), (5, 5, 5), action_kind="discrete")
+    one = segment(4, spec)
+    mask = one.mask.clone()
+    mask[2:, 1] = False
+    clip = json.loads(clip_of(one, spec, "team", None, "simple-spread"))
+    assert clip["kind"] == "positions" and len(clip["places"]) == 3 and len(clip["landmarks"]) == 3
+    gone = json.loads(clip_of(replace(one, mask=mask), spec, "team", None, "simple-spread"))
+    assert gone["places"][1][2:] == [None, None] and gone["places"][0] == clip["places"][0]
+
+
+def test_clips_take_no_more_room_than_they_may_and_the_oldest_go_first(tmp_path) -> None:
+    for number in range(6):
+        file = tmp_path / f"{number}.json"
+        file.write_bytes(b"x" * 100)
+        os.utime(file, (1000 + number, 1000 + number))
+    prune(tmp_path, 350, keep={"0.json"})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["0.json", "4.json", "5.json"]
+
+
+def test_a_renderer_writes_clips_of_a_folder_within_its_room(tmp_path) -> None:
+    data = saved(tmp_path, world("continuous", episodes=20))
+    with ComparisonFolder(tmp_path / "pairs", make=True) as folder:
+        ask(folder, open_task(data), Plan(budget=20, length=3))
+        keys = [key for one in folder.store.pairs() for key in (one.pair.first, one.pair.second)]
+    renderer = Renderer(tmp_path / "pairs", room=4_000)
+    for key in keys:
+        path = renderer.render(f"{key.id}.team")
+        clip = json.loads(path.read_bytes())
+        assert clip["steps"] == 3 and clip["frames"] == 3
+        time.sleep(0.002)
+    left = list((tmp_path / "pairs" / "clips").iterdir())
+    assert 0 < sum(file.stat().st_size for file in left) <= 4_000 and not any(".part" in file.name for file in left)
+    with pytest.raises(Exception, match="no segment"):
+        renderer.render("0" * 32 + ".team")
+    renderer.folder.store.close()
+
+
+def test_a_sheet_holds_every_picture_at_its_place() -> None:
+    frames = [np.full((64, 64, 3), 10 * number, np.uint8) for number in range(20)]
+    sheet = sheet_of(frames)
+    found = [frame.mean() for frame in frames_of({**sheet, "frames": 20})]
+    assert (sheet["columns"], sheet["width"]) == (12, 64) and np.allclose(found, range(0, 200, 10), atol=3)

@@ -1,0 +1,186 @@
+"""`offline-marl label`: what it refuses, which folder it means, and labels that go elsewhere and come back."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+from compared import compare, small_reward
+from worlds import saved, world
+
+from offline_marl.launch.cli import main
+from offline_marl.preferences.answers import AnswerStore, Judgement
+from offline_marl.preferences.labels import NAME, Label
+from offline_marl.training.preferences.folders import ComparisonFolder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return saved(tmp_path_factory.mktemp("data"), world("continuous", episodes=20))
+
+
+@pytest.fixture
+def folder(tmp_path, data):
+    return compare(tmp_path / "pairs", data, budget=20)
+
+
+def label(capsys, *words: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(["label", *map(str, words)])
+    out, err = capsys.readouterr()
+    return int(str(end.value.code)), out, err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["PLACE", "--no-token", "--host", "0.0.0.0"], "--no-token would let everybody in"),
+        (["PLACE", "--ask", "pairs,pairs"], "--ask names what to ask, each once"),
+        (["PLACE", "--ask", "bananas"], "ask"),
+        (["PLACE", "--target", "agent_9"], "is no target of a label"),
+        (["PLACE", "--port", "70000"], "port"),
+        (["PLACE", "--host", "203.0.113.7"], "Nothing can listen on 203.0.113.7"),
+        (["PLACE", "--export", "x.txt"], "should end in .csv or .json"),
+        (["PLACE", "--export", "x.csv", "--import", "y.csv"], "exclude each other"),
+        (["PLACE", "--import", "missing.json"], "missing.json cannot be read"),
+        (["nothing-of-that-name"], "nothing-of-that-name"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(capsys, folder, words, said) -> None:
+    code, _, err = label(capsys, *(folder if word == "PLACE" else word for word in words))
+    assert code == 2 and said in err and len(err.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_and_a_folder_that_is_served_are_refused(capsys, folder) -> None:
+    from offline_marl.labelling.serve import alone
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, _, err = label(capsys, folder, "--port", taken.getsockname()[1])
+        assert code == 2 and "Nothing can listen" in err and "--port" in err
+    with alone(folder):
+        code, _, err = label(capsys, folder, "--port", "0")
+        assert code == 2 and "Another server asks about" in err
+
+
+def test_the_page_needs_its_extra_and_files_do_not(capsys, folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    code, _, err = label(capsys, folder)
+    assert code == 2 and "pip install 'offline-marl[label]'" in err
+    assert label(capsys, folder, "--export", tmp_path / "out.csv")[0] == 0
+
+
+def test_a_run_names_the_folder_that_it_learned_from_and_data_begin_one(tmp_path, data, folder) -> None:
+    from offline_marl.core.types import DataError
+    from offline_marl.labelling.places import begin_folder, find_folder
+
+    reward = small_reward(tmp_path / "reward", data, folder).folder
+    assert find_folder(folder) == folder and find_folder(reward) == folder
+    assert find_folder(tmp_path / "nowhere") is None
+    made = begin_folder(tmp_path / "new", data, 20, None, 0)
+    assert made is not None and made.pairs == 20
+    assert begin_folder(tmp_path / "new", data, 20, None, 0) is None, "it is gone on with"
+    with pytest.raises(DataError, match="asks about"):
+        begin_folder(tmp_path / "new", f"{data}x", 20, None, 0)
+    inside = tmp_path / "run"
+    (inside / "comparisons").mkdir(parents=True)
+    (inside / "config.json").write_text((reward / "config.json").read_text())
+    AnswerStore(inside / "comparisons" / NAME, make=True).close()
+    assert find_folder(inside) == inside / "comparisons"
+
+
+def test_everything_goes_elsewhere_and_comes_back_once(capsys, tmp_path, folder, data) -> None:
+    with ComparisonFolder(folder) as opened:
+        pairs = [one.pair for one in opened.store.pairs()]
+        opened.store.judge([Judgement("rating", pairs[0].first, "4", "ann", target="agent_1")])
+        opened.store.judge([Judgement("credit", pairs[1].first, "agent_0", "ann")])
+        opened.store.add([Label(pairs[2].id, "skip", "ann"), Label(pairs[3].id, "first", "ann")])
+        opened.store.add([Label(pairs[3].id, "withdrawn", "ann", revision=1)])
+    code, out, _ = label(capsys, folder, "--export", tmp_path / "all.json")
+    assert code == 0 and "23 answers" in out
+    assert label(capsys, folder, "--export", tmp_path / "all.json")[0] == 2, "it is there already"
+    assert "0 new, 23 were there" in label(capsys, folder, "--import", tmp_path / "all.json")[1]
+    other = compare(tmp_path / "other", data, budget=20, error_rate=0.5)
+    with ComparisonFolder(other) as opened:
+        held = len(opened.store.labels())
+    code, _, err = label(capsys, other, "--import", tmp_path / "all.json")
+    assert code == 2 and "before, not" in err, "the same teacher answered otherwise here"
+    with ComparisonFolder(other) as opened:
+        assert len(opened.store.labels()) == held and opened.store.judgements() == [], "all or none"
+    content = json.loads((tmp_path / "all.json").read_text())
+    content["labels"] = [row for row in content["labels"] if row["annotator"] == "ann"]
+    (tmp_path / "ann.json").write_text(json.dumps(content))
+    assert "3 new, 0 were there" in label(capsys, other, "--import", tmp_path / "ann.json")[1]
+    with ComparisonFolder(other) as opened:
+        assert {(one.kind, one.answer, one.target) for one in opened.store.judgements()} == {
+            ("rating", "4", "agent_1"),
+            ("credit", "agent_0", "team"),
+        }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.update(kind="something else"),
+        lambda content: content.update(labels="many"),
+        lambda content: content["labels"].append({"pair_id": "x"}),
+        lambda content: content["labels"].append([]),
+        lambda content: content["labels"][0].update(answer="banana"),
+        lambda content: content["labels"][0].update(answer=["first"]),
+        lambda content: content["labels"][0].update(repeat="0"),
+        lambda content: content["labels"][0].update(target="agent_7"),
+        lambda content: content["labels"][0].update(pair_id="0" * 32),
+        lambda content: content["labels"][0].update(more=1),
+        lambda content: content["judgements"].append({"kind": "rating", "segment": ["x"], "answer": "1"}),
+        lambda content: content.update(data={"key": "other", "spec": {}}),
+    ],
+)
+def test_files_that_were_edited_badly_are_refused_whole(capsys, tmp_path, folder, data, change) -> None:
+    file = tmp_path / "all.json"
+    label(capsys, folder, "--export", file)
+    content = json.loads(file.read_text())
+    for row in content["labels"]:
+        row["annotator"] = "new"
+    change(content)
+    file.write_text(json.dumps(content))
+    with ComparisonFolder(folder) as opened:
+        before = opened.store.cursor()
+    code, _, err = label(capsys, folder, "--import", file)
+    assert code == 2 and len(err.splitlines()) == 1
+    with ComparisonFolder(folder) as opened:
+        assert opened.store.cursor() == before
+
+
+def test_a_spreadsheet_goes_out_and_comes_back(capsys, tmp_path, data) -> None:
+    from offline_marl.labelling.places import begin_folder
+
+    begin_folder(tmp_path / "open", data, 20, 3, 0)
+    code, out, _ = label(capsys, tmp_path / "open", "--export", tmp_path / "open.csv")
+    assert code == 0 and "20 pairs without" in out
+    lines = (tmp_path / "open.csv").read_text().splitlines()
+    columns = lines[0].split(",")
+    filled = [line.split(",") for line in lines[1:]]
+    for row in filled:
+        row[columns.index("answer")] = "second"
+    (tmp_path / "open.csv").write_text("\n".join([lines[0], *(",".join(row) for row in filled)]))
+    code, out, _ = label(capsys, tmp_path / "open", "--import", tmp_path / "open.csv", "--annotator", "cas")
+    assert code == 0 and "20 new" in out
+
+
+HELP = """
+import sys
+from offline_marl.launch.cli import main
+try:
+    main(["label", "--help"])
+except SystemExit:
+    print({"torch", "starlette", "uvicorn"} & set(sys.modules))
+"""
+
+
+def test_help_needs_neither_torch_nor_the_server() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr
