@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, cleared, masked_mean, over_recorded
+from offline_marl.algorithms.base import AlgorithmConfig, algorithms, cleared
+from offline_marl.algorithms.split import IndependentAlgorithm, Terms
 from offline_marl.core.axes import PerAgent
-from offline_marl.core.types import Batch, Metrics, Needs, Spec
+from offline_marl.core.types import Batch, Needs, Spec
 from offline_marl.networks.actors import Actor
 
 
@@ -18,7 +19,7 @@ class BCConfig(AlgorithmConfig):
 
 
 @algorithms.register("bc")
-class BC(Algorithm):
+class BC(IndependentAlgorithm):
     """Maximum likelihood of the recorded actions; rewards and values play no part."""
 
     Config = BCConfig
@@ -36,10 +37,9 @@ class BC(Algorithm):
         log_probs: PerAgent = policy.log_prob(batch.actions)
         return log_probs
 
-    def update(self, batch: Batch) -> Metrics:
-        """One step up the likelihood of the batch's actions."""
+    def losses(self, batch: Batch) -> Terms:
+        """Minus the mean log-likelihood of the batch's actions."""
         batch = cleared(batch)
         policy = self.actor(self.inputs(batch.obs, batch.history), batch.avail_actions)
-        loss = -masked_mean(over_recorded(policy.log_prob(batch.actions), batch), batch.mask)
-        self.descend(loss)
-        return {"loss/actor": loss.detach()}
+        loss = -self.mean(self.over_recorded(policy.log_prob(batch.actions), batch), batch)
+        return Terms({"": loss}, {"loss/actor": loss.detach()})

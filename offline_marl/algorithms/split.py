@@ -147,11 +147,6 @@ class SplitAlgorithm(Algorithm):
         """See `SplitLearner`."""
         load_snapshot(self, snapshot)
 
-    def clip(self, module: Sequence[nn.Parameter]) -> None:
-        """Shrink the joined gradients of one module, as `update` does."""
-        if self.grad_clip:
-            nn.utils.clip_grad_norm_(module, self.grad_clip, foreach=True)
-
     def apply_gradients(self, gradients: AgentGradients) -> Metrics:
         """See `SplitLearner`."""
         self.refuse_split()
@@ -178,6 +173,10 @@ class IndependentAlgorithm(SplitAlgorithm):
     """Of a part of the team: which agents it has."""
     _whole: Batch
     """Of a part of the team: the batch of the whole, whose masks say over how many entries means are taken."""
+
+    def couples_agents(self) -> str:
+        """The setting, if any, by which agents' losses read each other's values; critics that read all are none."""
+        return ""
 
     @abstractmethod
     def losses(self, batch: Batch) -> Terms:

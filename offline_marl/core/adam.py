@@ -55,17 +55,20 @@ class FusedAdam(torch.optim.Adam):
         if not params:
             return
         states = [self.state[parameter] or self._begin(parameter, group["amsgrad"]) for parameter in params]
-        steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, 1)
+        torch._foreach_add_([state["step"] for state in states], 1)
+        self._call_kernel(group, params, [parameter.grad for parameter in params], states)
+
+    def _call_kernel(self, group: dict[str, Any], params: Any, grads: Any, states: list[dict[str, Tensor]]) -> None:
+        """Move tensors along their gradients; the counts of steps in their states are those after this one."""
         beta1, beta2 = group["betas"]
         kernel = torch._fused_adamw_ if group.get("decoupled_weight_decay") else torch._fused_adam_
         kernel(
             params,
-            [parameter.grad for parameter in params],
+            grads,
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
-            steps,
+            [state["step"] for state in states],
             lr=group["lr"],
             beta1=beta1,
             beta2=beta2,

@@ -82,8 +82,13 @@ class Learner(nn.Module, ABC):
         loss.backward()  # type: ignore[no-untyped-call]
         if self.grad_clip:
             for group in optimizer.param_groups:
-                nn.utils.clip_grad_norm_(group["params"], self.grad_clip, foreach=True)
+                self.clip(group["params"])
         self.step_optimizer(name)
+
+    def clip(self, module: Sequence[nn.Parameter]) -> None:
+        """Shrink the gradients of one module to a norm of at most `grad_clip`, if there is such a limit."""
+        if self.grad_clip:
+            nn.utils.clip_grad_norm_(module, self.grad_clip, foreach=True)
 
     def step_optimizer(self, name: str = "") -> None:
         """One step of an optimiser along the gradients that its parameters hold, at its schedule's step size."""

@@ -105,7 +105,7 @@ def train(
             task = open_for(config, folder.path, ImportPath)
         # Made first: settings that it refuses should not leave the folder taken.
         session = TrainingSession(folder, config, task, learner, objects, hooks)
-        folder.begin(config, _provenance(task), describe_task(task))
+        folder.begin(config, provenance(task), describe_task(task))
         remember(folder.path, import_paths(config.environment, config.env_settings))
         return session.run()
 
@@ -210,7 +210,8 @@ def _warn_of_other_software(then: Mapping[str, Any]) -> None:
         print(f"warning: the run began with {'; '.join(changed)}: its end may differ.", file=sys.stderr)
 
 
-def _provenance(task: Task) -> dict[str, Any]:
+def provenance(task: Task) -> dict[str, Any]:
+    """What a run's results depend on beside its settings, for versions.json."""
     metadata = task.data.metadata
     return {
         **describe_software(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -127,33 +127,47 @@ class Session(ABC, Generic[Settings, Outcome]):
             if self.folder.done:
                 self.load_state_dict(newest_state(self.folder) or {})
                 return self.read()
-            self.source = self.make_source()
-            state = newest_state(self.folder)
-            if state is not None:
-                self.load_state_dict(state)
-                self._warn_of_missing(state)
-                checkpoint.restore_torch(state)
+            self.restore()
             return self.finish() if self.ended else self._learn()
+
+    def restore(self) -> None:
+        """Make the source, and stand where the newest checkpoint, if there is one, does."""
+        self.source = self.make_source()
+        state = newest_state(self.folder)
+        if state is not None:
+            self.load_state_dict(state)
+            self._warn_of_missing(state)
+            checkpoint.restore_torch(state)
 
     def _learn(self) -> Outcome:
         self.announce()
-        loggers = loggers_of(self.config, self.folder.path, self.step, self.steps, self.loggers)
-        with contextlib.ExitStack() as closing:
-            for logger in loggers:
-                closing.callback(logger.close)
-            self._learn_before(loggers)
+        with self.logging() as loggers:
+            with self.hooked(loggers) as hooks:
+                self._update(hooks)
+                self.conclude()
+                self.elapsed = self.log.elapsed
             # Before the loggers are closed: one that hangs or ends the process then costs nothing.
             return self.finish()
 
-    def _learn_before(self, loggers: Sequence[Logger]) -> None:
-        """Make the updates and what comes behind them, with these loggers open."""
-        with progress_bar(self.steps, self.name, "update", initial=self.step) as bar:
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[list[Logger]]:
+        """The run's loggers, started, and closed behind it."""
+        with contextlib.ExitStack() as closing:
+            loggers = loggers_of(self.config, self.folder.path, self.step, self.steps, self.loggers)
+            for logger in loggers:
+                closing.callback(logger.close)
+            yield loggers
+
+    @contextlib.contextmanager
+    def hooked(self, loggers: Sequence[Logger], quiet: bool = False) -> Iterator[list[Hook]]:
+        """All hooks in the order in which they are called, the log's with these loggers and, unless quiet, a bar."""
+        with contextlib.nullcontext() if quiet else progress_bar(self.steps, self.name, "update", self.step) as bar:
             self.log.open(loggers, bar, self.elapsed)
             # The others come before the checkpoint, so that none misses this step where a run goes on from it.
             last = 0 if self.at_most else self.steps
             saving = CheckpointHook(self.save, self.config.checkpoint_every, last, self.log)
             stopping = StopHook(self.save, last, self.log)
-            hooks: list[Hook] = [
+            yield [
                 self.log,
                 *self.own_hooks.values(),
                 *self.hooks,
@@ -161,19 +175,20 @@ class Session(ABC, Generic[Settings, Outcome]):
                 stopping,
                 *self.hooks_behind(),
             ]
-            try:
-                with self.updating() as update:
-                    train(self.learner, self.source, hooks, range(self.step + 1, self.steps + 1), update)
-            except SourceStoppedError as error:
-                reached = max(self.step, self.log.last)
-                self.log.refuse_pending(reached)
-                refuse_unfinite(self.learner, reached)
-                self.save(reached)
-                raise SourceStoppedError(
-                    f"{error} The run stops and is saved as it stands, after update {reached:,}."
-                ) from error
-            self.conclude()
-            self.elapsed = self.log.elapsed
+
+    def _update(self, hooks: Sequence[Hook]) -> None:
+        """Make the updates that are left."""
+        try:
+            with self.updating() as update:
+                train(self.learner, self.source, hooks, range(self.step + 1, self.steps + 1), update)
+        except SourceStoppedError as error:
+            reached = max(self.step, self.log.last)
+            self.log.refuse_pending(reached)
+            refuse_unfinite(self.learner, reached)
+            self.save(reached)
+            raise SourceStoppedError(
+                f"{error} The run stops and is saved as it stands, after update {reached:,}."
+            ) from error
 
     def updating(self) -> contextlib.AbstractContextManager[Callable[[Batch], Metrics]]:
         """What makes the updates, for as long as they are made: the learner."""

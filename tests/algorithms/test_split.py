@@ -196,8 +196,8 @@ def test_one_of_several_agents_costs_its_share_of_the_arithmetic(name, n_agents)
 
 
 def test_what_cannot_be_split_is_refused_in_a_sentence():
-    with pytest.raises(DataError, match=r"BC computes its update for the whole team"):
-        splitting(learner_of("bc", "continuous"))
+    with pytest.raises(DataError, match=r"MAIQL computes its update for the whole team"):
+        splitting(learner_of("ma-iql", "continuous"))
     for name, settings, words in (
         ("iql", {"share_parameters": True}, "share_parameters all agents have one set of weights"),
         ("td3-bc", {"critic": "centralised"}, "critic = centralised each agent's critic reads all agents"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from offline_marl.core.errors import BAD_INPUT, FAILED, INTERRUPTED, TERMINATED, BadInputError, WorkError
@@ -27,15 +27,21 @@ def exit_code(error: Exception) -> int | None:
 
 
 @contextlib.contextmanager
-def resumable(folder: Path) -> Iterator[None]:
+def resumable(folder: Path, runs: Sequence[Path] = ()) -> Iterator[None]:
     """Turn interruptions and disk errors of a run into a sentence on what is kept and how to resume.
 
     SIGTERM, by which schedulers announce the end, and SIGHUP, when the terminal has gone, let the run save after the
     update that it is in.
+
+    Args:
+        folder: The run folder, or what holds the folders of several runs.
+        runs: These, if there are several.
     """
     from offline_marl.runs.stopping import StoppedEarly, asked, heeding_the_end
 
     resume = f"go on with `offline-marl resume {shlex.quote(str(folder))}`"
+    if runs:
+        resume = "go on with all runs by the same command, with one by `offline-marl resume RUN`"
     try:
         with heeding_the_end(asked.set):
             yield
@@ -44,9 +50,10 @@ def resumable(folder: Path) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except KeyboardInterrupt:
-        begun = (folder / "config.json").exists()
+        begun = any((run / "config.json").exists() for run in runs or [folder])
         raise Stopped(INTERRUPTED, f"interrupted: {resume}" if begun else "interrupted before the run began.") from None
     except OSError as error:
         place = error.filename or f"a file of {folder}"
-        kept = f"; the last good checkpoint is kept, {resume}" if any(folder.glob("**/checkpoints/step_*")) else ""
+        saved = any(path for run in runs or [folder] for path in run.glob("**/checkpoints/step_*"))
+        kept = f"; the last good checkpoint is kept, {resume}" if saved else ""
         raise Stopped(FAILED, f"error: {error.strerror or error}: {place}{kept}.") from None

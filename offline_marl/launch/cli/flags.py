@@ -25,6 +25,8 @@ from offline_marl.runs.kinds import RunKind
 
 TASK_FIELDS = {"dataset", "environment"}
 """Fields of the task, of which a run has one."""
+FLAGS_ALONE = {"config", "preset", "seeds"}
+"""Flags that no file holds."""
 
 
 class ShareFlags(Config):
@@ -45,6 +47,9 @@ class TrainFlags(ShareFlags, RunFlags):
     """TOML, YAML or JSON file of any fields on this page, named as here; flags win over it."""
     out: Path | None = None
     """Run folder; without it runs/<algorithm>_<dataset>_seed<seed>."""
+    seeds: str | None = None
+    """Several runs in one process, in place of --seed: 0..7 or 0,3,5; their folders are OUT/seed<seed>. The same again
+    goes on with those that are unfinished."""
 
 
 class FolderFlags(ShareFlags):
@@ -124,7 +129,7 @@ def read_training(
     command = f"train {algorithm}"
     task = "--dataset ID | --environment NAME" if online else "--dataset ID"
     given = read(everything, command, f"{task} [--FIELD VALUE ...]", summary, args, groups)
-    known = set(everything.model_fields) - {"config", "preset"}
+    known = set(everything.model_fields) - FLAGS_ALONE
     preset = given.pop("preset", None)
     given = _with_file(given, known)
     if preset is not None:
@@ -149,7 +154,7 @@ def read_other(
     groups = {**dict.fromkeys(fields, kind.heading), **dict.fromkeys(config_class.model_fields, name)}
     command = f"{kind.command} {name}"
     given = read(everything, command, "--dataset ID [--FIELD VALUE ...]", summary, args, groups)
-    return _with_folder(_with_file(given, set(everything.model_fields) - {"config"}), command)
+    return _with_folder(_with_file(given, set(everything.model_fields) - FLAGS_ALONE), command)
 
 
 def _with_file(given: dict[str, Any], known: set[str]) -> dict[str, Any]:

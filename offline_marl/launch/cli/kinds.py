@@ -89,6 +89,8 @@ def read_run(procedure: Procedure[Any, Any], name: str, args: Sequence[str]) -> 
     summary = next(entry.summary for entry in procedure.names.listings() if entry.name == name)
     if kind is TRAIN:
         fields, out = read_training(name, learnt.Config, summary, args, learns_alone(learnt.needs))
+        if "seeds" in fields:
+            raise ConfigError("A job makes one run: give it a --seed, or write a sweep of several seeds.")
     else:
         fields, out = read_other(kind, name, learnt.Config, summary, args)
     rest = {field: value for field, value in fields.items() if field != "dataset"}

@@ -14,7 +14,7 @@ from pydantic import create_model
 from offline_marl.algorithms.presets import read_preset
 from offline_marl.core.config import Config, load_settings
 from offline_marl.core.declared_fields import config_of, declared_fields
-from offline_marl.launch.cli.flags import Composed, FolderFlags, TrainFlags, known_fields, parser_of
+from offline_marl.launch.cli.flags import FLAGS_ALONE, Composed, FolderFlags, TrainFlags, known_fields, parser_of
 from offline_marl.runs.kinds import TRAIN, RunKind
 
 
@@ -39,7 +39,7 @@ def refuse_unknown_names(kind: RunKind[Any], name: str, args: Sequence[str]) -> 
         return
     parser, _, words = parser_of(everything, f"{kind.command} {name}", "", "", args)
     given = vars(parser.parse(words))
-    known = set(everything.model_fields) - {"config", "preset"}
+    known = set(everything.model_fields) - FLAGS_ALONE
     if given.get("config") is not None:
         known_fields(load_settings(Path(given["config"])), known, given["config"])
     if given.get("preset") is not None:
