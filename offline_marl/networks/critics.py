@@ -97,12 +97,13 @@ class Critic(nn.Module):
                 same.append(others)
             else:  # joint draws: the others' actions vary, too
                 varied.insert(0, others)
-        if mine.dim() > features.dim() and sum(part.shape[-1] for part in same) >= WIDE:
-            values: Tensor = self.net(torch.cat(same, dim=-1), torch.cat(varied, dim=-1), copies)
+        many = mine.dim() > features.dim()
+        if many and sum(part.shape[-1] for part in same) >= WIDE:
+            values: Tensor = self.net(torch.cat(same, dim=-1), torch.cat(varied, dim=-1), copies, many)
         else:
             lead = mine.shape[:-1]
             columns = [part.expand(*lead, part.shape[-1]) for part in (*same, *varied)]
-            values = self.net(torch.cat(columns, dim=-1), copies=copies)
+            values = self.net(torch.cat(columns, dim=-1), copies=copies, many=many)
         return values.squeeze(-1)
 
     def each_choice(self, features: Features) -> Annotated[Tensor, "copy *lead agent choice"]:

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
+from offline_marl.networks import blocks
+
 MemberRows = Annotated[Tensor, "member row feature"]
 SMOOTH: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "tanh": nn.Tanh}
 """Activations that cannot work in place."""
@@ -98,20 +100,36 @@ class StackedMLP(nn.Module):
             width, true_width = features, None
         layers.append(StackedLinear(members, width, out_features, true_width))
         self.layers = nn.Sequential(*layers)
+        self.activation = activation
 
-    def forward(self, x: MemberRows, extra: Annotated[Tensor, "member more*row extra"] | None = None) -> MemberRows:
+    def forward(
+        self, x: MemberRows, extra: Annotated[Tensor, "member more*row extra"] | None = None, many: bool = False
+    ) -> MemberRows:
         """Map `member row in` to `member row out`.
 
         Args:
             x: The input of the first members, all of them or fewer.
             extra: Its last columns, if they come in several blocks for the same rows of `x`.
+            many: Whether there are so many rows that they may go block by block, with sums in another order.
         """
+        if many and blocks.pays(x, (x if extra is None else extra).shape[1]):
+            return blocks.run(self.parameters_by_layer(), self.activation, x, extra)
         first, *others = self.layers
         assert isinstance(first, StackedLinear)
         out: Tensor = first(x) if extra is None else first.beside(x, extra)
         for layer in others:
             out = layer(out)
         return out
+
+    def parameters_by_layer(self) -> list[blocks.Layer]:
+        """Weights and biases of each layer, with what follows them in its normalisation."""
+        layers: list[blocks.Layer] = []
+        for layer in self.layers:
+            if isinstance(layer, StackedLinear):
+                layers.append(blocks.Layer(layer.weight, layer.bias))
+            elif isinstance(layer, StackedLayerNorm):
+                layers[-1].scale, layers[-1].shift = layer.scale, layer.shift
+        return layers
 
 
 class AgentMLP(nn.Module):
@@ -154,6 +172,7 @@ class AgentMLP(nn.Module):
         x: Annotated[Tensor, "*lead agent feature"],
         extra: Annotated[Tensor, "*more *lead agent extra"] | None = None,
         copies: int | None = None,
+        many: bool = False,
     ) -> Annotated[Tensor, "copy *more *lead agent out"]:
         """Map `*lead agent in` to `copy *lead agent out`.
 
@@ -162,10 +181,11 @@ class AgentMLP(nn.Module):
             extra: Its last columns, with further axes in front: what `x` adds to the first layer is
                 computed once for all of them.
             copies: Only the first so many copies.
+            many: Whether rows may go block by block, as many draws for each row of data do.
         """
         count = self.copies if copies is None else copies
         lead = x.shape[:-2] if extra is None else extra.shape[:-2]
-        out: Tensor = self.stack(self._members(x, count), None if extra is None else self._members(extra, count))
+        out: Tensor = self.stack(self._members(x, count), None if extra is None else self._members(extra, count), many)
         if self.shared:
             return out.view(count, *lead, x.shape[-2], -1)
         n_agents = x.shape[-2]

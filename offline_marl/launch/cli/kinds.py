@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from offline_marl.core import allocator
 from offline_marl.core.config import ConfigError
 from offline_marl.launch.cli.command import PROGRAM, Command
 from offline_marl.launch.cli.failures import resumable
@@ -69,6 +70,7 @@ def begin(kind: RunKind[Any], args: Sequence[str], printer: Printer | None) -> N
 
     from offline_marl.training.kinds import procedure_of
 
+    allocator.keep_memory()
     procedure = procedure_of(kind)
     fields, folder = read_run(procedure, args[0], args[1:])
     dataset = fields.pop("dataset", None)

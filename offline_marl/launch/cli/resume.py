@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from offline_marl.core import allocator
 from offline_marl.core.config import ConfigError, build
 from offline_marl.launch.cli.failures import resumable
 from offline_marl.launch.cli.fit_model import print_fit
@@ -24,6 +25,7 @@ def run(args: Sequence[str]) -> None:
 
     from offline_marl.training.kinds import procedure_of
 
+    allocator.keep_memory()
     kind = kind_of(flags.run) or TRAIN  # whose folder says what is wrong with it
     procedure = procedure_of(kind)
     named = flags.environment is not None or bool(flags.env_settings)

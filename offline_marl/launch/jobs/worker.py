@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from offline_marl.core import allocator
 from offline_marl.core.errors import TERMINATED, BadInputError, sentence
 from offline_marl.core.plugin_files import load_plugin, loaded_plugins
 from offline_marl.launch.jobs import disk, slurm
@@ -102,6 +103,7 @@ class Work:
 
     def _perform(self, job: Job) -> None:
         try:
+            allocator.keep_memory()
             for file in self.plugins:
                 load_plugin(file)
             self._summary = perform(job)
