@@ -11,7 +11,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,7 @@ def clip_of(
     env: JointEnv | None,
     scenario: str,
     limits: Sequence[tuple[float, float]] = (),
+    replay: Callable[[Sequence[Color], int], list[Frame]] | None = None,
 ) -> bytes:
     """Draw a clip.
 
@@ -69,37 +70,54 @@ def clip_of(
         env: One copy of the environment; None where there is none.
         scenario: Its name.
         limits: Least and largest of every number that agents see, over a whole round.
+        replay: Plays the segment again where it cannot be restored: its pictures in these colours, every so many steps.
     """
     note, steps = "", len(segment)
     about: dict[str, Any] = {"steps": steps, "agents": [title_of(agent) for agent in range(spec.n_agents)]}
     if env is not None and segment.state is not None and hasattr(env, "restore"):
         try:
-            return _packed(about | _pictures(segment, spec, target, env))
+            return _packed(about | _pictures(segment, env, colors_for(spec, target)))
         except BadInputError as error:
             note = str(error)
     world = world_of(scenario, spec.n_agents)
     obs = segment.obs.numpy()
     if world is not None:
         return _packed(about | _positions(obs, world, segment) | {"note": note})
+    if env is not None and replay is not None:
+        try:
+            every, fps = pace(steps, float(getattr(env, "fps", FPS)))
+            frames = replay(colors_for(spec, target), every)
+            return _packed(about | _filmed(frames, every, fps))
+        except BadInputError as error:
+            note = str(error)
     return _packed(about | _series(obs, segment, spec, limits) | {"note": note})
+
+
+def colors_for(spec: Spec, target: str) -> list[Color]:
+    """Colours of the agents; those that a question is not about are grey."""
+    colors = colors_of(spec.n_agents)
+    if target == TEAM:
+        return colors
+    return [color if f"agent_{agent}" == target else GREY for agent, color in enumerate(colors)]
 
 
 def _packed(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _pictures(segment: Batch, spec: Spec, target: str, env: JointEnv) -> dict[str, Any]:
+def _pictures(segment: Batch, env: JointEnv, colors: Sequence[Color]) -> dict[str, Any]:
     assert segment.state is not None
-    colors = colors_of(spec.n_agents)
-    if target != TEAM:
-        colors = [color if f"agent_{agent}" == target else GREY for agent, color in enumerate(colors)]
     if hasattr(env, "paint"):
-        env.paint(colors)
+        env.paint(list(colors))
     every, fps = pace(len(segment), float(getattr(env, "fps", FPS)))
     frames = list[Frame]()
     for row in segment.state.numpy()[::every]:
         env.restore(row[None])  # type: ignore[attr-defined]
         frames.append(env.render())
+    return _filmed(frames, every, fps)
+
+
+def _filmed(frames: Sequence[Frame], every: int, fps: float) -> dict[str, Any]:
     return {"kind": "frames", "frames": len(frames), "fps": fps, "every": every, **sheet_of(frames)}
 
 

@@ -10,6 +10,7 @@ from offline_marl.core.errors import BadInputError
 from offline_marl.core.partition import SCENARIOS, partition
 from offline_marl.core.types import DataError, Spec
 from offline_marl.environments.base import JointEnv
+from offline_marl.labelling.replays import Replays
 from offline_marl.preferences.labels import NAME
 from offline_marl.runs.folder import RewardFolder, RunFolder, kind_of
 from offline_marl.runs.kinds import FIT_REWARD, TRAIN
@@ -95,6 +96,15 @@ def scene_of(folder: ComparisonFolder) -> tuple[JointEnv | None, str]:
     except BadInputError:
         return None, scenario
     return env, scenario
+
+
+def replays_of(folder: ComparisonFolder, env: JointEnv) -> Replays:
+    """The episodes of a folder's data, to be played again.
+
+    Raises:
+        BadInputError: The data is not there, or does not name its seeds.
+    """
+    return Replays(open_task(str(folder.store.facts().get("task"))).data, env)
 
 
 def _task_of(folder: ComparisonFolder) -> ScoredTask | None:

@@ -10,7 +10,8 @@ import json
 import os
 import select
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ import torch
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
 from offline_marl.core.types import Batch
-from offline_marl.environments.base import JointEnv
+from offline_marl.environments.base import Frame, JointEnv
+from offline_marl.environments.painting import Color
 from offline_marl.labelling.clips import NAME, clip_of
-from offline_marl.labelling.places import scene_of
+from offline_marl.labelling.places import replays_of, scene_of
+from offline_marl.labelling.replays import Replays
 from offline_marl.preferences.pairs import Copies, SegmentKey
 from offline_marl.training.preferences.folders import ComparisonFolder, masked
 
@@ -44,6 +47,7 @@ class Renderer:
         self._rounds: dict[int, Copies] = {}
         self._env: JointEnv | None = None
         self._scenario: str | None = None
+        self._replays: Replays | None = None
 
     def render(self, name: str) -> Path:
         """Render one clip, if it is not there.
@@ -59,7 +63,8 @@ class Renderer:
             row = copies.keys.index(key)
             cut = _cut(copies.segments, row)
             env, scenario = self._scene()
-            content = clip_of(cut, copies.spec, target, env, scenario, _limits(copies.segments))
+            again = partial(self._play_again, key)
+            content = clip_of(cut, copies.spec, target, env, scenario, _limits(copies.segments), again)
             write_atomically(path, content)
             prune(self.clips, self.room, keep={path.name})
         return path
@@ -79,6 +84,13 @@ class Renderer:
                 del self._rounds[next(iter(self._rounds))]
             self._rounds[session] = Copies.load(self.folder.file_of(session))
         return self._rounds[session]
+
+    def _play_again(self, key: SegmentKey, colors: Sequence[Color], every: int) -> list[Frame]:
+        """Pictures of a segment that nothing could restore; the data is opened for the first one."""
+        assert self._env is not None
+        if self._replays is None:
+            self._replays = replays_of(self.folder, self._env)
+        return self._replays.frames(key, colors, every)
 
     def _scene(self) -> tuple[JointEnv | None, str]:
         if self._scenario is None:

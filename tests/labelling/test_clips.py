@@ -6,16 +6,21 @@ import json
 import os
 import time
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from worlds import saved, world
 
-from offline_marl.core.types import Batch, Spec
+from offline_marl.core.types import Batch, DataError, Spec
+from offline_marl.datasets.base import Dataset
 from offline_marl.labelling.clips import GREY, MOST_FRAMES, clip_of, sheet_of
 from offline_marl.labelling.positions import places_of, world_of
 from offline_marl.labelling.renderer import Renderer, prune
+from offline_marl.labelling.replays import Replays
+from offline_marl.preferences.pairs import SegmentKey
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.asking import Plan, ask
 from offline_marl.training.preferences.folders import ComparisonFolder
@@ -85,8 +90,6 @@ def test_the_agent_that_a_question_is_about_keeps_its_colour_and_the_others_are_
 def test_numbers_are_drawn_where_a_simulator_cannot_be_put_into_states() -> None:
     class Fixed(Camera):
         def restore(self, state):
-            from offline_marl.core.types import DataError
-
             raise DataError("It cannot be put into states.")
 
     clip = json.loads(clip_of(segment(state=1), SPEC, "team", Fixed(), "body"))
@@ -190,3 +193,55 @@ def test_a_sheet_holds_every_picture_at_its_place() -> None:
     sheet = sheet_of(frames)
     found = [frame.mean() for frame in frames_of({**sheet, "frames": 20})]
     assert (sheet["columns"], sheet["width"]) == (12, 64) and np.allclose(found, range(0, 200, 10), atol=3)
+
+
+class Counter:
+    """An environment of one agent that draws, cannot be restored, and counts what it was told by its seed."""
+
+    def __init__(self, kind: str = "as recorded") -> None:
+        self.kind = kind
+
+    def reset(self, seeds):
+        self.total = float(seeds[0]) + (self.kind == "otherwise")
+        return self.seen()
+
+    def step(self, actions):
+        self.total += float(actions[0, 0, 0])
+        return self.seen(), None, None, None
+
+    def seen(self):
+        return SimpleNamespace(obs=np.array([[[self.total]]], np.float32))
+
+    def render(self):
+        return np.full((20, 20, 3), int(self.total), np.uint8)
+
+
+def recorded() -> Dataset:
+    lengths, actions = torch.tensor([4, 5]), torch.ones(9, 1, 1)
+    obs = torch.tensor([10.0, 11, 12, 13, 14, 40, 41, 42, 43, 44, 45]).view(-1, 1, 1)
+    data = Dataset.from_arrays(obs, actions, torch.zeros(9, 1), lengths=lengths)
+    return replace(data, metadata={"seeds": [10, 40]})
+
+
+def test_episodes_are_played_again_from_their_seeds_where_nothing_can_be_restored() -> None:
+    data, key = recorded(), SegmentKey("x", 1, 2, 3)
+    replays = Replays(data, Counter())
+    assert [int(frame.mean()) for frame in replays.frames(key, [], 1)] == [42, 43, 44]
+    assert [int(frame.mean()) for frame in replays.frames(key, [], 2)] == [42, 44]
+    cut = segment(3, Spec((1,), (1,)))
+    clip = json.loads(clip_of(cut, Spec((1,), (1,)), "team", Counter(), "x", (), partial(replays.frames, key)))
+    assert clip["kind"] == "frames" and [round(frame.mean()) for frame in frames_of(clip)] == pytest.approx(
+        [42, 43, 44]
+    )
+
+
+def test_another_episode_than_the_recorded_one_is_never_shown() -> None:
+    replays = Replays(recorded(), Counter("otherwise"))
+    with pytest.raises(DataError, match="does not go as it was recorded"):
+        replays.frames(SegmentKey("x", 0, 0, 2), [], 1)
+    spec = Spec((1,), (1,))
+    show = partial(replays.frames, SegmentKey("x", 0, 0, 2))
+    clip = json.loads(clip_of(segment(2, spec), spec, "team", Counter(), "x", (), show))
+    assert clip["kind"] == "series" and "recorded" in clip["note"]
+    with pytest.raises(DataError, match="does not name the seeds"):
+        Replays(replace(recorded(), metadata={}), Counter())
