@@ -63,6 +63,7 @@ class Server:
                 "questions": [desk.about(question, request.annotator) for question in chosen],
                 "progress": desk.progress(request.annotator),
                 "agents": desk.n_agents,
+                "store": desk.store_id,
                 "title": Path(str(desk.folder.store.facts().get("task", ""))).name,
                 "ahead": desk.ahead(self.ahead),
             }
@@ -152,10 +153,12 @@ def build_app(server: Server, token: str | None, hosts: frozenset[str] = LOCAL) 
         return Response(content, media_type=media, headers={"cache-control": "no-cache"})
 
     async def clip(request: Request) -> Response:
-        try:
-            content = await server.shelf.read(request.path_params["name"])
-        except ValueError as error:
-            return reply({"error": str(error)}, 404)
+        name = request.path_params["name"]
+        if not await server.clerk.ask(lambda desk: desk.has_clip(name)):
+            return reply({"error": "There is no such clip."}, 404)
+        content = await server.shelf.read(name)
+        if content is None and server.shelf.broken:
+            return reply({"error": "Clips cannot be rendered here: the process that renders them ends at once."}, 503)
         if content is None:
             return reply({"error": "It is being rendered: ask again."}, 202)
         return Response(content, media_type="application/json", headers={"cache-control": "private, max-age=3600"})

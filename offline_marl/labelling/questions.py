@@ -125,8 +125,8 @@ class Desk:
         self.people: dict[str, Annotator] = {}
         self.revisions: dict[tuple[Question, str], tuple[int, str]] = {}
         """Of each question and annotator, the last revision and its answer."""
-        self.salt = str((folder.store.facts().get("data") or {}).get("key", ""))
         self._labels = self._judgements = self._pairs = 0
+        self._agents, self._salt = 0, ""
         self._summary: dict[str, Any] = {}
         self._summed = -SUMMARY_SECONDS
         self.refresh()
@@ -134,8 +134,30 @@ class Desk:
     @property
     def n_agents(self) -> int:
         """Agents of the team; 0 before there are pairs."""
-        about = self.folder.store.facts().get("data") or {"spec": {"obs_dims": []}}
-        return len(about["spec"]["obs_dims"])
+        if not self._agents:
+            about = self.folder.store.facts().get("data") or {"spec": {"obs_dims": []}}
+            self._agents = len(about["spec"]["obs_dims"])
+        return self._agents
+
+    @property
+    def store_id(self) -> str:
+        """A name of what is asked about, so that answers which wait in a browser reach no other folder."""
+        first = next(iter(self.pairs.values()), None)
+        return "" if first is None else hashlib.sha256(f"{self.salt}\n{first.created}".encode()).hexdigest()[:16]
+
+    def has_clip(self, name: str) -> bool:
+        """Whether there is such a segment, and such an agent."""
+        segment, _, target = name.partition(".")
+        if segment not in self.segments:
+            return False
+        return target == TEAM or target in {f"agent_{index}" for index in range(self.n_agents)}
+
+    @property
+    def salt(self) -> str:
+        """What draws depend on beside what is asked of whom."""
+        if not self._salt:
+            self._salt = str((self.folder.store.facts().get("data") or {}).get("key", ""))
+        return self._salt
 
     def refresh(self) -> None:
         """Take in what was entered and answered since, by whatever process."""

@@ -15,6 +15,8 @@ from offline_marl.preferences.labels import AskedPair
 from offline_marl.preferences.pairs import Copies, Pair, SegmentKey
 from offline_marl.training.preferences.asking import enter
 
+FACTS = {"data", "task", "scene", "scale"}
+"""What a trainer may state of its data."""
 ROWS = 1_000
 """Of labels, and of judgements, in one answer; whoever wants more asks again."""
 
@@ -39,6 +41,8 @@ def enter_round(desk: Desk, message: RoundRequest) -> dict[str, Any]:
         BadInputError: The folder is of other data, the round is another one, or its copies cannot be read.
     """
     pairs = [AskedPair(_pair_of(row), message.session, row.split, row.strategy, row.score) for row in message.pairs]
+    if set(message.facts) - FACTS:
+        raise MalformedPostError(f"Facts of a round are {', '.join(sorted(FACTS))}.")
     store = desk.folder.store
     known = {one.pair.id for one in store.pairs() if one.session == message.session}
     if known:

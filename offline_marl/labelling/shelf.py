@@ -66,6 +66,12 @@ class Shelf:
                 return content
         return None
 
+    @property
+    def broken(self) -> bool:
+        """Whether the renderer has ended so often that it is not begun again."""
+        ended = self._process is None or self._process.returncode is not None
+        return self._starts >= MOST_STARTS and ended
+
     def _file(self, name: str) -> Path:
         """Where a clip lies; a name is no path, and none passes that is anything else."""
         if not NAME.fullmatch(name):

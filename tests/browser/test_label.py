@@ -44,8 +44,8 @@ def window() -> Iterator[Chromium]:
 class Served:
     """`offline-marl label` as a process that can be killed and begun again at the same port."""
 
-    def __init__(self, *words: str) -> None:
-        self.words, self.port, self.process = words, "0", None
+    def __init__(self, *words: str, port: str = "0") -> None:
+        self.words, self.port, self.process = words, port, None
         self.start()
 
     def start(self) -> None:
@@ -193,6 +193,47 @@ def test_thirty_pairs_with_the_network_gone_in_between_and_the_server_lost_in_th
         assert all(label.response_ms is not None for label in labels)
     complaints = [line for line in window.said() if "net::ERR" not in line and "Failed to load resource" not in line]
     assert complaints == []
+
+
+def test_answers_that_wait_reach_their_own_folder_only_and_tabs_lose_nothing_to_each_other(
+    window: Chromium, spread: Path, tmp_path: Path
+) -> None:
+    words = [str(spread), "--budget", "6", "--repeats", "0"]
+    one = Served(*words, "--seed", "1", "--out", str(tmp_path / "one"))
+    window.look()
+    first = window.driver.current_window_handle
+    enter(window, one.url)
+    window.driver.switch_to.new_window("tab")
+    second = window.driver.current_window_handle
+    window.cdp("Network.enable")
+    window.driver.get(one.url)
+    ready(window)
+    one.kill()
+    for tab in (first, second):  # both answer while nobody listens
+        window.driver.switch_to.window(tab)
+        give(window, "click", "first")
+        wait(window, "return document.getElementById('progress').textContent.includes('1 waiting')", "it is kept")
+    window.driver.close()
+    window.driver.switch_to.window(first)
+    window.driver.get("about:blank")
+    other = Served(*words, "--seed", "2", "--out", str(tmp_path / "other"), port=one.port)
+    try:
+        window.driver.get(other.url)
+        wait(window, "return document.getElementById('progress').textContent.includes('2 about another')", "they wait")
+        with AnswerStore(tmp_path / "other" / NAME) as store:
+            assert store.labels() == []
+    finally:
+        other.kill(signal.SIGINT)
+    one.start()
+    try:
+        window.driver.get("about:blank")
+        window.driver.get(one.url)
+        wait(window, f"return {ANSWERED[7:]} >= 1", "they arrive")
+        wait(window, "return !Object.keys(localStorage).some((name) => name.startsWith('answer.'))", "none is left")
+    finally:
+        one.kill(signal.SIGINT)
+    with AnswerStore(tmp_path / "one" / NAME) as store:
+        assert 1 <= len(store.labels()) <= 2 and len(store.history()) == len(store.labels())
 
 
 @pytest.fixture(scope="module")

@@ -229,6 +229,7 @@ def test_forms_and_plain_text_are_no_posts(port) -> None:
         "%2e%2e/labels.sqlite",
         "....//label_token",
         "0" * 32,
+        "0" * 32 + ".team",
         "0" * 32 + ".team/../../label_token",
         "0" * 32 + ".team%00",
         "0" * 32 + ".agent_9999",

@@ -36,7 +36,7 @@ let asking = false;
 let idle = true;
 const clips = new Map(); // by name, promises
 const answered = []; // for undo, the last one last
-const queue = new Queue("answers", call, (news) => { if (news) progress = news; tell(); });
+const queue = new Queue(call, (news) => { if (news) progress = news; tell(); });
 const clock = new Clock((part) => { at("time").value = Math.round(part * 1000); });
 
 const key = () => crypto.randomUUID ? crypto.randomUUID()
@@ -53,6 +53,7 @@ const tell = () => {
     parts.push(`${progress.answered} of ${total} questions answered, ${progress.yours} of them by you`);
   }
   if (queue.items.length) parts.push(`${queue.items.length} waiting to be sent`);
+  if (queue.elsewhere) parts.push(`${queue.elsewhere} about another folder wait until it is served again`);
   if (!queue.online || !navigator.onLine) parts.push("no connection: go on, answers are kept here");
   const text = parts.join("; ");
   if (at("progress").textContent !== text) at("progress").textContent = text;
@@ -103,6 +104,10 @@ const ask = async () => {
     queue.trouble = queue.items.length ? queue.trouble : "";
     progress = said.progress;
     agents = said.agents;
+    if (said.store && said.store !== queue.store) {
+      queue.store = said.store;
+      queue.flush();
+    }
     at("title").textContent = said.title ? `Comparing ${said.title}` : "Comparing";
     const known = new Set(said.questions.map((question) => question.id));
     // A question that somebody else has by now is not asked any more, unless it is being looked at.

@@ -1,13 +1,15 @@
-// Answers that are yet to reach the server: kept in this browser until it has acknowledged them, sent in their order,
-// each under a key that makes a second arrival harmless.
+// Answers that are yet to reach the server: kept in this browser until it has acknowledged them, each under a name of its
+// own, so that several tabs lose nothing to each other; sent in their order, each with a key that makes a second arrival
+// harmless. Answers about another folder than the one that is served stay where they are.
 const PAUSES = [500, 1000, 2000, 5000, 10000];
+const PREFIX = "answer.";
 
 export class Queue {
-  constructor(name, send, told) {
-    this.name = name;
+  constructor(send, told) {
     this.send = send; // (path, body) => Response, or a rejection where nobody answers
     this.told = told; // called whenever something has changed
-    this.items = this.#read();
+    this.all = read();
+    this.store = null; // of the folder that is served, once it is known
     this.online = true;
     this.tries = 0;
     this.timer = null;
@@ -17,30 +19,30 @@ export class Queue {
     addEventListener("offline", () => { this.online = false; this.told(); });
   }
 
-  #read() {
-    try {
-      const held = JSON.parse(localStorage.getItem(this.name) || "[]");
-      return Array.isArray(held) ? held : [];
-    } catch { return []; }
-  }
+  get items() { return this.all.filter((item) => item.store === this.store); }
 
-  #write() {
-    try { localStorage.setItem(this.name, JSON.stringify(this.items)); } catch { /* it is held in memory */ }
-    this.told();
-  }
+  get elsewhere() { return this.store ? this.all.length - this.items.length : 0; }
 
   push(path, body) {
-    this.items.push({ path, body });
-    this.#write();
+    const item = { name: `${PREFIX}${String(Date.now()).padStart(15, "0")}.${body.key}`, store: this.store, path, body };
+    this.all.push(item);
+    try { localStorage.setItem(item.name, JSON.stringify(item)); } catch { /* it is held in memory */ }
+    this.told();
     this.flush();
+  }
+
+  #remove(item) {
+    this.all = this.all.filter((other) => other !== item);
+    try { localStorage.removeItem(item.name); } catch { /* nothing was kept */ }
+    this.told();
   }
 
   // What waits and was not sent yet can still be dropped; the first one may be on its way.
   drop(question) {
-    const place = this.items.findLastIndex((item) => item.path === "/api/answers" && item.body.question === question);
-    if (place < 0 || (place === 0 && this.busy)) return false;
-    this.items.splice(place, 1);
-    this.#write();
+    const { items } = this;
+    const place = items.findLastIndex((item) => item.path === "/api/answers" && item.body.question === question);
+    if (place < 0 || (place === 0 && (this.busy || this.tries))) return false;
+    this.#remove(items[place]);
     return true;
   }
 
@@ -51,14 +53,12 @@ export class Queue {
     this.busy = true;
     clearTimeout(this.timer);
     try {
-      while (this.items.length) {
-        const item = this.items[0];
+      for (let item = this.items[0]; item; item = this.items[0]) {
         const reply = await this.send(item.path, item.body);
         const said = await reply.json().catch(() => ({}));
         if (reply.ok) {
           this.online = true;
           this.trouble = "";
-          this.tries = 0;
         } else if ([404, 409, 422].includes(reply.status)) {
           // It can never be stored: it is told aloud, and stands in the way of no other.
           this.trouble = `An answer was refused: ${said.error || reply.status}`;
@@ -66,8 +66,8 @@ export class Queue {
           this.trouble = said.error || `The server answers ${reply.status}.`;
           throw new Error(this.trouble);
         }
-        this.items.shift();
-        this.#write();
+        this.tries = 0;
+        this.#remove(item);
         if (said.progress) this.told(said.progress);
       }
     } catch (error) {
@@ -80,3 +80,13 @@ export class Queue {
     }
   }
 }
+
+const read = () => {
+  const found = [];
+  try {
+    for (const name of Object.keys(localStorage).filter((each) => each.startsWith(PREFIX)).sort()) {
+      try { found.push({ ...JSON.parse(localStorage.getItem(name)), name }); } catch { /* it was damaged */ }
+    }
+  } catch { /* nothing is kept here */ }
+  return found.filter((item) => item.path && item.body && item.body.key);
+};
