@@ -41,10 +41,11 @@ def _comparisons(path: Path) -> str:
     with ComparisonFolder(path) as folder:
         pairs = [repr(replace(pair, created="")) for pair in folder.store.pairs()]
         labels = [repr(replace(label, answered="")) for label in folder.store.labels()]
+        judged = [repr(replace(one, answered="")) for one in folder.store.judgements()]
         # Where the data lay is said to people alone.
         facts = {name: value for name, value in folder.store.facts().items() if name != "task"}
     segments = _files(path, sorted(folder.segments.glob("*.safetensors")))
-    words = [*pairs, *labels, json.dumps(facts, sort_keys=True), segments]
+    words = [*pairs, *labels, *judged, json.dumps(facts, sort_keys=True), segments]
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from offline_marl.core.files import write_atomically
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.preferences.agreement import by_question, contradictions, count_answers, kappas, self_agreement
+from offline_marl.preferences.answers import Judgement
 from offline_marl.preferences.labels import PAIR_COLUMNS, TEAM, VALUES, Answer, AskedPair, Label, StoreError, index_of
 from offline_marl.preferences.teachers import TeacherConfig, answer, segment_returns
 from offline_marl.training.preferences.folders import ComparisonFolder, masked, numbers_of
@@ -242,6 +244,7 @@ def summarize(folder: ComparisonFolder) -> dict[str, Any]:
     waits = sorted(label.response_ms for label in labels if label.response_ms is not None)
     opposed = contradictions(labels)
     people = sorted({label.annotator for label in labels})
+    judged = [one for one in folder.store.judgements() if one.answer != "withdrawn"]
     return {
         "data": facts.get("task"),
         "pairs": len(asked),
@@ -260,5 +263,17 @@ def summarize(folder: ComparisonFolder) -> dict[str, Any]:
             {"annotators": list(both), "kappa": kappa, "questions": count}
             for both, (kappa, count) in kappas(labels).items()
         ],
+        "ratings": _judged(judged, "rating"),
+        "credit": _judged(judged, "credit"),
+        "skip_reasons": _counted(text for _, _, text in folder.store.remarks()),
         "median_response_ms": waits[len(waits) // 2] if waits else None,
     }
+
+
+def _judged(judgements: Iterable[Judgement], kind: str) -> dict[str, int]:
+    """How often each answer was given to one kind of questions about single segments."""
+    return _counted(one.answer for one in judgements if one.kind == kind)
+
+
+def _counted(answers: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(answers).items()))

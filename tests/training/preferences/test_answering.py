@@ -7,6 +7,8 @@ from compared import compare
 from worlds import saved, world
 
 from offline_marl.core.errors import BadInputError
+from offline_marl.launch.recipes.contents import content_of
+from offline_marl.preferences.answers import Judgement, Post
 from offline_marl.preferences.labels import Label
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.answering import export, summarize, take_in
@@ -132,3 +134,18 @@ def test_a_pair_whose_answer_was_taken_back_is_open_again(tmp_path, folder) -> N
     assert export(folder, tmp_path / "out.csv") == (1, 9)
     summary = summarize(folder)
     assert (summary["labels"], summary["answered_pairs"], summary["answers"]["first"]) == (1, 1, 1)
+
+
+def test_ratings_credit_and_reasons_are_counted_and_are_part_of_the_folders_content(tmp_path, folder) -> None:
+    before = summarize(folder)
+    assert before["ratings"] == before["credit"] == before["skip_reasons"] == {}
+    content = content_of(folder.path)
+    first = folder.store.pairs()[0].pair
+    judged = [Judgement("rating", first.first, "4", "ann"), Judgement("credit", first.second, "agent_0", "ann")]
+    folder.store.judge([*judged, Judgement("rating", first.second, "4", "ann")])
+    skipped = Label(first.id, "skip", "ann")
+    folder.store.record([Post("a key", "d", (skipped,), remark=("q", "ann", "cannot tell"))])
+    told = summarize(folder)
+    assert told["ratings"] == {"4": 2} and told["credit"] == {"agent_0": 1}
+    assert told["skip_reasons"] == {"cannot tell": 1}
+    assert content_of(folder.path) != content

@@ -60,6 +60,12 @@ def _lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"{'about':<12}" + ", ".join(f"{n:,} {name}" for name, n in sorted(summary["targets"].items())))
     if summary["repeated"]:
         lines.append(f"{'repeats':<12}{summary['self_agreement']:.3f} of {summary['repeated']:,} answered as before")
+    for name in ("ratings", "credit"):
+        if summary[name]:
+            counts = ", ".join(f"{count:,} {answer}" for answer, count in summary[name].items())
+            lines.append(f"{name:<12}{sum(summary[name].values()):,}: {counts}")
+    if summary["skip_reasons"]:
+        lines.append(f"{'skipped':<12}" + ", ".join(f"{n:,} {why}" for why, n in summary["skip_reasons"].items()))
     if summary["median_response_ms"] is not None:
         lines.append(f"{'time':<12}{summary['median_response_ms'] / 1000:.1f} s for an answer, in the median")
     rows = [(name, *map(str, counts.values())) for name, counts in sorted(summary["annotators"].items())]
