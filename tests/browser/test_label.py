@@ -176,6 +176,8 @@ def test_thirty_pairs_with_the_network_gone_in_between_and_the_server_lost_in_th
             shown = ready(window, shown)
             if number in {0, 13}:
                 seen += pictures(window)
+                if os.environ.get("LABEL_PICTURES"):
+                    Path(os.environ["LABEL_PICTURES"], f"{way} {number}.png").write_bytes(window.png())
             give(window, way, next(answers))
         wait(window, "return !document.getElementById('idle').hidden", "all is answered")
         wait(window, f"return {ANSWERED[7:]} >= 30", "all has arrived")
