@@ -28,11 +28,11 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol faults bench page labels docs speed clean
+.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol faults dependencies bench page labels docs speed clean
 
 help: ## show this list
 	@echo "make TARGET [VENV=$(VENV)] [TORCH=$(TORCH)] [PYTHON=$(PYTHON)]"
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  %-9s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
 
 demo: $(RUN) ## set up what is missing, train on built-in data, print scores and draw a picture (runs/demo)
 	$(PY) examples/demo.py --out runs/demo
@@ -80,6 +80,9 @@ faults: $(DEV) ## attack: kills, full disks, permissions, edited and hostile fil
 	@mkdir -p build
 	OMP_NUM_THREADS=1 PYTHONPATH=tests/support FAULTS_SHORT=$(SHORT) $(PY) -m pytest -p campaign -m faults -n 2 -rs \
 	  $(if $(SHORT),,--campaign build/faults.jsonl) tests $(ARGS)
+
+dependencies: $(DEV) ## tests with the lowest and newest versions of what is needed; wheels and types for other Pythons; licences
+	$(PY) tests/dependencies/run.py $(ARGS)
 
 bench: $(DEV) ## train and score a preset: make bench PRESET=ma_iql/published
 	$(PY) benchmarks/run.py $(PRESET) $(ARGS)
