@@ -34,7 +34,7 @@ TARGETS = {
         "sweep {s} --executor debug --dry-run",
         "watch {s} --once",
     ],
-    "sweep/optuna/*": ["sweep status {s}", "sweep {s} --executor debug", "sweep best {s}"],
+    "sweep/optuna.journal": ["sweep status {s}", "sweep {s} --executor debug", "sweep best {s}"],
     "sweep.toml": ["sweep {p}/sweep.toml --executor debug --out {p}/new --dry-run"],
     "sweep/runs/*/DONE": ["sweep status {s}", "sweep collect {s}", "report {s} --reps 10 --out {p}/page"],
     "sweep/runs/*/job.json": ["sweep status {s}", "submit status {s}/runs"],
