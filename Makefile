@@ -28,7 +28,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol faults dependencies bench page labels docs speed clean
+.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol faults fuzz dependencies bench page labels docs speed clean
 
 help: ## show this list
 	@echo "make TARGET [VENV=$(VENV)] [TORCH=$(TORCH)] [PYTHON=$(PYTHON)]"
@@ -80,6 +80,10 @@ faults: $(DEV) ## attack: kills, full disks, permissions, edited and hostile fil
 	@mkdir -p build
 	OMP_NUM_THREADS=1 PYTHONPATH=tests/support FAULTS_SHORT=$(SHORT) $(PY) -m pytest -p campaign -m faults -n 2 -rs \
 	  $(if $(SHORT),,--campaign build/faults.jsonl) tests $(ARGS)
+
+fuzz: ## coverage-guided fuzzing of our parsers, a minute each, in $(VENV)-fuzz (ARGS='pickles --seconds 600')
+	@$(MAKE) --no-print-directory VENV='$(VENV)-fuzz' '$(VENV)-fuzz/.installed-fuzz'
+	'$(VENV)-fuzz/bin/python' tests/fuzz/fuzz.py $(ARGS)
 
 dependencies: $(DEV) ## tests with the lowest and newest versions of what is needed; wheels and types for other Pythons; licences
 	$(PY) tests/dependencies/run.py $(ARGS)
@@ -140,4 +144,9 @@ $(DEV): $(VENV)/.torch pyproject.toml
 $(VENV)/.installed-dmcontrol: $(VENV)/.torch pyproject.toml
 	@echo "Installing offline_marl with DeepMind Control into $(VENV): about a minute"
 	@$(PIP) $(INSTALL) -q -e '.[dmcontrol]' 'pytest>=8'
+	@touch '$@'
+
+$(VENV)/.installed-fuzz: $(VENV)/.torch pyproject.toml
+	@echo "Installing offline_marl with its readers and atheris into $(VENV): about a minute"
+	@$(PIP) $(INSTALL) -q -e '.[data,vault,arrow]' 'pytest>=8' 'atheris>=3'
 	@touch '$@'

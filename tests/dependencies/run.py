@@ -106,25 +106,36 @@ def resolve(out: Path) -> bool:
     well = True
     for python in PYTHONS:
         version = f"{python[0]}.{python[1]}"
-        words = [
-            "--dry-run",
-            "--ignore-installed",
-            "--only-binary=:all:",
-            "--python-version",
-            version,
-            "--target",
-            out / "x",
-        ]
         if python != HERE:
-            done = run(sys.executable, "-m", "pip", "install", "-q", *words, *requirements(python), quiet=True)
-            said = "found" if done.returncode == 0 else f"NOT found: {done.stderr.strip().splitlines()[-1]}"
-            print(f"Python {version}: wheels of all dependencies {said}")
-            well &= done.returncode == 0
+            well &= find_wheels(out, version, requirements(python))
         typed = run(sys.executable, "-m", "mypy", "--python-version", version, quiet=True)
         print(f"Python {version}: {typed.stdout.strip().splitlines()[-1]}")
         well &= typed.returncode == 0
     print("What did not run: tests on Python", ", ".join(f"{a}.{b}" for a, b in PYTHONS if (a, b) != HERE))
     return well
+
+
+def find_wheels(out: Path, version: str, wanted: list[str]) -> bool:
+    """Find wheels of all that is needed on a Python; what is published as source alone is named and left out."""
+    uv, file = out / "tools" / "bin" / "uv", out / f"wheels-{version}.txt"
+    if not uv.exists():
+        run(sys.executable, "-m", "venv", out / "tools").check_returncode()
+        run(out / "tools" / "bin" / "python", "-m", "pip", "install", "-q", "uv").check_returncode()
+    sources: list[str] = []
+    while True:
+        (out / "wanted.in").write_text("".join(f"{text}\n" for text in wanted))
+        words = ["--no-header", "--no-annotate", "--only-binary", ":all:", "--python-version", version, "-o", file]
+        words += [word for name in sources for word in ("--no-binary", name)]
+        done = run(uv, "pip", "compile", "-q", *words, out / "wanted.in", quiet=True)
+        lacking = re.search(r"([\w.-]+?)[=<>][^ ]* has no usable wheels", done.stderr)
+        name = lacking[1] if lacking else ""
+        if done.returncode == 0 or not name or name in sources:
+            break
+        sources.append(name)
+    count = len(file.read_text().splitlines()) if done.returncode == 0 else 0
+    said = f"{count} wheels found" if count else f"NOT found: {' '.join(done.stderr.split())[:300]}"
+    print(f"Python {version}: {said}; published as source alone: {', '.join(sources) or 'none'}")
+    return done.returncode == 0
 
 
 def licences(out: Path) -> bool:
