@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 
 
-NAMES = ("training.md", "results.md", "speed.md", "preferences.md", "labelling.md")
+NAMES = ("training.md", "results.md", "speed.md", "preferences.md", "pebble.md", "labelling.md")
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / name for name in NAMES)]
 """The pages whose commands have no tests of their own that carry them out."""
 

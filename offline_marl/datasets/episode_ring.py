@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offline_marl.core.axes import PerAgent
 from offline_marl.core.files import expect_random_reads
 from offline_marl.core.types import DataError, Episode, Needs, Spec
 from offline_marl.datasets.buffer import Rows, TransitionBuffer, countable
@@ -101,6 +102,18 @@ class EpisodeRing(TransitionBuffer):
         other = copy(self)
         other.window, other._offsets = window, torch.arange(-window, 1, device=self._home)
         return other
+
+    def pay(self, number: int, rewards: PerAgent) -> None:
+        """Replace the rewards of an episode that is held.
+
+        Args:
+            number: Of the episode.
+            rewards: Of its steps.
+        """
+        row, length = self._book[self._live.start + number - self.oldest, :2].tolist()
+        table = self._tables["rewards"]
+        table[torch.arange(row, row + length, device=table.device) % self._rows] = rewards.to(table)
+        table[self._rows] = table[0]
 
     def _push(self, episode: Episode) -> None:
         length = len(episode)

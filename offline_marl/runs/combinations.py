@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from offline_marl.core.config import ConfigError
 from offline_marl.runs.config import RunConfig
+from offline_marl.runs.teacher_combinations import refuse_teacher
 
 if TYPE_CHECKING:
     from offline_marl.core.types import Needs
@@ -46,6 +47,7 @@ def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
         raise ConfigError(
             f"{name} learns from rewards, not from comparisons: o-mapl is the one that takes --preferences."
         )
+    refuse_teacher(config, needs, plays(config, needs))
     _refuse_online(config, needs)
     if needs.origin != "data" and shares != (None, None):
         raise ConfigError(f"{name} learns from its own episodes alone: it takes no --real-fraction.")

@@ -12,6 +12,7 @@ from offline_marl.core.config import Config
 from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Seed, Share, SpreadName
 from offline_marl.core.permissions import is_import_path, names_code
 from offline_marl.core.places import DatasetPlace, FilePlace, ModelPlace, PlacesWithin, RunPlace
+from offline_marl.runs.teacher_flags import TeacherFlags
 
 WARM_UP = 1_000
 """Environment steps of random actions that a run begins with that has nothing else to begin with."""
@@ -60,7 +61,7 @@ class LearnFlags(Config):
     """Loggers of plugins, or registered in this process, by name: --loggers mine,other."""
 
 
-class RunFlags(LearnFlags):
+class RunFlags(TeacherFlags, LearnFlags):
     """Settings of every training run, whatever it trains."""
 
     environment: str | None = None

@@ -23,6 +23,7 @@ from offline_marl.core.registry import RegistryError
 from offline_marl.runs import checkpoint
 from offline_marl.runs.config import FitConfig, RewardFitConfig, RunConfig
 from offline_marl.runs.kinds import FIT, FIT_REWARD, TRAIN, RunKind, Settings, recognize
+from offline_marl.runs.live import QUESTIONS
 
 TASK = "task.json"
 """All of the run's task but the rows of its data, which is not needed any more once the run has ended."""
@@ -42,7 +43,7 @@ ALLOWED_BEFORE_START = {
 """What may lie in a folder before its run begins: whoever submitted it, or a run killed early, left it there."""
 REPLAY = "replay"
 """Name, inside the run folder, of the folder that holds the episodes of a run that replays."""
-FOLDERS = ("checkpoints", "world_model", "tensorboard", "wandb", "logs", REPLAY)
+FOLDERS = ("checkpoints", "world_model", "tensorboard", "wandb", "logs", REPLAY, QUESTIONS)
 """Folders of a run folder that are written into."""
 PACKAGES = ("offline-marl", "torch", "numpy", "gymnasium", "mujoco")
 
@@ -135,7 +136,7 @@ class Folder(Generic[Settings]):
 
     def sweep(self) -> None:
         """Remove what a killed process had half written; only for who holds the folder."""
-        for folder in (self.path, self.checkpoints, self.path / REPLAY):
+        for folder in (self.path, self.checkpoints, self.path / REPLAY, self.path / QUESTIONS / "segments"):
             for part in folder.glob(".*.part"):
                 part.unlink(missing_ok=True)
 

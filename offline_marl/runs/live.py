@@ -5,9 +5,11 @@ Whatever is missing, half written or cut off is taken as not there yet.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +18,8 @@ from typing import Any, Literal
 
 from offline_marl.runs.metric_rows import newest_rate
 
+QUESTIONS = "preferences"
+"""Name, inside a run folder, of the comparisons of a run that asks about what it plays."""
 State = Literal["waiting", "running", "done", "failed", "stopped"]
 STATE_ORDER: tuple[State, ...] = ("running", "waiting", "stopped", "failed", "done")
 """States in the order in which lists of runs show them."""
@@ -42,6 +46,8 @@ class RunStatus:
     """What the score is called, and the scores so far."""
     series: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Other metrics so far, losses first."""
+    questions: tuple[int, int] | None = None
+    """Pairs that wait for somebody's answer, and all that were asked about; None of a run that asks nobody."""
 
     @property
     def going(self) -> bool:
@@ -132,7 +138,12 @@ class RunWatcher:
             since = max(0.0, time.time() - self._tail.when)
             status = replace(status, left_s=max(0.0, (status.steps - step) / rate - since))
         return replace(
-            status, state=state, why=why, score=scores(self._tail.rows["eval"]), series=_series(rows) if whole else {}
+            status,
+            state=state,
+            why=why,
+            score=scores(self._tail.rows["eval"]),
+            series=_series(rows) if whole else {},
+            questions=open_questions(self.folder) if self._config.get("teacher") == "human" else None,
         )
 
     def _state(self, locked: frozenset[int]) -> tuple[State, str]:
@@ -152,6 +163,24 @@ class RunWatcher:
         if abs(quiet) < FRESH_S and not self._was_held:
             return "running", f"held by nobody on this machine, last written {max(0.0, quiet):.0f} s ago"
         return "stopped", f"go on with `offline-marl resume {self.folder}`"
+
+
+def open_questions(folder: Path) -> tuple[int, int] | None:
+    """How many pairs of a run's comparisons nobody has answered, and how many there are; None where none are kept."""
+    path = folder / QUESTIONS / "labels.sqlite"
+    if not path.is_file():
+        return None
+    answered = "SELECT 1 FROM labels AS one WHERE one.pair_id = pairs.pair_id AND one.answer != 'withdrawn'"
+    answered += (
+        " AND one.revision = (SELECT max(revision) FROM labels AS every WHERE every.pair_id = one.pair_id AND "
+        "every.target = one.target AND every.annotator = one.annotator AND every.repeat = one.repeat)"
+    )
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as store:
+            row = store.execute(f"SELECT coalesce(sum(NOT EXISTS ({answered})), 0), count(*) FROM pairs").fetchone()
+    except sqlite3.Error:
+        return None
+    return int(row[0]), int(row[1])
 
 
 def run_folders(folder: Path) -> list[Path]:

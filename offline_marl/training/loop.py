@@ -27,6 +27,10 @@ class SourceStoppedError(WorkError, RuntimeError):
     """A source that cannot go on, such as an environment that died; the run is saved as it stands, and stops."""
 
 
+class SourceInterrupted(Exception):
+    """Raised by a source that waits, such as for people, and was asked to stop: the run is saved as it stands."""
+
+
 class Hook(Protocol):
     """A callback after every update; one with `state_dict` and `load_state_dict` is saved with the run.
 

@@ -21,10 +21,12 @@ from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import Folder, newest_state
 from offline_marl.runs.log_files import asked_loggers, loggers_of
 from offline_marl.runs.loggers import Logger
+from offline_marl.runs.stopping import StoppedEarly
 from offline_marl.training.loop import (
     CheckpointHook,
     Hook,
     LogHook,
+    SourceInterrupted,
     SourceStoppedError,
     StopHook,
     refuse_unfinite,
@@ -189,6 +191,12 @@ class Session(ABC, Generic[Settings, Outcome]):
             raise SourceStoppedError(
                 f"{error} The run stops and is saved as it stands, after update {reached:,}."
             ) from error
+        except SourceInterrupted:
+            reached = max(self.step, self.log.last)
+            self.log.refuse_pending(reached)
+            refuse_unfinite(self.learner, reached)
+            self.save(reached)
+            raise StoppedEarly(reached) from None
 
     def updating(self) -> contextlib.AbstractContextManager[Callable[[Batch], Metrics]]:
         """What makes the updates, for as long as they are made: the learner."""

@@ -32,9 +32,12 @@ from offline_marl.tasks.data_tasks import ScoredTask, Task
 from offline_marl.tasks.scoring import describe_data, make_scorer, mean_return_of
 from offline_marl.training.coded_run import CodedRun
 from offline_marl.training.loop import BudgetHook, EvaluateHook, Hook, refuse_unfinite
+from offline_marl.training.preferences.course import RewardCourse
+from offline_marl.training.preferences.live_reward import LiveReward
+from offline_marl.training.preferences.paid_sources import is_paid_while_acting, make_live_reward, plan_paid
 from offline_marl.training.preferences.pair_source import plan_pairs
 from offline_marl.training.preferences.relabel import freeze, learned_reward
-from offline_marl.training.rewards import Rewards
+from offline_marl.training.rewards import Replacement, Rewards
 from offline_marl.training.run_picture import draw_run
 from offline_marl.training.session import Session, restore_hooks, stateful
 from offline_marl.training.sources.choose import plan_source
@@ -84,7 +87,12 @@ class TrainingSession(Session[RunConfig, Result]):
         self.task, self.learner = task, learner
         learner.place(self.device, derive(config.seed, "exploration"))
         settings = learner.config
-        replacement = None if folder.done else learned_reward(config, folder, task, self.device)
+        replacement: Replacement | None = None
+        if not folder.done and is_paid_while_acting(config):
+            replacement = make_live_reward(config, task, self.device)
+        elif not folder.done:
+            replacement = learned_reward(config, folder, task, self.device)
+        self.course: RewardCourse | None = None
         self.rewards = rewards = Rewards(task.data, settings.reward_scale, replacement, self.device)
         if settings.standardize_obs:
             learner.standardize(*obs_statistics(task.data))
@@ -94,7 +102,9 @@ class TrainingSession(Session[RunConfig, Result]):
         if config.init is not None and not checkpoint.found(folder.checkpoints):
             take_over(learner, RunFolder(config.init))
         if not folder.done:
-            if learner.needs.view == "pairs":
+            if isinstance(replacement, LiveReward):
+                self.course, self._make_source = plan_paid(config, folder, task, rewards, learner)
+            elif learner.needs.view == "pairs":
                 self._make_source = plan_pairs(config, folder, task, learner)
             else:
                 self._make_source = plan_source(config, folder, task, rewards, learner)
@@ -107,7 +117,7 @@ class TrainingSession(Session[RunConfig, Result]):
         if self.coded is not None:
             self.own_hooks["coded"] = self.coded
         if plays(config, learner.needs):
-            self.log.counts = lambda: {"environment_steps": learner.environment_steps}
+            self.log.counts = self._counts
         # Of on-policy learners an update plays as much as whole episodes ask for: how many there are shows in the end.
         self.at_most = config.environment_steps is not None and learner.needs.origin == "environment"
         self.final: Score | None = None
@@ -115,6 +125,12 @@ class TrainingSession(Session[RunConfig, Result]):
     @property
     def title(self) -> str:
         return f"{self.name} on {self.task.id}"
+
+    def _counts(self) -> dict[str, int]:
+        counted = {"environment_steps": self.learner.environment_steps}
+        if self.course is not None and self.course.questions is not None:
+            counted |= {"labels": self.course.labels, "reward_version": self.course.reward.version}
+        return counted
 
     def make_source(self) -> Source:
         freeze(self.folder, self.config, self.rewards, self.task.data)

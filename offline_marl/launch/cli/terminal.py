@@ -80,6 +80,9 @@ def draw_run(status: RunStatus, canvas: Canvas) -> list[str]:
         lines.append(f"[{canvas.bar(share, max(4, min(40, canvas.width - len(progress) - 2)))}]{progress}")
     times = [f"{status.rate:,.1f} updates/s" if status.rate else "", _so_far(status), _left(status.left_s)]
     lines += [" · ".join(part for part in times if part)] if any(times) else []
+    if status.questions is not None:
+        still_open, every = status.questions
+        lines.append(f"{still_open:,} of {every:,} questions wait for an answer" if every else "nothing was asked yet")
     rows = dict([status.score]) if status.score else {}
     return [*lines, "", *_metrics({**rows, **status.series}, canvas)]
 
@@ -134,6 +137,8 @@ def _job(status: RunStatus, canvas: Canvas, name: int) -> str:
     if wide:
         cells.append(f"{(duration(status.left_s) if status.left_s and status.state == 'running' else ''):>7}")
     cells.append(f"{score:>7}")
+    if status.questions is not None and status.questions[0]:
+        cells.append(f"{status.questions[0]:,} open")
     used = len("  ".join(cells)) + 2
     if status.state in {"failed", "stopped"} or (status.state == "waiting" and status.why):
         cells.append(status.why)

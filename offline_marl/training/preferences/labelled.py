@@ -38,6 +38,11 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def since(self, number: int) -> Labelled:
+        """The labels from this one on."""
+        part = slice(number, None)
+        return Labelled(self.segments, self.sides[part], self.values[part], self.targets[part], self.labels[part])
+
     def counts(self) -> dict[str, int]:
         """How many say first, second and equal."""
         said = {"first": 1.0, "second": 0.0, "equal": 0.5}
@@ -95,6 +100,28 @@ class Split:
     """Ratings and credit to learn from."""
     judged_held_out: Judged | None = None
     """Of segments of held-out episodes."""
+
+
+def load_labelled(folder: ComparisonFolder, until: int, device: torch.device | str) -> Labelled | None:
+    """All labels of a folder on a device; skipped pairs are left out. None where there are no others.
+
+    Args:
+        folder: Of the comparisons.
+        until: As the store was after so many labels.
+        device: Where the tensors go.
+    """
+    labels = [label for label in folder.store.labels(until=until) if label.value is not None]
+    if not labels:
+        return None
+    known = {one.pair.id: one for one in folder.store.pairs()}
+    pairs = [known[label.pair_id] for label in labels]
+    copies = folder.copies(list({one.pair.id: one for one in pairs}.values()))
+    rows = numbers_of(copies)
+    sides = torch.tensor([[rows[one.pair.first], rows[one.pair.second]] for one in pairs])
+    targets = torch.tensor([index_of(label.target, copies.spec.n_agents) for label in labels], dtype=torch.int64)
+    values = torch.tensor([label.value for label in labels], dtype=torch.float32)
+    segments = masked(copies.segments).to(device)
+    return Labelled(segments, sides.to(device), values.to(device), targets.to(device), tuple(labels))
 
 
 def load_split(

@@ -62,7 +62,7 @@ def plan_source(
         if replays(config, learner.needs):
             live = plan_replay(config, folder, task, rewards, learner)
             return lambda: live.source(live.rows)
-        made = _make_plain(config, task, rewards, learner)
+        made = make_plain(config, task, rewards, learner)
         return lambda: made
     by_kind = named in worldmodels.names()
     model_folder = ModelFolder(folder.path / "world_model" if by_kind else Path(named))
@@ -115,7 +115,8 @@ def refuse_unforeseen(config: RunConfig, data: Dataset, learner: Algorithm, kind
         raise DataError(f"{config.algorithm} needs a global state, which world models do not foresee.")
 
 
-def _make_plain(config: RunConfig, task: Task, rewards: Rewards, learner: Algorithm) -> Source:
+def make_plain(config: RunConfig, task: Task, rewards: Rewards, learner: Algorithm) -> Source:
+    """Source of rows of one kind: those of the data, or an environment's."""
     device, rows = torch.device(config.device), learner.batch_size
     if learner.needs.origin == "environment":
         made = task.make_envs(min(MOST_COPIES, rows), config.workers)

@@ -42,7 +42,7 @@ class EpisodeFiles:
                 path.unlink(missing_ok=True)
         if episodes:
             path = self.folder / f"episodes_{first:09d}-{first + len(episodes):09d}.safetensors"
-            save_tree(path, _flat(episodes, self.spec), KIND)
+            save_tree(path, flatten_episodes(episodes, self.spec), KIND)
 
     def read(self, first: int, stop: int) -> Iterator[list[Episode]]:
         """The episodes of these numbers, a file at a time.
@@ -54,7 +54,7 @@ class EpisodeFiles:
         at = first
         for begin, end, path in self._found():
             if begin <= at < min(end, stop):
-                episodes = _episodes(load_tree(path, KIND)[0])
+                episodes = unflatten_episodes(load_tree(path, KIND)[0])
                 yield episodes[at - begin : stop - begin]
                 at = min(end, stop)
         if at < stop:
@@ -83,7 +83,7 @@ class EpisodeFiles:
         return sorted((int(match[1]), int(match[2]), path) for match, path in matches if match)
 
 
-def _flat(episodes: Sequence[Episode], spec: Spec) -> dict[str, Any]:
+def flatten_episodes(episodes: Sequence[Episode], spec: Spec) -> dict[str, Any]:
     """Fields of the episodes one after another, and their lengths."""
     every = spec.present("act")
     tensors: dict[str, Any] = {
@@ -104,7 +104,8 @@ def _flat(episodes: Sequence[Episode], spec: Spec) -> dict[str, Any]:
     return tensors
 
 
-def _episodes(tensors: Mapping[str, Tensor]) -> list[Episode]:
+def unflatten_episodes(tensors: Mapping[str, Tensor]) -> list[Episode]:
+    """The episodes whose fields were laid one after another."""
     lengths = tensors["lengths"].tolist()
     columns: dict[str, Sequence[Any]] = {
         name: torch.split(value, [length + (name in SEEN_ROWS) for length in lengths])

@@ -24,7 +24,7 @@ from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.episode_files import EpisodeFiles
 from offline_marl.training.sources.playing import Player
 from offline_marl.training.sources.recorded import DatasetSource
-from offline_marl.training.sources.replay import LiveMixture, Pace, RecordedEpisodes, ReplaySource
+from offline_marl.training.sources.replay import Follower, LiveMixture, Pace, RecordedEpisodes, ReplaySource
 
 LIVE_FRACTION = 0.5
 """Share of recorded rows beside live ones unless said."""
@@ -43,13 +43,13 @@ class Replay:
     rows: LiveMixture | DatasetSource
     """Rows of the ring, or of recorded and live episodes."""
 
-    def source(self, rows: Source) -> ReplaySource:
+    def source(self, rows: Source, follower: Follower | None = None) -> ReplaySource:
         """A source that plays, and draws these rows; of a run that begins now, filled with what it begins with."""
         config, folder = self.config, self.folder
         files = EpisodeFiles(folder.path / REPLAY, self.player.env.spec)
         pace = Pace(config.first_steps, config.updates_per_step)
         made = ReplaySource(
-            self.player, self.ring, files, pace, rows, self.rewards, config.keep_checkpoints, self.given
+            self.player, self.ring, files, pace, rows, self.rewards, config.keep_checkpoints, self.given, follower
         )
         if not checkpoint.found(folder.checkpoints):
             made.begin(() if config.init is None else _taken_over(RunFolder(config.init), config, self.ring.spec))

@@ -84,6 +84,14 @@ class EnvironmentSource:
 
     def sample(self, needs: Needs) -> Batch:
         """Segments [episode, time], as long as the longest; `mask` is false after an episode's end."""
+        return self.rewards.of(self.play(needs).to(self.device))
+
+    def play(self, needs: Needs) -> Batch:
+        """The same with the rewards that the environment pays, on the CPU.
+
+        Raises:
+            SourceStoppedError: The environment died or hung.
+        """
         rounds: list[Batch] = []
         played = episodes = 0
         while played < self.rows:
@@ -102,7 +110,7 @@ class EnvironmentSource:
             assert batch.mask is not None
             following = torch.cat([batch.mask[:, 1:], torch.zeros_like(batch.mask[:, :1])], dim=1)
             batch = batch.with_next_actions(torch.zeros_like(batch.actions[:, 0]), following)
-        return self.rewards.of(batch.to(self.device))
+        return batch
 
     def _episodes(self, played: int, episodes: int) -> int:
         """Of the next round: as many as are likely to be enough, from the mean length so far."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import torch
 from torch import Tensor
@@ -24,6 +24,14 @@ from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.episode_files import EpisodeFiles
 from offline_marl.training.sources.playing import Player
 from offline_marl.training.sources.recorded import DatasetSource, lengthened
+
+
+class Follower(Protocol):
+    """Who is told of the episodes that a replay takes in."""
+
+    def hear(self, number: int, episode: Episode) -> None:
+        """Take note of an episode as it was played, before it is asked what its steps are paid."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,7 @@ class ReplaySource:
         rewards: Converts what the environment pays to what is learnt from.
         keep: Checkpoints that stay on disk, 0 for all: what they need of the files stays too.
         given: Episodes of a data set that the ring begins with, with the rewards that are learnt from.
+        follower: Told of live episodes.
     """
 
     def __init__(
@@ -65,10 +74,12 @@ class ReplaySource:
         rewards: Rewards,
         keep: int,
         given: Sequence[Episode] = (),
+        follower: Follower | None = None,
     ) -> None:
         self.player, self.ring, self.files, self.pace = player, ring, files, pace
         self.rows, self.rewards, self.given = rows, rewards, given
         self.drawn = 0
+        self.follower = follower
         self._unsaved: list[Episode] = []
         self._saved = len(self.given)
         """Number of the first episode that no file holds."""
@@ -83,7 +94,17 @@ class ReplaySource:
             self._write()
 
     def sample(self, needs: Needs) -> Batch:
-        """The next batch, once enough has been played for it.
+        """The next batch, once enough has been played for it."""
+        self.play()
+        return self.draw(needs)
+
+    def draw(self, needs: Needs) -> Batch:
+        """The next batch of what has been played."""
+        self.drawn += 1
+        return self.rows.sample(needs)
+
+    def play(self) -> None:
+        """Play as much as the next batch asks for.
 
         Raises:
             SourceStoppedError: The environment died, hung, or showed what nobody could learn from.
@@ -98,23 +119,32 @@ class ReplaySource:
                 raise SourceStoppedError(f"The environment {self.player.env.name} failed: {sentence(error)}") from error
             if finished:
                 self._keep(finished)
-        self.drawn += 1
-        return self.rows.sample(needs)
 
     def _keep(self, episodes: list[Episode]) -> None:
+        number = self._saved + len(self._unsaved)
         self._unsaved += episodes
-        self.ring.extend(self._learnt(episode) for episode in episodes)
+        self._push(number, episodes)
 
-    def _learnt(self, episode: Episode) -> Episode:
+    def _push(self, number: int, episodes: Sequence[Episode]) -> None:
+        """Put episodes, numbered from here on, into the ring."""
+        self.ring.extend(self._heard(place, episode) for place, episode in enumerate(episodes, number))
+
+    def _heard(self, number: int, episode: Episode) -> Episode:
+        if self.follower is not None:
+            self.follower.hear(number, episode)
+        return self.learnt(episode)
+
+    def played(self) -> Iterator[tuple[int, Episode]]:
+        """Numbers of the live episodes that the ring holds, and these as they were played."""
+        number = max(self.ring.oldest, len(self.given))
+        for episodes in self.files.read(number, self._saved):
+            yield from enumerate(episodes, number)
+            number += len(episodes)
+        yield from enumerate(self._unsaved[number - self._saved :], number)
+
+    def learnt(self, episode: Episode) -> Episode:
         """The episode with the rewards that are learnt from."""
-        seen = {name: getattr(episode, name) for name in ("obs", "state", "avail_actions")}
-        parts: dict[str, Any] = {}
-        for name, value in seen.items():
-            parts |= {name: None if value is None else value[:-1], f"next_{name}": None if value is None else value[1:]}
-        parts |= {
-            name: getattr(episode, name) for name in ("actions", "rewards", "terminations", "truncations", "mask")
-        }
-        batch = Batch(**parts).map(lambda value: value.unsqueeze(0)).to(self.player.device)
+        batch = whole_episode(episode).to(self.player.device)
         return replace(episode, rewards=self.rewards.of(batch).rewards[0].cpu())
 
     def _write(self) -> None:
@@ -149,8 +179,10 @@ class ReplaySource:
         held, given = state["ring"], len(self.given)
         self.ring.restore(held["oldest"], held["columns"])
         self.ring.extend(self.given[number] for number in range(held["oldest"], given))
-        for episodes in self.files.read(max(held["oldest"], given), held["count"]):
-            self.ring.extend(self._learnt(episode) for episode in episodes)
+        number = max(held["oldest"], given)
+        for episodes in self.files.read(number, held["count"]):
+            self._push(number, episodes)
+            number += len(episodes)
         self._saved, self._unsaved = held["count"], []
         self._needed.extend(mark for mark in self.files.read_needed() if mark[0] <= held["count"])
         self.drawn = state["drawn"]
@@ -158,6 +190,16 @@ class ReplaySource:
         cut = self.player.load_state_dict(state["player"])
         if cut:
             self._keep(cut)
+
+
+def whole_episode(episode: Episode) -> Batch:
+    """An episode as a segment of its own, `[1, time]`."""
+    seen = {name: getattr(episode, name) for name in ("obs", "state", "avail_actions")}
+    parts: dict[str, Any] = {}
+    for name, value in seen.items():
+        parts |= {name: None if value is None else value[:-1], f"next_{name}": None if value is None else value[1:]}
+    parts |= {name: getattr(episode, name) for name in ("actions", "rewards", "terminations", "truncations", "mask")}
+    return Batch(**parts).map(lambda value: value.unsqueeze(0))
 
 
 class RecordedEpisodes(Sequence[Episode]):

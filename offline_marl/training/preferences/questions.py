@@ -1,0 +1,157 @@
+"""Rounds of questions of a run about what it plays: pairs are entered, answered, and counted."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from offline_marl.core.config import ConfigError, build
+from offline_marl.core.file_systems import NETWORK, file_system_of
+from offline_marl.core.types import DataError
+from offline_marl.preferences.labels import TEAM, index_of
+from offline_marl.preferences.pairs import schedule
+from offline_marl.preferences.reward_model import RewardModel
+from offline_marl.preferences.teachers import TaskScale, TeacherConfig
+from offline_marl.runs.config import RunConfig
+from offline_marl.runs.folder import RunFolder
+from offline_marl.runs.live import QUESTIONS
+from offline_marl.tasks.data_tasks import Task
+from offline_marl.training.preferences.answering import ALL, simulate
+from offline_marl.training.preferences.asking import enter, measure
+from offline_marl.training.preferences.folders import ComparisonFolder, plain_spec
+from offline_marl.training.preferences.labelled import Labelled, load_labelled
+from offline_marl.training.preferences.live_pairs import Episodes, LivePairs
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """When the reward model was fitted, and to which labels, written down so that it is repeated after a restart."""
+
+    at: int
+    """Batches that had been drawn."""
+    until: int
+    """Number of the newest label that was learnt from."""
+
+
+class Questions:
+    """Comparisons of one run, in a folder of its own, which outlives every restart.
+
+    Args:
+        config: The run's settings.
+        folder: The run folder.
+        task: What is played; its uniform play measures what the simulated teacher is sure of.
+
+    Raises:
+        BadInputError: The simulated teacher's settings are unknown, or nothing could be preferred.
+    """
+
+    def __init__(self, config: RunConfig, folder: RunFolder, task: Task) -> None:
+        self.config, self.path, self.task = config, folder.path / QUESTIONS, task
+        self.pairs = LivePairs(run_id(config), task.spec, config.query_length, config.query_select, config.seed)
+        self.character: TeacherConfig = build(TeacherConfig, config.teacher_settings)
+        if config.query_target not in {TEAM, ALL}:
+            try:
+                index_of(config.query_target, task.spec.n_agents)
+            except DataError as error:
+                raise ConfigError(str(error)) from None
+        self.scale = _scale(config, task, self.character)
+        self._stated = False
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that the budget pays for."""
+        return math.ceil(self.config.queries / self.config.queries_per_round)
+
+    def open(self) -> ComparisonFolder:
+        """The folder; made, with what all rounds share, where it is not there."""
+        if self._stated:
+            return ComparisonFolder(self.path)
+        network = file_system_of(self.path.parent) in NETWORK
+        folder = ComparisonFolder(self.path, make=True, journal="rollback" if network else None)
+        data = {"key": f"run:{self.pairs.run_id}", "spec": plain_spec(self.task.spec)}
+        shared = {"budget": self.config.queries, "length": self.config.query_length, "rounds": self.rounds}
+        folder.store.state({**shared, "data": data, "task": self.task.id, "scale": self.scale.plain()})
+        self._stated = True
+        return folder
+
+    def ask(self, session: int, episodes: Episodes, model: RewardModel) -> int:
+        """Enter the pairs of a round; those that were entered before a restart stay as they are.
+
+        Returns:
+            How many there are; 0 where too little has been played.
+        """
+        with self.open() as folder:
+            asked = folder.store.pairs()
+            there = sum(one.session == session for one in asked)
+            if there:
+                return there
+            count = min(self.config.queries_per_round, self.config.queries - len(asked))
+            chosen = self.pairs.choose(episodes, count, session, model, asked)
+            if chosen:
+                enter(folder, chosen, self.pairs.copy([one.pair for one in chosen], episodes))
+            return len(chosen)
+
+    def answer(self) -> None:
+        """Let the simulated teacher answer what is open."""
+        with self.open() as folder:
+            target, seed = self.config.query_target, self.config.seed
+            simulate(folder, self.character, target=target, seed=seed)
+
+    def unanswered(self, session: int) -> int:
+        """How many pairs of the rounds up to this one nobody has answered."""
+        with self.open() as folder:
+            answered = {label.pair_id for label in folder.store.labels() if label.answer != "withdrawn"}
+            return sum(one.session <= session and one.pair.id not in answered for one in folder.store.pairs())
+
+    def cursor(self) -> int:
+        """Number of the newest label."""
+        with self.open() as folder:
+            return folder.store.cursor()
+
+    def fitting(self, number: int) -> Fitting | None:
+        """What was written down of a fit, if it was made before a restart."""
+        with self.open() as folder:
+            known = folder.store.facts().get(f"fit {number:05d}")
+        return None if known is None else Fitting(**known)
+
+    def note(self, number: int, fitting: Fitting) -> None:
+        """Write down what a fit learns from, before it is made."""
+        with self.open() as folder:
+            folder.store.state({f"fit {number:05d}": {"at": fitting.at, "until": fitting.until}})
+
+    def labelled(self, until: int, device: torch.device | str) -> Labelled | None:
+        """The labels to learn from, as the store was at this one; None without any."""
+        with self.open() as folder:
+            return load_labelled(folder, until, device)
+
+
+def run_id(config: RunConfig) -> str:
+    """Name of a run in the keys of its segments: the same for the same settings, wherever it lies."""
+    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
+
+
+def marks(config: RunConfig, begin: int, end: float, rounds: int) -> Sequence[float]:
+    """Environment steps at which the rounds come, the first one as exploration ends."""
+    if config.query_every:
+        return [begin + config.query_every * number for number in range(rounds)]
+    room = max(int(end) - begin, 0)
+    if config.query_schedule == "linear":
+        return [begin + mark for mark in (0, *schedule("linear", room, rounds)[:-1])] if rounds else []
+    return (
+        [begin + mark for mark in (0, *schedule("exponential", room, rounds, config.query_rate)[:-1])] if rounds else []
+    )
+
+
+def _scale(config: RunConfig, task: Task, character: TeacherConfig) -> TaskScale:
+    """What returns are measured by; without differences in uniform play only a perfect teacher can do."""
+    length = min(config.query_length, int(task.data.lengths.max()))
+    try:
+        return measure(task, length)
+    except DataError:
+        if config.teacher == "human" or character.steepness == "perfect":
+            return TaskScale(1.0, 0.0, 0.0)
+        raise

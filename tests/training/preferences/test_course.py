@@ -1,0 +1,371 @@
+"""Runs that learn their reward while acting: rounds, versions, restarts, and people who take their time."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import SMALL, ending, leftovers, refuse_difference, rows, small_run, start_and_kill
+
+from offline_marl.algorithms.base import algorithms
+from offline_marl.core.config import ConfigError
+from offline_marl.core.errors import BadInputError
+from offline_marl.launch.cli.terminal import Canvas, draw_run
+from offline_marl.preferences.labels import Label, LabelStore
+from offline_marl.runs import checkpoint
+from offline_marl.runs.combinations import learns_alone
+from offline_marl.runs.config import RunConfig
+from offline_marl.runs.live import RunWatcher, held_files
+from offline_marl.runs.loading import load, make_algorithm
+from offline_marl.runs.stopping import StoppedEarly, asked
+from offline_marl.tasks import environment_tasks
+from offline_marl.training import training_run
+from offline_marl.training.preferences import course
+from offline_marl.training.preferences.paid_sources import PaidReplay, begin_critics_anew
+from offline_marl.training.preferences.questions import marks
+from offline_marl.training.run import resume, train
+from offline_marl.training.training_run import TrainingSession
+
+QUICK: dict[str, Any] = {
+    "dataset": None,
+    "steps": 37,
+    "checkpoint_every": 5,
+    "queries": 12,
+    "queries_per_round": 4,
+    "query_length": 6,
+    "query_recent": 20,
+    "reward_fit": {"hidden": [8], "batch_size": 8, "members": 2},
+    "reward_updates": 20,
+}
+REPLAY = {"algorithm": "masac", "environment": "rendezvous", "warmup_steps": 20}
+TASKS: dict[str, dict[str, Any]] = {
+    "all of pebble": {
+        **REPLAY,
+        "explore_steps": 10,
+        "reward_fit": {**QUICK["reward_fit"], "surf_weight": 1.0, "surf_threshold": 0.5},
+        "reward_bonus": 1.0,
+        "reward_bonus_decay": 0.01,
+    },
+    "discrete and recurrent, a ring that drops": {
+        "algorithm": "vdn",
+        "environment": "coordination",
+        "warmup_steps": 20,
+        "query_target": "agents",
+        "reward_credit": "own",
+        "replay_capacity": 24,
+        "query_length": 3,
+    },
+    "on-policy": {
+        "algorithm": "ma-ppo",
+        "environment": "rendezvous",
+        "batch_size": 16,
+        "explore_steps": 60,
+        "query_every": 80,
+    },
+    "exploration alone": {**REPLAY, "explore_steps": 20, "queries": 1400, "queries_per_round": 20, "query_length": 50,
+                          "query_recent": 100, "reward_updates": 200, "reward_fit": {}},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
+    monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 100)
+    monkeypatch.setattr(course, "REFRESH_EVERY", 7)
+    monkeypatch.setattr(course, "POLL_S", 0.01)
+    monkeypatch.setattr(course, "POLL_EVERY", 3)
+
+
+def fields_of(name: str, **more: Any) -> dict[str, Any]:
+    teacher = {} if name == "exploration alone" else {"teacher": "simulated"}
+    return {**QUICK, **teacher, **TASKS[name], **more}
+
+
+def versions(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
+
+
+# --- restarts -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "name", ["all of pebble", *(pytest.param(name, marks=pytest.mark.slow) for name in list(TASKS)[1:])]
+)
+def test_a_run_that_was_killed_ends_as_one_that_was_not(name: str, tmp_path: Path) -> None:
+    fields = fields_of(name)
+    small_run(tmp_path / "straight", **fields)
+    for step in (3, 24):  # before the first checkpoint, and between later ones
+        out = tmp_path / str(step)
+        start_and_kill(out, step=step, **fields)
+        resume(out)
+        refuse_difference(ending(tmp_path / "straight"), ending(out))
+        if name != "exploration alone":
+            assert versions(out) == versions(tmp_path / "straight") and len(versions(out)) == 3
+        assert not leftovers(out)
+
+
+@pytest.mark.slow
+def test_every_step_of_the_replay_is_paid_by_the_newest_version(tmp_path: Path, monkeypatch) -> None:
+    kept: list[PaidReplay] = []
+    sample = PaidReplay.sample
+
+    def watched(self: PaidReplay, needs: Any) -> Any:
+        kept[:] = [self]
+        return sample(self, needs)
+
+    monkeypatch.setattr(PaidReplay, "sample", watched)
+    small_run(tmp_path / "run", **fields_of("all of pebble", query_every=5, reward_bonus=0.0))
+    replay, reward = kept[0].replay, kept[0].course.reward
+    assert reward.version == 3 and reward.source == "learned"
+    paid = replay.ring.segments(replay.ring._first, 10)
+    told = reward(paid)
+    assert torch.allclose(paid.rewards, told, atol=1e-6)
+    true = torch.cat([episode.rewards for _, episode in replay.played()])
+    assert not torch.allclose(paid.rewards.flatten(0, 1), true)
+
+
+def test_the_budget_is_kept_and_rows_say_how_much_was_labelled(tmp_path: Path) -> None:
+    small_run(tmp_path / "run", **fields_of("all of pebble", queries=10))
+    told = versions(tmp_path / "run")
+    assert [one["labels"] for one in told] == [4, 8, 10]
+    assert [one["environment_steps"] for one in told] == sorted(one["environment_steps"] for one in told)
+    assert told[0]["environment_steps"] == 30, "the first round comes as the exploration ends"
+    with LabelStore(tmp_path / "run" / "preferences" / "labels.sqlite") as store:
+        assert len(store.pairs()) == len(store.labels()) == 10
+    last = [row for row in rows(tmp_path / "run") if row["kind"] == "train"][-1]
+    assert (last["labels"], last["reward_version"]) == (10, 3)
+    done = json.loads((tmp_path / "run" / "DONE").read_text())
+    assert (done["labels"], done["reward_version"]) == (10, 3)
+
+
+def test_without_queries_the_reward_stays_as_it_was_drawn(tmp_path: Path) -> None:
+    small_run(tmp_path / "run", **fields_of("all of pebble", queries=0, explore_steps=0))
+    assert [(one["labels"], one["updates"]) for one in versions(tmp_path / "run")] == [(0, 0)]
+
+
+LEARNERS = [
+    name
+    for name in algorithms.names()
+    if algorithms.get(name).needs.origin == "data" and learns_alone(algorithms.get(name).needs)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", LEARNERS)
+def test_every_learner_that_plays_learns_from_a_teacher(tmp_path: Path, algorithm: str) -> None:
+    discrete = "continuous" not in algorithms.get(algorithm).needs.actions
+    task = {"environment": "coordination" if discrete else "rendezvous", "warmup_steps": 20}
+    small_run(tmp_path / "run", algorithm=algorithm, teacher="simulated", **{**QUICK, **task, "steps": 12})
+    assert versions(tmp_path / "run")[-1]["labels"] > 0
+
+
+# --- what is begun anew, and what is taken over ---------------------------------------------------------------------
+def test_critics_begin_anew_and_policies_stay(tmp_path: Path) -> None:
+    small_run(tmp_path / "run", **fields_of("all of pebble"))
+    learner = load(tmp_path / "run")
+    config = RunConfig(**json.loads((tmp_path / "run" / "config.json").read_text()))
+    actor = {name: value.clone() for name, value in learner.actor.state_dict().items()}
+    fresh = make_algorithm(config, learner.spec)
+    assert not torch.equal(_first(learner.critic), _first(fresh.critic))
+    begin_critics_anew(learner, config)
+    for name in ("critic", "target_critic", "temperature"):
+        refuse_difference(dict(getattr(learner, name).state_dict()), dict(getattr(fresh, name).state_dict()))
+    refuse_difference(dict(learner.actor.state_dict()), actor)
+    remembered = {parameter for optimizer in learner.optimizers.values() for parameter in optimizer.state}
+    assert remembered == set(learner.actor.parameters())
+
+
+def _first(module: torch.nn.Module) -> torch.Tensor:
+    return next(iter(module.parameters()))
+
+
+@pytest.mark.slow
+def test_exploration_is_done_once_and_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_run(tmp_path / "explored", **{**fields_of("exploration alone"), "explore_steps": 37})
+    fields = {**fields_of("all of pebble"), "explore_steps": 0, "init": str(tmp_path / "explored")}
+    fields.pop("warmup_steps")
+    small_run(tmp_path / "straight", **fields)
+    told = capsys.readouterr().err
+    assert "takes over the replay" in told and re.search("begins with .*actor", told)
+    first = versions(tmp_path / "straight")[0]
+    assert (first["environment_steps"], first["labels"]) == (1, 4), "there is enough to ask about at once"
+    start_and_kill(tmp_path / "killed", step=13, **fields)
+    resume(tmp_path / "killed")
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "killed"))
+
+
+@pytest.mark.slow
+def test_a_run_that_explores_to_its_end_is_never_paid_otherwise(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(course.RewardCourse, "begin_anew", None, raising=False)
+    small_run(tmp_path / "run", **{**fields_of("exploration alone"), "explore_steps": 37})
+    _, state = next(iter(_states(tmp_path / "run")))
+    assert state["source"]["course"]["reward"]["source"] == "novelty"
+    small_run(tmp_path / "paid", **fields_of("exploration alone"))
+    _, state = next(iter(_states(tmp_path / "paid")))
+    assert state["source"]["course"]["reward"]["source"] == "environment"
+
+
+def _states(out: Path) -> Any:
+    return checkpoint.candidates(out / "checkpoints")
+
+
+# --- people ---------------------------------------------------------------------------------------------------------
+class People(threading.Thread):
+    """Answers whatever is open, the first of every pair, until it is told to stop."""
+
+    def __init__(self, run: Path, patience: int | None = None) -> None:
+        super().__init__(daemon=True)
+        self.file, self.left, self.over = run / "preferences" / "labels.sqlite", patience, threading.Event()
+
+    def run(self) -> None:
+        while not self.over.is_set() and self.left != 0:
+            if self.file.exists():
+                with LabelStore(self.file) as store:
+                    known = {label.pair_id for label in store.labels()}
+                    for one in store.pairs():
+                        if one.pair.id not in known and self.left != 0:
+                            store.add([Label(one.pair.id, "first" if len(known) % 2 else "second", "ann")])
+                            known.add(one.pair.id)
+                            self.left = None if self.left is None else self.left - 1
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def people():
+    hired: list[People] = []
+
+    def hire(run: Path, patience: int | None = None) -> People:
+        hired.append(People(run, patience))
+        hired[-1].start()
+        return hired[-1]
+
+    yield hire
+    for each in hired:
+        each.over.set()
+        each.join()
+    asked.clear()
+
+
+def test_a_run_waits_for_people_is_stopped_meanwhile_and_loses_no_answer(tmp_path, people, capsys) -> None:
+    fields, out = {**fields_of("all of pebble"), "teacher": "human"}, tmp_path / "run"
+    impatient = people(out, patience=6)  # of the second round, half
+
+    def stop_once_stuck() -> None:
+        impatient.join()
+        time.sleep(0.2)
+        asked.set()
+
+    threading.Thread(target=stop_once_stuck, daemon=True).start()
+    with pytest.raises(StoppedEarly):
+        small_run(out, **fields)
+    told = capsys.readouterr().err
+    assert "4 questions are open, and the run waits for people: `offline-marl label" in told
+    with LabelStore(out / "preferences" / "labels.sqlite") as store:
+        assert (len(store.labels()), len(store.pairs())) == (6, 8)
+    status = RunWatcher(out).look(held_files())
+    assert status.questions == (2, 8)
+    assert "2 of 8 questions wait for an answer" in draw_run(status, Canvas(80, None, True))
+    asked.clear()
+    people(out)
+    resume(out)
+    with LabelStore(out / "preferences" / "labels.sqlite") as store:
+        labels = store.labels()
+    assert len(labels) == 12 and [one["labels"] for one in versions(out)] == [4, 8, 12]
+
+
+@pytest.mark.slow
+def test_a_killed_run_learns_from_the_answers_that_it_had_learnt_from(tmp_path, people) -> None:
+    fields, out = {**fields_of("all of pebble"), "teacher": "human", "checkpoint_every": 0}, tmp_path / "run"
+    people(out)
+    start_and_kill(out, step=30, **fields)  # no checkpoint: everything is made again
+    before = [one for one in _facts(out).items() if one[0].startswith("fit")]
+    resume(out)
+    assert before and [one for one in _facts(out).items() if one[0].startswith("fit")][: len(before)] == before
+    with LabelStore(out / "preferences" / "labels.sqlite") as store:
+        assert len(store.pairs()) == len(store.labels()) == 12, "no question was asked twice"
+
+
+def _facts(out: Path) -> dict[str, Any]:
+    with LabelStore(out / "preferences" / "labels.sqlite") as store:
+        return store.facts()
+
+
+@pytest.mark.slow
+def test_a_run_that_need_not_wait_goes_on_and_takes_answers_up_as_they_come(tmp_path, people) -> None:
+    fields = {**fields_of("all of pebble"), "teacher": "human", "query_wait": False}
+    small_run(tmp_path / "alone", **fields)
+    with LabelStore(tmp_path / "alone" / "preferences" / "labels.sqlite") as store:
+        assert len(store.pairs()) == 12 and not store.labels()
+    assert not (tmp_path / "alone" / "rounds.jsonl").exists(), "nothing was learnt from nothing"
+    out, long = tmp_path / "answered", {**fields, "steps": 300}
+    people(out)
+    small_run(out, **long)
+    fits = {name: fact for name, fact in _facts(out).items() if name.startswith("fit")}
+    assert fits and versions(out)[-1]["labels"] == 12
+    # What was learnt when is written down: from no checkpoint at all the same comes of it.
+    straight = ending(out)
+    for path in (out / "checkpoints").iterdir():
+        path.unlink()
+    (out / "DONE").unlink()
+    resume(out)
+    refuse_difference(straight["state"], ending(out)["state"])
+    assert {name: fact for name, fact in _facts(out).items() if name.startswith("fit")} == fits
+
+
+# --- schedules and refusals -----------------------------------------------------------------------------------------
+def test_rounds_come_evenly_or_ever_more_seldom_or_at_a_period() -> None:
+    def told(**fields: Any) -> list[float]:
+        return list(marks(RunConfig(algorithm="masac", environment="rendezvous", **fields), 10, 110.0, 4))
+
+    assert told() == [10, 35, 60, 85]
+    early = told(query_schedule="exponential", query_rate=1.0)
+    assert early == [10, 13, 21, 45], "100 (e^i - 1) / (e^4 - 1) = 3.2, 11.9, 35.6"
+    assert told(query_every=7) == [10, 17, 24, 31]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"teacher": None}, "--queries is for runs with a --teacher: simulated or human"),
+        ({"teacher": "human", "teacher_settings": {"discount": 0.9}}, "people are as they are"),
+        ({"teacher": "human", "query_target": "agents"}, "people say themselves of whom they speak"),
+        ({"query_wait": False}, "--no-query-wait is for --teacher human"),
+        ({"query_target": "agent_7"}, "'agent_7' is no target of a label"),
+        ({"teacher_settings": {"patience": 3}}, "Unknown field 'patience'"),
+        ({"reward_fit": {"hiden": [8]}}, "Unknown field 'hiden': did you mean 'hidden'"),
+        ({"reward_kind": "terry"}, "terry"),
+        ({"reward_model": "somewhere"}, "--reward-model pays for it already"),
+        ({"reward_scale": "range"}, "--reward-scale range measures recorded returns"),
+        ({"reward_offset": 2.0}, "--reward-offset is for a --reward-model"),
+        ({"reward_bonus": 1.0, "reward_fit": {"recurrent": True}}, "which a recurrent one cannot tell"),
+        ({"query_every": 5, "query_schedule": "exponential"}, "leave --query-schedule away"),
+        ({"algorithm": "maddpg", "engine": "local"}, "--engine learns from what its own learners draw"),
+        ({"dataset": "rendezvous-mix-v0", "online": True}, r"label it first \(prefs pairs\), and give --reward-model"),
+        ({"algorithm": "bc"}, "bc learns from recorded data"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_a_sentence(tmp_path: Path, fields: dict, message: str) -> None:
+    given = {**SMALL, **fields_of("all of pebble", explore_steps=0, reward_bonus=0.0), **fields}
+    if given["teacher"] is None:
+        given = {**SMALL, **REPLAY, "queries": 3, "dataset": None}
+    with pytest.raises((ConfigError, BadInputError), match=message) as caught:
+        train(given.pop("algorithm"), given.pop("dataset"), out=tmp_path / "run", **given)
+    assert str(caught.value).count("\n") == 0
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_exploration_needs_something_to_play(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--explore-steps pays for what a run sees new, and --dataset is recorded"):
+        train("cql", "rendezvous-mix-v0", out=tmp_path / "run", explore_steps=5)
+    with pytest.raises(ConfigError, match="--explore-neighbours measures what --explore-steps pay for"):
+        train("cql", None, out=tmp_path / "run", environment="rendezvous", explore_neighbours=3)
+
+
+def test_the_session_tells_of_no_labels_where_nobody_compares(tmp_path: Path) -> None:
+    small_run(tmp_path / "run", **fields_of("exploration alone"))
+    assert "labels" not in rows(tmp_path / "run")[0]
+    assert TrainingSession.at_most is False
