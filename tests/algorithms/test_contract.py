@@ -104,19 +104,23 @@ CASES = [
     Case(name, kind, window, shared)
     for name in NAMES
     for kind in sorted(algorithms.get(name).needs.actions)
-    for window, shared in ((0, False), (3, False), (3, True))
-]
-CASES += [
-    Case(name, kind, 3, False, "gru")
-    for name in ("bc", "iql", "td3-bc", "ma-ppo", "moma-ppo")
-    for kind in sorted(algorithms.get(name).needs.actions)
+    for window, shared in ((0, False), (3, True))
 ]
 # The past that stacked observations need is their number less the present one.
 CASES += [Case("iql", kind, 3, True, "gru") for kind in SPECS]
-CASES += [Case(name, kind, 2, False, "none", 3) for name in ("bc", "ma-ppo") for kind in SPECS]
+CASES += [Case("bc", kind, 2, False, "none", 3) for kind in SPECS]
+SELDOM = [
+    Case(name, kind, 3, False, memory)
+    for name in NAMES
+    for kind in sorted(algorithms.get(name).needs.actions)
+    for memory in ("attention", "gru")
+    if memory == "attention" or name in ("bc", "iql", "td3-bc", "ma-ppo", "moma-ppo")
+]
+"""Parameters of their own with a past: `make slow` has them."""
+SELDOM += [Case("ma-ppo", kind, 2, False, "none", 3) for kind in SPECS]
 
 
-@pytest.fixture(params=CASES, ids=str)
+@pytest.fixture(params=[*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in SELDOM)], ids=str)
 def case(request) -> Case:
     return request.param
 
