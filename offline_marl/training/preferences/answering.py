@@ -76,25 +76,26 @@ def simulate(
     folder.store.state({f"{TEACHER}{annotator}": stated})
     assert segments.mask is not None
     rewards, mask = segments.rewards[sides], segments.mask[sides]
+    ids = [one.pair.id for one in asked]
     labels = list[Label]()
     for name in targets:
         index = torch.full((len(asked),), index_of(name, n_agents))
         returns = segment_returns(rewards, mask, index, config.discount)
         plain = segment_returns(rewards, mask, index)
-        for repeat in (0, 1):
-            draws = torch.tensor([_lot(seed, annotator, one, name, repeat) for one in asked], dtype=torch.float64)
+        for repeat in (0, 1) if repeats else (0,):
+            draws = torch.tensor([_lot(seed, annotator, pair, name, repeat) for pair in ids], dtype=torch.float64)
             answers = answer(returns, plain, config, folder.scale, draws)
-            for one, given in zip(asked, answers, strict=True):
-                if repeat == 0 or _lot(seed, annotator, one, name, "again") < repeats:
+            for pair, given in zip(ids, answers, strict=True):
+                if repeat == 0 or _lot(seed, annotator, pair, name, "again") < repeats:
                     order = "swapped" if repeat else "as stored"
                     more = {"source": "simulated", "target": name, "repeat": repeat, "shown_order": order}
-                    labels.append(Label(one.pair.id, given, annotator, **cast(Any, more)))
+                    labels.append(Label(pair, given, annotator, **cast(Any, more)))
     return folder.store.add(labels)
 
 
-def _lot(seed: int, annotator: str, asked: AskedPair, target: str, what: int | str) -> float:
+def _lot(seed: int, annotator: str, pair: str, target: str, what: int | str) -> float:
     """Uniform in [0, 1)."""
-    return derive(seed, "teacher", annotator, asked.pair.id, target, what) / 2.0**63
+    return derive(seed, "teacher", annotator, pair, target, what) / 2.0**63
 
 
 def teacher_of(facts: Mapping[str, Any], label: Label) -> TeacherConfig | None:

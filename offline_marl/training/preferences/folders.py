@@ -58,7 +58,8 @@ class ComparisonFolder:
         longest = max(part.segments.rewards.shape[1] for part in parts)
         keys = tuple(key for part in parts for key in part.keys)
         segments = Batch.cat([lengthened(part.segments, longest) for part in parts])
-        missing = [key.text for one in asked for key in (one.pair.first, one.pair.second) if key not in set(keys)]
+        known = set(keys)
+        missing = [key.text for one in asked for key in (one.pair.first, one.pair.second) if key not in known]
         if missing:
             raise DataError(f"{self.segments} lacks the segment {missing[0]}, which pairs of {self.path} name.")
         return Copies(parts[0].spec, keys, segments)
