@@ -152,11 +152,12 @@ class CQL(TD3BC):
                 "With target_gap one multiplier weighs the gaps of all agents: such an update cannot be split by agent."
             )
 
-    def couples_agents(self) -> str:
+    @classmethod
+    def couples_agents(cls, config: CQLConfig) -> str:
         """One multiplier reads all gaps; joint draws and counterfactual weights take sums over the team."""
-        if self.config.target_gap:
+        if config.target_gap:
             return "target_gap"
-        return "" if self.config.cql_actions == "own" else f"cql_actions = {self.config.cql_actions}"
+        return "" if config.cql_actions == "own" else f"cql_actions = {config.cql_actions}"
 
     def critic_penalty(self, batch: Batch, features: Features, q: Tensor, terms: Terms) -> Tensor | float:
         """The gap between the soft maximum of Q and Q of the data's action."""

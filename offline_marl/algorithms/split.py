@@ -174,7 +174,8 @@ class IndependentAlgorithm(SplitAlgorithm):
     _whole: Batch
     """Of a part of the team: the batch of the whole, whose masks say over how many entries means are taken."""
 
-    def couples_agents(self) -> str:
+    @classmethod
+    def couples_agents(cls, config: Any) -> str:
         """The setting, if any, by which agents' losses read each other's values; critics that read all are none."""
         return ""
 

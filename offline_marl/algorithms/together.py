@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from offline_marl.algorithms.base import Algorithm
+from offline_marl.algorithms.base import Algorithm, AlgorithmConfig
 from offline_marl.algorithms.split import BY_AGENT, OF_TEAM, IndependentAlgorithm
 from offline_marl.core.adam import FusedAdam
 from offline_marl.core.axes import PerTeam
@@ -29,24 +29,25 @@ LANES = 16
 """Entries that vector instructions take at a time, at most; Adam's kernel rounds what is left over differently."""
 
 
-def refuse_together(name: str, learner: Algorithm) -> None:
-    """Make sure that learners like this one can learn side by side.
+def refuse_together(name: str, kind: type[Algorithm], config: AlgorithmConfig) -> None:
+    """Make sure that learners of this kind and these settings can learn side by side.
 
     Args:
         name: Registry name, for the sentence.
-        learner: One of them.
+        kind: Their class.
+        config: Their settings.
 
     Raises:
         DataError: They cannot; one sentence says why.
     """
     advice = "give each --seed a run of its own."
-    if not isinstance(learner, IndependentAlgorithm):
+    if not issubclass(kind, IndependentAlgorithm):
         raise DataError(
             f"{name} computes losses of the whole team, and --seeds lays agents of several teams side by side: {advice}"
         )
-    if learner.config.share_parameters:
+    if config.share_parameters:
         raise DataError(f"With share_parameters {name} has no members to lay side by side for --seeds: {advice}")
-    coupling = learner.couples_agents()
+    coupling = kind.couples_agents(config)
     if coupling:
         raise DataError(
             f"With {coupling} {name} weighs its agents against each other, which --seeds cannot do: {advice}"

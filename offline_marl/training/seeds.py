@@ -16,7 +16,7 @@ import torch
 
 from offline_marl.algorithms.base import Algorithm, algorithms
 from offline_marl.algorithms.together import Together, apart, beside, join, part, refuse_together
-from offline_marl.core.config import ConfigError
+from offline_marl.core.config import ConfigError, build
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import Batch, DataError
@@ -66,7 +66,6 @@ def train_seeds(
     folders = [RunFolder(path) for path in folders_of(algorithm, dataset, seeds, out=out, **fields)]
     task = open_for(configs[0], None, ImportPath)
     learners = [make_algorithm(config, task.data.spec) for config in configs]
-    refuse_together(algorithm, learners[0])
     with contextlib.ExitStack() as held:
         for folder, config in zip(folders, configs, strict=True):
             held.enter_context(folder.locked())
@@ -122,6 +121,8 @@ def _config(algorithm: str, dataset: str, fields: Mapping[str, Any]) -> RunConfi
             f"--seeds lays learners of recorded rows side by side, and {algorithm} with {found[0]} is none: "
             "give each --seed a run of its own."
         )
+    kind = algorithms.get(algorithm)
+    refuse_together(algorithm, kind, build(kind.Config, config.settings))
     return config.model_copy(update={"device": str(pick_device(config.device))})
 
 

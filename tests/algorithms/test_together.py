@@ -71,7 +71,7 @@ def refuse_other_ends(name: str, kind: str, settings: dict, partial: bool) -> No
     alone = [learner_of(name, kind, seed, **settings) for seed in range(SEEDS)]
     joined = [learner_of(name, kind, seed, **settings) for seed in range(SEEDS)]
     try:
-        refuse_together(name, joined[0])
+        refuse_together(name, type(joined[0]), joined[0].config)
     except DataError as refused:
         assert f"{name} computes losses of the whole team" in str(refused)
         assert name in OF_TEAM or not type(joined[0]).__module__.startswith("offline_marl.")
@@ -108,7 +108,8 @@ def test_settings_that_couple_agents_are_refused_by_their_names() -> None:
         ("cql", {"critic": "centralised", "cql_actions": "counterfactual"}, "With cql_actions = counterfactual cql"),
     ):
         with pytest.raises(DataError, match=words):
-            refuse_together(name, learner_of(name, "continuous", 0, **settings))
+            learner = learner_of(name, "continuous", 0, **settings)
+            refuse_together(name, type(learner), learner.config)
 
 
 def test_a_learner_that_diverges_leaves_the_others_alone() -> None:
