@@ -6,9 +6,10 @@ Gymnasium's Reacher-v5; its state is cos, sin (both joints each), target x, y, j
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,13 @@ from offline_marl.environments.base import (
     NOTHING,
     Conventions,
     JointActions,
+    Outcome,
     ScriptedExpert,
     State,
     environments,
 )
 from offline_marl.environments.mamujoco import Body
-from offline_marl.environments.split import ToPhysics, make_env
+from offline_marl.environments.split import GymnasiumSimulator, ToPhysics, make_env
 
 ENV_ID = "Reacher-v5"
 COSINES, SINES, TARGET, VELOCITIES = slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)
@@ -129,6 +131,70 @@ def sides_of(states: State, arm: Arm) -> Annotated[npt.NDArray[np.int64], "copy 
     return nearer
 
 
+class ArmSimulator(GymnasiumSimulator):
+    """Copies of Reacher-v5, stepped without what Gymnasium does around MuJoCo: the same numbers to the bit.
+
+    Left out are the clock's wrapper, since all copies begin at once, and `mj_rnePostConstraint`, whose forces neither
+    the arm's state nor its reward reads.
+    """
+
+    def _start(self, running: int) -> None:
+        super()._start(running)
+        self._elapsed = 0
+        self._arms = [_Views(env.unwrapped) for env in self._envs[:running]]
+
+    def step(self, actions: JointActions) -> Outcome:
+        """Move every copy until its episode has ended, by the clock alone.
+
+        Raises:
+            DataError: The actions are not [running copies, joint_act], or one is not finite.
+        """
+        scaled = self._scale(actions)
+        if self._truncations.all():
+            return Outcome(np.array(self._state), np.zeros(len(scaled), np.float32), *self._flags())
+        step = importlib.import_module("mujoco").mj_step  # there since the first copy was built
+        shown = np.empty((len(scaled), 9))
+        for arm, torques, row in zip(self._arms, scaled, shown, strict=True):
+            arm.ctrl[:] = torques
+            step(arm.model, arm.data, arm.frames)
+            row[:4], row[4:6] = arm.positions, arm.velocities[:2]
+            np.subtract(arm.tip, arm.target, out=row[6:])
+        angles = shown[:, :2].copy()
+        self._state = np.concatenate(
+            [np.cos(angles), np.sin(angles), shown[:, 2:8]], axis=1, dtype=np.float32, casting="same_kind"
+        )
+        # One product a row, as `np.linalg.norm` takes it: a sum over all rows at once may round differently.
+        self._distances = np.sqrt([offset.dot(offset) for offset in shown[:, 6:]])
+        self._efforts = np.square(scaled).sum(axis=1)
+        self._elapsed += 1
+        self._truncations[:] = self._elapsed >= self.max_steps
+        far, hard = self._costs()
+        return Outcome(np.array(self._state), (far + hard).astype(np.float32), *self._flags())
+
+    def infos(self) -> list[dict[str, Any]]:
+        """Both parts of the reward of each copy's last step."""
+        if not self._elapsed:
+            return super().infos()
+        return [{"reward_dist": far, "reward_ctrl": hard} for far, hard in zip(*self._costs(), strict=True)]
+
+    def _costs(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+        arm = self._arms[0]
+        return -self._distances * arm.distance_weight, -self._efforts * arm.effort_weight
+
+    def _flags(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        return np.array(self._terminations), np.array(self._truncations)
+
+
+class _Views:
+    """One copy's numbers where MuJoCo keeps them."""
+
+    def __init__(self, env: Any) -> None:
+        self.model, self.data, self.frames = env.model, env.data, env.frame_skip
+        self.ctrl, self.positions, self.velocities = env.data.ctrl, env.data.qpos, env.data.qvel
+        self.tip, self.target = env.data.body("fingertip").xpos, env.data.body("target").xpos
+        self.distance_weight, self.effort_weight = env._reward_dist_weight, env._reward_control_weight
+
+
 @environments.register("reacher")
 class Reacher(Body):
     """Gymnasium's two-link arm; episodes of 50 steps end by the clock alone: 2x1 and its kin, 1x2."""
@@ -140,6 +206,11 @@ class Reacher(Body):
     def to_physics(cls) -> ToPhysics:
         """Read positions and velocities from a state."""
         return to_physics
+
+    @classmethod
+    def simulator(cls, copies: int) -> GymnasiumSimulator:
+        """The whole arm in many copies."""
+        return ArmSimulator(cls.env_id, copies, cls.to_physics(), **cls.options)
 
     @classmethod
     def scripted(cls, name: str) -> ScriptedExpert:

@@ -7,7 +7,19 @@ from offline_marl.core.partition import partition
 from offline_marl.core.registry import RegistryError
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import environments
-from offline_marl.environments.reacher import COSINES, SINES, TARGET, Arm, ElbowExpert, Reacher, read_arm, sides_of
+from offline_marl.environments.reacher import (
+    COSINES,
+    SINES,
+    TARGET,
+    Arm,
+    ArmSimulator,
+    ElbowExpert,
+    Reacher,
+    read_arm,
+    sides_of,
+    to_physics,
+)
+from offline_marl.environments.split import GymnasiumSimulator
 
 ARM = Arm(upper=0.1, lower=0.11, elbow_limit=3.0)
 
@@ -175,3 +187,36 @@ class TestConventions:
             angles = np.array([shoulder, elbow])
             state[0, COSINES], state[0, SINES], state[0, TARGET] = np.cos(angles), np.sin(angles), target
             assert sides_of(state, arm).tolist() == [told]
+
+
+@pytest.mark.mujoco
+@pytest.mark.parametrize("settings", [{}, {"reward_dist_weight": 3, "reward_control_weight": 0.25, "frame_skip": 1}])
+def test_the_arm_steps_as_gymnasium_steps_it_to_the_bit(settings):
+    pytest.importorskip("mujoco")
+    ours, theirs = (kind("Reacher-v5", 3, to_physics, **settings) for kind in (ArmSimulator, GymnasiumSimulator))
+    rng = np.random.default_rng(0)
+
+    def compare(steps):
+        for _ in range(steps):
+            actions = rng.uniform(-1.5, 1.5, (3, 2)).astype(np.float32)
+            mine, yours = ours.step(actions), theirs.step(actions)
+            for field in ("state", "rewards", "terminations", "truncations"):
+                left, right = getattr(mine, field), getattr(yours, field)
+                assert left.dtype == right.dtype and np.array_equal(left, right), field
+            assert ours.infos() == theirs.infos()
+
+    start = ours.reset([1, 2, 3])
+    assert np.array_equal(start, theirs.reset([1, 2, 3])) and ours.infos() == theirs.infos() == [{}, {}, {}]
+    compare(52)
+    assert np.array_equal(ours.reset([4, 5, 6]), theirs.reset([4, 5, 6]))
+    compare(7)
+    assert np.array_equal(ours.restore(start), theirs.restore(start))
+    compare(51)
+    for simulator in (ours, theirs):
+        simulator.close()
+
+
+@pytest.mark.mujoco
+def test_reacher_is_stepped_without_wrappers():
+    pytest.importorskip("mujoco")
+    assert type(Reacher.simulator(1)) is ArmSimulator
