@@ -81,7 +81,7 @@ class Load:
             self.lines.put_nowait(Line(port, token))
         self.chance, self.took, self.errors = random.Random(0), list[float](), list[str]()
         self.ready: dict[str, list[dict[str, Any]]] = {f"person {number}": [] for number in range(PEOPLE)}
-        self.clips, self.since, self.answers = list[str](), 0, 0
+        self.clips, self.since, self.answers, self.given = list[str](), 0, 0, set[str]()
 
     def next(self) -> tuple[str, str, str, Any]:
         kind = self.chance.choices([name for name, _ in MIX], [share for _, share in MIX])[0]
@@ -95,6 +95,7 @@ class Load:
             return kind, who, "/api/lease", {"annotator": who, "count": min(10, len(held) + 4), "held": held[:10]}
         if kind == "answer":
             question = self.ready[who].pop()
+            self.given.add(question["id"])
             answer = self.chance.choice(["first", "second", "equal", "skip"])
             told = {"key": uuid.uuid4().hex, "annotator": who, "question": question["id"], "answer": answer}
             return kind, who, "/api/answers", {**told, "response_ms": 1000}
@@ -122,7 +123,8 @@ class Load:
         self.took.append(time.monotonic() - due)
 
     def _take(self, who: str, questions: list[dict[str, Any]]) -> None:
-        known = {question["id"] for question in self.ready[who]}
+        # A question may be offered once more while its answer is on the way.
+        known = self.given | {question["id"] for question in self.ready[who]}
         self.ready[who] += [question for question in questions if question["id"] not in known]
         if len(self.clips) < 20:
             self.clips += [name for question in questions for name in question["segments"]]

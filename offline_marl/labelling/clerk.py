@@ -20,7 +20,7 @@ from offline_marl.training.preferences.folders import ComparisonFolder
 T = TypeVar("T")
 MOST_WAITING = 256
 """Answers that wait for the disk; of more, the rest is refused and sent again by the page."""
-LEASES = "leases.json"
+LEASES = "leases.jsonl"
 
 
 class BusyStoreError(BadInputError, RuntimeError):

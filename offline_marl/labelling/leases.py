@@ -7,26 +7,31 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+MOST_LINES = 20_000
+"""Of the file, before it is written anew."""
+
 
 class Leases:
     """Questions that people hold.
 
     Args:
-        path: File that remembers them; nothing is remembered without one.
+        path: File that remembers them, a line for each change; nothing is remembered without one.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self._until: dict[str, dict[str, float]] = {}
-        if path is not None and path.is_file():
+        self._lines = 0
+        if path is not None:
             self._until = _read(path)
+            self._rewrite()
 
     def grant(self, questions: Sequence[str], annotator: str, until: float) -> None:
         """Keep questions for somebody."""
         for name in questions:
             self._until.setdefault(name, {})[annotator] = until
         if questions:
-            self._write()
+            self._note(questions, annotator, until)
 
     def release(self, question: str, annotator: str) -> None:
         """Give a question back."""
@@ -34,7 +39,7 @@ class Leases:
         if holders is not None and holders.pop(annotator, None) is not None:
             if not holders:
                 del self._until[question]
-            self._write()
+            self._note([question], annotator, 0.0)
 
     def others(self, question: str, annotator: str) -> list[str]:
         """Who else holds a question."""
@@ -53,20 +58,40 @@ class Leases:
         """How many are held."""
         return sum(until > now for holders in self._until.values() for until in holders.values())
 
-    def _write(self) -> None:
-        """Renamed, so that it is whole, but not flushed: a power cut ends every lease, and costs no answer."""
+    def _note(self, questions: Sequence[str], annotator: str, until: float) -> None:
+        """Append a line, not flushed: a power cut ends every lease, and costs no answer."""
         if self.path is None:
             return
+        if self._lines >= MOST_LINES:
+            self._rewrite()
+            return
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps([list(questions), annotator, until]) + "\n")
+        self._lines += 1
+
+    def _rewrite(self) -> None:
+        """Begin the file anew with what is held; to rename over a file costs a flush of the disk, so this is seldom."""
+        assert self.path is not None
+        held = [([name], who, until) for name, holders in self._until.items() for who, until in holders.items()]
         beside = self.path.with_name(f".{self.path.name}.part")
-        beside.write_text(json.dumps(self._until), encoding="utf-8")
+        beside.write_text("".join(f"{json.dumps(line)}\n" for line in held), encoding="utf-8")
         os.replace(beside, self.path)
+        self._lines = len(held)
 
 
 def _read(path: Path) -> dict[str, dict[str, float]]:
+    """What a file remembers; they are a courtesy, so that lines which were cut off or damaged are passed over."""
+    known: dict[str, dict[str, float]] = {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            str(name): {str(who): float(until) for who, until in holders.items()} for name, holders in content.items()
-        }
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}  # they are a courtesy: whoever was there asks again
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return known
+    for line in lines:
+        try:
+            names, who, until = json.loads(line)
+            for name in names:
+                known.setdefault(str(name), {})[str(who)] = float(until)
+        except (ValueError, TypeError):
+            continue
+    held = {name: {who: until for who, until in holders.items() if until} for name, holders in known.items()}
+    return {name: holders for name, holders in held.items() if holders}

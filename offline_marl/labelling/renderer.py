@@ -28,6 +28,8 @@ from offline_marl.labelling.replays import Replays
 from offline_marl.preferences.pairs import Copies, SegmentKey
 from offline_marl.training.preferences.folders import ComparisonFolder, masked
 
+NICE = 10
+"""Politeness: whoever answers comes before what may be watched later."""
 KEPT_ROUNDS = 2
 """Rounds of copies that are kept in memory."""
 
@@ -132,6 +134,7 @@ def prune(folder: Path, room: int, keep: Iterable[str] = ()) -> None:
 def main(path: str, room: str) -> None:
     """Render what is wanted, until nobody writes lines any more."""
     torch.set_num_threads(1)
+    os.nice(NICE)
     renderer, wanted, failed = Renderer(Path(path), int(room)), list[str](), set[str]()
     buffered = b""
     while True:

@@ -50,7 +50,7 @@ def store(desk: Desk, question: Question, who: str, answer: str = "first") -> No
 
 
 def test_a_lease_ends_by_time_and_outlives_its_server(folder, tmp_path) -> None:
-    time, file = Time(), tmp_path / "leases.json"
+    time, file = Time(), tmp_path / "leases.jsonl"
     desk = Desk(folder, Asking(lease=60), Leases(file), time)
     mine = desk.lease("ann", 40)
     assert len(mine) == 40 and desk.lease("ben", 40) == []
@@ -58,6 +58,10 @@ def test_a_lease_ends_by_time_and_outlives_its_server(folder, tmp_path) -> None:
     assert again.lease("ben", 40) == [] and again.lease("ann", 40, mine[:2])[:2] == mine[:2]
     time.now += 61
     assert len(again.lease("ben", 40)) == 40 and again.lease("ann", 40, mine) == []
+    file.write_text("{damaged\n[1, 2]\n" + file.read_text() + '[["cut off')
+    assert (
+        again.leases.count(time.now) == Desk(folder, Asking(lease=60), Leases(file), time).leases.count(time.now) == 40
+    )
     file.write_text("{damaged")
     assert len(Desk(folder, Asking(), Leases(file), time).lease("cas", 40)) == 40
 
@@ -158,3 +162,17 @@ def test_names_of_no_question_are_refused(text) -> None:
         Question.parse(text)
     question = Question("rating", "b" * 32, "agent_2", 3)
     assert Question.parse(question.id) == question and json.dumps(question.id)
+
+
+def test_the_file_of_leases_stays_small_and_says_what_is_held(tmp_path, monkeypatch) -> None:
+    from offline_marl.labelling import leases
+
+    monkeypatch.setattr(leases, "MOST_LINES", 10)
+    held = Leases(tmp_path / "leases.jsonl")
+    for number in range(200):
+        held.grant([f"question {number % 7}"], f"person {number % 3}", 100.0 + number)
+        held.release(f"question {(number + 3) % 7}", f"person {number % 3}")
+    assert len((tmp_path / "leases.jsonl").read_text().splitlines()) < 40
+    again = Leases(tmp_path / "leases.jsonl")
+    names = [f"question {number}" for number in range(7)]
+    assert [sorted(again.others(name, "")) for name in names] == [sorted(held.others(name, "")) for name in names]
