@@ -1,8 +1,8 @@
 """Updates of several seeds side by side over the same updates one learner after another, in one process.
 
-`python benchmarks/speed_seeds.py [--only iql] [--hidden 64 128 256] [--rows 64 256] [--seeds 8] [--size reacher]`: one
-thread, processor time, rounds that take turns; a number above 1 says how many times faster side by side is. Sampling
-is left out on both sides; laying rows side by side is not.
+`python benchmarks/speed_seeds.py [--only iql] [--hidden 64 128 256] [--rows 64 256] [--seeds 8] [--size reacher]
+[--window 10]`: one thread, processor time, rounds that take turns; a number above 1 says how many times faster side by
+side is. Sampling is left out on both sides; laying rows side by side is not.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def make(name: str, spec: Spec, seed: int, **settings: object) -> Algorithm:
     return learner
 
 
-def compare(name: str, spec: Spec, hidden: int, rows: int, seeds: int, patience: Patience) -> None:
-    settings = {"hidden": (hidden, hidden), "batch_size": rows}
+def compare(name: str, spec: Spec, hidden: int, rows: int, window: int, seeds: int, patience: Patience) -> None:
+    settings = {"hidden": (hidden, hidden), "batch_size": rows, "window": window}
     alone, joined = ([make(name, spec, seed, **settings) for seed in range(seeds)] for _ in range(2))
-    whole, batches = join(joined), [make_batch(spec, rows, 0) for _ in range(seeds)]
+    whole, batches = join(joined), [make_batch(spec, rows, window) for _ in range(seeds)]
 
     def one_by_one() -> None:
         for _ in range(2):  # some improve their policy at every second update
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", type=int, default=(64, 256))
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--size", choices=SIZES, default="reacher")
+    parser.add_argument("--window", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=6.0)
     args = parser.parse_args()
@@ -66,7 +67,9 @@ def main() -> None:
     for name in args.only:
         for rows in args.rows:
             for hidden in args.hidden:
-                compare(name, SIZES[args.size], hidden, rows, args.seeds, Patience(args.rounds, args.seconds))
+                compare(
+                    name, SIZES[args.size], hidden, rows, args.window, args.seeds, Patience(args.rounds, args.seconds)
+                )
 
 
 if __name__ == "__main__":

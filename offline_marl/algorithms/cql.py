@@ -152,6 +152,11 @@ class CQL(TD3BC):
                 "With target_gap one multiplier weighs the gaps of all agents: such an update cannot be split by agent."
             )
 
+    @property
+    def judged(self) -> int:
+        """The draws of all three kinds; choices are outputs of one network."""
+        return 1 if self.spec.discrete else 3 * self.config.cql_samples
+
     @classmethod
     def couples_agents(cls, config: CQLConfig) -> str:
         """One multiplier reads all gaps; joint draws and counterfactual weights take sums over the team."""

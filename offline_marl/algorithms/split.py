@@ -174,6 +174,11 @@ class IndependentAlgorithm(SplitAlgorithm):
     _whole: Batch
     """Of a part of the team: the batch of the whole, whose masks say over how many entries means are taken."""
 
+    @property
+    def judged(self) -> int:
+        """Actions that a critic judges at once for each row of a batch."""
+        return 1
+
     @classmethod
     def couples_agents(cls, config: Any) -> str:
         """The setting, if any, by which agents' losses read each other's values; critics that read all are none."""

@@ -15,15 +15,16 @@ from typing import Any
 import torch
 
 from offline_marl.algorithms.base import Algorithm, algorithms
+from offline_marl.algorithms.split import IndependentAlgorithm
 from offline_marl.algorithms.together import Together, apart, beside, join, part, refuse_together
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.seeding import seeded_globally
-from offline_marl.core.types import Batch, DataError
+from offline_marl.core.types import Batch
 from offline_marl.runs.combinations import refuse_beginning, refuse_mixtures, replays
 from offline_marl.runs.config import RunConfig, import_paths
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import RunFolder
+from offline_marl.runs.folder import RunFolder, RunFolderError
 from offline_marl.runs.loading import make_algorithm
 from offline_marl.runs.permissions import remember
 from offline_marl.runs.stopping import StoppedEarly, asked
@@ -34,7 +35,7 @@ from offline_marl.training.run import default_folder, prepare, provenance
 from offline_marl.training.sources.recorded import DatasetSource
 from offline_marl.training.training_run import Result, TrainingSession, read_finished
 
-MOST_WORK = 2_000_000
+MOST_WORK = 6_000_000
 """Multiplications of one member's largest product up to which seeds learn faster side by side, as measured on a CPU."""
 
 
@@ -129,12 +130,18 @@ def _config(algorithm: str, dataset: str, fields: Mapping[str, Any]) -> RunConfi
 def _refuse_other_data(folder: RunFolder, task: Task) -> None:
     then, now = folder.versions().get("dataset_sha256"), task.data.metadata.get("sha256")
     if folder.config_file.exists() and then is not None and then != now:
-        raise DataError(f"{task.id} is not the data that {folder.path} began with (sha256 is {now}, was {then}).")
+        raise RunFolderError(f"{task.id} is not the data that {folder.path} began with (sha256 is {now}, was {then}).")
 
 
 def largest_product(learner: Algorithm) -> int:
-    """Multiplications of one member's largest product in an update."""
-    return learner.batch_size * max(p[0].numel() for p in learner.parameters() if p.dim() == 3)
+    """Multiplications of one member's largest product in an update; drawn actions and past pairs are rows, too."""
+    judged = learner.judged if isinstance(learner, IndependentAlgorithm) else 1
+    rows = learner.batch_size
+    return max(
+        rows * parameter[0].numel() * (max(learner.window, 1) if name.startswith("inputs.") else judged)
+        for name, parameter in learner.named_parameters()
+        if parameter.dim() == 3
+    )
 
 
 def _run(sessions: Sequence[TrainingSession]) -> dict[Path, Result]:

@@ -10,13 +10,14 @@ from runs import SMALL, checkpoints, ending, refuse_difference, score_in_point_e
 from worlds import reacher_recording, saved
 
 from offline_marl.core.config import ConfigError
-from offline_marl.core.types import DataError
+from offline_marl.core.types import DataError, Spec
 from offline_marl.launch.cli.train import read_seeds
 from offline_marl.runs.folder import RunFolderError
+from offline_marl.runs.loading import make_algorithm
 from offline_marl.runs.stopping import StoppedEarly, asked
 from offline_marl.training import run, seeds
 from offline_marl.training.loop import DivergedError, LogHook
-from offline_marl.training.seeds import train_seeds
+from offline_marl.training.seeds import largest_product, train_seeds
 
 # Of two agents with one action entry each, all sums are taken in the same order: equal to the bit.
 PLAIN = {**SMALL, "steps": 30, "checkpoint_every": 10, "eval_every": 15, "hidden": [16, 16]}
@@ -151,6 +152,16 @@ def test_folders_of_other_runs_and_seeds_named_twice_are_refused(tmp_path, data)
     with pytest.raises(RunFolderError, match="holds another run"):
         small_seeds(tmp_path / "all", data, (0, 1))
     assert not (tmp_path / "all" / "seed0" / "config.json").exists()
+
+
+def test_the_largest_product_counts_drawn_actions_and_past_pairs(data) -> None:
+    def product(algorithm: str, **fields) -> int:
+        config = run.prepare(algorithm, data, {"hidden": [32, 64], "batch_size": 10, **fields})
+        return largest_product(make_algorithm(config, Spec((8, 8), (1, 1))))
+
+    assert product("iql") == 10 * 32 * 64
+    assert product("iql", window=5) == 10 * 5 * 128 * 384
+    assert product("omar", cql_samples=4) == 10 * 12 * 32 * 64
 
 
 def test_words_for_seeds() -> None:
