@@ -91,6 +91,25 @@ def test_pipes_sockets_and_devices_are_refused_in_one_sentence(cli, tmp_path, te
     assert place.lstat() == before
 
 
+@pytest.mark.parametrize("file", ["config.json", "DONE", "metrics.jsonl", "checkpoints/step_000000060.safetensors"])
+def test_a_pipe_inside_a_folder_is_not_waited_for(cli, tmp_path, file):
+    place = tmp_path / "sweep" / "runs" / "run"
+    (place / "checkpoints").mkdir(parents=True)
+    os.mkfifo(place / file)
+    (place / "link").symlink_to("nowhere")
+    for words in (["resume", place], ["evaluate", place], ["report", place], ["sweep", "status", tmp_path / "sweep"]):
+        refused = cli(*words)
+        assert refused.code == 2 and refused.error.endswith("is a pipe: only ordinary files are read and written.")
+
+
+def test_sockets_and_links_that_lead_nowhere_hinder_nobody(cli, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "link").symlink_to("nowhere")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("runs/socket")
+    assert "socket" not in cli("report", "runs").error
+
+
 @pytest.mark.slow
 def test_the_terminals_end_lets_a_run_save(tmp_path: Path, team: str, warm: Warm) -> None:
     program = f"""
