@@ -172,11 +172,14 @@ def _read(folder: ComparisonFolder, file: Path, annotator: str | None) -> Iterat
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}.") from None
     lines = csv.DictReader(io.StringIO(text))
-    columns = set(lines.fieldnames or ())
+    try:
+        columns, every = set(lines.fieldnames or ()), [(lines.line_num, cells) for cells in lines]
+    except csv.Error as error:
+        raise DataError(f"{file} is no table of comma-separated values: {error}.") from None
     if "pair_id" not in columns or not {"answer", "label"} & columns:
         raise DataError(f"{file} should have the columns pair_id and answer (or label); it has {sorted(columns)}.")
-    for cells in lines:
-        place = f"line {lines.line_num} of {file}"
+    for number, cells in every:
+        place = f"line {number} of {file}"
         given = {name: (value or "").strip() for name, value in cells.items() if name in COLUMNS}
         if not given.get("answer") and not given.get("label"):
             continue

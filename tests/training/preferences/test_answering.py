@@ -100,6 +100,7 @@ def test_lines_that_say_nothing_are_refused_and_none_is_stored(tmp_path, folder,
         ("pair_id,label,annotator", "{},0.7,ann", "0.7 is no label"),
         ("pair_id,answer,annotator,target", "{},first,ann,agent_9", "'agent_9' is no target"),
         ("pair,answer", "{},first", "should have the columns pair_id and answer"),
+        ("pair_id,answer", "{},first" + "x" * 200_000, "no table of comma-separated values: field larger than"),
     ],
 )
 def test_files_of_other_columns_or_values_are_refused(tmp_path, folder, head, line, message) -> None:
