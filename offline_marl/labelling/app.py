@@ -75,8 +75,8 @@ class Server:
 
     async def answer(self, request: AnswerRequest | UndoRequest) -> dict[str, Any]:
         """Store an answer, or take one back."""
-        new = await self.clerk.post(request)
-        return {"stored": new, "progress": await self.clerk.ask(lambda desk: desk.progress(request.annotator))}
+        stored = await self.clerk.post(request)
+        return {"stored": stored.new, "progress": stored.progress}
 
     async def release(self, request: ReleaseRequest) -> dict[str, Any]:
         """Give questions back."""
@@ -154,7 +154,7 @@ def build_app(server: Server, token: str | None, hosts: frozenset[str] = LOCAL) 
 
     async def clip(request: Request) -> Response:
         name = request.path_params["name"]
-        if not await server.clerk.ask(lambda desk: desk.has_clip(name)):
+        if not server.clerk.desk.has_clip(name):
             return reply({"error": "There is no such clip."}, 404)
         content = await server.shelf.read(name)
         if content is None and server.shelf.broken:

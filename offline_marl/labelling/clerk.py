@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,15 @@ class BusyStoreError(BadInputError, RuntimeError):
     """So many answers wait for the disk that no more are taken."""
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What became of an answer."""
+
+    new: bool
+    """Whether it was not there before."""
+    progress: dict[str, Any]
+
+
 class Clerk:
     """Everything that is done with a folder's store, from the event loop.
 
@@ -38,7 +48,7 @@ class Clerk:
     def __init__(self, path: Path, asking: Asking) -> None:
         self.path, self.asking = path, asking
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._waiting: asyncio.Queue[tuple[AnswerRequest | UndoRequest, asyncio.Future[bool]]]
+        self._waiting: asyncio.Queue[tuple[AnswerRequest | UndoRequest, asyncio.Future[Stored]]]
         self._writer: asyncio.Task[None] | None = None
         self.desk: Desk
 
@@ -65,16 +75,13 @@ class Clerk:
     async def _call(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *args))
 
-    async def post(self, request: AnswerRequest | UndoRequest) -> bool:
+    async def post(self, request: AnswerRequest | UndoRequest) -> Stored:
         """Store an answer, or take one back; when this returns, it is on the disk.
-
-        Returns:
-            Whether it was new.
 
         Raises:
             BadInputError: It was refused, or could not be written.
         """
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         try:
             self._waiting.put_nowait((request, done))
         except asyncio.QueueFull:
@@ -97,12 +104,12 @@ class Clerk:
                     else:
                         done.set_result(outcome)
 
-    def _record(self, requests: list[AnswerRequest | UndoRequest]) -> list[bool | Exception]:
+    def _record(self, requests: list[AnswerRequest | UndoRequest]) -> list[Stored | Exception]:
         """Store what can be stored, in the order in which it came.
 
         Of one question and person there is one in a transaction, because the next depends on what it left.
         """
-        outcomes: list[bool | Exception] = []
+        outcomes: list[Stored | Exception] = []
         while len(outcomes) < len(requests):
             part, seen = list[AnswerRequest | UndoRequest](), set[tuple[str, str]]()
             for request in requests[len(outcomes) :]:
@@ -113,7 +120,7 @@ class Clerk:
             outcomes += self._record_apart(part)
         return outcomes
 
-    def _record_apart(self, requests: list[AnswerRequest | UndoRequest]) -> list[bool | Exception]:
+    def _record_apart(self, requests: list[AnswerRequest | UndoRequest]) -> list[Stored | Exception]:
         posts = list[Post | Exception]()
         for request in requests:
             try:
@@ -123,7 +130,10 @@ class Clerk:
         stored = iter(self.desk.folder.store.record([post for post in posts if isinstance(post, Post)]))
         outcomes = [post if isinstance(post, Exception) else next(stored) for post in posts]
         self.desk.refresh()
-        return outcomes
+        return [
+            outcome if isinstance(outcome, Exception) else Stored(outcome, self.desk.progress(request.annotator))
+            for request, outcome in zip(requests, outcomes, strict=True)
+        ]
 
     def _post_of(self, request: AnswerRequest | UndoRequest) -> Post:
         digest = digest_of(request)

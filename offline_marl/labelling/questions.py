@@ -175,6 +175,7 @@ class Desk:
             self._judgements = number
 
     def _take_pairs(self, asked: Sequence[AskedPair]) -> None:
+        _ = self.n_agents  # read in the thread of the store; clips are asked for from another
         # A round enters its held-out pairs first: shuffled, a few answers are some of both.
         for one in sorted(asked, key=lambda one: (one.session, self._lot(one.pair.id, "order"))):
             self.pairs[one.pair.id] = one
