@@ -108,7 +108,7 @@ class MADDPG(SplitAlgorithm):
         values = gradients_of(part, terms.losses[""], len(chosen))
         return AgentGradients(chosen, clipped(values, self.grad_clip), terms.metrics)
 
-    def clip(self, module: Sequence[torch.nn.Parameter]) -> None:
+    def clip_gradients(self, module: Sequence[torch.nn.Parameter]) -> None:
         """Nothing: gradients come clipped by agent."""
 
     def losses(self, batch: Batch, part: MADDPG, agents: tuple[int, ...]) -> Terms:

@@ -154,7 +154,7 @@ class SplitAlgorithm(Algorithm):
         for name, optimizer in self.optimizers.items():
             modules = [[p for p in group["params"] if p.grad is not None] for group in optimizer.param_groups]
             for module in filter(None, modules):
-                self.clip(module)
+                self.clip_gradients(module)
             if any(modules):
                 self.step_optimizer(name)
         if gradients.generator is not None and gradients.generator.shape == self.generator.get_state().shape:

@@ -90,7 +90,7 @@ class Together(IndependentAlgorithm):
         super().descend(loss.sum(), name)
 
     @torch.no_grad()
-    def clip(self, module: Sequence[nn.Parameter]) -> None:
+    def clip_gradients(self, module: Sequence[nn.Parameter]) -> None:
         """Shrink each learner's gradient of one module to a norm of at most `grad_clip`."""
         grads = [self._apart(parameter.grad) for parameter in module if parameter.grad is not None]
         if not (self.grad_clip and grads):

@@ -82,10 +82,10 @@ class Learner(nn.Module, ABC):
         loss.backward()  # type: ignore[no-untyped-call]
         if self.grad_clip:
             for group in optimizer.param_groups:
-                self.clip(group["params"])
+                self.clip_gradients(group["params"])
         self.step_optimizer(name)
 
-    def clip(self, module: Sequence[nn.Parameter]) -> None:
+    def clip_gradients(self, module: Sequence[nn.Parameter]) -> None:
         """Shrink the gradients of one module to a norm of at most `grad_clip`, if there is such a limit."""
         if self.grad_clip:
             nn.utils.clip_grad_norm_(module, self.grad_clip, foreach=True)

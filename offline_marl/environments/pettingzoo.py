@@ -1,24 +1,18 @@
-"""Teams of PettingZoo's parallel environments, by import path; owns that package's import.
+"""Teams of PettingZoo's parallel environments, by import path.
 
 Copies are stepped one after another in this process.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import pkgutil
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from offline_marl.core.config import suggest
 from offline_marl.core.partition import Partition
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import ActionKind, DataError, Spec
@@ -29,12 +23,12 @@ from offline_marl.environments.base import (
     Floats,
     Frame,
     JointEnv,
-    MissingSimulatorError,
     Seen,
     TeamActions,
 )
 from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.clocked import refuse_partition
+from offline_marl.environments.factories import factory_of, packages_of
 from offline_marl.environments.painting import Painted, painted_world
 from offline_marl.environments.particles import infos_of, lightened
 from offline_marl.environments.spaces import (
@@ -50,86 +44,6 @@ from offline_marl.environments.spaces import (
     shown_space,
     state_of,
 )
-
-
-def factory_of(path: ImportPath) -> Callable[..., Any]:
-    """What makes the environment.
-
-    Args:
-        path: `package.module:function`, a module with a function `parallel_env`, or an id of PettingZoo's own registry,
-            such as `sisl/pursuit-v5`.
-
-    Raises:
-        MissingSimulatorError: The module does not import; the answer names its other versions that are installed.
-        DataError: There is no such function in it, or no such id.
-    """
-    if "/" in path.text and ":" not in path.text:
-        return _registered(path.text)
-    module, _, name = path.text.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name or "parallel_env", None)
-    except ImportError as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        others = other_versions(module)
-        if others:
-            raise MissingSimulatorError(f"{module} is not installed here, but {' and '.join(others)}.") from error
-        advice = ": pip install 'offline-marl[pettingzoo]'" if module.split(".")[0] in {"mpe2", "pettingzoo"} else ""
-        raise MissingSimulatorError(f"{module} cannot be imported here ({reason}){advice}.") from error
-    if not callable(function):
-        raise DataError(f"{module} has no function '{name or 'parallel_env'}' that makes an environment.")
-    made: Callable[..., Any] = function
-    return made
-
-
-def other_versions(module: str) -> list[str]:
-    """Installed modules that are called as this one, which is not there, but for the version: `pursuit_v5` of `_v4`."""
-    parent, _, name = module.rpartition(".")
-    # PettingZoo's own copies of MPE moved into a package.
-    parent = "mpe2" if parent == "pettingzoo.mpe" else parent
-    try:
-        spec = importlib.util.find_spec(parent) if parent else None
-    except (ImportError, ValueError):
-        return []
-    places = list(spec.submodule_search_locations or []) if spec is not None else []
-    stem = re.sub(r"_v\d+$", "", name)
-    names = {
-        sibling.name
-        for sibling in pkgutil.iter_modules(places)
-        if re.fullmatch(rf"{re.escape(stem)}_v\d+", sibling.name)
-    }
-    return sorted(f"{parent}.{sibling}" for sibling in names if f"{parent}.{sibling}" != module)
-
-
-def _registered(name: str) -> Callable[..., Any]:
-    """What makes an environment of PettingZoo's registry.
-
-    Raises:
-        MissingSimulatorError: PettingZoo is not installed, or older than its registry.
-        DataError: It registers no such id.
-    """
-    try:
-        package = importlib.import_module("pettingzoo")
-        registry, make = package.parallel_registry, package.make
-    except (ImportError, AttributeError) as error:
-        raise MissingSimulatorError(
-            f"{name} is an id of PettingZoo's registry, which versions from 1.27 have: pip install -U pettingzoo."
-        ) from error
-    if name not in registry:
-        stem = re.sub(r"-v\d+$", "", name)
-        versions = [known for known in registry if re.sub(r"-v\d+$", "", known) == stem]
-        advice = f"there is {' and '.join(versions)}" if versions else suggest(name, registry)
-        raise DataError(f"PettingZoo registers no '{name}': {advice}.")
-
-    def factory(**settings: Any) -> Any:
-        try:
-            return make("parallel", name, **settings)
-        except Exception as error:
-            if not isinstance(error.__cause__ or error, ImportError):
-                raise
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise MissingSimulatorError(f"{name} cannot be made here: {reason}.") from error
-
-    return factory
 
 
 def environment_of(
@@ -301,7 +215,7 @@ class PettingZooTeam(Painted):
     def versions(self) -> dict[str, str]:
         """Versions of the packages that the episodes depend on."""
         modules = {type(self._envs[0].unwrapped).__module__.split(".")[0], "pettingzoo", "gymnasium"}
-        return {name: metadata.version(name) for name in sorted({p for m in modules for p in _packages_of(m)})}
+        return {name: metadata.version(name) for name in sorted({p for m in modules for p in packages_of(m)})}
 
     def render(self, copy: int = 0) -> Frame:
         """Render one copy, off screen.
@@ -418,12 +332,3 @@ class PettingZooTeam(Painted):
         exact: Floats = np.clip(real, low, high).astype(np.float32)
         shaped: Floats = exact.reshape(self._shapes[agent])
         return shaped
-
-
-@lru_cache
-def _packages_of(module: str) -> tuple[str, ...]:
-    """Of the installed packages, those that bring a module; most are called as it is, and asking all takes a second."""
-    try:
-        return (metadata.distribution(module).name,)
-    except metadata.PackageNotFoundError:
-        return tuple(metadata.packages_distributions().get(module, ()))

@@ -7,7 +7,8 @@ from offline_marl.core.partition import partition
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import MissingSimulatorError, environments
-from offline_marl.environments.pettingzoo import PettingZooTeam, environment_of, factory_of
+from offline_marl.environments.factories import factory_of
+from offline_marl.environments.pettingzoo import PettingZooTeam, environment_of
 
 spaces = pytest.importorskip("gymnasium.spaces")
 pettingzoo = pytest.importorskip("pettingzoo")
