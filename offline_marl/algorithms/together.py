@@ -2,7 +2,8 @@
 
 Their runs differ by the seed alone. No loss reads another learner's agents, draws come from each learner's own
 generator, means are each learner's own, Adam works entry by entry and gradients are clipped learner by learner: so
-each learns what it would have learnt alone, to the bit where the products of more members are the same to the bit.
+each learns what it would have learnt alone. It is so to the bit but where a kernel rounds by where an entry lies: last
+entries of a tensor that fill no vector register (tanh, exp), and sums over the actions of a team of one agent.
 """
 
 from __future__ import annotations
@@ -144,25 +145,27 @@ class TogetherAdam(FusedAdam):
         def apart(value: Tensor) -> Tensor:
             return torch.unflatten(value, 0, (-1, self.learners, self.n_agents)).movedim(1, 0)
 
+        def flat(view: Tensor) -> Tensor:
+            # The kernel reads memory as it lies, whatever the strides.
+            return view.reshape(self.learners, -1).contiguous()
+
         for parameter, grad, state in zip(params, grads, states, strict=True):
             if parameter.numel() // self.learners % LANES == 0:
                 rows, row_grads, row_states = [*rows, parameter], [*row_grads, grad], [*row_states, state]
                 continue
             views = [apart(value) for value in (parameter, *(state[name] for name in state if name != "step"))]
-            flats = [view.reshape(self.learners, -1) for view in views]
-            # Copies of networks lie between learners: then `reshape` has made a copy, to be written back.
-            moved += [
-                (view, flat) for view, flat in zip(views, flats, strict=True) if view.data_ptr() != flat.data_ptr()
-            ]
+            flats = [flat(view) for view in views]
+            # Copies of networks lie between learners: then `flat` has made a copy, to be written back.
+            moved += [(view, own) for view, own in zip(views, flats, strict=True) if view.data_ptr() != own.data_ptr()]
             names = [name for name in state if name != "step"]
-            columns = [flat.unbind(0) for flat in flats]
+            columns = [own.unbind(0) for own in flats]
             rows += columns[0]
-            row_grads += apart(grad).reshape(self.learners, -1).unbind(0)
+            row_grads += flat(apart(grad)).unbind(0)
             for values in zip(*columns[1:], strict=True):
                 row_states.append({"step": state["step"], **dict(zip(names, values, strict=True))})
         super()._call_kernel(group, rows, row_grads, row_states)
-        for view, flat in moved:
-            view.copy_(flat.view_as(view))
+        for view, own in moved:
+            view.copy_(own.view_as(view))
 
 
 class _OwnBias(StackedLinear):

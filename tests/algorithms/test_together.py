@@ -1,4 +1,4 @@
-"""Learners side by side learn, bit for bit, what each would have learnt alone; others are refused by name."""
+"""Learners side by side learn what each would have learnt alone, here to the bit; others are refused by name."""
 
 from __future__ import annotations
 
@@ -98,6 +98,30 @@ def plain(learner: Algorithm) -> dict:
     for optimizer in [extra.get("optimizer"), *extra.get("optimizers", {}).values()]:
         optimizer["state"] = dict(sorted(optimizer["state"].items()))
     return {**state, "extra": extra}
+
+
+def noise_of(spec: Spec, generator: torch.Generator) -> Batch:
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(ROWS, spec.n_agents, *shape, generator=generator)
+
+    over = noise() > 2
+    return Batch(noise(spec.obs_dim), noise(spec.act_dim).tanh(), noise(), noise(spec.obs_dim), over, over & False)
+
+
+@pytest.mark.parametrize("spec", [Spec((11,), (6,)), Spec((17,) * 3, (9, 8, 9))], ids=["one-agent", "odd-widths"])
+@pytest.mark.parametrize("case", [("bc", {}), ("iql", {}), ("td3-bc", {}), ("omar", {}), ("cql", {"policy": "sac"})])
+def test_where_kernels_round_last_entries_otherwise_ends_differ_by_rounding_alone(case, spec) -> None:
+    alone, joined = ([learner_of(case[0], "", seed, spec, **case[1]) for seed in range(SEEDS)] for _ in "ab")
+    whole, generator = join(joined), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        batches = [noise_of(spec, generator) for _ in range(SEEDS)]
+        rows = [learner.update(batch) for learner, batch in zip(alone, batches, strict=True)]
+        rows_joined = apart(whole.update(beside(Batch.cat(batches), SEEDS)), SEEDS)
+        torch.testing.assert_close(rows_joined, rows, rtol=1e-5, atol=1e-5)
+    part(whole)
+    for one, other in zip(alone, joined, strict=True):
+        for values, others in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(others, values, rtol=1e-5, atol=1e-6)
 
 
 def test_settings_that_couple_agents_are_refused_by_their_names() -> None:
