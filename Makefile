@@ -70,7 +70,7 @@ browser: $(DEV) ## open the report and the labelling page in a real Chromium, wi
 
 ray: $(DEV) ## the tests on a real Ray, in a network namespace of its own; installs the extra 'ray'
 	@test -x '$(VENV)/bin/ray' || $(PIP) $(INSTALL) -q -e '.[ray]'
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m ray -rs tests/distributed tests/training $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m ray -rs tests/distributed tests/training tests/launch/jobs $(ARGS)
 
 dmcontrol: ## the tests of DeepMind Control, which needs an older MuJoCo, in $(VENV)-dmcontrol
 	@$(MAKE) --no-print-directory VENV='$(VENV)-dmcontrol' '$(VENV)-dmcontrol/.installed-dmcontrol'

@@ -1,9 +1,11 @@
-"""Learners as Ray actors, on this machine or on many; the one file that imports Ray."""
+"""Learners as Ray actors, on this machine or on many, and the way to a cluster; the one file that imports Ray."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from offline_marl.distributed.engine import (
 REACH_S = 10.0
 """Seconds in which a cluster's address should take a connection."""
 OUR_NAMESPACE = "offline_marl"
+ADDRESS_VARIABLE = "RAY_ADDRESS"
 
 
 class RayEngine(Engine):
@@ -59,29 +62,15 @@ class RayEngine(Engine):
         Raises:
             EngineError: Ray is not installed, or no cluster answers at the address.
         """
-        ray = _import_ray()
-        if not ray.is_initialized():
-            try:
-                _reach(self.address)
-                ray.init(
-                    # None would join whatever cluster was last started on this machine, were it dead or another's.
-                    address=self.address or "local",
-                    namespace=OUR_NAMESPACE,
-                    include_dashboard=False if self.address is None else None,
-                    log_to_driver=False,
-                    configure_logging=False,
-                )
-            except (OSError, RuntimeError, ValueError) as error:
-                where = "on this machine" if self.address is None else f"at {self.address}"
-                raise EngineError(f"There is no Ray {where}: {sentence(error)}") from None
-            self._ours = True
+        ray = import_ray()
+        self._ours = connect(self.address)
         self._remote = ray.remote(num_cpus=self.cpus, max_restarts=0, max_concurrency=2)(_Learner)
         for learner in range(self.learners):
             self.restart(learner)
 
     def publish(self, version: int, payload: Payload) -> None:
         """Put what learners read of this version into the object store, once for each machine."""
-        ray = _import_ray()
+        ray = import_ray()
         self._payload = ray.put({name: np.asarray(value, order="C") for name, value in payload.items()})
         for actor in self._actors.values():
             actor.supersede.remote(version)
@@ -93,7 +82,7 @@ class RayEngine(Engine):
 
     def wait_any(self, timeout_s: float) -> Event | None:
         """The next event of any learner."""
-        ray = _import_ray()
+        ray = import_ray()
         if self._events:
             return self._events.popleft()
         if not self._open:
@@ -104,7 +93,7 @@ class RayEngine(Engine):
 
     def restart(self, learner: int) -> None:
         """Start another actor for this learner; the one before, if any, is killed."""
-        ray = _import_ray()
+        ray = import_ray()
         if learner in self._actors:
             ray.kill(self._actors[learner], no_restart=True)
         self._open = {call: entry for call, entry in self._open.items() if entry[0] != learner}
@@ -113,12 +102,12 @@ class RayEngine(Engine):
 
     def process_of(self, learner: int) -> int | None:
         """The id of a learner's process, on its own machine; waits for the learner's start."""
-        ray = _import_ray()
+        ray = import_ray()
         return int(ray.get(self._actors[learner].process.remote()))
 
     def stop(self) -> None:
         """Kill the learners; a Ray that was started here ends, one that was there stays."""
-        ray = _import_ray()
+        ray = import_ray()
         if not ray.is_initialized():
             return
         for actor in self._actors.values():
@@ -129,7 +118,7 @@ class RayEngine(Engine):
             ray.shutdown()
 
     def _heard(self, call: Any) -> Event:
-        ray = _import_ray()
+        ray = import_ray()
         learner, task = self._open.pop(call)
         try:
             answer = ray.get(call)
@@ -171,6 +160,46 @@ class _Learner:
         return message.numbers, message.note, seconds
 
 
+def connect(address: str | None) -> bool:
+    """Join the cluster at an address, or start Ray on this machine; whether this process had to.
+
+    Args:
+        address: Of a running cluster; `auto` for the one this machine belongs to. Without any, or with `auto`,
+            $RAY_ADDRESS counts, which Ray's own launchers set; None without it starts Ray here.
+
+    Raises:
+        EngineError: Ray is not installed, or no cluster answers at the address.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        return False
+    address = resolved(address)
+    main = threading.current_thread() is threading.main_thread()
+    terminated = signal.getsignal(signal.SIGTERM)
+    try:
+        _reach(address)
+        ray.init(
+            # None would join whatever cluster was last started on this machine, were it dead or another's.
+            address=address or "local",
+            namespace=OUR_NAMESPACE,
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        where = "on this machine" if address is None else f"at {address}"
+        raise EngineError(f"There is no Ray {where}: {sentence(error)}") from None
+    finally:
+        if main and terminated != signal.SIG_DFL:  # whoever listens saves then; Ray's own handler would just leave
+            signal.signal(signal.SIGTERM, terminated)
+    return True
+
+
+def resolved(address: str | None) -> str | None:
+    """The address that is meant, by the flag or else by the environment; None for a Ray of this machine's own."""
+    return (os.environ.get(ADDRESS_VARIABLE) or address) if address in {None, "auto"} else address
+
+
 def _reach(address: str | None) -> None:
     """Raise what says why nothing answers at the address; Ray itself would try for ten minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
@@ -178,7 +207,12 @@ def _reach(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=REACH_S).close()
 
 
-def _import_ray() -> Any:
+def import_ray() -> Any:
+    """The package, or the advice to install it.
+
+    Raises:
+        EngineError: It is not there.
+    """
     try:
         import ray
     except ImportError:

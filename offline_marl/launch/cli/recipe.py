@@ -20,7 +20,7 @@ ABOUT = (
     "of its inputs: what is there is not made again, a changed stage makes again only what follows from it, and "
     "the same command goes on after any stop. docs/preferences.md has an example."
 )
-USAGE = "FILE [--out DIR] [--until STAGE] [--dry-run] [--executor debug|local|slurm]"
+USAGE = "FILE [--out DIR] [--until STAGE] [--dry-run] [--executor debug|local|slurm|ray]"
 
 
 class PlaceFlags(Config):
@@ -45,11 +45,13 @@ class RunFlags(PlaceFlags):
     dry_run: bool = False
     """Check all settings and print the stages; make and write nothing."""
     executor: Executor = "debug"
-    """Who runs and fits: debug (this process, one after another), local (processes of this machine) or slurm."""
+    """Who runs and fits: debug (this process, one after another), local (processes of this machine), slurm or ray."""
+    ray_address: str | None = None
+    """Ray cluster for --executor ray, such as auto or 10.0.0.1:6379; without it the profile's, else Ray starts here."""
     profile: Path | None = None
     """TOML file of what a job asks for; without it $OFFLINE_MARL_PROFILE, else the user's profile.toml."""
     parallel: Annotated[int, Field(ge=1)] | None = None
-    """Runs at once at most, with local and slurm."""
+    """Runs at once at most, with local, slurm and ray."""
 
 
 def run(args: Sequence[str]) -> None:
@@ -80,7 +82,7 @@ def _run(args: Sequence[str]) -> None:
     check(recipe, recipe.ordered(flags.until), check_flags)
     if flags.dry_run:
         return _print_standing(flags, flags.until)
-    execution = resolve_execution(flags.executor, flags.profile, flags.parallel)
+    execution = resolve_execution(flags.executor, flags.profile, flags.parallel, flags.ray_address)
     for name, path in run_recipe(recipe, flags.folder, perform, execution, flags.until).items():
         print(f"{name:<16}{path}")
 

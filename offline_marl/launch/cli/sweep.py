@@ -147,11 +147,14 @@ def _launch(
     before = sweep.manifest() if sweep.file.exists() else None
     executor: Executor = flags.executor or ("local" if before is None else before.executor)
     profile = flags.profile or (None if before is None or before.profile is None else Path(before.profile))
-    execution = resolve_execution(executor, profile, flags.parallel)
+    address = flags.ray_address
+    if address is None and executor == "ray" and before is not None:
+        address = before.ray_address
+    execution = resolve_execution(executor, profile, flags.parallel, address)
     if flags.dry_run:
         return print_preview(sweep, merged, execution, studies)
     with heeding_the_end(_interrupt), sweep.locked():
-        sweep.write_manifest(source, executor, profile, merged.every, studies)
+        sweep.write_manifest(source, executor, profile, merged.every, studies, address)
         added = f", {len(merged.new)} of them new" if before is not None and merged.new else ""
         print(f"{len(merged.every)} jobs{added}, in {sweep.path}", file=sys.stderr)
         launched, blamed = (

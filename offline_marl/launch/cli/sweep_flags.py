@@ -10,14 +10,16 @@ from pydantic_settings import CliPositionalArg
 
 from offline_marl.core.config import Config
 
-Executor = Literal["debug", "local", "slurm"]
+Executor = Literal["debug", "local", "slurm", "ray"]
 
 
 class ExecutionFlags(Config):
     """Flags that choose executor and profile."""
 
     executor: Executor | None = None
-    """local (processes of this machine), slurm or debug (this process); without it as the last time, at first local."""
+    """local (processes of this machine), slurm, ray, debug (this process); without it as last time, at first local."""
+    ray_address: str | None = None
+    """Cluster for --executor ray, such as auto or 10.0.0.1:6379; without it the profile's, else Ray starts here."""
     profile: Path | None = None
     """TOML file of what a job asks for; without it $OFFLINE_MARL_PROFILE, else the user's profile.toml."""
     parallel: Annotated[int, Field(ge=1)] | None = None

@@ -1,4 +1,4 @@
-"""Executors of jobs: this process, processes of this machine, or Slurm through submitit."""
+"""Executors of jobs: this process, processes of this machine, Slurm through submitit, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from offline_marl.launch.jobs import in_flight, slurm, states
 from offline_marl.launch.jobs.job import Executor, Job, note_start, read_starts, without_stop_request, write_submitted
 from offline_marl.launch.jobs.processes import ProcessExecutor
 from offline_marl.launch.jobs.profile import Profile
+from offline_marl.launch.jobs.ray_jobs import run_on_ray
 from offline_marl.launch.jobs.worker import Work
 
 POLL_S = 0.05
@@ -37,11 +38,11 @@ class FailedJobsError(WorkError, RuntimeError):
 def submit(
     jobs: Sequence[Job], executor: Executor, profile: Profile, logs: Path, after: Sequence[str] = ()
 ) -> list[str]:
-    """Submit jobs to an executor; with debug and local they are over when this returns.
+    """Submit jobs to an executor; they are over when this returns, save with Slurm.
 
     Args:
         jobs: Checked ones, each with a folder of its own.
-        executor: The one of the three.
+        executor: One of the four.
         profile: Resources of each.
         logs: Folder of what they print.
         after: Ids of Slurm jobs that must have succeeded before; the other executors run one submission after another.
@@ -52,7 +53,8 @@ def submit(
     Raises:
         MissingSlurmError: Slurm, or submitit for it, is not installed.
         SlurmError: Slurm refused them; those of an array before stay submitted.
-        FailedJobsError: Some ran here and failed; all were tried.
+        FailedJobsError: Some ran here, or on Ray, and failed; all were tried.
+        EngineError: There is no Ray, or no cluster at the address.
     """
     if not jobs:
         return []
@@ -62,6 +64,8 @@ def submit(
     if executor == "slurm" and find_spec("submitit") is None:
         raise slurm.MissingSlurmError("submitit is not installed: pip install 'offline-marl[slurm]'.")
     logs.mkdir(parents=True, exist_ok=True)
+    if executor == "ray":
+        return _ray(jobs, profile, logs)
     return _local(jobs, profile, logs) if executor == "local" else _slurm(jobs, profile, logs, after)
 
 
@@ -115,6 +119,13 @@ def _local(jobs: Sequence[Job], profile: Profile, logs: Path) -> list[str]:
             states.terminate_process(job.out)  # it saves
             given._process.terminate()
         raise
+    _refuse_failures(len(jobs), [_failure_reason(job) for job in jobs if not (job.out / "DONE").exists()])
+    return ids
+
+
+def _ray(jobs: Sequence[Job], profile: Profile, logs: Path) -> list[str]:
+    delay = _signal_delay(profile)
+    ids = run_on_ray(jobs, profile, logs, delay, SAVING_SHARE * delay)
     _refuse_failures(len(jobs), [_failure_reason(job) for job in jobs if not (job.out / "DONE").exists()])
     return ids
 

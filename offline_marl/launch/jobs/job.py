@@ -30,7 +30,7 @@ JOB_FILE = "job.json"
 STARTS_FILE = "starts.jsonl"
 PATIENCE_S = 900.0
 """How long a job waits for its folder's lock: the process of a lost node may still hold it."""
-Executor = Literal["debug", "local", "slurm"]
+Executor = Literal["debug", "local", "slurm", "ray"]
 
 
 class JobError(BadInputError):
@@ -59,6 +59,8 @@ class Submitted(Config):
     executor: Executor
     id: str
     """The executor's name of it: `123` or `123_4` for Slurm, a process id for local."""
+    launcher: dict[str, Any] | None = None
+    """Process that it ends with, on Ray: its machine, number and birth."""
     logs: Path
     """Folder of what it prints."""
     when: str
@@ -175,9 +177,11 @@ def _defaults(config_class: type[Config]) -> dict[str, Any]:
     return {name: to_jsonable_python(value) for name, value in values.items()}
 
 
-def write_submitted(job: Job, executor: Executor, name: str, logs: Path) -> None:
+def write_submitted(
+    job: Job, executor: Executor, name: str, logs: Path, launcher: dict[str, Any] | None = None
+) -> None:
     """Write `job.json`."""
-    submitted = Submitted(job=job, executor=executor, id=name, logs=logs, when=_now())
+    submitted = Submitted(job=job, executor=executor, id=name, logs=logs, when=_now(), launcher=launcher)
     write_atomically(job.out / JOB_FILE, (submitted.model_dump_json(indent=2) + "\n").encode())
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_marl.core.errors import FAILED, TERMINATED, BadInputError, WorkError, sentence
+from offline_marl.distributed.ray_processes import end_with_keeper
 from offline_marl.launch.jobs.job import Job
 from offline_marl.launch.jobs.profile import Profile
 from offline_marl.launch.jobs.worker import Work
@@ -84,6 +85,7 @@ def main(words: Sequence[str]) -> Any:
     clock = threading.Timer(float(turn), end_turn)
     clock.daemon = True
     clock.start()
+    end_with_keeper(float(patience), lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
         Work(float(patience), plugins)(job)
     except SystemExit as end:

@@ -44,6 +44,8 @@ class Profile(Config):
     """Turns after the first that a job may take when its time is over."""
     signal_delay_s: Count = 120
     """Seconds before the end at which a job is told to save."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster, such as auto or 10.0.0.1:6379; without it the ray executor starts one here."""
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
     """Other parameters of sbatch, such as {"mail-type" = "FAIL"}."""
 

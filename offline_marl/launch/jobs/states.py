@@ -155,9 +155,9 @@ def _state(folder: Path, given: Submitted | None, queued: Queue) -> State:
         return replace(known, state="done", left_s=0.0, rate=known.rate)
     if given is None:
         return replace(known, why="it was not submitted")
-    judge: Callable[[Submitted, list[dict[str, Any]], Queue], tuple[Name, str]]
-    judge = _judge_slurm_job if given.executor == "slurm" else _judge_process
-    name, why = judge(given, starts, queued)
+    judges: dict[str, Callable[[Submitted, list[dict[str, Any]], Queue], tuple[Name, str]]]
+    judges = {"slurm": _judge_slurm_job, "ray": _judge_ray_job}
+    name, why = judges.get(given.executor, _judge_process)(given, starts, queued)
     if _done_meanwhile(folder, given, queued):
         return replace(known, state="done", left_s=0.0)
     if name == "failed" and _was_stopped(given, starts):
@@ -203,6 +203,36 @@ def _judge_process(given: Submitted, starts: list[dict[str, Any]], queued: Queue
     if given.id.isdigit() and start_ticks(int(given.id)) is not None:
         return "waiting", "its process is starting"
     return "failed", "its process is gone, and its folder holds no DONE"
+
+
+def _judge_ray_job(given: Submitted, starts: list[dict[str, Any]], queued: Queue) -> tuple[Name, str]:
+    """Judge by the job's log and by its launcher, which starts it again for as long as it lives."""
+    failure = _reported_failure(given, starts)
+    if failure:
+        return "failed", failure
+    own = [row for row in starts if row.get("id") == given.id]
+    begun = [row for row in own if row.get("event") == "start"]
+    launcher = given.launcher or {}
+    here = launcher.get("host") == socket.gethostname()
+    last = own[-1].get("event") if own else ""
+    if (here and not _alive(launcher)) or last == "abandoned":
+        if begun and begun[-1].get("host") == socket.gethostname() and _alive(begun[-1]):
+            return "running", "its launcher is gone: it saves and ends"
+        return "failed", "its launcher is gone, and with it its jobs: started again, it goes on"
+    doubt = "" if here else f", launched on {launcher.get('host')}, which only that machine can tell for certain"
+    if last == "start":
+        return "running", f"on {begun[-1].get('host')}{doubt}"
+    return "waiting", f"{REQUEUED if begun else ''}in Ray's queue{doubt}"
+
+
+def abandon(folders: Sequence[Path]) -> None:
+    """Take note that no launcher of another machine cares for jobs on Ray any more; for who has the sweep's lock."""
+    for folder in folders:
+        given = None if (folder / "DONE").exists() else read_submitted(folder)
+        if given is None or given.executor != "ray" or (given.launcher or {}).get("host") == socket.gethostname():
+            continue
+        if state_of(folder).state in {"waiting", "running"}:
+            note_start(folder, {"event": "abandoned", "id": given.id})
 
 
 def _alive(start: dict[str, Any]) -> bool:
@@ -266,7 +296,7 @@ def cancel(folders: Sequence[Path]) -> list[State]:
             note_start(state.folder, {"event": "cancel"})
     slurm.cancel([submitted.id for submitted, _ in given if submitted is not None and submitted.executor == "slurm"])
     for submitted, state in given:
-        if submitted is not None and submitted.executor == "local":
+        if submitted is not None and submitted.executor in {"local", "ray"}:
             terminate_process(state.folder)
     return live
 

@@ -30,6 +30,8 @@ LAST_TURN_REASON = (
     "its time was over in the last turn that `requeues` of the profile allows: submitted again, it goes on"
 )
 QUEUE_POLL_S = 10.0
+RAY_JOB_VARIABLE = "OFFLINE_MARL_RAY_JOB"
+"""Holds the id of a job that runs on Ray."""
 
 
 class Work:
@@ -142,7 +144,9 @@ class Work:
 
 def process_identity() -> dict[str, Any]:
     """Identify this process: its executor, its id there, its machine."""
-    here: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "born": start_ticks(os.getpid())}
+    here = this_process()
+    if RAY_JOB_VARIABLE in os.environ:  # first, as a cluster may have been started inside a job of Slurm's
+        return {**here, "executor": "ray", "id": os.environ[RAY_JOB_VARIABLE], "node": here["host"]}
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         name = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
@@ -151,6 +155,11 @@ def process_identity() -> dict[str, Any]:
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":
         return {**here, "executor": "local", "id": os.environ.get("SUBMITIT_LOCAL_JOB_ID", "")}
     return {**here, "executor": "debug", "id": str(os.getpid())}
+
+
+def this_process() -> dict[str, Any]:
+    """Identify this process among those of all machines, also after its number was given to another."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "born": start_ticks(os.getpid())}
 
 
 def start_ticks(process: int) -> int | None:

@@ -59,7 +59,12 @@ def _kill(state: State) -> None:
     """End a job of this machine that did not save in time."""
     given = read_submitted(state.folder)
     begun = [row for row in read_starts(state.folder) if row.get("event") == "start"]
-    if given is None or given.executor != "local" or not begun or begun[-1].get("host") != socket.gethostname():
+    if (
+        given is None
+        or given.executor not in {"local", "ray"}
+        or not begun
+        or begun[-1].get("host") != socket.gethostname()
+    ):
         return
     process = int(begun[-1]["pid"])
     if start_ticks(process) == begun[-1].get("born"):  # not given to another process since

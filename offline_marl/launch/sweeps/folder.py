@@ -35,6 +35,8 @@ class Manifest(Config):
     """Who carried the jobs out last."""
     profile: str | None = None
     """The profile file that was named last."""
+    ray_address: str | None = None
+    """The Ray cluster that was named last."""
     jobs: tuple[Planned, ...] = ()
     """Every job that was ever added, in that order."""
     studies: tuple[Study, ...] = ()
@@ -100,13 +102,19 @@ class Sweep:
         profile: Path | None,
         jobs: Sequence[Planned],
         studies: Sequence[Study] = (),
+        ray_address: str | None = None,
     ) -> None:
         """Write the manifest; studies are added to those in it."""
         named = None if profile is None else str(profile.absolute())
         former = self.manifest().studies if self.file.exists() else ()
         by_key = {study.key: study for study in (*former, *studies)}
         manifest = Manifest(
-            source=source, executor=executor, profile=named, jobs=tuple(jobs), studies=tuple(by_key.values())
+            source=source,
+            executor=executor,
+            profile=named,
+            ray_address=ray_address,
+            jobs=tuple(jobs),
+            studies=tuple(by_key.values()),
         )
         write_json(self.file, manifest.model_dump(mode="json"))
         for job in jobs:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from offline_marl.core.config import ConfigError
 from offline_marl.core.errors import BadInputError, WorkError
 from offline_marl.launch.jobs import executors, in_flight, states
 from offline_marl.launch.jobs.job import Executor, read_starts
@@ -47,15 +48,21 @@ class Launched:
     """Jobs whose world model has failed."""
 
 
-def resolve_execution(executor: Executor, file: Path | None, parallel: int | None) -> Execution:
+def resolve_execution(
+    executor: Executor, file: Path | None, parallel: int | None, ray_address: str | None = None
+) -> Execution:
     """Resolve executor and profile from flags.
 
     On this machine no more processes run at once than it has cores, unless the profile or `parallel` says otherwise.
 
     Raises:
-        ConfigError: The profile cannot be read.
+        ConfigError: The profile cannot be read, or an address is given to another executor than Ray.
     """
     profile = read_profile(file)
+    if ray_address is not None:
+        if executor != "ray":
+            raise ConfigError(f"--ray-address is for --executor ray, not for {executor}.")
+        profile = profile.model_copy(update={"ray_address": ray_address})
     if parallel is None and executor == "local" and "array_parallelism" not in profile.model_fields_set:
         parallel = min(profile.array_parallelism, _count_cores())
     return Execution(
@@ -70,7 +77,7 @@ def _count_cores() -> int:
 def launch(sweep: Sweep, jobs: Sequence[Planned], execution: Execution, again: bool = False) -> Launched:
     """Start the jobs that are neither over nor live; the caller holds the sweep's lock.
 
-    With the debug and local executors they are over when this returns; with Slurm they are in the queue.
+    They are over when this returns; with Slurm they are in the queue.
 
     Args:
         sweep: Its folder.
@@ -85,6 +92,8 @@ def launch(sweep: Sweep, jobs: Sequence[Planned], execution: Execution, again: b
     launched = Launched()
     if execution.executor == "slurm":
         in_flight.recover_submissions(sweep.logs)
+    if execution.executor == "ray":
+        states.abandon([sweep.folder(job) for job in jobs])
     ready = _ready(sweep, jobs, again, launched)
     if execution.executor == "slurm":
         _submit_to_slurm(sweep, jobs, ready, execution, launched)
