@@ -33,6 +33,10 @@ REACH_S = 10.0
 """Seconds in which a cluster's address should take a connection."""
 OUR_NAMESPACE = "offline_marl"
 ADDRESS_VARIABLE = "RAY_ADDRESS"
+MACHINES_VARIABLE = "OFFLINE_MARL_RAY_NODES"
+"""How many machines the cluster at $RAY_ADDRESS, which is just starting, will have."""
+GATHER_S = 60.0
+"""Seconds that a run waits for so many."""
 
 
 class RayEngine(Engine):
@@ -64,7 +68,10 @@ class RayEngine(Engine):
         """
         ray = import_ray()
         self._ours = connect(self.address)
-        self._remote = ray.remote(num_cpus=self.cpus, max_restarts=0, max_concurrency=2)(_Learner)
+        if resolved(self.address) == os.environ.get(ADDRESS_VARIABLE):
+            _await_machines(int(os.environ.get(MACHINES_VARIABLE, "0")))
+        placed = {"num_cpus": self.cpus, "scheduling_strategy": "SPREAD"}
+        self._remote = ray.remote(max_restarts=0, max_concurrency=2, **placed)(_Learner)
         for learner in range(self.learners):
             self.restart(learner)
 
@@ -198,6 +205,13 @@ def connect(address: str | None) -> bool:
 def resolved(address: str | None) -> str | None:
     """The address that is meant, by the flag or else by the environment; None for a Ray of this machine's own."""
     return (os.environ.get(ADDRESS_VARIABLE) or address) if address in {None, "auto"} else address
+
+
+def _await_machines(count: int) -> None:
+    """Wait until the cluster has so many machines, so that learners are spread over all; not for good."""
+    until = time.monotonic() + GATHER_S
+    while sum(node["Alive"] for node in import_ray().nodes()) < count and time.monotonic() < until:
+        time.sleep(0.5)
 
 
 def _reach(address: str | None) -> None:

@@ -19,6 +19,7 @@ from offline_marl.core.config import build
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import DataError
 from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.distributed.arrivals import Pace, mean_iteration_s
 from offline_marl.distributed.engine import ScriptedEngine
 from offline_marl.distributed.local import LocalEngine
 from offline_marl.distributed.schemes import make_code
@@ -27,7 +28,7 @@ from offline_marl.training.coded import Controller, GradientProgram, Stragglers
 DATA = world("continuous")
 AGENTS = SPECS["continuous"].n_agents
 LEARNERS = AGENTS + 3
-CODES = ("replication", "systematic", "chebyshev", "gaussian", "random-sparse", "uncoded")
+CODES = ("replication", "ldpc", "systematic", "chebyshev", "gaussian", "vandermonde", "random-sparse", "uncoded")
 
 
 def learner_of(name="td3-bc", **settings):
@@ -221,6 +222,56 @@ def test_one_straggler_too_many_costs_the_delay():
     _, accounts = run_local(code, 2, Stragglers(code.learners, 1, 0.5, torch.Generator().manual_seed(0)))
 
     assert all(account.seconds >= 0.5 for account in accounts)
+
+
+class Paced:
+    """Real gradients, after which a learner sleeps as if it had been slower; a maker that may be sent to any engine."""
+
+    def __init__(self, code, pace_s):
+        self.code, self.pace_s = code, pace_s
+
+    def __call__(self):
+        program = GradientProgram(splitting(learner_of()), self.code)
+
+        def paced(learner, payload):
+            message = program(learner, payload)
+            time.sleep(self.pace_s)
+            return message
+
+        return paced
+
+
+def seconds_with_late(make_engine, late, count, delay_s=0.5, pace_s=0.3):
+    """Median seconds of an iteration with so many late learners, and how the run ended."""
+    code, learner, accounts = code_named("chebyshev"), learner_of(), []
+    stragglers = Stragglers(code.learners, late, delay_s, torch.Generator().manual_seed(0)) if late else None
+    with make_engine(code.learners, Paced(code, pace_s)) as engine:
+        controller = Controller(learner, code, engine, stragglers, on_iteration=accounts.append)
+        assert controller.await_learners(60.0) == code.learners
+        for batch in batches(learner, count):
+            controller.update(batch)
+    return float(np.median([account.seconds for account in accounts])), learner
+
+
+def assert_late_ones_cost_nothing_up_to_the_tolerance(make_engine):
+    plain, _ = uncoded_end(5)
+    nobody, first = seconds_with_late(make_engine, 0, 5)
+    tolerated, second = seconds_with_late(make_engine, LEARNERS - AGENTS, 5)
+    too_many, third = seconds_with_late(make_engine, LEARNERS - AGENTS + 1, 5)
+
+    assert tolerated < 1.3 * nobody, (nobody, tolerated)
+    assert too_many >= 0.5 + 0.3, too_many
+    # The simulator says the same of learners that take .1 s for an agent.
+    for late, measured in ((0, nobody), (3, tolerated), (4, too_many)):
+        simulated = mean_iteration_s(code_named("chebyshev"), Pace(0.3 / AGENTS), late, 0.5)
+        assert simulated - 1e-6 <= measured < simulated + 0.2, (late, simulated, measured)
+    for learner in (first, second, third):
+        assert_close(learner, plain)
+
+
+@pytest.mark.slow
+def test_a_delay_costs_nothing_within_the_tolerance_and_its_whole_length_beyond():
+    assert_late_ones_cost_nothing_up_to_the_tolerance(LocalEngine)
 
 
 def test_nobody_waits_longer_than_patience_for_those_that_hang():

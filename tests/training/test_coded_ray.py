@@ -46,3 +46,56 @@ print("all seen")
         str(tmp_path),
     )
     assert "all seen" in said
+
+
+def test_a_delay_costs_nothing_within_the_tolerance_and_its_whole_length_beyond(tmp_path):
+    said = in_namespace(
+        """
+from training.test_coded import assert_late_ones_cost_nothing_up_to_the_tolerance
+assert_late_ones_cost_nothing_up_to_the_tolerance(RayEngine)
+print("all seen")
+""",
+        tmp_path,
+    )
+    assert "all seen" in said
+
+
+def test_a_run_ends_as_one_without_though_a_whole_machine_is_killed(tmp_path):
+    said = in_namespace(
+        """
+import json, torch
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from offline_marl import train
+from offline_marl.runs.checkpoint import candidates
+from worlds import saved, world
+
+out = Path(sys.argv[1])
+data = str(saved(out, world("continuous")))
+fields = dict(steps=60, device="cpu", hidden=[16], batch_size=16, eval_every=0, final_episodes=1)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+other = cluster.add_node(num_cpus=1)
+
+def kill_machine(step, learner, metrics):
+    if step == 20:
+        cluster.remove_node(other, allow_graceful=False)
+
+train("td3-bc", data, out=out / "plain", **fields)
+coded = dict(engine="ray", learners=5, ray_address=cluster.address, patience=5.0)
+train("td3-bc", data, out=out / "coded", **fields, **coded, hooks=[kill_machine])
+ends = [next(iter(candidates(out / name / "checkpoints")))[1]["algorithm"] for name in ("plain", "coded")]
+for name, value in ends[0].items():
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        assert torch.allclose(value, ends[1][name], atol=1e-5), name
+lines = [json.loads(line) for line in (out / "coded" / "learners.jsonl").read_text().splitlines()]
+assert len(lines) == 60
+print(sum(line["lost"] for line in lines), "lost", max(line["seconds"] for line in lines), "s")
+assert sum(line["lost"] for line in lines) >= 1, lines
+cluster.shutdown()
+print("all seen")
+""",
+        tmp_path,
+        str(tmp_path),
+    )
+    print(said)
+    assert "all seen" in said

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.core.errors import FAILED
+from offline_marl.core.fields import Count
 from offline_marl.launch.cli.command import PROGRAM, Command, choose
 from offline_marl.launch.cli.failures import Stopped
 from offline_marl.launch.cli.kinds import read_run, with_added
@@ -26,6 +27,8 @@ class SubmitFlags(Config):
     """slurm, local (processes of this machine) or debug (this process)."""
     profile: Path | None = None
     """TOML file of what a job asks for; without it $OFFLINE_MARL_PROFILE, else the user's profile.toml."""
+    nodes: Count | None = None
+    """Nodes of a run with --engine ray: Ray is started on all of them, and ends with the job."""
     dry_run: bool = False
     """Print the scripts and submit nothing."""
 
@@ -46,7 +49,7 @@ def _submit(command: str, args: Sequence[str]) -> None:
     usage += " [--executor slurm|local|debug]"
     flags, rest = split(args)
     if not rest or rest[0] in {"-h", "--help"}:
-        print(f"usage: {usage} [--profile FILE] [--dry-run]\n\n{ABOUT}")
+        print(f"usage: {usage} [--profile FILE] [--nodes N] [--dry-run]\n\n{ABOUT}")
         return
     if rest[0].startswith("-"):
         raise ConfigError(f"submit {command} needs the {kind.argument} first, before {rest[0]}.")
@@ -58,11 +61,18 @@ def _submit(command: str, args: Sequence[str]) -> None:
     from offline_marl.launch.jobs import executors
     from offline_marl.launch.jobs.job import Job, checked
     from offline_marl.launch.jobs.profile import read_profile
+    from offline_marl.launch.jobs.ray_allocation import refuse_without_ray
     from offline_marl.training.kinds import procedure_of
 
     profile = read_profile(flags.profile)
+    if flags.nodes is not None:
+        if flags.executor != "slurm":
+            raise ConfigError(f"--nodes is for --executor slurm, not for {flags.executor}.")
+        profile = profile.model_copy(update={"nodes": flags.nodes})
     fields, out = read_run(procedure_of(kind), rest[0], rest[1:])
     job = checked(Job(command=command, name=rest[0], fields=fields, out=out))
+    if flags.nodes is not None:
+        refuse_without_ray(job)
     logs = job.out / "logs"
     if flags.dry_run:
         print(executors.dry_run([job], profile, logs))
@@ -97,7 +107,7 @@ def split(args: Sequence[str]) -> tuple[SubmitFlags, list[str]]:
         field = name.removeprefix("--").replace("-", "_")
         if name == "--dry-run":
             given[field] = value if equals else True
-        elif name in {"--executor", "--profile"}:
+        elif name in {"--executor", "--profile", "--nodes"}:
             if not equals and not words:
                 raise ConfigError(f"Flag {name} of submit needs a value.")
             given[field] = value if equals else words.pop(0)
@@ -154,8 +164,8 @@ def _left(seconds: float | None) -> str:
 ABOUT = (
     "Gives one run to an executor: slurm (the default), local (a process of this machine) or debug (this process).\n"
     "All flags of the command work, see its --help. --profile FILE says what the job asks for (account, partition,\n"
-    "minutes, memory_gb, gpus, setup ...); --dry-run prints the script and submits nothing. Submitted again, a run\n"
-    "goes on in its folder."
+    "minutes, memory_gb, gpus, setup ...); --nodes N, with --engine ray, starts Ray on N nodes and ends it with the\n"
+    "job; --dry-run prints the script and submits nothing. Submitted again, a run goes on in its folder."
 )
 COMMANDS = {
     "train": Command("ALGORITHM --dataset ID ...", "train as a job", partial(_submit, "train")),

@@ -18,6 +18,7 @@ from offline_marl.launch.jobs import in_flight, slurm, states
 from offline_marl.launch.jobs.job import Executor, Job, note_start, read_starts, without_stop_request, write_submitted
 from offline_marl.launch.jobs.processes import ProcessExecutor
 from offline_marl.launch.jobs.profile import Profile
+from offline_marl.launch.jobs.ray_allocation import HEAD_STEP, ray_lines, with_nodes_for_ray
 from offline_marl.launch.jobs.ray_jobs import run_on_ray
 from offline_marl.launch.jobs.worker import Work
 
@@ -73,6 +74,7 @@ def dry_run(jobs: Sequence[Job], profile: Profile, logs: Path, after: Sequence[s
     """Render the script that `submit` would give to sbatch, once for every array."""
     if find_spec("submitit") is None:
         raise slurm.MissingSlurmError("submitit is not installed: pip install 'offline-marl[slurm]'.")
+    profile = with_nodes_for_ray(profile, jobs)
     from submitit.slurm import slurm as theirs
 
     parameters = {**_parameters(profile, after), "job_name": _name(jobs)}
@@ -162,6 +164,7 @@ def _refuse_failures(count: int, failures: Sequence[str]) -> None:
 def _slurm(jobs: Sequence[Job], profile: Profile, logs: Path, after: Sequence[str]) -> list[str]:
     from submitit.slurm.slurm import SlurmExecutor
 
+    profile = with_nodes_for_ray(profile, jobs)
     slurm.run_command("sbatch", "--version")
     limit = slurm.array_limit()
     ids = []
@@ -206,6 +209,10 @@ def _parameters(profile: Profile, after: Sequence[str]) -> dict[str, Any]:
     more: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", **profile.sbatch}
     if after:
         more["dependency"] = "afterok:" + ":".join(dict.fromkeys(after))
+    spread: dict[str, Any] = {}
+    if profile.nodes is not None:
+        spread = {"nodes": profile.nodes, "ntasks_per_node": 1, "srun_args": list(HEAD_STEP)}
+        spread["setup"] = [*profile.setup, *ray_lines(profile, _bare_python(profile))]
     asked: dict[str, Any] = {
         "time": profile.minutes,
         "cpus_per_task": profile.cpus,
@@ -219,6 +226,7 @@ def _parameters(profile: Profile, after: Sequence[str]) -> dict[str, Any]:
         "array_parallelism": profile.array_parallelism,
         "signal_delay_s": _signal_delay(profile),
         "additional_parameters": more,
+        **spread,
     }
     return {name: value for name, value in asked.items() if value is not None}
 
@@ -229,8 +237,11 @@ def _signal_delay(profile: Profile) -> int:
 
 
 def _python(profile: Profile) -> str:
-    python = shlex.quote(sys.executable) if profile.container is None else f"{profile.container} python"
-    return f"{IGNORING_SIGNALS} {python}"
+    return f"{IGNORING_SIGNALS} {_bare_python(profile)}"
+
+
+def _bare_python(profile: Profile) -> str:
+    return shlex.quote(sys.executable) if profile.container is None else f"{profile.container} python"
 
 
 def _name(jobs: Sequence[Job]) -> str:

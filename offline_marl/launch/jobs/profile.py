@@ -46,6 +46,8 @@ class Profile(Config):
     """Seconds before the end at which a job is told to save."""
     ray_address: str | None = None
     """Address of a running Ray cluster, such as auto or 10.0.0.1:6379; without it the ray executor starts one here."""
+    nodes: Count | None = None
+    """Nodes of a job on Slurm whose learners work on Ray, which is started on all of them and ends with it."""
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
     """Other parameters of sbatch, such as {"mail-type" = "FAIL"}."""
 

@@ -53,7 +53,10 @@ def _test_submission(profile: Profile) -> str:
     """Let Slurm validate a job of this profile without queueing it (`sbatch --test-only`)."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "try.sh"
-        script.write_text(dry_run([Job(name="try", out=Path(folder))], profile, Path(folder)), encoding="utf-8")
+        script.write_text(
+            dry_run([Job(name="try", fields={"engine": "ray"}, out=Path(folder))], profile, Path(folder)),
+            encoding="utf-8",
+        )
         slurm.run_command("sbatch", "--test-only", str(script))
     return "Slurm would take a job of this profile."
 

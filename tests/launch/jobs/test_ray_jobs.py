@@ -10,6 +10,7 @@ import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cluster import until
@@ -18,6 +19,7 @@ from sweeping import GONE, finish
 
 from offline_marl.core.config import ConfigError
 from offline_marl.core.errors import WorkError
+from offline_marl.distributed import ray as ray_engine
 from offline_marl.distributed import ray_processes
 from offline_marl.distributed.ray_processes import KEPT_VARIABLE, Command, Ended, Resources, _Keeper
 from offline_marl.launch.jobs import ray_jobs, states
@@ -321,6 +323,35 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
     with pytest.raises(WorkError, match=r"offline-marl\[ray\]"):
         submit([a_job(tmp_path)], "ray", Profile(), tmp_path / "logs")
     assert read_submitted(tmp_path / "run") is None
+
+
+# --- the way to a cluster, without Ray ------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("flag", "variable", "address"),
+    [(None, "", None), (None, "a:1", "a:1"), ("auto", "a:1", "a:1"), ("auto", "", "auto"), ("b:2", "a:1", "b:2")],
+)
+def test_the_flag_names_the_cluster_and_without_it_the_environment(monkeypatch, flag, variable, address):
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    assert ray_engine.resolved(flag) == address
+
+
+def test_who_listens_for_sigterm_still_does_after_ray_has_come(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    asked = []
+
+    def init(**settings):
+        asked.append(settings["address"])
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    monkeypatch.setattr(ray_engine, "import_ray", lambda: SimpleNamespace(is_initialized=lambda: False, init=init))
+    heard, before = [], signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: heard.append("saved"))
+    try:
+        assert ray_engine.connect(None)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == ["saved"] and asked == ["local"]
 
 
 # --- on a real Ray ---------------------------------------------------------------------------------------------------
