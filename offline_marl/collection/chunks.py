@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from offline_marl.collection.processes import record_side_by_side
 from offline_marl.collection.recorder import Recorder, RecordingPlan
 from offline_marl.core.locks import BusyError, locked, refuse_links
 from offline_marl.core.progress import progress_bar
+from offline_marl.core.small_files import read_table
 from offline_marl.core.types import DataError
 from offline_marl.runs.folder import write_json
 
@@ -70,10 +70,10 @@ def _keep_recipe(path: Path, recipe: Mapping[str, Any]) -> None:
         write_json(path, recipe)
         return
     try:
-        then = json.loads(path.read_text(encoding="utf-8"))
+        then = read_table(path)
     except ValueError:
         then = {}
-    changed = [name for name in recipe if not isinstance(then, dict) or then.get(name) != recipe[name]]
+    changed = [name for name in recipe if then.get(name) != recipe[name]]
     if changed:
         raise DataError(
             f"{path.parent} holds chunks of another collection (other {' and '.join(changed)}): "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from offline_marl.collection.recordable import Noise, Recordable
 from offline_marl.core.config import ConfigError
 from offline_marl.core.partition import PartitionError, confs, partition
 from offline_marl.core.permissions import ImportPath, names_code
+from offline_marl.core.small_files import read_table
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording, join
 from offline_marl.datasets.catalog import SUFFIX
@@ -57,8 +57,9 @@ class RecordingPlan:
         path = self.path(numbers)
         try:
             if self.returns_only:
-                returns = json.loads(path.read_text(encoding="utf-8"))["returns"]
-                return returns if len(returns) == len(numbers) else None
+                returns = read_table(path)["returns"]
+                plain = isinstance(returns, list) and all(isinstance(value, float) for value in returns)
+                return returns if plain and len(returns) == len(numbers) else None
             return load_data(path) if path.exists() else None
         except (DataError, OSError, ValueError, KeyError, TypeError):
             return None  # recorded again

@@ -7,7 +7,6 @@ answers at once.
 from __future__ import annotations
 
 import difflib
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +15,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from offline_marl.core.errors import BadInputError
+from offline_marl.core.small_files import LONGEST, MOST_NESTED, nests_deeper, parse, shown
+
+LARGEST_FILE = 1 << 22
+"""Bytes of a file of settings."""
 
 
 class ConfigError(BadInputError, ValueError):
@@ -41,7 +44,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def explain(error: ValidationError, known: Iterable[str] = ()) -> str:
     """One sentence for a pydantic error: which field, what was given, what would be right."""
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "settings"
+    field = ".".join(str(part)[:LONGEST] for part in first["loc"]) or "settings"
     if first["type"] == "extra_forbidden":
         return f"Unknown field '{field}': {suggest(field, known)}."
     if first["type"] == "missing":
@@ -49,7 +52,7 @@ def explain(error: ValidationError, known: Iterable[str] = ()) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:  # two fields that do not go together: the message names them
         return f"{message}."
-    return f"Field '{field}' cannot be {first['input']!r}: {message[0].lower()}{message[1:]}."
+    return f"Field '{field}' cannot be {shown(first['input'])}: {message[0].lower()}{message[1:]}."
 
 
 def build(kind: type[Config], settings: dict[str, Any]) -> Any:
@@ -74,6 +77,10 @@ def load_settings(path: Path) -> dict[str, Any]:
         raise ConfigError(f"There is no config file {path}.")
     try:
         loaded = _parse(path)
+        if nests_deeper(loaded, MOST_NESTED):
+            raise ValueError(f"it is nested more than {MOST_NESTED} deep")
+    except RecursionError:
+        raise ConfigError(f"Config file {path} cannot be read: it is nested too deeply.") from None
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"Config file {path} cannot be read: {reason}.") from None
@@ -83,6 +90,8 @@ def load_settings(path: Path) -> dict[str, Any]:
 
 
 def _parse(path: Path) -> Any:
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"it has {path.stat().st_size:,} bytes, too many for settings")
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".toml":
         if sys.version_info >= (3, 11):
@@ -98,5 +107,5 @@ def _parse(path: Path) -> Any:
         except yaml.YAMLError as error:
             raise ValueError(str(error)) from None
     if path.suffix == ".json":
-        return json.loads(text)
+        return parse(text)
     raise ValueError(f"its ending is '{path.suffix}', should be .toml, .yaml or .json")

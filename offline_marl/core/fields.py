@@ -6,9 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-Count = Annotated[int, Field(ge=1)]
+MOST = 1 << 53
+"""More is not counted, and is no longer a number that every file and library keeps exactly."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
 """How many, at least one."""
-CountOrZero = Annotated[int, Field(ge=0)]
+Processes = Annotated[int, Field(ge=1, le=4_096)]
+"""Processes or threads of one machine, each of which takes room of its own."""
+CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
 """How many; 0 says none, never or, where the field says so, all."""
 Seed = Annotated[int, Field(ge=0)]
 """What a generator is seeded with."""

@@ -29,9 +29,12 @@ from torch import Tensor
 from offline_marl.core.config import ConfigError
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.locks import refuse_special
+from offline_marl.core.small_files import parse, shown
 
 PIECE = 1 << 24
 """Bytes written at once."""
+MOST_NESTED = 300
+"""Containers within one another in the text of a tree, in which each dict takes three."""
 TENSOR = "__tensor__"
 HEADER = "offline_marl"
 DTYPES = {
@@ -158,17 +161,16 @@ def load_tree(path: Path, kind: str) -> tuple[dict[str, Any], str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        with safe_open(path, framework="pt") as opened:
-            header = json.loads((opened.metadata() or {}).get(HEADER, "{}"))
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DamagedFileError(f"{path} cannot be read as a {kind}: {error}.") from None
-    if header.get("kind") != kind:
-        raise DamagedFileError(f"{path} is not a {kind} of this library.")
-    if checksum_of(tensors, header.get("tree", "")) != header.get("sha256"):
+    header, tensors = _opened(path, kind, with_tensors=True)
+    if checksum_of(tensors, header["tree"]) != header.get("sha256"):
         raise DamagedFileError(f"{path} is damaged: its content does not match its checksum.")
-    return attached(json.loads(header["tree"]), tensors), header["sha256"]
+    try:
+        tree = attached(parse(header["tree"], MOST_NESTED, finite=False), tensors)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedFileError(f"{path} holds no readable tree of fields: {shown(str(error))}.") from None
+    if not isinstance(tree, dict):
+        raise DamagedFileError(f"{path} holds no readable tree of fields: it has no names.")
+    return tree, header["sha256"]
 
 
 def stated_checksum(path: Path, kind: str) -> str:
@@ -177,14 +179,21 @@ def stated_checksum(path: Path, kind: str) -> str:
     Raises:
         DamagedFileError: The file is truncated, or not of this kind.
     """
+    return str(_opened(path, kind, with_tensors=False)[0].get("sha256"))
+
+
+def _opened(path: Path, kind: str, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header of a file, which is of this kind and holds the text of a tree, and the tensors."""
     try:
         with safe_open(path, framework="pt") as opened:
-            header = json.loads((opened.metadata() or {}).get(HEADER, "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DamagedFileError(f"{path} cannot be read as a {kind}: {error}.") from None
-    if header.get("kind") != kind:
+            header = parse((opened.metadata() or {}).get(HEADER, "{}"))
+            names = opened.keys() if with_tensors else ()
+            tensors = {name: opened.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+        raise DamagedFileError(f"{path} cannot be read as a {kind}: {' '.join(str(error).split())}.") from None
+    if not isinstance(header, dict) or header.get("kind") != kind or not isinstance(header.get("tree"), str):
         raise DamagedFileError(f"{path} is not a {kind} of this library.")
-    return str(header.get("sha256"))
+    return header, tensors
 
 
 def expect_random_reads(tensor: Tensor) -> None:
@@ -266,7 +275,7 @@ def attached(node: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 def checksum_of(tensors: Mapping[str, Tensor], skeleton: str) -> str:
     """Sha256 over the description of a tree and the bytes of its tensors, in the order of their names."""
-    digest = hashlib.sha256(skeleton.encode())
+    digest = hashlib.sha256(skeleton.encode("utf-8", "surrogatepass"))  # a header may hold half a pair
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

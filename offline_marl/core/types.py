@@ -7,11 +7,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from offline_marl.core.axes import AxisError, PerAgent, PerTeam, check_fields
+from offline_marl.core.config import explain
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.showing import tensors_line
+from offline_marl.core.spec_record import SpecRecord
 
 Metrics = dict[str, Tensor]
 """Detached scalars by name, such as `loss/critic` or `q/mean`; never read on the host inside an update."""
@@ -48,11 +51,18 @@ class Spec:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Spec:
-        """The spec whose `asdict` went through JSON."""
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()
-        }
-        return cls(**values)
+        """The spec whose `asdict` went through JSON.
+
+        Raises:
+            DataError: It is none.
+        """
+        if not isinstance(plain, Mapping) or any(not isinstance(name, str) for name in plain):
+            raise DataError("The spec should hold named widths.")
+        try:
+            record = SpecRecord.model_validate(dict(plain))
+        except ValidationError as error:
+            raise DataError(f"The spec is damaged: {explain(error, SpecRecord.model_fields)}") from None
+        return cls(**record.model_dump())
 
     @property
     def n_agents(self) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offline_marl.core.reference import Reference
 from offline_marl.datasets.base import Dataset, Recording
+from offline_marl.datasets.metadata import reference_of
 from offline_marl.datasets.statistics import (
     action_counts,
     action_ranges,
@@ -32,7 +32,7 @@ def description(data: Recording | Dataset, tick: Callable[[], object] = lambda: 
     for name, measure in PARTS.items():
         measured[name] = measure(data)
         tick()
-    returns, reference = measured["returns"], _reference(metadata)
+    returns, reference = measured["returns"], reference_of(metadata)
     return {
         "sha256": metadata.get("sha256"),
         "episodes": len(data.lengths),
@@ -63,15 +63,6 @@ def description(data: Recording | Dataset, tick: Callable[[], object] = lambda: 
         "versions": metadata.get("versions"),
         "licence": metadata.get("licence"),
     }
-
-
-def _reference(metadata: Mapping[str, Any]) -> Reference | None:
-    """The reference scores, if the metadata hold such that can be used; they may be anybody's."""
-    scores = metadata.get("reference")
-    if not isinstance(scores, Mapping) or not {"random", "expert"} <= set(scores) <= {"random", "expert", "note"}:
-        return None
-    numbers = [scores["random"], scores["expert"]]
-    return Reference(**scores) if all(isinstance(x, int | float) for x in numbers) and len({*numbers}) > 1 else None
 
 
 def _tables(value: Any) -> list[Mapping[str, Any]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offline_marl.core.files import HEADER, attached, checksum_of
-from offline_marl.core.types import DataError, Spec
+from offline_marl.core.files import HEADER, MOST_NESTED, attached, checksum_of
+from offline_marl.core.small_files import parse, shown
+from offline_marl.core.types import DataError
+from offline_marl.datasets.assemble import UnknownLayoutError, assemble
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import SUFFIX, home
 from offline_marl.datasets.episodes import stale
-from offline_marl.datasets.layout import KIND, LAYOUT
+from offline_marl.datasets.layout import KIND
 from offline_marl.datasets.validate import Problem, problems
 
 TYPES: Mapping[str, tuple[Any, torch.dtype]] = {
@@ -98,12 +99,12 @@ def _examine_ours(path: Path) -> Report:
             problems.append(_whole(f"{path} is damaged: its content does not match its checksum."))
     known: dict[str, Any] = {"stored": header.get("sha256"), "computed": computed}
     try:
-        tree = attached(json.loads(header["tree"]), tensors)
-        layout, data, wrong = _data(tree)
-    except Unreadable as error:
+        tree = attached(parse(header["tree"], MOST_NESTED, finite=False), tensors)
+        layout, data, wrong = assemble(tree)
+    except UnknownLayoutError as error:
         return Report([*problems, _whole(f"{path} {error}.")], **known)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        missing = f"field of {error}" if isinstance(error, KeyError) else str(error)
+        missing = f"field of {error}" if isinstance(error, KeyError) else shown(str(error))
         return Report([*problems, _whole(f"{path} holds no readable tree of fields: {missing}.")], **known)
     problems += wrong
     if data is None:
@@ -126,7 +127,7 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], Any, list[Problem]]:
         if size < 8 or length > min(size - 8, LARGEST_HEADER):
             raise Unreadable(f"has {size} bytes, too few for its header")
         try:
-            header = json.loads(stream.read(length))
+            header = parse(stream.read(length))
         except ValueError:
             raise Unreadable("has a header that is no JSON") from None
     if not isinstance(header, dict):
@@ -161,37 +162,12 @@ def _mapped(path: Path, entry: Any, begin: int, size: int) -> tuple[Tensor, int]
 
 def _header(metadata: Any) -> dict[str, Any]:
     try:
-        header = json.loads((metadata or {}).get(HEADER, "{}"))
+        header = parse((metadata or {}).get(HEADER, "{}"))
     except (ValueError, TypeError, AttributeError):
         raise Unreadable("has metadata that are no JSON") from None
     if not isinstance(header, dict) or header.get("kind") != KIND or not isinstance(header.get("tree"), str):
         raise Unreadable(f"is not a {KIND} of this library")
     return header
-
-
-def _data(tree: dict[str, Any]) -> tuple[str, Recording | Dataset | None, list[Problem]]:
-    number, name = tree.pop("layout", None), tree.pop("type", None)
-    layout = f"ours, layout {number}, {name}"
-    if number != LAYOUT or name not in {"Recording", "Dataset"}:
-        raise Unreadable(f"has layout {number} of a {name}; this version reads layout {LAYOUT}")
-    kind: Any = Dataset if name == "Dataset" else Recording
-    wanted = {item.name: item for item in fields(kind)}
-    problems = [Problem(n, "", 0, f"There is an unknown field '{n}'.") for n in tree if n not in wanted]
-    problems += [
-        Problem(n, "", 0, f"The field '{n}' is missing.")
-        for n, item in wanted.items()
-        if tree.get(n) is None and item.default is MISSING and item.default_factory is MISSING
-    ]
-    for item, value in tree.items():
-        needed: Any = Mapping if item in {"metadata", "spec"} else Tensor
-        if item in wanted and value is not None and not isinstance(value, needed):
-            message = f"Field '{item}' is a {type(value).__name__}, it should be a {needed.__name__.lower()}."
-            problems.append(Problem(item, "", 0, message))
-    if problems:
-        return layout, None, problems
-    if "spec" in tree:
-        tree["spec"] = Spec.from_plain(tree["spec"])
-    return layout, kind(**tree), []
 
 
 def _stale(data: Recording | Dataset) -> list[Problem]:

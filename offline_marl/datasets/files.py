@@ -9,9 +9,12 @@ from typing import Any
 
 from offline_marl.core import files
 from offline_marl.core.files import DamagedFileError, load_tree
+from offline_marl.core.small_files import shown
 from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.assemble import UnknownLayoutError, assemble
 from offline_marl.datasets.base import Dataset, Flat, Recording, clipped, rescaled
 from offline_marl.datasets.layout import KIND, LAYOUT, save_flat
+from offline_marl.datasets.validate import check_outside
 
 
 def save_data(path: Path, data: Recording | Dataset) -> str:
@@ -52,15 +55,17 @@ def load_data(path: Path, clip_actions: bool = False, action_scale: float = 1.0)
         tree, checksum = load_tree(path, KIND)
     except (DamagedFileError, FileNotFoundError) as error:
         raise DataError(str(error)) from None
-    layout, kind = tree.pop("layout", None), tree.pop("type", None)
-    if layout != LAYOUT:
-        newer = isinstance(layout, int) and layout > LAYOUT
-        advice = ": it was written by a newer version of this library, update it" if newer else ""
-        raise DataError(f"{path} has layout {layout}; this version reads layout {LAYOUT}{advice}.")
     try:
-        data = Dataset(**{**tree, "spec": Spec.from_plain(tree["spec"])}) if kind == "Dataset" else Recording(**tree)
-    except (TypeError, KeyError) as error:
-        raise DataError(f"{path} lacks a field or holds one too many: {error}.") from None
+        _, data, problems = assemble(tree)
+    except UnknownLayoutError as error:
+        number = tree.get("layout")
+        newer = type(number) is int and number > LAYOUT
+        advice = ": it was written by a newer version of this library, update it" if newer else ""
+        told = str(error) if number == LAYOUT else f"has layout {shown(number)}; this version reads layout {LAYOUT}"
+        raise DataError(f"{path} {told}{advice}.") from None
+    if data is None:
+        raise DataError(f"{path} cannot be used: {problems[0].sentence}")
+    check_outside(data)
     if isinstance(data, Recording):
         return _accept(rescaled(data, action_scale), checksum, clip_actions)
     return _accept(rescaled(data, action_scale), checksum, clip_actions)

@@ -5,7 +5,7 @@ Fields are looked through in chunks, so that a set larger than memory is checked
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.axes import AxisError, axes_of_fields, bind
+from offline_marl.core.small_files import shown
 from offline_marl.core.types import DataError
 from offline_marl.datasets.arrays.presence import rows_mask
 from offline_marl.datasets.episode_index import last_steps, starts
+from offline_marl.datasets.metadata import mistake
 
 SEEN = frozenset({"obs", "state", "avail_actions"})
 """Fields with time+1 rows an episode; the others have time."""
@@ -46,7 +48,7 @@ class Problem:
 
 def problems(data: Any) -> list[Problem]:
     """All that is wrong with a recording or a data set; empty for one that can be used."""
-    return [*_flat(data), *(_team(data) if hasattr(data, "spec") else [])]
+    return [*_metadata(data), *_flat(data), *(_team(data) if hasattr(data, "spec") else [])]
 
 
 def check(data: Any) -> None:
@@ -55,7 +57,20 @@ def check(data: Any) -> None:
     Raises:
         DataError: The first problem, and how many more there are.
     """
-    all_problems = problems(data)
+    _refuse(problems(data))
+
+
+def check_outside(data: Any) -> None:
+    """Refuse data that cannot even be computed with: metadata, rows, kinds of numbers and widths, not the numbers.
+
+    Raises:
+        DataError: See `check`.
+    """
+    shapes, _ = _shapes(data)
+    _refuse([*_metadata(data), *shapes, *(_widths(data) if hasattr(data, "spec") and not shapes else [])])
+
+
+def _refuse(all_problems: list[Problem]) -> None:
     if len(all_problems) == 1:
         raise DataError(all_problems[0].sentence)
     if all_problems:
@@ -68,6 +83,11 @@ def chunks(value: Tensor) -> Iterator[tuple[int, Tensor]]:
     rows = max(1, CHUNK // max(1, value[:1].numel()))
     for first in range(0, len(value), rows):
         yield first, value[first : first + rows]
+
+
+def _metadata(data: Any) -> list[Problem]:
+    sentence = mistake(data.metadata)
+    return [] if sentence is None else [Problem("metadata", "", 0, sentence)]
 
 
 def _flat(data: Any) -> list[Problem]:
@@ -311,9 +331,9 @@ def _choices(data: Any, listed: bool) -> list[Problem]:
 
 
 def _rewards(data: Any, masked: bool) -> list[Problem]:
-    claim = data.metadata.get("reward")
-    if claim not in {None, *REWARDS}:
-        message = f"The metadata's 'reward' is {claim!r}, it should be {' or '.join(REWARDS)}."
+    claim = data.metadata.get("reward") if isinstance(data.metadata, Mapping) else None
+    if claim is not None and claim not in REWARDS:
+        message = f"The metadata's 'reward' is {shown(claim)}, it should be {' or '.join(REWARDS)}."
         return [Problem("metadata", "", 0, message)]
     if claim != "team":
         return []

@@ -13,6 +13,8 @@ from offline_marl.core.errors import BadInputError, WorkError, sentence
 from offline_marl.environments.base import Flags, Floats, Frame, JointEnv, Seen, TeamActions
 
 Answer = TypeVar("Answer")
+BUILD_SECONDS = 120.0
+"""Longest time that building an environment may take."""
 
 
 class EnvironmentFailedError(WorkError, RuntimeError):
@@ -74,6 +76,30 @@ class Guarded:
 
     def _failure(self, what: str, why: str) -> EnvironmentFailedError:
         return EnvironmentFailedError(f"The environment {self.name} failed in a {what}: {why}")
+
+
+def build_in_time(make: Callable[[], JointEnv], name: str, seconds: float = BUILD_SECONDS) -> JointEnv:
+    """The environment that a function makes, unless that takes forever.
+
+    Args:
+        make: Builds it.
+        name: What messages call it.
+        seconds: Longest time, watched as `Guarded` does.
+
+    Raises:
+        EnvironmentFailedError: It was not ready in time, or asked for more memory than there is.
+    """
+    try:
+        return Watch(seconds)(lambda _: make(), None)
+    except TimeLimitError:
+        raise EnvironmentFailedError(
+            f"The environment {name} was not built in {seconds:g} seconds, the most that is waited for: its settings "
+            "ask for too large a world."
+        ) from None
+    except MemoryError:
+        raise EnvironmentFailedError(
+            f"The environment {name} needs more memory than there is: its settings ask for too large a world."
+        ) from None
 
 
 class TimeLimitError(Exception):

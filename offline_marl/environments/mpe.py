@@ -14,6 +14,8 @@ from offline_marl.environments.base import Environment, environments
 from offline_marl.environments.pettingzoo import environment_of
 
 STEPS = 25
+MOST = 200
+"""Agents, landmarks and obstacles that a task may be made with, each: what a step costs grows with their square."""
 MODULES = {
     "simple-spread": "mpe2.simple_spread_v3",
     "simple-tag": "offline_marl.environments.opponents:simple_tag",
@@ -32,7 +34,7 @@ def _particles(task: str, continuous: bool = False) -> type[Environment]:
     """The task with one kind of actions, under the name that it is registered by."""
     name = f"{task}-continuous" if continuous else task
     made = environment_of(
-        ImportPath(MODULES[task]), {"max_cycles": STEPS, "continuous_actions": continuous}, STEPS, name
+        ImportPath(MODULES[task]), {"max_cycles": STEPS, "continuous_actions": continuous}, STEPS, name, MOST
     )
     made.__module__ = __name__
     return made

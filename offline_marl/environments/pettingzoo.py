@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from offline_marl.core.partition import Partition
 from offline_marl.core.permissions import ImportPath
+from offline_marl.core.small_files import shown
 from offline_marl.core.types import ActionKind, DataError, Spec
 from offline_marl.environments.base import (
     AgentFlags,
@@ -51,6 +52,7 @@ def environment_of(
     settings: Mapping[str, Any] | None = None,
     max_steps: int | None = None,
     name: str | None = None,
+    most: int | None = None,
 ) -> type[Environment]:
     """An entry for the registry, made of a PettingZoo environment; nothing is imported before it is built.
 
@@ -59,6 +61,7 @@ def environment_of(
         settings: What the function is told.
         max_steps: See `PettingZooTeam`.
         name: What errors call the task; without it, its path.
+        most: Largest whole number among `settings`, but for the length of episodes; None for any.
     """
     title, base_settings, limit = name or path.text, dict(settings or {}), max_steps
 
@@ -78,11 +81,30 @@ def environment_of(
         @classmethod
         def told(cls, settings: Mapping[str, Any], max_steps: int | None = None) -> type[Environment]:
             """The task made with these settings over its own."""
-            changed = environment_of(path, {**base_settings, **settings}, max_steps or limit, title)
+            _refuse_large(title, settings, most)
+            changed = environment_of(path, {**base_settings, **settings}, max_steps or limit, title, most)
             return changed if settings or max_steps else cls
 
     PettingZoo.__qualname__ = PettingZoo.__name__ = "".join(part.capitalize() for part in title.split("-"))
     return PettingZoo
+
+
+LONGEST = 1_000_000
+"""Steps of an episode that settings may ask for where their numbers are bounded."""
+
+
+def _refuse_large(name: str, settings: Mapping[str, Any], most: int | None) -> None:
+    """Refuse a world that nobody can wait for, before it is built.
+
+    Raises:
+        DataError: A whole number among the settings is above the bound.
+    """
+    if most is None:
+        return
+    for setting, value in settings.items():
+        bound = LONGEST if setting == "max_cycles" else most
+        if isinstance(value, int | float) and not isinstance(value, bool) and not -bound <= value <= bound:
+            raise DataError(f"{name} cannot be made with {setting} = {shown(value)}: {bound:,} is the most.")
 
 
 class PettingZooTeam(Painted):

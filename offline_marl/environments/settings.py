@@ -14,7 +14,9 @@ from offline_marl.core.types import DataError
 
 ANOTHER_BODY = re.compile(r".*_(in|from)_observation|xml_file|default_camera_config")
 """Arguments that change the columns partitions speak of, or have to do with neither physics nor reward."""
-KINDS = {bool: "true or false", int: "a whole number above 0", float: "a finite number"}
+MOST = 1_000
+"""Largest whole number of a body's settings, such as the frames of a step."""
+KINDS = {bool: "true or false", int: f"a whole number above 0, {MOST:,} at most", float: "a finite number"}
 
 
 def known_settings(env_id: str) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def _kind(default: Any, value: Any) -> str | None:
     kind = type(default) if type(default) in KINDS else float
     fits = {
         bool: isinstance(value, bool),
-        int: type(value) is int and value > 0,
+        int: type(value) is int and 0 < value <= MOST,
         float: _is_number(value),
     }[kind]
     return None if fits else KINDS[kind]

@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from offline_marl.core.config import Config
-from offline_marl.core.fields import Count, CountOrZero, NotNegative, Positive, Seed, Share, SpreadName
+from offline_marl.core.fields import (
+    Count,
+    CountOrZero,
+    NotNegative,
+    Positive,
+    Processes,
+    Seed,
+    Share,
+    SpreadName,
+)
 from offline_marl.core.permissions import is_import_path, names_code
 from offline_marl.core.places import DatasetPlace, FilePlace, ModelPlace, PlacesWithin, RunPlace
 from offline_marl.runs.teacher_flags import TeacherFlags
@@ -43,7 +52,7 @@ class LearnFlags(Config):
     """Decides initial weights and the order of batches."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."""
-    threads: Count = 1
+    threads: Processes = 1
     """Torch threads; results are equal bit for bit only for the same number."""
     log_every: Count = 100
     """Updates between rows of metrics.csv; each row is the mean over them."""
@@ -74,7 +83,7 @@ class RunFlags(TeacherFlags, LearnFlags):
     """Length of the environment's episodes; a toy's cannot be chosen."""
     reference: tuple[float, float] | None = None
     """Returns of random play and of an expert, which normalise scores: -30,-5; a run folder is a --reference-policy."""
-    workers: Count = 1
+    workers: Processes = 1
     """Processes that step the simulator, for scores and for learners in it; nothing depends on how many."""
     steps: Count = 100_000
     """Updates; the published runs take 1,000,000."""
@@ -151,7 +160,7 @@ class RunFlags(TeacherFlags, LearnFlags):
     """Keep imagined observations and rewards inside the range of the data."""
     engine: Literal["local", "ray"] | None = None
     """Let other processes compute the agents' gradients, with redundancy: processes of this machine, or Ray actors."""
-    learners: Count | None = None
+    learners: Processes | None = None
     """Processes of an --engine; as many as agents and half as many again unless said."""
     code: str = "systematic"
     """Which of them computes which agents: systematic, replication, ldpc ... as `offline-marl codes` lists them."""

@@ -12,14 +12,18 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Generic
+from typing import Annotated, Any, Generic
 
-from offline_marl.core.config import ConfigError, build
-from offline_marl.core.errors import BadInputError
+from pydantic import ConfigDict, Field
+
+from offline_marl.core.config import Config, ConfigError, build
+from offline_marl.core.errors import BadInputError, WorkError
+from offline_marl.core.fields import CountOrZero
 from offline_marl.core.files import DamagedFileError, write_atomically
 from offline_marl.core.locks import BusyError, locked, refuse_links
 from offline_marl.core.plugin_files import loaded_plugins
 from offline_marl.core.registry import RegistryError
+from offline_marl.core.small_files import read_table, shown
 from offline_marl.runs import checkpoint
 from offline_marl.runs.config import FitConfig, RewardFitConfig, RunConfig
 from offline_marl.runs.kinds import FIT, FIT_REWARD, TRAIN, RunKind, Settings, recognize
@@ -46,6 +50,27 @@ REPLAY = "replay"
 FOLDERS = ("checkpoints", "world_model", "tensorboard", "wandb", "logs", REPLAY, QUESTIONS)
 """Folders of a run folder that are written into."""
 PACKAGES = ("offline-marl", "torch", "numpy", "gymnasium", "mujoco")
+
+
+class Summary(Config):
+    """What DONE says of a finished run, as far as anybody relies on it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    steps: CountOrZero | None = None
+    """Updates."""
+    environment_steps: CountOrZero | None = None
+    """Steps that were played."""
+    returns: Annotated[list[float], Field(min_length=1)] | None = None
+    """Of the episodes of the score."""
+    score: dict[str, Any] | None = None
+    """Figures of the score by name."""
+    versions: dict[str, str] | None = None
+    """Of what the episodes depended on."""
+    versions_differ: list[str] | None = None
+    """What is not as it was when the data was recorded."""
+    conventions: dict[str, Any] | None = None
+    """What the agents settled on, see `Conventions`."""
 
 
 class RunFolderError(BadInputError, RuntimeError):
@@ -117,22 +142,35 @@ class Folder(Generic[Settings]):
         if not self.config_file.is_file():
             raise RunFolderError(f"{self.path} holds no run (there is no config.json in it).")
         try:
-            settings = json.loads(self.config_file.read_text(encoding="utf-8"))
+            settings = read_table(self.config_file)
             other = recognize(settings)
             if other is not None and other.mark != self.kind.mark:
                 raise RunFolderError(f"{self.path} holds {other.noun}, not {self.kind.noun}.")
             config: Settings = build(self.kind.config, settings)
-        except (ValueError, RecursionError, ConfigError) as error:
+        except (ValueError, ConfigError) as error:
             raise RunFolderError(f"{self.config_file} was damaged or edited: {error}") from None
         return config
 
     def versions(self) -> dict[str, Any]:
         """What the run was begun with; empty if that was lost."""
         try:
-            versions: dict[str, Any] = json.loads(self.versions_file.read_text(encoding="utf-8"))
+            return read_table(self.versions_file)
         except (OSError, ValueError):
             return {}
-        return versions
+
+    def summary(self) -> dict[str, Any]:
+        """What the mark of a finished run says.
+
+        Raises:
+            RunFolderError: There is no mark, or it was damaged or edited.
+        """
+        try:
+            content = read_table(self.done_file)
+            build(Summary, content)
+        except (OSError, ValueError, ConfigError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise RunFolderError(f"{self.done_file} was damaged or edited: {str(reason).rstrip('.')}.") from None
+        return content
 
     def sweep(self) -> None:
         """Remove what a killed process had half written; only for who holds the folder."""
@@ -185,8 +223,8 @@ class RewardFolder(Folder[RewardFitConfig]):
 def kind_of(path: Path | str) -> RunKind[Any] | None:
     """The kind of run that a folder holds; None where it holds none that is known here."""
     try:
-        return recognize(json.loads((Path(path) / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
+        return recognize(read_table(Path(path) / "config.json"))
+    except (OSError, ValueError):
         return None
 
 
@@ -221,6 +259,26 @@ def state_at(folder: Folder[Any], step: int) -> dict[str, Any]:
         raise RunFolderError(f"{folder.path} holds no checkpoint of step {step}: there are {steps}.") from None
     except DamagedFileError as error:
         raise RunFolderError(str(error)) from None
+
+
+@contextlib.contextmanager
+def restoring(folder: Path) -> Iterator[None]:
+    """Say in a sentence that a checkpoint does not hold what the settings beside it make of it.
+
+    Raises:
+        RunFolderError: The block failed at the checkpoint's content.
+    """
+    try:
+        yield
+    except (BadInputError, WorkError):
+        raise
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
+        raise RunFolderError(
+            f"The checkpoint in {folder} does not fit the config.json beside it, one of which was damaged or edited: "
+            f"{shown(reason)[1:-1].rstrip('.')}."
+        ) from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -6,8 +6,6 @@ Whatever is missing, half written or cut off is taken as not there yet.
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
 import sqlite3
 import time
@@ -16,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from offline_marl.runs.metric_rows import newest_rate
+from offline_marl.core.small_files import parse, read_table
+from offline_marl.runs.metric_rows import MOST_STEPS, is_sound, newest_rate
 
 QUESTIONS = "preferences"
 """Name, inside a run folder, of the comparisons of a run that asks about what it plays."""
@@ -84,9 +83,8 @@ class Tail:
         whole = text[: text.rfind(b"\n") + 1]
         self._place += len(whole)
         for row in plain_lines(whole):
-            kind, wall_s = row.get("kind"), row.get("wall_s", 0.0)
-            sound = isinstance(row.get("step"), int) and isinstance(wall_s, int | float) and math.isfinite(wall_s)
-            if sound and isinstance(kind, str) and kind in self.rows:
+            kind = row.get("kind")
+            if is_sound(row) and isinstance(kind, str) and kind in self.rows:
                 self.rows[kind].append(row)
 
 
@@ -94,7 +92,7 @@ def plain_lines(text: bytes) -> Iterator[dict[str, Any]]:
     """The lines that are JSON objects."""
     for line in text.splitlines():
         try:
-            row = json.loads(line)
+            row = parse(line, finite=False)
         except ValueError:
             continue
         if isinstance(row, dict):
@@ -123,17 +121,15 @@ class RunWatcher:
         """
         self._tail.read()
         self._config = self._config or _object(self.folder / "config.json")
-        steps, rows = self._config.get("steps"), self._tail.rows["train"]
-        status = RunStatus(
-            self.folder, _title(self._config, self.folder), steps=steps if isinstance(steps, int) else None
-        )
+        steps, rows = _count(self._config.get("steps")), self._tail.rows["train"]
+        status = RunStatus(self.folder, _title(self._config, self.folder), steps=steps)
         last = rows[-1] if rows else {}
         step, rate = last.get("step", 0), newest_rate(rows)
         status = replace(status, step=step, rate=rate, elapsed_s=last.get("wall_s"))
         state, why = self._state(locked)
         if state == "done":
-            end = _object(self.folder / "DONE").get("steps")
-            status = replace(status, step=end if isinstance(end, int) else step, left_s=0.0)
+            end = _count(_object(self.folder / "DONE").get("steps"))
+            status = replace(status, step=step if end is None else end, left_s=0.0)
         elif state == "running" and rate and status.steps is not None:
             since = max(0.0, time.time() - self._tail.when)
             status = replace(status, left_s=max(0.0, (status.steps - step) / rate - since))
@@ -223,7 +219,7 @@ def _series(rows: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[float]]:
 def _numbers(values: Any) -> Iterator[float]:
     """Those that are numbers; NaN and infinity stay, because they are what one looks for."""
     for value in values:
-        if isinstance(value, int | float):
+        if isinstance(value, float) or (isinstance(value, int) and abs(value) < MOST_STEPS):
             yield float(value)
 
 
@@ -247,10 +243,14 @@ def _last_words(path: Path) -> str:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        return read_table(path)
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def _count(value: Any) -> int | None:
+    """A number of updates; None of what is none."""
+    return value if type(value) is int and 0 <= value < MOST_STEPS else None
 
 
 def _inode(path: Path) -> int:

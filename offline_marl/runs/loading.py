@@ -18,7 +18,8 @@ from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import DataError, Spec
 from offline_marl.runs.combinations import refuse_mixtures
 from offline_marl.runs.config import ACTING_RUNS, RunConfig
-from offline_marl.runs.folder import RunFolder, RunFolderError, naming_plugins, newest_state, state_at
+from offline_marl.runs.folder import RunFolder, RunFolderError, naming_plugins, newest_state, restoring, state_at
+from offline_marl.runs.sizes import refuse_too_large
 
 
 def load(run: str | Path, step: int | None = None) -> Algorithm:
@@ -41,8 +42,9 @@ def load(run: str | Path, step: int | None = None) -> Algorithm:
     state = newest_state(folder) if step is None else state_at(folder, step)
     if state is None:
         raise RunFolderError(f"{folder.path} holds no checkpoint yet.")
-    learner.load_state_dict(state["algorithm"])
-    learner.environment_steps = state["source"].get("environment_steps", 0)
+    with restoring(folder.path):
+        learner.load_state_dict(state["algorithm"])
+        learner.environment_steps = int(state["source"].get("environment_steps", 0))
     return learner
 
 
@@ -60,8 +62,10 @@ def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
     if needs.state and not spec.state_dim:
         raise DataError(f"{config.algorithm} needs a global state; {config.task} holds none.")
     refuse_mixtures(config, needs)
+    settings = build(kind.Config, config.settings)
+    refuse_too_large(config.algorithm, lambda: kind(settings, spec), settings.model_dump(), spec)
     with seeded_globally(config.seed, "initialisation"):
-        learner = kind(build(kind.Config, config.settings), spec)
+        learner = kind(settings, spec)
     if not learner.optimizers and any(parameter.requires_grad for parameter in learner.parameters()):
         raise DataError(
             f"{config.algorithm} has parameters that no optimiser moves: name its modules to self.optimize(...) at the "
@@ -83,6 +87,8 @@ def take_over(learner: Algorithm, folder: RunFolder) -> None:
     state = newest_state(folder)
     if state is None:
         raise RunFolderError(f"{folder.path} holds no checkpoint yet.")
+    if not isinstance(state.get("algorithm"), Mapping):
+        raise RunFolderError(f"The checkpoint in {folder.path} holds no networks.")
     states = {name: module.state_dict() for name, module in learner.named_children() if not name.startswith("target_")}
     loaded = {
         name: {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from offline_marl.core.small_files import parse
+
 Row = Mapping[str, float | int | None]
+MOST_STEPS = 1 << 53
+"""Updates beyond which a file does not count."""
 RATE_ROWS = 10
 """Newest rows of training that a run's rate is taken over."""
 
@@ -24,16 +27,25 @@ def each_row(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8", errors="replace") as stream:
         for line in stream:
             try:
-                yield json.loads(line)
-            except (ValueError, RecursionError):
+                row = parse(line, finite=False)
+            except ValueError:
                 break
+            if isinstance(row, dict):
+                yield row
+
+
+def is_sound(row: Mapping[str, Any]) -> bool:
+    """Whether a row tells a step, and a clock or none."""
+    step, wall_s = row.get("step"), row.get("wall_s", 0.0)
+    counted = type(step) is int and 0 <= step < MOST_STEPS
+    return counted and isinstance(wall_s, int | float) and -MOST_STEPS < wall_s < MOST_STEPS
 
 
 def newest_rate(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Updates per second over the newest rows of training; None where they do not tell."""
-    if not rows:
+    newest = [row for row in rows[-RATE_ROWS:] if is_sound(row)]
+    if not newest:
         return None
-    newest = rows[-RATE_ROWS:]
     first: Mapping[str, Any] = newest[0] if len(newest) > 1 else {"step": 0, "wall_s": 0.0}
     took = newest[-1].get("wall_s", 0.0) - first.get("wall_s", 0.0)
     return (newest[-1]["step"] - first["step"]) / took if took > 0 else None

@@ -13,6 +13,7 @@ from offline_marl.core.config import ConfigError
 from offline_marl.core.files import write_atomically
 from offline_marl.core.locks import locked
 from offline_marl.core.permissions import ImportPath, Permit, names_code
+from offline_marl.core.small_files import read
 from offline_marl.datasets.catalog import home
 
 
@@ -59,10 +60,10 @@ def permit_of(folder: Path, named: Iterable[str] = (), advice: str = "say --envi
 
 def _read(place: Path) -> dict[str, list[str]]:
     try:
-        content = json.loads(place.read_text(encoding="utf-8"))
+        content = read(place)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{place} cannot be read ({error}): mend it, or delete it and name again.") from None
     if not isinstance(content, dict) or not all(
         isinstance(paths, list) and all(isinstance(path, str) for path in paths) for paths in content.values()

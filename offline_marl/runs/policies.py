@@ -17,6 +17,7 @@ from offline_marl.core.config import build, suggest
 from offline_marl.core.files import load_tree, save_tree
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import DataError, Spec
+from offline_marl.runs.folder import restoring
 
 SHIPPED = Path(__file__).resolve().parents[1] / "policies"
 """Where policies lie that ship with the package, by environment."""
@@ -66,6 +67,11 @@ def load_policy(path: Path) -> SavedPolicy:
         DataError: Its weights do not fit its algorithm.
     """
     tree, checksum = load_tree(path, KIND)
+    with restoring(path):
+        return _policy_of(tree, checksum, path)
+
+
+def _policy_of(tree: dict[str, Any], checksum: str, path: Path) -> SavedPolicy:
     kind, spec = algorithms.get(tree["algorithm"]), Spec.from_plain(tree["spec"])
     with seeded_globally(0, "initialisation"):
         learner = kind(build(kind.Config, tree["settings"]), spec)

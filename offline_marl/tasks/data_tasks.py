@@ -18,12 +18,14 @@ from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import find, path_of
 from offline_marl.datasets.files import load_data
+from offline_marl.datasets.metadata import reference_of
 from offline_marl.datasets.places import place_of
 from offline_marl.datasets.readers import zipped
 from offline_marl.datasets.readers.catalogue_sets import fetch_entry, local
 from offline_marl.datasets.readers.convert import load_place
 from offline_marl.datasets.staging import turn
 from offline_marl.environments.base import Conventions, Environment, JointEnv, State, environments
+from offline_marl.environments.guarded import build_in_time
 from offline_marl.environments.workers import SideBySide
 from offline_marl.runs.config import import_paths
 
@@ -56,7 +58,7 @@ class ScoredTask:
             DataError: The data was recorded in a task of another size.
         """
         kind = self.environment
-        env = None if kind is None else kind.make(self.partition, copies)
+        env = None if kind is None else build_in_time(lambda: kind.make(self.partition, copies), self._named)
         if env is None or team_of(env.spec) == team_of(self.spec):
             return env
         if self.named_environment is not None:
@@ -68,6 +70,12 @@ class ScoredTask:
             f"{self.id} says that it was recorded in {self.about.get('scenario')}, but its team is of another size: "
             f"it has {describe_team(self.spec)}, the environment's has {describe_team(env.spec)}."
         )
+
+    @property
+    def _named(self) -> str:
+        """What the environment is called in messages."""
+        scenario = self.about.get("scenario") if self.named_environment is None else None
+        return str(scenario or f"of {self.id}")
 
     def make_envs(self, copies: int, workers: int) -> JointEnv | None:
         """As `make_env`, its copies shared among processes."""
@@ -217,7 +225,7 @@ def open_task(task: str, clip_actions: bool = False, memory: float = MEMORY, act
             raise DataError(f"{task} is a recording: name who sees what, such as {task}_{_example(recording)}.")
         spec = recording.spec
         mapped = _bytes(recording.lengths, spec.obs_dims, spec.act_dims) > memory * 1e9
-        return Task(task, recording, _known_partition(recording), _reference(recording), mapped)
+        return Task(task, recording, _known_partition(recording), reference_of(recording.metadata), mapped)
     if not isinstance(recording, Recording):
         raise DataError(f"{name} is split among agents already: leave _{share[0]}_{share[1]} away.")
     if "scenario" not in recording.metadata:
@@ -228,7 +236,7 @@ def open_task(task: str, clip_actions: bool = False, memory: float = MEMORY, act
     shares = partition(str(recording.metadata["scenario"]), *share)
     mapped = _bytes(recording.lengths, shares.obs_dims, shares.act_dims) > memory * 1e9
     data = recording.split(shares, mapped)
-    return Task(task, data, shares, _reference(data), mapped)
+    return Task(task, data, shares, reference_of(data.metadata), mapped)
 
 
 def refuse_unknown(task: str) -> None:
@@ -281,8 +289,3 @@ def _known_partition(data: Dataset) -> Partition | None:
     if not {"scenario", "conf", "view"} <= set(metadata) or metadata["scenario"] not in environments.names():
         return None
     return partition(metadata["scenario"], metadata["conf"], metadata["view"])
-
-
-def _reference(data: Dataset) -> Reference | None:
-    scores = data.metadata.get("reference")
-    return Reference(**scores) if scores else None

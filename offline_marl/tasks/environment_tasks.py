@@ -6,7 +6,6 @@ random play. It is kept in the run folder; the statistics go with every checkpoi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -22,14 +21,16 @@ from offline_marl.core.partition import SCENARIOS, Partition, confs, partition
 from offline_marl.core.permissions import Permit, names_code
 from offline_marl.core.reference import Reference
 from offline_marl.core.seeding import derive
+from offline_marl.core.small_files import read_table
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, join
 from offline_marl.datasets.catalog import CATALOG, SUFFIX
 from offline_marl.datasets.files import load_data
+from offline_marl.datasets.metadata import mistake
 from offline_marl.environments.base import Environment, JointEnv, Seen, TeamActions, environments
 from offline_marl.environments.best_response import against
 from offline_marl.environments.episodes import Memoryless
-from offline_marl.environments.guarded import Guarded
+from offline_marl.environments.guarded import Guarded, build_in_time
 from offline_marl.environments.pettingzoo import environment_of
 from offline_marl.runs.config import RunConfig, import_paths
 from offline_marl.runs.folder import RunFolder, RunFolderError
@@ -68,7 +69,7 @@ class EnvironmentTask:
 
     def make(self, copies: int) -> JointEnv:
         """The environment in many copies."""
-        return self.kind.make(self.partition, copies)
+        return build_in_time(lambda: self.kind.make(self.partition, copies), self.name)
 
 
 def find_environment_task(
@@ -128,14 +129,17 @@ def _best_response_task(settings: Mapping[str, Any], max_steps: int | None) -> E
 def _recorded_environment(folder: RunFolder) -> tuple[type[Environment], Partition | None]:
     """The environment that a run's data came from, by its `task.json`."""
     try:
-        about = json.loads(folder.task_file.read_text(encoding="utf-8"))
+        about = read_table(folder.task_file)
         scenario, conf, view = (about.get(name) for name in ("scenario", "conf", "view"))
         settings, most = about.get("settings") or {}, about.get("max_steps")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         raise RunFolderError(f"{folder.task_file} is missing or damaged: it says where the run's agents act.") from None
+    wrong = mistake({"scenario": scenario, "conf": conf, "view": view, "settings": settings, "max_steps": most})
+    if wrong is not None:
+        raise RunFolderError(f"{folder.task_file} was damaged or edited: {wrong}")
     if not isinstance(scenario, str) or not environments.knows(scenario) or import_paths(None, settings):
         raise DataError(f"No environment is known in which the agents of {folder.path} act.")
-    shares = None if conf is None else partition(scenario, conf, view)
+    shares = None if conf is None else partition(scenario, str(conf), str(view))
     return environments.get(scenario).told(settings, most), shares
 
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
 from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.core.errors import BadInputError
-from offline_marl.core.fields import Count, CountOrZero
+from offline_marl.core.fields import CountOrZero
 from offline_marl.core.partition import PartitionError, partition, split_task
 from offline_marl.core.permissions import ImportPath, Permit
 from offline_marl.core.reference import Reference
-from offline_marl.core.types import ActionKind, DataError, Spec
+from offline_marl.core.small_files import read_table
+from offline_marl.core.spec_record import SpecRecord
+from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.catalog import CATALOG, SUFFIX, path_of
 from offline_marl.datasets.files import stated_checksum
+from offline_marl.datasets.metadata import FileSettings, FileSteps
 from offline_marl.datasets.places import place_of
 from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice, RunConfig
 from offline_marl.runs.folder import RunFolder, RunFolderError
@@ -31,21 +33,6 @@ from offline_marl.tasks.scoring import describe_data, mean_return_of
 OWN_DATA = f"dataset{SUFFIX}"
 """Name, inside the run folder, of a data set that was given as an object."""
 GIVEN = "given by --reference"
-
-
-class SpecRecord(Config):
-    """Widths of what the team sees and does."""
-
-    obs_dims: Annotated[tuple[CountOrZero, ...], Field(min_length=1)]
-    """Of each agent's observation."""
-    act_dims: Annotated[tuple[CountOrZero, ...], Field(min_length=1)]
-    """Of each agent's action, or how many choices it has."""
-    state_dim: CountOrZero = 0
-    """Of the global state."""
-    action_kind: ActionKind = "continuous"
-    """Continuous or discrete."""
-    window: CountOrZero = 0
-    """Past pairs that each agent sees."""
 
 
 class ReferenceRecord(Config):
@@ -70,9 +57,9 @@ class TaskRecord(Config):
     """Who the agents of a body are."""
     view: str | None = None
     """What they see."""
-    settings: dict[str, Any] | None = None
+    settings: FileSettings | None = None
     """What the environment was made with."""
-    max_steps: Count | None = None
+    max_steps: FileSteps | None = None
     """Length of its episodes, where it was chosen."""
     longest_episode: CountOrZero = 0
     """Steps of the longest recorded episode."""
@@ -214,13 +201,13 @@ def _warn_of_changed_data(folder: RunFolder, task: ScoredTask) -> None:
 def _read(folder: RunFolder, config: RunConfig, permit: Permit | None) -> RecordedTask:
     """The task of `task.json`; without permission, without the environment that the run named."""
     try:
-        record: TaskRecord = build(TaskRecord, json.loads(folder.task_file.read_text(encoding="utf-8")))
+        record: TaskRecord = build(TaskRecord, read_table(folder.task_file))
         spec = Spec.from_plain(record.spec.model_dump())
         _refuse_other_widths(record, spec, folder.versions().get("spec"))
         shares = None
         if record.scenario is not None and record.conf is not None and record.view is not None:
             shares = partition(record.scenario, record.conf, record.view)
-    except (OSError, ValueError, RecursionError, ConfigError, PartitionError) as error:
+    except (OSError, ValueError, ConfigError, PartitionError) as error:
         raise RunFolderError(f"{folder.task_file} was damaged or edited: {error}") from None
     metadata = {name: getattr(record, name) for name in ("scenario", "settings", "max_steps", "versions")}
     metadata |= {"sha256": record.dataset.get("sha256"), "name": record.dataset.get("name")}

@@ -18,6 +18,7 @@ from offline_marl.core.config import ConfigError
 from offline_marl.core.files import write_atomically
 from offline_marl.core.learner import Learner
 from offline_marl.core.seeding import Generators
+from offline_marl.core.small_files import parse
 from offline_marl.core.types import Batch, Metrics, Source
 from offline_marl.distributed.coding import Code
 from offline_marl.distributed.engine import Engine, Program, ScriptedEngine
@@ -179,7 +180,11 @@ def read_log(path: Path, code: Code) -> list[list[int]]:
         numbers = [line["version"] for line in lines]
     except (OSError, ValueError, KeyError, TypeError):
         raise RunFolderError(f"{path} is no log of a coded run's learners.") from None
-    if numbers != list(range(1, len(numbers) + 1)) or any(row >= code.learners for order in rows for row in order):
+    if (
+        any(type(number) is not int for number in numbers)
+        or numbers != list(range(1, len(numbers) + 1))
+        or any(row >= code.learners for order in rows for row in order)
+    ):
         raise RunFolderError(f"{path} does not tell of every update from the first on, or of other learners.")
     return rows
 
@@ -187,4 +192,4 @@ def read_log(path: Path, code: Code) -> list[list[int]]:
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Lines of the log; a last one that was cut off by the end of its process is no line."""
     text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    return [parse(line) for line in text[: text.rfind("\n") + 1].splitlines()]

@@ -18,7 +18,7 @@ from offline_marl.core.types import Batch, Metrics, Source
 from offline_marl.runs import checkpoint
 from offline_marl.runs.config import LearnFlags
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import Folder, newest_state
+from offline_marl.runs.folder import Folder, newest_state, restoring
 from offline_marl.runs.log_files import asked_loggers, loggers_of
 from offline_marl.runs.loggers import Logger
 from offline_marl.runs.stopping import StoppedEarly
@@ -224,12 +224,16 @@ class Session(ABC, Generic[Settings, Outcome]):
         """Go on where a checkpoint stands; of a run that has ended, only what can be read on any device."""
         if not state:
             return
+        with restoring(self.folder.path):
+            self._restore(state)
+        restore_hooks(self._stateful, state)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
         self.step, self.elapsed = state["step"], state["elapsed"]
         self.ended = state.get("ended", False)
         self.learner.load_state_dict(state[self.learner_key])
         for name, hook in self.own_hooks.items():
             hook.load_state_dict(state[name])
-        restore_hooks(self._stateful, state)
         if not (self.ended or self.folder.done):
             self.source.load_state_dict(state["source"])
             self.log.load_state_dict(state.get("log", {"pending": []}), self.config.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -25,7 +24,7 @@ from offline_marl.runs import checkpoint
 from offline_marl.runs.combinations import plays
 from offline_marl.runs.config import RunConfig
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import Folder, RunFolder, newest_state
+from offline_marl.runs.folder import Folder, RunFolder, RunFolderError, newest_state, restoring
 from offline_marl.runs.loading import make_algorithm, take_over
 from offline_marl.runs.loggers import Logger
 from offline_marl.tasks.data_tasks import ScoredTask, Task
@@ -196,15 +195,20 @@ def read_finished(folder: RunFolder, config: RunConfig, task: ScoredTask, hooks:
     learner.place(pick_device(config.device), derive(config.seed, "exploration"))
     state = newest_state(folder)
     if state is not None:
-        learner.load_state_dict(state[TrainingSession.learner_key])
+        with restoring(folder.path):
+            learner.load_state_dict(state[TrainingSession.learner_key])
         restore_hooks(stateful(hooks), state)
     return _result_of(folder, learner, task)
 
 
 def _result_of(folder: Folder[RunConfig], learner: Algorithm, task: ScoredTask) -> Result:
-    summary = json.loads(folder.done_file.read_text(encoding="utf-8"))
-    conventions = Conventions.from_plain(summary["conventions"]) if "conventions" in summary else None
-    score = summarize(np.array(summary["returns"]), task.reference, conventions) if "returns" in summary else None
+    summary = folder.summary()
+    try:
+        conventions = Conventions.from_plain(summary["conventions"]) if summary.get("conventions") else None
+    except (LookupError, TypeError, ValueError):
+        raise RunFolderError(f"{folder.done_file} was damaged or edited: its conventions cannot be read.") from None
+    returns = summary.get("returns")
+    score = None if returns is None else summarize(np.array(returns, np.float64), task.reference, conventions)
     if score is not None:
         differ, played = summary.get("versions_differ"), summary.get("versions")
         others = None if differ is None else tuple(differ)

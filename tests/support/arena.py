@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,8 @@ MEMORY = 1 << 30
 BEYOND = 3 << 30
 """Bytes at which a process is ended."""
 SECONDS = 20.0
+BESIDE = re.compile(r"^warning: |\d+%\||\?\w+/s\]|\d(MB|s|set)/s\]")
+"""Lines on stderr that are no sentences about the input: warnings of what was passed over, and bars of progress."""
 WORK = "work"
 """Folder of an attack that commands may write their results into; all else stays as it was."""
 
@@ -75,7 +78,7 @@ class Outcome:
             return "executed"
         if self.code == 0:
             return None if attack.may_pass else "accepted"
-        lines = [line for line in self.err.splitlines() if line.strip() and not line.startswith("warning: ")]
+        lines = [line for line in self.err.replace("\r", "\n").splitlines() if line.strip() and not BESIDE.search(line)]
         if len(lines) != 1 or not lines[0].startswith("error: ") or len(lines[0]) > 1500:
             return "no one sentence"
         if self.changed:

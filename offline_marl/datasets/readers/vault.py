@@ -16,6 +16,7 @@ import numpy.typing as npt
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.steps import Steps, Table, parts
+from offline_marl.datasets.readers.storage.claims import LEAST_ROW, Ledger
 from offline_marl.datasets.readers.storage.hdf5 import MOST_COMPRESSED
 from offline_marl.datasets.readers.storage.padding import cut_padding, cut_state_padding
 from offline_marl.datasets.readers.storage.tables import Lazy
@@ -83,7 +84,9 @@ class Vault(Reader):
             raise DataError(f"Reading {folder} needs tensorstore: pip install 'offline-marl[vault]'.") from None
         # A chunk is seldom read at once, and all arrays share what is kept of them.
         context = tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE}})
-        yield _steps(_Leaves(tensorstore, context, folder, _size(folder))), _about(folder)
+        size = _size(folder)
+        leaves = _Leaves(tensorstore, context, folder, size, Ledger(str(folder), size))
+        yield _steps(leaves), _about(folder)
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class _Leaves:
     context: Any
     folder: Path
     size: int
+    ledger: Ledger
 
     def read(self, start: Callable[[], Any]) -> Any:
         """The result of what tensorstore is asked for.
@@ -162,11 +166,13 @@ class _Leaves:
                 "'vault_index'."
             )
         width = int(np.prod([float(n) for n in shape[2:]]))
-        if steps * width * array.dtype.numpy_dtype.itemsize > MOST_COMPRESSED * self.size:
+        claimed = steps * width * array.dtype.numpy_dtype.itemsize
+        if claimed > MOST_COMPRESSED * self.size:
             raise DataError(
                 f"{self.folder}: 'vault_index' claims {steps:,} steps and '{name}' {width:,} numbers each, but only "
                 f"{self.size:,} bytes are stored."
             )
+        self.ledger.charge(name, max(claimed, LEAST_ROW * steps))
         return Lazy((steps, *shape[2:]), lambda first, last: convert(self.read(array[0, first:last].read)))
 
 

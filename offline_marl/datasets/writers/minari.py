@@ -21,6 +21,7 @@ import torch
 from offline_marl.core.types import DataError, Episode
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.episode_index import starts
+from offline_marl.datasets.metadata import reference_of
 from offline_marl.datasets.readers.embedded_metadata import OURS, packed
 from offline_marl.datasets.readers.minari.remote import datasets_in
 from offline_marl.datasets.readers.minari.storages import STORAGES
@@ -107,9 +108,9 @@ def _create(root: Path, name: str, data: Recording | Dataset, storage: str) -> N
             f"are under '{OURS}'.",
         )
     kept: dict[str, Any] = {OURS: packed(metadata, data.ends_seen), "dataset_size": made.storage.get_size()}
-    reference = metadata.get("reference")
-    if reference:
-        kept |= {"ref_min_score": float(reference["random"]), "ref_max_score": float(reference["expert"])}
+    reference = reference_of(metadata)
+    if reference is not None:
+        kept |= {"ref_min_score": float(reference.random), "ref_max_score": float(reference.expert)}
     if metadata.get("actors"):
         kept["actors"] = _plain(metadata["actors"])
     made.storage.update_metadata(kept)

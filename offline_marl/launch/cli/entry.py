@@ -14,9 +14,11 @@ from offline_marl.core.plugin_files import take_plugins
 from offline_marl.launch.cli.arguments import refuse_unusable
 from offline_marl.launch.cli.command import Command, choose, run_lazily
 from offline_marl.launch.cli.data.table import COMMANDS as DATA_COMMANDS
-from offline_marl.launch.cli.failures import Stopped, exit_code
+from offline_marl.launch.cli.failures import Stopped, exit_code, is_out_of_memory
 from offline_marl.launch.cli.prefs.table import COMMANDS as PREFS_COMMANDS
 from offline_marl.launch.cli.text import replace_unprintable, without_secrets
+
+NO_MEMORY = "There is not enough memory for this: "
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         known = exit_code(error)
         if known is None:
             raise
-        code = _complain(f"error: {sentence(error)}", known)
+        told = sentence(error).partition("\n")[0]
+        code = _complain(f"error: {NO_MEMORY if is_out_of_memory(error) else ''}{told}", known)
     raise SystemExit(code)
 
 

@@ -23,7 +23,13 @@ def exit_code(error: Exception) -> int | None:
     """Choose the exit code of an expected failure; None for a bug, which should show its traceback."""
     if isinstance(error, BadInputError):
         return BAD_INPUT
-    return FAILED if isinstance(error, WorkError | OSError | sqlite3.DatabaseError) else None
+    return FAILED if isinstance(error, WorkError | OSError | sqlite3.DatabaseError) or is_out_of_memory(error) else None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether numpy, torch or the GPU had no room for something."""
+    told = isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or told
 
 
 @contextlib.contextmanager

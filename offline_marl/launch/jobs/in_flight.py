@@ -11,6 +11,7 @@ from typing import Any
 
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.files import write_atomically
+from offline_marl.core.small_files import read
 from offline_marl.launch.jobs import slurm
 from offline_marl.launch.jobs.job import Job, read_submitted, write_submitted
 
@@ -67,7 +68,7 @@ def recover_submissions(logs: Path) -> int:
 
 def _jobs(file: Path) -> list[Job]:
     try:
-        listed: list[Any] = json.loads(file.read_text(encoding="utf-8"))
+        listed: list[Any] = read(file)
         return [build(Job, entry) for entry in listed]
     except (ValueError, TypeError, ConfigError):
         return []

@@ -17,6 +17,7 @@ from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
 from offline_marl.core.locks import open_own
+from offline_marl.core.small_files import read_table
 from offline_marl.launch.jobs import disk
 from offline_marl.runs.config import LearnFlags, import_paths
 from offline_marl.runs.folder import Folder, HeldFolderError
@@ -126,8 +127,7 @@ def perform(job: Job, patience_s: float = PATIENCE_S) -> dict[str, Any]:
             if asked.is_set():
                 raise StoppedEarly(0) from None
     refuse_another(job)
-    summary: dict[str, Any] = json.loads(folder.done_file.read_text(encoding="utf-8"))
-    return summary
+    return folder.summary()
 
 
 def refuse_another(job: Job) -> None:
@@ -192,7 +192,7 @@ def read_submitted(folder: Path) -> Submitted | None:
         JobError: It was damaged or edited.
     """
     try:
-        stored = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
+        stored = read_table(folder / JOB_FILE)
         submitted: Submitted = build(Submitted, stored)
     except FileNotFoundError:
         return None
@@ -216,7 +216,14 @@ def read_starts(folder: Path) -> list[dict[str, Any]]:
         text = (folder / STARTS_FILE).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    return list(plain_lines(text.encode()))
+    return [row for row in plain_lines(text.encode()) if _is_start(row)]
+
+
+def _is_start(row: Mapping[str, Any]) -> bool:
+    """Whether a line is as `note_start` writes them: others were damaged, and are left out."""
+    words = all(isinstance(row.get(name, ""), str) for name in ("when", "event", "how", "why", "host", "id"))
+    numbers = (row.get("pid", 0), row.get("born") or 0)
+    return words and all(type(number) is int and 0 <= number < 1 << 53 for number in numbers)
 
 
 @contextmanager

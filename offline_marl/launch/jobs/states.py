@@ -5,7 +5,6 @@ A job that the queue no longer knows and whose folder holds no DONE has died, wh
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -15,11 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from offline_marl.core.small_files import read_table
 from offline_marl.launch.jobs import slurm
 from offline_marl.launch.jobs.job import Submitted, note_start, read_starts, read_submitted
 from offline_marl.launch.jobs.worker import start_ticks
 from offline_marl.runs import checkpoint
-from offline_marl.runs.metric_rows import newest_rate, read_rows
+from offline_marl.runs.metric_rows import MOST_STEPS, is_sound, newest_rate, read_rows
 
 Name = Literal["waiting", "running", "done", "failed", "stopped"]
 LOG_LINES = 5
@@ -260,10 +260,12 @@ def _requeues(starts: list[dict[str, Any]]) -> int:
 
 def _progress(folder: Path) -> dict[str, Any]:
     try:
-        steps = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["steps"])
-    except (OSError, ValueError, KeyError, TypeError):
+        steps = read_table(folder / "config.json")["steps"]
+    except (OSError, ValueError, KeyError):
         return {}
-    rows = [row for row in read_rows(folder / "metrics.jsonl") if row.get("kind") == "train"]
+    if type(steps) is not int or not 0 < steps < MOST_STEPS:
+        return {}
+    rows = [row for row in read_rows(folder / "metrics.jsonl") if row.get("kind") == "train" and is_sound(row)]
     saved = checkpoint.found(folder / "checkpoints")
     step = max([saved[0][0] if saved else 0, *(row["step"] for row in rows[-1:])])
     rate = newest_rate(rows)

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from offline_marl.core.errors import BadInputError
+from offline_marl.core.small_files import read_table
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.launch.recipes.contents import content_of
 from offline_marl.launch.recipes.file import MAKES_DATA, Recipe, Stage
@@ -108,7 +109,7 @@ def _key(parts: Any) -> str:
 
 def _recorded(file: Path) -> str | None:
     try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["content"])
+        return str(read_table(file)["content"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):

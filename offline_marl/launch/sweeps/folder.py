@@ -15,6 +15,7 @@ from typing import Any
 from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.locks import BusyError, LinkError, locked, refuse_links
+from offline_marl.core.small_files import read_table
 from offline_marl.launch.jobs.job import Executor, Job
 from offline_marl.launch.sweeps.names import digest
 from offline_marl.launch.sweeps.plan import Planned
@@ -78,7 +79,7 @@ class Sweep:
         if not self.file.is_file():
             raise SweepError(f"{self.path} holds no sweep (there is no sweep.json in it): start one with a sweep file.")
         try:
-            manifest: Manifest = build(Manifest, json.loads(self.file.read_text(encoding="utf-8")))
+            manifest: Manifest = build(Manifest, read_table(self.file))
         except (ValueError, ConfigError) as error:
             raise SweepError(f"{self.file} was damaged or edited: {' '.join(str(error).split())}") from None
         return manifest

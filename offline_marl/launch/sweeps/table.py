@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from offline_marl.core.config import ConfigError, build
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
+from offline_marl.core.small_files import read_table
 from offline_marl.launch.sweeps.folder import Sweep, SweepError, settings_of
 from offline_marl.launch.sweeps.plan import Planned
 from offline_marl.report.export import as_csv
 from offline_marl.report.gather.run_folders import describe_tuning
 from offline_marl.report.gather.scores import FIGURES
-from offline_marl.runs.folder import RunFolder
+from offline_marl.runs.folder import RunFolder, Summary
 from offline_marl.runs.kinds import is_scored
 
 OPTIONAL_COLUMNS = {"environment", "preset", "world_model", "agreement", "random_return", "online", "environment_steps"}
@@ -34,12 +35,13 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     """
     mark = RunFolder(folder).done_file
     try:
-        content = json.loads(mark.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_table(mark)
+        build(Summary, content)
     except FileNotFoundError:
         return None
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or not isinstance(content.get("score", {}), dict):
+    except (ValueError, ConfigError):
+        content = {"score": None}
+    if not isinstance(content.get("score", {}), dict):
         raise SweepError(f"{mark} was damaged or edited: remove it and start the sweep again, and it is made anew.")
     return content
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from offline_marl.core import small_files
 from offline_marl.report.gather.labels import label_runs
 from offline_marl.report.gather.run_folders import names_of, read_run
 from offline_marl.report.gather.scores import EvidenceError, Gathered, LeftOut, Run
@@ -95,9 +95,9 @@ def _jobs(sweep: Path) -> list[Path]:
         EvidenceError: The sweep's list was damaged.
     """
     try:
-        jobs = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["jobs"]
+        jobs = small_files.read_table(sweep / SWEEP)["jobs"]
         return [sweep / job["folder"] for job in jobs if is_scored(job.get("command", TRAIN.command))]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise EvidenceError(f"{sweep / SWEEP} was damaged or edited: which runs there should be is lost.") from None
 
 

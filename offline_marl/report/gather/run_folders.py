@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from offline_marl.core.small_files import read_table
 from offline_marl.report.gather.data_returns import data_returns
 from offline_marl.report.gather.scores import Figures, LeftOut, Run
 from offline_marl.runs.folder import TUNED, RunFolder, RunFolderError
@@ -116,10 +116,9 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 def read_json_object(file: Path) -> dict[str, Any] | None:
     """Read a JSON object; None where the file is missing, damaged or holds something else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_table(file)
+    except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
 
 
 def _read_tuning(path: Path) -> str | None:

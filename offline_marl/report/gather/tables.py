@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from offline_marl.core.small_files import parse
 from offline_marl.report.gather.data_returns import data_returns
 from offline_marl.report.gather.run_folders import figures, unusable
 from offline_marl.report.gather.scores import FIGURES, EvidenceError, LeftOut, Run
@@ -125,6 +125,6 @@ def _value(text: Any) -> Any:
     if text in {"True", "False"}:
         return text == "True"
     try:
-        return json.loads(text)
+        return parse(text)
     except (ValueError, TypeError):
         return text

@@ -26,6 +26,7 @@ from offline_marl.runs.folder import ModelFolder, describe_software, naming_plug
 from offline_marl.runs.kinds import FIT, build_settings
 from offline_marl.runs.log_files import SILENT
 from offline_marl.runs.places import resolve_fit
+from offline_marl.runs.sizes import refuse_too_large
 from offline_marl.tasks.data_tasks import Task, open_task
 from offline_marl.training.loop import Enough, LogHook
 from offline_marl.training.models.foresight import evenly
@@ -169,7 +170,9 @@ class FitSession(Session[FitConfig, Fit]):
         with seeded_globally(config.seed, "initialisation"):
             settings, data, stays = build(kind.Config, config.settings), task.data, task.mapped
             seen, held_out = episodes_apart(data.lengths, settings.holdout, config.seed)
-            self.learner = kind(settings, facts_of(data, seen))
+            facts = facts_of(data, seen)
+            refuse_too_large(config.model, lambda: kind(settings, facts), settings.model_dump(), data.spec)
+            self.learner = kind(settings, facts)
         if self.learner.first_look > config.steps:
             raise ConfigError(
                 f"{config.steps} steps end before all of {config.model} is learnt, which takes "

@@ -5,7 +5,6 @@ It depends on nothing but the weights and the held-out episodes.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.seeding import seeded_globally
+from offline_marl.core.small_files import read_table
 from offline_marl.datasets.buffer import Rows, TransitionBuffer
 from offline_marl.runs.config import RunFlags
 from offline_marl.runs.folder import write_json
@@ -67,10 +67,12 @@ def write_report(folder: Path, model: WorldModel, held_out: TransitionBuffer) ->
 def read_report(folder: Path) -> dict[str, Any] | None:
     """The report in a model's folder; None if there is none that can be read."""
     try:
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report = read_table(folder / "report.json")
     except (OSError, ValueError):
         return None
-    return report if isinstance(report, dict) and {"trusted", "reasons"} <= report.keys() else None
+    reasons = report.get("reasons")
+    told = isinstance(reasons, list) and all(isinstance(reason, str) for reason in reasons)
+    return report if told and isinstance(report.get("trusted"), bool) else None
 
 
 def verdict(report: Mapping[str, Any] | None) -> str:

@@ -18,6 +18,7 @@ from offline_marl.preferences import registry
 from offline_marl.preferences.reward_model import RewardModel, RewardModelConfig
 from offline_marl.runs.config import RewardFitConfig
 from offline_marl.runs.folder import Folder, RunFolderError, write_json
+from offline_marl.runs.sizes import refuse_too_large
 from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.models.fit import HeldOutHook
 from offline_marl.training.models.report import read_report, verdict
@@ -74,8 +75,12 @@ class RewardFitSession(Session[RewardFitConfig, RewardFit]):
             )
             refuse_few(self.split, settings.min_labels, config.preferences)
             self.facts = comparisons.store.facts()
+        statistics = obs_statistics(task.data)
+        refuse_too_large(
+            config.reward, lambda: kind(settings, task.spec, *statistics), settings.model_dump(), task.spec
+        )
         with seeded_globally(config.seed, "initialisation"):
-            self.learner = kind(settings, task.spec, *obs_statistics(task.data))
+            self.learner = kind(settings, task.spec, *statistics)
         self.learner.place(self.device, derive(config.seed, "crops"))
         self.looking = HeldOutHook(
             self.learner,

@@ -12,7 +12,7 @@ from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import DataError, Spec
 from offline_marl.preferences import registry
 from offline_marl.preferences.reward_model import RewardModel
-from offline_marl.runs.folder import RewardFolder, RunFolderError, naming_plugins, newest_state
+from offline_marl.runs.folder import RewardFolder, RunFolderError, naming_plugins, newest_state, restoring
 from offline_marl.tasks.data_tasks import describe_team, team_of
 
 
@@ -37,7 +37,8 @@ def load_reward(path: str | Path) -> RewardModel:
     with seeded_globally(config.seed, "initialisation"):
         still = torch.zeros(spec.n_agents, spec.obs_dim)
         model = kind(build(kind.Config, config.settings), spec, still, still + 1)
-    model.load_state_dict(state["reward_model"])
+    with restoring(folder.path):
+        model.load_state_dict(state["reward_model"])
     return model.requires_grad_(False).eval()
 
 

@@ -8,7 +8,6 @@ Mean and spread are over members; mu and sigma are the mean's over the whole tra
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import sys
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from offline_marl.core.acting.history import pairs, windows
 from offline_marl.core.axes import PerAgent
+from offline_marl.core.small_files import read_table
 from offline_marl.core.types import Batch, DataError, History, Spec
 from offline_marl.datasets.base import Dataset
 from offline_marl.losses.preferences import log_ratio_bonus, log_uniform_box, log_uniform_choices
@@ -249,7 +249,7 @@ def read_frozen(folder: Folder[RunConfig]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_table(path)
         return {**known, "standardised_by": dict(known["standardised_by"]), "version": str(known["version"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path} was damaged or edited: {error}.") from None

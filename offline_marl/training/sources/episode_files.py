@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.files import load_tree, save_tree
+from offline_marl.core.small_files import read_table
 from offline_marl.core.types import Episode, Spec
 from offline_marl.datasets.episode_ring import SEEN_ROWS
 from offline_marl.runs.folder import RunFolderError, write_json
@@ -73,7 +73,7 @@ class EpisodeFiles:
     def read_needed(self) -> list[tuple[int, int]]:
         """What `write_needed` wrote; nothing where that was lost."""
         try:
-            marks = json.loads((self.folder / NEEDED).read_text(encoding="utf-8"))["checkpoints"]
+            marks = read_table(self.folder / NEEDED)["checkpoints"]
             return [(int(count), int(oldest)) for count, oldest in marks]
         except (OSError, ValueError, KeyError, TypeError):
             return []

@@ -12,15 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from offline_marl.core.types import DataError
-from offline_marl.datasets.readers.storage import hdf5
+from offline_marl.datasets.readers.storage import arrow_claims, hdf5, parquet_claims
+from offline_marl.datasets.readers.storage.claims import MOST_SHRUNK, UNSUSPECTED, Ledger
 from offline_marl.datasets.readers.storage.tables import Recent
 
 Values = npt.NDArray[Any]
 STORAGES = ("hdf5", "arrow", "parquet")
 KEPT = 1 << 27
 """Bytes of episodes that are kept, because what an episode holds is asked for piece by piece."""
-UNSUSPECTED = 1 << 26
-"""Bytes that a Parquet file may claim however small it is."""
 
 
 class Episodes(Protocol):
@@ -130,7 +129,7 @@ class _Arrow:
             import pyarrow  # noqa: F401 - whether it is there
         except ImportError:
             raise DataError(f"Reading {folder.parent} needs pyarrow: pip install 'offline-marl[arrow]'.") from None
-        self._ending = ending
+        self._ending, self._ledger = ending, Ledger(str(folder.parent))
         episodes = (path for path in folder.iterdir() if re.fullmatch(r"\d{1,9}", path.name) and path.is_dir())
         self._folders = sorted(episodes, key=lambda path: int(path.name))
         self._recent = Recent[dict[str, Any]](KEPT, lambda columns: sum(column.nbytes for column in columns.values()))
@@ -163,6 +162,7 @@ class _Arrow:
         if not files:
             raise DataError(f"episode {folder.name} holds no .{self._ending} file.")
         try:
+            self._charge(folder.name, files)
             table = pyarrow.concat_tables([_table(file, self._ending) for file in files]).combine_chunks()
             table.validate(full=True)
             return {
@@ -175,6 +175,12 @@ class _Arrow:
                 raise
             raise DataError(f"episode {folder.name} is damaged: {_word(error)}.") from None
 
+    def _charge(self, episode: str, files: list[Path]) -> None:
+        """Compare what an episode claims with what is stored, before pyarrow makes room for it."""
+        if episode not in self._ledger:
+            claimed = sum((arrow_claims if self._ending == "arrow" else parquet_claims).claimed_by(f) for f in files)
+            self._ledger.charge(episode, claimed, sum(file.stat().st_size for file in files))
+
 
 def _table(file: Path, ending: str) -> Any:
     if ending == "arrow":
@@ -184,11 +190,11 @@ def _table(file: Path, ending: str) -> Any:
     from pyarrow import parquet
 
     parquet_file, size = parquet.ParquetFile(file), file.stat().st_size
-    # What its metadata say of single columns is not asked for: pyarrow ends the process where that is damaged.
+    # Rows of lists of no length have no pages that would tell of them.
     claimed = parquet_file.metadata.num_rows * sum(_width(field.type) for field in parquet_file.schema_arrow)
-    if claimed > max(hdf5.MOST_COMPRESSED * size, UNSUSPECTED) or claimed < 0:
+    if claimed > MOST_SHRUNK * size + UNSUSPECTED or claimed < 0:
         raise DataError(f"{file.name} claims {claimed:,} bytes, but only {size:,} are stored.")
-    return parquet_file.read()
+    return parquet_file.read(use_threads=False)
 
 
 def _width(kind: Any) -> int:

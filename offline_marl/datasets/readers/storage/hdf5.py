@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offline_marl.core.types import DataError
+from offline_marl.datasets.readers.storage.claims import LEAST_ROW, Ledger
 
 MOST_COMPRESSED = 1100
 """Deflate cannot shrink anything more than 1,032 times: what claims to be larger is not there."""
@@ -34,13 +35,33 @@ def open_file(path: Path) -> Iterator[Any]:
         file = h5py.File(path, "r")
     except OSError as error:
         raise DataError(f"{path} cannot be read as HDF5: {_line(error)}.") from None
+    key = _key(file)
+    _LEDGERS[key] = Ledger(str(path), path.stat().st_size)
     try:
         with file:
             yield file
     except (OSError, RuntimeError, ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
-        if isinstance(error, DataError) or not _is_h5pys(error):
+        if isinstance(error, DataError) or not (isinstance(error, MemoryError) or _is_h5pys(error)):
             raise
-        raise DataError(f"{path} is damaged: {_line(error)}.") from None
+        raise DataError(f"{path} is damaged: {_line(error) or 'it asks for more memory than there is'}.") from None
+    finally:
+        _LEDGERS.pop(key, None)
+
+
+_LEDGERS: dict[Hashable, Ledger] = {}
+"""What is claimed by each file that is open."""
+
+
+def _key(file: Any) -> Hashable:
+    number: Hashable = file.id.fileno
+    return number
+
+
+def _charge(file: Any, name: str, dataset: Any, claimed: int) -> None:
+    """Count an array of an open file; one that was opened elsewhere has no account."""
+    ledger = _LEDGERS.get(_key(file))
+    if ledger is not None:
+        ledger.charge(name, max(claimed, LEAST_ROW * int(dataset.shape[0])))
 
 
 def names(group: Any) -> dict[str, tuple[int, ...]]:
@@ -89,6 +110,7 @@ def table(group: Any, name: str) -> Any:
     claimed, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
     if claimed > MOST_COMPRESSED * stored:
         raise DataError(f"{where} claims {claimed:,} bytes, but only {stored:,} are stored.")
+    _charge(group.file, dataset.name, dataset, claimed)
     return dataset
 
 
@@ -108,10 +130,13 @@ def quick(file: Any, path: str) -> npt.NDArray[Any] | None:
         size = int(np.prod(dataset.shape, dtype=np.float64)) * dtype.itemsize
         if plain.get_layout() == h5d.VIRTUAL or size > MOST_COMPRESSED * dataset.get_storage_size():
             return None
+        _charge(file, f"/{path}", dataset, size)
         values = np.empty(dataset.shape, dtype)
         if values.size:
             dataset.read(h5s.ALL, h5s.ALL, values)
         return values
+    except DataError:
+        raise
     except (KeyError, ValueError, TypeError, OSError, RuntimeError, OverflowError):
         return None
 

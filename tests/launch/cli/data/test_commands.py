@@ -66,14 +66,18 @@ def test_info_tells_coverage_ranges_duplicates_and_quantiles(cli: Cli, recording
     [
         {"reference": 3, "actors": "x", "parts": {"a": 1}, "versions": [1], "how": {}, "licence": 5},
         {"reference": {"random": "a", "expert": 1}, "actors": [3, {}], "parts": [None, {}], "tier": [[]]},
-        {"reference": {"random": 1, "expert": 1}, "action_noise": "much", "seed": None, "who": 3},
+        {"reference": {"random": 1, "expert": 2}, "action_noise": "much", "seed": None, "who": 3},
         {"reference": {"a": 1}, "scenario": 7, "episodes_end": [{}]},
     ],
 )
-def test_metadata_of_anybody_break_nothing(cli: Cli, team: Path, about: dict[str, Any]) -> None:
+def test_metadata_of_anybody_are_refused_in_one_sentence(cli: Cli, team: Path, about: dict[str, Any]) -> None:
     save_data(team, replace(load_data(team), metadata=about))
-    assert cli("data", "info", team).code == 0 and cli("data", "info", team, "--json").code == 0
-    assert cli("data", "verify", team).code in {0, 2}
+    for words in (["info", team], ["info", team, "--json"], ["convert", team, "out.safetensors"]):
+        said = cli("data", *words)
+        assert said.code == 2 and said.error.startswith("error: The metadata's '") and "\n" not in said.error.strip()
+    said = cli("data", "verify", team)
+    assert said.code == 2 and "The metadata's '" in said.out
+    assert not Path("out.safetensors").exists()
 
 
 def test_large_sets_are_looked_through_with_a_bar(cli: Cli, team: Path, monkeypatch: pytest.MonkeyPatch) -> None:
