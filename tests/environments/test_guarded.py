@@ -13,7 +13,7 @@ import pytest
 
 from offline_marl.core.errors import WorkError
 from offline_marl.core.types import DataError, Spec
-from offline_marl.environments.guarded import EnvironmentFailedError, Guarded, TimeLimitError, Watch
+from offline_marl.environments.guarded import EnvironmentFailedError, Guarded, TimeLimitError, Watch, build_in_time
 
 
 class Stub:
@@ -92,3 +92,25 @@ def test_other_threads_have_no_limit() -> None:
     thread.start()
     thread.join()
     assert found == ["done"]
+
+
+# --- building -----------------------------------------------------------------------------------------------------
+def test_what_is_not_built_in_time_is_given_up() -> None:
+    began = time.monotonic()
+    with pytest.raises(EnvironmentFailedError, match=r"huge was not built in 0\.2 seconds.*too large a world"):
+        build_in_time(fail_slowly, "huge", 0.2)
+    assert time.monotonic() - began < 5
+
+
+def test_what_has_no_room_is_a_sentence_too() -> None:
+    with pytest.raises(EnvironmentFailedError, match="environment huge needs more memory than there is"):
+        build_in_time(fail(MemoryError()), "huge")
+
+
+def test_what_is_built_in_time_is_what_was_made() -> None:
+    made: Any = object()
+    assert build_in_time(lambda: made, "small") is made
+
+
+def fail_slowly() -> Any:
+    time.sleep(30)

@@ -188,3 +188,11 @@ def test_registered_ids_are_taken_beside_import_paths():
         assert env.spec.act_dims == (2, 3) and env.max_steps == 9
     finally:
         del pettingzoo.parallel_registry["toys/leaving-v0"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"N": 100_000}, {"N": 10**100}, {"N": -300}, {"N": 1e9}, {"max_cycles": 10**9}, {"N": float("inf")}]
+)
+def test_a_task_of_mpe_is_not_made_with_huge_numbers(settings):
+    with pytest.raises(DataError, match=r"simple-spread cannot be made with .* is the most\."):
+        environments.get("simple-spread").told(settings)

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from offline_marl.runs.config import FitConfig, RunConfig
-from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError, describe_software, kind_of
+from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError, describe_software, kind_of, restoring
 from offline_marl.runs.kinds import FIT, TRAIN
 
 CONFIG = RunConfig(algorithm="bc", dataset="x_2x1_full", settings={"lr": 1e-3, "hidden": [16]})
@@ -125,3 +127,31 @@ def test_the_software_is_described_with_versions_and_commit():
     found = describe_software()
     assert {"python", "torch", "numpy", "offline-marl"} <= set(found)
     assert json.dumps(found)
+
+
+# --- marks and checkpoints of anybody -----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1]", '{"returns": []}', '{"returns": ["a"]}', '{"steps": -1}', '{"score": 3}', "[" * 10**6]
+)
+def test_a_damaged_mark_is_one_sentence(tmp_path: Path, content: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.done_file.write_text(content)
+    with pytest.raises(RunFolderError) as caught:
+        folder.summary()
+    assert "DONE was damaged or edited: " in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_sound_mark_is_read_as_it_is(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.finish({"steps": 3, "returns": [1, 2.5], "mine": {"a": None}})
+    assert folder.summary() == {"steps": 3, "returns": [1, 2.5], "mine": {"a": None}}
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    learner = torch.nn.Linear(3, 2)
+    expected = pytest.raises(RunFolderError, match=r"does not fit the config\.json beside it.*size mismatch")
+    with expected as caught, restoring(tmp_path):
+        learner.load_state_dict(torch.nn.Linear(4, 2).state_dict())
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RunFolderError, match="does not fit"), restoring(tmp_path):
+        learner.load_state_dict({}["algorithm"])
