@@ -35,8 +35,8 @@ def parse(text: str | bytes, most: int = MOST_NESTED, finite: bool = True) -> An
     return content
 
 
-def read(path: Path) -> Any:
-    """What a JSON file holds.
+def read(path: Path, finite: bool = True) -> Any:
+    """What a JSON file holds; `finite` as in `parse`.
 
     Raises:
         OSError: It cannot be read.
@@ -44,17 +44,17 @@ def read(path: Path) -> Any:
     """
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"it has {path.stat().st_size:,} bytes, too many for such a file")
-    return parse(path.read_bytes())
+    return parse(path.read_bytes(), finite=finite)
 
 
-def read_table(path: Path) -> dict[str, Any]:
-    """What a JSON file holds by names.
+def read_table(path: Path, finite: bool = True) -> dict[str, Any]:
+    """What a JSON file holds by names; `finite` as in `parse`, for files of runs that may have diverged.
 
     Raises:
         OSError: It cannot be read.
         ValueError: See `read`; or it holds something else.
     """
-    content = read(path)
+    content = read(path, finite)
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, it should hold named entries")
     return content

@@ -147,7 +147,7 @@ class LabelStore:
         except sqlite3.OperationalError as error:
             self.close()
             raise StoreError(f"{path} cannot be read or written: {error}.") from None
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             self.close()
             raise StoreError(f"{path} is no store of labels, or is damaged: {error}.") from None
         except StoreError:

@@ -55,7 +55,7 @@ PACKAGES = ("offline-marl", "torch", "numpy", "gymnasium", "mujoco")
 class Summary(Config):
     """What DONE says of a finished run, as far as anybody relies on it."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=True)
 
     steps: CountOrZero | None = None
     """Updates."""
@@ -165,7 +165,7 @@ class Folder(Generic[Settings]):
             RunFolderError: There is no mark, or it was damaged or edited.
         """
         try:
-            content = read_table(self.done_file)
+            content = read_table(self.done_file, finite=False)
             build(Summary, content)
         except (OSError, ValueError, ConfigError) as error:
             reason = error.strerror if isinstance(error, OSError) else error

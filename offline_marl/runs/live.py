@@ -243,7 +243,7 @@ def _last_words(path: Path) -> str:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        return read_table(path)
+        return read_table(path, finite=False)
     except (OSError, ValueError):
         return {}
 

@@ -79,7 +79,7 @@ class Outcome:
         if self.code == 0:
             return None if attack.may_pass else "accepted"
         lines = [line for line in self.err.replace("\r", "\n").splitlines() if line.strip() and not BESIDE.search(line)]
-        if len(lines) != 1 or not lines[0].startswith("error: ") or len(lines[0]) > 1500:
+        if len(lines) != 1 or not lines[0].startswith("error: ") or len(lines[0]) > 1_200:
             return "no one sentence"
         if self.changed:
             return f"left {self.changed[0]}"
@@ -156,7 +156,7 @@ def _expected(name: str, attack: Attack) -> bool:
         return True
     if place == "home":  # made or converted sets that are whole stay, and so do folders and locks
         return not any(part.startswith((".", "verifying-")) and not part.endswith(".lock") for part in parts)
-    return place == "here" and bool(parts) and parts[0] in {WORK, *attack.left}
+    return place == "here" and bool(parts) and parts[0].partition(".")[0] in {WORK, *attack.left}
 
 
 # --- the process that is forked -----------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import atexit
 import json
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
@@ -108,6 +110,9 @@ def base() -> Path:
     sweep.write_manifest("x.toml", "local", None, [Planned(**planned, fields={"dataset": "x", "seed": 0, "steps": 2})])
     shutil.copytree(folder / "run", folder / "sweep" / "runs" / "a")
     saved(folder, world("discrete", 6), "x.safetensors")
+    # In a process of its own, for the lock and the database that the command leaves open.
+    words = ["prefs", "pairs", "prefs", "--dataset", "x.safetensors", "--budget", "4", "--length", "2"]
+    subprocess.run([sys.executable, "-m", "offline_marl", *words], cwd=folder, check=True, capture_output=True)
     return folder
 
 
@@ -175,6 +180,42 @@ def given(file: str, content: bytes, folder: Path) -> tuple[str, ...]:
     return USERS[file]
 
 
+LABELS: dict[str, bytes] = {
+    **CONTENTS,
+    "names alone": b"pair_id,answer,annotator\n",
+    "no such pair": b"pair_id,answer,annotator\n999,first,me\n",
+    "pairs that are words": b"pair_id,answer,annotator\nx,first,me\n",
+    "pairs beyond": b"pair_id,answer,annotator\n" + b"9" * 400 + b",first,me\n",
+    "an answer that is none": b"pair_id,answer,annotator\n1,both,me\n",
+    "a label that is none": b"pair_id,label,annotator\n1,nan,me\n",
+    "too few columns": b"pair_id,answer,annotator\n1\n",
+    "too many columns": b"pair_id,answer,annotator\n1,first,me,1,2,3\n",
+    "a field of a megabyte": b'pair_id,answer,annotator\n1,first,"' + b"x" * 1_000_000 + b'"\n',
+    "an open quotation": b'pair_id,answer,annotator\n1,"first,me\n',
+    "escapes": b"pair_id,answer,annotator\n1,first,\x1b[2J\r\n",
+    "nobody's": b"pair_id,answer,annotator\n1,first,\n",
+}
+"""Exports of labels."""
+
+
+def labelled(content: bytes, folder: Path) -> tuple[str, ...]:
+    shutil.copytree(base() / "prefs", folder / "run")
+    (folder / "x.csv").write_bytes(content)
+    return ("prefs", "import", "run", "x.csv")
+
+
+def compared(draw: random.Random, command: str, folder: Path) -> tuple[str, ...]:
+    """Comparisons of which some bytes are others."""
+    shutil.copytree(base() / "prefs", folder / "run")
+    file = draw.choice([file for file in sorted((folder / "run").rglob("*")) if file.stat().st_size and file.is_file()])
+    content = bytearray(file.read_bytes())
+    for _ in range(draw.randrange(1, 30)):
+        at = draw.choice([draw.randrange(200), draw.randrange(len(content))])
+        content[min(len(content) - 1, at)] = draw.randrange(256)
+    file.write_bytes(content[: draw.randrange(len(content))] if draw.random() < 0.2 else content)
+    return ("prefs", command, "run", *((f"{WORK}.csv",) if command == "export" else ()))
+
+
 # --- sizes that do not fit ----------------------------------------------------------------------------------------
 def misfit(changes: Mapping[str, Any], command: str, folder: Path) -> tuple[str, ...]:
     """Settings of a config.json that are not those of the checkpoint beside it."""
@@ -208,7 +249,12 @@ def attacks(count: int, seed: int = 22) -> Iterator[Attack]:
     for what, changes in MISFITS.items():
         for command in ("evaluate", "resume", "report"):
             yield _attack("settings beside another checkpoint", f"{what}", partial(misfit, changes, command), command)
+    for what, content in LABELS.items():
+        yield _attack("exports of labels", what, partial(labelled, content), "")
     draw = random.Random(seed)
+    for number in range(count // 3):
+        command, lot = draw.choice(["report", "export"]), random.Random(draw.random())
+        yield _attack("comparisons bent", f"{seed}.{number}", partial(compared, lot, command), command)
     for number in range(count):
         file = draw.choice(list(MAKES))
         command, lot = draw.choice(MAKES[file]), random.Random(draw.random())

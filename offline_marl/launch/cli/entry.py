@@ -18,6 +18,8 @@ from offline_marl.launch.cli.failures import Stopped, exit_code, is_out_of_memor
 from offline_marl.launch.cli.prefs.table import COMMANDS as PREFS_COMMANDS
 from offline_marl.launch.cli.text import replace_unprintable, without_secrets
 
+LONGEST = 1_000
+"""Letters of a sentence that are shown: what it quotes may be anybody's."""
 NO_MEMORY = "There is not enough memory for this: "
 
 
@@ -67,7 +69,9 @@ def _commands() -> dict[str, Command]:
 
 
 def _complain(line: str, code: int) -> int:
-    print(without_secrets(" ".join(line.split())), file=sys.stderr)
+    plain = "".join(letter if letter >= " " and not "\x7f" <= letter <= "\x9f" else " " for letter in line)
+    told = without_secrets(" ".join(plain.split()))
+    print(told if len(told) <= LONGEST else f"{told[:LONGEST]} ...", file=sys.stderr)
     return code
 
 

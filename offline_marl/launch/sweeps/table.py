@@ -35,7 +35,7 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     """
     mark = RunFolder(folder).done_file
     try:
-        content: dict[str, Any] = read_table(mark)
+        content: dict[str, Any] = read_table(mark, finite=False)
         build(Summary, content)
     except FileNotFoundError:
         return None

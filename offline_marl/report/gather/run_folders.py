@@ -116,7 +116,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 def read_json_object(file: Path) -> dict[str, Any] | None:
     """Read a JSON object; None where the file is missing, damaged or holds something else."""
     try:
-        return read_table(file)
+        return read_table(file, finite=False)
     except (OSError, ValueError):
         return None
 

@@ -67,19 +67,20 @@ def write_report(folder: Path, model: WorldModel, held_out: TransitionBuffer) ->
 def read_report(folder: Path) -> dict[str, Any] | None:
     """The report in a model's folder; None if there is none that can be read."""
     try:
-        report = read_table(folder / "report.json")
+        report = read_table(folder / "report.json", finite=False)
     except (OSError, ValueError):
         return None
-    reasons = report.get("reasons")
-    told = isinstance(reasons, list) and all(isinstance(reason, str) for reason in reasons)
-    return report if told and isinstance(report.get("trusted"), bool) else None
+    return report if {"trusted", "reasons"} <= report.keys() else None
 
 
 def verdict(report: Mapping[str, Any] | None) -> str:
     """Whether a model is to be trusted, and why not, as the end of a sentence."""
     if report is None:
         return "not to be trusted: it has no report, so that nobody knows how it does on held-out episodes"
-    return "to be trusted" if report["trusted"] else f"not to be trusted: {'; '.join(report['reasons'])}"
+    trusted, reasons = report["trusted"], report["reasons"]
+    if not isinstance(trusted, bool) or not isinstance(reasons, list) or any(type(each) is not str for each in reasons):
+        return "not to be trusted: its report was damaged or edited"
+    return "to be trusted" if trusted else f"not to be trusted: {'; '.join(reasons)}"
 
 
 @torch.no_grad()

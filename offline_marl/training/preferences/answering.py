@@ -13,6 +13,7 @@ import torch
 
 from offline_marl.core.files import write_atomically
 from offline_marl.core.seeding import derive
+from offline_marl.core.small_files import shown
 from offline_marl.core.types import DataError
 from offline_marl.preferences.agreement import by_question, contradictions, count_answers, kappas, self_agreement
 from offline_marl.preferences.answers import Judgement
@@ -173,18 +174,20 @@ def _read(folder: ComparisonFolder, file: Path, annotator: str | None) -> Iterat
         raise DataError(f"{file} cannot be read: {error}.") from None
     lines = csv.DictReader(io.StringIO(text))
     try:
-        columns, every = set(lines.fieldnames or ()), [(lines.line_num, cells) for cells in lines]
+        columns, rows = set(lines.fieldnames or ()), [(lines.line_num, cells) for cells in lines]
     except csv.Error as error:
         raise DataError(f"{file} is no table of comma-separated values: {error}.") from None
     if "pair_id" not in columns or not {"answer", "label"} & columns:
-        raise DataError(f"{file} should have the columns pair_id and answer (or label); it has {sorted(columns)}.")
-    for number, cells in every:
+        raise DataError(
+            f"{file} should have the columns pair_id and answer (or label); it has {shown(sorted(columns))}."
+        )
+    for number, cells in rows:
         place = f"line {number} of {file}"
         given = {name: (value or "").strip() for name, value in cells.items() if name in COLUMNS}
         if not given.get("answer") and not given.get("label"):
             continue
         if given["pair_id"] not in known:
-            raise DataError(f"There is no pair {given['pair_id']} in {folder.path}: {place} labels it.")
+            raise DataError(f"There is no pair {shown(given['pair_id'])[1:-1]} in {folder.path}: {place} labels it.")
         who = given.get("annotator") or annotator
         if not who:
             raise DataError(f"Nobody is named who gave the label in {place}: give --annotator, or a column annotator.")
