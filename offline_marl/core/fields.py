@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 MOST = 1 << 53
 """More is not counted, and is no longer a number that every file and library keeps exactly."""
-Count = Annotated[int, Field(ge=1, le=MOST)]
+
+
+def _countable(number: int) -> int:
+    if number > MOST:
+        raise ValueError(f"it should be at most {MOST:,}")
+    return number
+
+
+# A bound of the type itself would stand in every table of settings.
+Count = Annotated[int, Field(ge=1), AfterValidator(_countable)]
 """How many, at least one."""
 Processes = Annotated[int, Field(ge=1, le=4_096)]
 """Processes or threads of one machine, each of which takes room of its own."""
-CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
+CountOrZero = Annotated[int, Field(ge=0), AfterValidator(_countable)]
 """How many; 0 says none, never or, where the field says so, all."""
 Seed = Annotated[int, Field(ge=0)]
 """What a generator is seeded with."""

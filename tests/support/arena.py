@@ -79,7 +79,7 @@ class Outcome:
         if self.code == 0:
             return None if attack.may_pass else "accepted"
         lines = [line for line in self.err.replace("\r", "\n").splitlines() if line.strip() and not BESIDE.search(line)]
-        if len(lines) != 1 or not lines[0].startswith("error: ") or len(lines[0]) > 1_200:
+        if len(lines) != 1 or not lines[0].startswith("error: ") or len(lines[0]) > 10_100:
             return "no one sentence"
         if self.changed:
             return f"left {self.changed[0]}"

@@ -18,7 +18,7 @@ from offline_marl.launch.cli.failures import Stopped, exit_code, is_out_of_memor
 from offline_marl.launch.cli.prefs.table import COMMANDS as PREFS_COMMANDS
 from offline_marl.launch.cli.text import replace_unprintable, without_secrets
 
-LONGEST = 1_000
+LONGEST = 10_000
 """Letters of a sentence that are shown: what it quotes may be anybody's."""
 NO_MEMORY = "There is not enough memory for this: "
 
