@@ -33,7 +33,7 @@ def test_every_flag_that_is_named_exists() -> None:
 
 def test_every_setting_of_a_teacher_is_told_of() -> None:
     flags = {name for name in TeacherFlags.model_fields if f"--{name.replace('_', '-')}" not in PAGE}
-    assert flags <= {"query_target", "reward_kind", "query_wait", "reset_critic"}
+    assert flags <= {"query_wait", "reset_critic"}
     assert "--no-query-wait" in PAGE and "--no-reset-critic" in PAGE
     settings = {f for group in re.findall(r"--(?:teacher-settings|reward-fit) ([a-z_=.,0-9e-]+)", PAGE)
                 for f in re.findall(r"([a-z_]+)=", group)}  # fmt: skip

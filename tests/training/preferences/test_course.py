@@ -16,6 +16,7 @@ from runs import SMALL, ending, leftovers, refuse_difference, rows, small_run, s
 from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError
 from offline_marl.core.errors import BadInputError
+from offline_marl.labelling.places import find_folder, scene_of
 from offline_marl.launch.cli.terminal import Canvas, draw_run
 from offline_marl.preferences.labels import Label, LabelStore
 from offline_marl.runs import checkpoint
@@ -27,6 +28,7 @@ from offline_marl.runs.stopping import StoppedEarly, asked
 from offline_marl.tasks import environment_tasks
 from offline_marl.training import training_run
 from offline_marl.training.preferences import course
+from offline_marl.training.preferences.folders import ComparisonFolder
 from offline_marl.training.preferences.paid_sources import PaidReplay, begin_critics_anew
 from offline_marl.training.preferences.questions import marks
 from offline_marl.training.run import resume, train
@@ -266,6 +268,10 @@ def test_a_run_waits_for_people_is_stopped_meanwhile_and_loses_no_answer(tmp_pat
     assert "4 questions are open, and the run waits for people: `offline-marl label" in told
     with LabelStore(out / "preferences" / "labels.sqlite") as store:
         assert (len(store.labels()), len(store.pairs())) == (6, 8)
+    place = find_folder(out)
+    assert place == out / "preferences", "the page finds the questions by the run"
+    with ComparisonFolder(place) as folder:
+        assert scene_of(folder)[1] == "rendezvous"
     status = RunWatcher(out).look(held_files())
     assert status.questions == (2, 8)
     assert "2 of 8 questions wait for an answer" in draw_run(status, Canvas(80, None, True))
@@ -314,6 +320,22 @@ def test_a_run_that_need_not_wait_goes_on_and_takes_answers_up_as_they_come(tmp_
     resume(out)
     refuse_difference(straight["state"], ending(out)["state"])
     assert {name: fact for name, fact in _facts(out).items() if name.startswith("fit")} == fits
+
+
+@pytest.mark.slow
+def test_a_team_learns_from_comparisons_alone_that_motion_costs(tmp_path: Path) -> None:
+    """Nobody finds the posts in so few steps: -0.0005 on the true reward, -0.009 here, -0.043 on one that was drawn."""
+    fields = {**REPLAY, "hidden": [32, 32], "batch_size": 64, "lr": 1e-3, "warmup_steps": 200, "explore_steps": 200}
+    model = {"hidden": [32, 32], "alpha": 0.0, "joint": True, "batch_size": 32}
+    asking = {"queries": 200, "queries_per_round": 50, "query_length": 10, "reward_fit": model}
+    given = {**SMALL, **fields, **asking, "environment_steps": 1_700, "final_episodes": 50, "checkpoint_every": 0}
+    given |= {"teacher": "simulated", "teacher_settings": {"steepness": "perfect"}}
+    given.pop("steps")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(course, "REFRESH_EVERY", 1_000)
+        result = train(given.pop("algorithm"), None, out=tmp_path / "run", **given)
+    assert result.score is not None and result.score.mean > -0.02
+    assert versions(tmp_path / "run")[-1]["labels"] == 200
 
 
 # --- schedules and refusals -----------------------------------------------------------------------------------------
