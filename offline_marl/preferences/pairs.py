@@ -174,6 +174,10 @@ def draw_candidates(
     if not total:
         longest = int(lengths[numbers].max()) if len(numbers) else 0
         raise DataError(f"No episode has {length} steps to compare: the longest has {longest}.")
+    among = set(numbers.tolist())
+    left = total * (total - 1) // 2 - sum(all(episode in among for episode, _ in both) for both in taken)
+    if left < count:
+        raise DataError(_too_few(count, f"only {left:,} are left"))
     found: dict[frozenset[tuple[int, int]], list[list[int]]] = {}
     for _ in range(TRIES):
         lots = torch.randint(total, (max(2 * count, 256), 2), generator=generator)
@@ -186,9 +190,13 @@ def draw_candidates(
             if len(found) == count:
                 table = torch.tensor(list(found.values()))
                 return Candidates(table[:, 0], table[:, 1])
-    raise DataError(
-        f"There are not {count:,} pairs of different segments here that nobody was asked about yet, only {len(found):,}"
-        " were found: ask for fewer, or for shorter segments."
+    raise DataError(_too_few(count, f"only {len(found):,} were found"))
+
+
+def _too_few(count: int, found: str) -> str:
+    return (
+        f"There are not {count:,} pairs of different segments here that nobody was asked about yet, {found}: ask for "
+        "fewer, or for shorter segments."
     )
 
 

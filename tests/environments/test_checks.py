@@ -80,7 +80,7 @@ def settings(tmp_path: Path, **changed: Any) -> CollectConfig:
     return CollectConfig(**{**known, "out": tmp_path / "odd.safetensors", **changed})
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_collect_names_the_episode_and_keeps_good_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:

@@ -67,6 +67,7 @@ def command(place: Path, *words: str, code: int = 0) -> subprocess.CompletedProc
     return done
 
 
+@pytest.mark.slow
 def test_a_run_of_a_plugin_names_it_again_to_go_on(place):
     train = ["train", "mine", "--dataset", data_in(place), "--bonus", "2", "--out", "run", *TINY]
     assert "--plugin FILE" in command(place, "--help").stdout
@@ -85,7 +86,7 @@ def test_a_run_of_a_plugin_names_it_again_to_go_on(place):
     assert any(line.split() == ["quiet", "--plugin", "logger:", "works"] for line in listed)
 
 
-@pytest.mark.parametrize("executor", ["local", "debug"])
+@pytest.mark.parametrize("executor", [pytest.param("local", marks=pytest.mark.slow), "debug"])
 def test_jobs_get_the_plugins_of_who_submits_them(place, executor):
     words = ["submit", "train", "mine", "--dataset", data_in(place), "--out", "run", *TINY, "--executor", executor]
     command(place, *words, "--plugin", "mine.py")
@@ -93,6 +94,7 @@ def test_jobs_get_the_plugins_of_who_submits_them(place, executor):
     assert "mine.py" not in (place / "run" / "job.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_file_names_plugins_beside_it(place):
     (place / "sub").mkdir()
     (place / "mine.py").rename(place / "sub" / "mine.py")

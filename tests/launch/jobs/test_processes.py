@@ -46,6 +46,7 @@ def test_local_jobs_run_after_the_shells_lines_and_log_where_status_looks(tmp_pa
         submit(some, "slurm", profile, logs)
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_says_why_and_the_others_go_on(tmp_path: Path, data: str) -> None:
     bad, good = job(data, tmp_path / "bad", lr=1e30), job(data, tmp_path / "good")
     with pytest.raises(FailedJobsError, match="1 of 2 jobs failed"):
@@ -54,6 +55,7 @@ def test_a_job_that_fails_says_why_and_the_others_go_on(tmp_path: Path, data: st
     assert state.state == "failed" and any("error: " in line for line in state.log) and done(good)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_cancelled_saves_and_goes_on_to_the_same_end(tmp_path: Path, data: str) -> None:
     straight, each = (job(data, tmp_path / name, steps=4_000) for name in ("straight", "run"))
     perform(straight)
