@@ -28,7 +28,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol faults fuzz dependencies bench page labels docs speed clean
+.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol faults fuzz dependencies bench page labels docs speed apart clean
 
 help: ## show this list
 	@echo "make TARGET [VENV=$(VENV)] [TORCH=$(TORCH)] [PYTHON=$(PYTHON)]"
@@ -104,6 +104,9 @@ docs: $(DEV) ## write docs/algorithms, a page for each algorithm, anew from the 
 
 speed: $(DEV) ## time our updates against the bare arithmetic (docs/speed.md shows what was measured)
 	$(PY) benchmarks/speed.py $(ARGS)
+
+apart: $(DEV) ## time in processes of their own: ARGS=loops, or ARGS='commits --before CHECKOUT --limit 0.97'
+	$(PY) benchmarks/apart.py $(ARGS)
 
 clean: ## remove caches and build leftovers; keeps .venv and runs
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -8,7 +8,10 @@
 4. An update with each reader of a history of ten steps, over the update without one.
 5. Updates of recurrent learners, and what it costs to play with one (speed_recurrent.py).
 6. A step of a run that plays and replays, over a bare loop of policy and simulator (speed_play.py).
-7. Seconds per million transitions to load, split among agents, and window.
+7. Everything else that is registered (speed_rows.py): its update over the bare products.
+8. Seconds per million transitions to load, split among agents, and window.
+
+Beside each update stand its page faults and the process's peak of memory. apart.py measures in processes of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ import functools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,12 +28,13 @@ from loop_baselines import LOOPS, Setup
 from speed_models import MODELS
 from speed_play import PLAYS, compare_play
 from speed_recurrent import RECURRENT, compare_acting
+from speed_rows import make_segments, names, prepare
 from timing import SIZES, Patience, make_batch, medians, print_ratios
 
 from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import build
 from offline_marl.core.partition import partition
-from offline_marl.core.types import Batch, Spec
+from offline_marl.core.types import Batch
 from offline_marl.datasets.base import Recording
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.files import load_data, save_data
@@ -58,16 +61,7 @@ HISTORIES: dict[str, dict[str, object]] = {
     "gru": {"window": 10, "history_encoder": "gru"},
 }
 """Settings of learners that read ten steps of the past, each in its own way; the first ones read none."""
-EPISODES, LENGTH = 40, 50
 DATA = {"reacher": ("reacher", "2x1notip", "0"), "ant": ("ant", "t4x2", "0")}
-
-
-def make_segments(spec: Spec, window: int) -> Batch:
-    """Episodes of equal length, each ended by the clock."""
-    rows = make_batch(spec, EPISODES * LENGTH, window).map(lambda value: value.unflatten(0, (EPISODES, LENGTH)))
-    truncations = torch.zeros_like(rows.truncations)
-    truncations[:, -1] = True
-    return replace(rows, truncations=truncations)
 
 
 def compare(learner: str, size: str, window: int, patience: Patience) -> None:
@@ -145,7 +139,8 @@ def time_data(size: str, scenario: str, conf: str, view: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    rows = [*LEARNERS, *MODELS, *RECURRENT, "playing", "history", "replay"]
+    plain = [name for name in names() if name not in {*LEARNERS, *MODELS, *RECURRENT}]
+    rows = [*LEARNERS, *plain, *MODELS, *RECURRENT, "playing", "history", "replay"]
     parser.add_argument("--only", nargs="+", choices=rows, default=rows, help="rows to time")
     parser.add_argument("--size", nargs="+", choices=SIZES, default=[*SIZES], help="sizes of team to time")
     parser.add_argument("--window", nargs="+", type=int, default=[0, 10], help="lengths of learners' history to time")
@@ -168,6 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if row in MODELS or row in RECURRENT:
                 {**MODELS, **RECURRENT}[row](size, patience)
                 continue
+            if row in plain:
+                call, updates = prepare(row, size)
+                print_ratios(f"{row:18}  {size:8}           ", call, None, patience, updates)
+                continue
             if row == "history":
                 for name in ("bc", "iql"):
                     compare_histories(name, size, patience)
@@ -175,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for window in options.window:
                 compare(row, size, window, patience)
     if options.only == rows:
-        for size in options.size:
+        for size in set(options.size) & DATA.keys():
             time_data(size, *DATA[size])
 
 

@@ -6,9 +6,12 @@ thread), so that a noisy machine shifts all alike.
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from offline_marl.core.types import Batch, Spec
 
-SIZES = {"reacher": Spec((8, 8), (1, 1)), "ant": Spec((27,) * 4, (2,) * 4)}
+SIZES = {
+    "reacher": Spec((8, 8), (1, 1)),
+    "ant": Spec((27,) * 4, (2,) * 4),
+    "8x64": Spec((64,) * 8, (2,) * 8),
+    "32": Spec((16,) * 32, (2,) * 32),
+}
+"""Two real tasks, eight agents that see 64 numbers each, and 32 agents."""
 PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm}
 
 
@@ -89,10 +98,37 @@ def medians(contestants: dict[str, Callable[[], object]], rounds: int, seconds: 
     return {name: statistics.median(found[name] for found in times) for name in contestants}
 
 
+def time_calls(call: Callable[[], object], seconds: float) -> float:
+    """Median processor seconds of a call, of about so many seconds' worth, two left out."""
+    times = []
+    for _ in range(2):
+        call()
+    while not times or (sum(times) < seconds and len(times) < 200):
+        began = time.process_time()
+        call()
+        times.append(time.process_time() - began)
+    return statistics.median(times)
+
+
+def footprint(call: Callable[[], object], calls: int = 3) -> tuple[float, float]:
+    """Page faults of one call, and the process's peak of memory in megabytes while it makes some."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(calls):
+        call()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    peak = after.ru_maxrss / 1024
+    with contextlib.suppress(OSError):
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        peak = int(status["VmHWM"].split()[0]) / 1024
+    return (after.ru_minflt - before) / calls, peak
+
+
 def print_ratios(
     title: str,
     ours: Callable[[], object],
-    loop: Callable[[], object],
+    loop: Callable[[], object] | None,
     patience: Patience,
     updates: int = 1,
     others: Mapping[str, Callable[[], object]] | None = None,
@@ -102,7 +138,7 @@ def print_ratios(
     Args:
         title: What is timed.
         ours: The call that is timed; one is made before, to record its products.
-        loop: The same mathematics the plain way.
+        loop: The same mathematics the plain way, where somebody wrote it.
         patience: Rounds and time.
         updates: How many a call makes; the time printed is of one.
         others: By name, calls that take their turns in the same rounds.
@@ -115,9 +151,13 @@ def print_ratios(
         for func, tensors in recorder.calls:
             func(*tensors)
 
-    others = others or {}
-    found = medians({"ours": ours, "bare": bare, "loop": loop, **others}, *patience)
-    ratios = [f"over bare products {found['ours'] / found['bare']:.2f}"]
-    ratios += [f"loop over ours {found['loop'] / found['ours']:.2f}"]
-    ratios += [f"over {name} {found['ours'] / found[name]:.2f}" for name in others]
+    others = {**({} if loop is None else {"loop": loop}), **(others or {})}
+    faults, megabytes = footprint(ours)
+    found = medians({"ours": ours, "bare": bare, **others}, *patience)
+    ratios = [
+        f"{faults / updates:6.0f} faults {megabytes:5.0f} MB   over bare products {found['ours'] / found['bare']:.2f}"
+    ]
+    if loop is not None:
+        ratios += [f"loop over ours {found['loop'] / found['ours']:.2f}"]
+    ratios += [f"over {name} {found['ours'] / found[name]:.2f}" for name in others if name != "loop"]
     print(f"{title}   ours {found['ours'] / updates * 1e3:6.1f} ms   {'   '.join(ratios)}", flush=True)

@@ -1,0 +1,76 @@
+"""What `make speed` and benchmarks/apart.py time: everything that learns, and ratios that say what they should."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from offline_marl.algorithms.base import algorithms
+from offline_marl.preferences import registry as reward_models
+from offline_marl.worldmodels.base import worldmodels
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+def test_every_learner_and_model_has_a_row(bench: Any) -> None:
+    rows = bench("speed_rows").names()
+    registered = {*algorithms.names(), *worldmodels.names(), *reward_models.names()}
+    assert registered - {*rows} == {"oracle"}, "which learns nothing"
+
+
+@pytest.mark.parametrize("name", ["bc", "qmix", "o-mapl", "bradley-terry"])
+def test_a_row_makes_as_many_updates_as_it_says(bench: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = bench("speed_rows")
+    monkeypatch.setattr(rows, "ROWS", 8)
+    monkeypatch.setattr(rows, "SEGMENT", 4)
+    made: list[Any] = []
+    from offline_marl.core.learner import Learner
+
+    step = Learner.step_optimizer
+    monkeypatch.setattr(Learner, "step_optimizer", lambda self, name="": (made.append(self), step(self, name))[1])
+    row = rows.prepare(name, "reacher")
+    row.call()
+    assert made and made[0].updates == row.updates
+
+
+def test_times_and_footprints_are_those_of_the_call(bench: Any) -> None:
+    timing = bench("timing")
+    calls: list[int] = []
+    assert timing.time_calls(lambda: calls.append(1), 0.0) < 0.1 and len(calls) == 3
+    kept: list[torch.Tensor] = []
+    faults, megabytes = timing.footprint(lambda: kept.append(torch.ones(5_000_000)))
+    assert faults > 5 and megabytes > 60, "20 MB are 4,883 pages of 4 kB, or ten huge ones"
+
+
+def test_the_ratio_is_the_median_of_pairs_in_turn(bench: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    apart: ModuleType = bench("apart")
+    seconds = {"ours": [1.0, 1.0, 4.0], "other": [2.0, 1.5, 4.0]}
+    order: list[str] = []
+
+    def measured(side: str) -> dict[str, float]:
+        order.append(side)
+        return {"seconds": seconds[side].pop(0), "faults": 7.0, "megabytes": 9.0}
+
+    monkeypatch.setattr(apart, "in_process", measured)
+    assert apart.compare("row", ("ours",), ("other",), 3) == 1.5
+    assert order == ["ours", "other", "other", "ours", "ours", "other"]
+    assert "other over ours 1.50 [1.00, 2.00]" in capsys.readouterr().out
+
+
+def test_a_ratio_below_the_limit_fails(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    apart: ModuleType = bench("apart")
+    monkeypatch.setattr(apart, "compare", lambda title, *_: 0.96 if title.startswith("iql") else 1.0)
+    words = ["commits", "--before", ".", "--only", "bc", "iql", "--size", "ant", "--limit", "0.97"]
+    with pytest.raises(SystemExit, match=r"Below 0.97: iql at ant size: 0.96"):
+        apart.main(words)
