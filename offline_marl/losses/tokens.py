@@ -89,6 +89,6 @@ def soft_cross_entropy(logits: Logits, target: Logits) -> PerToken:
     return -(target * logits.log_softmax(-1)).sum(-1)
 
 
-def expected_symlog(logits: Logits, centres: Annotated[Tensor, "choice"]) -> PerToken:
-    """Mean of a distribution over bins of symlog values, as a plain number: symexp(sum_c p_c centre_c)."""
-    return symexp((logits.softmax(-1) * centres).sum(-1))
+def expected(logits: Logits, centres: Annotated[Tensor, "choice"]) -> PerToken:
+    """Mean of a distribution over bins, sum_c p_c centre_c, on the scale of the centres."""
+    return (logits.softmax(-1) * centres).sum(-1)

@@ -29,10 +29,12 @@ class Tokenizer(nn.Module, ABC):
         obs_dims: True width of each agent's observation.
         tokens: K, tokens of an observation.
         vocabulary: V, choices of a token.
+        squash: Whether numbers are told on the scale asinh x, fine about 0 and coarse far from it.
     """
 
-    def __init__(self, obs_dims: Sequence[int], tokens: int, vocabulary: int) -> None:
+    def __init__(self, obs_dims: Sequence[int], tokens: int, vocabulary: int, squash: bool = False) -> None:
         super().__init__()
+        self.squash = squash
         self.obs_dims = tuple(obs_dims)
         self.n_agents, self.obs_dim = len(obs_dims), max(obs_dims)
         self.tokens, self.vocabulary = tokens, vocabulary
@@ -91,6 +93,14 @@ class Tokenizer(nn.Module, ABC):
             "fixed_points": float(stays.mean()) if len(stays) else None,
         }
 
+    def squashed(self, obs: Obs) -> Obs:
+        """Numbers on the scale on which they are told."""
+        return obs.asinh() if self.squash else obs
+
+    def stretched(self, obs: Obs) -> Obs:
+        """Numbers as they are, from the scale on which they are told."""
+        return obs.sinh() if self.squash else obs
+
     def error(self, obs: Obs, reconstruction: Obs) -> Annotated[Tensor, "*lead agent"]:
         """Mean absolute difference over each agent's true coordinates."""
         wrong = (obs - reconstruction).abs() * self.present
@@ -106,10 +116,19 @@ class AutoencodingTokenizer(Tokenizer):
         vocabulary: V.
         slot: Numbers of a slot.
         hidden: Widths of the hidden layers of encoder and decoder.
+        squash: See `Tokenizer`.
     """
 
-    def __init__(self, obs_dims: Sequence[int], tokens: int, vocabulary: int, slot: int, hidden: Sequence[int]) -> None:
-        super().__init__(obs_dims, tokens, vocabulary)
+    def __init__(
+        self,
+        obs_dims: Sequence[int],
+        tokens: int,
+        vocabulary: int,
+        slot: int,
+        hidden: Sequence[int],
+        squash: bool = False,
+    ) -> None:
+        super().__init__(obs_dims, tokens, vocabulary, squash)
         self.slot = slot
         self.encoder = _mlp(self.obs_dim + self.n_agents, hidden, tokens * slot)
         self.decoder = _mlp(tokens * slot + self.n_agents, hidden, self.obs_dim)
@@ -119,7 +138,7 @@ class AutoencodingTokenizer(Tokenizer):
 
     def slots(self, obs: Obs) -> Annotated[Tensor, "*lead agent token slot"]:
         """What the encoder writes into its slots."""
-        written: Tensor = self.encoder(self._named(obs * self.present))
+        written: Tensor = self.encoder(self._named(self.squashed(obs) * self.present))
         return written.reshape(*written.shape[:-1], self.tokens, self.slot)
 
     @property
@@ -129,14 +148,14 @@ class AutoencodingTokenizer(Tokenizer):
 
     def decode(self, tokens: Tokens) -> Obs:
         """What the decoder makes of tokens."""
-        return self.write(self.table[tokens])
+        return self.stretched(self.write(self.table[tokens]))
 
     def blend(self, odds: Annotated[Tensor, "*lead agent token choice"]) -> Obs:
         """What the decoder makes of slots between those of tokens."""
-        return self.write(odds @ self.table)
+        return self.stretched(self.write(odds @ self.table))
 
     def write(self, slots: Annotated[Tensor, "*lead agent token slot"]) -> Obs:
-        """What the decoder makes of slots."""
+        """What the decoder makes of slots, on the scale on which it tells."""
         out: Tensor = self.decoder(self._named(slots.flatten(-2)))
         return out * self.present
 
@@ -161,6 +180,7 @@ class VectorQuantizer(AutoencodingTokenizer):
         decay: d.
         commitment: Weight of the second loss.
         least_size: Moving number of assignments in a batch below which a code is dead.
+        squash: See `Tokenizer`.
     """
 
     codes: Tensor
@@ -178,8 +198,9 @@ class VectorQuantizer(AutoencodingTokenizer):
         decay: float = 0.99,
         commitment: float = 10.0,
         least_size: float = 0.1,
+        squash: bool = False,
     ) -> None:
-        super().__init__(obs_dims, tokens, vocabulary, slot, hidden)
+        super().__init__(obs_dims, tokens, vocabulary, slot, hidden, squash)
         self.decay, self.commitment, self.least_size = decay, commitment, least_size
         self.register_buffer("codes", torch.zeros(vocabulary, slot))
         self.register_buffer("sizes", torch.ones(vocabulary))
@@ -211,7 +232,7 @@ class VectorQuantizer(AutoencodingTokenizer):
         straight = slots + (codes - slots).detach()
         weights = counts.to(obs.dtype) / counts.sum().clamp(min=1)
         losses = {
-            "reconstruction": (self.error(obs, self.write(straight)) * weights).sum(),
+            "reconstruction": (self.error(self.squashed(obs), self.write(straight)) * weights).sum(),
             "commitment": self.commitment * (commitment * weights).sum(),
         }
         if len(flat):
@@ -259,16 +280,24 @@ class FiniteScalarQuantizer(AutoencodingTokenizer):
         tokens: K.
         levels: Of each number of a slot; their product is V.
         hidden: Widths of the hidden layers.
+        squash: See `Tokenizer`.
     """
 
     levels: Tensor
     strides: Tensor
 
-    def __init__(self, obs_dims: Sequence[int], tokens: int, levels: Sequence[int], hidden: Sequence[int]) -> None:
+    def __init__(
+        self,
+        obs_dims: Sequence[int],
+        tokens: int,
+        levels: Sequence[int],
+        hidden: Sequence[int],
+        squash: bool = False,
+    ) -> None:
         if not levels or min(levels) < 2:
             raise DataError(f"A lattice has two levels or more in every direction, not {list(levels)}.")
         counts = torch.tensor(list(levels))
-        super().__init__(obs_dims, tokens, int(counts.prod()), len(levels), hidden)
+        super().__init__(obs_dims, tokens, int(counts.prod()), len(levels), hidden, squash)
         self.register_buffer("levels", counts, persistent=False)
         strides = torch.cat([torch.ones(1, dtype=torch.int64), counts.cumprod(0)[:-1]])
         self.register_buffer("strides", strides, persistent=False)
@@ -292,7 +321,7 @@ class FiniteScalarQuantizer(AutoencodingTokenizer):
         """Reconstruction alone."""
         rounded = self._rounded(self.slots(obs)) / self._half
         weights = counts.to(obs.dtype) / counts.sum().clamp(min=1)
-        return {"reconstruction": (self.error(obs, self.write(rounded)) * weights).sum()}
+        return {"reconstruction": (self.error(self.squashed(obs), self.write(rounded)) * weights).sum()}
 
     @property
     def _half(self) -> Tensor:
@@ -313,8 +342,9 @@ class BinTokenizer(Tokenizer):
     Args:
         obs_dims: True width of each agent's observation.
         vocabulary: Bins of each coordinate.
-        low: Least value, `agent obs`; what lies beyond a border is in the outermost bin.
+        low: Least value, `agent obs`, on the scale on which it is told; what lies beyond is in the outermost bin.
         high: Largest value.
+        squash: See `Tokenizer`.
     """
 
     low: Tensor
@@ -326,15 +356,16 @@ class BinTokenizer(Tokenizer):
         vocabulary: int,
         low: Annotated[Tensor, "agent obs"],
         high: Annotated[Tensor, "agent obs"],
+        squash: bool = False,
     ) -> None:
-        super().__init__(obs_dims, max(obs_dims), vocabulary)
+        super().__init__(obs_dims, max(obs_dims), vocabulary, squash)
         self.register_buffer("low", low.clone())
         self.register_buffer("high", torch.maximum(high, low + EPSILON))
 
     @torch.no_grad()
     def encode(self, obs: Obs) -> Tokens:
         """The bin of each coordinate."""
-        share = (obs - self.low) / (self.high - self.low)
+        share = (self.squashed(obs) - self.low) / (self.high - self.low)
         # Before they are whole numbers, of which the huge wrap around.
         inside = (share * self.vocabulary).nan_to_num().clamp(0, self.vocabulary - 1)
         return inside.floor().long() * self.present
@@ -342,12 +373,15 @@ class BinTokenizer(Tokenizer):
     def decode(self, tokens: Tokens) -> Obs:
         """The centre of each bin."""
         share = (tokens + 0.5) / self.vocabulary
-        return torch.lerp(self.low, self.high, share.to(self.low.dtype)) * self.present
+        return self.stretched(torch.lerp(self.low, self.high, share.to(self.low.dtype))) * self.present
 
     def blend(self, odds: Annotated[Tensor, "*lead agent token choice"]) -> Obs:
         """The mean of the bins' centres."""
-        centres = (torch.arange(self.vocabulary, device=odds.device) + 0.5) / self.vocabulary
-        return torch.lerp(self.low, self.high, odds @ centres) * self.present
+        shares = (torch.arange(self.vocabulary, device=odds.device) + 0.5) / self.vocabulary
+        if not self.squash:
+            return torch.lerp(self.low, self.high, odds @ shares) * self.present
+        centres = self.stretched(torch.lerp(self.low.unsqueeze(-1), self.high.unsqueeze(-1), shares))
+        return (odds * centres).sum(-1) * self.present
 
     def learn(
         self, obs: Obs, counts: Annotated[Tensor, "*lead agent"], generator: torch.Generator

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from offline_marl.core.types import Obs
+from offline_marl.core.types import History, Obs, Spec
 from offline_marl.networks.transformer import Cache
 from offline_marl.worldmodels.base import Carry, Prediction, Rows, TokenSpread
 
@@ -30,6 +30,12 @@ class TokenCarry(Carry):
     """Shared with the carry before, behind whose places it goes on; None where it is made anew."""
     filled: int = 0
     """Places of the cache that belong to this carry."""
+    now: Annotated[Tensor, "going agent obs"] | None = None
+    """Raw observations of now, where tokens are of residuals."""
+    exact: Annotated[Tensor, "going time number"] | None = None
+    """What was seen and done in the steps before, as it is read beside tokens of residuals."""
+    still: Annotated[Tensor, "agent token"] | None = None
+    """Tokens of a first step, where tokens are of residuals."""
 
     def where(self, alive: Rows) -> TokenCarry:
         """Those rows alone."""
@@ -50,20 +56,24 @@ class TokenCarry(Carry):
             present=self.present[index],
             places=self.places[index],
             cache=cache,
+            now=None if self.now is None else self.now[index],
+            exact=None if self.exact is None else self.exact[index],
         )
 
     def correct(self, obs: Obs) -> TokenCarry:
-        """Itself: tokens are what moves."""
-        return self
+        """Itself where tokens are what moves; with tokens of residuals the next one starts from what was corrected."""
+        return self if self.now is None else replace(self, now=obs[self.places])
 
-    def after(self, tokens: Tensor, actions: Tensor, cache: Cache | None) -> TokenCarry:
-        """The carry of the next step."""
+    def after(self, tokens: Tensor, actions: Tensor, cache: Cache | None, exact: Tensor | None, obs: Obs) -> TokenCarry:
+        """The carry of the next step, in which these rows see `obs`."""
         return replace(
             self,
             obs=torch.cat([self.obs, tokens.unsqueeze(1)], dim=1),
             actions=torch.cat([self.actions, actions.unsqueeze(1)], dim=1),
             cache=cache,
             filled=0 if cache is None else cache.length,
+            now=None if self.now is None else obs,
+            exact=None if self.exact is None or exact is None else torch.cat([self.exact, exact.unsqueeze(1)], dim=1),
         )
 
     def slid(self, steps: int) -> TokenCarry:
@@ -73,7 +83,12 @@ class TokenCarry(Carry):
             return self
         kept = steps // 2
         blank = None if self.blank is None else (self.blank - (known - kept)).clamp(min=0)
-        return replace(self, obs=self.obs[:, -kept - 1 :], actions=self.actions[:, -kept:], blank=blank, cache=None)
+        obs = self.obs[:, -kept - 1 :]
+        if self.still is not None:
+            first = torch.arange(kept + 1, device=obs.device) <= (0 if blank is None else blank.unsqueeze(-1))
+            obs = torch.where(first[..., None, None], self.still, obs)
+        exact = None if self.exact is None else self.exact[:, -kept:]
+        return replace(self, obs=obs, actions=self.actions[:, -kept:], blank=blank, cache=None, exact=exact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +119,14 @@ def joined(parts: list[Prediction]) -> Prediction:
     tokens = TokenSpread(**along(told, {item.name: 0 for item in fields(TokenSpread)}))
     whole["spread"] = replace(spreads[0], tokens=tokens, **along(spreads, {"next_obs": 1, "rewards": 1}))
     return replace(parts[0], **whole)
+
+
+def recorded_steps(history: History | None, now: Obs, spec: Spec) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What was seen and done in recorded steps, `[row, time, ...]`, and how many at the front never were."""
+    if history is None:
+        shape = (len(now), 0, spec.n_agents)
+        done = torch.zeros(shape, dtype=torch.int64) if spec.discrete else torch.zeros(*shape, spec.act_dim)
+        return now.unsqueeze(1)[:, :0], done.to(now.device), None
+    seen, done = torch.split(history.transpose(1, 2), [spec.obs_dim, spec.act_dim], dim=-1)
+    blank = (~history.ne(0).any(-1).any(1)).int().cumprod(-1).sum(-1)
+    return seen, (done * spec.present("act").to(done.device)).argmax(-1) if spec.discrete else done, blank

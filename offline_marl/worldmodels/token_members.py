@@ -7,6 +7,8 @@ allowed. Members are independent and see the same tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,6 +21,7 @@ from offline_marl.networks.transformer import Cache, StackedAggregator, StackedT
 Features = Annotated[Tensor, "member row agent feature"]
 ObsTokens = Annotated[Tensor, "row agent token"]
 ActTokens = Annotated[Tensor, "row agent token"]
+Exact = Annotated[Tensor, "row number"]
 ObsBlocks = Annotated[Tensor, "row time agent token"]
 ActBlocks = Annotated[Tensor, "row time agent token"]
 Present = Annotated[Tensor, "row agent"]
@@ -43,6 +46,8 @@ class Layout:
     """Blocks that fit into a sequence."""
     parallel: bool
     """Tell all tokens of the next observation at once instead of one after another."""
+    exact: int = 0
+    """Numbers of a step, of all agents, that are read as they are at its summary; 0 for none."""
 
     @property
     def block(self) -> int:
@@ -94,9 +99,15 @@ class TokenMembers(nn.Module):
         self.reward_head = StackedMLP(members, width, (width,), layout.reward_bins)
         self.end_head = StackedMLP(members, width, (width,), 1) if layout.terminates else None
         self.avail_head = StackedMLP(members, width, (width,), layout.choices) if layout.choices else None
+        wide = (4 * width, 4 * width)
+        self.sight = StackedMLP(members, layout.exact, wide, layout.n_agents * width) if layout.exact else None
 
     def forward(
-        self, obs: ObsBlocks, actions: ActBlocks, there: Annotated[Tensor, "row time agent"]
+        self,
+        obs: ObsBlocks,
+        actions: ActBlocks,
+        there: Annotated[Tensor, "row time agent"],
+        exact: Annotated[Tensor, "row time number"] | None = None,
     ) -> tuple[Annotated[Tensor, "member row time agent token choice"], Told]:
         """What is told after each step of segments, each place knowing only what came before it.
 
@@ -104,13 +115,15 @@ class TokenMembers(nn.Module):
             obs: Tokens of what is seen, one step more than what is done.
             actions: Tokens of what is done.
             there: Bool; steps of agents that are away are read by no other step.
+            exact: What all agents see and do in each step, where tokens are of residuals.
 
         Returns:
             Logits of the tokens of each next observation, and of the rest.
         """
         layout, (rows, time, agents, _) = self.layout, actions.shape
         someone = there | ~there.any(-1, keepdim=True)
-        flat = self._blocks(obs[:, :-1].flatten(0, 1), actions.flatten(0, 1), someone.flatten(0, 1))
+        known = None if exact is None else exact.flatten(0, 1)
+        flat = self._blocks(obs[:, :-1].flatten(0, 1), actions.flatten(0, 1), someone.flatten(0, 1), known)
         blocks = flat.reshape(self.members, rows, time, agents, layout.block, self.width).transpose(2, 3)
         x = blocks.reshape(self.members, rows * agents, time * layout.block, self.width)
         if not layout.parallel:
@@ -125,8 +138,27 @@ class TokenMembers(nn.Module):
             told = run(self.obs_head, self._by_time(following, rows))
         return told, self.told(slots)
 
+    @contextmanager
+    def dropping(self, generator: torch.Generator) -> Iterator[None]:
+        """Dropout from a learner's own generator, instead of torch's global one; nothing where there is none."""
+        if not self.transformer.drop.p:
+            yield
+            return
+        seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        devices = [self.obs_table.device] if self.obs_table.is_cuda else []
+        self.train()
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            yield
+        self.eval()
+
     def prefill(
-        self, obs: ObsBlocks, actions: ActBlocks, present: Present, blank: Annotated[Tensor, "row"] | None
+        self,
+        obs: ObsBlocks,
+        actions: ActBlocks,
+        present: Present,
+        blank: Annotated[Tensor, "row"] | None,
+        exact: Annotated[Tensor, "row time number"] | None = None,
     ) -> Cache:
         """The cache of a context and of what is seen after it, but for its pending tokens.
 
@@ -135,13 +167,15 @@ class TokenMembers(nn.Module):
             actions: Tokens of the context.
             present: Bool, who is there.
             blank: Steps at each row's front that never were.
+            exact: What all agents see and do in each step of the context, where tokens are of residuals.
         """
         layout, (rows, time, agents, _) = self.layout, actions.shape
         cache = self.transformer.cache(rows * agents)
         parts = []
         if time:
             someone = present.unsqueeze(1).expand(rows, time, agents).flatten(0, 1)
-            flat = self._blocks(obs[:, :-1].flatten(0, 1), actions.flatten(0, 1), someone)
+            known = None if exact is None else exact.flatten(0, 1)
+            flat = self._blocks(obs[:, :-1].flatten(0, 1), actions.flatten(0, 1), someone, known)
             blocks = flat.reshape(self.members, rows, time, agents, layout.block, self.width).transpose(2, 3)
             parts.append(blocks.reshape(self.members, rows * agents, time * layout.block, self.width))
         if layout.tokens > layout.pending:
@@ -151,10 +185,16 @@ class TokenMembers(nn.Module):
         return cache
 
     def advance(
-        self, cache: Cache, obs: ObsTokens, actions: ActTokens, present: Present, blank: Tensor | None
+        self,
+        cache: Cache,
+        obs: ObsTokens,
+        actions: ActTokens,
+        present: Present,
+        blank: Tensor | None,
+        exact: Exact | None = None,
     ) -> Features:
         """Features at the summary of a step, whose pending and action tokens the cache takes in."""
-        block = self._blocks(obs, actions, present)[:, :, :, self.layout.tokens - self.layout.pending :]
+        block = self._blocks(obs, actions, present, exact)[:, :, :, self.layout.tokens - self.layout.pending :]
         out = self.transformer.extend(block.flatten(1, 2), cache, self._blank_places(blank))
         return out[:, :, -1].reshape(self.members, *obs.shape[:2], self.width)
 
@@ -188,11 +228,13 @@ class TokenMembers(nn.Module):
         return self.obs_table[:, tokens] + self.owners
 
     def _blocks(
-        self, obs: ObsTokens, actions: ActTokens, present: Present
+        self, obs: ObsTokens, actions: ActTokens, present: Present, exact: Exact | None
     ) -> Annotated[Tensor, "member row agent token feature"]:
         """Features of whole steps, the summary last."""
         inside = torch.cat([self.obs_table[:, obs], self.act_table[:, actions]], dim=3)
         summary = self.aggregator(inside, present)
+        if self.sight is not None and exact is not None:
+            summary = summary + run(self.sight, exact.expand(self.members, *exact.shape)).view_as(summary)
         return torch.cat([inside + self.owners, summary.unsqueeze(3)], dim=3)
 
     def _by_time(self, x: Tensor, rows: int) -> Tensor:

@@ -132,7 +132,8 @@ def _fits() -> dict[str, list[Command]]:
     }
     tokens = command(
         "--device cpu --steps 30 --tokenizer-steps 12 --hidden 16 --width 16 --action-bins 8 --batch-size 8 --length 4 "
-        "--window 2 --holdout 0.2 --log-every 15 --eval-every 10 --out {out}/model --dataset"
+        "--window 2 --holdout 0.2 --log-every 15 --eval-every 10 --out {out}/model --tokenizer vq --dropout 0.1 "
+        "--tokens-of observations --dataset"
     )
     found |= {f"fit-marie-{kind}": [("fit-model", "marie", *tokens, task)] for kind, task in TASKS.items()}
     found["fit-window"] = [("fit-model", "ensemble", *settings, TASKS["discrete"], "--window", "2")]

@@ -16,9 +16,11 @@ from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.networks.tokenizer import VectorQuantizer
 from offline_marl.training.models.fit import facts_of
-from offline_marl.worldmodels.marie import Marie, MarieConfig
+from offline_marl.worldmodels.marie import Marie
 from offline_marl.worldmodels.rollout import Caution, rollout
 from offline_marl.worldmodels.token_carry import Draws, TokenCarry, joined
+from offline_marl.worldmodels.token_config import MarieConfig
+from offline_marl.worldmodels.token_predictions import doubts, legal
 from offline_marl.worldmodels.uncertainty import UNCERTAINTIES
 
 SMALL = {
@@ -34,7 +36,11 @@ SMALL = {
     "batch_size": 8,
     "reward_bins": 16,
     "action_bins": 8,
+    "tokenizer": "vq",
+    "tokens_of": "observations",
+    "dropout": 0.1,
 }
+RESIDUALS = {"tokens_of": "residuals", "tokenizer": "fsq", "levels": [3, 3], "guess": [8], "dropout": 0.0}
 DATA = {kind: world(kind) for kind in SPECS}
 
 
@@ -61,25 +67,28 @@ def segments(model: Marie, kind: str = "discrete") -> Batch:
 
 def whole(model: Marie, cuts: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens of segments, as the transformers read them in training."""
-    seen = model._standardised(torch.cat([cuts.obs[:, :1], cuts.next_obs], 1))
-    return model.tokenizer.encode(seen), model._act_tokens(cuts.actions), cuts.mask
+    seen = torch.cat([cuts.obs[:, :1], cuts.next_obs], 1)
+    exact = model.codec.exact(cuts.obs, cuts.actions)
+    return model.codec.encode(seen, exact), model._act_tokens(cuts.actions), cuts.mask
 
 
-@pytest.mark.parametrize("decoding", ["tokens", "parallel"])
+@pytest.mark.parametrize("settings", [{}, {"decoding": "parallel"}, RESIDUALS], ids=["tokens", "parallel", "residuals"])
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
-def test_steps_from_the_cache_tell_what_one_pass_tells(kind, decoding) -> None:
-    model = made(kind, decoding=decoding)
+def test_steps_from_the_cache_tell_what_one_pass_tells(kind, settings) -> None:
+    model = made(kind, **settings)
     cuts = segments(model, kind)
+    exact = model.codec.exact(cuts.obs, cuts.actions)
     obs, actions, _ = whole(model, cuts)
     there = torch.ones_like(cuts.mask)
-    logits, told = model.nets(obs, actions, there)
+    logits, told = model.nets(obs, actions, there, exact)
     present = there[:, 0]
     cache = model.nets.prefill(obs[:, :1], actions[:, :0], present, None)
     for time in range(model.layout.steps):
-        slots = model.nets.advance(cache, obs[:, time], actions[:, time], present, None)
+        beside = None if exact is None else exact[:, time]
+        slots = model.nets.advance(cache, obs[:, time], actions[:, time], present, None, beside)
         torch.testing.assert_close(model.nets.told(slots).rewards, told.rewards[:, :, time], atol=1e-5, rtol=0)
         found = [model.nets.first_logits(slots)]
-        if decoding == "tokens":
+        if not model.layout.parallel:
             for number in range(model.layout.tokens - 1):
                 features = model.nets.follow(cache, obs[:, time + 1, :, number], None)
                 found.append(model.nets.next_logits(features).unsqueeze(-2))
@@ -131,9 +140,10 @@ def test_steps_of_who_is_away_are_read_by_nobody() -> None:
     torch.testing.assert_close(one[known], two[known])
 
 
+@pytest.mark.parametrize("settings", [{}, RESIDUALS], ids=["observations", "residuals"])
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
-def test_a_start_reads_the_steps_that_were_recorded_before_it(kind) -> None:
-    model = made(kind)
+def test_a_start_reads_the_steps_that_were_recorded_before_it(kind, settings) -> None:
+    model = made(kind, **settings)
     begun = rows(kind)
     carry = model.begin(begun)
     assert carry.blank is not None and sorted(set(carry.blank.tolist())) == [0, 1, 2], "at the begin of episodes none"
@@ -154,9 +164,9 @@ def test_a_start_reads_the_steps_that_were_recorded_before_it(kind) -> None:
     torch.testing.assert_close(told[0].spread.rewards, told[1].spread.rewards, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("decoding", ["tokens", "parallel"])
-def test_imagination_goes_on_past_the_positions(decoding) -> None:
-    model = made(decoding=decoding)
+@pytest.mark.parametrize("settings", [{}, {"decoding": "parallel"}, RESIDUALS], ids=["tokens", "parallel", "residuals"])
+def test_imagination_goes_on_past_the_positions(settings) -> None:
+    model = made(**settings)
     begun = rows()
     carry = model.begin(begun)
     for time in range(3 * model.layout.steps):
@@ -165,11 +175,12 @@ def test_imagination_goes_on_past_the_positions(decoding) -> None:
         assert carry.actions.shape[1] <= model.layout.steps
 
 
-def test_a_cache_that_is_made_anew_tells_the_same() -> None:
+@pytest.mark.parametrize("settings", [{}, RESIDUALS], ids=["observations", "residuals"])
+def test_a_cache_that_is_made_anew_tells_the_same(settings) -> None:
     """Also the memory's bound: parts of rows predicted without a cache are the rows with one."""
     found = []
     for rows_at_once in (1_000, 5):
-        model = made(rows_at_once=rows_at_once)
+        model = made(rows_at_once=rows_at_once, **settings)
         begun = rows()
         carry, told = model.begin(begun), []
         for _ in range(5):
@@ -182,6 +193,68 @@ def test_a_cache_that_is_made_anew_tells_the_same() -> None:
         torch.testing.assert_close(one.spread.next_obs, two.spread.next_obs, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(one.spread.tokens.information, two.spread.tokens.information, atol=1e-4, rtol=1e-4)
         assert torch.equal(one.next_avail_actions, two.next_avail_actions)
+
+
+@torch.no_grad()
+def test_residuals_are_told_beside_the_observation_of_now_and_the_guess() -> None:
+    """o' = o + guess + residual, by hand: with tokens of no residual the guess alone is what happens."""
+    model = made("continuous", tokens_of="residuals", tokenizer="bins", vocabulary=5, guess=[8])
+    begun = rows("continuous")
+    codec, everyone = model.codec, torch.ones(12, 3, dtype=torch.bool)
+    guessed = model.guess(codec.exact(begun.obs, begun.actions))
+    still = codec.still.expand(12, -1, -1)
+    assert bool((still[:, model.tokenizer.present] == 2).all()), "the middle bin of five is no residual"
+    told = codec.decode(still, begun.obs, guessed, everyone).detach()
+    expected = model.facts.join(begun.obs) + guessed.changes.mean(0)
+    torch.testing.assert_close(told, expected)
+    model.guess.scale.fill_(0.5)
+    up = still.clone()
+    up[:, 0, 0] += 1
+    moved = codec.decode(up, begun.obs, guessed, everyone).detach() - told
+    bin_width = 2 * math.asinh(20.0) / 4
+    assert float(moved[:, 0].mean()) == pytest.approx(0.5 * math.sinh(bin_width), rel=1e-4)
+    assert not bool(moved[:, 1:].any())
+
+
+@torch.no_grad()
+def test_what_is_recorded_comes_back_from_guess_and_residual() -> None:
+    model = made("continuous", tokens_of="residuals", tokenizer="bins", vocabulary=4_001, guess=[8])
+    cuts = segments(model, "continuous")
+    model.guess.scale.copy_(model.guess.std)
+    exact = model.codec.exact(cuts.obs, cuts.actions)
+    tokens = model.codec.encode(torch.cat([cuts.obs[:, :1], cuts.next_obs], 1), exact)
+    everyone = torch.ones_like(cuts.rewards, dtype=torch.bool)
+    back = model.codec.decode(tokens[:, 1:], cuts.obs, model.guess(exact), everyone)
+    lived = cuts.mask.all(-1)
+    torch.testing.assert_close(back[lived], model.facts.join(cuts.next_obs)[lived], atol=1e-2, rtol=1e-2)
+    values = model.codec.reward_values(cuts.rewards, exact)
+    torch.testing.assert_close(
+        model.codec.rewards(values.unsqueeze(0), model.guess(exact)).mean(0), cuts.rewards, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_the_guess_learns_with_the_tokenizer_and_then_stays() -> None:
+    model = made("continuous", **RESIDUALS)
+    cuts = segments(model, "continuous")
+    for step in range(4):
+        before = {name: value.clone() for name, value in model.guess.state_dict().items()}
+        metrics = model.update(cuts)
+        moved = any(not torch.equal(value, before[name]) for name, value in model.guess.state_dict().items())
+        assert moved == (step < 2) and (float(metrics["loss/guess"]) > 0) == (step < 2)
+    assert model.updates == 4
+
+
+def test_what_was_corrected_is_where_the_next_residual_is_added() -> None:
+    model = made("continuous", **RESIDUALS)
+    begun = rows("continuous")
+    found = []
+    for shift in (0.0, 10.0):
+        model.place("cpu", 3)
+        prediction, carry = model.step(model.begin(begun), begun.actions)
+        carry = carry.correct(prediction.next_obs + shift)
+        found.append(model.step(carry, begun.actions)[0].next_obs)
+    present = model.tokenizer.present
+    assert float((found[1] - found[0])[:, present].mean()) == pytest.approx(10.0, abs=3.0)
 
 
 def test_dreams_that_branch_do_not_write_into_each_other() -> None:
@@ -237,10 +310,12 @@ def test_the_same_seed_dreams_the_same_and_another_does_not() -> None:
 def test_some_choice_is_always_allowed_and_padding_never_is() -> None:
     model = made()
     present = SPECS["discrete"].present("act")
-    legal = model._legal(torch.tensor([[[0.1, 0.2, 0.0, 0.9], [0.7, 0.6, 0.9, 0.9], [0.4, 0.1, 0.2, 0.3]]]))
-    assert legal.tolist() == [
+    allowed = legal(
+        torch.tensor([[[0.1, 0.2, 0.0, 0.9], [0.7, 0.6, 0.9, 0.9], [0.4, 0.1, 0.2, 0.3]]]), model.act_present
+    )
+    assert allowed.tolist() == [
         [[False, True, False, False], [True, True, False, False], [True, False, False, False]]
-    ] and not bool((legal & ~present).any())
+    ] and not bool((allowed & ~present).any())
 
 
 def test_members_that_are_alike_agree_and_others_do_not() -> None:
@@ -263,13 +338,13 @@ def test_the_measures_of_tokens_by_hand() -> None:
     zero[1, ..., 0] = 50.0  # the second member is sure of the first code
     told = model.nets.told(torch.zeros(2, 1, 3, 16))
     tokens = torch.zeros(1, 3, 3, dtype=torch.int64)
-    doubts = model._doubts(tokens, zero, told, torch.tensor([0]))
-    torch.testing.assert_close(doubts.entropy, torch.full((1, 3), 0.5))
-    torch.testing.assert_close(doubts.first_entropy, torch.full((1, 3), 0.5))
-    torch.testing.assert_close(doubts.surprisal, torch.full((1, 3), 3 * math.log(8.0)))
+    found = doubts(tokens, tokens, zero, told, torch.tensor([0]), model.centres)
+    torch.testing.assert_close(found.entropy, torch.full((1, 3), 0.5))
+    torch.testing.assert_close(found.first_entropy, torch.full((1, 3), 0.5))
+    torch.testing.assert_close(found.surprisal, torch.full((1, 3), 3 * math.log(8.0)))
     odds = torch.tensor([1 + 7 * 0.0] + [0.0] * 7) / 2 + 1 / 16
     expected = -(odds * odds.log()).sum() - math.log(8.0) / 2
-    torch.testing.assert_close(doubts.information, expected.expand(1, 3))
+    torch.testing.assert_close(found.information, expected.expand(1, 3))
 
 
 def test_a_team_agrees_on_its_reward_and_its_end() -> None:
