@@ -66,7 +66,7 @@ def learner(config: dict[str, Any]) -> str:
     settings = config["settings"]
     variant = [settings["critic"]] if settings.get("critic") == "centralised" else []
     variant += [settings["cql_actions"]] if settings.get("cql_actions", "own") != "own" else []
-    variant += ["oracle"] if config.get("world_model") == "oracle" else []
+    variant += [config["world_model"]] if config.get("world_model") in {"oracle", "marie"} else []
     return " ".join([config["algorithm"], *variant])
 
 

@@ -82,6 +82,24 @@ def look_far(model: WorldModel, buffer: TransitionBuffer, starts: int, steps: in
     return foresee(model, buffer.segments(index, min(steps, longest)))
 
 
+def rank_draws(
+    model: WorldModel, buffer: TransitionBuffer, index: Rows, draws: int
+) -> Annotated[Tensor, "moment coordinate"]:
+    """Rank of each recorded coordinate among as many draws of one step, from 0 to `draws`; equals count half.
+
+    Of a model whose draws are distributed as what is recorded, every rank is as likely. Rows of which something was
+    not recorded are left out.
+    """
+    rows = buffer.transitions(index)
+    carry, after = model.begin(rows), model.facts.join(rows.next_obs)
+    ranks = torch.zeros_like(after)
+    for _ in range(draws):
+        drawn = model.facts.join(model.step(carry, rows.actions)[0].next_obs)
+        ranks += (drawn < after).to(ranks.dtype) + 0.5 * (drawn == after).to(ranks.dtype)
+    there = torch.ones_like(rows.terminations) if rows.mask is None else rows.mask
+    return ranks[(there if rows.next_seen is None else there & rows.next_seen).all(-1)]
+
+
 def foresee(model: WorldModel, cuts: Batch) -> Foreseen:
     """Let the model run on its own predictions, under the recorded actions of segments."""
     steps = []

@@ -19,7 +19,7 @@ from offline_marl.core.small_files import read_table
 from offline_marl.datasets.buffer import Rows, TransitionBuffer
 from offline_marl.runs.config import RunFlags
 from offline_marl.runs.folder import write_json
-from offline_marl.training.models.foresight import Foreseen, PerStep, evenly, look_far, look_near
+from offline_marl.training.models.foresight import Foreseen, PerStep, evenly, look_far, look_near, rank_draws
 from offline_marl.worldmodels.base import WorldModel
 from offline_marl.worldmodels.facts import LEAST_STD, Facts, Joint
 
@@ -31,6 +31,8 @@ EARLY = 10
 """Steps over which the model must err less than "nothing changes" does; the default horizon of training."""
 LEAST_CORRELATION = 0.1
 """Rank correlation of spread and error below which the spread says nothing."""
+RANKED_ROWS, DRAWS = 512, 19
+"""Held-out transitions of which one step is drawn many times, of models that draw and tell no deviation."""
 COVERAGES = tuple(tenth / 10 for tenth in range(1, 10))
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
 SPREAD, CUTOFF = (RunFlags.model_fields[name].default for name in ("spread", "cutoff"))
@@ -92,13 +94,15 @@ def measure_model(model: WorldModel, held_out: TransitionBuffer) -> tuple[dict[s
         model.generator.manual_seed(0)
         near = look_near(model, held_out, index)
         far = look_far(model, held_out, MOST_STARTS, MOST_STEPS)
+        draws = "token_surprisal" in near.spreads
+        ranks = rank_draws(model, held_out, evenly(index, RANKED_ROWS), DRAWS) if draws else None
     model.generator.set_state(state)
     facts = model.facts
     report: dict[str, Any] = {
         "rows": {"one_step": len(near.counted), "open_loop": len(far.counted), "episodes": len(held_out.first)},
         "open_loop": _open_loop(far),
         "rewards": _rewards(near, far, facts),
-        "calibration": _calibration(near, facts),
+        "calibration": _calibration(near, ranks, facts),
         "terminations": _terminations(near) if facts.terminates else None,
         "spread": {name: _spread(name, near, far) for name in near.spreads},
         "cutoff": _cutoff(near),
@@ -155,10 +159,18 @@ def _rewards(near: Foreseen, far: Foreseen, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _calibration(near: Foreseen, facts: Facts) -> dict[str, Any]:
-    """Share of recorded numbers inside central intervals; what never moves in the data is left out of it."""
+def _calibration(near: Foreseen, ranks: Annotated[Tensor, "moment coordinate"] | None, facts: Facts) -> dict[str, Any]:
+    """Share of recorded numbers inside central intervals; what never moves in the data is left out of it.
+
+    Intervals are of predicted deviations; of models that draw instead, of the draws of next observations.
+    """
     moving, paid = facts.change_std > LEAST_STD, facts.reward_std > LEAST_STD
     coverage: dict[str, Any] = {"nominal": list(COVERAGES), "next_obs": None, "rewards": None, "withheld": None}
+    if ranks is not None:
+        far_off = (ranks[:, moving] - DRAWS / 2).abs()
+        inside = [far_off <= share * (DRAWS + 1) / 2 + 1e-6 for share in COVERAGES]
+        coverage["next_obs"] = [float(each.double().mean()) for each in inside] if far_off.numel() else None
+        return coverage
     if near.obs_surprise is None or near.reward_surprise is None:
         return coverage | {"withheld": "this kind of model tells no deviation, so that there is nothing to calibrate"}
     borders = torch.tensor(COVERAGES, dtype=torch.float64).erfinv() * math.sqrt(2)

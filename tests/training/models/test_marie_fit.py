@@ -69,7 +69,8 @@ def test_held_out_episodes_are_looked_at_once_the_tokenizer_stays(tmp_path):
     assert looks == ["8", "12"] and len(fit.errors) == 2
     told = json.loads((fit.folder / "report.json").read_text())
     assert {"token_information", "covariance_norm"} <= told["spread"].keys() and "max_aleatoric" not in told["spread"]
-    assert told["calibration"]["withheld"] is not None
+    covered = told["calibration"]["next_obs"]
+    assert len(covered) == 9 and covered == sorted(covered) and 0 <= covered[0] <= covered[-1] <= 1
     lost = told["of_kind"]["tokenizer"]
     assert [len(row) for row in lost["error_of_agents"]] == [4, 2, 3] and 0 < lost["in_use"] <= 1
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from types import SimpleNamespace
 from typing import ClassVar
 
 import linear_world
@@ -19,7 +20,15 @@ from offline_marl.training import training_run
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.models.foresight import evenly, foresee, look_far
 from offline_marl.training.models.picture import draw_report
-from offline_marl.training.models.report import measure_model, read_report, spearman, verdict, write_report
+from offline_marl.training.models.report import (
+    DRAWS,
+    _calibration,
+    measure_model,
+    read_report,
+    spearman,
+    verdict,
+    write_report,
+)
 from offline_marl.training.models.rows import MemberSource
 from offline_marl.training.sources.choose import _warned
 from offline_marl.worldmodels.base import Prediction, Spread, WorldModel, WorldModelConfig
@@ -387,3 +396,17 @@ def test_the_command_says_the_verdict_and_where_the_report_is(tmp_path, task, ca
     assert end.value.code == 0
     assert any(line.startswith("verdict     not to be trusted: ") for line in lines)
     assert f"report      {tmp_path / 'm' / 'report.json'}" in lines
+
+
+@pytest.mark.parametrize(("width", "says"), [(1.0, "calibrated"), (0.5, "too narrow"), (2.0, "too wide")])
+def test_ranks_among_draws_tell_intervals_that_are_too_narrow_or_too_wide(width, says) -> None:
+    generator = torch.Generator().manual_seed(0)
+    recorded = torch.randn(4_000, 1, generator=generator)
+    draws = width * torch.randn(DRAWS, 4_000, 1, generator=generator)
+    ranks = (draws < recorded).sum(0).float()
+    coverage = _calibration(None, ranks, SimpleNamespace(change_std=torch.ones(1), reward_std=torch.ones(1)))
+    off = torch.tensor(coverage["next_obs"]) - torch.tensor(coverage["nominal"])
+    if says == "calibrated":
+        assert float(off.abs().max()) < 0.03
+    else:
+        assert bool((off < -0.03).all() if says == "too narrow" else (off > 0.03).all())
