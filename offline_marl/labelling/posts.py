@@ -44,8 +44,8 @@ class AnswerRequest(Message):
     question: QuestionId
     answer: Annotated[str, Field(max_length=16)]
     """first and second are as they were shown."""
-    reason: Annotated[str, Field(max_length=200)] = ""
-    """Why it was skipped."""
+    reason: Annotated[str, Field(max_length=200, pattern=r"^\P{C}*$")] = ""
+    """Why it was skipped; without characters that control a terminal, on which it is shown."""
     response_ms: Annotated[int, Field(ge=0, le=86_400_000)] | None = None
 
 

@@ -136,6 +136,8 @@ def test_posts_that_arrive_at_one_time_are_stored_once_each(client, folder) -> N
         ({"response_ms": 2.5}, 422),
         ({"response_ms": True}, 422),
         ({"reason": "x" * 300}, 422),
+        ({"reason": "\x1b[2J"}, 422),
+        ({"reason": "\u202eright to left"}, 422),
         ({"question": "pair." + "0" * 32 + ".team.0"}, 404),
         ({"question": "pair.../../x.team.0"}, 404),
         ({"question": "QUESTION".replace("Q", "pair.")}, 404),
