@@ -28,6 +28,8 @@ from offline_marl.labelling.replays import Replays
 from offline_marl.preferences.pairs import Copies, SegmentKey
 from offline_marl.training.preferences.folders import ComparisonFolder, masked
 
+MOST_WANTED = 200
+"""Clips that wait to be rendered; what was wanted longest ago is forgotten, and asked for again by who needs it."""
 NICE = 10
 """Politeness: whoever answers comes before what may be watched later."""
 KEPT_ROUNDS = 2
@@ -145,7 +147,7 @@ def main(path: str, room: str) -> None:
             *lines, buffered = (buffered + piece).split(b"\n")
             for line in lines:
                 names = [name for name in json.loads(line) if NAME.fullmatch(name)]
-                wanted = [*names, *(name for name in wanted if name not in names)]
+                wanted = list(dict.fromkeys([*names, *wanted]))[:MOST_WANTED]
         name = wanted.pop(0)
         if name in failed:
             continue

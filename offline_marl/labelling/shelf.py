@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from offline_marl.labelling.clips import NAME
 PATIENCE = 2.0
 """Seconds to wait for a clip that is being rendered; the page asks again."""
 LOOK = 0.05
+AGAIN = 5.0
+"""Seconds for which a clip that is not there is not asked for again."""
+MOST_REMEMBERED = 5_000
+BACKLOG = 32_768
+"""Bytes that the renderer has not read yet, from which on nothing is added."""
 MOST_STARTS = 5
 """How often a renderer that dies is started anew."""
 
@@ -32,22 +38,25 @@ class Shelf:
         self.clips = path / "clips"
         self._process: asyncio.subprocess.Process | None = None
         self._starts = 0
+        self._again: dict[str, float] = {}
         self._turn = asyncio.Lock()
 
     async def want(self, names: Sequence[str]) -> None:
         """Have clips rendered that are not there, the first ones first."""
-        missing = [name for name in names if not self._file(name).is_file()]
+        now = time.monotonic()
+        missing = [name for name in names if now >= self._again.get(name, 0.0) and not self._file(name).is_file()]
         if not missing:
             return
+        if len(self._again) > MOST_REMEMBERED:
+            self._again = {name: until for name, until in self._again.items() if until > now}
         async with self._turn:
             process = await self._running()
             if process is None or process.stdin is None:
                 return
-            try:
-                process.stdin.write(f"{json.dumps(missing)}\n".encode())
-                await process.stdin.drain()
-            except (BrokenPipeError, ConnectionResetError):
-                self._process = None
+            if process.stdin.transport.get_write_buffer_size() > BACKLOG:
+                return  # it does not keep up: whoever needs a clip asks for it again
+            process.stdin.write(f"{json.dumps(missing)}\n".encode())
+            self._again.update(dict.fromkeys(missing, now + AGAIN))
 
     async def read(self, name: str) -> bytes | None:
         """A clip; None if it is not rendered yet."""
