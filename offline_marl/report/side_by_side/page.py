@@ -96,7 +96,7 @@ def _scores(sides: Sequence[Side], notes: Sequence[str]) -> Section:
         Column("task"),
         *numeric("seed", "return", "normalised", "agreement"),
     ]
-    drawn = table("score-table", "Scores of the last checkpoints", [*columns, Column("")], rows)
+    drawn = table("score-table", "Scores of the last checkpoints", [*columns, Column("state")], rows)
     told = tag("ul", [tag("li", note) for note in notes], class_="notes") if notes else None
     return Section("scores", "Scores", text(drawn, told))
 
