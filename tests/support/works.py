@@ -33,6 +33,8 @@ from offline_marl.training.run import resume
 KILLS = 3 if SHORT else 18
 """Of each kind of work."""
 STEP = "offline_marl.core.learner:Learner.step_optimizer"
+MINIBATCH = "offline_marl.core.adam:FusedAdam.step"
+"""Also of learners that step their optimiser themselves, several times an update."""
 DISK = ("os:replace", "os:fsync")
 ROLLOUT = "offline_marl.training.sources.imagined:rollout"
 PLAY = "offline_marl.training.sources.playing:Player.advance"
@@ -211,7 +213,7 @@ CASES = {
         training(
             "team", algorithm="moma-ppo", **{k: v for k, v in IMAGINED.items() if k not in ("retain", "refill_every")}
         ),
-        (STEP, ROLLOUT, *DISK),
+        (MINIBATCH, ROLLOUT, *DISK),
         period=PERIOD,
     ),
     "a run that plays": Case(
@@ -224,7 +226,9 @@ CASES = {
         (STEP, PLAY, *DISK),
         period=PERIOD,
     ),
-    "ma-ppo": Case(training(None, algorithm="ma-ppo", environment="rendezvous"), (STEP, *DISK), period=PERIOD),
+    "ma-ppo": Case(
+        training(None, algorithm="ma-ppo", environment="rendezvous", epochs=2), (MINIBATCH, *DISK), period=PERIOD
+    ),
     "coded training": Case(
         training("team", algorithm="td3-bc", engine="local", learners=3, code="vandermonde"),
         ("offline_marl.training.coded:Controller.update", *DISK),
