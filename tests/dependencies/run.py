@@ -43,9 +43,9 @@ def requirements(python: tuple[int, int]) -> list[str]:
         found = _REQUIREMENT.fullmatch(text)
         assert found is not None, text
         marker = found[4] or ""
-        bound = re.fullmatch(r"python_version < '3\.(\d+)'", marker)
+        bound = re.fullmatch(r"python_version (<|>=) '3\.(\d+)'", marker)
         assert bound is not None or not marker, f"a marker that is not understood: {text}"
-        if bound is None or python[1] < int(bound[1]):
+        if bound is None or (python[1] < int(bound[2])) == (bound[1] == "<"):
             kept.append(f"{found[1]}{found[2] or ''}{found[3]}")
     return kept
 

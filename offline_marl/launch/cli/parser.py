@@ -6,7 +6,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -136,6 +136,8 @@ class Adder:
             context = self._group(dest) if context is self._parser else context
             if info.annotation is bool:
                 settings |= {"action": _Switch, "metavar": "true|false"}
+            elif "dest" in settings and _is_tuple(info.annotation):
+                settings["action"] = "append"  # pydantic-settings does so from 2.16 on
         context.add_argument(*names, **settings)
 
     def _group(self, dest: str) -> Any:
@@ -145,6 +147,10 @@ class Adder:
         if title not in self._made:
             self._made[title] = self._parser.add_argument_group(title)
         return self._made[title]
+
+
+def _is_tuple(annotation: Any) -> bool:
+    return any(get_origin(kind) is tuple for kind in (annotation, *get_args(annotation)))
 
 
 def _help(info: FieldInfo, required_flag: bool) -> str:
