@@ -21,6 +21,8 @@ from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import SUFFIX, home
 from offline_marl.datasets.episodes import stale
 from offline_marl.datasets.layout import KIND
+from offline_marl.datasets.metadata import mistake
+from offline_marl.datasets.metadata import mistake
 from offline_marl.datasets.validate import Problem, problems
 
 TYPES: Mapping[str, tuple[Any, torch.dtype]] = {
@@ -65,7 +67,10 @@ def examine(path: Path) -> Report:
 
 def examine_data(data: Recording | Dataset, layout: str | None = None) -> Report:
     """The report of data that could be read."""
-    return Report([*problems(data), *_stale(data)], layout, **_sizes(data))
+    found = problems(data)
+    if mistake(data.metadata) is None:
+        found = [*found, *_stale(data)]
+    return Report(found, layout, **_sizes(data))
 
 
 def _examine_other(path: Path) -> Report:

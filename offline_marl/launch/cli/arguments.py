@@ -69,7 +69,10 @@ def _waits(entry: os.DirEntry[str]) -> bool:
 
 def _refuse_undecodable(name: str, what: str) -> None:
     try:
-        name.encode()
+        typed = os.fsencode(name)  # where the locale knows no letters, these stand for bytes
+        typed.decode()
     except UnicodeEncodeError:
-        shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+        return  # letters that this locale has no bytes for
+    except UnicodeDecodeError:
+        shown = typed.decode("utf-8", "backslashreplace")
         raise ConfigError(f"{what} {shown} is not UTF-8: rename it, or name another.") from None

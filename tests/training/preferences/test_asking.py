@@ -86,7 +86,7 @@ def test_what_cannot_be_asked_leaves_no_plan_behind(tmp_path, data) -> None:
         with pytest.raises(DataError, match="No episode of .* has 50 steps"):
             ask(folder, task, Plan(budget=10, length=50))
         # Of 20 episodes four are held out: 6 pairs, and 120 of the other sixteen.
-        with pytest.raises(DataError, match="not 494 pairs .* only 120 were found"):
+        with pytest.raises(DataError, match="not 494 pairs .* only 120 are left"):
             ask(folder, task, Plan(budget=500, length=0))
         with pytest.raises(DataError, match="--select disagree asks where a reward model is unsure"):
             ask(folder, task, Plan(budget=10), "disagree")
