@@ -84,6 +84,8 @@ class Algorithm(Learner):
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
     splits_by_agent: ClassVar[bool] = False
     """Whether its update can be computed agent by agent, in several places: see `split.SplitLearner`."""
+    imagines_in: ClassVar[str] = "ensemble"
+    """Kind of world model that a learner of imagined episodes alone gets unless one is named."""
     config: AlgorithmConfig
     best: Tensor
     best_team: Tensor

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from offline_marl.core.config import ConfigError
 from offline_marl.runs.config import RunConfig
+from offline_marl.runs.online_model_flags import ROUND_FIELDS
 from offline_marl.runs.teacher_combinations import refuse_teacher
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
     name, share = config.algorithm, config.real_fraction
     _refuse_engine(config)
     shares = (share, config.real_fraction_end)
-    if config.dataset is None and needs.origin == "model":
-        raise ConfigError(f"{name} learns from recorded data: give it --dataset; it plays a world model of that.")
     if config.dataset is None and not learns_alone(needs):
         raise ConfigError(f"{name} learns from recorded data: give it --dataset; acting alone demonstrates nothing.")
     if config.dataset is None and config.settings.get("clip_target"):
@@ -49,6 +48,7 @@ def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
         )
     refuse_teacher(config, needs, plays(config, needs))
     _refuse_online(config, needs)
+    _refuse_rounds(config, needs)
     if needs.origin != "data" and shares != (None, None):
         raise ConfigError(f"{name} learns from its own episodes alone: it takes no --real-fraction.")
     if needs.origin == "environment" and config.world_model is not None:
@@ -68,26 +68,31 @@ def replays(config: RunConfig, needs: Needs) -> bool:
     return needs.origin == "data" and needs.view != "pairs" and (config.dataset is None or config.online)
 
 
+def imagines_live(config: RunConfig, needs: Needs) -> bool:
+    """Whether a run plays its environment and learns in a world model that is fitted to what it plays."""
+    return needs.origin == "model" and config.dataset is None
+
+
 def learns_alone(needs: Needs) -> bool:
     """Whether a learner can do without recorded data, in an environment."""
     if needs.origin == "data":
         return needs.recorded != "only" and needs.view != "pairs"
-    return needs.origin == "environment"
+    return True
 
 
 def plays(config: RunConfig, needs: Needs) -> bool:
     """Whether a run acts in its environment to learn."""
-    return needs.origin == "environment" or replays(config, needs)
+    return needs.origin == "environment" or replays(config, needs) or imagines_live(config, needs)
 
 
 def _refuse_online(config: RunConfig, needs: Needs) -> None:
     name = config.algorithm
-    if not replays(config, needs):
+    if not replays(config, needs) and not imagines_live(config, needs):
         _refuse_replay_fields(config, needs)
         return
     if needs.recorded == "only":
         raise ConfigError(f"{name} clones what was recorded, and acting demonstrates nothing: it takes no --online.")
-    if config.dataset is None and config.world_model is not None:
+    if config.dataset is None and config.world_model is not None and needs.origin == "data":
         raise ConfigError("A --world-model is fitted to recorded data: give --dataset too, and --online.")
     if config.dataset is None and config.prefill:
         raise ConfigError("--prefill fills the replay with recorded episodes: give --dataset and --online.")
@@ -96,6 +101,28 @@ def _refuse_online(config: RunConfig, needs: Needs) -> None:
         raise ConfigError(
             "--prefill puts the data into the replay, from which all rows are drawn: it takes no --real-fraction."
         )
+
+
+def _refuse_rounds(config: RunConfig, needs: Needs) -> None:
+    """Refuse a schedule of rounds where there are none, and what has no place in them."""
+    name = config.algorithm
+    if not imagines_live(config, needs):
+        if given := _given(config, ROUND_FIELDS):
+            raise ConfigError(
+                f"--{given[0].replace('_', '-')} is for runs that play and learn in a world model of that: marie or "
+                "moma-ppo with --environment and without --dataset."
+            )
+        return
+    if _given(config, ("updates_per_step",)):
+        raise ConfigError(f"{name} plays in rounds: give --round-steps and --imagined-updates, no --updates-per-step.")
+    if config.teacher is not None or config.explore_steps:
+        what = "--teacher" if config.teacher is not None else "--explore-steps"
+        raise ConfigError(f"{name} learns from imagined episodes, which nobody compares or counts: leave {what} away.")
+
+
+def _given(config: RunConfig, names: Iterable[str]) -> list[str]:
+    """Those of the fields that are not what they are by default."""
+    return [name for name in names if getattr(config, name) != RunConfig.model_fields[name].default]
 
 
 def _refuse_replay_fields(config: RunConfig, needs: Needs) -> None:
@@ -107,11 +134,13 @@ def _refuse_replay_fields(config: RunConfig, needs: Needs) -> None:
     elif needs.origin == "data":
         why = "Without --online a run on data plays nothing"
         given.append("environment_steps")
+    elif needs.origin == "model":
+        why = f"{config.algorithm} with --dataset learns in a world model of that alone, and plays nothing"
+        given += ["online", "environment_steps"]
     else:
         why = f"{config.algorithm} learns on-policy, from fresh episodes alone, and replays nothing"
-        given += ["online"] if needs.origin == "environment" else ["online", "environment_steps"]
-    given = [field for field in given if getattr(config, field) != RunConfig.model_fields[field].default]
-    if given:
+        given += ["online"]
+    if given := _given(config, given):
         raise ConfigError(f"{why}: it takes no {' and no '.join('--' + field.replace('_', '-') for field in given)}.")
 
 
@@ -139,7 +168,10 @@ def with_budget(config: RunConfig, needs: Needs, given: Iterable[str]) -> RunCon
     steps = config.environment_steps
     if steps is None or not plays(config, needs):
         return config
-    if replays(config, needs):
+    if imagines_live(config, needs):
+        updates = max(steps - config.first_steps, 0) // config.round_steps * config.imagined_updates
+        before = f": the first comes after {config.first_steps + config.round_steps:,}"
+    elif replays(config, needs):
         updates = int((steps - config.first_steps) * config.updates_per_step + 1e-9)
         before = f" after {config.first_steps:,} of --warmup-steps" if config.first_steps else ""
     else:

@@ -21,6 +21,7 @@ from offline_marl.core.fields import (
 )
 from offline_marl.core.permissions import is_import_path, names_code
 from offline_marl.core.places import DatasetPlace, FilePlace, ModelPlace, PlacesWithin, RunPlace
+from offline_marl.runs.online_model_flags import OnlineModelFlags
 from offline_marl.runs.teacher_flags import TeacherFlags
 
 WARM_UP = 1_000
@@ -70,7 +71,7 @@ class LearnFlags(Config):
     """Loggers of plugins, or registered in this process, by name: --loggers mine,other."""
 
 
-class RunFlags(TeacherFlags, LearnFlags):
+class RunFlags(TeacherFlags, OnlineModelFlags, LearnFlags):
     """Settings of every training run, whatever it trains."""
 
     environment: str | None = None

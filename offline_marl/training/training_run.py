@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from offline_marl.training.rewards import Replacement, Rewards
 from offline_marl.training.run_picture import draw_run
 from offline_marl.training.session import Session, restore_hooks, stateful
 from offline_marl.training.sources.choose import plan_source
+from offline_marl.training.sources.online_model import OnlineModelSource
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,12 @@ class TrainingSession(Session[RunConfig, Result]):
         return self._make_source()
 
     def updating(self) -> AbstractContextManager[Callable[[Batch], Metrics]]:
-        return super().updating() if self.coded is None else self.coded.updating(self.source)
+        if self.coded is not None:
+            return self.coded.updating(self.source)
+        source = self.source
+        if not isinstance(source, OnlineModelSource):
+            return super().updating()
+        return nullcontext(lambda batch: {**self.learner.update(batch), **source.metrics})
 
     def announce(self) -> None:
         super().announce()

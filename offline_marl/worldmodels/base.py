@@ -19,17 +19,18 @@ from offline_marl.core.config import Config
 from offline_marl.core.fields import Count, CountOrZero, InnerShare, NotNegative, Positive
 from offline_marl.core.learner import Learner
 from offline_marl.core.registry import Registry
-from offline_marl.core.types import AvailActions, Batch, Obs
+from offline_marl.core.types import AvailActions, Batch, Metrics, Obs
 from offline_marl.networks.inputs import MemoryKind, refuse_gru_without_window
 from offline_marl.networks.targets import frozen_copy
 from offline_marl.worldmodels import registry
-from offline_marl.worldmodels.facts import TENSORS, Facts
+from offline_marl.worldmodels.facts import BORDERS, TENSORS, Facts, restated
 
 PREFIX = "facts_"
 
 PerMember = Annotated[Tensor, "member"]
 Rows = Annotated[Tensor, "row"]
 Foreseeable = Literal["state", "avail_actions"]
+Phase = Literal["tokenizer", "model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +216,34 @@ class WorldModel(Learner):
         """Those of the data, on the device of the model."""
         tensors = {name: getattr(self, PREFIX + name) for name in TENSORS}
         return Facts(spec=self.spec, terminates=self._terminates, **tensors)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Parts that learn one after another in every round of a fit that goes on; see `learn`."""
+        return ("model",)
+
+    def learn(self, phase: Phase, batch: Batch) -> Metrics:
+        """One update of a part, in a fit that goes on as more is played.
+
+        Args:
+            phase: Which part.
+            batch: As for `update`.
+
+        Returns:
+            What `update` does, `loss/model` among it.
+        """
+        return self.update(batch)
+
+    @torch.no_grad()
+    def widen(self, rows: Batch) -> None:
+        """Let the borders of the data hold these rows, too; statistics stay those that inputs are standardised by."""
+        now, seen = self.facts, restated(self.facts, rows.obs, rows.next_obs, rows.rewards, rows.mask, rows.next_seen)
+        for name in BORDERS:
+            farther = torch.minimum if name.endswith("low") else torch.maximum
+            getattr(self, PREFIX + name).copy_(farther(getattr(now, name), getattr(seen, name)))
+
+    def choose(self, errors: PerMember) -> None:
+        """Let the members of least error speak, of kinds in which not all do; nothing unless written."""
 
     @abstractmethod
     def begin(self, starts: Batch) -> Carry:

@@ -81,6 +81,8 @@ class Facts:
 
 
 TENSORS = tuple(item.name for item in fields(Facts) if item.name not in {"spec", "terminates"})
+BORDERS = ("low", "high", "reward_low", "reward_high")
+DEVIATIONS = ("obs_std", "change_std", "reward_std")
 
 
 def measure(
@@ -91,6 +93,7 @@ def measure(
     terminations: PerAgent,
     mask: PerAgent | None = None,
     next_seen: PerAgent | None = None,
+    growing: bool = False,
 ) -> Facts:
     """The facts of a data set.
 
@@ -104,15 +107,23 @@ def measure(
         terminations: Bool, `rows agent`.
         mask: Bool, where an agent is there; statistics are over these rows.
         next_seen: Bool, where its next observation was recorded; statistics of changes are over these rows.
+        growing: Whether these are the first rows of many. Then what did not move is not taken for one thing, nor for
+            something small, and an episode may terminate although none did.
     """
     now, after = obs.flatten(1), next_obs.flatten(1)
     present = spec.present("obs").flatten().to(now.device)
     original = _originals(now, after, present)
+    if growing:
+        still = (now == now[:1]).all(0) & (after == now[:1]).all(0)
+        original = torch.where(still, torch.arange(len(original), device=now.device), original)
     pick = present.logical_and(original == torch.arange(len(original), device=now.device)).nonzero().squeeze(-1)
     place = torch.searchsorted(pick, original).masked_fill(~present, -1)
     known = (pick // spec.obs_dim, mask, next_seen)
     numbers = _statistics(pick, now, after, rewards, known)
-    return Facts(spec=spec, pick=pick, place=place, terminates=bool(terminations.any()), **numbers)
+    if growing:
+        numbers |= {name: numbers[name].masked_fill(numbers[name] <= LEAST_STD, 1.0) for name in DEVIATIONS}
+    terminates = growing or bool(terminations.any())
+    return Facts(spec=spec, pick=pick, place=place, terminates=terminates, **numbers)
 
 
 def restated(

@@ -23,6 +23,7 @@ from offline_marl.losses import tokens as losses
 from offline_marl.networks.transformer import Cache
 from offline_marl.worldmodels.base import (
     PerMember,
+    Phase,
     Prediction,
     Spread,
     WorldModel,
@@ -74,8 +75,8 @@ class Marie(WorldModel):
         )
         self.nets.eval()
         self.guess = Guess(config.members, facts, self.layout.exact, config.guess) if self.layout.exact else None
-        learnt = bool(list(self.tokenizer.parameters())) or self.guess is not None
-        self.tokenizer_steps = config.tokenizer_steps if learnt else 0
+        self._has_first_phase = bool(list(self.tokenizer.parameters())) or self.guess is not None
+        self.tokenizer_steps = config.tokenizer_steps if self._has_first_phase else 0
         self.first_look = self.tokenizer_steps + 1 if self.tokenizer_steps else 0
         edges, self.sigma = losses.bin_edges(*self.codec.reward_borders, config.reward_bins)
         self.register_buffer("edges", edges, persistent=False)
@@ -85,15 +86,28 @@ class Marie(WorldModel):
         if self.guess is not None:
             self.optimize("guess", lr=config.lr, name="guess", cosine_steps=config.tokenizer_steps)
         self.optimizer.register_step_pre_hook(self._clip)
+        self._tokenizing = False
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return ("tokenizer", "model") if self._has_first_phase else ("model",)
+
+    def learn(self, phase: Phase, batch: Batch) -> Metrics:
+        """One update of the tokenizer and of the guess, or of the transformers, whatever came before."""
+        return self._learn(batch, phase == "tokenizer")
 
     def update(self, batch: Batch) -> Metrics:
         """One step of the tokenizer, or, once it has had its updates, of every transformer on the same segments."""
+        return self._learn(batch, self.updates < self.tokenizer_steps)
+
+    def _learn(self, batch: Batch, tokenizing: bool) -> Metrics:
+        self._tokenizing = tokenizing
         cuts = batch if batch.rewards.dim() == 3 else batch.map(lambda value: value.unsqueeze(1))
         there = torch.ones_like(cuts.terminations) if cuts.mask is None else cuts.mask
         seen = there if cuts.next_seen is None else there & cuts.next_seen
         obs = torch.cat([cuts.obs[:, :1], cuts.next_obs], dim=1)
         exact = self.codec.exact(cuts.obs, cuts.actions)
-        if self.updates < self.tokenizer_steps:
+        if tokenizing:
             loss, parts = self._tokenizer_step(cuts, obs, exact, there, seen)
         else:
             parts = self._losses(cuts, self.codec.encode(obs, exact), exact, there, seen)
@@ -297,7 +311,7 @@ class Marie(WorldModel):
         limit = self.config.grad_clip
         if not limit:
             return
-        if self.updates <= self.tokenizer_steps:
+        if self._tokenizing:
             nn.utils.clip_grad_norm_(self.tokenizer.parameters(), limit, foreach=True)
         else:
             clip_by_member(self.nets.parameters(), limit)

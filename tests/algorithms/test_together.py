@@ -18,7 +18,7 @@ from offline_marl.datasets.buffer import TransitionBuffer
 
 ROWS, SEEDS = 16, 3
 DATA = {kind: world(kind) for kind in SPECS}
-OF_TEAM = {"ma-iql", "ma-ppo", "maddpg", "masac", "moma-ppo", "o-mapl", "omiga", "qmix", "vdn"}
+OF_TEAM = {"ma-iql", "ma-ppo", "maddpg", "marie", "masac", "moma-ppo", "o-mapl", "omiga", "qmix", "vdn"}
 """Built-in learners whose losses are the whole team's."""
 PLAIN = [(name, kind, {}) for name in algorithms.names() for kind in sorted(algorithms.get(name).needs.actions)]
 SETTINGS = [

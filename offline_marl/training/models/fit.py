@@ -294,10 +294,10 @@ class HeldOutHook:
 
 
 @torch.no_grad()
-def held_out_errors(model: WorldModel, buffer: TransitionBuffer) -> Tensor:
-    """Root-mean-square error of each member over all rows of a buffer."""
+def held_out_errors(model: WorldModel, buffer: TransitionBuffer, every: Tensor | None = None) -> Tensor:
+    """Root-mean-square error of each member over rows of a buffer, all unless `every` says which."""
     total, counted = torch.zeros(members_of(model), device=buffer.device), 0.0
-    every = torch.arange(len(buffer), device=buffer.device)
+    every = torch.arange(len(buffer), device=buffer.device) if every is None else every
     every = every if model.held_out_rows is None else evenly(every, model.held_out_rows)
     for index in torch.split(every, ROWS_AT_ONCE):
         rows = buffer.view(index, model.needs)
@@ -311,16 +311,17 @@ MEASURED = 4_000_000
 """Transitions that a world model's facts are measured on, at most."""
 
 
-def facts_of(data: Dataset, seen: Tensor | None = None) -> Facts:
+def facts_of(data: Dataset, seen: Tensor | None = None, growing: bool = False) -> Facts:
     """What a world model must know of the data.
 
     Args:
         data: All of it, in which coordinates are told apart and ends looked for.
         seen: Episodes that statistics and borders are taken from: those that a model is fitted to.
+        growing: Whether more is to come than this data, see `measure`.
     """
     every = _rows(TransitionBuffer(data, state=False))
     facts = measure(
-        data.spec, every.obs, every.next_obs, every.rewards, every.terminations, every.mask, every.next_seen
+        data.spec, every.obs, every.next_obs, every.rewards, every.terminations, every.mask, every.next_seen, growing
     )
     if seen is None:
         return facts

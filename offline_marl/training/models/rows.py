@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 
 from offline_marl.core.types import Batch, Needs
-from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.datasets.buffer import Rows, TransitionBuffer
+from offline_marl.datasets.episode_ring import EpisodeRing
 from offline_marl.worldmodels.base import WorldModel
 from offline_marl.worldmodels.ensemble_model import EnsembleModel
+
+
+class Visits:
+    """How often each step of a replay was drawn, and draws of the seldom drawn ones first.
+
+    Args:
+        temperature: Of the odds exp(-times drawn / temperature).
+        device: Where the replay lies.
+    """
+
+    def __init__(self, temperature: float, device: torch.device) -> None:
+        self.temperature = temperature
+        self.times = torch.zeros(0, device=device)
+        self.first = torch.zeros(0, dtype=torch.int64, device=device)
+        self.oldest = 0
+
+    def follow(self, ring: EpisodeRing) -> None:
+        """Take up the steps that have come to the replay, and drop those that have left it."""
+        left = min(ring.oldest - self.oldest, len(self.first))
+        gone = len(self.times) if left == len(self.first) else int(self.first[left])
+        new = len(ring) - (len(self.times) - gone)
+        self.times = torch.cat([self.times[gone:], self.times.new_zeros(new)])
+        self.first, self.oldest = ring.first, ring.oldest
+
+    def draw(self, count: int, generator: torch.Generator) -> Rows:
+        """Positions, with replacement."""
+        odds = torch.softmax(-self.times.double() / self.temperature, 0).cumsum(0)
+        lots = torch.rand(count, generator=generator, device=odds.device, dtype=torch.float64) * odds[-1]
+        index = torch.searchsorted(odds, lots, right=True).clamp(max=len(odds) - 1)
+        self.times.index_add_(0, index, torch.ones_like(index, dtype=self.times.dtype))
+        return index
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it."""
+        return {"times": self.times, "first": self.first, "oldest": self.oldest}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on exactly where the saved one stood."""
+        self.times, self.first = state["times"].to(device), state["first"].to(device)
+        self.oldest = state["oldest"]
 
 
 class RowSource:
@@ -24,10 +66,18 @@ class RowSource:
     def __init__(self, buffer: TransitionBuffer, batch_size: int, generator: torch.Generator) -> None:
         self.buffer, self.batch_size = buffer, batch_size
         self.generator = generator
+        self.visits: Visits | None = None
+        """Draws in place of the buffer, where seldom drawn steps come first."""
+
+    def draw(self, count: int, needs: Needs) -> Rows:
+        """Positions of the next batch."""
+        if self.visits is not None:
+            return self.visits.draw(count, self.generator)
+        return self.buffer.draw(count, self.generator, needs)
 
     def sample(self, needs: Needs) -> Batch:
         """The next batch."""
-        return self.buffer.view(self.buffer.draw(self.batch_size, self.generator, needs), needs)
+        return self.buffer.view(self.draw(self.batch_size, needs), needs)
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state is the whole cursor."""
@@ -69,7 +119,7 @@ class MemberSource(RowSource):
 
     def sample(self, needs: Needs) -> Batch:
         """The next batch."""
-        index = self.buffer.draw(self.members * self.batch_size, self.generator, needs)
+        index = self.draw(self.members * self.batch_size, needs)
         if self._resample is not None:
             index = self._resample.gather(1, index.view(self.members, -1)).flatten()
         rows = self.buffer.view(index, needs)

@@ -19,7 +19,7 @@ from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.ring import TransitionRing
 from offline_marl.environments.guarded import Guarded
 from offline_marl.runs.checkpoint import found
-from offline_marl.runs.combinations import replays
+from offline_marl.runs.combinations import imagines_live, replays
 from offline_marl.runs.config import FitConfig, RunConfig
 from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError
 from offline_marl.tasks.data_tasks import Task
@@ -28,6 +28,7 @@ from offline_marl.training.models.report import verdict
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.imagined import Imagination, MixedSource, Plan, RolloutSource
 from offline_marl.training.sources.online import Replay, environment_name, plan_replay
+from offline_marl.training.sources.online_model import plan_online_model
 from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSource
 from offline_marl.training.sources.replay import LiveMixture
 from offline_marl.worldmodels.base import WorldModel, worldmodels
@@ -57,13 +58,15 @@ def plan_source(
     Raises:
         BadInputError: Of a kind that says what does not fit together.
     """
-    named = config.world_model or ("ensemble" if learner.needs.origin == "model" else None)
+    named = config.world_model or (learner.imagines_in if learner.needs.origin == "model" else None)
     if named is None:
         if replays(config, learner.needs):
             live = plan_replay(config, folder, task, rewards, learner)
             return lambda: live.source(live.rows)
         made = make_plain(config, task, rewards, learner)
         return lambda: made
+    if imagines_live(config, learner.needs):
+        return _plan_online_model(named, config, folder, task, rewards, learner)
     by_kind = named in worldmodels.names()
     model_folder = ModelFolder(folder.path / "world_model" if by_kind else Path(named))
     name = named if by_kind else _kind_in(model_folder)
@@ -96,6 +99,20 @@ def plan_source(
         made = make()
         return lambda: made
     return make if model_folder.done else fit_and_make
+
+
+def _plan_online_model(
+    named: str, config: RunConfig, folder: RunFolder, task: Task, rewards: Rewards, learner: Algorithm
+) -> Callable[[], Source]:
+    """Gives the source of a run that plays and learns in a model of what it plays."""
+    if named in worldmodels.names():
+        refuse_unforeseen(config, task.data, learner, worldmodels.get(named))
+
+    def caution_of(model: WorldModel, rows: TransitionBuffer | None) -> Caution:
+        return _caution(config, model, rows, rewards)
+
+    plan = Plan(_rollout_rows(config, learner), config.horizon, config.start_share, Caution())
+    return plan_online_model(config, folder, task, rewards, learner, plan, caution_of)
 
 
 def refuse_unforeseen(config: RunConfig, data: Dataset, learner: Algorithm, kind: type[WorldModel]) -> None:

@@ -531,6 +531,9 @@ def test_every_learner_of_recorded_rows_plays_and_never_knows_where_its_rows_com
     given = live(trouble="is left", choices=choices)
     if needs.origin == "environment":
         given.pop("warmup_steps")
+    if needs.origin == "model":
+        small = {"hidden": [8], "members": 1, "batch_size": 4, **({"elites": 1} if algorithm == "moma-ppo" else {})}
+        given |= {"round_steps": 4, "tokenizer_updates": 1, "model_updates": 1, "first_rounds": 1, "fit": small}
     if beside_data and needs.origin == "data":
         task = find_environment_task("live_worlds:make", given["env_settings"], permit=ImportPath)
         given |= {"dataset": saved(tmp_path, play_uniformly(task, 60)), "online": True}
