@@ -22,7 +22,6 @@ from offline_marl.datasets.catalog import SUFFIX, home
 from offline_marl.datasets.episodes import stale
 from offline_marl.datasets.layout import KIND
 from offline_marl.datasets.metadata import mistake
-from offline_marl.datasets.metadata import mistake
 from offline_marl.datasets.validate import Problem, problems
 
 TYPES: Mapping[str, tuple[Any, torch.dtype]] = {
