@@ -40,7 +40,7 @@ READING = [
 ]
 WRITING = [
     *(text for text in READING if "{out}" in text),
-    "report {run} --reps 10 --out {out}/x",
+    "report {run} --reps 100 --out {out}/x",
     "prefs pairs {comparisons} --dataset {team} --budget 90",
     "prefs simulate {comparisons} --annotator other",
     "sweep {place}/sweep.toml --executor debug --out {place}/x",

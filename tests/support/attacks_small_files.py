@@ -82,7 +82,7 @@ MAKES: dict[str, tuple[str, ...]] = {
 }
 """Files of a run, and the commands that read them."""
 WORDS: dict[str, tuple[str, ...]] = {
-    "report": ("report", "run", "--out", WORK, "--reps", "50"),
+    "report": ("report", "run", "--out", WORK, "--reps", "100"),
     "resume": ("resume", "run"),
     "watch": ("watch", "run", "--once"),
     "status": ("submit", "status", "run"),
@@ -170,7 +170,7 @@ USERS: dict[str, tuple[str, ...]] = {
     "config.yaml": ("train", "bc", "--dataset", "x.safetensors", "--config", "x.yaml", "--out", WORK),
     "profile.toml": ("submit", "train", "bc", "--dataset", "x.safetensors", "--profile", "x.toml", "--dry-run"),
     "mixture.toml": ("data", "mix", f"{WORK}/m.safetensors", "--recipe", "x.toml"),
-    "table.csv": ("report", "x.csv", "--out", WORK, "--reps", "50"),
+    "table.csv": ("report", "x.csv", "--out", WORK, "--reps", "100"),
 }
 
 

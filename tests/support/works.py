@@ -255,7 +255,7 @@ CASES = {
         0.3,
     ),
     "a page": Case(
-        command("report {run} {run} --out {out}/page --reps 50", lambda out: (out / "page" / "report.html").exists()),
+        command("report {run} {run} --out {out}/page --reps 100", lambda out: (out / "page" / "report.html").exists()),
         ("offline_marl.core.files:write_atomically", *DISK),
         lambda out: sorted(path.name for path in (out / "page").iterdir() if not path.name.startswith(".")),
         0.5,
