@@ -33,9 +33,9 @@ def open_file(path: Path) -> Iterator[Any]:
         raise DataError(f"There is no file {path}.")
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
+        key = _key(file)  # which reads the root of the file
+    except (OSError, RuntimeError) as error:
         raise DataError(f"{path} cannot be read as HDF5: {_line(error)}.") from None
-    key = _key(file)
     _LEDGERS[key] = Ledger(str(path), path.stat().st_size)
     try:
         with file:
