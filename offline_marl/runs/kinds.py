@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from offline_marl import algorithms, preferences, worldmodels
+from offline_marl.algorithms import registry as algorithms
 from offline_marl.core.config import Config, ConfigError, build, suggest
 from offline_marl.core.registry import Registry, RegistryError
+from offline_marl.preferences import registry as preferences
 from offline_marl.runs.config import (
     FitConfig,
     FitFlags,
@@ -22,6 +23,7 @@ from offline_marl.runs.config import (
     RunConfig,
     RunFlags,
 )
+from offline_marl.worldmodels import registry as worldmodels
 
 Settings = TypeVar("Settings", bound=LearnFlags)
 
@@ -69,7 +71,7 @@ TRAIN = RunKind(
     mark="algorithm",
     noun="a training run",
     procedure="offline_marl.training.kinds:Training",
-    names=algorithms.registry,
+    names=algorithms,
     argument="ALGORITHM",
     out="Run folder; without it runs/<algorithm>_<dataset>_seed<seed>.",
     scored=True,
@@ -81,7 +83,7 @@ FIT = RunKind(
     mark="model",
     noun="a world model",
     procedure="offline_marl.training.kinds:Fitting",
-    names=worldmodels.registry,
+    names=worldmodels,
     plural="world models",
     argument="KIND",
     heading="the fit",
@@ -95,7 +97,7 @@ FIT_REWARD = RunKind(
     mark="reward",
     noun="a reward model",
     procedure="offline_marl.training.kinds:FittingRewards",
-    names=preferences.registry,
+    names=preferences,
     plural="reward models",
     argument="KIND",
     heading="the fit",
