@@ -8,16 +8,12 @@ first. Trains what is missing, resumes what was stopped, and writes a row to res
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
+from rows import command, read, replace, trained
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "mixing.csv"
@@ -35,23 +31,6 @@ TASKS = {"coordination": ("coordination-mix-v0", "600", "2e-3"), "spread": ("spr
 """Data, updates and step size; learners differ in nothing else but what they are."""
 MIXTURE = "tier:expert=2,tier:medium=1,tier:trivial=1"
 EPISODES = 2_000
-WRITING = Lock()
-
-
-def call(words: list[str], log: Path) -> bool:
-    """A command of the library in a process of its own, on one thread."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as stream:
-        done = subprocess.run(
-            [sys.executable, "-m", "offline_marl", *words],
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-        )
-    if done.returncode:
-        print(f"FAILED  {' '.join(words)}; see {log}", file=sys.stderr)
-    return done.returncode == 0
 
 
 def record(out: Path) -> None:
@@ -59,7 +38,7 @@ def record(out: Path) -> None:
     path = out / TASKS["spread"][0]
     if not path.exists():
         who = ["--who", MIXTURE, "--noise", "0.05", "--episodes", str(EPISODES)]
-        call(["collect", "simple-spread", *who, "--out", str(path)], out / "spread.log")
+        command(["collect", "simple-spread", *who, "--out", str(path)], out / "spread.log")
 
 
 def one(task: str, learner: str, seed: int, out: Path) -> None:
@@ -69,43 +48,20 @@ def one(task: str, learner: str, seed: int, out: Path) -> None:
     folder = out / f"{task}_{learner.replace(' ', '-')}_{seed}"
     source = data if task == "coordination" else str(out / data)
     fresh = ["train", name, "--dataset", source, "--steps", updates, "--lr", lr, "--seed", str(seed), *settings]
-    fresh += ["--eval-every", "0", "--final-episodes", "100", "--out", str(folder)]
-    again, finished = ((folder / name).exists() for name in ("config.json", "DONE"))
-    if not finished and not call(["resume", str(folder)] if again else fresh, folder.with_suffix(".log")):
+    fresh += ["--eval-every", "0", "--final-episodes", "100"]
+    if not trained(folder, fresh):
         return
     done = json.loads((folder / "DONE").read_text())
     row = {name: done["score"].get(name) for name in FIELDS} | {"wall_s": done["wall_s"]}
-    keep({**row, "task": task, "algo": learner, "seed": seed, "updates": done["steps"]})
-
-
-def read() -> list[dict[str, str]]:
-    if not RESULTS.exists():
-        return []
-    with RESULTS.open() as stream:
-        return list(csv.DictReader(stream))
-
-
-def keep(row: dict[str, object]) -> None:
-    """Put a run's row in place of the one that the table has of it."""
-    place = list(LEARNERS)
-
-    def key(each: dict[str, object] | dict[str, str]) -> tuple[str, int, int]:
-        return str(each["task"]), place.index(str(each["algo"])), int(str(each["seed"]))
-
-    with WRITING, RESULTS.with_suffix(".part").open("w", newline="") as stream:
-        rows = sorted([*(each for each in read() if key(each) != key(row)), row], key=key)
-        writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        stream.flush()
-        RESULTS.with_suffix(".part").replace(RESULTS)
+    row |= {"task": task, "algo": learner, "seed": seed, "updates": done["steps"]}
+    replace(RESULTS, [row], FIELDS, ("task", "algo", "seed"))
 
 
 def table(task: str) -> None:
     """Mean return over seeds, with the least and the largest, and agreement where there is any to be had."""
     print(f"| `{task}` | seeds | return | agreement |\n|---|---|---|---|")
     for learner in LEARNERS:
-        rows = [row for row in read() if (row["task"], row["algo"]) == (task, learner)]
+        rows = [row for row in read(RESULTS) if (row["task"], row["algo"]) == (task, learner)]
         if not rows:
             continue
         values = [float(row["return"]) for row in rows]

@@ -33,7 +33,7 @@ STAY = 'trap : TERM INT; {setup}"$@"; exit $?'
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a process asks of its machine."""
+    """Resources that a process needs: processors, GPUs, memory."""
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -48,7 +48,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What is started."""
+    """Command line of a process, with its interpreter, shell setup and environment variables."""
 
     words: Sequence[str]
     """Behind `python`."""

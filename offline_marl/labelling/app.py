@@ -45,7 +45,7 @@ class MissingServerError(BadInputError, ImportError):
 
 @dataclass(frozen=True)
 class Server:
-    """What the addresses answer from."""
+    """Handlers of the server's requests, on a clerk who owns the store and a shelf of clips."""
 
     clerk: Clerk
     shelf: Shelf

@@ -30,7 +30,7 @@ class BusyStoreError(BadInputError, RuntimeError):
 
 @dataclass(frozen=True)
 class Stored:
-    """What became of an answer."""
+    """Outcome of storing an answer."""
 
     new: bool
     """Whether it was not there before."""

@@ -1,4 +1,4 @@
-"""What stands before every request: who may ask, from where, how much and for how long. Imports no framework."""
+"""ASGI middleware for access control: token, Host and Origin checks, size and time limits. Imports no framework."""
 
 from __future__ import annotations
 

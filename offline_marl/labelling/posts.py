@@ -1,4 +1,4 @@
-"""What the page and trainers may post: strict schemas, in which nothing unknown passes."""
+"""Schemas of the messages that the page and trainers post; strict, so that nothing unknown passes."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class AnsweredError(BadInputError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, of whomever."""
+    """A question: one pair or segment, its target and kind, whoever is asked."""
 
     kind: QuestionKind
     item: str
@@ -76,7 +76,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Asking:
-    """What is asked, and of how many."""
+    """Plan of the questions: which kinds, how many annotators, which share again."""
 
     kinds: tuple[QuestionKind, ...] = ("pair",)
     targets: tuple[str, ...] = (TEAM,)
@@ -90,7 +90,7 @@ class Asking:
 
 @dataclass
 class Annotator:
-    """What one person has answered."""
+    """Record of one annotator's answers."""
 
     answered: dict[Question, int] = field(default_factory=dict)
     """Of questions asked the first time, how many were answered before."""

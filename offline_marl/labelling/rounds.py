@@ -1,4 +1,4 @@
-"""What trainers elsewhere ask of a server: rounds of pairs go in, answers come out."""
+"""Exchange with remote trainers: rounds of pairs go in, labels come out."""
 
 from __future__ import annotations
 

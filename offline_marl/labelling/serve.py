@@ -38,7 +38,7 @@ class BusyStoreFolderError(BadInputError, RuntimeError):
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens, and how it is called."""
+    """Network address of a server: host, port, further names, and whether it asks for a token."""
 
     host: str = "127.0.0.1"
     port: int = 8765

@@ -1,4 +1,4 @@
-"""What of a run's settings goes together, with each other and with the algorithm. Imports no torch."""
+"""Checks that a run's settings are compatible with each other and with the algorithm. Imports no torch."""
 
 from __future__ import annotations
 
