@@ -398,3 +398,86 @@ def test_numbers_are_drawn_where_nothing_else_can_be(window: Chromium, tmp_path:
     finally:
         served.kill(signal.SIGINT)
     assert json.loads(next((tmp_path / "pairs" / "clips").glob("*.json")).read_text())["kind"] == "series"
+
+
+def run_of_people(folder: Path, *words: str) -> subprocess.Popen[bytes]:
+    """A trainer in a process of its own, which waits for people."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen([sys.executable, "-m", "offline_marl", *words], stdout=log, stderr=log)
+
+
+def asked_of(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a run has asked about so many pairs."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if (folder / "preferences" / NAME).exists():
+            with AnswerStore(folder / "preferences" / NAME) as store:
+                if store.pair_count() >= count:
+                    return
+        assert process.poll() is None, folder.with_suffix(".log").read_text()[-2000:]
+        time.sleep(0.2)
+    raise AssertionError(f"it asked about fewer than {count} pairs")
+
+
+def test_a_run_that_plays_is_taught_on_the_page_from_its_first_question_to_its_end_though_it_is_killed(
+    window: Chromium, tmp_path: Path
+) -> None:
+    run, queries, a_round = tmp_path / "runs" / "taught", 9, 3
+    words = ["train", "masac", "--environment", "rendezvous", "--environment-steps", "400", "--warmup-steps", "100"]
+    words += [
+        "--teacher",
+        "human",
+        "--queries",
+        str(queries),
+        "--queries-per-round",
+        str(a_round),
+        "--query-length",
+        "10",
+    ]
+    words += [
+        "--reward-fit",
+        '{"hidden":[8],"batch_size":4}',
+        "--reward-updates",
+        "5",
+        "--hidden",
+        "8",
+        "--batch-size",
+        "8",
+    ]
+    trainer = run_of_people(run, *words, "--eval-every", "0", "--final-episodes", "2", "--out", str(run))
+    served = None
+    try:
+        asked_of(run, a_round, trainer)
+        watched = subprocess.run(
+            [sys.executable, "-m", "offline_marl", "watch", str(run), "--once"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "3 questions" in watched.stdout, watched.stdout
+        served = Served(str(run), "--repeats", "0")
+        window.look()
+        enter(window, served.url, "teacher")
+        shown = ""
+        for number in range(queries):
+            shown = ready(window, shown)
+            give(window, "type", "first")
+            if number == a_round:  # killed while it waits for the rest of its second round
+                trainer.kill()
+                trainer.wait(30)
+                trainer = run_of_people(run, "resume", str(run))
+            if (number + 1) % a_round == 0 and number + 1 < queries:
+                asked_of(run, number + 1 + a_round, trainer)
+        assert trainer.wait(120) == 0, run.with_suffix(".log").read_text()[-2000:]
+    finally:
+        trainer.kill()
+        if served is not None:
+            served.kill(signal.SIGINT)
+    assert json.loads((run / "DONE").read_text())["labels"] == queries
+    rounds = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+    assert [row["labels"] for row in rounds] == [3, 6, 9]
+    with AnswerStore(run / "preferences" / NAME) as store:
+        labels = store.labels()
+    assert len(labels) == len({label.pair_id for label in labels}) == queries
+    assert {label.annotator for label in labels} == {"teacher"}
