@@ -1,11 +1,17 @@
-"""Worker processes that record chunks of episodes, each with simulators of its own."""
+"""Worker processes that record chunks of episodes, each with simulators of its own.
+
+On Linux they are forked, and have at once what this process has imported; elsewhere they are new processes, which
+import torch and the simulator first, for seconds.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
 import signal
+import sys
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
@@ -92,8 +98,9 @@ def _started(plan: RecordingPlan, count: int) -> Iterator[list[Worker]]:
     started: list[Worker] = []
     try:
         # Blocked while they are born, which they inherit: an interruption is told to this process alone, which ends
-        # them. The tracker goes first: where it starts later, it unblocks what it finds blocked.
-        resource_tracker.ensure_running()
+        # them. The tracker of new processes goes first: where it starts later, it unblocks what it finds blocked.
+        if not forks():
+            resource_tracker.ensure_running()
         masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
             for _ in range(count):
@@ -114,12 +121,24 @@ def _started(plan: RecordingPlan, count: int) -> Iterator[list[Worker]]:
         _end(started)
 
 
+def forks() -> bool:
+    """Whether workers are forked: not where that is unsafe, as on macOS and beside a GPU in use."""
+    return sys.platform == "linux" and not torch.cuda.is_initialized()
+
+
 def _start(started: list[Worker]) -> None:
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context("fork" if forks() else "spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, loaded_plugins()), daemon=True)
+    if forks():
+        ours = [channel for _, channel in started] + [here]
+        process = context.Process(target=_serve_forked, args=(there, ours), daemon=True)
+    else:
+        process = context.Process(target=_serve, args=(there, loaded_plugins()), daemon=True)
     started.append((process, here))  # known before it runs, so that an interruption finds it
-    process.start()
+    with warnings.catch_warnings():
+        # Python warns of forks beside threads: torch's sleep, and a worker, which computes with one, never calls them.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
     there.close()
 
 
@@ -134,6 +153,14 @@ def _end(started: Sequence[Worker]) -> None:
         if process.is_alive():
             process.kill()
             process.join()
+
+
+def _serve_forked(channel: Any, ours: Sequence[Any]) -> None:
+    """Serve with what a fork brings along, but for its parent's ends of pipes and its parent's answer to SIGTERM."""
+    for end in ours:  # while a sibling held one, nobody would notice that the parent has gone
+        end.close()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _serve(channel)
 
 
 def _serve(channel: Any, plugins: Sequence[str] = ()) -> None:

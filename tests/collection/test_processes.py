@@ -81,9 +81,32 @@ def test_several_workers_record_what_one_records(tmp_path, threads):
     assert len(threads) == 2, "one chunk needs no worker"
 
 
-@pytest.mark.slow
-def test_two_processes_record_what_one_records(tmp_path):
+@pytest.mark.parametrize("forked", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_two_processes_record_what_one_records(tmp_path, monkeypatch, forked):
+    monkeypatch.setattr(processes, "forks", lambda: forked)
     compare_workers(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_a_forked_worker_notices_that_its_parent_has_gone_though_its_sibling_lives(monkeypatch):
+    monkeypatch.setattr(processes, "_serve", laggards.wait_for_the_end)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which a fork brings along
+    try:
+        with processes._started("plan", 3) as started:
+            (first, channel), *others = started
+            channel.close()
+            first.join(10)
+            assert first.exitcode == 0 and all(process.is_alive() for process, _ in others)
+            others[0][0].terminate()
+            others[0][0].join(10)
+            assert others[0][0].exitcode == -signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_no_worker_is_forked_beside_a_gpu_in_use(monkeypatch):
+    monkeypatch.setattr(processes.torch.cuda, "is_initialized", lambda: True)
+    assert not processes.forks()
 
 
 def test_a_run_that_changes_meanwhile_is_noticed(tmp_path, threads, monkeypatch):

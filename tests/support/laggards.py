@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -20,6 +21,13 @@ def record_first_then_die(channel, plugins=()):
 def leave(channel, plugins=()):
     """End without a word."""
     os._exit(3)
+
+
+def wait_for_the_end(channel, plugins=()):
+    """Listen until nobody asks any more."""
+    with contextlib.suppress(EOFError):
+        while channel.recv() is not None:
+            pass
 
 
 def refuse(channel, plugins=()):
