@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from offline_marl.core.errors import BadInputError
+from offline_marl.labelling.desk import Desk
 from offline_marl.labelling.leases import Leases
 from offline_marl.labelling.posts import AnswerRequest, UndoRequest, digest_of
-from offline_marl.labelling.questions import AnsweredError, Asking, Desk, Question
+from offline_marl.labelling.questions import AnsweredError, Asking, Question
 from offline_marl.preferences.answers import Judgement, KeyReusedError, Post
 from offline_marl.preferences.labels import Label, StoreError
 from offline_marl.training.preferences.folders import ComparisonFolder

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from offline_marl.labelling.desk import Desk
 from offline_marl.labelling.posts import MalformedPostError, PairRow, RoundRequest
-from offline_marl.labelling.questions import Desk
 from offline_marl.preferences.answers import plain
 from offline_marl.preferences.labels import AskedPair
 from offline_marl.preferences.pairs import Copies, Pair, SegmentKey

@@ -1,4 +1,4 @@
-"""The server as a process: its socket, lock and token, and how long connections last; owns the import of uvicorn."""
+"""The server as a process: its socket, lock and token; imports what the extra `label` installs where it begins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +14,17 @@ from typing import Any
 from offline_marl.core.config import ConfigError
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.locks import BusyError, locked, open_own
-from offline_marl.labelling.app import MissingServerError, Server, build_app
 from offline_marl.labelling.clerk import Clerk
 from offline_marl.labelling.guard import LOCAL
+from offline_marl.labelling.handlers import Server
 from offline_marl.labelling.questions import Asking
 from offline_marl.labelling.shelf import Shelf
 
 LOCK, TOKEN = ".label.lock", "label_token"
-MOST_CONNECTIONS = 128
-REQUEST_SECONDS = 30.0
-"""From the first byte of a request to the last of its answer; slower clients are cut off."""
-LARGE_SECONDS = 180.0
-"""The same of a round of pairs."""
-LOOK_SECONDS = 5.0
-"""Between two looks at how long a connection takes."""
-HEAD_BYTES = 16_384
+
+
+class MissingServerError(BadInputError, ImportError):
+    """The packages of the extra `label` are not installed."""
 
 
 class BusyStoreFolderError(BadInputError, RuntimeError):
@@ -133,47 +128,12 @@ def make_server(
         ahead: Questions whose clips are rendered before somebody asks for them.
     """
     import uvicorn
-    from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    class Watched(H11Protocol):
-        """A connection that is cut where a request, or its answer, takes too long."""
+    from offline_marl.labelling.app import build_app
+    from offline_marl.labelling.connections import HEAD_BYTES, MOST_CONNECTIONS, Watched
 
-        _since: float | None = None
-        _watch: Any = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._since = time.monotonic()
-            self._watch = self.loop.call_later(LOOK_SECONDS, self._look)
-
-        def data_received(self, data: bytes) -> None:
-            if self._since is None:
-                self._since = time.monotonic()
-            super().data_received(data)
-
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            self._since = None
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            if self._watch is not None:
-                self._watch.cancel()
-            super().connection_lost(exc)
-
-        def _look(self) -> None:
-            unsent = 0 if self.transport is None else self.transport.get_write_buffer_size()
-            if unsent and self._since is None:
-                self._since = time.monotonic()
-            scope = getattr(self, "scope", None) or {}
-            most = LARGE_SECONDS if scope.get("path") == "/api/rounds" else REQUEST_SECONDS
-            if self._since is not None and time.monotonic() - self._since > most:
-                self.transport.abort()
-                return
-            self._watch = self.loop.call_later(LOOK_SECONDS, self._look)
-
-    server = Server(Clerk(folder, asking), Shelf(folder, room), ahead)
     config = uvicorn.Config(
-        build_app(server, token, hosts),
+        build_app(Server(Clerk(folder, asking), Shelf(folder, room), ahead), token, hosts),
         http=Watched,
         ws="none",
         lifespan="on",

@@ -5,11 +5,11 @@ import json
 import pytest
 from worlds import saved, world
 
+from offline_marl.labelling.desk import Desk
 from offline_marl.labelling.leases import Leases
 from offline_marl.labelling.questions import (
     AnsweredError,
     Asking,
-    Desk,
     Question,
     RefusedAnswerError,
     UnknownQuestionError,

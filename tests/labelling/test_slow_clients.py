@@ -8,7 +8,7 @@ import pytest
 from labelled_page import TOKEN, Client, serving
 from worlds import saved, world
 
-from offline_marl.labelling import guard, serve
+from offline_marl.labelling import connections, guard
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.asking import Plan, ask
 from offline_marl.training.preferences.folders import ComparisonFolder
@@ -24,8 +24,8 @@ def port(tmp_path_factory):
     with ComparisonFolder(place / "pairs", make=True) as opened:
         ask(opened, open_task(data), Plan(budget=20, length=3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serve, "REQUEST_SECONDS", 0.6)
-        patch.setattr(serve, "LOOK_SECONDS", 0.1)
+        patch.setattr(connections, "REQUEST_SECONDS", 0.6)
+        patch.setattr(connections, "LOOK_SECONDS", 0.1)
         patch.setattr(guard, "BODY_SECONDS", 0.3)
         with serving(place / "pairs") as port:
             yield port
