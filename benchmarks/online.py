@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from rows import read, replace
 from run import PRESETS, train
 
 HERE = Path(__file__).resolve().parent
@@ -52,37 +53,10 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
     return rows
 
 
-def read() -> list[dict[str, str]]:
-    if not CURVES.exists():
-        return []
-    with CURVES.open() as stream:
-        return list(csv.DictReader(stream))
-
-
-def keep(rows: list[dict[str, object]]) -> None:
-    """Put a run's rows in place of those that the table has of it."""
-    new = {(str(row["algo"]), str(row["environment"]), str(row["seed"])) for row in rows}
-    old = [row for row in read() if (row["algo"], row["environment"], row["seed"]) not in new]
-    every = sorted(
-        [*old, *rows],
-        key=lambda row: (
-            str(row["environment"]),
-            str(row["algo"]),
-            int(str(row["seed"])),
-            int(str(row["environment_steps"])),
-        ),
-    )
-    CURVES.parent.mkdir(parents=True, exist_ok=True)
-    with CURVES.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(every)
-
-
 def curves(algo: str, task: str) -> dict[str, list[tuple[int, float]]]:
     """Evaluations of each seed: environment steps and return."""
     found: dict[str, list[tuple[int, float]]] = {}
-    for row in read():
+    for row in read(CURVES):
         if (row["algo"], row["environment"]) == (algo, task):
             found.setdefault(row["seed"], []).append((int(row["environment_steps"]), float(row["return"])))
     return found
@@ -135,7 +109,7 @@ def main() -> None:
         with ThreadPoolExecutor(options.jobs) as pool:
             for rows in pool.map(lambda each: one(*each), plan):
                 if rows:
-                    keep(rows)
+                    replace(CURVES, rows, FIELDS, ("environment", "algo", "seed"))
                     print(f"{rows[-1]['algo']} {rows[-1]['environment']} {rows[-1]['seed']}", file=sys.stderr)
     for task in TASKS:
         table(task)

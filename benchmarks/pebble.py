@@ -7,7 +7,6 @@ results/pebble.csv as it ends. Exploration is trained once per body and seed; al
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -15,6 +14,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rows import read, replace
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "pebble.csv"
@@ -167,32 +168,12 @@ def train(one: Cell, out: Path) -> dict[str, Any] | None:
     }
 
 
-def read() -> list[dict[str, str]]:
-    """All rows there are."""
-    if not RESULTS.exists():
-        return []
-    with RESULTS.open() as stream:
-        return list(csv.DictReader(stream))
-
-
-def keep(new: dict[str, Any]) -> None:
-    """Add a row."""
-    rows = sorted(
-        [*read(), new], key=lambda row: (row["environment"] != "reacher_2x1_full", row["variant"], int(row["seed"]))
-    )
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def table() -> list[str]:
     """A line for each body and variant: the mean over seeds, and each of them."""
     lines = ["| environment | variant | seeds | return: mean (each) | correlation |", "|---|---|---|---|---|"]
     for body in BODIES:
         for variant in body.variants:
-            rows = [row for row in read() if (row["environment"], row["variant"]) == (body.name, variant)]
+            rows = [row for row in read(RESULTS) if (row["environment"], row["variant"]) == (body.name, variant)]
             if not rows:
                 continue
             ends, told = [float(row["return"]) for row in rows], [row["correlation"] for row in rows]
@@ -212,7 +193,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/pebble"), help="folder of the runs")
     parser.add_argument("--table", action="store_true", help="train nothing: print the table of the committed CSV")
     options = parser.parse_args()
-    have = {(row["environment"], row["variant"], row["seed"]) for row in read()}
+    have = {(row["environment"], row["variant"], row["seed"]) for row in read(RESULTS)}
     wanted = [body for body in BODIES if options.bodies is None or body.name in options.bodies]
     if not options.table:
         for body in wanted:
@@ -221,7 +202,7 @@ def main() -> None:
                     one = cell(body, variant, seed, options.out.absolute())
                     row = None if one.key in have else train(one, options.out.absolute())
                     if row is not None:
-                        keep(row)
+                        replace(RESULTS, [row], FIELDS, ("environment", "variant", "seed"))
                         print(f"{row['return']:>8}  {body.name} {variant} {seed}", file=sys.stderr)
     print("\n".join(table()))
 

@@ -8,7 +8,6 @@ itself, over the same episodes; Spread has one side. A row a run and side goes t
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import read, replace
 from run import PRESETS, train
 
 import offline_marl
@@ -93,33 +93,13 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
     return rows
 
 
-def read() -> list[dict[str, str]]:
-    if not RESULTS.exists():
-        return []
-    with RESULTS.open() as stream:
-        return list(csv.DictReader(stream))
-
-
-def keep(rows: list[dict[str, object]]) -> None:
-    """Put a run's rows in place of those that the table has of it."""
-    new = {(str(row["environment"]), str(row["seed"])) for row in rows}
-    kept: list[dict[str, Any]] = [row for row in read() if (row["environment"], row["seed"]) not in new]
-    kept += rows
-    kept.sort(key=lambda row: (str(row["environment"]), str(row["side"]), int(row["seed"])))
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
-
-
 def print_table() -> None:
     """A row for each task and side: the mean over seeds, the least and the largest, and uniform play."""
     print("| task | side | seeds | return (least to largest) | uniform play | environment steps |")
     print("|---|---|---|---|---|---|")
     for task, sides in TASKS.items():
         for side in sides:
-            rows = [row for row in read() if (row["environment"], row["side"]) == (task, side)]
+            rows = [row for row in read(RESULTS) if (row["environment"], row["side"]) == (task, side)]
             if rows:
                 ends = [float(row["return"]) for row in rows]
                 chance, steps = float(rows[0]["random_return"]), int(rows[0]["environment_steps"])
@@ -148,7 +128,7 @@ def main() -> None:
         with ThreadPoolExecutor(options.jobs) as pool:
             for rows in pool.map(lambda each: one(*each), plan):
                 if rows:
-                    keep(rows)
+                    replace(RESULTS, rows, FIELDS, ("environment", "side", "seed"))
                     print(f"{rows[0]['environment']} {rows[0]['seed']}", file=sys.stderr)
     print_table()
 

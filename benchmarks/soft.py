@@ -7,7 +7,6 @@ with plain_sac.py; a row a run goes to results/soft.csv as it ends, and what is 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import plain_sac
 import torch
+from rows import read, replace
 from run import PRESETS, train
 
 from offline_marl.environments.scores import summarize
@@ -67,32 +67,13 @@ def one(algo: str, body: str, seed: int, out: Path) -> dict[str, object] | None:
     return of_masac(body, seed, out) if algo == "masac" else of_plain(body, seed)
 
 
-def read() -> list[dict[str, str]]:
-    if not RESULTS.exists():
-        return []
-    with RESULTS.open() as stream:
-        return list(csv.DictReader(stream))
-
-
-def keep(new: dict[str, object]) -> None:
-    """Add a run's row to the table."""
-    rows = sorted(
-        [*read(), new], key=lambda each: (str(each["environment"]), str(each["algo"]), int(str(each["seed"])))
-    )
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def print_table() -> None:
     """A row for each body and learner: the mean over seeds, the least and the largest."""
     print("| body | learner | seeds | return (least to largest) |")
     print("|---|---|---|---|")
     for body in BODIES:
         for algo in LEARNERS:
-            ends = [float(r["return"]) for r in read() if (r["environment"], r["algo"]) == (body, algo)]
+            ends = [float(r["return"]) for r in read(RESULTS) if (r["environment"], r["algo"]) == (body, algo)]
             if ends:
                 print(f"| `{body}` | {algo} | {len(ends)} | {np.mean(ends):.0f} ({min(ends):.0f} to {max(ends):.0f}) |")
 
@@ -105,7 +86,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/soft"), help="folder of the runs")
     parser.add_argument("--table", action="store_true", help="train nothing: print the table of the committed CSV")
     options = parser.parse_args()
-    have = {(r["algo"], r["environment"], r["seed"]) for r in read()}
+    have = {(r["algo"], r["environment"], r["seed"]) for r in read(RESULTS)}
     plan = [
         (algo, body, seed)
         for seed in options.seeds
@@ -117,7 +98,7 @@ def main() -> None:
         with ProcessPoolExecutor(options.jobs) as pool:
             for ended in pool.map(one, *zip(*plan, strict=True), [options.out] * len(plan)) if plan else []:
                 if ended is not None:
-                    keep(ended)
+                    replace(RESULTS, [ended], FIELDS, ("environment", "algo", "seed"))
                     print(f"{ended['algo']} {ended['environment']} {ended['seed']}", file=sys.stderr)
     print_table()
 
