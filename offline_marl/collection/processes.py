@@ -122,8 +122,9 @@ def _started(plan: RecordingPlan, count: int) -> Iterator[list[Worker]]:
 
 
 def forks() -> bool:
-    """Whether workers are forked: not where that is unsafe, as on macOS and beside a GPU in use."""
-    return sys.platform == "linux" and not torch.cuda.is_initialized()
+    """Whether workers are forked: not where that is unsafe, as on macOS, beside a GPU in use or plugins' threads."""
+    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return sys.platform == "linux" and not on_gpu and not loaded_plugins()
 
 
 def _start(started: list[Worker]) -> None:
