@@ -8,7 +8,9 @@ from typing import Any
 from tqdm import tqdm
 
 
-def progress_bar(total: int, what: str, unit: str, initial: int = 0, leave: bool = True) -> tqdm[Any]:
+def progress_bar(
+    total: int, what: str, unit: str, initial: int = 0, leave: bool = True, silent: float = 0.0
+) -> tqdm[Any]:
     """A bar on standard error with its rate; where that is no terminal, a line at most every 30 s.
 
     Args:
@@ -17,6 +19,7 @@ def progress_bar(total: int, what: str, unit: str, initial: int = 0, leave: bool
         unit: Name of one unit.
         initial: Units done before.
         leave: Whether the finished bar stays.
+        silent: Seconds before it shows at all.
     """
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -25,6 +28,7 @@ def progress_bar(total: int, what: str, unit: str, initial: int = 0, leave: bool
         desc=what,
         unit=unit,
         leave=leave,
+        delay=silent,
         mininterval=0.5 if terminal else 30.0,
         dynamic_ncols=terminal,
     )

@@ -31,6 +31,8 @@ PerMember = Annotated[Tensor, "member"]
 Rows = Annotated[Tensor, "row"]
 Foreseeable = Literal["state", "avail_actions"]
 Phase = Literal["tokenizer", "model"]
+Work = Literal["tokenizer", "model", "step"]
+"""An update of a phase, or an imagined step of one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,10 @@ class WorldModel(Learner):
             What `update` does, `loss/model` among it.
         """
         return self.update(batch)
+
+    def multiplications(self, work: Work) -> float:
+        """Multiplications of an update of a phase, or of an imagined step of one row; 0 where the kind tells none."""
+        return 0.0
 
     @torch.no_grad()
     def widen(self, rows: Batch) -> None:

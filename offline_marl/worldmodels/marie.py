@@ -26,6 +26,7 @@ from offline_marl.worldmodels.base import (
     Phase,
     Prediction,
     Spread,
+    Work,
     WorldModel,
     WorldModelConfig,
     worldmodels,
@@ -34,6 +35,7 @@ from offline_marl.worldmodels.facts import Facts
 from offline_marl.worldmodels.token_carry import Draws, TokenCarry, joined, recorded_steps
 from offline_marl.worldmodels.token_codec import Codec
 from offline_marl.worldmodels.token_config import MarieConfig, alike, layout_of, make_tokenizer
+from offline_marl.worldmodels.token_cost import TRAINED, model_multiplications, step_multiplications
 from offline_marl.worldmodels.token_guess import Guess
 from offline_marl.worldmodels.token_losses import segment_losses
 from offline_marl.worldmodels.token_members import TokenMembers, Told
@@ -91,6 +93,18 @@ class Marie(WorldModel):
     @property
     def phases(self) -> tuple[Phase, ...]:
         return ("tokenizer", "model") if self._has_first_phase else ("model",)
+
+    def multiplications(self, work: Work) -> float:
+        """Counted from the sizes (token_cost.py)."""
+        config, rows = self.config, self.config.batch_size
+        sizes = (self.layout, config.members, config.width, config.layers, config.perceiver_layers)
+        if work == "model":
+            return model_multiplications(*sizes, rows)
+        coder = self.spec.n_agents * sum(p.numel() for p in self.tokenizer.parameters())
+        guess = sum(p.numel() for p in self.guess.parameters()) if self.guess else 0
+        if work == "step":  # decoded, and encoded again
+            return step_multiplications(*sizes) + guess + coder
+        return float(TRAINED * rows * (config.length * guess + (config.length + 1) * coder))
 
     def learn(self, phase: Phase, batch: Batch) -> Metrics:
         """One update of the tokenizer and of the guess, or of the transformers, whatever came before."""

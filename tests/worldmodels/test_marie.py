@@ -114,6 +114,40 @@ def test_nothing_reads_what_comes_after_it_and_others_only_through_the_summary()
         assert not bool(others[:time].any()) and bool(others[time].any()), "agents hear of it at the summary"
 
 
+def test_what_is_told_is_read_at_the_places_of_the_published_layout(monkeypatch) -> None:
+    """16 tokens, a choice and the summary: blocks of 18, the next tokens told at 17 mod 18 and at the 15 behind it."""
+    model = made(tokens=16, members=1, length=3)
+    nets = model.nets
+    monkeypatch.setattr(nets.transformer, "forward", lambda x, mask: places(x))
+    monkeypatch.setattr(nets.obs_head, "forward", lambda x: x)
+    heads: list[torch.Tensor] = []
+    monkeypatch.setattr(nets, "told", lambda slots: heads.append(slots))
+
+    def places(x: torch.Tensor) -> torch.Tensor:
+        return torch.arange(x.shape[2], dtype=x.dtype).view(-1, 1).expand(x.shape)
+
+    cuts = segments(model)
+    obs, actions, _ = whole(model, cuts)
+    logits, _ = nets(obs, actions, torch.ones_like(cuts.mask))
+    for time in range(3):
+        told = logits[0, 0, time, 0, :, 0].tolist()
+        assert told == [18 * time + 17 + token for token in range(16)]
+        assert heads[0][0, 0, time, 0, 0] == 18 * time + 17
+
+
+@pytest.mark.parametrize(("settings", "passes"), [({}, 3), ({"decoding": "parallel"}, 1), ({"tokens": 5}, 5)])
+def test_a_step_passes_the_transformers_once_for_each_token(settings, passes, monkeypatch) -> None:
+    """One less than published: a last token is read together with what is done."""
+    model, counted = made(**settings), []
+    extend = model.nets.transformer.extend
+    monkeypatch.setattr(model.nets.transformer, "extend", lambda *given: counted.append(1) or extend(*given))
+    starts = rows()
+    _, carry = model.step(model.begin(starts), starts.actions)
+    counted.clear()
+    model.step(carry, starts.actions)
+    assert len(counted) == passes
+
+
 def test_tokens_are_no_bag_to_the_summary() -> None:
     model = made()
     cuts = segments(model)

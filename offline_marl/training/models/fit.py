@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -29,12 +29,13 @@ from offline_marl.runs.places import resolve_fit
 from offline_marl.runs.sizes import refuse_too_large
 from offline_marl.tasks.data_tasks import Task, open_task
 from offline_marl.training.loop import Enough, LogHook
+from offline_marl.training.models.cost import tell_cost
 from offline_marl.training.models.foresight import evenly
 from offline_marl.training.models.picture import draw_report
 from offline_marl.training.models.report import read_report, write_report
 from offline_marl.training.models.rows import members_of, source_for
 from offline_marl.training.session import Session
-from offline_marl.worldmodels.base import WorldModel, worldmodels
+from offline_marl.worldmodels.base import Phase, WorldModel, worldmodels
 from offline_marl.worldmodels.facts import Facts, measure, restated
 
 ROWS_AT_ONCE = 4_096
@@ -196,6 +197,12 @@ class FitSession(Session[FitConfig, Fit]):
     @property
     def title(self) -> str:
         return f"{self.name} of {self.task.id}"
+
+    def announce(self) -> None:
+        first = min(self.learner.first_look, self.steps)
+        updates = {"tokenizer": first, "model": self.steps - first} if first else {"model": self.steps}
+        tell_cost(self.name, self.learner, cast(dict[Phase, int], updates), 0, self.device)
+        super().announce()
 
     def make_source(self) -> Source:
         return self._made

@@ -14,6 +14,7 @@ import torch
 
 from offline_marl.algorithms.base import Algorithm
 from offline_marl.core.config import ConfigError, build
+from offline_marl.core.progress import progress_bar
 from offline_marl.core.seeding import Generators, derive, seeded_globally
 from offline_marl.core.types import Batch, Metrics, Needs, Source
 from offline_marl.datasets.buffer import TransitionBuffer
@@ -21,10 +22,13 @@ from offline_marl.datasets.episode_ring import EpisodeRing
 from offline_marl.runs.config import RunConfig
 from offline_marl.runs.folder import RunFolder
 from offline_marl.runs.sizes import refuse_too_large
+from offline_marl.runs.stopping import asked
 from offline_marl.tasks.data_tasks import Task
+from offline_marl.training.loop import SourceInterrupted
+from offline_marl.training.models.cost import tell_cost
 from offline_marl.training.models.fit import facts_of, held_out_errors
 from offline_marl.training.models.foresight import evenly
-from offline_marl.training.models.rows import Visits, source_for
+from offline_marl.training.models.rows import RowSource, Visits, source_for
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.imagined import Imagination, Plan
 from offline_marl.training.sources.online import plan_replay
@@ -36,6 +40,8 @@ MOST_ASKED = 1_024
 """New steps of a round on which the model's error is measured before it learns from them."""
 OF_FITS = ("steps", "eval_every", "holdout", "patience", "min_improvement", "tokenizer_steps", "cosine_steps")
 """Settings of a fit that ends."""
+SILENT = 3.0
+"""Seconds of a round's fit before a bar shows how far it is."""
 
 CautionOf = Callable[[WorldModel, TransitionBuffer | None], Caution]
 """How much doubt costs, and where it cuts, given the model and rows that it is measured on, if there are some."""
@@ -79,21 +85,41 @@ class GrowingFit:
         self.model, self.ring, self.updates, self.first_rounds = model, ring, updates, first_rounds
         self.visits, self.generator = visits, generator
         self.rounds = self.known = 0
+        self.made: int | None = None
+        """Updates of the round that is under way; None between rounds."""
         self.loss = self.error = torch.zeros(())
 
     def proceed(self) -> None:
-        """One round: the error on what is new, then the updates."""
+        """One round: the error on what is new, then the updates; one that was interrupted goes on where it stood.
+
+        Raises:
+            SourceInterrupted: The process was asked to stop; what has been learnt by then is part of the state.
+        """
         model, ring = self.model, self.ring.windowed(self.model.window)
-        self._meet(ring)
-        for phase in model.phases:
-            rows = source_for(model, ring, self.generator)
-            if phase in self.visits:
-                rows.visits = self.visits[phase]
-                rows.visits.follow(ring)
-            for _ in range(self.updates[phase] * (1 if self.rounds else self.first_rounds)):
-                metrics = model.learn(phase, rows.sample(model.needs))
+        if self.made is None:
+            self._meet(ring)
+            self.made = 0
+        rounds = 1 if self.rounds else self.first_rounds
+        plan = [phase for phase in model.phases for _ in range(self.updates[phase] * rounds)]
+        sources = {phase: self._rows(phase, ring) for phase in model.phases}
+        what = f"model, round {self.rounds + 1}"
+        with progress_bar(len(plan), what, "update", self.made, leave=False, silent=SILENT) as bar:
+            for phase in plan[self.made :]:
+                if asked.is_set():
+                    raise SourceInterrupted
+                metrics = model.learn(phase, sources[phase].sample(model.needs))
                 self.loss = metrics["loss/model"] if phase == "model" else self.loss
+                self.made += 1
+                bar.update()
+        self.made = None
         self.rounds += 1
+
+    def _rows(self, phase: Phase, ring: EpisodeRing) -> RowSource:
+        rows = source_for(self.model, ring, self.generator)
+        if phase in self.visits:
+            rows.visits = self.visits[phase]
+            rows.visits.follow(ring)
+        return rows
 
     def _meet(self, ring: EpisodeRing) -> None:
         """Take note of the episodes that have come since the round before."""
@@ -115,6 +141,7 @@ class GrowingFit:
             "generator": self.generator.get_state(),
             "visits": {phase: visits.state_dict() for phase, visits in self.visits.items()},
             "counts": [self.rounds, self.known],
+            "made": self.made,
             "told": [self.loss, self.error],
         }
 
@@ -125,6 +152,7 @@ class GrowingFit:
         for phase, visits in self.visits.items():
             visits.load_state_dict(state["visits"][phase], self.ring.device)
         self.rounds, self.known = state["counts"]
+        self.made = state.get("made")
         self.loss, self.error = (value.to(self.ring.device) for value in state["told"])
 
 
@@ -164,11 +192,13 @@ class OnlineModelSource:
         """Segments [row, time], after a round's play and fit where one begins.
 
         Raises:
+            SourceInterrupted: The process was asked to stop in the middle of a fit.
             SourceStoppedError: The environment died, hung, or showed what nobody could learn from.
             BrokenModelError: Too many imagined rows stop being finite.
         """
         if self.replay.drawn % self.together == 0:
-            self._play()
+            if self.fit.made is None:
+                self._play()
             self.fit.proceed()
             self._look()
             if self.remeasured or not self.replay.drawn:
@@ -245,12 +275,23 @@ def plan_online_model(
     imagination = Imagination(model, learner, ring, plan, rewards, generators.get("starts"))
 
     def make() -> Source:
+        _tell_cost(config, model, plan)
         replay = live.source(live.rows)
         replay.pace = RoundPace(config.first_steps, paced.updates_per_step, config.imagined_updates)
         anew = config.cutoff_quantile is not None
         return OnlineModelSource(replay, fit, imagination, config.imagined_updates, caution_of, anew)
 
     return make
+
+
+def _tell_cost(config: RunConfig, model: WorldModel, plan: Plan) -> None:
+    """Say how long all rounds' updates and imagination take, where that is long."""
+    rounds = -(-config.steps // config.imagined_updates)
+    fits = rounds - 1 + config.first_rounds
+    updates: dict[Phase, int] = {"tokenizer": fits * config.tokenizer_updates, "model": fits * config.model_updates}
+    updates = {phase: updates[phase] for phase in model.phases}
+    imagined = rounds * config.imagined_updates * plan.rows * plan.horizon
+    tell_cost(config.world_model or "the world model", model, updates, imagined, config.device)
 
 
 def _make_model(config: RunConfig, task: Task, learner: Algorithm) -> WorldModel:

@@ -13,6 +13,7 @@ from runs import ending, last_state, leftovers, refuse_difference, rows, small_r
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import Batch, DataError, Episode, Spec
 from offline_marl.datasets.episode_ring import EpisodeRing
+from offline_marl.runs import stopping
 from offline_marl.tasks import environment_tasks
 from offline_marl.training import training_run
 from offline_marl.training.models.rows import Visits
@@ -96,6 +97,34 @@ def test_a_run_of_tokens_goes_on_within_a_round_as_if_it_had_not_stopped(tmp_pat
     start_and_kill(tmp_path / "killed", step=4, **fields)
     resume(tmp_path / "killed")
     refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "killed"))
+
+
+@pytest.mark.parametrize("at", [0, 3, 7])  # in the tokenizer's updates, in the model's, in the second round's
+def test_a_run_that_is_asked_to_stop_answers_in_the_middle_of_a_fit_and_goes_on_from_there(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {**ROUNDS, **RUNS["tokens of choices"], "steps": 6, "fit": {**TOKENS, "members": 1, "layers": 1}}
+    fields |= {"first_rounds": 1}
+    learn, learnt = Marie.learn, 0
+
+    def counted(self: Marie, phase: Any, batch: Batch) -> Any:
+        nonlocal learnt
+        learnt += 1
+        if learnt == at + 1:
+            stopping.asked.set()
+        return learn(self, phase, batch)
+
+    small_run(tmp_path / "straight", **fields)
+    monkeypatch.setattr(Marie, "learn", counted)
+    try:
+        with pytest.raises(stopping.StoppedEarly):
+            small_run(tmp_path / "stopped", **fields)
+    finally:
+        stopping.asked.clear()
+    assert learnt == at + 1, "no update more"
+    resume(tmp_path / "stopped")
+    assert learnt == 10, "none twice"
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "stopped"))
 
 
 def test_rounds_play_fit_and_imagine_as_often_as_they_are_asked_to(
