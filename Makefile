@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+SMAX_PYTHON ?= $(PYTHON)
 
 # Which torch goes into $(VENV):
 #   cpu (default)      the CPU build, about 200 MB
@@ -28,7 +29,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol faults fuzz dependencies bench page labels docs speed apart clean
+.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol smax faults fuzz dependencies bench page labels docs speed apart clean
 
 help: ## show this list
 	@echo "make TARGET [VENV=$(VENV)] [TORCH=$(TORCH)] [PYTHON=$(PYTHON)]"
@@ -54,7 +55,7 @@ test: $(DEV) ## set up what is missing, run the fast tests (ARGS='-k name' picks
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
 
 slow: $(DEV) ## the tests that learn, kill processes or install packages
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not network and not gpu and not slurm and not browser and not ray and not dmcontrol" $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not network and not gpu and not slurm and not browser and not ray and not dmcontrol and not smax" $(ARGS)
 
 golden: $(DEV) ## short runs of every learner, compared bit for bit with their records (ARGS='-k ma-iql' picks some)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n 2 -rs tests/golden $(ARGS)
@@ -75,6 +76,11 @@ ray: $(DEV) ## the tests on a real Ray, in a network namespace of its own; insta
 dmcontrol: ## the tests of DeepMind Control, which needs an older MuJoCo, in $(VENV)-dmcontrol
 	@$(MAKE) --no-print-directory VENV='$(VENV)-dmcontrol' '$(VENV)-dmcontrol/.installed-dmcontrol'
 	OMP_NUM_THREADS=1 '$(VENV)-dmcontrol/bin/python' -m pytest -m dmcontrol -rs tests/environments/test_dmcontrol.py $(ARGS)
+
+smax: $(DEV) ## the tests of SMAX, whose jaxmarl goes into $(VENV)-smax (Python 3.11 or newer: SMAX_PYTHON=python3.12)
+	@$(MAKE) --no-print-directory '$(VENV)-smax/.installed-smax'
+	OFFLINE_MARL_SMAX_PYTHON='$(abspath $(VENV))-smax/bin/python' OMP_NUM_THREADS=1 $(PY) -m pytest -m smax -rs \
+	  tests/environments/test_smax.py $(ARGS)
 
 faults: $(DEV) ## attack: kills, full disks, permissions, edited and hostile files; goes on after a stop (SHORT=1: minutes)
 	@mkdir -p build
@@ -147,6 +153,14 @@ $(DEV): $(VENV)/.torch pyproject.toml
 $(VENV)/.installed-dmcontrol: $(VENV)/.torch pyproject.toml
 	@echo "Installing offline_marl with DeepMind Control into $(VENV): about a minute"
 	@$(PIP) $(INSTALL) -q -e '.[dmcontrol]' 'pytest>=8'
+	@touch '$@'
+
+$(VENV)-smax/.installed-smax:
+	@$(SMAX_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "$(SMAX_PYTHON) is missing or older than Python 3.11, which jaxmarl needs: name one with SMAX_PYTHON=..." >&2; exit 1; }
+	@echo "Installing jaxmarl with the CPU build of jax into $(VENV)-smax: 1 GB, two minutes"
+	@$(SMAX_PYTHON) -m venv '$(VENV)-smax'
+	@'$(VENV)-smax/bin/python' -m pip --disable-pip-version-check install --progress-bar off -q 'jaxmarl==0.2.0'
 	@touch '$@'
 
 $(VENV)/.installed-fuzz: $(VENV)/.torch pyproject.toml

@@ -10,7 +10,8 @@ from offline_marl.core.config import ConfigError, suggest
 
 PROGRAM = "offline-marl"
 PLUGIN_HELP = (
-    "On every command, --plugin FILE.py imports a file of yours, whose decorators register algorithms and more."
+    "On every command, --plugin FILE.py imports a file of yours, whose decorators register algorithms and more, and "
+    "--smax-python PATH names the Python that SMAX runs in."
 )
 
 

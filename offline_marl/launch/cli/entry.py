@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from offline_marl.core.errors import INTERRUPTED, PIPE_CLOSED, sentence
+from offline_marl.core.interpreters import take_interpreters
 from offline_marl.core.plugin_files import take_plugins
 from offline_marl.launch.cli.arguments import refuse_unusable
 from offline_marl.launch.cli.command import Command, choose, run_lazily
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(args: Sequence[str]) -> int:
     refuse_unusable(args)
-    args = take_plugins(args)
+    args = take_interpreters(take_plugins(args))
     try:
         choose("", COMMANDS if args and args[0] in COMMANDS else _commands(), args)
     except SystemExit as end:  # so argparse ends its help
