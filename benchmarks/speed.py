@@ -4,7 +4,7 @@
    row, forward and backward, is recorded with its shapes and strides and replayed alone. Two, because some
    learners improve their policy at every second update; times are of one. MA-PPO's is of 2,000 steps.
 2. The same mathematics as a loop over agents (loop_baselines) over our update; of `omiga`, its update over `ma-iql`'s.
-3. Both for a world model (speed_models.py): an update of its fit, and a rollout.
+3. Both for a world model (speed_models.py): an update of its fit, and a rollout; imagined tokens (speed_tokens.py).
 4. An update with each reader of a history of ten steps, over the update without one.
 5. Updates of recurrent learners, and what it costs to play with one (speed_recurrent.py).
 6. A step of a run that plays and replays, over a bare loop of policy and simulator (speed_play.py).
@@ -29,6 +29,7 @@ from speed_models import MODELS
 from speed_play import PLAYS, compare_play
 from speed_recurrent import RECURRENT, compare_acting
 from speed_rows import make_segments, names, prepare
+from speed_tokens import TOKENS
 from timing import SIZES, Patience, make_batch, medians, print_ratios
 
 from offline_marl.algorithms.base import algorithms
@@ -140,7 +141,7 @@ def time_data(size: str, scenario: str, conf: str, view: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     plain = [name for name in names() if name not in {*LEARNERS, *MODELS, *RECURRENT}]
-    rows = [*LEARNERS, *plain, *MODELS, *RECURRENT, "playing", "history", "replay"]
+    rows = [*LEARNERS, *plain, *MODELS, *TOKENS, *RECURRENT, "playing", "history", "replay"]
     parser.add_argument("--only", nargs="+", choices=rows, default=rows, help="rows to time")
     parser.add_argument("--size", nargs="+", choices=SIZES, default=[*SIZES], help="sizes of team to time")
     parser.add_argument("--window", nargs="+", type=int, default=[0, 10], help="lengths of learners' history to time")
@@ -160,8 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 compare_play(name, algorithm, patience)
             continue
         for size in options.size:
-            if row in MODELS or row in RECURRENT:
-                {**MODELS, **RECURRENT}[row](size, patience)
+            if row in MODELS or row in TOKENS or row in RECURRENT:
+                {**MODELS, **TOKENS, **RECURRENT}[row](size, patience)
                 continue
             if row in plain:
                 call, updates = prepare(row, size)

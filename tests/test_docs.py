@@ -117,6 +117,19 @@ def test_the_page_of_results_shows_the_committed_rows(
         assert table.strip() == capsys.readouterr().out.strip()
 
 
+def test_the_page_of_tokens_shows_the_committed_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "marie.md").read_text()
+    shown = re.findall(r"<!-- table (\S+) -->\n(.*?)<!-- /table -->", text, re.DOTALL)
+    assert [name for name, _ in shown] == ["foresight"]
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    for name, table in shown:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", "--table"])
+        runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
+        assert table.strip() == capsys.readouterr().out.strip()
+
+
 def test_every_row_of_the_results_is_a_presets_and_every_preset_that_is_measured_has_its_rows() -> None:
     with (ROOT / "benchmarks" / "results" / "reacher_scripted.csv").open() as stream:
         rows = list(csv.DictReader(stream))

@@ -54,6 +54,8 @@ class Foreseen:
     """Bool: the same, but whatever followed: rewards are known."""
     lived: PerStep
     """Bool: the recorded episode was not over yet: its ends are known."""
+    allowed: PerStep | None = None
+    """Bool: every agent's choices are allowed next as predicted; None where data or model tell of none."""
 
     def distance(self) -> PerStep:
         """Root mean square of a step's errors, over coordinates and rewards alike."""
@@ -137,7 +139,13 @@ def _compare(facts: Facts, prediction: Prediction, first: Joint, now: Batch) -> 
         counted=there.all(-1) if now.next_seen is None else (there & now.next_seen).all(-1),
         paid=there.all(-1),
         lived=there.any(-1),
+        allowed=_allowed(prediction, now),
     )
+
+
+def _allowed(prediction: Prediction, now: Batch) -> PerStep | None:
+    told, recorded = prediction.next_avail_actions, now.next_avail_actions
+    return None if told is None or recorded is None else (told == recorded).all(-1).all(-1)
 
 
 def _surprise(spread: Spread | None, after: Joint, rewards: PerAgent) -> tuple[Tensor | None, Tensor | None]:

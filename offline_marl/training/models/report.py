@@ -107,6 +107,8 @@ def measure_model(model: WorldModel, held_out: TransitionBuffer) -> tuple[dict[s
         "spread": {name: _spread(name, near, far) for name in near.spreads},
         "cutoff": _cutoff(near),
     }
+    if far.allowed is not None:
+        report["choices"] = {"right": _shares(far.allowed, far.counted)}
     of_kind = model.describe(held_out.transitions(index))
     report |= {"of_kind": of_kind} if of_kind else {}
     reasons = _reasons(report, facts)
@@ -259,6 +261,12 @@ def _curve(errors: Annotated[Tensor, "row time number"], counted: PerStep) -> li
     squares = errors.square().mean(-1).masked_fill(~counted, 0.0)
     curve: list[float] = (squares.sum(0) / counted.sum(0)).sqrt().tolist()
     return curve
+
+
+def _shares(right: PerStep, counted: PerStep) -> list[float]:
+    """Share of the rows, at each step, in which all agents' choices were foreseen."""
+    shares: list[float] = ((right & counted).sum(0) / counted.sum(0)).tolist()
+    return shares
 
 
 def _cloud(joint: Joint, facts: Facts, spread: Rows | None) -> Cloud:
