@@ -20,6 +20,11 @@ from warm import Warm
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Modules are compiled once, not by every worker and every process that a test starts: a tenth of the suite's time.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    if config.getoption("dist", "no") != "no":
+        return  # xdist's controller, which runs no test
     try:
         import torch
     except ImportError:  # tests that need no torch still run
@@ -76,6 +81,23 @@ def warm() -> Iterator[Warm]:
     server = Warm()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def seeded_where_numbers_are_drawn() -> Iterator[None]:
+    """Without an accelerator, `torch.manual_seed` seeds the processor's generator alone.
+
+    Otherwise it keeps a formatted stack for each kind of device that is absent: a tenth of a small update's test.
+    """
+    try:
+        import torch
+    except ImportError:  # tests that need no torch still run
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        if not torch.cuda.is_available():
+            patch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)
+        yield
 
 
 # --- axes ---------------------------------------------------------------------------------------------------------

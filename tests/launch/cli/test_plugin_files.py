@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from warm import Warm
 from worlds import saved, world
 
 from offline_marl.core.config import ConfigError
@@ -59,43 +59,42 @@ def data_in(place: Path) -> str:
     return next(path.name for path in place.glob("*.safetensors"))
 
 
-def command(place: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def command(warm: Warm, place: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     home = {"OFFLINE_MARL_HOME": str(place / "home"), "OMP_NUM_THREADS": "1"}
-    whole = [sys.executable, "-m", "offline_marl", *words]
-    done = subprocess.run(whole, cwd=place, env={**os.environ, **home}, capture_output=True, text=True)
+    done = warm.run("-m", "offline_marl", *words, cwd=place, env={**os.environ, **home})
     assert done.returncode == code and "Traceback" not in done.stderr, (words, done.stdout, done.stderr)
     return done
 
 
 @pytest.mark.slow
-def test_a_run_of_a_plugin_names_it_again_to_go_on(place):
+def test_a_run_of_a_plugin_names_it_again_to_go_on(place, warm):
     train = ["train", "mine", "--dataset", data_in(place), "--bonus", "2", "--out", "run", *TINY]
-    assert "--plugin FILE" in command(place, "--help").stdout
-    assert "Unknown algorithm 'mine'" in command(place, *train, code=2).stderr
-    command(place, *train, "--plugin", "mine.py", "--loggers", "quiet")
+    assert "--plugin FILE" in command(warm, place, "--help").stdout
+    assert "Unknown algorithm 'mine'" in command(warm, place, *train, code=2).stderr
+    command(warm, place, *train, "--plugin", "mine.py", "--loggers", "quiet")
     assert json.loads((place / "run" / "config.json").read_text())["settings"]["bonus"] == 2
     (place / "run" / "DONE").unlink()
     count = (place / "mine.count").read_text()
-    refused = command(place, "resume", "run", code=2).stderr
+    refused = command(warm, place, "resume", "run", code=2).stderr
     assert f"The run was begun with --plugin {place / 'mine.py'}: name it again" in refused
     assert (place / "mine.count").read_text() == count, "nothing is imported because a folder says so"
-    command(place, "--plugin=mine.py", "resume", "run")
+    command(warm, place, "--plugin=mine.py", "resume", "run")
     assert (place / "run" / "DONE").exists()
-    listed = command(place, "list", "plugins", "--plugin", "mine.py").stdout.splitlines()
+    listed = command(warm, place, "list", "plugins", "--plugin", "mine.py").stdout.splitlines()
     assert any(line.split() == ["mine", "--plugin", "works"] for line in listed)
     assert any(line.split() == ["quiet", "--plugin", "logger:", "works"] for line in listed)
 
 
 @pytest.mark.parametrize("executor", [pytest.param("local", marks=pytest.mark.slow), "debug"])
-def test_jobs_get_the_plugins_of_who_submits_them(place, executor):
+def test_jobs_get_the_plugins_of_who_submits_them(place, warm, executor):
     words = ["submit", "train", "mine", "--dataset", data_in(place), "--out", "run", *TINY, "--executor", executor]
-    command(place, *words, "--plugin", "mine.py")
+    command(warm, place, *words, "--plugin", "mine.py")
     assert (place / "run" / "DONE").exists()
     assert "mine.py" not in (place / "run" / "job.json").read_text()
 
 
 @pytest.mark.slow
-def test_a_sweep_file_names_plugins_beside_it(place):
+def test_a_sweep_file_names_plugins_beside_it(place, warm):
     (place / "sub").mkdir()
     (place / "mine.py").rename(place / "sub" / "mine.py")
     fields = "steps = 2\nhidden = [8]\nbatch_size = 4\nfinal_episodes = 1\ndevice = 'cpu'\n"
@@ -103,7 +102,7 @@ def test_a_sweep_file_names_plugins_beside_it(place):
         f"plugins = ['mine.py']\nalgorithms = ['mine']\ndatasets = ['{data_in(place)}']\nseeds = [0]\n"
         f"[fields]\n{fields}"
     )
-    command(place, "sweep", "sub/sweep.toml", "--out", "all")
+    command(warm, place, "sweep", "sub/sweep.toml", "--out", "all")
     assert len(list((place / "all").rglob("DONE"))) == 1
     assert "mine.py" not in (place / "all" / "sweep.json").read_text()
 

@@ -75,13 +75,27 @@ TASKS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(training_run, "draw_run", lambda *_: None)
+    patch.setattr(environment_tasks, "UNIFORM_STEPS", 100)
+    patch.setattr(course, "REFRESH_EVERY", 7)
+    patch.setattr(course, "POLL_S", 0.01)
+    patch.setattr(course, "POLL_EVERY", 3)
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
-    monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 100)
-    monkeypatch.setattr(course, "REFRESH_EVERY", 7)
-    monkeypatch.setattr(course, "POLL_S", 0.01)
-    monkeypatch.setattr(course, "POLL_EVERY", 3)
+    hurry(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of all of pebble, which tests read only."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        hurry(patch)
+        small_run(out, **fields_of("all of pebble"))
+    return out
 
 
 def fields_of(name: str, **more: Any) -> dict[str, Any]:
@@ -94,20 +108,27 @@ def versions(out: Path) -> list[dict[str, Any]]:
 
 
 # --- restarts -------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    "name", ["all of pebble", *(pytest.param(name, marks=pytest.mark.slow) for name in list(TASKS)[1:])]
-)
-def test_a_run_that_was_killed_ends_as_one_that_was_not(name: str, tmp_path: Path) -> None:
-    fields = fields_of(name)
-    small_run(tmp_path / "straight", **fields)
+def test_a_run_that_was_killed_ends_as_one_that_was_not(undisturbed: Path, tmp_path: Path) -> None:
+    refuse_another_end("all of pebble", undisturbed, tmp_path, 24)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+def test_a_run_of_any_kind_that_was_killed_anywhere_ends_as_one_that_was_not(name: str, tmp_path: Path) -> None:
+    small_run(tmp_path / "straight", **fields_of(name))
     for step in (3, 24):  # before the first checkpoint, and between later ones
-        out = tmp_path / str(step)
-        start_and_kill(out, step=step, **fields)
-        resume(out)
-        refuse_difference(ending(tmp_path / "straight"), ending(out))
-        if name != "exploration alone":
-            assert versions(out) == versions(tmp_path / "straight") and len(versions(out)) == 3
-        assert not leftovers(out)
+        refuse_another_end(name, tmp_path / "straight", tmp_path, step)
+
+
+def refuse_another_end(name: str, straight: Path, folder: Path, step: int) -> None:
+    """Fail if a run that is killed right after this step does not end as the straight one."""
+    out = folder / str(step)
+    start_and_kill(out, step=step, **fields_of(name))
+    resume(out)
+    refuse_difference(ending(straight), ending(out))
+    if name != "exploration alone":
+        assert versions(out) == versions(straight) and len(versions(out)) == 3
+    assert not leftovers(out)
 
 
 @pytest.mark.slow
@@ -166,10 +187,9 @@ def test_every_learner_that_plays_learns_from_a_teacher(tmp_path: Path, algorith
 
 
 # --- what is begun anew, and what is taken over ---------------------------------------------------------------------
-def test_critics_begin_anew_and_policies_stay(tmp_path: Path) -> None:
-    small_run(tmp_path / "run", **fields_of("all of pebble"))
-    learner = load(tmp_path / "run")
-    config = RunConfig(**json.loads((tmp_path / "run" / "config.json").read_text()))
+def test_critics_begin_anew_and_policies_stay(undisturbed: Path) -> None:
+    learner = load(undisturbed)
+    config = RunConfig(**json.loads((undisturbed / "config.json").read_text()))
     actor = {name: value.clone() for name, value in learner.actor.state_dict().items()}
     fresh = make_algorithm(config, learner.spec)
     assert not torch.equal(_first(learner.critic), _first(fresh.critic))

@@ -115,16 +115,21 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 100)
 
 
-@pytest.mark.parametrize("name", TASKS)
+# Before the first checkpoint, and between later ones.
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("alone", (3, 17, 24)), *((name, (24,)) for name in list(TASKS)[1:])]
+    + [pytest.param(name, (3, 17), marks=pytest.mark.slow) for name in list(TASKS)[1:]],
+)
 def test_a_run_that_was_killed_in_mid_episode_ends_as_one_that_was_not(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, steps: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fields = {"dataset": None, "checkpoint_every": 5, "steps": 37, **TASKS[name]}
     if fields["dataset"] == PLAYED:
         monkeypatch.setattr(fitting, "draw_report", lambda *_: None)
         fields["dataset"] = saved(tmp_path, play_uniformly(find_environment_task("rendezvous", permit=ImportPath), 100))
     small_run(tmp_path / "straight", **fields)
-    for step in (3, 17, 24):  # before the first checkpoint, and between later ones
+    for step in steps:
         out = tmp_path / str(step)
         start_and_kill(out, step=step, **fields)
         resume(out)
