@@ -6,14 +6,12 @@ can execute code, and a damaged file is noticed.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import json
 import math
 import mmap
 import os
-import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +27,7 @@ from torch import Tensor
 from offline_marl.core.config import ConfigError
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.locks import refuse_special
+from offline_marl.core.parts import part_of
 from offline_marl.core.small_files import parse, shown
 
 PIECE = 1 << 24
@@ -73,16 +72,15 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     """
     refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = open_beside(path)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
-    except BaseException as error:
-        beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
+        with part_of(path) as (handle, part):
+            with os.fdopen(handle, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(part, path)
+    except OSError as error:
+        if error.errno and error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
@@ -90,16 +88,6 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def open_beside(path: Path) -> tuple[int, Path]:
-    """Make a new hidden file beside a path, with the permissions that the umask leaves: its handle and its path."""
-    # Not tempfile's, whose files are private whatever the umask says.
-    while True:
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-        with contextlib.suppress(FileExistsError):
-            return os.open(beside, flags | getattr(os, "O_BINARY", 0), 0o666), beside
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,21 @@ def locked(path: Path, wait: bool = False) -> Iterator[BinaryIO]:
             _HELD.discard(stream)
 
 
+def lock_open(handle: int) -> int | None:
+    """Lock an open file that nobody else has locked: a handle that keeps the lock, also when the first one is closed.
+
+    Returns:
+        None where it is locked already, or where the system or the file system knows no locks.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return None
+    return os.dup(handle)
+
+
 def _let_go() -> None:
     """Close the locks of the process that forked us: while we lived they would be held, though it had been killed."""
     while _HELD:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from campaign import SHORT
 from kills import fork
-from runs import refuse_difference
+from runs import refuse_difference, small_run
 from works import CASES, Case, Data, command, make_data, shrink
 
 from offline_marl.core.errors import BAD_INPUT, FAILED
@@ -38,9 +38,9 @@ WRITERS = {
     "d4rl": written("data convert {body} {out}/x.hdf5", "x.hdf5"),
     "mixtures": written("data mix {place}/mix.toml {out}/x.safetensors", "x.safetensors"),
     "plots": written("data plot {team} --out {out}/x.png", "x.png"),
-    "films": written("evaluate {run} --episodes 1 --video {out}/x.mp4", "x.mp4"),
+    "films": written("evaluate {shown} --episodes 1 --video {out}/x.mp4", "x.mp4"),
     "infos": written("evaluate {run} --episodes 40 --infos {out}/x.csv", "x.csv"),
-    "crossplay": written("crossplay {run} {run} --episodes 2 --out {out}/x", "x/crossplay.json"),
+    "crossplay": written("crossplay {run} {other} --episodes 2 --out {out}/x", "x/crossplay.json"),
     "exported labels": written("prefs export {comparisons} {out}/x.csv", "x.csv"),
 }
 EVERY = {name: case for name, case in {**CASES, **WRITERS}.items() if name not in SKIPPED}
@@ -48,7 +48,14 @@ EVERY = {name: case for name, case in {**CASES, **WRITERS}.items() if name not i
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Data:
-    return make_data(tmp_path_factory.mktemp("data"))
+    place = tmp_path_factory.mktemp("data")
+    made = make_data(place) | {"steps": "40"}
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        short = {"warmup_steps": 20, "steps": 20, "final_episodes": 1}
+        small_run(place / "other", None, algorithm="td3-bc", environment="rendezvous", seed=1, **short)
+        small_run(place / "shown", None, algorithm="vdn", environment="simple-spread", **short)
+    return made | {"other": str(place / "other"), "shown": str(place / "shown")}
 
 
 @pytest.fixture(autouse=True)

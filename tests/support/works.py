@@ -47,12 +47,18 @@ def begun(out: Path) -> bool:
     return (out / "config.json").exists()
 
 
+def length(data: Data) -> int:
+    """Steps of a run or a fit: enough for the kills, where nothing else is said."""
+    return int(data.get("steps", 60 + 12 * KILLS))
+
+
 def training(dataset: str | None, **fields: Any) -> Work:
     """Begin a run, or go on with it."""
-    settings = {"steps": 60 + 12 * KILLS, "checkpoint_every": 10, "log_every": 7, "eval_every": 35, "seed": 7, **fields}
+    settings = {"checkpoint_every": 10, "log_every": 7, "eval_every": 35, "seed": 7, **fields}
 
     def work(out: Path, data: Data) -> object:
-        return resume(out) if begun(out) else small_run(out, dataset and data[dataset], **settings)
+        steps = {"steps": length(data)}
+        return resume(out) if begun(out) else small_run(out, dataset and data[dataset], **steps, **settings)
 
     return work
 
@@ -61,7 +67,8 @@ def fitting(kind: str, dataset: str, **fields: Any) -> Work:
     """Begin a fit, or go on with it."""
 
     def work(out: Path, data: Data) -> object:
-        return resume_fit(out) if begun(out) else fit_model(kind, data[dataset], out=out, **fields)
+        steps = {"steps": length(data)}
+        return resume_fit(out) if begun(out) else fit_model(kind, data[dataset], out=out, **{**fields, **steps})
 
     return work
 
@@ -69,7 +76,7 @@ def fitting(kind: str, dataset: str, **fields: Any) -> Work:
 def fitting_rewards(out: Path, data: Data) -> object:
     if begun(out):
         return procedure_of(FIT_REWARD).resume(out)
-    steps = {"steps": 60 + 12 * KILLS, "eval_every": 15, "checkpoint_every": 10}
+    steps = {"steps": length(data), "eval_every": 15, "checkpoint_every": 10}
     return fit_reward(data["team"], Path(data["comparisons"]), out=out, **{**SMALL_REWARD, **steps})
 
 
@@ -200,9 +207,8 @@ MARIE = {
     "checkpoint_every": 10,
     "log_every": 6,
     "device": "cpu",
-    "steps": 60 + 12 * KILLS,
 }
-ENSEMBLE = {**SMALL_FIT, "steps": 60 + 12 * KILLS, "checkpoint_every": 10}
+ENSEMBLE = {**SMALL_FIT, "checkpoint_every": 10}
 IMAGINED = {"world_model": "ensemble", "fit": FIT, "horizon": 3, "rollouts": 8, "retain": 64, "refill_every": 5}
 CASES = {
     "a run on data": Case(training("team", algorithm="ma-iql"), (STEP, *DISK), period=PERIOD),

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from offline_marl.core.files import PIECE, open_beside
+from offline_marl.core.files import PIECE
+from offline_marl.core.parts import part_of
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.episode_index import episode_numbers
@@ -33,20 +34,18 @@ def write(path: Path, data: Recording | Dataset) -> None:
     arrays = {"observations": data.state[before], "next_observations": data.state[before + 1], "actions": data.actions}
     arrays |= {"rewards": data.rewards, "terminals": data.terminations, "timeouts": data.truncations}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = open_beside(path)
-    os.close(handle)
     try:
-        with writing_hdf5(beside) as (file, guard):
-            for name, value in arrays.items():
-                _write(file, name, value, guard)
-            file[OURS] = packed(data.metadata, data.ends_seen)
-            if "scenario" in data.metadata:
-                file.attrs["scenario"] = data.metadata["scenario"]
-        os.replace(beside, path)
+        with part_of(path) as (handle, part):
+            os.close(handle)
+            with writing_hdf5(part) as (file, guard):
+                for name, value in arrays.items():
+                    _write(file, name, value, guard)
+                file[OURS] = packed(data.metadata, data.ends_seen)
+                if "scenario" in data.metadata:
+                    file.attrs["scenario"] = data.metadata["scenario"]
+            os.replace(part, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _write(file: Any, name: str, value: torch.Tensor, guard: GuardedFile) -> None:
