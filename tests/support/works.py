@@ -5,7 +5,11 @@ Work is begun, or gone on with, wherever an earlier process left it; its end is 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
+import pkgutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +21,7 @@ from compared import SMALL_REWARD, compare, small_reward
 from runs import SMALL_FIT, ending, score_in_point_env, small_run
 from worlds import reacher_recording, saved, world
 
+import offline_marl
 from offline_marl.collection import recorder
 from offline_marl.collection.collect import collect
 from offline_marl.collection.config import CollectConfig
@@ -25,6 +30,7 @@ from offline_marl.launch.cli import main
 from offline_marl.preferences.labels import LabelStore
 from offline_marl.runs.kinds import FIT_REWARD
 from offline_marl.tasks import environment_tasks
+from offline_marl.tasks.data_tasks import ScoredTask
 from offline_marl.training import training_run
 from offline_marl.training.kinds import fit_reward, procedure_of
 from offline_marl.training.models.fit import fit_model, resume_fit
@@ -38,6 +44,10 @@ MINIBATCH = "offline_marl.core.adam:FusedAdam.step"
 DISK = ("os:replace", "os:fsync")
 ROLLOUT = "offline_marl.training.sources.imagined:rollout"
 PLAY = "offline_marl.training.sources.playing:Player.advance"
+
+HEAVY = ("arch", "h5py", "imageio_ffmpeg", "minari", "mpe2", "optuna", "pandas", "pyarrow", "rliable", "scipy.stats")
+make_env = ScoredTask.make_env
+"""The environment that a task names, whatever `shrink` gives it."""
 
 Data = dict[str, str]
 Work = Callable[[Path, Data], object]
@@ -279,6 +289,7 @@ CASES = {
 # --- what is there beforehand -------------------------------------------------------------------------------------
 def make_data(place: Path) -> Data:
     """Data, comparisons, runs and a sweep file for the work."""
+    preload()
     team, body = saved(place, world("continuous", episodes=20)), saved(place, reacher_recording(), "body.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
@@ -290,6 +301,16 @@ def make_data(place: Path) -> Data:
     (place / "mix.toml").write_text(f'parts = [{{data = "{team}"}}, {{data = "{team}", episodes = 5}}]\n')
     names = {"team": team, "body": body, "run": str(run.folder), "comparisons": str(comparisons)}
     return names | {"reward": str(place / "reward"), "place": str(place)}
+
+
+def preload() -> None:
+    """Import what commands import when they are called, so that no fork has to."""
+    mine = [found.name for found in pkgutil.walk_packages(offline_marl.__path__, "offline_marl.")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ["matplotlib.pyplot", *HEAVY, *(name for name in mine if not name.endswith("__main__"))]:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
 
 
 def shrink(patch: pytest.MonkeyPatch) -> None:
