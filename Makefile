@@ -52,7 +52,7 @@ check: $(DEV) ## formatting, lint, types (mypy --strict) and import floors
 	$(VENV)/bin/lint-imports --no-logo
 
 test: $(DEV) ## set up what is missing, run the fast tests (ARGS='-k name' picks some)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 slow: $(DEV) ## the tests that learn, kill processes or install packages
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not network and not gpu and not slurm and not browser and not ray and not dmcontrol and not smax" $(ARGS)

@@ -84,19 +84,20 @@ def warm() -> Iterator[Warm]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def seeded_where_numbers_are_drawn() -> Iterator[None]:
-    """Without an accelerator, `torch.manual_seed` seeds the processor's generator alone.
-
-    Otherwise it keeps a formatted stack for each kind of device that is absent: a tenth of a small update's test.
-    """
+def torch_of_one_processor() -> Iterator[None]:
+    """What torch does for devices and machines that no test has takes no time."""
     try:
         import torch
+        from torch.testing import _comparison
     except ImportError:  # tests that need no torch still run
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
         if not torch.cuda.is_available():
+            # It would keep a formatted stack for each kind of device that is absent: a tenth of a small update's test.
             patch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)
+        # `assert_close` would import all of torch.distributed, to ask whether a tensor is spread over machines.
+        patch.setattr(_comparison, "_HAS_DTENSOR", False, raising=False)
         yield
 
 

@@ -613,9 +613,8 @@ def test_the_config_refuses_a_misspelt_field_and_names_the_right_one(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    "bad",
-    [
+def test_the_common_fields_keep_their_bounds(name):
+    for bad in (
         {"gamma": 1.5},
         {"tau": -0.1},
         {"lr": 0.0},
@@ -625,15 +624,12 @@ def test_the_config_refuses_a_misspelt_field_and_names_the_right_one(name):
         {"window": -1},
         {"grad_clip": -1.0},
         {"lr": float("nan")},
-    ],
-    ids=str,
-)
-def test_the_common_fields_keep_their_bounds(name, bad):
-    with pytest.raises(ConfigError):
-        build(algorithms.get(name).Config, bad)
+    ):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
+            build(algorithms.get(name).Config, bad)
 
 
-def test_saved_at_five_and_run_to_ten_equals_run_to_ten(case, tmp_path):
+def test_saved_at_three_and_run_to_six_equals_run_to_six(case, tmp_path):
     def fresh(seed: int) -> tuple[Algorithm, DatasetSource | PairSource]:
         learner = case.learner(seed, grad_clip=0.5)
         return learner, case.source(learner.needs, seed)
@@ -645,15 +641,15 @@ def test_saved_at_five_and_run_to_ten_equals_run_to_ten(case, tmp_path):
             learner.act(**seen(batch), explore=True)
 
     straight, source = fresh(0)
-    run(straight, source, 5)
-    save_tree(tmp_path / "five", {"learner": straight.state_dict(), "source": source.state_dict()}, "test")
-    run(straight, source, 5)
+    run(straight, source, 3)
+    save_tree(tmp_path / "three", {"learner": straight.state_dict(), "source": source.state_dict()}, "test")
+    run(straight, source, 3)
 
-    tree, _ = load_tree(tmp_path / "five", "test")
+    tree, _ = load_tree(tmp_path / "three", "test")
     taken_up, its_source = fresh(1)
     taken_up.load_state_dict(tree["learner"])
     its_source.load_state_dict(tree["source"])
-    run(taken_up, its_source, 5)
+    run(taken_up, its_source, 3)
 
     assert same(straight.state_dict(), taken_up.state_dict())
     assert same(source.state_dict(), its_source.state_dict())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,15 +19,13 @@ HERE = Path(__file__).parent
     ],
     ids=["what-they-are-fed", "all"],
 )
-def test_a_learner_of_next_actions_and_one_of_recorded_segments_keep_the_contract(cases):
+def test_a_learner_of_next_actions_and_one_of_recorded_segments_keep_the_contract(cases, warm):
     # In a process of its own, where alone they are registered.
     paths = [str(HERE.parent / "support"), os.environ.get("PYTHONPATH", "")]
     settings = ["-p", "no:cacheprovider", "-p", "toy_learners", "-n0"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *settings, str(HERE / "test_contract.py"), "-k", cases],
+    done = warm.run(
+        *("-m", "pytest", "-q", *settings, str(HERE / "test_contract.py"), "-k", cases),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        capture_output=True,
-        text=True,
     )
     assert done.returncode == 0, done.stdout
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) >= 16

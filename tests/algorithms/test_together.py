@@ -55,10 +55,9 @@ def batches_of(kind: str, learner: Algorithm, step: int, partial: bool) -> list[
     return batches
 
 
-@pytest.mark.parametrize("partial", [False, True], ids=["all", "some-away"])
 @pytest.mark.parametrize("case", PLAIN, ids=names_of)
-def test_all_learners_learn_side_by_side_or_are_refused(case, partial) -> None:
-    refuse_other_ends(*case, partial)
+def test_all_learners_learn_side_by_side_or_are_refused(case) -> None:
+    refuse_other_ends(*case, partial=True)
 
 
 @pytest.mark.parametrize("case", SETTINGS, ids=names_of)
@@ -67,7 +66,10 @@ def test_learners_of_other_settings_learn_side_by_side(case) -> None:
 
 
 def refuse_other_ends(name: str, kind: str, settings: dict, partial: bool) -> None:
-    """Fail unless learners side by side end as those that learn alone, or are refused by name."""
+    """Fail unless learners side by side end as those that learn alone, or are refused by name.
+
+    Of every second batch some agents are away, if it is to be partial.
+    """
     alone = [learner_of(name, kind, seed, **settings) for seed in range(SEEDS)]
     joined = [learner_of(name, kind, seed, **settings) for seed in range(SEEDS)]
     try:
@@ -81,7 +83,7 @@ def refuse_other_ends(name: str, kind: str, settings: dict, partial: bool) -> No
     for steps in (range(4), range(4, 7)):
         whole = join(joined)
         for step in steps:
-            batches = batches_of(kind, alone[0], step, partial)
+            batches = batches_of(kind, alone[0], step, partial and step % 2 == 1)
             rows = [learner.update(batch) for learner, batch in zip(alone, batches, strict=True)]
             rows_joined = apart(whole.update(beside(Batch.cat(batches), SEEDS).check()), SEEDS)
             for row, other in zip(rows, rows_joined, strict=True):
