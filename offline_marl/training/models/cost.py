@@ -12,6 +12,8 @@ from offline_marl.worldmodels.base import Phase, WorldModel
 
 LONG = 2.0
 """Hours from which on something is said."""
+SHORT = 1e13
+"""Multiplications that take minutes on any machine, for which nothing is timed."""
 SHARE = 0.4
 """Speed of a whole update, as a share of that of bare products of large matrices."""
 PROBE, TRIALS = (1_024, 256, 1_024), 5
@@ -34,8 +36,7 @@ def tell_cost(
         return
     counted = sum(count * model.multiplications(phase) for phase, count in updates.items())
     counted += imagined * model.multiplications("step")
-    # Of what is short on any machine nothing is timed.
-    if counted < 1e13:
+    if counted < SHORT:
         return
     hours = counted / (SHARE * products_a_second()) / 3_600
     if hours >= LONG:

@@ -275,7 +275,7 @@ def plan_online_model(
     imagination = Imagination(model, learner, ring, plan, rewards, generators.get("starts"))
 
     def make() -> Source:
-        _tell_cost(config, model, plan)
+        _tell_cost(config.world_model or learner.imagines_in, config, model, plan)
         replay = live.source(live.rows)
         replay.pace = RoundPace(config.first_steps, paced.updates_per_step, config.imagined_updates)
         anew = config.cutoff_quantile is not None
@@ -284,14 +284,14 @@ def plan_online_model(
     return make
 
 
-def _tell_cost(config: RunConfig, model: WorldModel, plan: Plan) -> None:
+def _tell_cost(name: str, config: RunConfig, model: WorldModel, plan: Plan) -> None:
     """Say how long all rounds' updates and imagination take, where that is long."""
     rounds = -(-config.steps // config.imagined_updates)
     fits = rounds - 1 + config.first_rounds
     updates: dict[Phase, int] = {"tokenizer": fits * config.tokenizer_updates, "model": fits * config.model_updates}
     updates = {phase: updates[phase] for phase in model.phases}
     imagined = rounds * config.imagined_updates * plan.rows * plan.horizon
-    tell_cost(config.world_model or "the world model", model, updates, imagined, config.device)
+    tell_cost(name, model, updates, imagined, config.device)
 
 
 def _make_model(config: RunConfig, task: Task, learner: Algorithm) -> WorldModel:

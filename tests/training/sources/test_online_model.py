@@ -16,6 +16,7 @@ from offline_marl.datasets.episode_ring import EpisodeRing
 from offline_marl.runs import stopping
 from offline_marl.tasks import environment_tasks
 from offline_marl.training import training_run
+from offline_marl.training.models import cost
 from offline_marl.training.models.rows import Visits
 from offline_marl.training.run import evaluate, resume, train
 from offline_marl.training.sources.online_model import GrowingFit, OnlineModelSource, RoundPace
@@ -125,6 +126,18 @@ def test_a_run_that_is_asked_to_stop_answers_in_the_middle_of_a_fit_and_goes_on_
     resume(tmp_path / "stopped")
     assert learnt == 10, "none twice"
     refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "stopped"))
+
+
+def test_the_cost_of_all_rounds_is_told_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("SHORT", 0.0), ("LONG", 0.0), ("products_a_second", lambda: 1e12)):
+        monkeypatch.setattr(cost, name, value)
+    fields = {**ROUNDS, "steps": 5, "batch_size": 12, "fit": {**TOKENS, "members": 1, "layers": 1}}
+    small_run(tmp_path / "run", **fields, algorithm="marie")
+    told = capsys.readouterr().err
+    # Two rounds, the first with two rounds' updates: 3 times 2 + 3. Eight of the learner's, of 4 starts and 3 steps.
+    assert "about 0 hours on this CPU for 15 updates of the model and 96 imagined steps" in told and "marie of" in told
 
 
 def test_rounds_play_fit_and_imagine_as_often_as_they_are_asked_to(
