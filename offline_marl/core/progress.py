@@ -31,4 +31,6 @@ def progress_bar(
         delay=silent,
         mininterval=0.5 if terminal else 30.0,
         dynamic_ncols=terminal,
+        # In a log a bar within another one moves no cursor.
+        position=None if terminal else 0,
     )
