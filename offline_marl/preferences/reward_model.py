@@ -66,6 +66,8 @@ class RewardModelConfig(Config):
     """Labelled pairs in one update of each member."""
     hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (64, 64)
     """Widths of the hidden layers; where recurrent, the last one is that of the state."""
+    layer_norm: bool = False
+    """Normalise the hidden layers, but not a recurrent state: much is then learnt from fewer updates."""
     recurrent: bool = False
     """Let a gated recurrent unit carry what happened from step to step."""
     burn_in: CountOrZero = 64
@@ -112,16 +114,19 @@ class RewardNetwork(nn.Module):
         features: Width of what a step shows.
         hidden: Widths of the hidden layers.
         recurrent: Whether a state is carried from step to step.
+        layer_norm: Whether hidden layers are normalised.
     """
 
-    def __init__(self, members: int, features: int, hidden: tuple[int, ...], recurrent: bool) -> None:
+    def __init__(
+        self, members: int, features: int, hidden: tuple[int, ...], recurrent: bool, layer_norm: bool = False
+    ) -> None:
         super().__init__()
         if recurrent:
-            self.encoder = StackedMLP(members, features, hidden[:-1], hidden[-1])
+            self.encoder = StackedMLP(members, features, hidden[:-1], hidden[-1], layer_norm=layer_norm)
             self.unit = StackedGRU(members, hidden[-1], hidden[-1])
-            self.head = StackedMLP(members, hidden[-1], hidden[-1:], 1)
+            self.head = StackedMLP(members, hidden[-1], hidden[-1:], 1, layer_norm=layer_norm)
         else:
-            self.head = StackedMLP(members, features, hidden, 1)
+            self.head = StackedMLP(members, features, hidden, 1, layer_norm=layer_norm)
 
     def forward(
         self,
@@ -172,7 +177,7 @@ class RewardModel(Learner):
         self.config, self.spec, self.members = config, spec, config.members
         self.register_buffer("mean", obs_mean.clone())
         self.register_buffer("scale", obs_std.reciprocal())
-        self.network = RewardNetwork(config.members, self._width, config.hidden, config.recurrent)
+        self.network = RewardNetwork(config.members, self._width, config.hidden, config.recurrent, config.layer_norm)
         self.optimize("network", lr=config.lr)
         for group in self.optimizer.param_groups:
             group["weight_decay"] = config.weight_decay

@@ -44,10 +44,11 @@ def comparisons(kind: str = "continuous", pairs: int = 6, time: int = 5, seed: i
     return batch.check()
 
 
+@pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
-def test_every_parameter_of_every_member_moves_and_metrics_are_finite(kind, recurrent) -> None:
-    learner = model(kind, recurrent=recurrent, surf_weight=0.5, surf_threshold=0.5)
+def test_every_parameter_of_every_member_moves_and_metrics_are_finite(kind, recurrent, layer_norm) -> None:
+    learner = model(kind, recurrent=recurrent, layer_norm=layer_norm, surf_weight=0.5, surf_threshold=0.5)
     before = {name: value.clone() for name, value in learner.network.named_parameters()}
     batch = comparisons(kind)
     labelled = batch.labelled.clone()
@@ -147,6 +148,19 @@ def test_observations_are_read_in_deviations_of_the_data() -> None:
             replace(batch, obs=batch.obs * scale + shift)
         ))  # fmt: skip
     torch.testing.assert_close(made[0], made[1])
+
+
+def test_hidden_layers_are_normalised_where_asked() -> None:
+    learner, batch = model(hidden=[2], members=1, agent_id=False, layer_norm=True), segments("continuous", 4, 6)
+    first, head = (learner.network.head.parameters_by_layer()[index] for index in (0, -1))
+    features = learner._features(batch.obs, batch.actions, batch.mask)
+    hidden = features @ first.weight[0] + first.bias[0]
+    # Two numbers are normalised to 1 and -1 but for the 1e-5 beside their variance, of which the larger one is left.
+    deviation = (hidden[..., 0] - hidden[..., 1]).abs() / 2
+    left = deviation / (deviation.square() + 1e-5).sqrt()
+    larger = (hidden[..., 1] > hidden[..., 0]).long()
+    expected = left * head.weight[0, larger, 0] + head.bias[0, 0, 0]
+    torch.testing.assert_close(learner.predict(batch)[0], expected)
 
 
 def test_each_members_best_weights_come_back() -> None:
