@@ -29,7 +29,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol smax faults fuzz dependencies bench page labels docs speed apart clean
+.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol smax faults fuzz dependencies bench page labels docs speed apart peers clean
 
 help: ## show this list
 	@echo "make TARGET [VENV=$(VENV)] [TORCH=$(TORCH)] [PYTHON=$(PYTHON)]"
@@ -111,6 +111,11 @@ docs: $(DEV) ## write docs/algorithms, a page for each algorithm, anew from the 
 speed: $(DEV) ## time our updates against the bare arithmetic (docs/speed.md shows what was measured)
 	$(PY) benchmarks/speed.py $(ARGS)
 
+peers: $(DEV) ## time our updates beside d3rlpy's, which goes into $(VENV)-peers, and plain one-agent loops (docs/speed.md)
+	@$(MAKE) --no-print-directory '$(VENV)-peers/.installed-peers' || \
+	  echo "d3rlpy cannot be installed here: its rows are left out." >&2
+	$(PY) benchmarks/peers.py $$(test -f '$(VENV)-peers/.installed-peers' && echo "--d3rlpy $(VENV)-peers/bin/python") $(ARGS)
+
 apart: $(DEV) ## time in processes of their own: ARGS=loops, or ARGS='commits --before CHECKOUT --limit 0.97'
 	$(PY) benchmarks/apart.py $(ARGS)
 
@@ -153,6 +158,13 @@ $(DEV): $(VENV)/.torch pyproject.toml
 $(VENV)/.installed-dmcontrol: $(VENV)/.torch pyproject.toml
 	@echo "Installing offline_marl with DeepMind Control into $(VENV): about a minute"
 	@$(PIP) $(INSTALL) -q -e '.[dmcontrol]' 'pytest>=8'
+	@touch '$@'
+
+$(VENV)-peers/.installed-peers: $(VENV)/.torch
+	@echo "Installing d3rlpy with its own copy of torch into $(VENV)-peers: 1 GB, two minutes"
+	@$(PYTHON) -m venv '$(VENV)-peers'
+	@'$(VENV)-peers/bin/python' -m pip --disable-pip-version-check install --progress-bar off --no-deps -q $(TORCH_WHEEL)
+	@'$(VENV)-peers/bin/python' -m pip --disable-pip-version-check install --progress-bar off -q 'd3rlpy>=2.8,<3'
 	@touch '$@'
 
 $(VENV)-smax/.installed-smax:

@@ -9,7 +9,8 @@
 5. Updates of recurrent learners, and what it costs to play with one (speed_recurrent.py).
 6. A step of a run that plays and replays, over a bare loop of policy and simulator (speed_play.py).
 7. Everything else that is registered (speed_rows.py): its update over the bare products.
-8. Seconds per million transitions to load, split among agents, and window.
+8. Updates as `--compile` makes them, over eager ones (speed_compiled.py); asked for alone, since code takes a minute.
+9. Seconds per million transitions to load, split among agents, and window.
 
 Beside each update stand its page faults and the process's peak of memory. apart.py measures in processes of their own.
 """
@@ -25,6 +26,8 @@ from pathlib import Path
 
 import torch
 from loop_baselines import LOOPS, Setup
+from speed_compiled import LEARNERS as COMPILED
+from speed_compiled import WIDTHS, compare_compiled
 from speed_models import MODELS
 from speed_play import PLAYS, compare_play
 from speed_recurrent import RECURRENT, compare_acting
@@ -142,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     plain = [name for name in names() if name not in {*LEARNERS, *MODELS, *RECURRENT}]
     rows = [*LEARNERS, *plain, *MODELS, *TOKENS, *RECURRENT, "playing", "history", "replay"]
-    parser.add_argument("--only", nargs="+", choices=rows, default=rows, help="rows to time")
+    parser.add_argument("--only", nargs="+", choices=[*rows, "compiled"], default=rows, help="rows to time")
     parser.add_argument("--size", nargs="+", choices=SIZES, default=[*SIZES], help="sizes of team to time")
     parser.add_argument("--window", nargs="+", type=int, default=[0, 10], help="lengths of learners' history to time")
     parser.add_argument("--rounds", type=int, default=9, help="counted rounds of each comparison, at most")
@@ -167,6 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if row in plain:
                 call, updates = prepare(row, size)
                 print_ratios(f"{row:18}  {size:8}           ", call, None, patience, updates)
+                continue
+            if row == "compiled":
+                for name in COMPILED:
+                    for width in WIDTHS:
+                        compare_compiled(name, size, width, patience)
                 continue
             if row == "history":
                 for name in ("bc", "iql"):

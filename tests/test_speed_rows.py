@@ -74,3 +74,41 @@ def test_a_ratio_below_the_limit_fails(bench: Any, monkeypatch: pytest.MonkeyPat
     words = ["commits", "--before", ".", "--only", "bc", "iql", "--size", "ant", "--limit", "0.97"]
     with pytest.raises(SystemExit, match=r"Below 0.97: iql at ant size: 0.96"):
         apart.main(words)
+
+
+def test_rows_of_peers_are_medians_of_rounds_in_turn(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers: ModuleType = bench("peers")
+    monkeypatch.setattr(peers, "RESULTS", tmp_path / "peers.csv")
+    seconds = {"ours": [1.0, 2.0, 1.0, 1.0], "loop": [3.0, 2.0, 1.5, 1.2]}
+    order: list[str] = []
+
+    class Side:
+        def __init__(self, python: str, side: str, name: str, size: str, settings: dict[str, Any]) -> None:
+            self.side, self.versions = side, {"version": "9", "torch": "8"}
+            order.append(f"{side} begins")
+
+        def ask(self, wanted: float) -> float:
+            order.append(self.side)
+            return seconds[self.side].pop(0)
+
+        def close(self) -> None:
+            order.append(f"{self.side} ends")
+
+    monkeypatch.setattr(peers, "Side", Side)
+    peers.main(["--only", "iql", "--size", "ant", "--peer", "loop", "--rounds", "4"])
+    (row,) = bench("rows").read(tmp_path / "peers.csv")
+    assert (row["ratio"], row["least"], row["largest"], row["rounds"]) == ("1.35", "1.00", "3.00", "4")
+    half = ["ours begins", "loop begins", "ours", "loop", "loop", "ours", "ours ends", "loop ends"]
+    assert order == half + half
+
+
+def test_a_side_of_peers_answers_rounds_in_a_process_of_its_own(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers: ModuleType = bench("peers")
+    call, _ = peers.ours("bc", "hopper", {"hidden": (8,)})
+    call()
+    call, _ = peers.loop("td3-bc", "ant")
+    call()
+    with pytest.raises(RuntimeError, match="KeyError: 'nobody'"):
+        peers.Side(peers.sys.executable, "nobody", "bc", "hopper", {})

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from offline_marl.algorithms.base import (
-    Algorithm,
     algorithms,
     cleared,
     masked_mean,
@@ -27,11 +26,13 @@ from offline_marl.algorithms.base import (
     team_ended,
     team_rewards,
 )
+from offline_marl.algorithms.descent import DescentAlgorithm, Terms
 from offline_marl.algorithms.iql import IQLConfig
 from offline_marl.core.fields import NotNegative
-from offline_marl.core.types import Batch, Metrics, Needs, Spec
+from offline_marl.core.types import Batch, Needs, Spec
 from offline_marl.losses import bellman, policy
 from offline_marl.networks.actors import Actor
+from offline_marl.networks.choices import one_hot
 from offline_marl.networks.critics import Critic, Value
 from offline_marl.networks.mixers import Mixer, MixerKind
 from offline_marl.networks.targets import frozen_copy
@@ -58,7 +59,7 @@ class MAIQLConfig(IQLConfig):
 
 
 @algorithms.register("ma-iql")
-class MAIQL(Algorithm):
+class MAIQL(DescentAlgorithm):
     """Implicit Q-learning on team values, which mixers make of the agents' and the joint state in training alone."""
 
     Config = MAIQLConfig
@@ -79,8 +80,8 @@ class MAIQL(Algorithm):
         self.target_inputs = frozen_copy(self.inputs)
         self.optimize("actor", "critic", "value", "q_mixer", "v_mixer", lr=config.lr)
 
-    def update(self, batch: Batch) -> Metrics:
-        """One step of value, policy and critic on team values, then of the targets."""
+    def losses(self, batch: Batch) -> Terms:
+        """The losses of value, policy and critic on team values, at the same parameters."""
         config, batch = self.config, cleared(batch)
         mask, rows = batch.mask, present_rows(batch)
         features = self.inputs(batch.obs, batch.history)
@@ -113,18 +114,17 @@ class MAIQL(Algorithm):
         scale = bellman.mean_deviation(qs, rows) if config.normalize_values else 1.0
         critic_loss = masked_mean(((qs - target) / scale).square().sum(0), rows)
 
-        self.descend(value_loss + actor_loss + critic_loss)
-        self.update_targets(config.tau)
-        return {
+        metrics = {
             "loss/value": value_loss.detach(),
             "loss/actor": actor_loss.detach(),
             "loss/critic": critic_loss.detach(),
             "q/mean": masked_mean(q, rows),
             "advantage/mean": masked_mean(advantages.detach(), rows),
         }
+        return Terms({"": value_loss + actor_loss + critic_loss}, metrics)
 
     def joint_actions(self, actions: Tensor) -> Annotated[Tensor, "batch joint"]:
         """All agents' actions side by side; choices one-hot."""
         if self.spec.discrete:
-            return torch.nn.functional.one_hot(actions, self.spec.act_dim).flatten(1).to(torch.get_default_dtype())
+            return one_hot(actions, self.spec.act_dim, torch.get_default_dtype()).flatten(1)
         return actions.flatten(1)

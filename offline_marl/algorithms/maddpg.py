@@ -32,6 +32,7 @@ from offline_marl.core.seeding import derive
 from offline_marl.core.types import AvailActions, Batch, DataError, History, Metrics, Needs, Obs, Spec
 from offline_marl.losses import bellman
 from offline_marl.networks.actors import AgentPolicy
+from offline_marl.networks.choices import one_hot
 from offline_marl.networks.critics import JointCritic
 from offline_marl.networks.distributions import Categorical, gumbel
 from offline_marl.networks.targets import frozen_copy
@@ -163,7 +164,7 @@ class MADDPG(SplitAlgorithm):
         """Recorded actions as critics read them: choices one-hot; zeros of agents that are away."""
         if not self.spec.discrete:
             return batch.actions
-        hot = torch.nn.functional.one_hot(batch.actions, self.spec.act_dim).to(batch.obs.dtype)
+        hot = one_hot(batch.actions, self.spec.act_dim, batch.obs.dtype)
         return hot if batch.mask is None else hot * batch.mask.unsqueeze(-1)
 
     def act_softly(
@@ -179,7 +180,7 @@ class MADDPG(SplitAlgorithm):
         soft = torch.softmax(shaken / self.config.relaxation_temperature, dim=-1)
         if self.config.relaxation == "soft":
             return soft.detach(), soft
-        return torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype), soft
+        return one_hot(soft.argmax(-1), soft.shape[-1], soft.dtype), soft
 
     def noise(self, rows: int, agents: Sequence[int]) -> tuple[Tensor | None, Tensor | None]:
         """Gumbel noise of all agents' next choices and of some agents' own, each from its agent's generator.

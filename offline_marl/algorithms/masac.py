@@ -27,6 +27,7 @@ from offline_marl.core.fields import Count, NotNegative, Positive, Share
 from offline_marl.core.types import AvailActions, Batch, Metrics, Needs, Spec
 from offline_marl.losses import bellman
 from offline_marl.networks.actors import Actor
+from offline_marl.networks.choices import one_hot
 from offline_marl.networks.critics import Critic, JointCritic
 from offline_marl.networks.distributions import Categorical
 from offline_marl.networks.multipliers import Multiplier
@@ -187,7 +188,7 @@ class MASAC(Algorithm):
         """Q of every choice of each agent, the others doing what the batch says; those away do nothing."""
         if isinstance(critic, Critic):
             return critic.each_choice(features)
-        hot = torch.nn.functional.one_hot(batch.actions, self.spec.act_dim).to(features.dtype)
+        hot = one_hot(batch.actions, self.spec.act_dim, features.dtype)
         if batch.mask is not None:
             hot = hot * batch.mask.unsqueeze(-1)
         q: Tensor = critic(features, hot, own_actions=torch.zeros_like(hot))

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from offline_marl.algorithms.base import (
-    Algorithm,
     AlgorithmConfig,
     algorithms,
     cleared,
@@ -31,6 +30,7 @@ from offline_marl.algorithms.base import (
     team_ended,
     team_rewards,
 )
+from offline_marl.algorithms.descent import DescentAlgorithm, Terms
 from offline_marl.core.axes import Features, PerAgent
 from offline_marl.core.fields import Count, NotNegative, Positive
 from offline_marl.core.types import Batch, Metrics, Needs, Spec
@@ -65,7 +65,7 @@ class OMIGAConfig(AlgorithmConfig):
 
 
 @algorithms.register("omiga")
-class OMIGA(Algorithm):
+class OMIGA(DescentAlgorithm):
     """Local values and policies whose weights in the team's value say how much each heeds its advantage."""
 
     Config = OMIGAConfig
@@ -87,21 +87,20 @@ class OMIGA(Algorithm):
         """The mixer of the team's value."""
         return Mixer(config.mixer, spec.n_agents, spec.n_agents * spec.obs_dim, config.mixer_hidden)
 
-    def update(self, batch: Batch) -> Metrics:
-        """One step of critics, mixer, values and policies, then of the targets."""
+    def losses(self, batch: Batch) -> Terms:
+        """The losses of critics and mixer, values and policies, at the same parameters."""
         rows = cleared(batch.flatten())
         features = self.inputs(rows.obs, rows.history)
         critic_loss, metrics = self.critic_loss(batch, rows, features)
         value_loss, actor_loss, advantages = self.local_losses(rows, features)
-        self.descend(value_loss + actor_loss + critic_loss)
-        self.update_targets(self.config.tau)
-        return {
+        told = {
             "loss/value": value_loss.detach(),
             "loss/actor": actor_loss.detach(),
             "loss/critic": critic_loss.detach(),
             **metrics,
             "advantage/mean": advantages,
         }
+        return Terms({"": value_loss + actor_loss + critic_loss}, told)
 
     def critic_loss(self, batch: Batch, rows: Batch, features: Features) -> tuple[Tensor, Metrics]:
         """Squared temporal difference of the team's value, and what is told of it.

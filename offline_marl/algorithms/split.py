@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from offline_marl.algorithms.base import Algorithm, masked_mean, over_rows
+from offline_marl.algorithms.descent import DescentAlgorithm
+from offline_marl.algorithms.descent import Terms as Terms
 from offline_marl.core.axes import PerTeam
 from offline_marl.core.types import Batch, DataError, Metrics, Spec
 
@@ -72,14 +74,6 @@ class AgentGradients:
             {name: torch.stack([part.metrics[name] for part in parts]).sum(0) for name in parts[0].metrics},
             parts[0].generator,
         )
-
-
-@dataclass(slots=True)
-class Terms:
-    """Losses of one update by the optimiser that descends each, and its metrics."""
-
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    metrics: Metrics = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -162,7 +156,7 @@ class SplitAlgorithm(Algorithm):
         return self.conclude(dict(gradients.metrics))
 
 
-class IndependentAlgorithm(SplitAlgorithm):
+class IndependentAlgorithm(DescentAlgorithm, SplitAlgorithm):
     """Base of algorithms whose agents' losses read no other agent.
 
     Subclasses write `losses`, draw by `normal` and `uniform`, and take means over the team by `mean`, so that the same
@@ -183,17 +177,6 @@ class IndependentAlgorithm(SplitAlgorithm):
     def couples_agents(cls, config: Any) -> str:
         """The setting, if any, by which agents' losses read each other's values; critics that read all are none."""
         return ""
-
-    @abstractmethod
-    def losses(self, batch: Batch) -> Terms:
-        """What each optimiser descends, without taking a step."""
-
-    def update(self, batch: Batch) -> Metrics:
-        """One step of every network, then of the targets."""
-        terms = self.losses(batch)
-        for name, loss in terms.losses.items():
-            self.descend(loss, name)
-        return self.conclude(terms.metrics)
 
     def gradients(self, batch: Batch, agents: Sequence[int] | None = None) -> AgentGradients:
         """See `SplitLearner`; nothing is clipped yet: `apply_gradients` does it by module, as `update`."""

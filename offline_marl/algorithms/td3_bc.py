@@ -89,11 +89,15 @@ class TD3BC(IndependentAlgorithm):
         critic_loss = self.mean((q - self.target(batch)).square().sum(0), batch)
         terms = Terms(metrics={"loss/critic": critic_loss.detach(), "q/mean": self.mean(q.detach(), batch)})
         loss = critic_loss + self.critic_penalty(batch, features, q, terms)
-        if self.updates % self.config.policy_every == 0:
+        if self.form():
             loss = loss + self.policy_loss(batch, features, terms)
         terms.losses[""] = loss
         terms.metrics["loss/actor"] = self.actor_loss.clone()
         return terms
+
+    def form(self) -> bool:
+        """Whether the next update moves the policy, too."""
+        return self.updates % self.config.policy_every == 0
 
     def conclude(self, metrics: Metrics) -> Metrics:
         """Move the targets where the policy has moved; its last loss stays among the metrics."""

@@ -8,6 +8,8 @@ while it is hot, forwards and backwards, and gradients of weights are summed in 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
@@ -79,10 +81,24 @@ class Work:
     kept: list[list[Kept]] = field(default_factory=list)
 
 
+_unbroken: ContextVar[bool] = ContextVar("unbroken", default=False)
+
+
+@contextmanager
+def all_rows_at_once() -> Iterator[None]:
+    """Make no blocks within, such as where code is traced to be compiled, which lays out its own loops."""
+    token = _unbroken.set(True)
+    try:
+        yield
+    finally:
+        _unbroken.reset(token)
+
+
 def pays(x: MemberRows, rows: int) -> bool:
     """Whether blocks are quicker: on a processor with a cache, of many rows, outside of compiled code and autocast."""
     return (
         rows >= WORTHWHILE
+        and not _unbroken.get()
         and x.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")

@@ -121,3 +121,8 @@ class ChoiceValues(nn.Module):
         if self.shared:
             return x.view(rows, self.n_agents, time, x.shape[-1]).transpose(1, 2)
         return x.view(self.n_agents, rows, time, x.shape[-1]).permute(1, 2, 0, 3)
+
+
+def one_hot(actions: Annotated[Tensor, "*lead"], choices: int, dtype: torch.dtype) -> Annotated[Tensor, "*lead choice"]:
+    """Choices as vectors; nothing is read on the host, as torch's own function does on a CPU to look for wrong ones."""
+    return (actions.unsqueeze(-1) == torch.arange(choices, device=actions.device)).to(dtype)

@@ -29,6 +29,7 @@ def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
     """
     name, share = config.algorithm, config.real_fraction
     _refuse_engine(config)
+    _refuse_compiling(config)
     shares = (share, config.real_fraction_end)
     if config.dataset is None and not learns_alone(needs):
         raise ConfigError(f"{name} learns from recorded data: give it --dataset; acting alone demonstrates nothing.")
@@ -192,6 +193,16 @@ def _refuse_engine(config: RunConfig) -> None:
             raise ConfigError(f"--{given[0].replace('_', '-')} is for runs with an --engine: local or ray.")
     if config.engine != "ray" and config.ray_address is not None:
         raise ConfigError("--ray-address is for --engine ray.")
+
+
+def _refuse_compiling(config: RunConfig) -> None:
+    """Refuse compiled code where nothing is compiled, or other processes compute."""
+    if config.cuda_graphs and not config.compile:
+        raise ConfigError("--cuda-graphs replays compiled code: give it --compile, too.")
+    if config.compile and (config.engine is not None or config.answers_of is not None):
+        raise ConfigError(
+            "--compile is for updates of this process: with --engine or --answers-of others compute them."
+        )
 
 
 def refuse_beginning(config: RunConfig, needs: Needs) -> None:

@@ -173,6 +173,10 @@ class RunFlags(TeacherFlags, OnlineModelFlags, LearnFlags):
     """Seconds by which they are late."""
     ray_address: str | None = None
     """Of a Ray cluster that runs, such as auto or 10.0.0.1:6379; without it --engine ray starts one here."""
+    compile: bool = False
+    """Compile the update's losses and gradients (torch.compile); equal but for rounding. Begins half a minute later."""
+    cuda_graphs: bool = False
+    """Replay them as CUDA graphs, on a GPU; needs --compile. Written without a GPU to try it on."""
     answers_of: RunPlace | None = None
     """Run of the same settings whose log of used answers is replayed, bit for bit, instead of asking any learner."""
 

@@ -115,6 +115,7 @@ def _config(algorithm: str, dataset: str, fields: Mapping[str, Any]) -> RunConfi
         "comparisons": needs.view == "pairs",
         "--engine": config.engine is not None or config.answers_of is not None,
         "--wandb": config.wandb != "off",
+        "--compile": config.compile,
     }
     found = [name for name, given in reasons.items() if given]
     if found:

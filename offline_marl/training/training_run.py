@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from offline_marl.algorithms.base import Algorithm
+from offline_marl.algorithms.compiled import CompiledUpdate, compilable
 from offline_marl.core.attempts import attempt
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Batch, Metrics, Source
@@ -116,6 +117,10 @@ class TrainingSession(Session[RunConfig, Result]):
         self.coded = None if config.engine is None and config.answers_of is None else CodedRun(config, folder, learner)
         if self.coded is not None:
             self.own_hooks["coded"] = self.coded
+        self.make_update: Callable[[Batch], Metrics] = learner.update
+        if config.compile and not folder.done:
+            graphs = config.cuda_graphs
+            self.make_update = CompiledUpdate(compilable(config.algorithm, learner, graphs), graphs)
         if plays(config, learner.needs):
             self.log.counts = self._counts
         # Of on-policy learners an update plays as much as whole episodes ask for: how many there are shows in the end.
@@ -141,8 +146,8 @@ class TrainingSession(Session[RunConfig, Result]):
             return self.coded.updating(self.source)
         source = self.source
         if not isinstance(source, OnlineModelSource):
-            return super().updating()
-        return nullcontext(lambda batch: {**self.learner.update(batch), **source.metrics})
+            return nullcontext(self.make_update)
+        return nullcontext(lambda batch: {**self.make_update(batch), **source.metrics})
 
     def announce(self) -> None:
         super().announce()

@@ -79,8 +79,9 @@ class Imagination:
             starts = Batch.cat(with_same_fields(parts, self.buffer.spec))
         made = rollout(self.model, self.policy, starts, plan.horizon, plan.caution, next_actions)
         self.made += plan.rows
-        self.broken += int(made.broken.sum())
-        self.cut += int(made.cut.sum())
+        broken, cut = torch.stack([made.broken.sum(), made.cut.sum()]).tolist()  # the device is waited for once
+        self.broken += broken
+        self.cut += cut
         if self.broken > MOST_BROKEN * max(self.made, 100):
             raise BrokenModelError(
                 f"{self.broken:,} of {self.made:,} imagined rows stopped being finite: the world model diverges on "
