@@ -18,6 +18,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,13 +119,14 @@ def updates_of(name: str) -> int:
 
 def serve(side: str, name: str, size: str, settings: dict[str, Any]) -> None:
     """Answer each line of the input, the seconds of a round, by the processor seconds of one update."""
-    import time
-
+    prepare = {"ours": lambda: ours(name, size, settings), "loop": lambda: loop(name, size)}
+    prepare["d3rlpy"] = lambda: d3rlpy(name, size)
+    chosen = prepare[side]
     import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    call, version = ours(name, size, settings) if side == "ours" else {"loop": loop, "d3rlpy": d3rlpy}[side](name, size)
+    call, version = chosen()
     for _ in range(2):
         call()
     print(json.dumps({"version": version, "torch": torch.__version__}), flush=True)

@@ -104,6 +104,7 @@ def test_rows_of_peers_are_medians_of_rounds_in_turn(
     assert order == half + half
 
 
+@pytest.mark.slow
 def test_a_side_of_peers_answers_rounds_in_a_process_of_its_own(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     peers: ModuleType = bench("peers")
     call, _ = peers.ours("bc", "hopper", {"hidden": (8,)})
