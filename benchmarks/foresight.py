@@ -4,13 +4,15 @@ Records what is missing of the data (a cheetah's tiers by a short run of `masac`
 allowed, ladder.py), fits every model with `fit-model`, and writes a row a fit to results/foresight.csv as it ends:
 errors after k steps of its own predictions on held-out episodes, shares of recorded numbers inside intervals, the rank
 correlation of spread and error, what tokenizers lose, and processor time. What was stopped goes on, and what has a row
-is not fitted again. `--picture` draws docs/pictures/foresight.png from the rows, `--table` prints them as the page
-shows them.
+is not fitted again. `--table` prints the rows as docs/marie.md shows them, `--page` writes them there and draws its
+picture.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import sys
 import tempfile
@@ -33,6 +35,7 @@ from offline_marl.worldmodels.base import WorldModel
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "foresight.csv"
 PICTURE = HERE.parent / "docs" / "pictures" / "foresight.png"
+PAGE = HERE.parent / "docs" / "marie.md"
 STEPS, TOKENIZER_STEPS = 4_000, 2_000
 """Updates of a fit, and those of them that are the tokenizer's and the guess's."""
 AFTER = (1, 2, 5, 10, 25)
@@ -203,6 +206,16 @@ def print_table() -> None:
         print(" |" + " |" * 7)
 
 
+def write_page() -> None:
+    """Put the tables where the page shows them."""
+    before, opening, rest = PAGE.read_text().partition("<!-- table foresight -->\n")
+    _, closing, behind = rest.partition("<!-- /table -->")
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        print_table()
+    PAGE.write_text(before + opening + told.getvalue().strip() + "\n" + closing + behind)
+
+
 def draw() -> None:
     """Error against steps, a panel for each set, and inside it what an imagined step costs."""
     import matplotlib
@@ -239,7 +252,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="which data")
     parser.add_argument("--out", type=Path, default=Path("runs/foresight"), help="folder of data and fits")
     parser.add_argument("--table", action="store_true", help="fit nothing: print the tables of the committed CSV")
-    parser.add_argument("--picture", action="store_true", help="draw the picture of the page, too")
+    parser.add_argument("--page", action="store_true", help="write the tables into the page, and draw its picture")
     options = parser.parse_args()
     torch.set_num_threads(1)
     have = {(row["set"], row["model"], row["seed"]) for row in rows.read(RESULTS)}
@@ -253,7 +266,8 @@ def main() -> None:
             rows.replace(RESULTS, [told], FIELDS, ("set", "model", "seed"))
             print(f"{name}, {model}, seed {seed}", file=sys.stderr)
     print_table()
-    if options.picture:
+    if options.page:
+        write_page()
         draw()
 
 
