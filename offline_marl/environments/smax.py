@@ -198,7 +198,12 @@ def _started(python: str, words: Sequence[str]) -> subprocess.Popen[bytes]:
     kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
     try:
         return subprocess.Popen(
-            [python, str(SERVER), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kept, bufsize=1 << 20
+            [python, str(SERVER), *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=kept,
+            bufsize=1 << 20,
+            start_new_session=True,  # a terminal's Ctrl-C is for the run, which saves before this ends with it
         )
     except OSError as error:
         raise MissingSimulatorError(f"--smax-python {python} cannot be run: {error.strerror or error}.") from error

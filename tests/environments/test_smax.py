@@ -123,6 +123,13 @@ def test_a_python_that_dies_ends_the_work_with_a_sentence(toy: Path, capfd: pyte
         team.reset([0])
 
 
+def test_a_terminal_stops_the_run_and_not_its_battles(battle: SMAXTeam) -> None:
+    process = battle._process
+    assert os.getsid(process.pid) == process.pid != os.getsid(0)
+    battle.close()
+    assert process.returncode is not None, "it ends with the run"
+
+
 def test_a_python_without_jaxmarl_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SMAX_PYTHON, sys.executable)
     with pytest.raises(MissingSimulatorError, match="has no jaxmarl"):
