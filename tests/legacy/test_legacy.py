@@ -14,6 +14,7 @@ import runpy
 import socket
 import sys
 import tarfile
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from safetensors import safe_open
 import offline_marl
 from offline_marl.core.files import load_tree, save_tree
 from offline_marl.runs import checkpoint
+from offline_marl.training import training_run
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "base.tar.xz"
 ENDS_SINCE = ARCHIVE.with_name("ends_since.json")
@@ -93,21 +95,29 @@ def digest(tensor: torch.Tensor) -> str:
 
 
 # --- unpacking ----------------------------------------------------------------------------------------------------
-def unpacked(root: Path) -> Path:
-    """The archive in a folder, which every file and pickle in it names."""
+@cache
+def archived() -> dict[str, bytes]:
+    """Every file of the archive by its name."""
+    files = {}
     with tarfile.open(ARCHIVE) as archive:
         for entry in archive:
             stream = archive.extractfile(entry)
             assert stream is not None
-            target = root / entry.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            content = stream.read()
-            if target.suffix == ".pkl":
-                content = renamed(content, HERE, str(root)[1:])
-            elif target.suffix != ".safetensors":
-                content = content.replace(HERE.encode(), str(root)[1:].encode())
-                content = content.replace(HOST.encode(), socket.gethostname().encode())
-            target.write_bytes(content)
+            files[entry.name] = stream.read()
+    return files
+
+
+def unpacked(root: Path) -> Path:
+    """The archive in a folder, which every file and pickle in it names."""
+    for name, content in archived().items():
+        target = root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.suffix == ".pkl":
+            content = renamed(content, HERE, str(root)[1:])
+        elif target.suffix != ".safetensors":
+            content = content.replace(HERE.encode(), str(root)[1:].encode())
+            content = content.replace(HOST.encode(), socket.gethostname().encode())
+        target.write_bytes(content)
     return root
 
 
@@ -126,7 +136,8 @@ def renamed(pickled: bytes, old: str, new: str) -> bytes:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)  # no end tells of it
     return unpacked(tmp_path.resolve())
 
 

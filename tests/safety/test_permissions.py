@@ -21,6 +21,8 @@ from offline_marl.datasets.files import load_data, save_data
 from offline_marl.films.videos import film
 from offline_marl.report.crossplay.crossplay import crossplay
 from offline_marl.runs.permissions import ForbiddenImportError, permit_of, remember
+from offline_marl.tasks import environment_tasks
+from offline_marl.training import training_run
 from offline_marl.training.run import evaluate, resume
 
 OWN = "own_world:make"
@@ -72,6 +74,8 @@ def mark(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(place)
     monkeypatch.setenv("MARK", str(tmp_path / "mark"))
     monkeypatch.setenv("OFFLINE_MARL_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
+    monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 100)
     yield tmp_path / "mark"
     sys.modules.pop("own_world", None)
 
@@ -97,19 +101,23 @@ def test_whoever_trains_names_the_code_and_is_not_asked_again(tmp_path, mark):
     assert evaluate(begun, 2).mean == 5.0 and mark.exists()
 
 
-@pytest.mark.parametrize("what", ["evaluate", "resume", "unfinished", "film", "crossplay"])
-def test_a_folder_from_elsewhere_imports_nothing(tmp_path, mark, what):
+def test_a_folder_from_elsewhere_imports_nothing(tmp_path, mark):
     folder = received(tmp_path, mark)
-    if what == "unfinished":
+
+    def resume_unfinished() -> None:
         (folder / "DONE").unlink()
-    with pytest.raises(ForbiddenImportError, match=rf"asks to import {OWN}.*say --environment {OWN}\.$"):
-        if what == "film":
-            film(folder, tmp_path / "film.gif")
-        elif what == "crossplay":
-            crossplay([folder, tmp_path / "begun"], 2)
-        else:
-            (evaluate if what == "evaluate" else resume)(folder)
-    assert not mark.exists()
+        resume(folder)
+
+    for what in (
+        lambda: evaluate(folder),
+        lambda: resume(folder),
+        lambda: film(folder, tmp_path / "film.gif"),
+        lambda: crossplay([folder, tmp_path / "begun"], 2),
+        resume_unfinished,
+    ):
+        with pytest.raises(ForbiddenImportError, match=rf"asks to import {OWN}.*say --environment {OWN}\.$"):
+            what()
+        assert not mark.exists()
 
 
 def test_naming_it_lets_a_folder_from_elsewhere_act_and_resume_remembers_it(tmp_path, mark):

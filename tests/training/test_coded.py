@@ -76,7 +76,7 @@ def random_erasures(code, count, seed=0):
 
 @pytest.mark.parametrize("name", CODES)
 def test_the_end_is_that_of_an_uncoded_run(name):
-    count = 50 if name == "systematic" else 6
+    count = 20 if name == "systematic" else 4
     plain, metrics = uncoded_end(count)
     learner = learner_of()
     code = code_named(name)
@@ -91,7 +91,7 @@ def test_the_end_is_that_of_an_uncoded_run(name):
 
 @pytest.mark.parametrize("name", CODES)
 def test_erasures_change_nothing(name):
-    count = 50 if name == "systematic" else 12
+    count = 20 if name == "systematic" else 8
     plain, _ = uncoded_end(count)
     learner, accounts = learner_of(), []
     code = code_named(name)

@@ -15,9 +15,9 @@ from typing import Any
 import killing
 import pytest
 from runs import checkpoints, ending, leftovers, refuse_difference, score_in_point_env, small_run
+from warm import Warm
 from worlds import saved, world
 
-KILLS = 21
 STEPS = 700
 
 
@@ -29,28 +29,33 @@ LIVE: dict[str, dict[str, Any]] = {
 """Fields of runs that play while they are killed."""
 
 
-def kill_again_and_again(out: Path, data: str, fields: dict[str, Any], kills: int, steps: int) -> None:
+def kill_again_and_again(
+    out: Path, data: str, fields: dict[str, Any], kills: int, steps: int, warm: Warm | None = None
+) -> None:
     """Kill a run so many times, go on each time, and see that it got on between."""
-    arguments = [str(out), data, str(kills), "20231", str(steps), json.dumps(fields)]
+    arguments = [killing.__file__, str(out), data, str(kills), "20231", str(steps), json.dumps(fields)]
     paths = [str(Path(killing.__file__).parent), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, killing.__file__, *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    if warm is None:
+        done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=600)
+    else:
+        done = warm.run(*arguments, env=env)
     assert done.returncode == 0, done.stderr + out.with_suffix(".log").read_text()
     stood = json.loads(done.stdout)["stood"]
     assert len(stood) == kills, f"the run ended after {len(stood)} kills: give it more steps"
     assert stood == sorted(stood) and len(set(stood)) > kills // 3, "it should have got on between kills"
 
 
-def test_a_run_killed_more_than_twenty_times_ends_as_if_it_had_never_been_disturbed(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("kills", "steps"), [(6, 300), pytest.param(21, STEPS, marks=pytest.mark.slow)], ids=["often", "over-twenty-times"]
+)
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_never_been_disturbed(
+    tmp_path, monkeypatch, warm, kills, steps
+):
     data = saved(tmp_path, world("continuous"))
-    kill_again_and_again(tmp_path / "killed", data, {}, KILLS, STEPS)
+    kill_again_and_again(tmp_path / "killed", data, {}, kills, steps, warm if kills < 20 else None)
     score_in_point_env(monkeypatch)
-    small_run(tmp_path / "straight", data, steps=STEPS, **killing.FIELDS)
+    small_run(tmp_path / "straight", data, steps=steps, **killing.FIELDS)
     refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "killed"))
     assert not leftovers(tmp_path / "killed")
 

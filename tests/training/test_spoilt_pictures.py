@@ -97,31 +97,42 @@ def test_any_title_is_drawn(tmp_path, title):
     assert drawn(tmp_path / "run", title).startswith(b"\x89PNG")
 
 
-def test_no_picture_needs_pyplot():
+def test_no_picture_needs_pyplot(warm):
     pytest.importorskip("matplotlib")
     code = (
         "import sys; from offline_marl.datasets.figures import draw_figure; assert draw_figure(lambda f: None, (2, 2))"
     )
     code += "; assert 'matplotlib.pyplot' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = warm.run("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
-def test_a_backend_that_is_not_there_costs_no_picture(tmp_path):
+def test_a_backend_that_is_not_there_costs_no_picture(tmp_path, warm):
     pytest.importorskip("matplotlib")
-    done = run_command(f"{COMMAND} --out nb", tmp_path, MPLBACKEND="module://nowhere.backend_inline")
+    env = {**os.environ, "MPLBACKEND": "module://nowhere.backend_inline"}
+    done = warm.run("-m", "offline_marl", *COMMAND.split(), "--out", "nb", cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "nb" / "DONE").exists() and (tmp_path / "nb" / "picture.png").exists()
 
 
-@pytest.mark.parametrize(
-    "where", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}]
-)
-def test_names_that_cannot_be_printed_are_replaced(tmp_path, where):
+ASCII = {"PYTHONIOENCODING": "ascii"}
+C_LOCALE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+@pytest.mark.parametrize("where", [pytest.param(ASCII, marks=pytest.mark.slow), C_LOCALE], ids=["ascii", "c-locale"])
+def test_a_run_whose_name_cannot_be_printed_is_done(tmp_path, where):
     done = run_command(f"{COMMAND} --out läufe_狼", tmp_path, **where)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert "run folder" in done.stdout and (tmp_path / "läufe_狼" / "DONE").exists()
+
+
+@pytest.mark.parametrize("where", [ASCII, pytest.param(C_LOCALE, marks=pytest.mark.slow)], ids=["ascii", "c-locale"])
+def test_a_report_whose_names_cannot_be_printed_is_made(tmp_path, monkeypatch, data, where):
+    score_in_point_env(monkeypatch)
+    small_run(tmp_path / "läufe_狼", data, steps=5)
     done = run_command("report läufe_狼 --out seite_狼", tmp_path, **where)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (tmp_path / "seite_狼" / "report.html").exists()
 
 
 def run_command(words, folder, **variables):

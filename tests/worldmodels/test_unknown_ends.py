@@ -115,17 +115,24 @@ def test_who_is_away_at_a_start_stays_away_in_imagination() -> None:
     assert not made.rewards[away][..., 0].any() and not made.terminations[away][..., 0].any()
 
 
-@pytest.mark.parametrize("algorithm", ["bc", "iql", "ma-iql", "td3-bc", "cql", "omar"])
-def test_every_learner_trains_on_them(algorithm: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def half_unknown(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A data set in a file of which half the ends are unknown, and a model fitted to it."""
+    place = tmp_path_factory.mktemp("drift")
     data = drift(ending="early", episodes=20)
     half = replace(data, terminations=data.terminations.clone(), truncations=data.truncations.clone())
     last = torch.cumsum(data.lengths, 0)[::2] - 1
     half.terminations[last], half.truncations[last] = False, data.terminations[last]
-    save_data(tmp_path / "drift.safetensors", half.check())
-    more: dict[str, Any] = (
-        {} if algorithm == "bc" else {"world_model": "ensemble", "fit": {"steps": 20, "members": 2, "elites": 1}}
-    )
-    run = train(algorithm, str(tmp_path / "drift.safetensors"), out=tmp_path / "run", steps=20, hidden=(8,), **more)
+    save_data(place / "drift.safetensors", half.check())
+    fitted = fit_model("ensemble", str(place / "drift.safetensors"), out=place / "model", steps=20, members=2, elites=1)
+    return str(place / "drift.safetensors"), str(fitted.folder)
+
+
+@pytest.mark.parametrize("algorithm", ["bc", "iql", "ma-iql", "td3-bc", "cql", "omar"])
+def test_every_learner_trains_on_them(algorithm: str, half_unknown: tuple[str, str], tmp_path: Path) -> None:
+    data, model = half_unknown
+    more: dict[str, Any] = {} if algorithm == "bc" else {"world_model": model}
+    run = train(algorithm, data, out=tmp_path / "run", steps=20, hidden=(8,), **more)
     assert run is not None and algorithm in algorithms.names()
 
 

@@ -205,11 +205,15 @@ def test_imagined_rewards_say_nothing_of_what_the_model_foresaw(place, made) -> 
     assert torch.equal(*foreseen)
 
 
+@pytest.fixture(scope="module")
+def model(place, made) -> str:
+    return str(small_fit(place / "model", made["continuous"]).folder)
+
+
 @pytest.mark.parametrize("reward", ["r", "gru"])
-def test_runs_on_recorded_and_on_imagined_rows_end_alike_after_a_kill(place, made, tmp_path, reward) -> None:
+def test_runs_on_recorded_and_on_imagined_rows_end_alike_after_a_kill(place, made, model, tmp_path, reward) -> None:
     data = made["continuous"]
-    small_fit(tmp_path / "model", data)
-    fields = {"algorithm": "td3-bc", "world_model": str(tmp_path / "model"), "real_fraction": 0.5, "horizon": 3}
+    fields = {"algorithm": "td3-bc", "world_model": model, "real_fraction": 0.5, "horizon": 3, "steps": 40}
     fields |= {"reward_model": str(place / f"continuous-{reward}"), "reward_caution": 0.5, "rollouts": 8}
     fields |= {"reference_policy": str(place / "continuous-bc"), "refill_every": 5}
     small_run(tmp_path / "whole", data, **fields)

@@ -499,8 +499,8 @@ def test_over_the_memory_that_it_may_take_the_replay_lies_on_disk(
 
 
 def test_a_checkpoint_is_as_large_with_a_full_replay_as_with_an_empty_one(tmp_path: Path) -> None:
-    given = {"environment": "coordination", "warmup_steps": 12, "checkpoint_every": 60, "keep_checkpoints": 0}
-    small_run(tmp_path / "run", None, "cql", steps=600, **given)
+    given = {"environment": "coordination", "warmup_steps": 12, "checkpoint_every": 30, "keep_checkpoints": 0}
+    small_run(tmp_path / "run", None, "cql", steps=300, updates_per_step=0.5, **given)
     sizes = [path.stat().st_size for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
     assert len(sizes) == 10 and max(sizes[1:]) - min(sizes[1:]) < 3_000  # one more episode under way, or less
     files = sorted((tmp_path / "run" / "replay").glob("episodes_*"))
