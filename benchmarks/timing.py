@@ -21,12 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from offline_marl.core.types import Batch, Spec
 
 SIZES = {
+    "one": Spec((17,), (6,)),
     "reacher": Spec((8, 8), (1, 1)),
     "ant": Spec((27,) * 4, (2,) * 4),
     "8x64": Spec((64,) * 8, (2,) * 8),
     "32": Spec((16,) * 32, (2,) * 32),
 }
-"""Two real tasks, eight agents that see 64 numbers each, and 32 agents."""
+"""One agent of the size of HalfCheetah, two real tasks, eight agents that see 64 numbers each, and 32 agents."""
 PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm}
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,27 +56,73 @@ def test_times_and_footprints_are_those_of_the_call(bench: Any) -> None:
     assert faults > 5 and megabytes > 60, "20 MB are 4,883 pages of 4 kB, or ten huge ones"
 
 
-def test_the_ratio_is_the_median_of_pairs_in_turn(bench: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ratio_is_the_median_over_pairs_of_processes(bench: Any, capsys: Any, monkeypatch: Any) -> None:
     apart: ModuleType = bench("apart")
-    seconds = {"ours": [1.0, 1.0, 4.0], "other": [2.0, 1.5, 4.0]}
+    pairs = [[apart.Cost(ours, 7.0, 9.0), apart.Cost(other, 7.0, 9.0)] for ours, other in ((1, 2), (1, 1.5), (4, 4))]
+    monkeypatch.setattr(apart, "take_turns", lambda sides, servers, seconds: pairs.pop(0))
+    assert apart.compare("row", (), (), 3, 1.0) == 1.5
+    assert "other over ours 1.50 [1.00, 2.00]" in capsys.readouterr().out
+
+
+def test_both_processes_take_turns(bench: Any) -> None:
+    apart: ModuleType = bench("apart")
     order: list[str] = []
 
-    def measured(side: str) -> dict[str, float]:
-        order.append(side)
-        return {"seconds": seconds[side].pop(0), "faults": 7.0, "megabytes": 9.0}
+    class Server:
+        def begin(self, side: str) -> None:
+            self.side = side
 
-    monkeypatch.setattr(apart, "in_process", measured)
-    assert apart.compare("row", ("ours",), ("other",), 3) == 1.5
-    assert order == ["ours", "other", "other", "ours", "ours", "other"]
-    assert "other over ours 1.50 [1.00, 2.00]" in capsys.readouterr().out
+        def turn(self) -> None:
+            order.append(self.side)
+
+        def end(self) -> str:
+            return self.side
+
+    assert apart.take_turns(("a", "b"), (Server(), Server()), 0.0) == ["a", "b"]
+    assert order == ["b", "a", "a", "b"] * 2 + ["b", "a"]
+
+
+def test_a_process_that_is_timed_answers_each_turn_and_says_what_it_needed(bench: Any, monkeypatch: Any) -> None:
+    apart, rows = bench("apart"), bench("speed_rows")
+    calls: list[int] = []
+    monkeypatch.setattr(rows, "prepare", lambda name, size: rows.Row(lambda: calls.append(1), 2))
+    monkeypatch.setattr("offline_marl.core.allocator.keep_memory", lambda: calls.append(7))
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n\n\nend\n"))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        apart.call_in_turn("bc", "reacher", "ours")
+    ready, *seconds, needed = said.getvalue().splitlines()
+    assert calls == [7] + [1] * (2 + 3 + 1), "two calls to warm up, three turns, one for the faults"
+    assert ready == "ready" and len(seconds) == 3 and all(float(word) >= 0 for word in seconds)
+    assert json.loads(needed).keys() == {"faults", "megabytes"}
+
+
+@pytest.mark.slow
+def test_children_of_a_process_are_timed_one_after_another_and_one_that_cannot_says_why(bench: Any) -> None:
+    apart: ModuleType = bench("apart")
+    server = apart.Server(BENCHMARKS.parent)
+    try:
+        for kind in ("ours", "loop"):
+            server.begin(apart.Side("bc", "reacher", kind))
+            server.turn()
+            server.turn()
+            cost = server.end()
+            assert 0 < cost.seconds < 60 and cost.megabytes > 50 and len(server.times) == 2
+        with pytest.raises(RuntimeError, match="no such size"):
+            server.begin(apart.Side("bc", "no such size", "ours"))
+    finally:
+        server.stop()
 
 
 def test_a_ratio_below_the_limit_fails(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     apart: ModuleType = bench("apart")
+    stopped: list[str] = []
+    monkeypatch.setattr(apart, "Server", lambda checkout: SimpleNamespace(stop=lambda: stopped.append(checkout.name)))
     monkeypatch.setattr(apart, "compare", lambda title, *_: 0.96 if title.startswith("iql") else 1.0)
     words = ["commits", "--before", ".", "--only", "bc", "iql", "--size", "ant", "--limit", "0.97"]
     with pytest.raises(SystemExit, match=r"Below 0.97: iql at ant size: 0.96"):
         apart.main(words)
+    assert len(stopped) == 2
 
 
 def test_rows_of_peers_are_medians_of_rounds_in_turn(

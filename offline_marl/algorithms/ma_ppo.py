@@ -213,30 +213,41 @@ class MAPPO(Algorithm):
         config = self.config
         features = self.inputs(part.obs, part.history)
         choice = self.actor(features, part.avail_actions)
-        log_ratios = total(choice.log_prob(part.actions), part.counted) - part.log_probs
+        log_probs = total(choice.log_prob(part.actions), part.counted)
         entropies = total(choice.entropy(), part.counted)
-        actor_losses = policy.ppo_clip(log_ratios, part.advantages, config.clip)
         v = self.team_value(features, part.state, part.counted)
-        critic_losses = policy.clipped_value(v, part.v, part.target, config.value_clip)
-        losses = torch.add(actor_losses, critic_losses, alpha=config.critic_weight)
-        losses = torch.addcmul(losses, self.entropy_weight, entropies, value=-1.0)
+        with torch.no_grad():
+            # Slopes in closed form: torch's own way through these losses takes as long as that through the networks.
+            share = torch.full_like(v, 1 / len(v)) if part.weights is None else part.weights * (1 / len(v))
+            log_ratios = log_probs - part.log_probs
+            actor_losses, by_ratios = policy.ppo_clip(log_ratios, part.advantages, config.clip, share)
+            value_share = share * config.critic_weight
+            critic_losses, by_v = policy.clipped_value(v, part.v, part.target, config.value_clip, value_share)
+            slopes = [by_ratios, by_v, -self.entropy_weight * share]
+        terms = [log_probs, v, entropies]
         if isinstance(choice, ClippedNormal):
-            losses = torch.add(losses, total(choice.excess(), part.counted), alpha=config.bound_weight)
-        self.descend(mean(losses, part.weights))
+            terms.append(total(choice.excess(), part.counted))
+            slopes.append(share * config.bound_weight)
+        self.descend_along(terms, slopes)
         with torch.no_grad():
             if config.entropy_step:
                 lacking = mean(config.entropy_target - entropies, part.weights)
                 self.entropy_weight.add_(lacking, alpha=config.entropy_step).clamp_(min=0)
             return torch.stack([actor_losses, critic_losses, entropies, log_ratios])
 
-    def descend(self, loss: Tensor, name: str = "") -> None:
-        """One minibatch's step; `updates` and the step size stay what they are until the update ends."""
-        optimizer = self.optimizers[name]
+    def descend_along(self, terms: list[Tensor], slopes: list[Tensor]) -> None:
+        """One minibatch's step; `updates` and the step size stay what they are until the update ends.
+
+        Args:
+            terms: What the loss is made of.
+            slopes: Its derivatives by them.
+        """
+        optimizer = self.optimizer
         modules = [group["params"] for group in optimizer.param_groups]
         for parameters in modules:
             for parameter in parameters:
                 parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(terms, slopes)
         if self.grad_clip:
             clip_each([[parameter.grad for parameter in parameters] for parameters in modules], self.grad_clip)
         optimizer.step()
@@ -266,7 +277,7 @@ class MAPPO(Algorithm):
         self, features: Features, state: Annotated[Tensor, "entry state"], present: PerAgent | None
     ) -> PerEntry:
         """V of the agents that are there."""
-        v: Tensor = self.v_mixer(self.value(features).unsqueeze(0), state, present)[0]
+        v: Tensor = self.v_mixer(self.value(features).unsqueeze(0), state, present).squeeze(0)
         return v
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+ONE = torch.ones((), dtype=torch.float32)
+
 
 def _undecorated(name: str) -> Any:
     """A method of torch's optimisers without what imports `torch._dynamo` around it."""
@@ -55,7 +57,11 @@ class FusedAdam(torch.optim.Adam):
         if not params:
             return
         states = [self.state[parameter] or self._begin(parameter, group["amsgrad"]) for parameter in params]
-        torch._foreach_add_([state["step"] for state in states], 1)
+        steps = [state["step"] for state in states]
+        if steps[0].device.type == "cpu":  # a tensor with a factor; a number would become a tensor for each of them
+            torch._foreach_add_(steps, ONE, alpha=1.0)
+        else:
+            torch._foreach_add_(steps, 1)
         self._call_kernel(group, params, [parameter.grad for parameter in params], states)
 
     def _call_kernel(self, group: dict[str, Any], params: Any, grads: Any, states: list[dict[str, Tensor]]) -> None:

@@ -95,7 +95,7 @@ class Actor(AgentPolicy):
         self, features: Features, avail_actions: Annotated[Tensor, "*lead agent choice"] | None = None
     ) -> TanhNormal | Categorical:
         """The distribution of each agent's action."""
-        out = self.net(features)[0]
+        out: Tensor = self.net(features).squeeze(0)  # of one copy; a row picked would cost a copy of its gradient
         if self.discrete:
             allowed = self.present.expand_as(out) if avail_actions is None else avail_actions & self.present
             return Categorical(out, allowed)
@@ -142,7 +142,7 @@ class GaussianActor(AgentPolicy):
         self, features: Features, avail_actions: Annotated[Tensor, "*lead agent choice"] | None = None
     ) -> ClippedNormal:
         """The distribution of each agent's action; `avail_actions` has nothing to say here."""
-        out = self.net(features)[0]
+        out: Tensor = self.net(features).squeeze(0)
         mean, log_std = out.chunk(2, dim=-1) if self.log_std is None else (out, self.log_std.expand_as(out))
         return ClippedNormal(mean, bounded_log_std(log_std), None if self.full else self.present)
 

@@ -221,4 +221,4 @@ class Value(nn.Module):
     def forward(self, features: Features) -> PerAgent:
         """V of each agent's features."""
         values: Tensor = self.net(features)
-        return values[0].squeeze(-1)
+        return values.squeeze(0).squeeze(-1)

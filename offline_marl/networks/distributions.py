@@ -105,13 +105,8 @@ class ClippedNormal:
 
     def log_prob(self, actions: Annotated[Tensor, "*lead agent act"]) -> PerAgent:
         """Log density of each agent's action inside, log of the mass beyond where it lies on the border."""
-        log_precision = -self.log_std
-        distances = (actions - self.mean) * torch.exp(log_precision)
-        density = torch.addcmul(log_precision - 0.5 * math.log(2 * math.pi), distances, distances, value=-0.5)
-        # On a border, action * distance is how far outwards it lies. Both sides of the choice are finite everywhere,
-        # value and slope, so that the one not taken adds no NaN to a gradient.
-        beyond: Tensor = _LogMassBelow.apply(-actions * distances)  # type: ignore[no-untyped-call]
-        return self._present(torch.where(actions.abs() < 1, density, beyond)).sum(-1)
+        density: Tensor = _ClippedLogProb.apply(self.mean, self.log_std, actions)  # type: ignore[no-untyped-call]
+        return self._present(density).sum(-1)
 
     def mode(self) -> Annotated[Tensor, "*lead agent act"]:
         """The clipped mean."""
@@ -134,21 +129,31 @@ class ClippedNormal:
         return entries if self.present is None else entries * self.present
 
 
-class _LogMassBelow(torch.autograd.Function):
-    """log_ndtr with a slope that holds in the tails: torch's own, in single precision, is 7 % off at -1000."""
+class _ClippedLogProb(torch.autograd.Function):
+    """Log-likelihoods of a clipped normal with their slopes in closed form, which hold in the tails.
+
+    Torch's own slope of log_ndtr, in single precision, is 7 % off at -1000. Both sides of the choice are finite
+    everywhere, so that the one not taken adds no NaN.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        mass: Tensor = torch.special.log_ndtr(x)
-        return mass
+    def forward(ctx: Any, mean: Tensor, log_std: Tensor, actions: Tensor) -> Tensor:
+        log_precision = -log_std
+        precision, offsets = torch.exp(log_precision), actions - mean
+        distances, inside = offsets * precision, actions.abs() < 1
+        density = torch.addcmul(log_precision - 0.5 * math.log(2 * math.pi), distances, distances, value=-0.5)
+        # On a border, action * distance is how far outwards it lies.
+        inwards = -actions * distances
+        ctx.save_for_backward(precision, offsets, distances, inside, inwards, actions)
+        return torch.where(inside, density, torch.special.log_ndtr(inwards))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        # Density over mass; erfcx is exp(x^2) erfc(x), which takes what under- and overflows out of both.
-        slope: Tensor = math.sqrt(2 / math.pi) / torch.special.erfcx(x * -math.sqrt(0.5))
-        return grad * slope
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        precision, offsets, distances, inside, inwards, actions = ctx.saved_tensors
+        # Density over mass of what lies beyond; erfcx is exp(x^2) erfc(x), which takes what under- and overflows out.
+        rate = math.sqrt(2 / math.pi) / torch.special.erfcx(inwards * -math.sqrt(0.5))
+        by_distance = grad * torch.where(inside, distances, actions * rate)  # towards the mean
+        return by_distance * precision, by_distance * offsets * precision - grad * inside, None
 
 
 def gumbel(
