@@ -3,6 +3,7 @@
     python benchmarks/apart.py loops                       CQL and OMAR as the command line starts them, and plain loops
     python benchmarks/apart.py loops --only bc iql --size one    the same of others, with one agent
     python benchmarks/apart.py commits --before CHECKOUT   every learner here, and in another checkout of the repository
+    python benchmarks/apart.py commits --before CHECKOUT --only acting --size reacher   100 episodes played
 
 A new pair of processes a round, forked from two that have imported everything, one thread each; what goes on beside
 them on the machine slows both alike. A row is the median over rounds, of medians over calls. Beside the time stand page
@@ -26,7 +27,7 @@ from typing import Literal, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
-LEAST_TURNS, MOST_TURNS = 5, 200
+LEAST_TURNS, MOST_TURNS = 3, 200
 """Calls of each process that count."""
 
 

@@ -15,8 +15,11 @@ from timing import SIZES, make_batch
 
 from offline_marl.algorithms.base import Algorithm, algorithms
 from offline_marl.core.config import build
+from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import Batch, Spec
+from offline_marl.environments.episodes import episode_seeds, play
 from offline_marl.preferences.reward_model import Comparisons, RewardModel, RewardModelConfig
+from offline_marl.tasks.environment_tasks import find_environment_task
 from offline_marl.worldmodels.ensemble import Ensemble, EnsembleConfig
 from offline_marl.worldmodels.facts import measure
 from offline_marl.worldmodels.marie import Marie, MarieConfig
@@ -26,6 +29,10 @@ EPISODES, LENGTH = 40, 50
 """Of an update of PPO."""
 PAIRS, SEGMENT = 64, 25
 """Of an update that compares."""
+
+
+ACTED, COPIES = 100, 50
+"""Episodes of the row of acting, and how many of them side by side."""
 
 
 class Row(NamedTuple):
@@ -127,9 +134,19 @@ MODELS: dict[str, Callable[[str], Row]] = {
 """World models and reward models that are fitted; `oracle` learns nothing."""
 
 
+def prepare_acting() -> Row:
+    """Episodes of Reacher that a new `td3-bc` plays, as runs are scored; a call makes them all."""
+    env = find_environment_task("reacher_2x1_full", permit=ImportPath).make(COPIES)
+    kind = algorithms.get("td3-bc")
+    learner, seeds = kind(build(kind.Config, {}), env.spec), episode_seeds(0, ACTED)
+    return Row(lambda: play(learner, env, seeds), 1)
+
+
 def prepare(name: str, size: str) -> Row:
-    """A call that makes updates of the learner or model of this name."""
+    """A call that makes updates of the learner or model of this name, or plays for `acting`."""
     torch.manual_seed(0)
+    if name == "acting":
+        return prepare_acting()
     return MODELS[name](size) if name in MODELS else prepare_learner(name, size)
 
 

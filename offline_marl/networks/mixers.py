@@ -72,7 +72,7 @@ class Mixer(nn.Module):
     def _weigh(self, net: StackedMLP, x: Tensor, copies: int) -> tuple[Tensor, Tensor]:
         """Weights `copy batch agent` and biases `copy batch`."""
         out: Tensor = net(x.expand(copies, *x.shape))
-        weights, bias = out.split([self.n_agents, 1], dim=-1)
+        weights, bias = torch.split(out, [self.n_agents, 1], dim=-1)
         return weights.abs() if self.kind == "monotonic" else weights, bias.squeeze(-1)
 
 

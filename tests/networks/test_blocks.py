@@ -140,7 +140,7 @@ def test_single_precision_differs_in_the_last_digits_only() -> None:
         found.append((out.detach(), grads))
     (whole, whole_grads), (blocked, blocked_grads) = found
     assert not torch.equal(whole, blocked), "blocks were used"
-    assert (whole - blocked).abs().max() <= 2e-7
+    assert (whole - blocked).abs().max() <= 3e-7
     for ours, theirs in zip(blocked_grads, whole_grads, strict=True):
         assert (ours - theirs).abs().max() <= 6e-7
 
