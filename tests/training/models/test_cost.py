@@ -74,10 +74,10 @@ def test_hours_are_of_updates_and_of_imagined_steps(
     model, _ = marie()
     monkeypatch.setattr(cost, "products_a_second", lambda: 1e9)
     monkeypatch.setattr(Marie, "multiplications", lambda self, work: {"model": 2e9, "step": 1e6}[work])
-    # 3,600 updates of 2e9 and 3.6e6 steps of 1e6 at 4e8 a second: 5 + 2.5 hours.
+    # 3,600 updates of 2e9 and 3.6e6 steps of 1e6 at 3e8 a second: 6.7 + 3.3 hours.
     cost.tell_cost("marie", model, {"model": 3_600}, 3_600_000, "cpu")
     assert (
-        "about 8 hours on this CPU for 3,600 updates of the model and 3,600,000 imagined steps"
+        "about 10 hours on this CPU for 3,600 updates of the model and 3,600,000 imagined steps"
         in capsys.readouterr().err
     )
     cost.tell_cost("marie", model, {"model": 3_600}, 3_600_000, "cuda")
