@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from worlds import world
+from worlds import reacher_recording, world
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets import validate
@@ -112,3 +112,11 @@ def test_every_field_of_wrong_rows_and_kinds_is_named() -> None:
     data = world("continuous")
     bad = replace(data, rewards=data.rewards[1:], obs=data.obs.double(), terminations=data.terminations.float())
     assert [problem.field for problem in problems(bad)] == ["obs", "rewards", "terminations"]
+
+
+def test_a_body_is_not_moved_by_choices() -> None:
+    recording = reacher_recording()
+    found = problems(replace(recording, actions=recording.actions.long()))
+    assert [problem.sentence for problem in found] == [
+        "Field 'actions' holds torch.int64, it should hold torch.float32."
+    ]

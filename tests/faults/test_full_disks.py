@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from campaign import SHORT
+from every_work import CASES
 from kills import fork
 from runs import refuse_difference, small_run
-from works import CASES, Case, Data, command, make_data, make_env, run_command, shrink
+from works import Case, Data, command, make_data, make_env, run_command, shrink
 
 from offline_marl.core.errors import BAD_INPUT, FAILED
 from offline_marl.tasks.data_tasks import ScoredTask

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import pytest
 from campaign import SHORT
+from every_work import CASES
 from kills import count_in, kill_again_and_again
 from runs import leftovers, refuse_difference
-from works import CASES, Data, make_data, shrink
+from works import Data, make_data, shrink
 
 pytestmark = pytest.mark.faults
 
@@ -29,9 +30,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_work_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path, data, name, record_property):
     case = CASES[name]
     log = tmp_path / "log"
-    counts = count_in(lambda: case.work(tmp_path / "straight", data), dict.fromkeys(case.functions, 0), log, tmp_path)
+    named = dict.fromkeys([*case.functions, *case.sources], 0)
+    counts = count_in(lambda: case.work(tmp_path / "straight", data), named, log, tmp_path)
     assert all(counts.values()), f"a function that is never called: {counts}"
-    spans = {function: max(2, round(2 * case.period * count)) for function, count in counts.items()}
+    spans = {function: max(2, round(2 * case.period * counts[function])) for function in case.functions}
     died, ends = kill_again_and_again(
         lambda end: case.work(tmp_path / f"killed-{end}", data), spans, case.kills, 20_261, log
     )

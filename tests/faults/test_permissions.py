@@ -37,6 +37,7 @@ READING = [
     "collect rendezvous --who {run} --episodes 2 --out {out}/x.safetensors",
     "prefs simulate {comparisons}",
     "prefs report {comparisons} --dataset {team}",
+    "prefs exchange {comparisons} --label-server http://127.0.0.1:9",
 ]
 WRITING = [
     *(text for text in READING if "{out}" in text),

@@ -48,6 +48,15 @@ PLAY = "offline_marl.training.sources.playing:Player.advance"
 HEAVY = ("arch", "h5py", "imageio_ffmpeg", "minari", "mpe2", "optuna", "pandas", "pyarrow", "rliable", "scipy.stats")
 make_env = ScoredTask.make_env
 """The environment that a task names, whatever `shrink` gives it."""
+RECORDED = "offline_marl.training.sources.recorded:DatasetSource.sample"
+PLAYED = "offline_marl.training.sources.recorded:EnvironmentSource.sample"
+REPLAY = "offline_marl.training.sources.replay:ReplaySource.sample"
+BESIDE = "offline_marl.training.sources.replay:LiveMixture.sample"
+IMAGINED = "offline_marl.training.sources.imagined:RolloutSource.sample"
+MIXED = "offline_marl.training.sources.imagined:MixedSource.sample"
+MEMBERS = "offline_marl.training.models.rows:MemberSource.sample"
+ROWS = "offline_marl.training.models.rows:RowSource.sample"
+COMPARED = "offline_marl.training.preferences.labelled:ComparisonSource.sample"
 
 Data = dict[str, str]
 Work = Callable[[Path, Data], object]
@@ -63,12 +72,13 @@ def length(data: Data) -> int:
 
 
 def training(dataset: str | None, **fields: Any) -> Work:
-    """Begin a run, or go on with it."""
+    """Begin a run, or go on with it; a field may name what is there beforehand: `{comparisons}`."""
     settings = {"checkpoint_every": 10, "log_every": 7, "eval_every": 35, "seed": 7, **fields}
 
     def work(out: Path, data: Data) -> object:
-        steps = {"steps": length(data)}
-        return resume(out) if begun(out) else small_run(out, dataset and data[dataset], **steps, **settings)
+        named = {key: value.format(**data) if isinstance(value, str) else value for key, value in settings.items()}
+        named["steps"] = length(data)
+        return resume(out) if begun(out) else small_run(out, dataset and data[dataset], **named)
 
     return work
 
@@ -122,6 +132,14 @@ def run_command(text: str, codes: frozenset[int] = frozenset({0})) -> None:
             raise
 
 
+def sweeping(out: Path, data: Data) -> None:
+    """Begin a sweep, or go on with it; what failed in it is tried again by a command of its own."""
+    out.mkdir(exist_ok=True)
+    if (out / "s" / "sweep.json").exists():
+        run_command(f"sweep retry {out}/s --executor debug")
+    run_command(f"sweep {data['place']}/sweep.toml --executor debug --out {out}/s")
+
+
 def labelling(out: Path, data: Data) -> None:
     """Ask about pairs, and answer."""
     out.mkdir(exist_ok=True)
@@ -165,6 +183,10 @@ class Case:
     period: float = 0.05
     """Share of the whole that lies between two moments from which it goes on."""
     kills: int = KILLS
+    kind: str = "train"
+    """The kind of run: the command that begins it, of fits with the registry name of what is fitted; empty for none."""
+    sources: tuple[str, ...] = ()
+    """Where its rows come from, as `module:Class.sample`; each is called in an undisturbed run."""
 
 
 SWEEP = """
@@ -219,69 +241,99 @@ MARIE = {
     "device": "cpu",
 }
 ENSEMBLE = {**SMALL_FIT, "checkpoint_every": 10}
-IMAGINED = {"world_model": "ensemble", "fit": FIT, "horizon": 3, "rollouts": 8, "retain": 64, "refill_every": 5}
+MODEL = {"world_model": "ensemble", "fit": FIT, "horizon": 3, "rollouts": 8, "retain": 64, "refill_every": 5}
 CASES = {
-    "a run on data": Case(training("team", algorithm="ma-iql"), (STEP, *DISK), period=PERIOD),
+    "a run on data": Case(training("team", algorithm="ma-iql"), (STEP, *DISK), period=PERIOD, sources=(RECORDED,)),
     "a mixed run": Case(
-        training("team", algorithm="iql", real_fraction=0.5, **IMAGINED), (STEP, ROLLOUT, *DISK), period=PERIOD
+        training("team", algorithm="iql", real_fraction=0.5, **MODEL),
+        (STEP, ROLLOUT, *DISK),
+        period=PERIOD,
+        sources=(MIXED,),
     ),
     "moma-ppo": Case(
         training(
-            "team", algorithm="moma-ppo", **{k: v for k, v in IMAGINED.items() if k not in ("retain", "refill_every")}
+            "team", algorithm="moma-ppo", **{k: v for k, v in MODEL.items() if k not in ("retain", "refill_every")}
         ),
         (MINIBATCH, ROLLOUT, *DISK),
         period=PERIOD,
+        sources=(IMAGINED,),
     ),
     "a run that plays": Case(
         training(None, algorithm="vdn", environment="coordination", warmup_steps=40, replay_capacity=80),
         (STEP, PLAY, *DISK),
         period=PERIOD,
+        sources=(REPLAY,),
     ),
     "a run beside its data": Case(
         training("team", algorithm="ma-iql", online=True, replay_copies=3, window=2, updates_per_step=0.7),
         (STEP, PLAY, *DISK),
         period=PERIOD,
+        sources=(BESIDE,),
     ),
     "ma-ppo": Case(
-        training(None, algorithm="ma-ppo", environment="rendezvous", epochs=2), (MINIBATCH, *DISK), period=PERIOD
+        training(None, algorithm="ma-ppo", environment="rendezvous", epochs=2),
+        (MINIBATCH, *DISK),
+        period=PERIOD,
+        sources=(PLAYED,),
     ),
     "coded training": Case(
         training("team", algorithm="td3-bc", engine="local", learners=3, code="vandermonde"),
         ("offline_marl.training.coded:Controller.update", *DISK),
         end=lambda out: json.loads((out / "DONE").read_text())["steps"],
         period=PERIOD,
+        sources=(RECORDED,),
     ),
-    "a fit of an ensemble": Case(fitting("ensemble", "team", **ENSEMBLE), (STEP, *DISK), period=PERIOD),
-    "a fit of marie": Case(fitting("marie", "team", **MARIE), (STEP, *DISK), period=PERIOD),
-    "a fit of rewards": Case(fitting_rewards, (STEP, *DISK), period=PERIOD),
+    "a fit of an ensemble": Case(
+        fitting("ensemble", "team", **ENSEMBLE),
+        (STEP, *DISK),
+        period=PERIOD,
+        kind="fit-model ensemble",
+        sources=(MEMBERS,),
+    ),
+    "a fit of marie": Case(
+        fitting("marie", "team", **MARIE), (STEP, *DISK), period=PERIOD, kind="fit-model marie", sources=(ROWS,)
+    ),
+    "a fit of rewards": Case(
+        fitting_rewards, (STEP, *DISK), period=PERIOD, kind="fit-reward bradley-terry", sources=(COMPARED,)
+    ),
     "a collection": Case(
-        collecting(1), ("offline_marl.environments.rendezvous:RendezvousGame.move", *DISK), end_of_files, period=0.1
+        collecting(1),
+        ("offline_marl.environments.rendezvous:RendezvousGame.move", *DISK),
+        end_of_files,
+        period=0.1,
+        kind="",
     ),
-    "labels": Case(labelling, ("offline_marl.preferences.labels:LabelStore._add", "os:fspath"), end_of_labels, 0.5),
+    "labels": Case(
+        labelling, ("offline_marl.preferences.labels:LabelStore._add", "os:fspath"), end_of_labels, 0.5, kind=""
+    ),
     "a sweep": Case(
-        command("sweep {place}/sweep.toml --executor debug --out {out}/s"),
+        sweeping,
         (STEP, *DISK),
         lambda out: {path.name: ending(path) for path in sorted((out / "s" / "runs").iterdir())},
         0.3,
+        kind="",
     ),
     "a recipe": Case(
         command("recipe run {place}/recipe.toml --out {out}/r"),
         ("offline_marl.environments.rendezvous:RendezvousGame.move", STEP, *DISK),
         lambda out: sorted(str(path.relative_to(out)) for path in out.rglob("DONE")),
         0.3,
+        kind="",
     ),
     "a page": Case(
         command("report {run} {run} --out {out}/page --reps 100", lambda out: (out / "page" / "report.html").exists()),
-        ("offline_marl.core.files:write_atomically", *DISK),
+        ("offline_marl.core.parts:_open_part", *DISK),
         lambda out: sorted(path.name for path in (out / "page").iterdir() if not path.name.startswith(".")),
         0.5,
         kills=min(KILLS, 6),
+        kind="",
     ),
     "a conversion": Case(
         command("data convert {team} {out}/x.safetensors --author me", lambda out: (out / "x.safetensors").exists()),
         ("offline_marl.core.files:_pieces", *DISK),
         end_of_files,
         0.5,
+        kind="",
     ),
 }
 

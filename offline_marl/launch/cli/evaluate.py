@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from offline_marl.core.attempts import said
 from offline_marl.core.config import build
-from offline_marl.core.errors import BadInputError
+from offline_marl.core.errors import BadInputError, WorkError, sentence
 from offline_marl.launch.cli.flags import EvaluateFlags, read
+
+
+class FilmError(WorkError, RuntimeError):
+    """A run that is scored could not be filmed; the message is one sentence."""
 
 
 def run(args: Sequence[str]) -> None:
@@ -23,25 +25,32 @@ def run(args: Sequence[str]) -> None:
     from offline_marl.training.run import evaluate
 
     shown: list[tuple[str, object]] = []
+    failure: FilmError | None = None
     if flags.show:
         from offline_marl.films.window import show
 
         show(flags.run, flags.episodes, flags.seed, flags)
     if flags.video is not None:  # first: what it lacks is said before a long evaluation
-        shown = _film(flags)
+        try:
+            shown = _film(flags)
+        except FilmError as error:
+            failure = error  # told when the score is there: it costs the film alone
     place = (flags.environment, flags.env_settings, flags.max_steps)
     print(evaluate(flags.run, flags.episodes, flags.seed, *place, infos=flags.infos))
     if flags.infos is not None:
         shown.append(("infos", flags.infos))
     for name, value in shown:
         print(f"{name:<12}{value}")
+    if failure is not None:
+        raise failure
 
 
 def _film(flags: EvaluateFlags) -> list[tuple[str, object]]:
-    """Film the run; what fails on the way costs the film, not the score.
+    """Film the run.
 
     Raises:
         BadInputError: It cannot be filmed: something is not installed, or there is nothing to see.
+        FilmError: Something failed on the way.
     """
     from offline_marl.films.videos import film
 
@@ -51,6 +60,5 @@ def _film(flags: EvaluateFlags) -> list[tuple[str, object]]:
     except BadInputError:
         raise
     except Exception as error:
-        print(f"warning: no film was made ({said(error)}).", file=sys.stderr)
-        return []
+        raise FilmError(f"No film was made: {sentence(error)}") from None
     return [("video", f"{made.path} ({made.frames} pictures, {made.fps:g} a second)"), ("pictures", made.sheet)]

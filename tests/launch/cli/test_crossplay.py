@@ -46,3 +46,17 @@ def test_evaluate_films_what_it_scores(cli, monkeypatch):
     assert said.code == 0 and "two.mp4 (8 pictures, 10 a second)" in said.out and "return" in said.out
     assert Path("two.mp4").stat().st_size > 1000 and Path("two.png").is_file()
     assert "should end in .mp4 or .gif" in cli("evaluate", "run", "--video", "two.webm").error
+
+
+def test_a_film_that_could_not_be_made_is_told_after_the_score(cli, monkeypatch):
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
+    flags = ["--steps", 1, "--batch-size", 8, "--device", "cpu", "--final-episodes", 1]
+    assert cli("train", "ma-ppo", "--environment", "rendezvous", "--out", "run", *flags).code == 0
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "x.mp4")
+
+    monkeypatch.setattr("offline_marl.films.videos.film", full)
+    said = cli("evaluate", "run", "--episodes", 1, "--video", "x.mp4")
+    assert said.code == 1 and "return" in said.out
+    assert said.error == "error: No film was made: No space left on device: x.mp4."
