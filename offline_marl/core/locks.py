@@ -43,7 +43,7 @@ def open_own(path: Path, mode: str) -> Any:
 
     Args:
         path: The file.
-        mode: `a`, `ab+` or `r+b`; text is UTF-8.
+        mode: `a`, `ab`, `ab+` or `r+b`; text is UTF-8.
 
     Raises:
         LinkError: It is a link, a pipe or a device: whoever laid it there would have us write elsewhere.

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from offline_marl.core.locks import open_own
 from offline_marl.distributed.ray import connect, import_ray, resolved
 
 KEPT_VARIABLE = "OFFLINE_MARL_KEPT"
@@ -176,7 +177,7 @@ class _Keeper:
         setup = "".join(f"{line}\n" for line in command.setup)
         python = command.python or (sys.executable,)
         words = ["bash" if setup else "sh", "-c", STAY.format(setup=setup), "job", *python, *command.words]
-        with Path(f"{command.log}.out").open("ab") as out, Path(f"{command.log}.err").open("ab") as err:
+        with open_own(Path(f"{command.log}.out"), "ab") as out, open_own(Path(f"{command.log}.err"), "ab") as err:
             process = subprocess.Popen(
                 words,
                 stdin=subprocess.PIPE,  # held open for as long as this actor lives

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from offline_marl.core.files import write_atomically
+from offline_marl.core.locks import open_own, refuse_special
 
 MOST_LINES = 20_000
 """Of the file, before it is written anew."""
@@ -65,23 +67,22 @@ class Leases:
         if self._lines >= MOST_LINES:
             self._rewrite()
             return
-        with self.path.open("a", encoding="utf-8") as stream:
+        with open_own(self.path, "a") as stream:
             stream.write(json.dumps([list(questions), annotator, until]) + "\n")
         self._lines += 1
 
     def _rewrite(self) -> None:
-        """Begin the file anew with what is held; to rename over a file costs a flush of the disk, so this is seldom."""
+        """Begin the file anew with what is held; it is flushed to the disk, so this is seldom."""
         assert self.path is not None
         held = [([name], who, until) for name, holders in self._until.items() for who, until in holders.items()]
-        beside = self.path.with_name(f".{self.path.name}.part")
-        beside.write_text("".join(f"{json.dumps(line)}\n" for line in held), encoding="utf-8")
-        os.replace(beside, self.path)
+        write_atomically(self.path, "".join(f"{json.dumps(line)}\n" for line in held).encode())
         self._lines = len(held)
 
 
 def _read(path: Path) -> dict[str, dict[str, float]]:
     """What a file remembers; they are a courtesy, so that lines which were cut off or damaged are passed over."""
     known: dict[str, dict[str, float]] = {}
+    refuse_special(path)  # a pipe would be waited for
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -17,6 +17,7 @@ from offline_marl.algorithms.split import splitting
 from offline_marl.core.config import ConfigError
 from offline_marl.core.files import write_atomically
 from offline_marl.core.learner import Learner
+from offline_marl.core.locks import open_own
 from offline_marl.core.seeding import Generators
 from offline_marl.core.small_files import parse
 from offline_marl.core.types import Batch, Metrics, Source
@@ -127,7 +128,7 @@ class CodedRun:
         lines = [json.dumps({**asdict(account), "seconds": round(account.seconds, 6)}) for account in self.accounts]
         self.accounts.clear()
         if lines:
-            with (self.folder.path / LOG).open("a", encoding="utf-8") as file:
+            with open_own(self.folder.path / LOG, "a") as file:
                 file.write("\n".join(lines) + "\n")
 
 

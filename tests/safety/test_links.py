@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -10,6 +11,10 @@ from runs import score_in_point_env, small_run
 from worlds import saved, world
 
 from offline_marl.core.locks import LinkError
+from offline_marl.labelling.leases import Leases
+from offline_marl.runs.folder import RunFolder
+from offline_marl.training.coded import Iteration
+from offline_marl.training.coded_run import CodedRun
 from offline_marl.training.run import resume
 
 TINY = ("--steps", 4, "--eval-every", 0, "--final-episodes", 2, "--batch-size", 8, "--hidden", "8")
@@ -99,3 +104,38 @@ def test_converting_leaves_the_target_of_a_link_alone(cli, data, victim, tmp_pat
     writing.symlink_to(elsewhere)
     assert "is a link" in cli(*words).error
     assert victim.read_text() == "precious" and (elsewhere / "out.safetensors").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("name", ["leases.jsonl", ".leases.jsonl.part"])
+def test_leases_of_a_labelling_page_leave_the_target_of_a_link_alone(victim, tmp_path, name):
+    folder = tmp_path / "asked"
+    folder.mkdir()
+    (folder / name).symlink_to(victim)
+    leases = Leases(folder / "leases.jsonl")
+    leases.grant(["one"], "me", 9e9)
+    assert victim.read_text() == "precious" and Leases(folder / "leases.jsonl").others("one", "you") == ["me"]
+
+
+def test_leases_that_are_a_link_by_the_time_they_are_written_are_refused(victim, tmp_path):
+    leases = Leases(tmp_path / "leases.jsonl")
+    (tmp_path / "leases.jsonl").unlink()
+    (tmp_path / "leases.jsonl").symlink_to(victim)
+    with pytest.raises(LinkError, match="is a link"):
+        leases.grant(["one"], "me", 9e9)
+    assert victim.read_text() == "precious"
+
+
+def test_leases_that_are_a_pipe_are_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "leases.jsonl")
+    with pytest.raises(LinkError, match="is a pipe"):
+        Leases(tmp_path / "leases.jsonl")
+
+
+def test_the_log_of_learners_leaves_the_target_of_a_link_alone(victim, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "learners.jsonl").symlink_to(victim)
+    run = CodedRun.__new__(CodedRun)
+    run.folder, run.accounts = RunFolder(tmp_path / "run"), [Iteration(0, [0], [])]
+    with pytest.raises(LinkError, match="is a link"):
+        run.write_log()
+    assert victim.read_text() == "precious"

@@ -27,6 +27,7 @@ from offline_marl.collection.collect import collect
 from offline_marl.collection.config import CollectConfig
 from offline_marl.core.config import build
 from offline_marl.launch.cli import main
+from offline_marl.launch.jobs.disk import Backoff
 from offline_marl.preferences.labels import LabelStore
 from offline_marl.runs.kinds import FIT_REWARD
 from offline_marl.tasks import environment_tasks
@@ -372,3 +373,4 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("offline_marl.training.models.fit.draw_report", lambda *_: None)
     patch.setattr(environment_tasks, "UNIFORM_STEPS", 100)
     patch.setattr(recorder, "CHUNK", 4)
+    patch.setattr(Backoff.__init__, "__defaults__", (0.1, 0.05))  # how long a job waits for room
