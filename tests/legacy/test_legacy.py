@@ -27,6 +27,7 @@ import offline_marl
 from offline_marl.core.files import load_tree, save_tree
 from offline_marl.runs import checkpoint
 from offline_marl.training import training_run
+from offline_marl.training.models import fit as fitting
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "base.tar.xz"
 ENDS_SINCE = ARCHIVE.with_name("ends_since.json")
@@ -137,7 +138,8 @@ def renamed(pickled: bytes, old: str, new: str) -> bytes:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)  # no end tells of it
+    for drawing in ((training_run, "draw_run"), (fitting, "draw_report")):  # no end tells of pictures
+        monkeypatch.setattr(*drawing, lambda *_: None)
     return unpacked(tmp_path.resolve())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from worlds import saved, world
 
 from offline_marl.core.attempts import attempt
 from offline_marl.environments.scores import summarize
+from offline_marl.launch.cli import main
 from offline_marl.runs.log_files import FileLogger
 from offline_marl.runs.loggers import Logger
 from offline_marl.training import run_picture, training_run
@@ -126,13 +128,29 @@ def test_a_run_whose_name_cannot_be_printed_is_done(tmp_path, where):
     assert "run folder" in done.stdout and (tmp_path / "läufe_狼" / "DONE").exists()
 
 
-@pytest.mark.parametrize("where", [ASCII, pytest.param(C_LOCALE, marks=pytest.mark.slow)], ids=["ascii", "c-locale"])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", [ASCII, C_LOCALE], ids=["ascii", "c-locale"])
 def test_a_report_whose_names_cannot_be_printed_is_made(tmp_path, monkeypatch, data, where):
     score_in_point_env(monkeypatch)
     small_run(tmp_path / "läufe_狼", data, steps=5)
     done = run_command("report läufe_狼 --out seite_狼", tmp_path, **where)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert (tmp_path / "seite_狼" / "report.html").exists()
+
+
+@pytest.mark.parametrize("words", ["report läufe_狼 --out seite_狼", "resume läufe_狼"])
+def test_names_that_cannot_be_printed_are_replaced(tmp_path, monkeypatch, data, words):
+    score_in_point_env(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    small_run(tmp_path / "läufe_狼", data, steps=5)
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True) for _ in range(2)]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+            patch.setattr(sys, name, stream)
+        main(words.split())
+    said, told = (stream.buffer.getvalue() for stream in streams)
+    assert end.value.code == 0 and b"Traceback" not in told, told
+    assert rb"_\u72fc" in said
 
 
 def run_command(words, folder, **variables):

@@ -131,8 +131,8 @@ def half_unknown(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.mark.parametrize("algorithm", ["bc", "iql", "ma-iql", "td3-bc", "cql", "omar"])
 def test_every_learner_trains_on_them(algorithm: str, half_unknown: tuple[str, str], tmp_path: Path) -> None:
     data, model = half_unknown
-    more: dict[str, Any] = {} if algorithm == "bc" else {"world_model": model}
-    run = train(algorithm, data, out=tmp_path / "run", steps=20, hidden=(8,), **more)
+    more: dict[str, Any] = {} if algorithm == "bc" else {"world_model": model, "rollouts": 64}
+    run = train(algorithm, data, out=tmp_path / "run", steps=20, hidden=(8,), batch_size=32, **more)
     assert run is not None and algorithm in algorithms.names()
 
 
