@@ -169,7 +169,12 @@ def take_turns(sides: Sequence[Side], servers: Sequence[Server], seconds: float)
 
 def compare(title: str, sides: Sequence[Side], servers: Sequence[Server], rounds: int, seconds: float) -> float:
     """Print a row: the second side's time over the first's, the median over pairs of processes, and what both need."""
-    pairs = [take_turns(sides, servers, seconds) for _ in range(rounds)]
+    pairs: list[list[Cost]] = []
+    for number in range(1, rounds + 1):
+        mine, theirs = pair = take_turns(sides, servers, seconds)
+        pairs.append(pair)
+        ratio = theirs.seconds / mine.seconds
+        print(f"{title}   pair {number}   other over ours {ratio:.2f}", file=sys.stderr, flush=True)
     ratios = [theirs.seconds / mine.seconds for mine, theirs in pairs]
 
     def needs(side: int) -> str:
