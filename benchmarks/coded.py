@@ -4,8 +4,12 @@ MADDPG's gradients for 8 agents at the size of simple-spread (1,024 rows, two la
 process and by 8 learners that each have one agent (`uncoded`: no redundancy, so that what is beyond the bare gradients
 is the engine's price). Prints and appends to results/coded.csv:
 
-- `cpu_ratio`: processor time of an iteration, of this process and of all learners (with Ray, of all its processes
-  too), over the processor time of the bare gradients of all agents. The number of cores does not matter to it.
+- `cpu_ratio`: processor time of an iteration without the optimisers' step, of this process and of all learners (with
+  Ray, of all its processes too), over the processor time of the bare gradients of all agents in one call; median of
+  turns, in each of which both are measured. All processes are held on one core: on several, learners would compute
+  side by side and the bare gradients alone, and a second of a core is worth less while its neighbour computes.
+- `split_ratio`: the gradients agent by agent in this process, without any engine, over the bare ones: the floor.
+- `wall_ms`: from batch to parameters with all cores of this machine, `cores`.
 - `added_ms`: what an iteration takes beyond its gradients where each learner has a core of its own: learners sleep for
   the processor time of their gradients, measured alone, and do all else. For `uncoded` and for a dense code, N = 12.
 - `late_ratio`, `late_s`: seconds of an iteration with real gradients while one (dense code, bears 4) and four learners
@@ -17,6 +21,7 @@ Ray listens on all addresses of a machine: measure it in a network namespace (`u
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import csv
 import os
@@ -32,6 +37,7 @@ import numpy as np
 import torch
 
 from offline_marl.algorithms.maddpg import MADDPG, MADDPGConfig
+from offline_marl.core import allocator
 from offline_marl.core.types import Batch, Spec
 from offline_marl.distributed.coding import Code
 from offline_marl.distributed.engine import Engine, Message, Payload, Program
@@ -43,11 +49,12 @@ from offline_marl.training.coded import Controller, GradientProgram, Stragglers,
 HERE = Path(__file__).resolve().parent
 ROWS = HERE / "results" / "coded.csv"
 AGENTS, DENSE_LEARNERS = 8, 12
-TICK = os.sysconf("SC_CLK_TCK")
+TURNS = 8
 
 
 def team() -> tuple[MADDPG, Batch]:
     """The learner and a minibatch of random numbers."""
+    allocator.keep_memory()  # as the commands do that learn
     torch.set_num_threads(1)
     torch.manual_seed(0)
     obs_dim, rows = 6 * AGENTS, 1024
@@ -83,10 +90,10 @@ class Paced:
         self._rows: tuple[Any, bytes] | None = None
 
     def __call__(self, learner: int, payload: Payload) -> Message:
-        snapshot, batch = unpack(payload)
-        self.learner.load_snapshot(snapshot)
+        work = unpack(payload)
+        self.learner.load_snapshot(work.snapshot, lent=True)
         if self._rows is None:
-            self._rows = rows_of(self.learner, batch, self.code.assigned(learner))
+            self._rows = rows_of(self.learner, work, self.code.assigned(learner))
         time.sleep(self.pace_s * self.code.loads[learner])
         rows, note = self._rows
         return Message(self.code.encode(learner, rows), note)
@@ -111,12 +118,10 @@ def others_s(engine: Engine) -> float:
                 continue
     total = 0
     for process in processes:
-        try:
-            words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        total += int(words[11]) + int(words[12])
-    return total / TICK
+        for thread in Path(f"/proc/{process}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # it has just ended
+                total += int(thread.read_text().split()[0])
+    return 1e-9 * total
 
 
 def timed(work: Callable[[], object], rounds: int) -> float:
@@ -127,44 +132,46 @@ def timed(work: Callable[[], object], rounds: int) -> float:
     return (time.process_time() - begun) / rounds
 
 
+def one_by_one(learner: MADDPG, batch: Batch) -> None:
+    """The gradients of all agents without any engine, each by itself."""
+    prepared = learner.prepare(batch)
+    for agent in range(AGENTS):
+        learner.gradients(batch, [agent], prepared)
+
+
 def price(kind: str, rounds: int) -> dict[str, float]:
-    """Processor time of an iteration beside that of the bare gradients, measured in turns."""
+    """Processor time of an iteration beside that of the bare gradients, measured in turns on one core."""
     learner, batch = team()
-
-    def bare() -> object:
-        return learner.gradients(batch, range(AGENTS))
-
-    def apart() -> object:
-        return [learner.gradients(batch, [agent]) for agent in range(AGENTS)]
-
-    owner = copy.deepcopy(learner)
-    maker = Maker("uncoded", AGENTS)
-    together, alone, ours, theirs, walls = [], [], [], [], []
-    with engine_of(kind, maker) as engine:
+    owner, agents = copy.deepcopy(learner), range(AGENTS)
+    gradients = learner.gradients(batch, agents)
+    counts = max(rounds // TURNS, 1)
+    taken: dict[str, list[float]] = {name: [] for name in ("bare", "apart", "apply", "owner", "others")}
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # and with it all that are started from here
+    with engine_of(kind, Maker("uncoded", AGENTS)) as engine:
         controller = Controller(owner, make_code("uncoded", AGENTS, AGENTS), engine)
         assert controller.await_learners(120.0) == AGENTS
-        for _ in range(3):
-            controller.update(batch), bare(), apart()
-        for _ in range(4):
-            together.append(timed(bare, rounds // 4))
-            alone.append(timed(apart, rounds // 4))
-            before, wall = others_s(engine), time.monotonic()
-            ours.append(timed(lambda: controller.update(batch), rounds // 4))
-            walls.append((time.monotonic() - wall) / (rounds // 4))
-            theirs.append((others_s(engine) - before) / (rounds // 4))
-    apply_s = _apply_s(learner, batch, rounds)
-    bare_s, iteration_s = statistics.mean(together), statistics.mean(ours) + statistics.mean(theirs) - apply_s
+        for turn in range(TURNS + 1):
+            bare_s = timed(lambda: learner.gradients(batch, agents), counts)
+            apart_s = timed(lambda: one_by_one(learner, batch), counts)
+            apply_s = timed(lambda: learner.apply_gradients(gradients), counts)
+            before = others_s(engine)
+            owner_s = timed(lambda: controller.update(batch), counts)
+            row = (bare_s, apart_s, apply_s, owner_s - apply_s, (others_s(engine) - before) / counts)
+            if turn:  # the first one warms up
+                for name, value in zip(taken, row, strict=False):
+                    taken[name].append(value)
+    os.sched_setaffinity(0, cores)
+    middle = {f"{name}_ms": 1e3 * statistics.median(values) for name, values in taken.items()}
+    turns = [{name: values[turn] for name, values in taken.items()} for turn in range(TURNS)]
     return {
-        "bare_ms": 1e3 * bare_s, "one_by_one_ms": 1e3 * statistics.mean(alone), "owner_ms": 1e3 * statistics.mean(ours),
-        "others_ms": 1e3 * statistics.mean(theirs), "apply_ms": 1e3 * apply_s, "wall_ms": 1e3 * statistics.mean(walls),
-        "cpu_ratio": iteration_s / bare_s, "pace_s": statistics.mean(alone) / AGENTS,
-    }  # fmt: skip
-
-
-def _apply_s(learner: MADDPG, batch: Batch, rounds: int) -> float:
-    """Processor seconds of the optimisers' step, which is the same with and without an engine."""
-    gradients = learner.gradients(batch, range(AGENTS))
-    return timed(lambda: learner.apply_gradients(gradients), rounds)
+        **middle,
+        "split_ratio": statistics.median(turn["apart"] / turn["bare"] for turn in turns),
+        "cpu_ratio": statistics.median((turn["owner"] + turn["others"]) / turn["bare"] for turn in turns),
+        "pace_s": 1e-3 * middle["apart_ms"] / AGENTS,
+        "cores": len(cores),
+        "wall_ms": 1e3 * iteration_s(kind, Maker("uncoded", AGENTS), rounds // 2),
+    }
 
 
 def iteration_s(kind: str, maker: Maker, rounds: int, late: int = 0, delay_s: float = 0.5) -> float:

@@ -4,8 +4,8 @@ Critic of agent i: (Q_i(o, a) - r_i - gamma (1 - terminated) Q'_i(o', pi'(o')))^
 Policy of agent i: max Q_i(o, a) with a_i replaced by pi_i(o_i), the others' as recorded. `good_policy` and
 `adversary_policy` = `ddpg` let the critics of one side read their own agent alone (Lillicrap et al., 2015).
 update = apply_gradients(gradients(all agents)): the gradients of every agent are taken at one frozen snapshot, from one
-minibatch, with noise from a generator seeded by (seed, update, agent), and clipped by agent; those of one of M agents
-cost about 1/M (and the forward pass of all target policies), so that they can be computed anywhere.
+minibatch, with noise from a generator seeded by (seed, update, agent), and clipped by agent. What all target
+policies do next is computed once for all; then those of one of M agents cost 1/M, so that any place can compute them.
 Choices are relaxed by Gumbel-softmax (Jang et al., 2017). `relaxation = straight-through` asks critics about the choice
 itself, as data and environments hold choices and nothing between, and lets the slope through the soft one;
 `soft` asks about the soft vector, as the published code, whose environment takes it too.
@@ -18,14 +18,22 @@ Papers: arXiv 1706.02275 (MADDPG), arXiv 1509.02971 (DDPG), arXiv 1611.01144 (Gu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from offline_marl.algorithms.base import AlgorithmConfig, algorithms, cleared, masked_mean, present_next
-from offline_marl.algorithms.split import AgentGradients, SplitAlgorithm, Terms, chosen_agents, gradients_of, sliced
+from offline_marl.algorithms.split import (
+    AgentGradients,
+    Snapshot,
+    SplitAlgorithm,
+    Terms,
+    chosen_agents,
+    gradients_of,
+    sliced,
+)
 from offline_marl.core.axes import Features, PerAgent
 from offline_marl.core.fields import CountOrZero, NotNegative, Positive
 from offline_marl.core.seeding import derive
@@ -39,6 +47,8 @@ from offline_marl.networks.targets import frozen_copy
 
 Acts = Annotated[Tensor, "*lead agent act"]
 Critics = Literal["maddpg", "ddpg"]
+NEXT_ACTIONS = "next_actions"
+"""Name of what is prepared for all agents."""
 
 
 class MADDPGConfig(AlgorithmConfig):
@@ -96,36 +106,43 @@ class MADDPG(SplitAlgorithm):
         """One step of every critic and policy, then of the targets."""
         if not self.config.share_parameters:
             return self.apply_gradients(self.gradients(batch))
-        terms = self.losses(batch, self, chosen_agents(None, self.spec))
+        terms = self.losses(batch, self, chosen_agents(None, self.spec), self.prepare(batch))
         self.descend(terms.losses[""])
         return self.conclude(terms.metrics)
 
-    def gradients(self, batch: Batch, agents: Sequence[int] | None = None) -> AgentGradients:
+    def prepare(self, batch: Batch) -> Snapshot:
+        """See `split.SplitLearner`: what all target policies do next."""
+        with torch.no_grad():
+            return {NEXT_ACTIONS: self.next_actions(cleared(batch))}
+
+    def gradients(
+        self, batch: Batch, agents: Sequence[int] | None = None, prepared: Mapping[str, Tensor] | None = None
+    ) -> AgentGradients:
         """See `split.SplitLearner`; each agent's critic and policy are clipped by their own norms."""
         self.refuse_split()
         chosen = chosen_agents(agents, self.spec)
         part = sliced(self, chosen, self.spec.n_agents)
-        terms = self.losses(batch, part, chosen)
+        terms = self.losses(batch, part, chosen, self.prepare(batch) if prepared is None else prepared)
         values = gradients_of(part, terms.losses[""], len(chosen))
         return AgentGradients(chosen, clipped(values, self.grad_clip), terms.metrics)
 
     def clip_gradients(self, module: Sequence[torch.nn.Parameter]) -> None:
         """Nothing: gradients come clipped by agent."""
 
-    def losses(self, batch: Batch, part: MADDPG, agents: tuple[int, ...]) -> Terms:
+    def losses(self, batch: Batch, part: MADDPG, agents: tuple[int, ...], prepared: Mapping[str, Tensor]) -> Terms:
         """Losses of some agents, summed.
 
         Args:
             batch: Of the whole team.
             part: The networks of these agents.
             agents: Which they are.
+            prepared: See `prepare`.
         """
         batch = cleared(batch)
-        noise, own_noise = self.noise(len(batch), agents)
         with torch.no_grad():
             features = self.inputs(batch.obs, batch.history)
             actions = self.vectors(batch)
-            target = self.target(batch, part, agents, noise)
+            target = self.target(batch, part, agents, prepared[NEXT_ACTIONS])
         index = list(agents)
         own = part.inputs(batch.obs[:, index], None if batch.history is None else batch.history[:, index])
         mask = None if batch.mask is None else batch.mask[:, index]
@@ -134,7 +151,8 @@ class MADDPG(SplitAlgorithm):
 
         outputs = part.policy.net(own)[0]
         avail = None if batch.avail_actions is None else batch.avail_actions[:, index]
-        done, slopes_on = self.act_softly(outputs, part.policy.present, avail, own_noise)
+        noise = self.own_noise(len(batch), agents)
+        done, slopes_on = self.act_softly(outputs, part.policy.present, avail, noise)
         value, slope = _slope(part.critic, features, actions, done)
         squares = (outputs * part.policy.present).square().sum(-1) / part.policy.present.sum(-1)
         penalty = self.config.output_penalty * squares
@@ -147,18 +165,21 @@ class MADDPG(SplitAlgorithm):
         }
         return Terms({"": (critic_losses + actor_losses).sum()}, metrics)
 
-    def target(self, batch: Batch, part: MADDPG, agents: Sequence[int], noise: Tensor | None) -> PerAgent:
+    def target(self, batch: Batch, part: MADDPG, agents: Sequence[int], next_actions: Acts) -> PerAgent:
         """The critics' targets, at what all target policies do next."""
         features = self.target_inputs(batch.next_obs, batch.next_history)
-        outputs = self.target_policy.net(features)[0]
-        actions, _ = self.act_softly(outputs, self.policy.present, batch.next_avail_actions, noise)
-        there = present_next(batch)
-        if there is not None:
-            actions = actions * there.unsqueeze(-1)
-        next_q = part.target_critic(features, actions)[0]
+        next_q = part.target_critic(features, next_actions)[0]
         index = list(agents)
         rewards, ended = batch.rewards[:, index], batch.terminations[:, index]
         return bellman.td_target(rewards, ended, next_q, self.config.gamma).clamp(max=part.best)
+
+    def next_actions(self, batch: Batch) -> Acts:
+        """What all target policies do next; zeros of agents that are away then."""
+        outputs = self.target_policy.net(self.target_inputs(batch.next_obs, batch.next_history))[0]
+        noise = self.next_noise(len(batch))
+        actions, _ = self.act_softly(outputs, self.policy.present, batch.next_avail_actions, noise)
+        there = present_next(batch)
+        return actions if there is None else actions * there.unsqueeze(-1)
 
     def vectors(self, batch: Batch) -> Acts:
         """Recorded actions as critics read them: choices one-hot; zeros of agents that are away."""
@@ -182,23 +203,28 @@ class MADDPG(SplitAlgorithm):
             return soft.detach(), soft
         return one_hot(soft.argmax(-1), soft.shape[-1], soft.dtype), soft
 
-    def noise(self, rows: int, agents: Sequence[int]) -> tuple[Tensor | None, Tensor | None]:
-        """Gumbel noise of all agents' next choices and of some agents' own, each from its agent's generator.
-
-        Returns:
-            `row agent choice` each; None for continuous actions, whose policies draw nothing.
-        """
+    def next_noise(self, rows: int) -> Tensor | None:
+        """Gumbel noise of all agents' next choices, `row agent choice`; None for actions that are no choices."""
         if not self.spec.discrete:
-            return None, None
-        generator = torch.Generator(self.generator.device)
-        shape, seed = (rows, self.spec.act_dim), self.generator.initial_seed()
-        following, own = [], {}
-        for agent in range(self.spec.n_agents):
-            generator.manual_seed(derive(seed, self.updates, agent))
-            following.append(gumbel(shape, generator))
-            if agent in agents:
-                own[agent] = gumbel(shape, generator)
-        return torch.stack(following, dim=1), torch.stack([own[agent] for agent in agents], dim=1)
+            return None
+        shape = (rows, self.spec.act_dim)
+        return torch.stack([gumbel(shape, self.noise_of(agent)) for agent in range(self.spec.n_agents)], dim=1)
+
+    def own_noise(self, rows: int, agents: Sequence[int]) -> Tensor | None:
+        """Gumbel noise of some agents' own choices, `row agent choice`: their generators' draws after `next_noise`."""
+        if not self.spec.discrete:
+            return None
+        shape, drawn = (rows, self.spec.act_dim), []
+        for agent in agents:
+            generator = self.noise_of(agent)
+            torch.rand(shape, generator=generator, device=generator.device)  # those of its next choice
+            drawn.append(gumbel(shape, generator))
+        return torch.stack(drawn, dim=1)
+
+    def noise_of(self, agent: int) -> torch.Generator:
+        """An agent's generator in this update."""
+        seed = derive(self.generator.initial_seed(), self.updates, agent)
+        return torch.Generator(self.generator.device).manual_seed(seed)
 
     @torch.no_grad()
     def act(

@@ -94,16 +94,29 @@ class SplitLearner(Protocol):
         """A copy of all that `gradients` depends on beside the batch; no optimiser's state is in it."""
         ...
 
-    def load_snapshot(self, snapshot: Mapping[str, Tensor]) -> None:
-        """Stand where the snapshot was taken; optimisers stay as they are."""
+    def load_snapshot(self, snapshot: Mapping[str, Tensor], *, lent: bool = False) -> None:
+        """Stand where the snapshot was taken; optimisers stay as they are.
+
+        Args:
+            snapshot: Of this learner or a copy.
+            lent: Whether to compute with the snapshot's own tensors instead of copies: for gradients alone, since
+                a step would change the snapshot.
+        """
         ...
 
-    def gradients(self, batch: Batch, agents: Sequence[int] | None = None) -> AgentGradients:
+    def prepare(self, batch: Batch) -> Snapshot:
+        """What the gradients of all agents read beside snapshot and batch, so that one place computes it for all."""
+        ...
+
+    def gradients(
+        self, batch: Batch, agents: Sequence[int] | None = None, prepared: Mapping[str, Tensor] | None = None
+    ) -> AgentGradients:
         """Gradients of these agents, of all unless said: a function of the snapshot and the batch that changes nothing.
 
         Args:
             batch: The minibatch of the whole team.
             agents: Which agents', in the order of the rows that come back.
+            prepared: What `prepare` gave for this batch at this snapshot; computed here unless given.
         """
         ...
 
@@ -117,8 +130,14 @@ class SplitAlgorithm(Algorithm):
 
     splits_by_agent = True
 
+    def prepare(self, batch: Batch) -> Snapshot:
+        """See `SplitLearner`; nothing unless a subclass says so."""
+        return {}
+
     @abstractmethod
-    def gradients(self, batch: Batch, agents: Sequence[int] | None = None) -> AgentGradients:
+    def gradients(
+        self, batch: Batch, agents: Sequence[int] | None = None, prepared: Mapping[str, Tensor] | None = None
+    ) -> AgentGradients:
         """See `SplitLearner`."""
 
     def conclude(self, metrics: Metrics) -> Metrics:
@@ -137,9 +156,9 @@ class SplitAlgorithm(Algorithm):
         """See `SplitLearner`."""
         return snapshot_of(self)
 
-    def load_snapshot(self, snapshot: Mapping[str, Tensor]) -> None:
+    def load_snapshot(self, snapshot: Mapping[str, Tensor], *, lent: bool = False) -> None:
         """See `SplitLearner`."""
-        load_snapshot(self, snapshot)
+        load_snapshot(self, snapshot, lent)
 
     def apply_gradients(self, gradients: AgentGradients) -> Metrics:
         """See `SplitLearner`."""
@@ -178,7 +197,9 @@ class IndependentAlgorithm(DescentAlgorithm, SplitAlgorithm):
         """The setting, if any, by which agents' losses read each other's values; critics that read all are none."""
         return ""
 
-    def gradients(self, batch: Batch, agents: Sequence[int] | None = None) -> AgentGradients:
+    def gradients(
+        self, batch: Batch, agents: Sequence[int] | None = None, prepared: Mapping[str, Tensor] | None = None
+    ) -> AgentGradients:
         """See `SplitLearner`; nothing is clipped yet: `apply_gradients` does it by module, as `update`."""
         self.refuse_split()
         chosen = chosen_agents(agents, self.spec)
@@ -277,22 +298,20 @@ def stacked(rows: Annotated[Tensor, "agent copy ..."]) -> Annotated[Tensor, "cop
     return rows.transpose(0, 1).flatten(0, 1)
 
 
-def sliced(module: M, agents: Sequence[int], n_agents: int) -> M:
+def sliced(module: M, agents: Sequence[int] | Tensor, n_agents: int) -> M:
     """The module with copies of these agents' parameters and buffers; its code is the same."""
-    index = list(agents)
+    index = agents if isinstance(agents, Tensor) else torch.tensor(list(agents))
     part: M = object.__new__(type(module))
     values: dict[str, Any] = dict(vars(module))
     values["_parameters"] = {
-        name: None
-        if p is None
-        else nn.Parameter(stacked(by_agent(p.detach(), n_agents)[index]).clone(), p.requires_grad)
+        name: None if p is None else nn.Parameter(stacked(by_agent(p.detach(), n_agents)[index]), p.requires_grad)
         for name, p in module._parameters.items()
     }
     values["_buffers"] = {
         name: b[index] if b is not None and name in BY_AGENT else b for name, b in module._buffers.items()
     }
     values["_modules"] = {
-        name: None if child is None else sliced(child, agents, n_agents) for name, child in module._modules.items()
+        name: None if child is None else sliced(child, index, n_agents) for name, child in module._modules.items()
     }
     part.__dict__.update(values)
     if isinstance(part, Algorithm) and "actor" in part._modules:
@@ -307,8 +326,8 @@ def snapshot_of(learner: Algorithm) -> Snapshot:
 
 
 @torch.no_grad()
-def load_snapshot(learner: Algorithm, snapshot: Mapping[str, Tensor]) -> None:
-    """Take in what `snapshot_of` gave.
+def load_snapshot(learner: Algorithm, snapshot: Mapping[str, Tensor], lent: bool = False) -> None:
+    """Take in what `snapshot_of` gave, or stand on it.
 
     Raises:
         DataError: It is of another learner.
@@ -318,7 +337,10 @@ def load_snapshot(learner: Algorithm, snapshot: Mapping[str, Tensor]) -> None:
         odd = sorted({*mine, UPDATES, GENERATOR} ^ {*snapshot})
         raise DataError(f"The snapshot is of another learner: it differs in {', '.join(odd[:3])}.")
     for name, tensor in mine.items():
-        tensor.copy_(snapshot[name])
+        if lent and snapshot[name].shape == tensor.shape and snapshot[name].dtype == tensor.dtype:
+            tensor.data = snapshot[name]
+        else:
+            tensor.copy_(snapshot[name])
     learner.updates = int(snapshot[UPDATES])
     learner.generator.set_state(snapshot[GENERATOR].cpu())
 

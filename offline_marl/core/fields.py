@@ -9,11 +9,29 @@ from pydantic import AfterValidator, Field
 MOST = 1 << 53
 """More is not counted, and is no longer a number that every file and library keeps exactly."""
 
+MOST_PORT = 65_535
+"""Highest number of a port of TCP."""
+
 
 def _countable(number: int) -> int:
     if number > MOST:
         raise ValueError(f"it should be at most {MOST:,}")
     return number
+
+
+def check_ray_address(address: str) -> str:
+    """The address, if it can be one of a Ray cluster.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    host, _, port = address.rpartition(":")
+    named = bool(host) and "/" not in host and not any(letter.isspace() for letter in host)
+    if address != "auto" and not (named and port.isascii() and port.isdigit() and 0 < int(port) <= MOST_PORT):
+        raise ValueError(
+            f"'{address}' is no address of a Ray cluster: give HOST:PORT of its head (10.0.0.1:6379) or auto"
+        )
+    return address
 
 
 # A bound of the type itself would stand in every table of settings.
@@ -33,6 +51,8 @@ Positive = Annotated[float, Field(gt=0.0)]
 """A number above 0."""
 NotNegative = Annotated[float, Field(ge=0.0)]
 """A number from 0 on, such as a weight."""
+RayAddress = Annotated[str, AfterValidator(check_ray_address)]
+"""Where a Ray cluster listens: `auto`, the one this machine belongs to, or host and port of its head."""
 SpreadName = Literal[
     "covariance_norm",
     "standardized_variance",

@@ -34,3 +34,8 @@ def progress_bar(
         # In a log a bar within another one moves no cursor.
         position=None if terminal else 0,
     )
+
+
+def say(text: str) -> None:
+    """Print a line on standard error, above a bar where there is one."""
+    tqdm.write(text, file=sys.stderr)

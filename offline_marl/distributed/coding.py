@@ -131,22 +131,31 @@ class Code:
         if not self.decodable(rows):
             raise CodingError(f"Messages of learners {sorted(rows)} do not determine all {self.agents} agents.")
         table, coefficients = np.asarray(messages, np.float64), self.matrix[list(rows)]
-        rest = table.reshape(len(rows), -1).copy()
-        size = np.abs(rest).max(initial=0.0)
-        results = np.zeros((self.agents, rest.shape[1]))
+        rest = table.reshape(len(rows), -1)
+        results: Floats = np.empty((self.agents, rest.shape[1]))
         order, left = _peel(coefficients)
+        peeled = {row for row, _ in order}
+        redundant = [row for row in range(len(rows)) if row not in peeled]
+        if redundant or (np.count_nonzero(coefficients, axis=0) > 1).any():
+            if not np.isfinite(rest).all():  # of a training that diverges, as its owner should see
+                return np.full((self.agents, *table.shape[1:]), np.nan)
+            rest = rest.copy()
         for row, agent in order:
             results[agent] = rest[row]
             others = np.flatnonzero(coefficients[:, agent])
-            rest[others] -= np.outer(coefficients[others, agent], results[agent])
+            others = others[others != row]
+            if len(others):
+                rest[others] -= np.outer(coefficients[others, agent], results[agent])
         lacking = _others(self.agents, [agent for _, agent in order])
         if lacking:
             system = coefficients[np.ix_(left, lacking)]
             results[lacking] = np.linalg.lstsq(system, rest[left], rcond=None)[0]
             rest[left] -= system @ results[lacking]
-        off = np.abs(rest).max(initial=0.0)
-        if not off <= MOST_RESIDUAL * size:
-            raise CodingError(f"Messages of learners {sorted(rows)} contradict one another by {off:.1e} of {size:.1e}.")
+        if redundant:
+            off, size = np.abs(rest[redundant]).max(initial=0.0), np.abs(table).max(initial=0.0)
+            if not off <= MOST_RESIDUAL * size:
+                said = f"contradict one another by {off:.1e} of {size:.1e}"
+                raise CodingError(f"Messages of learners {sorted(rows)} {said}.")
         return results.reshape(self.agents, *table.shape[1:])
 
     def with_units(self) -> Code:

@@ -22,9 +22,6 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
-
 from offline_marl.core.errors import sentence
 from offline_marl.distributed.engine import (
     POLL_S,
@@ -40,7 +37,10 @@ from offline_marl.distributed.engine import (
     Task,
     wait_out,
 )
+from offline_marl.distributed.payloads import map_payload, write_payload
 
+DOOR = "door"
+"""Socket at which learners knock, in the engine's folder."""
 KEPT_VERSIONS = 2
 """Newest payloads that stay on disk: a learner that was given the one before may just be opening it."""
 IDLE_S = 0.2
@@ -77,12 +77,12 @@ class LocalEngine(Engine):
         if not hasattr(os, "fork"):
             raise EngineError("Local learners are forked processes, which this system does not have: use Ray.")
         self._folder = Path(tempfile.mkdtemp(prefix="offline_marl_"))
-        self._listener = Listener(str(self._folder / "door"), "AF_UNIX", backlog=self.learners + 1)
+        self._listener = Listener(str(self._folder / DOOR), "AF_UNIX", backlog=self.learners + 1)
         orders, self._orders = os.pipe()
         self._nursery = os.fork()
         if not self._nursery:
             os.close(self._orders)
-            _fork_learners(orders, str(self._folder / "door"), self.make, self._newest)
+            _fork_learners(orders, self._folder, self.make, self._newest)
         os.close(orders)
         self._running = True
         threading.Thread(target=self._welcome, daemon=True).start()
@@ -92,7 +92,7 @@ class LocalEngine(Engine):
     def publish(self, version: int, payload: Payload) -> None:
         """Write what learners read of this version where they can map it."""
         part = self._folder / "part"
-        save_file({name: np.asarray(value, order="C") for name, value in payload.items()}, part)
+        write_payload(part, payload)
         part.rename(self._file_of(version))
         self._newest[:8] = struct.pack("q", version)
         self._versions.append(version)
@@ -138,7 +138,7 @@ class LocalEngine(Engine):
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _file_of(self, version: int) -> Path:
-        return self._folder / f"{version}.safetensors"
+        return self._folder / f"{version}.payload"
 
     def _welcome(self) -> None:
         """Give each learner that comes in a thread of its own."""
@@ -149,7 +149,9 @@ class LocalEngine(Engine):
             except (OSError, EOFError):
                 continue
             tasks: Tasks = queue.SimpleQueue()
-            self._pids[learner], self._tasks[learner] = pid, tasks
+            self._tasks[learner] = tasks
+            if pid:
+                self._pids[learner] = pid
             threading.Thread(target=self._talk, args=(learner, connection, tasks), daemon=True).start()
 
     def _talk(self, learner: int, connection: Connection, tasks: Tasks) -> None:
@@ -196,8 +198,8 @@ def _reaped(pid: int) -> bool:
         return True
 
 
-def _fork_learners(orders: int, door: str, make: Callable[[], Program], newest: mmap.mmap) -> NoReturn:
-    """Fork a learner for each number that is ordered; kill all of them when the orders end, and end."""
+def _fork_learners(orders: int, folder: Path, make: Callable[[], Program], newest: mmap.mmap) -> NoReturn:
+    """Fork a learner for each number that is ordered; when the orders end, end all of them and what they read."""
     children: dict[int, int] = {}
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -206,15 +208,27 @@ def _fork_learners(orders: int, door: str, make: Callable[[], Program], newest: 
         while order := os.read(orders, 8):
             (learner,) = struct.unpack("q", order)
             _end(children.pop(learner, None))
-            pid = os.fork()
-            if not pid:
+            if pid := _fork(learner, folder / DOOR):
+                children[learner] = pid
+            elif pid == 0:
                 os.close(orders)
-                _learn(learner, door, make, newest)
-            children[learner] = pid
+                _learn(learner, str(folder / DOOR), make, newest)
+    finally:
         for pid in children.values():
             _end(pid)
-    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # the owner may have been killed
         os._exit(0)
+
+
+def _fork(learner: int, door: Path) -> int | None:
+    """As `os.fork`; where this machine has no room for another process its owner is told that, and it is None."""
+    try:
+        return os.fork()
+    except OSError as error:
+        with contextlib.suppress(OSError, EOFError), Client(str(door), "AF_UNIX") as connection:
+            connection.send((learner, 0))
+            connection.send(f"its process cannot be started: {sentence(error)}")
+        return None
 
 
 def _end(pid: int | None) -> None:
@@ -248,9 +262,11 @@ def _answer(
     program: Program, learner: int, version: int, delay_s: float, file: str, newest: mmap.mmap
 ) -> tuple[Message | None, float]:
     begun = time.monotonic()
-    if not Path(file).exists():  # superseded while the task was on its way
+    try:
+        payload = map_payload(Path(file))
+    except FileNotFoundError:  # superseded while the task was on its way
         return None, 0.0
-    message = program(learner, load_file(file))
+    message = program(learner, payload)
     seconds = time.monotonic() - begun
     counted = wait_out(delay_s, lambda: bool(struct.unpack("q", newest[:8])[0] != version))
     return (message if counted else None), seconds

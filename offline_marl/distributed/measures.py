@@ -14,6 +14,9 @@ from offline_marl.distributed.schemes import Table, row_sets
 MOST_SETS = 20_000
 """Sets of rows that are looked at one by one; of more, so many are drawn."""
 
+MANY_LEARNERS = 64
+"""Learners beyond which a twentieth of these is drawn, so that hundreds take seconds."""
+
 CONDITION_SETS = 1_000
 """Sets of M rows whose systems' condition is taken."""
 
@@ -55,6 +58,8 @@ def decodability(code: Code, lost: int, seed: int = 0, most_sets: int = MOST_SET
     kept = code.learners - lost
     if kept < code.agents:
         return Decodability(lost, 0.0, True)
+    if code.learners > MANY_LEARNERS:
+        most_sets = max(most_sets // 20, 1)
     sets = row_sets(code.learners, kept, most_sets, np.random.default_rng(seed))
     exact = comb(code.learners, kept) <= most_sets
     return Decodability(lost, float(_decodable(code, sets).mean()), exact)
@@ -63,12 +68,16 @@ def decodability(code: Code, lost: int, seed: int = 0, most_sets: int = MOST_SET
 def measures(code: Code, seed: int = 0, most_sets: int = MOST_SETS) -> Measures:
     """What a code costs and what it bears."""
     loads = code.loads
-    tolerance, exact = 0, True
-    for lost in range(1, code.learners - code.agents + 1):
-        found = decodability(code, lost, seed, most_sets)
+    # Who bears some losses bears fewer, so halving finds the most; losing all learners of an agent loses it.
+    holders = int((code.matrix != 0).sum(0).min())
+    tolerance, exact, too_many = 0, True, min(code.learners - code.agents + 1, holders)
+    while too_many - tolerance > 1:
+        middle = (tolerance + too_many) // 2
+        found = decodability(code, middle, seed, most_sets)
         if found.share < 1.0:
-            break
-        tolerance, exact = lost, exact and found.exact
+            too_many = middle
+        else:
+            tolerance, exact = middle, found.exact
     sets = row_sets(code.learners, code.agents, CONDITION_SETS, np.random.default_rng(seed))
     spanning = sets[np.linalg.matrix_rank(code.matrix[sets]) == code.agents]
     conditions = [code.condition(rows) for rows in spanning.tolist()] or [float("nan")]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from offline_marl.core.errors import sentence
+from offline_marl.core.fields import check_ray_address
 from offline_marl.distributed.engine import (
     POLL_S,
     Answer,
@@ -31,6 +32,18 @@ from offline_marl.distributed.engine import (
 
 REACH_S = 10.0
 """Seconds in which a cluster's address should take a connection."""
+SETTINGS = b"\x04"
+"""Kind of the first frame of either side of HTTP/2, which gRPC and with it Ray's head speak."""
+HEAD_OF_FRAME = 9
+"""Bytes of it that say its length and, the fourth of them, its kind."""
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + bytes(5)
+"""What a client of HTTP/2 says first."""
+LOSSES = {
+    "ActorDiedError": "its worker or its machine died",
+    "ActorUnavailableError": "its worker or its machine is out of reach",
+    "OutOfMemoryError": "its machine ran out of memory",
+}
+"""What Ray's errors mean."""
 OUR_NAMESPACE = "offline_marl"
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 MACHINES_VARIABLE = "OFFLINE_MARL_RAY_NODES"
@@ -105,7 +118,7 @@ class RayEngine(Engine):
             ray.kill(self._actors[learner], no_restart=True)
         self._open = {call: entry for call, entry in self._open.items() if entry[0] != learner}
         self._actors[learner] = self._remote.remote(learner, self.make)
-        self._open[self._actors[learner].process.remote()] = (learner, None)
+        self._open[self._actors[learner].begin.remote()] = (learner, None)
 
     def process_of(self, learner: int) -> int | None:
         """The id of a learner's process, on its own machine; waits for the learner's start."""
@@ -132,7 +145,7 @@ class RayEngine(Engine):
         except ray.exceptions.RayTaskError as error:
             return Lost(learner, f"{type(error.cause).__name__}: {sentence(error.cause)}")
         except ray.exceptions.RayError as error:  # its process, its machine, or the way to it is gone
-            return Lost(learner, type(error).__name__)
+            return Lost(learner, LOSSES.get(type(error).__name__, type(error).__name__))
         if task is None:
             return Ready(learner)
         numbers, note, seconds = answer
@@ -145,10 +158,14 @@ class _Learner:
 
     def __init__(self, learner: int, make: Callable[[], Program]) -> None:
         self.learner, self.newest = learner, -1
-        self.program = make()
+        self.make = make
+
+    def begin(self) -> None:
+        """Make its program; not when it is constructed, where Ray would keep to itself why that failed."""
+        self.program = self.make()
 
     def process(self) -> int:
-        """The id of its process, which also says that it has started."""
+        """The id of its process."""
         return os.getpid()
 
     def supersede(self, version: int) -> None:
@@ -184,7 +201,8 @@ def connect(address: str | None) -> bool:
     main = threading.current_thread() is threading.main_thread()
     terminated = signal.getsignal(signal.SIGTERM)
     try:
-        _reach(address)
+        if address is not None:
+            _reach(check_ray_address(address))
         ray.init(
             # None would join whatever cluster was last started on this machine, were it dead or another's.
             address=address or "local",
@@ -194,7 +212,7 @@ def connect(address: str | None) -> bool:
             configure_logging=False,
         )
     except (OSError, RuntimeError, ValueError) as error:
-        where = "on this machine" if address is None else f"at {address}"
+        where = "on this machine" if address in {None, "auto"} else f"at {address}"
         raise EngineError(f"There is no Ray {where}: {sentence(error)}") from None
     finally:
         if main and terminated != signal.SIG_DFL:  # whoever listens saves then; Ray's own handler would just leave
@@ -204,7 +222,8 @@ def connect(address: str | None) -> bool:
 
 def resolved(address: str | None) -> str | None:
     """The address that is meant, by the flag or else by the environment; None for a Ray of this machine's own."""
-    return (os.environ.get(ADDRESS_VARIABLE) or address) if address in {None, "auto"} else address
+    meant = (os.environ.get(ADDRESS_VARIABLE) or address) if address in {None, "auto"} else address
+    return None if meant == "local" else meant
 
 
 def _await_machines(count: int) -> None:
@@ -214,11 +233,25 @@ def _await_machines(count: int) -> None:
         time.sleep(0.5)
 
 
-def _reach(address: str | None) -> None:
-    """Raise what says why nothing answers at the address; Ray itself would try for ten minutes."""
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
-    if colon:
-        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+def _reach(address: str) -> None:
+    """Make sure that something at the address speaks Ray's protocol; Ray itself would try for ten minutes.
+
+    Raises:
+        OSError: It does not.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in {"1", "true"}:
+            return
+        try:
+            connection.sendall(PREFACE)
+            head = connection.recv(HEAD_OF_FRAME)
+        except OSError:
+            head = b""
+    if head[3:4] != SETTINGS:
+        raise OSError("what listens there speaks another protocol")
 
 
 def import_ray() -> Any:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_marl.core.locks import open_own
-from offline_marl.distributed.ray import connect, import_ray, resolved
+from offline_marl.distributed.ray import LOSSES, connect, import_ray, resolved
 
 KEPT_VARIABLE = "OFFLINE_MARL_KEPT"
 """Set for kept processes: their standard input ends with their keeper."""
@@ -142,19 +142,12 @@ class RayProcesses:
             return Ended(name, 1, f"{type(error.cause).__name__}: {error.cause}")
         except ray.exceptions.RayError as error:  # its worker or its machine is gone, or out of reach
             kind = type(error).__name__
-            return Ended(name, None, WORDS.get(kind, kind), futile=kind == "OutOfMemoryError")
+            return Ended(name, None, LOSSES.get(kind, kind), futile=kind == "OutOfMemoryError")
         return Ended(name, code, f"its process ended with {code}" if code < 128 else _signalled(code))
 
     def _drop(self, name: str) -> None:
         self._open = {call: other for call, other in self._open.items() if other != name}
         import_ray().kill(self._keepers.pop(name), no_restart=True)
-
-
-WORDS = {
-    "ActorDiedError": "its worker or its machine died",
-    "ActorUnavailableError": "its worker or its machine is out of reach",
-    "OutOfMemoryError": "its machine ran out of memory",
-}
 
 
 def _signalled(code: int) -> str:

@@ -26,6 +26,9 @@ SUBSETS = 200
 MOST_DRAWS = 1_000
 """Draws of a sparse matrix before its density is called too low."""
 
+MOST_LISTED = 200
+"""Learners up to which it is said for how many agents there are LDPC codes."""
+
 Table = npt.NDArray[np.int64]
 
 
@@ -147,6 +150,9 @@ def ldpc(agents: int, learners: int, parameters: tuple[int, int, int] | None = N
         return generator.astype(np.float64)
     sizes: set[int] = set()
     for choice in _ldpc_choices(learners):
+        # So many rows of checks leave more agents than these; sizes of small codes are listed all the same.
+        if learners > MOST_LISTED and choice[0] * choice[2] < learners - agents:
+            continue
         generator = _generator(*choice)
         if generator.shape[1] == agents:
             return generator.astype(np.float64)
@@ -165,23 +171,26 @@ def _ldpc_choices(learners: int) -> Iterator[tuple[int, int, int]]:
 
 def _generator(p: int, rho: int, gamma: int) -> Table:
     """Generator [unit rows; parity rows] of the array code, by elimination over two elements."""
-    shift = np.roll(np.eye(p, dtype=np.int64), 1, axis=1)
-    powers = [np.linalg.matrix_power(shift, power) for power in range(p)]
-    parity: Table = np.block([[powers[i * j % p] for j in range(rho)] for i in range(gamma)])
+    # Rows are the bits of whole numbers: one operation adds two of them.
+    rows = [
+        sum(1 << (j * p + (entry + i * j) % p) for j in range(rho)) for i in range(gamma) for entry in range(p)
+    ]  # fmt: skip
     pivots: list[int] = []
-    for column in range(parity.shape[1]):
-        row = len(pivots)
-        below = np.flatnonzero(parity[row:, column])
-        if not len(below):
+    for column in range(p * rho):
+        at, bit = len(pivots), 1 << column
+        below = next((row for row in range(at, len(rows)) if rows[row] & bit), None)
+        if below is None:
             continue
-        parity[[row, row + below[0]]] = parity[[row + below[0], row]]
-        others = np.flatnonzero(parity[:, column])
-        parity[others[others != row]] ^= parity[row]
+        rows[at], rows[below] = rows[below], rows[at]
+        rows = [number ^ rows[at] if number & bit and row != at else number for row, number in enumerate(rows)]
         pivots.append(column)
-        if len(pivots) == len(parity):
+        if len(pivots) == len(rows):
             break
-    free = [column for column in range(parity.shape[1]) if column not in pivots]
-    return np.concatenate([np.eye(len(free), dtype=np.int64), parity[: len(pivots)][:, free]])
+    taken = set(pivots)
+    free = [column for column in range(p * rho) if column not in taken]
+    parity = [rows[at] >> column & 1 for at in range(len(pivots)) for column in free]
+    table = np.array(parity, np.int64).reshape(len(pivots), len(free))
+    return np.concatenate([np.eye(len(free), dtype=np.int64), table])
 
 
 def _best(matrices: list[Floats], rng: np.random.Generator) -> Floats:

@@ -153,6 +153,7 @@ class JointCritic(nn.Module):
         heard[:, 0] = True
         self.register_buffer("turns", (agents.unsqueeze(-1) + agents) % n_agents, persistent=False)
         self.register_buffer("heard", heard.unsqueeze(-1), persistent=False)
+        self.all_heard = bool(heard.all())
         features = list(fan_in) if fan_in is not None else [in_features] * n_agents
         own = [feature + act for feature, act in zip(features, act_dims, strict=True)]
         read = [width if single else sum(own) for width, single in zip(own, alone or [False] * n_agents, strict=True)]
@@ -172,14 +173,33 @@ class JointCritic(nn.Module):
             own_features: What each agent asked reads of itself instead, such as what gradients pass through.
             own_actions: What each agent asked does instead, its critic still reading the others' `actions`.
         """
+        lay_out = self._lone if len(self.turns) == 1 else self._gathered
+        columns = lay_out(features, actions, own_features, own_actions)
+        if not self.all_heard:
+            columns = columns * self.heard
+        values: Tensor = self.net(columns.flatten(-2))
+        return values.squeeze(-1) if values.shape[-1] == 1 else values
+
+    def _gathered(
+        self, features: Features, actions: Tensor, own_features: Tensor | None, own_actions: Tensor | None
+    ) -> Annotated[Tensor, "*lead agent other number"]:
         seen, done = features[..., self.turns, :], actions[..., self.turns, :]
         if own_features is not None:
             seen = torch.cat([own_features.unsqueeze(-2), seen[..., 1:, :]], dim=-2)
         if own_actions is not None:
             done = torch.cat([own_actions.unsqueeze(-2), done[..., 1:, :]], dim=-2)
-        columns = torch.cat([seen, done], dim=-1) * self.heard
-        values: Tensor = self.net(columns.flatten(-2))
-        return values.squeeze(-1) if values.shape[-1] == 1 else values
+        return torch.cat([seen, done], dim=-1)
+
+    def _lone(
+        self, features: Features, actions: Tensor, own_features: Tensor | None, own_actions: Tensor | None
+    ) -> Annotated[Tensor, "*lead 1 other number"]:
+        """What `_gathered` gives for one agent, whose turns are the team cut in two: two passes instead of five."""
+        at = int(self.turns[0, 0])
+        seen = features[..., at : at + 1, :] if own_features is None else own_features
+        done = actions[..., at : at + 1, :] if own_actions is None else own_actions
+        team = torch.cat([features, actions], dim=-1)
+        own = torch.cat([seen, done], dim=-1)
+        return torch.cat([own, team[..., at + 1 :, :], team[..., :at, :]], dim=-2).unsqueeze(-3)
 
 
 class Value(nn.Module):

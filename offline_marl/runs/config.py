@@ -15,6 +15,7 @@ from offline_marl.core.fields import (
     NotNegative,
     Positive,
     Processes,
+    RayAddress,
     Seed,
     Share,
     SpreadName,
@@ -171,7 +172,7 @@ class RunFlags(TeacherFlags, OnlineModelFlags, LearnFlags):
     """Learners that are late on purpose, drawn anew for each update, to see what a code bears."""
     straggler_delay: NotNegative = 1.0
     """Seconds by which they are late."""
-    ray_address: str | None = None
+    ray_address: RayAddress | None = None
     """Of a Ray cluster that runs, such as auto or 10.0.0.1:6379; without it --engine ray starts one here."""
     compile: bool = False
     """Compile the update's losses and gradients (torch.compile); equal but for rounding. Begins half a minute later."""

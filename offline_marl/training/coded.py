@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 import numpy as np
@@ -23,37 +23,52 @@ from torch import Tensor
 
 from offline_marl.algorithms.base import Algorithm
 from offline_marl.algorithms.split import GENERATOR, AgentGradients, SplitLearner, splitting
+from offline_marl.core.progress import say
 from offline_marl.core.types import Batch, Metrics
 from offline_marl.distributed.coding import Code, CodingError, Floats
 from offline_marl.distributed.engine import Engine, Event, Lost, Message, Payload, Ready, Task
+from offline_marl.runs import stopping
 
-ROWS = "rows/"
-SNAPSHOT = "snapshot/"
-"""Beginnings of the names under which a payload holds the batch's fields and the learner's snapshot."""
+ROWS, SNAPSHOT, PREPARED = "rows/", "snapshot/", "prepared/"
+"""Beginnings of the names under which a payload holds the batch's fields, the learner's snapshot, what it prepared."""
 DRAWN = "drawn"
 """Name of the numbers of recorded rows, in place of the fields of a batch."""
 PATIENCE_S = 60.0
 """Seconds without any answer after which the controller computes what is missing."""
+LOOK_S = 0.5
+"""Seconds between looks at whether the run was asked to stop."""
+MOST_PAUSE = 1_023
+"""Updates for which a learner that dies at every start is left alone, at most."""
 
 
-def pack(
-    snapshot: Mapping[str, Tensor], batch: Batch, drawn: Tensor | None = None
-) -> dict[str, npt.NDArray[np.generic]]:
-    """The payload of a version: all that gradients depend on.
+@dataclass(frozen=True, slots=True)
+class Work:
+    """All that gradients depend on."""
+
+    snapshot: Mapping[str, Tensor]
+    """Of the algorithm."""
+    batch: Batch
+    """The minibatch."""
+    prepared: Mapping[str, Tensor]
+    """What one place computes for all."""
+
+
+def pack(work: Work, drawn: Tensor | None = None) -> dict[str, npt.NDArray[np.generic]]:
+    """The payload of a version.
 
     Args:
-        snapshot: Of the algorithm.
-        batch: The minibatch.
-        drawn: Which recorded rows it holds, where learners have the data themselves: then these numbers alone go out.
+        work: What is to be told.
+        drawn: Which recorded rows the batch holds, where learners have the data: then these numbers alone go out.
     """
+    batch = work.batch
     rows = {f.name: getattr(batch, f.name) for f in fields(batch)} if drawn is None else {DRAWN: drawn}
-    named = {f"{SNAPSHOT}{name}": value for name, value in snapshot.items()}
-    named |= {f"{ROWS}{name}": value for name, value in rows.items() if value is not None}
-    return {name: value.detach().cpu().numpy() for name, value in named.items()}
+    parts = ((SNAPSHOT, work.snapshot), (PREPARED, work.prepared), (ROWS, rows))
+    named = {f"{beginning}{name}": value for beginning, part in parts for name, value in part.items()}
+    return {name: value.detach().cpu().numpy() for name, value in named.items() if value is not None}
 
 
-def unpack(payload: Payload, view: Callable[[Tensor], Batch] | None = None) -> tuple[dict[str, Tensor], Batch]:
-    """Snapshot and batch of a payload.
+def unpack(payload: Payload, view: Callable[[Tensor], Batch] | None = None) -> Work:
+    """What a payload tells.
 
     Args:
         payload: What `pack` made.
@@ -70,9 +85,9 @@ def unpack(payload: Payload, view: Callable[[Tensor], Batch] | None = None) -> t
 
     rows = part(ROWS)
     if DRAWN not in rows:
-        return part(SNAPSHOT), Batch(**rows)
+        return Work(part(SNAPSHOT), Batch(**rows), part(PREPARED))
     assert view is not None
-    return part(SNAPSHOT), view(rows[DRAWN])
+    return Work(part(SNAPSHOT), view(rows[DRAWN]), part(PREPARED))
 
 
 class GradientProgram:
@@ -89,18 +104,18 @@ class GradientProgram:
 
     def __call__(self, learner: int, payload: Payload) -> Message:
         """The message of a learner."""
-        snapshot, batch = unpack(payload, self.view)
-        self.learner.load_snapshot(snapshot)
-        rows, note = rows_of(self.learner, batch, self.code.assigned(learner))
+        work = unpack(payload, self.view)
+        self.learner.load_snapshot(work.snapshot, lent=True)
+        rows, note = rows_of(self.learner, work, self.code.assigned(learner))
         return Message(self.code.encode(learner, rows), note)
 
 
-def rows_of(learner: SplitLearner, batch: Batch, agents: Sequence[int]) -> tuple[Annotated[Floats, "agent n"], bytes]:
+def rows_of(learner: SplitLearner, work: Work, agents: Sequence[int]) -> tuple[Annotated[Floats, "agent n"], bytes]:
     """Gradients of these agents in float64, with what each adds to the metrics behind them, and a note of the layout.
 
     Each agent is asked for by itself, so that its row does not depend on which others a learner computes.
     """
-    parts = [learner.gradients(batch, [agent]) for agent in agents]
+    parts = [learner.gradients(work.batch, [agent], work.prepared) for agent in agents]
     rows = [torch.cat([part.flat()[0].double(), _metrics_of(part)]).cpu().numpy() for part in parts]
     return np.stack(rows), _note(parts[0])
 
@@ -145,6 +160,8 @@ class Iteration:
     """Answers to earlier versions that came during this one, and were dropped."""
     lost: int = 0
     """Learners whose death was noticed."""
+    reasons: list[str] = field(default_factory=list)
+    """What they died of."""
     seconds: float = 0.0
     """From the publication to the last answer that was needed."""
     condition: float = 1.0
@@ -207,24 +224,34 @@ class Controller:
         self._idle: set[int] = set()
         self._working: dict[int, int] = {}
         """Version of the task that each learner has."""
+        self._deaths: dict[int, int] = {}
+        """Of each learner since it last answered."""
+        self._due: dict[int, int] = {}
+        """Version at which a learner that keeps dying is started again."""
+        self._told: set[str] = set()
 
     def await_learners(self, timeout_s: float) -> int:
         """Wait until all learners can be given tasks, but not longer; returns how many can."""
         deadline = time.monotonic() + timeout_s
-        while len(self._idle) < self.code.learners:
-            event = self.engine.wait_any(max(deadline - time.monotonic(), 0.0))
-            if event is None:
-                break
+        while len(self._idle) + len(self._due) < self.code.learners and (event := self._event(deadline)) is not None:
             self._note(event, 0, {}, Iteration(0, [], []))
         return len(self._idle)
+
+    def _event(self, deadline: float) -> Event | None:
+        """The engine's next event; None after the deadline, and soon where the run was asked to stop."""
+        while True:
+            event = self.engine.wait_any(min(max(deadline - time.monotonic(), 0.0), LOOK_S))
+            if event is not None or time.monotonic() >= deadline or stopping.asked.is_set():
+                return event
 
     def update(self, batch: Batch) -> Metrics:
         """One update of the algorithm, its gradients computed by the learners."""
         version = self.algorithm.updates + 1
         drawn = None if self.drawn is None else self.drawn()
-        self.engine.publish(version, pack(self.learner.snapshot(), batch, drawn))
+        work = Work(self.learner.snapshot(), batch, self.learner.prepare(batch))
+        self.engine.publish(version, pack(work, drawn))
         answers, account = self._gather(version)
-        gradients = self._decode(answers, account, batch)
+        gradients = self._decode(answers, account, work)
         self.on_iteration(account)
         metrics = self.learner.apply_gradients(gradients)
         return metrics | {f"coded/{name}": torch.tensor(number) for name, number in account.numbers().items()}
@@ -235,12 +262,15 @@ class Controller:
         account = Iteration(version, [], [])
         delays = self.stragglers.draw() if self.stragglers is not None else {}
         answers: dict[int, Message] = {}
+        for learner in [learner for learner, due in self._due.items() if due <= version]:
+            del self._due[learner]
+            self.engine.restart(learner)
         while (event := self.engine.wait_any(0.0)) is not None:
             self._note(event, version, answers, account)
         self._hand_out(version, delays)
         heard = time.monotonic()
         while not self.code.decodable(list(answers)) and self._hopeful(version, answers):
-            event = self.engine.wait_any(max(heard + self.patience_s - time.monotonic(), 0.0))
+            event = self._event(heard + self.patience_s)
             if event is None:
                 break
             heard = time.monotonic()
@@ -258,30 +288,45 @@ class Controller:
     def _note(self, event: Event, version: int, answers: dict[int, Message], account: Iteration) -> None:
         self._working.pop(event.learner, None)
         if isinstance(event, Lost):
-            account.lost += 1
-            self._idle.discard(event.learner)
-            self.engine.restart(event.learner)
+            self._note_loss(event, version, account)
             return
         self._idle.add(event.learner)
         if isinstance(event, Ready):
             return
+        self._deaths.pop(event.learner, None)
         if event.version != version:
             account.late += 1
         elif event.message is not None:
             answers[event.learner] = event.message
+
+    def _note_loss(self, event: Lost, version: int, account: Iteration) -> None:
+        """Have the learner started anew: at once, or after ever more updates where it dies again and again."""
+        learner, reason = event.learner, event.reason
+        account.lost += 1
+        account.reasons.append(reason)
+        self._idle.discard(learner)
+        if reason not in self._told:
+            self._told.add(reason)
+            say(f"Learner {learner} is lost and will be started anew: {reason.rstrip('.')}.")
+        pause = min(2 ** min(self._deaths.get(learner, 0), 30) - 1, MOST_PAUSE)
+        self._deaths[learner] = self._deaths.get(learner, 0) + 1
+        if pause:
+            self._due[learner] = version + pause
+        else:
+            self.engine.restart(learner)
 
     def _hopeful(self, version: int, answers: Mapping[int, Message]) -> bool:
         """Whether those who have answered and those who are at work on this version could determine all agents."""
         at_work = [learner for learner, task in self._working.items() if task == version]
         return self.code.decodable([*answers, *at_work])
 
-    def _decode(self, answers: Mapping[int, Message], account: Iteration, batch: Batch) -> AgentGradients:
+    def _decode(self, answers: Mapping[int, Message], account: Iteration, work: Work) -> AgentGradients:
         """Every agent's gradients; of agents that the answers do not determine they are computed here."""
         rows, numbers = list(answers), [message.numbers for message in answers.values()]
         notes, code = {message.note for message in answers.values()}, self.code
         if not code.decodable(rows):
             account.local = code.missing(rows)
-            own, note = rows_of(self.learner, batch, account.local)
+            own, note = rows_of(self.learner, work, account.local)
             rows += [code.learners + agent for agent in account.local]
             numbers, notes, code = [*numbers, *own], {*notes, note}, code.with_units()
         if len(notes) > 1:

@@ -125,7 +125,7 @@ class CodedRun:
 
     def write_log(self) -> None:
         """Append what is not in the log yet."""
-        lines = [json.dumps({**asdict(account), "seconds": round(account.seconds, 6)}) for account in self.accounts]
+        lines = [json.dumps(_line_of(account)) for account in self.accounts]
         self.accounts.clear()
         if lines:
             with open_own(self.folder.path / LOG, "a") as file:
@@ -188,6 +188,13 @@ def read_log(path: Path, code: Code) -> list[list[int]]:
     ):
         raise RunFolderError(f"{path} does not tell of every update from the first on, or of other learners.")
     return rows
+
+
+def _line_of(account: Iteration) -> dict[str, Any]:
+    line = {**asdict(account), "seconds": round(account.seconds, 6)}
+    if not account.reasons:
+        del line["reasons"]
+    return line
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

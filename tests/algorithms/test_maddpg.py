@@ -11,9 +11,11 @@ import torch
 from torch.nn.functional import one_hot, softmax
 
 from offline_marl.algorithms.base import Algorithm, algorithms
+from offline_marl.algorithms.split import sliced
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.seeding import derive, seeded_globally
 from offline_marl.core.types import Batch, DataError, Spec
+from offline_marl.networks.critics import JointCritic
 from offline_marl.networks.distributions import gumbel
 
 CONTINUOUS = Spec(obs_dims=(3, 2, 2), act_dims=(2, 1, 2))
@@ -136,8 +138,8 @@ def test_who_is_away_next_does_nothing_in_the_others_targets(kind):
     there = torch.tensor([[True, True], [True, True], [True, False]])
     actions = torch.zeros(3, 2, 1) if kind == "continuous" else torch.zeros(3, 2, dtype=torch.int64)
     batch = Batch(obs, actions, torch.zeros(3, 2), obs, over, torch.zeros_like(over), mask=there)
-    noise, _ = learner.noise(3, (0, 1))
-    assert learner.target(batch, learner, (0, 1), noise)[:, 0].tolist() == [2.0, 1.0, 1.0]
+    next_actions = learner.prepare(batch)["next_actions"]
+    assert learner.target(batch, learner, (0, 1), next_actions)[:, 0].tolist() == [2.0, 1.0, 1.0]
 
 
 def test_targets_read_histories_through_the_target_encoder():
@@ -208,9 +210,9 @@ def test_noise_depends_on_seed_update_and_agent_alone():
     first = learner.gradients(batch).flat()
     learner.act(batch.obs, explore=True)
     assert torch.equal(first, learner.gradients(batch).flat()), "acting moves no noise of updates"
-    following, own = learner.noise(ROWS, (2, 0))
-    again, alone = learner.noise(ROWS, (0,))
-    assert torch.equal(following, again) and torch.equal(own[:, 1], alone[:, 0])
+    assert torch.equal(learner.next_noise(ROWS), learner.next_noise(ROWS))
+    own, alone = learner.own_noise(ROWS, (2, 0)), learner.own_noise(ROWS, (0,))
+    assert torch.equal(own[:, 1], alone[:, 0]) and not torch.equal(alone[:, 0], learner.next_noise(ROWS)[:, 0])
     learner.updates += 1
     assert not torch.equal(first, learner.gradients(batch).flat())
     other = copy.deepcopy(learner)
@@ -230,6 +232,22 @@ def test_drawn_choices_follow_the_softmax():
     expected = softmax(torch.tensor([0.5, -1.0, 1.2]), dim=0)
     torch.testing.assert_close(hard.mean((0, 1))[:3], expected, atol=0.01, rtol=0)
     assert float(hard[..., 3].sum()) == 0 and float(soft[..., 3].sum()) == 0
+
+
+def test_a_lone_critic_reads_what_it_reads_among_the_others_bit_for_bit():
+    draw = torch.Generator().manual_seed(0)
+    features, actions = torch.randn(5, 3, 4, generator=draw), torch.randn(5, 3, 2, generator=draw)
+    own_features, own_actions = torch.randn(5, 3, 4, generator=draw), torch.randn(5, 3, 2, generator=draw)
+    critic = JointCritic(4, [8], (2, 2, 2), alone=[False, True, False])
+    for own in ((None, None), (own_features, None), (None, own_actions), (own_features, own_actions)):
+        columns = critic._gathered(features, actions, *own)
+        for agent in range(3):
+            part = sliced(critic, [agent], 3)
+            mine = [None if value is None else value[:, agent : agent + 1] for value in own]
+            assert torch.equal(part._lone(features, actions, *mine)[:, 0], columns[:, agent])
+            torch.testing.assert_close(
+                part(features, actions, *mine)[..., 0], critic(features, actions, *own)[..., agent]
+            )
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Codes: what they refuse, what they encode, and that every set of rows that can be decoded is."""
 
+import time
 from itertools import combinations
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from offline_marl.core.config import ConfigError
 from offline_marl.distributed.coding import Code, CodingError
+from offline_marl.distributed.measures import measures
 from offline_marl.distributed.schemes import SCHEMES, make_code, row_sets
 
 SIZES = ((2, 4), (3, 6), (4, 9), (8, 15), (10, 15))
@@ -180,3 +182,20 @@ def test_what_is_no_code_is_refused(settings, said):
 def test_a_matrix_that_cannot_serve_is_refused(matrix, said):
     with pytest.raises(ConfigError, match=said):
         Code("mine", matrix)
+
+
+@pytest.mark.parametrize("name", ["uncoded", "replication", "chebyshev", "ldpc"])
+def test_messages_that_are_no_numbers_give_none_instead_of_a_contradiction(name):
+    code = make_code(name, 8, 8 if name == "uncoded" else 15)
+    messages = np.stack([code.encode(row, np.full((code.loads[row], 2), np.nan)) for row in range(code.learners)])
+    assert np.isnan(code.decode(range(code.learners), messages)).all()
+
+
+def test_hundreds_of_learners_have_codes_in_seconds():
+    begun = time.process_time()
+    assert make_code("ldpc", 41, 120).learners == 120
+    with pytest.raises(ConfigError, match="no LDPC code of 240 learners for 7 agents"):
+        make_code("ldpc", 7, 240)
+    assert measures(make_code("chebyshev", 3, 300)).tolerance >= 290
+    assert measures(make_code("replication", 3, 300)).tolerance == 99
+    assert time.process_time() - begun < 10

@@ -1,7 +1,9 @@
 """Engines: whoever answers first is heard first, the dead come back, and nothing waits for those that hang."""
 
+import errno
 import os
 import signal
+import tempfile
 import time
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from offline_marl.distributed.engine import Answer, EngineError, Lost, Message, Ready, ScriptedEngine, Task
 from offline_marl.distributed.local import LocalEngine
+from offline_marl.distributed.payloads import map_payload, write_payload
 
 PATIENCE = 20.0
 
@@ -175,3 +178,53 @@ def _lives(pid):
         return False
     with open(f"/proc/{pid}/stat") as stat:  # a zombie that nobody reaps is dead
         return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_a_payload_is_mapped_as_it_was_written_even_after_its_file_is_gone(tmp_path):
+    arrays = {
+        "obs": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        "flag": np.array(True),
+        "none": np.zeros((0, 4)),
+        "index": np.array([3, 1], np.int64),
+    }
+    write_payload(tmp_path / "1", arrays)
+    mapped, again = map_payload(tmp_path / "1"), map_payload(tmp_path / "1")
+    (tmp_path / "1").unlink()
+    assert mapped.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert mapped[name].dtype == array.dtype and np.array_equal(mapped[name], array)
+        assert mapped[name].ctypes.data % 64 == 0
+    mapped["index"][0] = 9
+    assert again["index"].tolist() == [3, 1], "what one writes nobody else reads"
+
+
+def test_where_no_process_can_be_forked_the_learner_is_lost_and_says_so(monkeypatch):
+    fork, left = os.fork, [1]
+
+    def fork_once():
+        if not left:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        left.pop()
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fork_once)
+    with LocalEngine(2, times_learner) as engine:
+        assert {(event.learner, event.reason) for event in events_of(engine, 2)} == {
+            (n, "its process cannot be started: Resource temporarily unavailable.") for n in range(2)
+        }
+
+
+def test_what_learners_read_goes_with_a_killed_owner(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    owner = os.fork()
+    if not owner:
+        engine = LocalEngine(1, times_learner)
+        engine.start()
+        events_of(engine, 1)
+        engine.publish(1, {"x": np.zeros(3)})
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(owner, 0)
+    deadline = time.monotonic() + PATIENCE
+    while any(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(tmp_path.iterdir())

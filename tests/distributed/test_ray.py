@@ -112,7 +112,7 @@ engine.start()
 assert events_of(engine, 1) == [Ready(0)]
 ask(engine, 1, [0], {0: 60.0})
 cluster.remove_node(other, allow_graceful=False)
-lost = events_of(engine, 1)
+lost = events_of(engine, 1, 120.0)  # Ray asks for some time before it takes a machine for dead
 assert isinstance(lost[0], Lost), lost
 cluster.add_node(num_cpus=1)
 engine.restart(0)

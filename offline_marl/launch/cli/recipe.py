@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from offline_marl.core.config import Config, ConfigError, build
+from offline_marl.core.fields import RayAddress
 from offline_marl.launch.cli.command import PROGRAM, Command, choose
 from offline_marl.launch.cli.flags import read
 from offline_marl.launch.cli.sweep_flags import Executor
@@ -46,7 +47,7 @@ class RunFlags(PlaceFlags):
     """Check all settings and print the stages; make and write nothing."""
     executor: Executor = "debug"
     """Who runs and fits: debug (this process, one after another), local (processes of this machine), slurm or ray."""
-    ray_address: str | None = None
+    ray_address: RayAddress | None = None
     """Ray cluster for --executor ray, such as auto or 10.0.0.1:6379; without it the profile's, else Ray starts here."""
     profile: Path | None = None
     """TOML file of what a job asks for; without it $OFFLINE_MARL_PROFILE, else the user's profile.toml."""

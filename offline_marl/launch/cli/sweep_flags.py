@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from offline_marl.core.config import Config
+from offline_marl.core.fields import RayAddress
 
 Executor = Literal["debug", "local", "slurm", "ray"]
 
@@ -18,7 +19,7 @@ class ExecutionFlags(Config):
 
     executor: Executor | None = None
     """local (processes of this machine), slurm, ray, debug (this process); without it as last time, at first local."""
-    ray_address: str | None = None
+    ray_address: RayAddress | None = None
     """Cluster for --executor ray, such as auto or 10.0.0.1:6379; without it the profile's, else Ray starts here."""
     profile: Path | None = None
     """TOML file of what a job asks for; without it $OFFLINE_MARL_PROFILE, else the user's profile.toml."""

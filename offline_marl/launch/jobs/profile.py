@@ -10,7 +10,7 @@ from platformdirs import user_config_path
 from pydantic import Field
 
 from offline_marl.core.config import Config, ConfigError, build, load_settings
-from offline_marl.core.fields import Count, CountOrZero, Positive
+from offline_marl.core.fields import Count, CountOrZero, Positive, RayAddress
 
 PROFILE_VARIABLE = "OFFLINE_MARL_PROFILE"
 
@@ -44,7 +44,7 @@ class Profile(Config):
     """Turns after the first that a job may take when its time is over."""
     signal_delay_s: Count = 120
     """Seconds before the end at which a job is told to save."""
-    ray_address: str | None = None
+    ray_address: RayAddress | None = None
     """Address of a running Ray cluster, such as auto or 10.0.0.1:6379; without it the ray executor starts one here."""
     nodes: Count | None = None
     """Nodes of a job on Slurm whose learners work on Ray, which is started on all of them and ends with it."""

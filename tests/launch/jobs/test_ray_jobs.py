@@ -392,9 +392,9 @@ def disturb():
     os.kill(keeper, signal.SIGKILL)
     until(lambda: all(len(starts(each)) == 2 for each in some), 60)
     assert state_of(some[0].out).state == "running"
-    cluster.add_node(num_cpus=2)
-    cluster.remove_node(first, allow_graceful=False)
+    cluster.remove_node(first, allow_graceful=False)  # at once, while they are still at work
     begun = time.monotonic()
+    cluster.add_node(num_cpus=2)
     until(lambda: all(len(starts(each)) == 3 for each in some), 60)
     print(f"on another machine after {time.monotonic() - begun:.1f} s")
 
