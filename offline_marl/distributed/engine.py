@@ -122,7 +122,7 @@ class Engine(ABC):
 
     @abstractmethod
     def wait_any(self, timeout_s: float) -> Event | None:
-        """The next event; None if there is none within the timeout."""
+        """The next event; None if there is none within the timeout, or at once if there can be none."""
 
     @abstractmethod
     def restart(self, learner: int) -> None:

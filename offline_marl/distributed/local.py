@@ -128,13 +128,13 @@ class LocalEngine(Engine):
         if not self._running:
             return
         self._running = False
+        self._listener.close()  # first: its name goes with the folder
         os.close(self._orders)  # the nursery takes it for the end: it kills its children and goes
         deadline = time.monotonic() + END_S
         while not _reaped(self._nursery):
             if time.monotonic() > deadline:
                 os.kill(self._nursery, signal.SIGKILL)
             time.sleep(POLL_S)
-        self._listener.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _file_of(self, version: int) -> Path:

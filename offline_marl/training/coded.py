@@ -240,8 +240,12 @@ class Controller:
     def _event(self, deadline: float) -> Event | None:
         """The engine's next event; None after the deadline, and soon where the run was asked to stop."""
         while True:
-            event = self.engine.wait_any(min(max(deadline - time.monotonic(), 0.0), LOOK_S))
-            if event is not None or time.monotonic() >= deadline or stopping.asked.is_set():
+            begun = time.monotonic()
+            timeout = min(max(deadline - begun, 0.0), LOOK_S)
+            event = self.engine.wait_any(timeout)
+            now = time.monotonic()
+            # An engine that comes back long before its time knows that there will be none.
+            if event is not None or now >= deadline or now - begun < timeout / 2 or stopping.asked.is_set():
                 return event
 
     def update(self, batch: Batch) -> Metrics:

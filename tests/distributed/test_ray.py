@@ -90,6 +90,14 @@ with RayEngine(3, times_learner) as engine:
     assert events_of(engine, 1) == [Ready(0)]
     ask(engine, 4, [0])
     assert events_of(engine, 1)[0].message.numbers.tolist() == [4, 5, 6]
+
+    def cannot():
+        raise ValueError("the data have changed")
+    other = RayEngine(1, cannot)
+    other.start()
+    assert events_of(other, 1) == [Lost(0, "ValueError: the data have changed.")]
+    other.stop()
+    assert engine.process_of(1), "they lived on"
 import ray
 assert not ray.is_initialized()
 print("all seen")

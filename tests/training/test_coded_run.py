@@ -93,6 +93,8 @@ def test_a_killed_run_with_processes_goes_on(tmp_path, data):
         ({"engine": "local", "code": "mds"}, ConfigError, "Unknown code 'mds'"),
         ({"engine": "local", "learners": 1}, ConfigError, "as many, or more"),
         ({"engine": "local", "ray_address": "auto"}, ConfigError, "--ray-address is for --engine ray"),
+        ({"engine": "ray", "ray_address": ""}, ConfigError, "'' is no address of a Ray cluster"),
+        ({"engine": "ray", "ray_address": "ray://h:1"}, ConfigError, "no address of a Ray cluster"),
         ({"engine": "local", "stragglers": 99}, ConfigError, "cannot be late"),
         ({"engine": "local", "share_parameters": True}, DataError, "share_parameters"),
         ({"engine": "local", "algorithm": "ma-iql"}, DataError, "cannot be split by agent"),

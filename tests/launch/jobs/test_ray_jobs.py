@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -333,6 +334,58 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
 def test_the_flag_names_the_cluster_and_without_it_the_environment(monkeypatch, flag, variable, address):
     monkeypatch.setenv("RAY_ADDRESS", variable)
     assert ray_engine.resolved(flag) == address
+
+
+def test_a_ray_of_this_machine_alone_may_be_asked_for_by_name(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert ray_engine.resolved(None) is None and ray_engine.resolved("auto") is None
+
+
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_what_listens_at_the_address_and_is_no_ray_is_told_at_once(monkeypatch, answer):
+    def refuse(**settings):
+        raise AssertionError("Ray itself would try for minutes")
+
+    monkeypatch.setattr(ray_engine, "import_ray", lambda: SimpleNamespace(is_initialized=lambda: False, init=refuse))
+    monkeypatch.setattr(ray_engine, "REACH_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        connected = []
+
+        def serve():
+            connected.append(server.accept()[0])
+            connected[0].sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(WorkError, match=f"There is no Ray at {address}: what listens there speaks another"):
+            ray_engine.connect(address)
+        connected[0].close()
+
+
+def test_what_speaks_rays_protocol_is_handed_to_ray(monkeypatch):
+    asked = []
+    ray = SimpleNamespace(is_initialized=lambda: False, init=lambda **settings: asked.append(settings["address"]))
+    monkeypatch.setattr(ray_engine, "import_ray", lambda: ray)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        settings, connected = bytes([0, 0, 6, 4, 0, 0, 0, 0, 0]) + bytes(6), []
+
+        def serve():
+            connected.append(server.accept()[0])
+            connected[0].sendall(settings)
+
+        threading.Thread(target=serve, daemon=True).start()
+        assert ray_engine.connect(address)
+        connected[0].close()
+    assert asked == [address]
+
+
+@pytest.mark.parametrize("address", ["x", "host:99999", "host:abc", "ray://host:10001", "http://host:8265", ":6379"])
+def test_what_is_no_address_is_refused_before_anything_is_asked(monkeypatch, address):
+    monkeypatch.setattr(ray_engine, "import_ray", lambda: SimpleNamespace(is_initialized=lambda: False))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(WorkError, match="no address of a Ray cluster: give HOST:PORT"):
+        ray_engine.connect(None)
 
 
 def test_who_listens_for_sigterm_still_does_after_ray_has_come(monkeypatch):
