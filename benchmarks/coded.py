@@ -1,8 +1,8 @@
-"""Price of coded iterations: `python benchmarks/coded.py local|ray [--rounds 40]`.
+"""Price of coded iterations: `python benchmarks/coded.py local|ray [--rounds 40] [--width 64]`.
 
-MADDPG's gradients for 8 agents at the size of simple-spread (1,024 rows, two layers of 64), computed bare in this
-process and by 8 learners that each have one agent (`uncoded`: no redundancy, so that what is beyond the bare gradients
-is the engine's price). Prints and appends to results/coded.csv:
+MADDPG's gradients for 8 agents at the size of simple-spread (1,024 rows, two layers of 64 as published, or of
+`--width`), computed bare in this process and by 8 learners that each have one agent (`uncoded`: no redundancy, so that
+what is beyond the bare gradients is the engine's price). Prints and appends to results/coded.csv:
 
 - `cpu_ratio`: processor time of an iteration without the optimisers' step, of this process and of all learners (with
   Ray, of all its processes too), over the processor time of the bare gradients of all agents in one call; median of
@@ -52,14 +52,14 @@ AGENTS, DENSE_LEARNERS = 8, 12
 TURNS = 8
 
 
-def team() -> tuple[MADDPG, Batch]:
+def team(width: int) -> tuple[MADDPG, Batch]:
     """The learner and a minibatch of random numbers."""
     allocator.keep_memory()  # as the commands do that learn
     torch.set_num_threads(1)
     torch.manual_seed(0)
     obs_dim, rows = 6 * AGENTS, 1024
     spec = Spec((obs_dim,) * AGENTS, (5,) * AGENTS, action_kind="discrete")
-    learner = MADDPG(MADDPGConfig(batch_size=rows, hidden=(64, 64)), spec)
+    learner = MADDPG(MADDPGConfig(batch_size=rows, hidden=(width, width)), spec)
     learner.place("cpu", 0)
     obs, next_obs = torch.randn(2, rows, AGENTS, obs_dim)
     flags = torch.zeros(rows, AGENTS, dtype=torch.bool)
@@ -73,11 +73,12 @@ class Maker:
 
     code: str
     learners: int
+    width: int
     pace_s: float | None = None
     """Seconds that an agent's gradients take where they are slept through; None to compute them."""
 
     def __call__(self) -> Program:
-        learner, _ = team()
+        learner, _ = team(self.width)
         code = make_code(self.code, AGENTS, self.learners)
         return GradientProgram(learner, code) if self.pace_s is None else Paced(learner, code, self.pace_s)
 
@@ -139,16 +140,16 @@ def one_by_one(learner: MADDPG, batch: Batch) -> None:
         learner.gradients(batch, [agent], prepared)
 
 
-def price(kind: str, rounds: int) -> dict[str, float]:
+def price(kind: str, rounds: int, width: int) -> dict[str, float]:
     """Processor time of an iteration beside that of the bare gradients, measured in turns on one core."""
-    learner, batch = team()
+    learner, batch = team(width)
     owner, agents = copy.deepcopy(learner), range(AGENTS)
     gradients = learner.gradients(batch, agents)
     counts = max(rounds // TURNS, 1)
     taken: dict[str, list[float]] = {name: [] for name in ("bare", "apart", "apply", "owner", "others")}
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})  # and with it all that are started from here
-    with engine_of(kind, Maker("uncoded", AGENTS)) as engine:
+    with engine_of(kind, Maker("uncoded", AGENTS, width)) as engine:
         controller = Controller(owner, make_code("uncoded", AGENTS, AGENTS), engine)
         assert controller.await_learners(120.0) == AGENTS
         for turn in range(TURNS + 1):
@@ -170,13 +171,13 @@ def price(kind: str, rounds: int) -> dict[str, float]:
         "cpu_ratio": statistics.median((turn["owner"] + turn["others"]) / turn["bare"] for turn in turns),
         "pace_s": 1e-3 * middle["apart_ms"] / AGENTS,
         "cores": len(cores),
-        "wall_ms": 1e3 * iteration_s(kind, Maker("uncoded", AGENTS), rounds // 2),
+        "wall_ms": 1e3 * iteration_s(kind, Maker("uncoded", AGENTS, width), rounds // 2),
     }
 
 
 def iteration_s(kind: str, maker: Maker, rounds: int, late: int = 0, delay_s: float = 0.5) -> float:
     """Median seconds of an iteration, until its gradients are decoded and applied."""
-    learner, batch = team()
+    learner, batch = team(maker.width)
     code = make_code(maker.code, AGENTS, maker.learners)
     stragglers = Stragglers(code.learners, late, delay_s, torch.Generator().manual_seed(0)) if late else None
     with engine_of(kind, maker) as engine:
@@ -194,15 +195,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("engine", choices=["local", "ray"])
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--width", type=int, default=64)
     args = parser.parse_args()
-    row: dict[str, Any] = {"engine": args.engine, "agents": AGENTS, "rounds": args.rounds}
-    row |= price(args.engine, args.rounds)
+    row: dict[str, Any] = {"engine": args.engine, "agents": AGENTS, "width": args.width, "rounds": args.rounds}
+    row |= price(args.engine, args.rounds, args.width)
     pace = row.pop("pace_s")
     for name, code, learners in (("uncoded", "uncoded", AGENTS), ("dense", "chebyshev", DENSE_LEARNERS)):
         slept = pace * float(make_code(code, AGENTS, learners).loads.max())
-        taken = iteration_s(args.engine, Maker(code, learners, pace), args.rounds // 2)
+        taken = iteration_s(args.engine, Maker(code, learners, args.width, pace), args.rounds // 2)
         row[f"{name}_gradients_ms"], row[f"{name}_added_ms"] = 1e3 * slept, 1e3 * (taken - slept)
-    dense = Maker("chebyshev", DENSE_LEARNERS)
+    dense = Maker("chebyshev", DENSE_LEARNERS, args.width)
     nobody, one, four, five = (iteration_s(args.engine, dense, args.rounds // 5, late) for late in (0, 1, 4, 5))
     row |= {"late_0_s": nobody, "late_1_ratio": one / nobody, "late_4_ratio": four / nobody, "late_5_s": five}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
