@@ -297,7 +297,8 @@ class Controller:
         self._idle.add(event.learner)
         if isinstance(event, Ready):
             return
-        self._deaths.pop(event.learner, None)
+        if event.message is not None:
+            self._deaths.pop(event.learner, None)
         if event.version != version:
             account.late += 1
         elif event.message is not None:

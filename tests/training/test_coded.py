@@ -296,14 +296,19 @@ def test_nobody_waits_longer_than_patience_for_those_that_hang():
 
 def test_a_learner_that_dies_again_and_again_is_started_ever_more_rarely_and_told_of_once(capsys):
     code, learner, accounts, restarts = code_named("replication"), learner_of(), [], []
-    engine = ScriptedEngine(code.learners, program_of(learner, code), [[-1, *range(1, LEARNERS)]] * 40)
-    engine.restart = lambda number: (restarts.append(number), ScriptedEngine.restart(engine, number))
+    deaths = {1, 2, 3, 6, 13, 28}  # whenever it has a task: 0, 1, 3, 7, 15 updates after the one before
+    script = [[-1] * (version in deaths) + list(range(1, LEARNERS)) for version in range(1, 41)]
+    engine = ScriptedEngine(code.learners, program_of(learner, code), script)
+    engine.restart = lambda number: (
+        restarts.append((number, learner.updates + 1)),
+        ScriptedEngine.restart(engine, number),
+    )
     with engine:
         controller = Controller(learner, code, engine, on_iteration=accounts.append)
         for batch in batches(learner, 40):
             controller.update(batch)
 
-    assert restarts == [0] * 5, "after 0, 1, 3, 7, 15 updates more"
+    assert restarts == [(0, version) for version in (1, 3, 6, 13, 28)]
     assert sum(account.lost for account in accounts) == 6
     assert {reason for account in accounts for reason in account.reasons} == {"as the script says"}
     assert capsys.readouterr().err.count("as the script says") == 1
