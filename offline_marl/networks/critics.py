@@ -173,7 +173,7 @@ class JointCritic(nn.Module):
             own_features: What each agent asked reads of itself instead, such as what gradients pass through.
             own_actions: What each agent asked does instead, its critic still reading the others' `actions`.
         """
-        lay_out = self._lone if len(self.turns) == 1 else self._gathered
+        lay_out = self._lone if len(self.turns) == 1 < self.turns.shape[1] else self._gathered
         columns = lay_out(features, actions, own_features, own_actions)
         if not self.all_heard:
             columns = columns * self.heard
