@@ -49,8 +49,8 @@ def _begin_seeds(name: str, args: Sequence[str]) -> None:
     dataset = fields.pop("dataset", None)
     if dataset is None:
         raise ConfigError(
-            f"--seeds lays learners of recorded rows side by side, and train {name} was given no --dataset: for seeds that "
-            "play there are sweeps."
+            f"--seeds lays learners of recorded rows side by side, and train {name} was given no --dataset: for seeds "
+            "that play there are sweeps."
         )
     runs = folders_of(name, dataset, seeds, out=out, **fields)
     with resumable(runs[0].parent, runs):
