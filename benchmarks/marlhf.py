@@ -81,7 +81,7 @@ class Cell:
     def stages(self) -> Stages:
         """All that it needs, and it."""
         mix = self.called("mix")
-        made = collections(self.task, self.mix) | {mix: mixture(self.task, self.mix, self.seed)}
+        made = collections(self.task, self.mix) | {mix: mixture(MIXES[self.mix], self.task, self.seed)}
         data = {"dataset": f"{{{mix}}}", "seed": self.seed}
         if self.learner == "bc" or self.weight:
             made[self.clone] = stage("train", "bc", REFERENCE | data)
@@ -116,22 +116,27 @@ def stage(command: str, name: str | None, fields: dict[str, Any]) -> dict[str, A
 def collections(task: str, mix: str) -> Stages:
     """The stages of the tiers that a mix has episodes of, each with as many as any mix takes."""
     most = [max(counts) for counts in zip(*MIXES.values(), strict=True)]
-    made = {}
-    for number, (name, taken) in enumerate(zip((*TIERS, "unilateral"), MIXES[mix], strict=True)):
-        fields: dict[str, Any] = {"noise": [0.05], "episodes": most[number], "seed": number}
+    return recorded(task, [count if taken else 0 for count, taken in zip(most, MIXES[mix], strict=True)], task)
+
+
+def recorded(task: str, counts: Sequence[int], prefix: str) -> Stages:
+    """The stages `PREFIX_TIER` that record so many episodes of each tier, and those in which one agent deviates."""
+    made: Stages = {}
+    for number, (name, count) in enumerate(zip((*TIERS, "unilateral"), counts, strict=True)):
+        fields: dict[str, Any] = {"noise": [0.05], "episodes": count, "seed": number}
         if name == "unilateral":
             fields |= {"who": ["tier:expert"], "deviate": "tier:deviator", "deviate_share": 1.0}
         else:
             fields |= {"who": [f"tier:{name}"]}
-        if taken:
-            made[f"{task}_{name}"] = stage("collect", task, fields)
+        if count:
+            made[f"{prefix}_{name}"] = stage("collect", task, fields)
     return made
 
 
-def mixture(task: str, mix: str, seed: int) -> dict[str, Any]:
-    """The stage of a mix."""
-    counts = zip((*TIERS, "unilateral"), MIXES[mix], strict=True)
-    parts = [{"data": f"{{{task}_{name}}}", "episodes": count} for name, count in counts if count]
+def mixture(counts: Sequence[int], prefix: str, seed: int) -> dict[str, Any]:
+    """The stage of a mix of so many episodes of what `recorded` makes."""
+    every = zip((*TIERS, "unilateral"), counts, strict=True)
+    parts = [{"data": f"{{{prefix}_{name}}}", "episodes": count} for name, count in every if count]
     return stage("data mix", None, {"seed": seed, "parts": parts})
 
 

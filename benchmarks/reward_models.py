@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import marlhf
-from marlhf import MIXES, REFERENCE, SPREAD, Stages, scale_of, stage, told
+from marlhf import MIXES, REFERENCE, SPREAD, Stages, mixture, recorded, scale_of, stage, told
 from rows import read, replace
 
 from offline_marl.core.errors import BadInputError, WorkError
@@ -72,16 +72,8 @@ class Case:
         """The stages of the data, the last of them `mix`."""
         if not self.scale:
             return {"mix": stage("collect", "rendezvous", RENDEZVOUS | {"seed": seed})}
-        made: Stages = {}
-        for number, (name, count) in enumerate(zip((*marlhf.TIERS, "unilateral"), MIXES["diversified"], strict=True)):
-            fields: dict[str, Any] = {"noise": [0.05], "episodes": self.scale * count, "seed": number}
-            if name == "unilateral":
-                fields |= {"who": ["tier:expert"], "deviate": "tier:deviator", "deviate_share": 1.0}
-            else:
-                fields |= {"who": [f"tier:{name}"]}
-            made[f"x{self.scale}_{name}"] = stage("collect", SPREAD, fields)
-        parts = [{"data": f"{{{name}}}", "episodes": one["fields"]["episodes"]} for name, one in made.items()]
-        return made | {f"x{self.scale}_mix": stage("data mix", None, {"seed": seed, "parts": parts})}
+        counts, prefix = [self.scale * count for count in MIXES["diversified"]], f"x{self.scale}"
+        return recorded(SPREAD, counts, prefix) | {f"{prefix}_mix": mixture(counts, prefix, seed)}
 
     def stages(self, name: str, seed: int) -> Stages:
         """All stages; `NAME_reward` is the fit, `NAME_learned` and `NAME_true` the learners."""

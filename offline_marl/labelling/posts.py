@@ -28,7 +28,7 @@ class Message(BaseModel):
 
 
 class LeaseRequest(Message):
-    """Asks for questions."""
+    """Request for a lease of questions."""
 
     annotator: Name
     count: Annotated[int, Field(ge=1, le=10)] = 1
@@ -37,7 +37,7 @@ class LeaseRequest(Message):
 
 
 class AnswerRequest(Message):
-    """Answers one."""
+    """Answer to one question, under a key of its own."""
 
     key: Key
     annotator: Name
@@ -50,7 +50,7 @@ class AnswerRequest(Message):
 
 
 class UndoRequest(Message):
-    """Takes an answer back."""
+    """Withdrawal of an answer."""
 
     key: Key
     annotator: Name

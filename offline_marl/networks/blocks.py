@@ -49,7 +49,7 @@ class Layer:
 
 
 class Kept(NamedTuple):
-    """What a block leaves behind in one layer for the way back."""
+    """Activations that a block keeps of one layer for its backward pass."""
 
     read: Tensor
     """What the product read."""

@@ -79,7 +79,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What one request wants stored, all or none."""
+    """Transaction of one request: labels and judgements that are stored all or none."""
 
     key: str
     """The same whenever it is sent again."""

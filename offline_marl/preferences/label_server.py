@@ -34,7 +34,7 @@ class LabelServerError(WorkError):
 
 
 class LabelServerRefusal(BadInputError, RuntimeError):
-    """What a server would not take."""
+    """A request that a label server refused; the message is its sentence."""
 
 
 @dataclass(frozen=True)

@@ -282,14 +282,14 @@ def test_heads_without_end_are_refused(port) -> None:
 def test_a_full_disk_refuses_the_answer_aloud_and_stores_none_of_it(client, folder, monkeypatch) -> None:
     question = client.lease()[0]["id"]
 
-    def full(self, posts):
-        with self._writing():
-            for post in posts:
-                self._record(post)
-            raise sqlite3.OperationalError("database or disk is full")
+    record = AnswerStore._record
+
+    def full(self, post):
+        record(self, post)
+        raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(AnswerStore, "record", full)
+        patch.setattr(AnswerStore, "_record", full)
         body = {"key": client.key(), "annotator": client.annotator, "question": question, "answer": "first"}
         assert "disk is full" in client.post("/api/answers", body, 507)["error"]
     assert labels(folder, client.annotator) == []

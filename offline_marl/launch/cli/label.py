@@ -32,7 +32,7 @@ KINDS = {"pairs": "pair", "ratings": "rating", "credit": "credit"}
 
 
 class LabelFlags(ShareFlags):
-    """Flags of `label`."""
+    """Command-line flags of `label`: what is asked about, of whom, and where it is served."""
 
     place: CliPositionalArg[str]
     """Data set (as for --dataset elsewhere), folder of comparisons, or run."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from every_work import TOKENS
 from runs import ending, last_state, leftovers, refuse_difference, rows, small_run, start_and_kill
 
 from offline_marl.core.config import ConfigError
@@ -23,18 +24,6 @@ from offline_marl.training.sources.online_model import GrowingFit, OnlineModelSo
 from offline_marl.worldmodels.facts import measure
 from offline_marl.worldmodels.marie import Marie
 
-TOKENS = {
-    "hidden": [8],
-    "guess": [8],
-    "tokens": 2,
-    "levels": [4],
-    "width": 8,
-    "length": 3,
-    "window": 1,
-    "action_bins": 4,
-    "reward_bins": 8,
-    "batch_size": 4,
-}
 NORMALS = {"hidden": [8], "members": 3, "elites": 2, "batch_size": 8}
 ROUNDS: dict[str, Any] = {
     "dataset": None,
