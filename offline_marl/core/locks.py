@@ -90,16 +90,20 @@ def locked(path: Path, wait: bool = False) -> Iterator[BinaryIO]:
             _HELD.discard(stream)
 
 
-def lock_open(handle: int) -> int | None:
-    """Lock an open file that nobody else has locked: a handle that keeps the lock, also when the first one is closed.
+def lock_open(handle: int, wait: bool = False) -> int | None:
+    """Lock an open file: a handle that keeps the lock, also when the first one is closed.
+
+    Args:
+        handle: Of the file.
+        wait: Wait for whoever has it locked.
 
     Returns:
-        None where it is locked already, or where the system or the file system knows no locks.
+        None where it is locked already and nobody waits, or where the system or the file system knows no locks.
     """
     if fcntl is None:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return None
     return os.dup(handle)

@@ -40,10 +40,10 @@ def _open_part(path: Path) -> tuple[int, int | None, Path]:
             handle = os.open(part, flags | getattr(os, "O_BINARY", 0), 0o666)
         except FileExistsError:
             continue
-        lock = lock_open(handle)
+        # Waited for: another writer may take it for abandoned before it is locked, and has it locked until it is gone.
+        lock = lock_open(handle, wait=True)
         if os.path.lexists(part):
             return handle, lock, part
-        # Another writer took it for abandoned before it was locked.
         for number in (handle, lock):
             if number is not None:
                 os.close(number)

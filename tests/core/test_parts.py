@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -69,13 +70,33 @@ def test_a_part_that_was_taken_for_abandoned_before_it_was_locked_is_made_anew(
 ) -> None:
     lock = parts.lock_open
 
-    def late(handle: int) -> int | None:
+    def late(handle: int, wait: bool = False) -> int | None:
         monkeypatch.setattr(parts, "lock_open", lock)
         write_atomically(tmp_path / "x", b"second")
-        return lock(handle)
+        return lock(handle, wait)
 
     monkeypatch.setattr(parts, "lock_open", late)
     write_atomically(tmp_path / "x", b"first")
+    assert (tmp_path / "x").read_bytes() == b"first" and names(tmp_path) == ["x"]
+
+
+def test_a_part_that_is_just_being_taken_for_abandoned_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = parts.lock_open
+
+    def beaten(handle: int, wait: bool = False) -> int | None:
+        monkeypatch.setattr(parts, "lock_open", lock)
+        part = next(tmp_path.glob(".x.*.part"))
+        other = os.open(part, os.O_RDWR)  # by another writer, who has it locked before we have, and removes it after
+        locks.fcntl.flock(other, locks.fcntl.LOCK_EX)
+        threading.Timer(0.1, lambda: (part.unlink(), os.close(other))).start()
+        return lock(handle, wait)
+
+    monkeypatch.setattr(parts, "lock_open", beaten)
+    with writing(tmp_path / "x") as stream:
+        time.sleep(0.2)
+        stream.write(b"first")
     assert (tmp_path / "x").read_bytes() == b"first" and names(tmp_path) == ["x"]
 
 
