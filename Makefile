@@ -29,7 +29,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check test slow golden wheel slurm browser ray dmcontrol smax faults fuzz dependencies bench page labels docs speed apart peers clean
+.PHONY: help demo setup fmt check test long slow golden wheel slurm browser ray dmcontrol smax faults fuzz dependencies bench page labels docs speed apart peers clean
 
 help: ## show this list
 	@echo "make TARGET [VENV=$(VENV)] [TORCH=$(TORCH)] [PYTHON=$(PYTHON)]"
@@ -53,6 +53,10 @@ check: $(DEV) ## formatting, lint, types (mypy --strict) and import floors
 
 test: $(DEV) ## set up what is missing, run the fast tests (ARGS='-k name' picks some)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+
+long: $(DEV) ## the tests of more than a second: kills, processes, whole pipelines
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal \
+	  -m "long and not slow and not network and not gpu and not slurm and not browser and not ray and not dmcontrol and not smax and not faults" $(ARGS)
 
 slow: $(DEV) ## the tests that learn, kill processes or install packages
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "slow and not network and not gpu and not slurm and not browser and not ray and not dmcontrol and not smax" $(ARGS)

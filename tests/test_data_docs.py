@@ -27,6 +27,7 @@ def test_every_command_has_an_example() -> None:
     assert {line.split()[2] for line in examples()} == set(COMMANDS)
 
 
+@pytest.mark.long
 def test_the_examples_do_what_the_page_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
+@pytest.mark.long
 def test_what_the_page_says_to_type_works(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mpe2")
     pytest.importorskip("mujoco")

@@ -39,6 +39,7 @@ def test_custom_algorithm_trains_and_scores(tmp_path: Path, warm: Warm) -> None:
     assert json.loads((tmp_path / "run" / "config.json").read_text())["settings"]["spared"] == 0.1
 
 
+@pytest.mark.long
 def test_own_logger_keeps_the_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

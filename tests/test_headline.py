@@ -293,6 +293,7 @@ def test_the_committed_rows_are_those_of_the_plan(plan):
         assert row["episodes"] == str(plan.PROTOCOL["episodes"]["score"])
 
 
+@pytest.mark.long
 def test_curves_are_drawn_over_updates_and_over_processor_time(counted, tables, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(tables, "RESULTS", tmp_path)

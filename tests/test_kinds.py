@@ -189,6 +189,7 @@ def mean_in(folder: Path) -> float:
     return json.loads((folder / "DONE").read_text())["mean"]
 
 
+@pytest.mark.long
 def test_a_kind_is_a_command_with_the_flags_of_its_run_and_of_what_it_learns(offline):
     assert "fit-mean NAME" in offline("--help")[0]
     assert "gradient" in offline("fit-mean")[0]

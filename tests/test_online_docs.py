@@ -19,6 +19,7 @@ PAGE = (Path(__file__).resolve().parents[1] / "docs" / "online.md").read_text()
 FEW = shlex.split("--batch-size 4 --final-episodes 1 --eval-every 0 --hidden 8 --device cpu")
 
 
+@pytest.mark.long
 def test_what_the_page_says_to_type_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

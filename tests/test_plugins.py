@@ -114,6 +114,7 @@ def warmly(plugins: Path, warm: Warm):
     return run
 
 
+@pytest.mark.long
 def test_plugins_are_listed_beside_the_built_in_ones_without_being_imported(warmly):
     code = (
         "import json, sys, offline_marl\n"

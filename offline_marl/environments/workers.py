@@ -6,11 +6,13 @@ them. They step simulators alone: policies act in the process that made them, fo
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any
@@ -23,6 +25,9 @@ from offline_marl.environments.base import Flags, Floats, Frame, JointEnv, Seen,
 
 _OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
 """Our ends of all pipes: a fork inherits them, and would keep its siblings from noticing that we have gone."""
+
+_WITHIN: ContextVar[list[SideBySide] | None] = ContextVar("within", default=None)
+"""What was made since `ended_behind` was entered."""
 
 
 class WorkerDiedError(WorkError, RuntimeError):
@@ -46,6 +51,9 @@ class SideBySide:
         share = -(-copies // workers)
         self._pipes = [_fork(make, share) for _ in range(workers)]
         self._end = weakref.finalize(self, _close, list(self._pipes))
+        made = _WITHIN.get()
+        if made is not None:
+            made.append(self)
         self.copies = copies
         answers = [_received(pipe) for pipe in self._pipes]
         self.spec, self.max_steps, self._versions = answers[0]
@@ -116,6 +124,22 @@ class SideBySide:
         # All are heard before one is judged: what was answered must not be taken for the next answer.
         answers = [_answer(pipe) for pipe, _ in zip(self._pipes, parts, strict=False)]
         return [_judged(answer) for answer in answers]
+
+
+@contextlib.contextmanager
+def ended_behind() -> Iterator[None]:
+    """End the worker processes of all copies made within, however it is left.
+
+    Without it they wait for the garbage collector, which an exception that somebody keeps puts off for as long.
+    """
+    made: list[SideBySide] = []
+    before = _WITHIN.set(made)
+    try:
+        yield
+    finally:
+        _WITHIN.reset(before)
+        for copies in made:
+            copies.close()
 
 
 def _fork(make: Callable[[int], JointEnv], copies: int) -> Connection:

@@ -17,6 +17,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, clipped, rescaled
 from offline_marl.datasets.files import save_data
 from offline_marl.environments.scores import Score
+from offline_marl.environments.workers import ended_behind
 from offline_marl.runs.combinations import refuse_beginning, refuse_mixtures, with_budget
 from offline_marl.runs.config import EnvironmentChoice, RunConfig, import_paths
 from offline_marl.runs.devices import pick_device
@@ -97,7 +98,7 @@ def train(
         own_data = (clipped(own_data) if config.clip_actions else own_data).check()
     task = open_for(config, None, ImportPath) if own_data is None else Task(OWN_DATA, own_data, None, None)
     learner = make_algorithm(config, task.data.spec)
-    with folder.locked():
+    with folder.locked(), ended_behind():
         folder.refuse_strangers(config)
         folder.sweep()
         if own_data is not None or not task.recorded:
@@ -146,7 +147,7 @@ def resume(
         trained_in = config.environment or "the environment of its data"
         raise ConfigError(f"{folder.path} acts in {trained_in}: it cannot go on in {environment}.")
     choice = EnvironmentChoice(environment=environment, env_settings=dict(env_settings or {}))
-    with folder.locked(), naming_plugins(folder):
+    with folder.locked(), naming_plugins(folder), ended_behind():
         _warn_of_other_software(folder.versions())
         folder.sweep()
         if folder.done:
@@ -196,7 +197,7 @@ def evaluate(
     learner = load(run)
     torch.set_num_threads(config.threads)
     task = scored_task_of(folder, choice)
-    with InfosFile.maybe(infos) as file:
+    with ended_behind(), InfosFile.maybe(infos) as file:
         score = make_scorer(task, seed, episodes, "cpu", watch=None if file is None else file.add)
         if score is None:
             raise DataError(f"{config.task} cannot be scored here, there is nothing to act in: {task.hint}.")

@@ -21,6 +21,7 @@ from offline_marl.core.config import ConfigError, build
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import Batch
+from offline_marl.environments.workers import ended_behind
 from offline_marl.runs.combinations import refuse_beginning, refuse_mixtures, replays
 from offline_marl.runs.config import RunConfig, import_paths
 from offline_marl.runs.devices import pick_device
@@ -68,6 +69,7 @@ def train_seeds(
     task = open_for(configs[0], None, ImportPath)
     learners = [make_algorithm(config, task.data.spec) for config in configs]
     with contextlib.ExitStack() as held:
+        held.enter_context(ended_behind())
         for folder, config in zip(folders, configs, strict=True):
             held.enter_context(folder.locked())
             if not (folder.config_file.exists() and folder.config() == config):

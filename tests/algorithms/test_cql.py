@@ -145,6 +145,7 @@ def test_draws_lie_in_the_box_and_off_the_padding():
     assert middle[inside].abs().max() < 0.3
 
 
+@pytest.mark.long
 def test_the_uniform_draws_alone_converge_to_the_integral_of_the_critic():
     """T log int exp(Q / T) of a trained-on critic, agent by agent, by a fine grid over the box."""
     learner, batch = hand.learner_and_batch("cql", "continuous", rows=2, cql_samples=20_000, critic="centralised")

@@ -50,6 +50,7 @@ def test_noise_is_each_episodes_own_and_chance_has_none(tmp_path):
     assert torch.equal(same, levels == 0)
 
 
+@pytest.mark.long
 def test_the_number_of_copies_changes_nothing(tmp_path, trained):
     fields = {"episodes": 70, "who": ("left", f"{trained}=2", "random"), "noise": (0.1, 0.3)}
     one = collected(tmp_path / "one" / "a.safetensors", copies=13, **fields)

@@ -109,6 +109,7 @@ def test_no_worker_is_forked_beside_a_gpu_in_use(monkeypatch):
     assert not processes.forks()
 
 
+@pytest.mark.long
 def test_a_run_that_changes_meanwhile_is_noticed(tmp_path, threads, monkeypatch):
     collecting = processes.record_side_by_side
     run = str(small_run(tmp_path / "clone", "rendezvous-left-v0", steps=3, checkpoint_every=1).folder)

@@ -57,6 +57,7 @@ def test_who_deviates_is_uniform_and_a_matter_of_the_episode_alone(tmp_path):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("copies", [1, 64])
 def test_the_number_of_copies_changes_nothing_noise_is_added_to_a_deviating_expert_too(tmp_path, copies):
     run = str(small_run(tmp_path / "clone", "rendezvous-left-v0", steps=3).folder)
@@ -66,6 +67,7 @@ def test_the_number_of_copies_changes_nothing_noise_is_added_to_a_deviating_expe
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.mujoco
 def test_on_a_body_the_agents_are_named_or_those_of_the_run(tmp_path):
     pytest.importorskip("mujoco")

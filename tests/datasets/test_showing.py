@@ -32,6 +32,7 @@ def test_a_saved_set_is_read_as_it_was(tmp_path, kind):
         data.save(tmp_path / "mine.npz")
 
 
+@pytest.mark.long
 def test_reprs_are_short_and_say_what_there_is(tmp_path, monkeypatch):
     score_in_point_env(monkeypatch)
     data = world("continuous")

@@ -41,6 +41,7 @@ def test_replicas_bear_one_loss_less_than_there_are_of_the_rarest():
     assert measures(make_code("replication", 3, 9)).tolerance == 2
 
 
+@pytest.mark.long
 def test_well_conditioned_codes_are():
     for name in ("systematic", "chebyshev", "gaussian"):
         found = measures(make_code(name, 8, 15))

@@ -9,7 +9,7 @@ from worlds import SPECS, PointEnv
 
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import Seen
-from offline_marl.environments.workers import SideBySide, WorkerDiedError
+from offline_marl.environments.workers import SideBySide, WorkerDiedError, ended_behind
 
 SEEDS = [5, 3, 8, 1, 4, 9, 2]
 
@@ -87,3 +87,16 @@ def test_processes_end_with_who_made_them():
         time.sleep(0.02)
     assert len(multiprocessing.active_children()) == before - 2
     other.close()
+
+
+def test_processes_end_behind_a_failure_that_somebody_keeps():
+    import multiprocessing
+
+    before = set(multiprocessing.active_children())
+    with pytest.raises(DataError, match="unlucky") as kept, ended_behind():
+        env = SideBySide(lambda copies: Odd(SPECS["discrete"], copies), 4, 2)
+        ours = set(multiprocessing.active_children()) - before
+        env.reset([12, 3, 8, 1])
+    for process in ours:
+        process.join(10)
+    assert len(ours) == 2 and not any(process.is_alive() for process in ours) and kept.tb is not None

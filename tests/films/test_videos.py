@@ -53,6 +53,7 @@ def particles(tmp_path_factory):
         yield out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ending", ["mp4", "gif"])
 def test_a_video_shows_the_episodes_that_are_evaluated(particles, tmp_path, ending):
     made = film(particles, tmp_path / f"two.{ending}", episodes=2, seed=1)
@@ -83,6 +84,7 @@ def test_a_faster_world_keeps_its_pace(particles, tmp_path, monkeypatch):
     assert made.frames == 3 and made.fps == pytest.approx(125 / 3)  # steps 0, 3 and 6
 
 
+@pytest.mark.long
 @pytest.mark.mujoco
 def test_an_arm_is_filmed_off_screen(tmp_path, monkeypatch):
     pytest.importorskip("mujoco")

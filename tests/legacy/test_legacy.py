@@ -166,6 +166,7 @@ def refuse_other_end(root: Path, name: str) -> None:
         ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", UNFINISHED)
 def test_a_run_that_was_killed_goes_on_to_its_known_end(root: Path, name: str) -> None:
     folder = root / "runs" / name
@@ -174,6 +175,7 @@ def test_a_run_that_was_killed_goes_on_to_its_known_end(root: Path, name: str) -
     refuse_other_end(root, f"runs/{name}")
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_as_its_own_world_model_was_fitted_goes_on_to_its_known_end(root: Path) -> None:
     folder = root / "runs/own-model-fit"
     assert [*folder.glob("world_model/checkpoints/*")] and not (folder / "checkpoints").exists()
@@ -181,6 +183,7 @@ def test_a_run_that_was_killed_as_its_own_world_model_was_fitted_goes_on_to_its_
     refuse_other_end(root, "runs/own-model-fit")
 
 
+@pytest.mark.long
 def test_a_fit_that_was_killed_goes_on_to_its_known_end(root: Path) -> None:
     assert command("resume", str(root / "models/unfinished")) == 0
     refuse_other_end(root, "models/unfinished")
@@ -268,6 +271,7 @@ def test_a_recording_is_seen_by_agents_of_a_partition(root: Path) -> None:
     assert data.spec.n_agents == 2 and len(data.lengths) == 4
 
 
+@pytest.mark.long
 def test_a_sweep_that_was_killed_goes_on_to_its_known_end(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = root / "sweep"
     assert states(sweep, capsys) == ["done", "done", "failed", "waiting"]

@@ -66,6 +66,7 @@ def test_the_last_update_is_not_stopped(tmp_path: Path, data: str, monkeypatch: 
     assert small_run(tmp_path / "run", data).folder == tmp_path / "run" and (tmp_path / "run" / "DONE").exists()
 
 
+@pytest.mark.long
 def test_a_fit_that_was_asked_to_stop_ends_as_if_it_had_not(
     tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

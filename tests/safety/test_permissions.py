@@ -120,6 +120,7 @@ def test_a_folder_from_elsewhere_imports_nothing(tmp_path, mark):
         assert not mark.exists()
 
 
+@pytest.mark.long
 def test_naming_it_lets_a_folder_from_elsewhere_act_and_resume_remembers_it(tmp_path, mark):
     folder = received(tmp_path, mark)
     (folder / "DONE").unlink()
@@ -132,6 +133,7 @@ def test_naming_it_lets_a_folder_from_elsewhere_act_and_resume_remembers_it(tmp_
         resume(folder, environment="coordination")
 
 
+@pytest.mark.long
 def test_a_callable_named_in_config_json_is_not_called(cli, tmp_path, mark):
     folder = received(tmp_path, mark)
     config = json.loads((folder / "config.json").read_text())
@@ -145,6 +147,7 @@ def test_a_callable_named_in_config_json_is_not_called(cli, tmp_path, mark):
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.long
 def test_a_prey_named_in_settings_needs_permission_too(tmp_path, mark):
     pytest.importorskip("mpe2")
     fields = {"environment": "simple-tag-prey", "env_settings": {"prey": "own_world:flee"}, "max_steps": 3}

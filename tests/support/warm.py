@@ -72,7 +72,8 @@ class Warm:
         return self.start(*arguments, **more).wait()
 
     def close(self) -> None:
-        """End the server."""
+        """End the server, which would not notice by its input if a fork of ours still held that."""
+        self._server.terminate()
         self._server.communicate()
         self._folder.cleanup()
 

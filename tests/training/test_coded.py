@@ -78,6 +78,7 @@ def random_erasures(code, count, seed=0):
     return script
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CODES)
 def test_the_end_is_that_of_an_uncoded_run(name):
     count = 20 if name == "systematic" else 4
@@ -93,6 +94,7 @@ def test_the_end_is_that_of_an_uncoded_run(name):
         assert all(float(ours[key]) == pytest.approx(float(theirs[key]), abs=1e-4) for key in theirs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CODES)
 def test_erasures_change_nothing(name):
     count = 20 if name == "systematic" else 8
@@ -187,6 +189,7 @@ def run_local(code, count, stragglers=None, disturb=None, patience_s=20.0):
     return learner, accounts
 
 
+@pytest.mark.long
 def test_processes_give_the_uncoded_end():
     plain, _ = uncoded_end(10)
     learner, accounts = run_local(code_named("systematic"), 10)
@@ -195,6 +198,7 @@ def test_processes_give_the_uncoded_end():
     assert all(not account.local for account in accounts)
 
 
+@pytest.mark.long
 def test_killed_and_stopped_learners_change_nothing():
     plain, _ = uncoded_end(12)
 
@@ -212,6 +216,7 @@ def test_killed_and_stopped_learners_change_nothing():
     assert all(1 not in account.rows for account in accounts[5:])
 
 
+@pytest.mark.long
 def test_emulated_stragglers_within_the_tolerance_are_not_waited_for():
     code = code_named("systematic")
     stragglers = Stragglers(code.learners, 3, 5.0, torch.Generator().manual_seed(0))

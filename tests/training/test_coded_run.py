@@ -37,6 +37,7 @@ def assert_near(one, other, tolerance=1e-5):
     assert compared > 5
 
 
+@pytest.mark.long
 def test_a_run_with_local_learners_ends_as_one_without(tmp_path, data):
     small_run(tmp_path / "plain", data, **TD3_BC)
     small_run(tmp_path / "coded", data, **TD3_BC, engine="local", learners=5)
@@ -48,6 +49,7 @@ def test_a_run_with_local_learners_ends_as_one_without(tmp_path, data):
     assert "coded/wait_s" in (tmp_path / "coded" / "metrics.csv").read_text().splitlines()[0]
 
 
+@pytest.mark.long
 def test_a_log_is_replayed_bit_for_bit(tmp_path, data):
     small_run(tmp_path / "first", data, **TD3_BC, engine="local", code="gaussian", learners=5)
     small_run(tmp_path / "again", data, **TD3_BC, answers_of=str(tmp_path / "first"), code="gaussian", learners=5)
@@ -59,6 +61,7 @@ def test_a_log_is_replayed_bit_for_bit(tmp_path, data):
     ]
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_bit_for_bit_with_scripted_answers(tmp_path, data):
     settings = TD3_BC | {"code": "replication", "learners": 5, "stragglers": 2, "straggler_delay": 0.01}
     small_run(tmp_path / "first", data, **settings, engine="local")
@@ -77,6 +80,7 @@ def test_a_killed_run_goes_on_bit_for_bit_with_scripted_answers(tmp_path, data):
     assert [line["version"] for line in log_of(tmp_path / "killed")] == list(range(1, 25))
 
 
+@pytest.mark.long
 def test_a_killed_run_with_processes_goes_on(tmp_path, data):
     small_run(tmp_path / "plain", data, **TD3_BC)
     start_and_kill(tmp_path / "killed", data, 15, **TD3_BC, engine="local", learners=5)

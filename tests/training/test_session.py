@@ -83,6 +83,7 @@ def test_a_run_that_died_after_any_step_ends_as_if_it_had_not(tmp_path, data, mo
         refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / str(step)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", sorted(SPECS))
 def test_a_run_with_histories_that_died_ends_as_if_it_had_not(tmp_path, monkeypatch, kind):
     score_in_point_env(monkeypatch)

@@ -109,6 +109,7 @@ def test_no_picture_needs_pyplot(warm):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_a_backend_that_is_not_there_costs_no_picture(tmp_path, warm):
     pytest.importorskip("matplotlib")
     env = {**os.environ, "MPLBACKEND": "module://nowhere.backend_inline"}
@@ -138,6 +139,7 @@ def test_a_report_whose_names_cannot_be_printed_is_made(tmp_path, monkeypatch, d
     assert (tmp_path / "seite_狼" / "report.html").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", ["report läufe_狼 --out seite_狼", "resume läufe_狼"])
 def test_names_that_cannot_be_printed_are_replaced(tmp_path, monkeypatch, data, words):
     score_in_point_env(monkeypatch)

@@ -218,6 +218,7 @@ def test_an_update_leaves_its_batch_alone_and_draws_from_its_own_generator(case)
     assert torch.equal(everywhere, torch.get_rng_state())
 
 
+@pytest.mark.long
 def test_padding_is_inert_and_predicted_as_zero(case):
     model = case.model()
     plain = case.batch(model)

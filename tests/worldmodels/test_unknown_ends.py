@@ -86,6 +86,7 @@ def test_terminations_of_a_team_are_learnt_where_its_last_agents_end() -> None:
     assert int(rows.team_terminations.sum()) == len(data.lengths)
 
 
+@pytest.mark.long
 def test_a_fit_foresees_the_drift_and_rewards_of_last_steps(tmp_path: Path) -> None:
     save_data(tmp_path / "drift.safetensors", drift(episodes=200, ending="early"))
     fields: dict[str, Any] = {"members": 2, "elites": 1, "hidden": (32, 32), "steps": 600, "holdout": 0.2}
@@ -128,6 +129,7 @@ def half_unknown(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(place / "drift.safetensors"), str(fitted.folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", ["bc", "iql", "ma-iql", "td3-bc", "cql", "omar"])
 def test_every_learner_trains_on_them(algorithm: str, half_unknown: tuple[str, str], tmp_path: Path) -> None:
     data, model = half_unknown

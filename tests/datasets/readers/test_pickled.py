@@ -183,6 +183,7 @@ def refusal(path: Path) -> str:
     return message
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_pickle_is_one_sentence_and_executes_nothing(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -149,6 +149,7 @@ def test_a_broken_plugin_is_named_only_where_no_reader_knows_the_file(
     assert "is of no known format: there are" in str(refusal.value) and problem in str(refusal.value)
 
 
+@pytest.mark.long
 def test_readers_import_no_package_of_their_formats_before_a_file_is_opened() -> None:
     program = (
         "import sys\nfrom offline_marl.datasets.readers import registry\n"

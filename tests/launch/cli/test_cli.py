@@ -249,6 +249,7 @@ main(sys.argv[1:])
 """A command whose output nobody reads any more."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["list", "train bc --help"])
 def test_a_reader_that_leaves_early_is_no_error(warm: Warm, command: str) -> None:
     done = warm.run("-c", LEFT, *command.split())

@@ -141,6 +141,7 @@ def test_jobs_and_sweeps_know_the_kind(cli: Cli, data: str, labelled: str) -> No
     assert alphas == {0.0, 1.0}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -54,6 +54,7 @@ def sentence_of_the_full_parser(kind, name, words):
     return f"error: {refused.value}"
 
 
+@pytest.mark.long
 def test_mistyped_flags_of_all_learners_load_no_torch_and_are_answered_as_ever(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.toml").write_text("datset = 'x'\n")

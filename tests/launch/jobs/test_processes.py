@@ -32,6 +32,7 @@ def _no_submitit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "find_spec", lambda name: None)
 
 
+@pytest.mark.long
 def test_local_jobs_run_after_the_shells_lines_and_log_where_status_looks(tmp_path: Path, data: str) -> None:
     some, logs = [job(data, tmp_path / "run")], tmp_path / "logs"  # a process each; several of them are below
     profile = Profile(setup=(f"echo set >> '{tmp_path}/setup'", "export OMP_NUM_THREADS=1"), array_parallelism=1)

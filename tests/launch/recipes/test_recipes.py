@@ -77,6 +77,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Pat
     return out, made(pipeline(), out)
 
 
+@pytest.mark.long
 def test_the_whole_pipeline_ends_in_a_learner_of_learned_rewards(whole):
     _, paths = whole
     config = json.loads((paths["learner"] / "config.json").read_text())
@@ -123,6 +124,7 @@ def test_where_the_work_is_done_is_no_part_of_a_stage(whole):
     assert made(changed, out) == paths
 
 
+@pytest.mark.long
 def test_an_input_from_elsewhere_is_known_by_its_content(whole, tmp_path):
     _, paths = whole
     file, out = tmp_path / "mine.safetensors", tmp_path / "out"
@@ -282,6 +284,7 @@ def test_a_recipe_that_is_killed_at_any_moment_goes_on(whole, tmp_path):
         assert ours[paths[name].parent.name] == content_of(paths[name]), name
 
 
+@pytest.mark.long
 def test_the_committed_recipe_runs_at_toy_size(tmp_path):
     settings = load_settings(ROOT / "examples" / "marlhf_spread.toml")
     assert read_recipe(ROOT / "examples" / "marlhf_spread.toml").ordered()[-1]

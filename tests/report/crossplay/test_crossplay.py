@@ -67,6 +67,7 @@ def matrix(meeting):
     return crossplay(meeting, episodes=30, seed=3)
 
 
+@pytest.mark.long
 def test_runs_of_one_convention_fit_and_others_do_not(matrix):
     assert [group.members for group in matrix.groups] == [(0, 2), (1, 3)]
     assert [group.convention for group in matrix.groups] == ["left", "right"]

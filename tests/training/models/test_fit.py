@@ -76,6 +76,7 @@ def test_it_stops_when_nothing_is_gained_and_takes_the_weights_of_then(tmp_path,
     assert fit.errors == short.errors
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fields",
     [
@@ -93,6 +94,7 @@ def test_a_fit_that_died_after_any_step_ends_as_if_it_had_not(tmp_path, data, fi
         refuse_difference(dict(straight.model.state_dict()), dict(resumed.model.state_dict()))
 
 
+@pytest.mark.long
 def test_a_process_killed_in_a_fit_is_gone_on_with_as_if_it_had_not_been(tmp_path, data, warm):
     fields = {"steps": 120, "patience": 1_000}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALL_FIT, **fields, "hidden": "8"}.items()]

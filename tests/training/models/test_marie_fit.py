@@ -45,6 +45,7 @@ def fitted(out, path: str, **fields) -> Fit:
     return fit_model("marie", path, out=out, **{**TINY, **fields})
 
 
+@pytest.mark.long
 def test_a_fit_that_died_in_either_phase_ends_as_if_it_had_not(tmp_path):
     path = saved(tmp_path, world("discrete"))
     straight = fitted(tmp_path / "straight", path)
@@ -87,6 +88,7 @@ def test_a_run_fits_its_own_and_dreams_of_choices_that_data_restricts(tmp_path, 
         small_run(tmp_path / algorithm, saved(tmp_path, data), algorithm=algorithm, **fields)
 
 
+@pytest.mark.long
 def test_learners_dream_of_continuous_actions(tmp_path, monkeypatch):
     score_in_point_env(monkeypatch)
     path = saved(tmp_path, world("continuous"))
@@ -96,6 +98,7 @@ def test_learners_dream_of_continuous_actions(tmp_path, monkeypatch):
         small_run(tmp_path / algorithm, path, algorithm=algorithm, **fields)
 
 
+@pytest.mark.long
 def test_agents_that_leave_are_fitted_around(tmp_path, monkeypatch):
     score_in_point_env(monkeypatch)
     whole = world("continuous", episodes=12)

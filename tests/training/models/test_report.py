@@ -109,6 +109,7 @@ def spread_of(after, rewards, obs_std=None, rewards_std=None) -> Spread:
 
 
 # --- the verdict --------------------------------------------------------------------------------------------------
+@pytest.mark.long
 def test_a_model_that_learnt_its_world_is_trusted(fitted) -> None:
     report, cloud = measure_model(fitted, HELD_OUT)
     assert report["trusted"] and not report["reasons"] and verdict(report) == "to be trusted"
@@ -134,6 +135,7 @@ def test_a_model_that_learnt_nothing_is_not_trusted_and_the_reasons_have_numbers
     assert verdict(report).startswith(f"not to be trusted: {by_steps}; {by_rewards}")
 
 
+@pytest.mark.long
 def test_predictions_that_are_not_finite_are_a_reason_and_leave_json_valid(tmp_path) -> None:
     def says(after, rewards):
         after = after.log()
@@ -343,6 +345,7 @@ def test_a_fit_ends_with_a_report_that_is_read_again(tmp_path, task) -> None:
     assert (fit.folder / "report.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.long
 def test_the_picture_shows_something(tmp_path, task) -> None:
     pytest.importorskip("matplotlib")
     from matplotlib.image import imread

@@ -54,6 +54,7 @@ def test_a_fit_leaves_all_there_is_to_a_reward_model(tmp_path, data, comparisons
     assert version_of(load_reward(fit.folder)) == version_of(fit.model) == version_of(again.model)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fields", [{}, {"recurrent": True, "surf_weight": 0.5, "sampling": "bootstrap"}])
 def test_a_fit_that_was_killed_ends_bit_for_bit_as_one_that_was_not(tmp_path, data, comparisons, fields) -> None:
     small_reward(tmp_path / "whole", data, comparisons, **fields)

@@ -123,6 +123,7 @@ def test_a_uniform_reference_pays_nothing_for_any_weight(weight) -> None:
         torch.testing.assert_close(learned.bonus(one), torch.zeros(1, 1, 3))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_recorded_rewards_are_standardised_over_all_of_the_data(place, made, kind) -> None:
     data = open_task(made[kind]).data
@@ -210,6 +211,7 @@ def model(place, made) -> str:
     return str(small_fit(place / "model", made["continuous"]).folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reward", ["r", "gru"])
 def test_runs_on_recorded_and_on_imagined_rows_end_alike_after_a_kill(place, made, model, tmp_path, reward) -> None:
     data = made["continuous"]
@@ -237,6 +239,7 @@ def test_the_run_folder_says_which_reward_it_learnt_from_and_how_it_stands_besid
     assert -1 <= said["beside_the_true"]["team"]["rank"] <= 1
 
 
+@pytest.mark.long
 def test_a_reward_model_that_changed_since_is_refused(place, made, tmp_path) -> None:
     data = made["continuous"]
     comparisons = place / "continuous-c"

@@ -76,6 +76,7 @@ def model(place, data):
     return str(small_fit(place / "model", data).folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", MIXING)
 def test_every_learner_of_recorded_rows_learns_from_imagined_ones_too(tmp_path, data, model, algorithm):
     small_run(tmp_path / "run", data, algorithm=algorithm, world_model=model, real_fraction=0.5, **FEW)
@@ -109,6 +110,7 @@ def test_choices_are_imagined_where_all_of_them_are_available(tmp_path, algorith
         small_run(tmp_path / "other", restricted, algorithm=algorithm, world_model="ensemble", **FEW)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fields",
     [
@@ -136,6 +138,7 @@ def quick_fits(monkeypatch):
     monkeypatch.setattr(choose, "prepare_fit", lambda kind, task, given: prepare(kind, task, {**SMALL_FIT, **given}))
 
 
+@pytest.mark.long
 def test_a_missing_model_is_fitted_first_and_kept_in_the_run_folder(tmp_path, data, quick_fits, monkeypatch):
     fields = {"algorithm": "moma-ppo", "epochs": 1, **FEW}
     small_run(tmp_path / "straight", data, seed=3, **fields)
@@ -165,6 +168,7 @@ def test_a_data_set_of_ones_own_is_imagined_from_as_well(tmp_path, quick_fits):
     assert (result.folder / "world_model" / "DONE").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", ["moma-ppo", "td3-bc"])
 def test_the_simulator_itself_may_be_the_model(tmp_path, monkeypatch, data, algorithm):
     act_in(monkeypatch, RestorableEnv)
@@ -195,6 +199,7 @@ def own_kinds(monkeypatch):
     worldmodels.register("given")(Given)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("own_kinds")
 @pytest.mark.parametrize("algorithm", ["moma-ppo", "td3-bc"])
 def test_a_model_with_a_carry_of_its_own_is_fitted_and_imagined_in(tmp_path, data, monkeypatch, algorithm):
@@ -306,6 +311,7 @@ def test_what_does_not_fit_together_is_refused_before_the_run_begins(tmp_path, d
     small_run(tmp_path / "run", data, algorithm="iql", steps=1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", ["ma-ppo", "td3-bc"])
 def test_a_run_begins_with_another_runs_networks(tmp_path, data, monkeypatch, capsys, algorithm):
     score_in_point_env(monkeypatch)

@@ -252,6 +252,7 @@ def live(**settings: Any) -> dict[str, Any]:
     return {"dataset": None, "environment": "live_worlds:make", "env_settings": settings, "warmup_steps": 10}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("trouble", "fields", "message"),
     [
@@ -498,6 +499,7 @@ def test_over_the_memory_that_it_may_take_the_replay_lies_on_disk(
     refuse_difference(*ends)
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_as_large_with_a_full_replay_as_with_an_empty_one(tmp_path: Path) -> None:
     given = {"environment": "coordination", "warmup_steps": 12, "checkpoint_every": 30, "keep_checkpoints": 0}
     small_run(tmp_path / "run", None, "cql", steps=300, updates_per_step=0.5, **given)
@@ -507,6 +509,7 @@ def test_a_checkpoint_is_as_large_with_a_full_replay_as_with_an_empty_one(tmp_pa
     assert len(files) == 10 and max(path.stat().st_size for path in files[1:]) < 1.2 * files[1].stat().st_size
 
 
+@pytest.mark.long
 def test_files_of_episodes_that_left_go_when_no_checkpoint_that_stays_needs_them(tmp_path: Path) -> None:
     given = {"environment": "coordination", "warmup_steps": 12, "checkpoint_every": 30, "replay_capacity": 60}
     for keep in (2, 0):
