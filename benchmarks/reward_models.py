@@ -1,6 +1,7 @@
 """What reward models learn of a simulated teacher: `python benchmarks/reward_models.py [--cases NAME ...] [--table]`.
 
-Each case is a recipe: data, pairs of whole episodes, a teacher of steepness 5, a fit. Of the held-out episodes a row of
+Each case is a recipe: data, pairs of whole episodes or of segments, a teacher of steepness 5 on the scale of what is
+compared, a fit. Of the held-out episodes a row of
 results/reward_models.csv says the share of what can be told, (expected accuracy - 1/2) / (Bayes rate - 1/2), and how
 the model ranks them beside their true returns. `spread x5` is MARLHF's Diversified mix of simple-spread at half the
 published size; of it VDN learns, too, on the learned and on the true reward, with the same reference policy. What is
@@ -43,18 +44,18 @@ FIELDS = (
     "commit",
 )
 RENDEZVOUS = {"who": ["left=.35", "right=.35", "random=.3"], "noise": [0.0, 0.3, 0.8, 1.5], "episodes": 1000}
-LARGE = {
-    "hidden": [256, 256],
+SMALL = {
+    "hidden": [128, 128],
     "alpha": 0.0,
     "members": 1,
     "lr": 2e-3,
-    "cosine_steps": 4000,
-    "steps": 4000,
+    "cosine_steps": 3000,
+    "steps": 3000,
     "batch_size": 256,
     "eval_every": 200,
     "patience": 20,
 }
-SMALL = LARGE | {"hidden": [128, 128], "cosine_steps": 3000, "steps": 3000}
+DEEP = SMALL | {"hidden": [128, 128, 128], "layer_norm": True, "batch_size": 768, "cosine_steps": 4000, "steps": 4000}
 LEARNER = marlhf.LEARNER | {"steps": 3000, "reference_weight": 1.0}
 
 
@@ -64,6 +65,8 @@ class Case:
 
     pairs: int
     fit: dict[str, Any] = field(default_factory=dict)
+    length: int | None = None
+    """Steps of what is compared; None for whole episodes."""
     scale: int = 0
     """Diversified episodes of simple-spread in tenths of the published number; 0 for rendezvous."""
     learners: bool = False
@@ -80,7 +83,11 @@ class Case:
         made = self.data(seed)
         data = {"dataset": f"{{{[*made][-1]}}}", "seed": seed}
         spread = bool(self.scale)
-        asked = {"budget": self.pairs} | ({"scale": round(scale_of(SPREAD), 4)} if spread else {})
+        asked: dict[str, Any] = {"budget": self.pairs}
+        if spread:  # its episodes are all of 25 steps
+            asked["scale"] = round(scale_of(SPREAD) * (self.length or 25) / 25, 4)
+        if self.length:
+            asked["length"] = self.length
         teacher = {"steepness": 5.0, "target": "agents" if spread else "team", "seed": seed}
         pairs, labels, reward, clone = (f"{name}_{what}" for what in ("pairs", "labels", "reward", "bc"))
         made[pairs] = stage("prefs pairs", None, data | asked)
@@ -101,7 +108,7 @@ CASES = {
     "rendezvous joint 1000": Case(1000, {"joint": True}),
     "rendezvous joint 2500": Case(2500, {"joint": True}),
     "spread x1 20000": Case(20_000, SMALL, scale=1),
-    "spread x5 40000": Case(40_000, LARGE, scale=5, learners=True),
+    "spread x5 60000 of 5": Case(60_000, DEEP, length=5, scale=5, learners=True),
 }
 
 
