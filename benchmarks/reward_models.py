@@ -4,7 +4,8 @@ Each case is a recipe: data, pairs of whole episodes or of segments, a teacher o
 compared, a fit. Of the held-out episodes a row of
 results/reward_models.csv says the share of what can be told, (expected accuracy - 1/2) / (Bayes rate - 1/2), and how
 the model ranks them beside their true returns. `spread x5` is MARLHF's Diversified mix of simple-spread at half the
-published size; of it VDN learns, too, on the learned and on the true reward, with the same reference policy. What is
+published size; of it OMIGA learns, too, on the learned and on the true reward. `, soft` has a teacher for whom the range
+of that mix counts as one, as published, instead of the difference of the expert and random play, a sixth of it. What is
 there is not made again, so that the command can be repeated.
 """
 
@@ -17,8 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import marlhf
-from marlhf import MIXES, REFERENCE, SPREAD, Stages, mixture, recorded, scale_of, stage, told
+from marlhf import COMMON, MIXES, SPREAD, Stages, mixture, recorded, scale_of, stage, told
 from rows import read, replace
 
 from offline_marl.core.errors import BadInputError, WorkError
@@ -56,7 +56,7 @@ SMALL = {
     "patience": 20,
 }
 DEEP = SMALL | {"hidden": [128, 128, 128], "layer_norm": True, "batch_size": 768, "cosine_steps": 4000, "steps": 4000}
-LEARNER = marlhf.LEARNER | {"steps": 3000, "reference_weight": 1.0}
+LEARNER = COMMON | {"steps": 3000}
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Case:
     """Steps of what is compared; None for whole episodes."""
     scale: int = 0
     """Diversified episodes of simple-spread in tenths of the published number; 0 for rendezvous."""
+    one: float | None = None
+    """Difference of episodes' returns that the teacher counts as one; None for that of the expert and random play."""
     learners: bool = False
 
     def data(self, seed: int) -> Stages:
@@ -85,21 +87,19 @@ class Case:
         spread = bool(self.scale)
         asked: dict[str, Any] = {"budget": self.pairs}
         if spread:  # its episodes are all of 25 steps
-            asked["scale"] = round(scale_of(SPREAD) * (self.length or 25) / 25, 4)
+            asked["scale"] = round((self.one or scale_of(SPREAD)) * (self.length or 25) / 25, 4)
         if self.length:
             asked["length"] = self.length
         teacher = {"steepness": 5.0, "target": "agents" if spread else "team", "seed": seed}
-        pairs, labels, reward, clone = (f"{name}_{what}" for what in ("pairs", "labels", "reward", "bc"))
+        pairs, labels, reward = (f"{name}_{what}" for what in ("pairs", "labels", "reward"))
         made[pairs] = stage("prefs pairs", None, data | asked)
         made[labels] = stage("prefs simulate", f"{{{pairs}}}", teacher)
         fit = self.fit | {"preferences": f"{{{labels}}}", "device": "cpu"}
         made[reward] = stage("fit-reward", "bradley-terry", data | fit)
         if self.learners:
-            made[clone] = stage("train", "bc", REFERENCE | data)
-            learner = LEARNER | data | {"reference_policy": f"{{{clone}}}"}
-            made[f"{name}_learned"] = stage("train", "vdn", learner | {"reward_model": f"{{{reward}}}"})
-            plain = {key: value for key, value in LEARNER.items() if key != "reference_weight"}
-            made[f"{name}_true"] = stage("train", "vdn", plain | data)
+            learner = LEARNER | data
+            made[f"{name}_learned"] = stage("train", "omiga", learner | {"reward_model": f"{{{reward}}}"})
+            made[f"{name}_true"] = stage("train", "omiga", learner)
         return made
 
 
@@ -109,6 +109,7 @@ CASES = {
     "rendezvous joint 2500": Case(2500, {"joint": True}),
     "spread x1 20000": Case(20_000, SMALL, scale=1),
     "spread x5 60000 of 5": Case(60_000, DEEP, length=5, scale=5, learners=True),
+    "spread x5 150000 of 5, soft": Case(150_000, DEEP | {"batch_size": 1024}, length=5, scale=5, one=65.0, learners=True),
 }
 
 
@@ -140,7 +141,7 @@ def row_of(name: str, seed: int, found: dict[str, Standing], key: str) -> dict[s
 
 def print_table() -> None:
     """The committed rows, one a line."""
-    print("| case | seed | held-out episodes | share | rank | VDN on it | VDN on true rewards |")
+    print("| case | seed | held-out episodes | share | rank | OMIGA on it | OMIGA on true rewards |")
     print("|---|---|---|---|---|---|---|")
     for row in read(RESULTS):
         shown = (row[name] for name in ("case", "seed", "episodes", "share", "rank", "learned", "true"))
@@ -156,7 +157,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in () if options.table else options.cases:
         for seed in options.seeds:
-            key, out = name.replace(" ", "_"), options.out.absolute()
+            key, out = name.replace(",", "").replace(" ", "_"), options.out.absolute()
             recipe = make_recipe({"stages": CASES[name].stages(key, seed)})
             try:
                 run_recipe(recipe, out, perform, resolve_execution("debug", None, None))

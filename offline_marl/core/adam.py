@@ -35,7 +35,11 @@ class FusedAdam(torch.optim.Adam):
     zero_grad = _undecorated("zero_grad")
 
     def __init__(self, params: Iterable[Any], **settings: Any) -> None:
-        super().__init__(params, fused=True, **settings)
+        super().__init__(params, **settings)
+        # Said afterwards: torch 2.4 refuses it of parameters without memory, by which sizes are estimated.
+        for kept in (self.defaults, *self.param_groups):
+            kept["fused"] = True
+        self._step_supports_amp_scaling = True
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step along the gradients that there are.
