@@ -1,12 +1,11 @@
 """What reward models learn of a simulated teacher: `python benchmarks/reward_models.py [--cases NAME ...] [--table]`.
 
 Each case is a recipe: data, pairs of whole episodes or of segments, a teacher of steepness 5 on the scale of what is
-compared, a fit. Of the held-out episodes a row of
-results/reward_models.csv says the share of what can be told, (expected accuracy - 1/2) / (Bayes rate - 1/2), and how
-the model ranks them beside their true returns. `spread x5` is MARLHF's Diversified mix of simple-spread at half the
-published size; of it OMIGA learns, too, on the learned and on the true reward. `, soft` has a teacher for whom the range
-of that mix counts as one, as published, instead of the difference of the expert and random play, a sixth of it. What is
-there is not made again, so that the command can be repeated.
+compared, a fit. Of the held-out episodes a row of results/reward_models.csv says the share of what can be told,
+(expected accuracy - 1/2) / (Bayes rate - 1/2), and how the model ranks them beside their true returns. `spread x5` is
+MARLHF's Diversified mix of simple-spread at half the published size; of it OMIGA learns, too, on the learned and on the
+true reward. `, soft` has a teacher for whom the range of that mix counts as one, as published, instead of the
+difference of the expert and random play, a sixth of it. What is there is not made again: the command can be repeated.
 """
 
 from __future__ import annotations
@@ -109,7 +108,9 @@ CASES = {
     "rendezvous joint 2500": Case(2500, {"joint": True}),
     "spread x1 20000": Case(20_000, SMALL, scale=1),
     "spread x5 60000 of 5": Case(60_000, DEEP, length=5, scale=5, learners=True),
-    "spread x5 150000 of 5, soft": Case(150_000, DEEP | {"batch_size": 1024}, length=5, scale=5, one=65.0, learners=True),
+    "spread x5 150000 of 5, soft": Case(
+        150_000, DEEP | {"batch_size": 1024}, length=5, scale=5, one=65.0, learners=True
+    ),
 }
 
 
