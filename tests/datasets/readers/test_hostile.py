@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("h5py")
 pytest.importorskip("minari")
@@ -163,7 +164,16 @@ def test_truncated_files(good: dict[str, Path], tmp_path: Path, kind: str, share
     file = largest(place)
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
-    refused(place)
+    if kind != "vault":
+        refused(place)
+        return
+    # A store keeps files whose place another has taken: which of them is the largest is left to its threads.
+    try:
+        found = load_place(place)
+    except BadInputError:
+        return
+    whole = load_place(good[kind])
+    assert all(torch.equal(getattr(found, name), getattr(whole, name)) for name in ("obs", "actions", "rewards"))
 
 
 @pytest.mark.parametrize(
