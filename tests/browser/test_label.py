@@ -355,6 +355,28 @@ def test_no_sound_unless_asked_for(window: Chromium, page: tuple[Served, Path]) 
     assert window.run("return document.body.dataset.rung || 0") == 0
 
 
+def test_what_was_answered_is_not_asked_again_by_a_slow_reply(window: Chromium, spread: Path, tmp_path: Path) -> None:
+    served = Served(str(spread), "--out", str(tmp_path / "pairs"), "--budget", "8", "--repeats", "0")
+    try:
+        window.look()
+        enter(window, served.url)
+        window.run(
+            "const fetched = window.fetch; window.fetch = async (...asked) => { const reply = await fetched(...asked);"
+            "if (String(asked[0]).includes('/api/lease')) await new Promise((done) => setTimeout(done, 400));"
+            "return reply; }"
+        )
+        shown, seen = "", []
+        for _ in range(8):
+            shown = ready(window, shown)
+            seen.append(shown)
+            window.driver.find_element("css selector", "#choices button").click()
+        wait(window, "return !document.getElementById('idle').hidden", "all is answered")
+        wait(window, f"return {ANSWERED[7:]} == 8", "all is counted")
+        assert len(set(seen)) == 8
+    finally:
+        served.kill(signal.SIGINT)
+
+
 def test_bodies_of_the_simulator_are_seen_moving_in_their_agents_colours(window: Chromium, tmp_path: Path) -> None:
     data = "reacher-scripted-mix-v0_2x1notip_0"
     served = Served(data, "--out", str(tmp_path / "pairs"), "--budget", "4", "--ask", "pairs,ratings,credit")

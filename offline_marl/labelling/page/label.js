@@ -33,6 +33,7 @@ let since = 0; // when it was shown
 let progress = null;
 let agents = 0;
 let asking = false;
+let passing = new Set(); // questions whose answers are on their way while a reply is, which may still hold them
 let idle = true;
 const clips = new Map(); // by name, promises
 const answered = []; // for undo, the last one last
@@ -95,6 +96,7 @@ const forget = () => {
 const ask = async () => {
   if (asking || !annotator) return;
   asking = true;
+  passing = new Set(queue.items.map((item) => item.body.question));
   try {
     const held = questions.map((question) => question.id).filter((id) => !queue.holds(id));
     const reply = await call("/api/lease", { annotator, count: AHEAD, held });
@@ -102,7 +104,7 @@ const ask = async () => {
     if (!reply.ok) { queue.trouble = said.error; return; }
     queue.online = true;
     queue.trouble = queue.items.length ? queue.trouble : "";
-    progress = said.progress;
+    if (!progress || !passing.size) progress = said.progress; // else the answers' own replies are newer
     agents = said.agents;
     if (said.store && said.store !== queue.store) {
       queue.store = said.store;
@@ -114,7 +116,7 @@ const ask = async () => {
     questions = questions.filter((question) => question === shown || known.has(question.id));
     for (const question of said.questions) {
       const here = questions.some((other) => other.id === question.id);
-      if (!here && !queue.holds(question.id)) questions.push(question);
+      if (!here && !passing.has(question.id) && !queue.holds(question.id)) questions.push(question);
     }
     for (const question of questions) for (const name of question.segments) clipOf(name).catch(() => {});
     if (questions.length && idle && document.visibilityState !== undefined) ring();
@@ -268,6 +270,7 @@ const give = (answer, reason = "") => {
   shown = null;
   questions = questions.filter((other) => other.id !== question.id);
   answered.push(question);
+  passing.add(question.id);
   queue.push("/api/answers", body);
   show();
   forget();
