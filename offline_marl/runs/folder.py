@@ -53,7 +53,7 @@ PACKAGES = ("offline-marl", "torch", "numpy", "gymnasium", "mujoco")
 
 
 class Summary(Config):
-    """What DONE says of a finished run, as far as anybody relies on it."""
+    """The record in DONE of a finished run, as far as anybody relies on it."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=True)
 

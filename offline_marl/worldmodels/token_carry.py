@@ -1,4 +1,4 @@
-"""What a token world model keeps of imagined episodes between steps, the chance of a step, and predictions in parts."""
+"""Carry of a token world model between imagined steps, the chance of each step, and predictions in parts."""
 
 from __future__ import annotations
 

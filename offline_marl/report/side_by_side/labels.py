@@ -22,7 +22,7 @@ MOST = 2_000
 
 @dataclass(frozen=True)
 class Told:
-    """What one reward model says of one question."""
+    """Probability and disagreement of one reward model for one question."""
 
     probability: float
     """That the first is preferred: the mean over members."""

@@ -17,7 +17,7 @@ FEWEST, MOST = 2, 4
 
 @dataclass(frozen=True)
 class Side:
-    """One run."""
+    """A run that is compared: its folder, curve and configuration."""
 
     name: str
     folder: Path

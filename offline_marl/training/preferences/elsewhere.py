@@ -12,7 +12,7 @@ from offline_marl.training.preferences.folders import ComparisonFolder
 
 @dataclass(frozen=True)
 class Exchanged:
-    """What one exchange moved."""
+    """Counts of pairs and labels that one exchange with a server moved."""
 
     pairs: int
     """Pairs that are new on the server."""

@@ -27,7 +27,7 @@ from offline_marl.training.sources.recorded import DatasetSource, lengthened
 
 
 class Follower(Protocol):
-    """Who is told of the episodes that a replay takes in."""
+    """A listener to the episodes that a replay takes in."""
 
     def hear(self, number: int, episode: Episode) -> None:
         """Take note of an episode as it was played, before it is asked what its steps are paid."""
