@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from offline_marl.core.types import DataError
 from offline_marl.preferences.labels import (
     LABEL_COLUMNS,
     TEAM,
@@ -19,7 +20,7 @@ from offline_marl.preferences.labels import (
     StoreError,
     now,
 )
-from offline_marl.preferences.pairs import SegmentKey
+from offline_marl.preferences.pairs import Pair, SegmentKey
 
 Kind = Literal["rating", "credit"]
 RATINGS = 5
@@ -261,6 +262,24 @@ def refuse_answer(one: Judgement) -> None:
 
 def _names_agent(answer: str) -> bool:
     return answer.startswith("agent_") and answer[6:].isdecimal()
+
+
+def oriented(label: Label, given: Pair | None, stored: Pair) -> Label:
+    """A label that was given about a pair in its own order, as one about the pair as it is stored.
+
+    Args:
+        label: Of the pair as it was given.
+        given: Its order; None where nobody said, which is taken for that of the stored one.
+        stored: The pair of that id here.
+
+    Raises:
+        DataError: The segments are others.
+    """
+    if given is None or given == stored:
+        return label
+    if given != Pair(stored.second, stored.first):
+        raise DataError(f"it names other segments than those of pair {stored.id}")
+    return label.turned()
 
 
 def plain(one: Label | Judgement) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -107,6 +107,12 @@ class Label:
     def asked(self) -> tuple[str, str, str]:
         """What was asked of whom."""
         return self.pair_id, self.target, self.annotator
+
+    def turned(self) -> Label:
+        """The same opinion about the same pair the other way round."""
+        opposite: dict[str, Answer] = {"first": "second", "second": "first"}
+        order = "swapped" if self.shown_order == "as stored" else "as stored"
+        return replace(self, answer=opposite.get(self.answer, self.answer), shown_order=order)
 
 
 PAIR_COLUMNS = "pair_id first_source first_episode first_start first_length second_source second_episode second_start "
@@ -237,7 +243,16 @@ class LabelStore:
 
         Returns:
             How many were new.
+
+        Raises:
+            StoreError: One is there the other way round, where first and second would change places.
         """
+        pairs = list(pairs)
+        if pairs:
+            known = {one.pair.id: one.pair for one in self.pairs()}
+            for asked in pairs:
+                if known.get(asked.pair.id, asked.pair) != asked.pair:
+                    raise StoreError(f"{self.path} holds the pair {asked.pair.id} the other way round.")
         rows = [_pair_row(asked) for asked in pairs]
         marks = ", ".join("?" * len(PAIR_COLUMNS.split()))
         columns = ", ".join(PAIR_COLUMNS.split())

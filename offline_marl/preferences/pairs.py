@@ -250,8 +250,10 @@ def schedule(kind: Schedule, total: int, rounds: int, rate: float = 0.1) -> list
     """
     if kind == "linear":
         return [total * i // rounds for i in range(1, rounds + 1)]
-    whole = math.expm1(rate * rounds)
-    return [int(total * math.expm1(rate * i) / whole) if i < rounds else total for i in range(1, rounds + 1)]
+    # Divided by e^(rate n) above and below, so that no power overflows.
+    whole = -math.expm1(-rate * rounds)
+    parts = [math.exp(rate * (i - rounds)) * -math.expm1(-rate * i) / whole for i in range(1, rounds)]
+    return [*(int(total * part) for part in parts), total]
 
 
 def shares(kind: Schedule, budget: int, rounds: int, rate: float = 0.1) -> list[int]:

@@ -100,6 +100,11 @@ def test_twins_are_chosen_last() -> None:
     assert chosen.tolist() == [0, 2, 1]
 
 
+def test_no_rate_is_too_large_for_a_schedule() -> None:
+    assert room.schedule("exponential", 1_400, 80, 11.0) == [0] * 79 + [1_400]
+    assert room.schedule("exponential", 100, 3, 1e-9) == [33, 66, 100], "a small one is a straight line"
+
+
 def test_schedules_are_the_published_ones() -> None:
     early = room.schedule("exponential", 990_000, 71, 0.1)
     assert early[:5] == [85, 181, 286, 402, 530] and (early[34], early[69], early[70]) == (26_255, 895_711, 990_000)

@@ -6,6 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,8 +17,9 @@ from offline_marl.core.seeding import derive
 from offline_marl.core.small_files import shown
 from offline_marl.core.types import DataError
 from offline_marl.preferences.agreement import by_question, contradictions, count_answers, kappas, self_agreement
-from offline_marl.preferences.answers import Judgement
+from offline_marl.preferences.answers import Judgement, oriented
 from offline_marl.preferences.labels import PAIR_COLUMNS, TEAM, VALUES, Answer, AskedPair, Label, StoreError, index_of
+from offline_marl.preferences.pairs import Pair, SegmentKey
 from offline_marl.preferences.teachers import TeacherConfig, answer, segment_returns
 from offline_marl.training.preferences.folders import ComparisonFolder, masked, numbers_of
 
@@ -35,6 +37,8 @@ COLUMNS = [
 COLUMNS += ["response_ms"]
 ALL = "agents"
 """As a target: every agent by itself."""
+LARGEST = 2**31
+"""Above all counts in a file."""
 TEACHER = "teacher "
 """Beginning of the name of the fact that says how an annotator is simulated."""
 
@@ -72,6 +76,7 @@ def simulate(
     segments, rows = masked(copies.segments), numbers_of(copies)
     n_agents = copies.spec.n_agents
     targets = [f"agent_{index}" for index in range(n_agents)] if target == ALL else [target]
+    numbers = [index_of(name, n_agents) for name in targets]
     sides = torch.tensor([[rows[one.pair.first], rows[one.pair.second]] for one in asked])
     stated = {"config": config.model_dump(mode="json"), "seed": seed, "repeats": repeats}
     folder.store.state({f"{TEACHER}{annotator}": stated})
@@ -79,8 +84,8 @@ def simulate(
     rewards, mask = segments.rewards[sides], segments.mask[sides]
     ids = [one.pair.id for one in asked]
     labels = list[Label]()
-    for name in targets:
-        index = torch.full((len(asked),), index_of(name, n_agents))
+    for name, number in zip(targets, numbers, strict=True):
+        index = torch.full((len(asked),), number)
         returns = segment_returns(rewards, mask, index, config.discount)
         plain = segment_returns(rewards, mask, index)
         for repeat in (0, 1) if repeats else (0,):
@@ -114,7 +119,8 @@ def export(folder: ComparisonFolder, file: Path) -> tuple[int, int]:
     asked = {one.pair.id: one for one in folder.store.pairs()}
     labels = [label for label in folder.store.labels() if label.answer != "withdrawn"]
     answered = {label.pair_id for label in labels}
-    still_open = [one for one in asked.values() if one.pair.id not in answered]
+    # By their ids, which are as good as shuffled: rounds enter their held-out pairs first, and many people stop midway.
+    still_open = sorted((one for one in asked.values() if one.pair.id not in answered), key=lambda one: one.pair.id)
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -146,8 +152,9 @@ def _label_cells(label: Label) -> dict[str, Any]:
 def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None) -> tuple[int, int]:
     """Store the labels of a CSV file, all or none; lines without an answer are passed over.
 
-    Needed are `pair_id`, and `answer` (first, second, equal, skip) or `label` (1, 0, 0.5). A second, other answer of
-    one annotator to one question, which no `repeat` tells apart, is stored as a repeat.
+    Needed are `pair_id`, and `answer` (first, second, equal, skip) or `label` (1, 0, 0.5). Where a line names its
+    segments, as exported ones do, first and second are the line's own, even if the folder holds the pair the other way
+    round. A second, other answer of one annotator to one question that no `repeat` tells apart is stored as a repeat.
 
     Args:
         folder: Of the comparisons.
@@ -158,7 +165,7 @@ def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None) 
         How many labels are new, and how many were there already.
 
     Raises:
-        BadInputError: A line cannot be read, or is about a pair that is not there.
+        BadInputError: A line cannot be read, contradicts itself, or is about a pair that is not there.
     """
     labels = list(_read(folder, file, annotator))
     new = folder.store.add(_told_apart(labels, folder.store.labels()))
@@ -166,7 +173,7 @@ def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None) 
 
 
 def _read(folder: ComparisonFolder, file: Path, annotator: str | None) -> Iterator[Label]:
-    known = {one.pair.id for one in folder.store.pairs()}
+    known = {one.pair.id: one.pair for one in folder.store.pairs()}
     agents = len((folder.store.facts().get("data") or {"spec": {"obs_dims": []}})["spec"]["obs_dims"])
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -194,25 +201,46 @@ def _read(folder: ComparisonFolder, file: Path, annotator: str | None) -> Iterat
         try:
             target = given.get("target") or TEAM
             index_of(target, agents)
-            yield Label(
+            label = Label(
                 given["pair_id"],
                 _answer(given),
                 who,
                 source=given.get("source") or "imported",
                 target=target,
-                repeat=int(given["repeat"]) if given.get("repeat") else -1,
+                repeat=_count(given["repeat"]) if given.get("repeat") else -1,
                 shown_order=given.get("shown_order") or "as stored",
                 answered=given.get("answered", ""),
-                response_ms=int(given["response_ms"]) if given.get("response_ms") else None,
+                response_ms=_count(given["response_ms"]) if given.get("response_ms") else None,
             )
+            yield oriented(label, _pair(given), known[given["pair_id"]])
         except (ValueError, DataError) as error:
             raise DataError(f"The label in {place} cannot be read: {str(error).rstrip('.')}.") from None
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < LARGEST:
+        raise ValueError(f"{shown(text)} is no count")
+    return value
+
+
+def _pair(given: Mapping[str, str]) -> Pair | None:
+    """The segments that a line names; None of one that does not name both."""
+    sides = []
+    for name in ("first", "second"):
+        cells = [given.get(f"{name}_{what}", "") for what in ("source", "episode", "start", "length")]
+        if not all(cells):
+            return None
+        sides.append(SegmentKey(cells[0], *map(int, cells[1:])))
+    return Pair(*sides)
 
 
 def _answer(given: Mapping[str, str]) -> Answer:
     if given.get("answer"):
         if given["answer"] not in VALUES:
             raise ValueError(f"'{given['answer']}' is no answer, which are first, second, equal and skip")
+        if given.get("label") and float(given["label"]) != VALUES[given["answer"]]:
+            raise ValueError(f"its answer is {given['answer']} and its label {shown(given['label'])}: leave one empty")
         return cast(Answer, given["answer"])
     value = float(given["label"])
     found = [name for name, stands_for in VALUES.items() if stands_for == value]
@@ -222,24 +250,28 @@ def _answer(given: Mapping[str, str]) -> Answer:
 
 
 def _told_apart(labels: Sequence[Label], stored: Sequence[Label]) -> Iterator[Label]:
-    """Labels with the repeats that they lack: of an answer that is there already, its own; else the next."""
-    answers: dict[tuple[str, str, str], dict[int, str]] = {}
+    """Labels with the repeats and revisions that they lack.
+
+    Of an answer that is there already, its own; what was taken back is answered anew; else the next repeat.
+    """
+    newest: dict[tuple[str, str, str], dict[int, Label]] = {}
     for label in stored:
-        answers.setdefault(label.asked, {})[label.repeat] = label.answer
+        newest.setdefault(label.asked, {})[label.repeat] = label
     for label in labels:
-        given = answers.setdefault(label.asked, {})
+        given = newest.setdefault(label.asked, {})
         repeat = label.repeat
         if repeat < 0:
-            same = [number for number, known in given.items() if known == label.answer]
-            repeat = same[0] if same else 1 + max(given, default=-1)
-        elif given.get(repeat, label.answer) != label.answer:
+            free = [number for what in (label.answer, "withdrawn") for number in given if given[number].answer == what]
+            repeat = free[0] if free else 1 + max(given, default=-1)
+        before = given.get(repeat)
+        revision = 0 if before is None else before.revision + (before.answer == "withdrawn")
+        if before is not None and before.answer not in (label.answer, "withdrawn"):
             raise StoreError(
-                f"{label.annotator} answered '{given[repeat]}' to pair {label.pair_id} ({label.target}) before, not "
+                f"{label.annotator} answered '{before.answer}' to pair {label.pair_id} ({label.target}) before, not "
                 f"'{label.answer}'."
             )
-        given[repeat] = label.answer
-        names = ("answer", "annotator", "source", "target", "shown_order", "answered", "response_ms")
-        yield Label(label.pair_id, repeat=repeat, **{name: getattr(label, name) for name in names})
+        given[repeat] = replace(label, repeat=repeat, revision=revision)
+        yield given[repeat]
 
 
 def summarize(folder: ComparisonFolder) -> dict[str, Any]:

@@ -102,9 +102,10 @@ def ask(
     facts["scale"] = measure(task, plan.length, plan.scale).plain()
     store.refuse_other_facts(facts)
     asked = store.pairs()
-    session = 1 + max((one.session for one in asked), default=0)
+    before = max((one.session for one in asked), default=0)
     parts = shares(plan.schedule, plan.budget, plan.rounds, plan.schedule_rate)
-    if session > plan.rounds:
+    session = next((number for number in range(before + 1, plan.rounds + 1) if parts[number - 1]), None)
+    if session is None:  # rounds whose share of a small budget is none are passed over
         raise DataError(
             f"The budget of {plan.budget:,} pairs is spent: {folder.path} has asked in all of its {plan.rounds} rounds."
         )

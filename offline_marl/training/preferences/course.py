@@ -104,7 +104,9 @@ class RewardCourse:
             newest = self.recent[-1][0] if self.recent else -1
             if newest == self._tried:  # nothing more to ask about than when too little had been played
                 break
-            if not self._round(self.questions, dict(self.recent), steps, drawn):
+            # Once old episodes go as new ones come, there will hardly be more to ask about than there is now.
+            full = len(self.recent) == self.recent.maxlen or oldest > 0
+            if not self._round(self.questions, dict(self.recent), steps, drawn, full):
                 self._tried = newest
                 break
             changed = changed or self.config.query_wait
@@ -139,11 +141,11 @@ class RewardCourse:
             self.reward.entropy.visit(torch.cat([points for _, points in newest]), newest[0][0], newest[-1][0] + 1)
         self.refreshed = steps
 
-    def _round(self, questions: Questions, episodes: Mapping[int, Episode], steps: int, drawn: int) -> bool:
+    def _round(self, questions: Questions, episodes: Mapping[int, Episode], steps: int, drawn: int, full: bool) -> bool:
         """Ask the next round, and where answers are waited for, learn from them; false where it has to be put off."""
         assert self.reward.model is not None
         session = self.rounds + 1
-        if not questions.ask(session, episodes, self.reward.model):
+        if not questions.ask(session, episodes, self.reward.model, full):
             return False
         if self.config.teacher == "simulated":
             questions.answer()

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from offline_marl.core.files import write_atomically
 from offline_marl.core.types import DataError
-from offline_marl.preferences.answers import Judgement, plain, refuse_answer
+from offline_marl.preferences.answers import Judgement, oriented, plain, refuse_answer
 from offline_marl.preferences.labels import VALUES, Label, StoreError, index_of
-from offline_marl.preferences.pairs import SegmentKey
+from offline_marl.preferences.pairs import Pair, SegmentKey
 from offline_marl.training.preferences.folders import ComparisonFolder
 
 KIND = "answers about segments"
 LARGEST = 256_000_000
 """Bytes of a file that is read."""
+LARGEST_COUNT = 2**31
 
 
 def export_everything(folder: ComparisonFolder, file: Path) -> tuple[int, int]:
@@ -29,15 +31,12 @@ def export_everything(folder: ComparisonFolder, file: Path) -> tuple[int, int]:
     labels = [label for label in store.labels() if label.answer != "withdrawn"]
     judged = [one for one in store.judgements() if one.answer != "withdrawn"]
     answered = {label.pair_id for label in labels}
-    still_open = [
-        {"pair_id": one.pair.id, "first": _list(one.pair.first), "second": _list(one.pair.second)}
-        for one in store.pairs()
-        if one.pair.id not in answered
-    ]
+    pairs = {one.pair.id: _segments(one.pair) for one in store.pairs()}
+    still_open = [{"pair_id": name, **pairs[name]} for name in sorted(pairs.keys() - answered)]
     content = {
         "kind": KIND,
         "data": store.facts().get("data"),
-        "labels": [plain(label) for label in labels],
+        "labels": [plain(label) | pairs[label.pair_id] for label in labels],
         "judgements": [plain(one) for one in judged],
         "remarks": [list(remark) for remark in store.remarks()],
         "open": still_open,
@@ -46,8 +45,10 @@ def export_everything(folder: ComparisonFolder, file: Path) -> tuple[int, int]:
     return len(labels) + len(judged), len(still_open)
 
 
-def _list(key: SegmentKey) -> list[str | int]:
-    return [key.source, key.episode, key.start, key.length]
+def _segments(pair: Pair) -> dict[str, list[str | int]]:
+    """Which segment is meant by first, and which by second."""
+    sides = {"first": pair.first, "second": pair.second}
+    return {name: [key.source, key.episode, key.start, key.length] for name, key in sides.items()}
 
 
 def take_in_everything(folder: ComparisonFolder, file: Path, annotator: str | None = None) -> tuple[int, int]:
@@ -69,9 +70,10 @@ def take_in_everything(folder: ComparisonFolder, file: Path, annotator: str | No
     if about is not None and own is not None and about != own:
         raise DataError(f"{file} holds answers about other data than {folder.path}.")
     n_agents = len((own or {"spec": {"obs_dims": []}})["spec"]["obs_dims"])
+    pairs = {one.pair.id: one.pair for one in folder.store.pairs()}
     labels, judged = list[Label](), list[Judgement]()
     for number, row in enumerate(content["labels"]):
-        labels.append(_label(row, annotator, n_agents, f"label {number} of {file}"))
+        labels.append(_label(row, annotator, n_agents, pairs, f"label {number} of {file}"))
     for number, row in enumerate(content["judgements"]):
         judged.append(_judgement(row, annotator, n_agents, f"judgement {number} of {file}"))
     new = folder.store.take_in(_onward(labels, folder.store.labels()), _onward(judged, folder.store.judgements()))
@@ -115,14 +117,18 @@ def _read(file: Path) -> dict[str, Any]:
     return known
 
 
-def _label(row: Any, annotator: str | None, n_agents: int, place: str) -> Label:
+def _label(row: Any, annotator: str | None, n_agents: int, pairs: Mapping[str, Pair], place: str) -> Label:
     values = _values(row, annotator, place)
     try:
+        sides = [values.pop(name, None) for name in ("first", "second")]
+        given = None if None in sides else Pair(*(SegmentKey(str(key[0]), *map(int, key[1:])) for key in sides))
         label = Label(**values)
+        if label.pair_id in pairs:  # the store refuses others
+            label = oriented(label, given, pairs[label.pair_id])
         index_of(label.target, n_agents)
         if label.answer not in VALUES or label.answer == "withdrawn":
             raise DataError(f"'{label.answer}' is no answer")
-    except (TypeError, DataError) as error:
+    except (TypeError, ValueError, LookupError, DataError) as error:
         raise DataError(f"The {place} cannot be read: {str(error).rstrip('.')}.") from None
     return label
 
@@ -156,6 +162,7 @@ def _values(row: Any, annotator: str | None, place: str) -> dict[str, Any]:
             raise DataError(f"The {place} cannot be read: its {name} is no text.")
     for name in ("repeat", "revision", "response_ms"):
         value = values.get(name, 0)
-        if type(value) is not int and not (name == "response_ms" and value is None):
+        count = type(value) is int and 0 <= value < LARGEST_COUNT
+        if not count and not (name == "response_ms" and value is None):
             raise DataError(f"The {place} cannot be read: its {name} is no number.")
     return values

@@ -159,6 +159,10 @@ def load_split(
     more = [one for one in known.values() if {one.pair.first, one.pair.second} & named] if named else []
     copies = folder.copies(list({one.pair.id: one for one in [*asked, *more]}.values()))
     segments, rows = masked(copies.segments).to(device), numbers_of(copies)
+    if all(one.split == "held-out" for one in asked) and any(one.split != "held-out" for one in known.values()):
+        raise DataError(
+            f"{folder.path} holds labels only of pairs that are held out: there is nothing to learn from yet."
+        )
     train, held_out, between = _sides(asked, holdout, seed)
     assert segments.mask is not None
     there = segments.mask.any(1).cpu()
@@ -180,7 +184,7 @@ def load_split(
         chosen(held_out),
         sum(label.pair_id in between for label in labels),
         len(contradictions(labels)),
-        _episodes(asked, train),
+        _episodes(asked, train) | {one.segment.whole for one in judgements if one.segment.whole not in away},
         _episodes(asked, held_out),
         _judged([one for one in judgements if one.segment.whole not in away], rows, copies.spec.n_agents, device),
         _judged([one for one in judgements if one.segment.whole in away], rows, copies.spec.n_agents, device),

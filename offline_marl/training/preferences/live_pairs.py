@@ -47,9 +47,15 @@ class LivePairs:
         self.run_id, self.spec, self.length, self.strategy, self.seed = run_id, spec, length, strategy, seed
 
     def choose(
-        self, episodes: Episodes, count: int, session: int, model: RewardModel, asked: Sequence[AskedPair]
+        self,
+        episodes: Episodes,
+        count: int,
+        session: int,
+        model: RewardModel,
+        asked: Sequence[AskedPair],
+        fewer: bool = True,
     ) -> list[AskedPair]:
-        """The pairs of a round, fewer than `count` where there are not twice as many left; none of too few segments.
+        """The pairs of a round; where there are not twice as many left, fewer than `count`, or none.
 
         Args:
             episodes: Candidates are segments of these.
@@ -57,6 +63,7 @@ class LivePairs:
             session: Number of the round.
             model: Whose doubt decides, where the strategy is not uniform.
             asked: Pairs of former rounds, which are not asked about again.
+            fewer: Whether a round of fewer is better than none, as where no more episodes will be candidates.
         """
         numbers = list(episodes)
         places = {number: place for place, number in enumerate(numbers)}
@@ -68,9 +75,9 @@ class LivePairs:
         )
         segments = int((lengths - self.length + 1).sum())
         room = (segments * (segments - 1) // 2 - len(taken)) // 2
-        count = min(count, room)
-        if count < 1:
+        if room < (1 if fewer else count):
             return []
+        count = min(count, room)
         generator = torch.Generator().manual_seed(derive(self.seed, "pairs", session))
         wanted = count if self.strategy == "uniform" else min(POOL * count, room)
         pool = draw_candidates(lengths, self.length, wanted, generator, taken=taken)

@@ -31,7 +31,9 @@ from offline_marl.training.sources.online import Replay, plan_replay
 from offline_marl.training.sources.recorded import EnvironmentSource
 from offline_marl.training.sources.replay import Pace, ReplaySource
 
-KEPT_BY = ("actor", "inputs", "target_inputs")
+POLICIES = ("actor", "policy")
+"""Networks that act."""
+KEPT_BY = (*POLICIES, "target_policy", "inputs", "target_inputs")
 """Modules that a policy consists of."""
 
 
@@ -201,10 +203,11 @@ def begin_critics_anew(learner: Algorithm, config: RunConfig) -> None:
 
     Values of one reward say nothing of another; steps that an optimiser remembers of them neither.
     """
-    if not hasattr(learner, "actor"):
+    modules = dict(learner.named_children())
+    if not modules.keys() & set(POLICIES):
         return
     fresh = dict(make_algorithm(config, learner.spec).named_children())
-    for name, module in learner.named_children():
+    for name, module in modules.items():
         if name in KEPT_BY:
             continue
         module.load_state_dict(fresh[name].state_dict())

@@ -78,8 +78,14 @@ class Questions:
         self._stated = True
         return folder
 
-    def ask(self, session: int, episodes: Episodes, model: RewardModel) -> int:
+    def ask(self, session: int, episodes: Episodes, model: RewardModel, fewer: bool) -> int:
         """Enter the pairs of a round; those that were entered before a restart stay as they are.
+
+        Args:
+            session: Number of the round.
+            episodes: That segments are of.
+            model: Whose doubt decides.
+            fewer: Whether a round may ask fewer than its number, since there will never be more to choose from.
 
         Returns:
             How many there are; 0 where too little has been played.
@@ -90,7 +96,7 @@ class Questions:
             if there:
                 return there
             count = min(self.config.queries_per_round, self.config.queries - len(asked))
-            chosen = self.pairs.choose(episodes, count, session, model, asked)
+            chosen = self.pairs.choose(episodes, count, session, model, asked, fewer)
             if chosen:
                 enter(folder, chosen, self.pairs.copy([one.pair for one in chosen], episodes))
             return len(chosen)

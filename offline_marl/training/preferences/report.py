@@ -90,7 +90,9 @@ def _judged_told(model: RewardModel, split: Split) -> dict[str, Any]:
     rated, credited = judged.of(RATED), judged.of(CREDITED)
     credited = Judged(*(part[credited.values >= 0] for part in vars(credited).values()))
     told = compared_scores(scores[rated.rows], rated.targets)
-    best = scores[credited.rows].argmax(-1) == credited.values.long()
+    assert split.train.segments.mask is not None
+    there = split.train.segments.mask.any(1)[credited.rows]
+    best = scores[credited.rows].masked_fill(~there, -torch.inf).argmax(-1) == credited.values.long()
     return {
         "judged": {
             "rank_of_ratings": spearman(told, rated.values) if len(rated) > 1 else None,

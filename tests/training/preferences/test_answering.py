@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import pytest
 from compared import compare
@@ -9,10 +10,12 @@ from worlds import saved, world
 from offline_marl.core.errors import BadInputError
 from offline_marl.launch.recipes.contents import content_of
 from offline_marl.preferences.answers import Judgement, Post
-from offline_marl.preferences.labels import Label
+from offline_marl.preferences.labels import Label, StoreError
+from offline_marl.preferences.pairs import Pair
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.answering import export, summarize, take_in
 from offline_marl.training.preferences.asking import Plan, ask
+from offline_marl.training.preferences.everything import export_everything, take_in_everything
 from offline_marl.training.preferences.folders import ComparisonFolder
 
 
@@ -39,7 +42,8 @@ def test_pairs_go_out_to_be_answered_and_labels_come_back(tmp_path, folder) -> N
     assert export(folder, out) == (0, 10)
     with out.open(newline="") as stream:
         lines = list(csv.DictReader(stream))
-    assert [line["pair_id"] for line in lines] == ids(folder) and {line["first_length"] for line in lines} == {"3"}
+    assert [line["pair_id"] for line in lines] == sorted(ids(folder)), "held-out pairs do not come first"
+    assert {line["first_length"] for line in lines} == {"3"}
     for number, line in enumerate(lines[:8]):
         line["answer"], line["annotator"] = ("first", "second", "equal", "skip")[number % 4], "ann"
     with out.open("w", newline="") as stream:
@@ -60,6 +64,65 @@ def test_what_is_exported_comes_back_as_it_was(tmp_path) -> None:
         ask(other, open_task(data), Plan(budget=12, length=3))
         assert take_in(other, tmp_path / "all.csv") == (36, 0)
         assert other.store.labels() == folder.store.labels()
+
+
+SIDES = [f"{side}_{what}" for side in ("first", "second") for what in ("source", "episode", "start", "length")]
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_first_and_second_are_those_of_the_file_even_where_the_folder_holds_the_pair_the_other_way_round(
+    tmp_path, kind
+) -> None:
+    task = open_task(saved(tmp_path, world("continuous", episodes=20)))
+    with ComparisonFolder(tmp_path / "a", make=True) as here, ComparisonFolder(tmp_path / "b", make=True) as there:
+        ask(here, task, Plan(budget=4, length=3))
+        turned = [replace(one, pair=Pair(one.pair.second, one.pair.first)) for one in here.store.pairs()]
+        there.store.state({"data": here.store.facts()["data"]})
+        there.store.ask_about(turned)
+        first, second, third, fourth = ids(here)
+        given = [Label(first, "first", "a"), Label(second, "second", "a", shown_order="swapped")]
+        here.store.add([*given, Label(third, "equal", "a"), Label(fourth, "skip", "a")])
+        file = tmp_path / f"all.{kind}"
+        put, take = (export, take_in) if kind == "csv" else (export_everything, take_in_everything)
+        put(here, file)
+        assert take(there, file) == (4, 0) and take(there, file) == (0, 4)
+        got = {label.pair_id: (label.answer, label.shown_order) for label in there.store.labels()}
+        assert got[first] == ("second", "swapped") and got[second] == ("first", "as stored")
+        assert got[third][0] == "equal" and got[fourth][0] == "skip"
+        assert take(here, file) == (0, 4), "in their own order they are as they were"
+        put(there, file)
+        assert take(here, file) == (0, 4), "and back again"
+
+
+def test_lines_of_other_segments_than_their_pairs_are_refused(tmp_path, folder) -> None:
+    one = folder.store.pairs()[0]
+    cells = [one.pair.first.source, 0, 0, 3, one.pair.second.source, 999, 0, 3]
+    head = ",".join(["pair_id", "answer", "annotator", *SIDES])
+    path = written(tmp_path, ",".join(map(str, [one.pair.id, "first", "ann", *cells])), head=head)
+    with pytest.raises(BadInputError, match=f"names other segments than those of pair {one.pair.id}"):
+        take_in(folder, path)
+
+
+def test_a_store_takes_no_pair_the_other_way_round(folder) -> None:
+    asked = folder.store.pairs()
+    turned = replace(asked[0], pair=Pair(asked[0].pair.second, asked[0].pair.first))
+    with pytest.raises(StoreError, match="the other way round"):
+        folder.store.ask_about([turned])
+    assert folder.store.pairs() == asked
+
+
+def test_an_answer_that_was_corrected_goes_out_and_comes_back(tmp_path, folder) -> None:
+    one, two, *_ = ids(folder)
+    folder.store.add([Label(one, "first", "ann"), Label(one, "withdrawn", "ann", revision=1)])
+    folder.store.add([Label(one, "second", "ann", revision=2), Label(two, "first", "ann")])
+    assert export(folder, tmp_path / "out.csv") == (2, 8)
+    assert take_in(folder, tmp_path / "out.csv") == (0, 2)
+    folder.store.add([Label(two, "withdrawn", "ann", revision=1)])
+    assert take_in(folder, tmp_path / "out.csv") == (1, 1), "what was taken back here is answered anew"
+    assert {label.pair_id: (label.answer, label.revision) for label in folder.store.labels()} == {
+        one: ("second", 2),
+        two: ("first", 2),
+    }
 
 
 def test_numbers_are_labels_too(tmp_path, folder) -> None:
@@ -100,6 +163,9 @@ def test_lines_that_say_nothing_are_refused_and_none_is_stored(tmp_path, folder,
         ("pair_id,label,annotator", "{},0.7,ann", "0.7 is no label"),
         ("pair_id,answer,annotator,target", "{},first,ann,agent_9", "'agent_9' is no target"),
         ("pair,answer", "{},first", "should have the columns pair_id and answer"),
+        ("pair_id,answer,label,annotator", "{},first,0,ann", "its answer is first and its label '0': leave one empty"),
+        ("pair_id,answer,annotator,repeat", "{},first,ann,99999999999999999999", "'99999999999999999999' is no count"),
+        ("pair_id,answer,annotator,response_ms", "{},first,ann,-3", "'-3' is no count"),
         ("pair_id,answer", "{},first" + "x" * 200_000, "no table of comma-separated values: field larger than"),
     ],
 )

@@ -69,6 +69,15 @@ def test_a_round_is_asked_once_and_the_budget_is_spent_over_all(tmp_path, data) 
         assert set(folder.copies(pairs).keys) == {side for one in pairs for side in (one.pair.first, one.pair.second)}
 
 
+def test_rounds_that_ask_nothing_are_passed_over(tmp_path, data) -> None:
+    task, plan = open_task(data), Plan(budget=3, rounds=7, length=3)  # 0, 0, 1, 0, 1, 0, 1
+    with ComparisonFolder(tmp_path / "c", make=True) as folder:
+        asked = [ask(folder, task, plan) for _ in range(3)]
+        assert [(one.session, one.pairs, one.left) for one in asked] == [(3, 1, 2), (5, 1, 1), (7, 1, 0)]
+        with pytest.raises(DataError, match="budget of 3 pairs is spent"):
+            ask(folder, task, plan)
+
+
 def test_held_out_pairs_are_of_episodes_that_no_other_pair_shows(tmp_path, data) -> None:
     with ComparisonFolder(tmp_path / "c", make=True) as folder:
         ask(folder, open_task(data), Plan(budget=60, length=2))
@@ -171,6 +180,9 @@ def test_one_name_is_one_teacher(tmp_path, data) -> None:
         assert simulate(folder, TeacherConfig(steepness=9.0), annotator="sharp") == 60
         with pytest.raises(DataError, match="'agent_7' is no target"):
             simulate(folder, TeacherConfig(), annotator="third", target="agent_7")
+        assert simulate(folder, TeacherConfig(steepness=9.0), annotator="third") == 60, (
+            "a refusal leaves nothing behind"
+        )
 
 
 def test_the_checksum_of_a_data_set_names_who_sees_what_and_what_actions_were_made_of(data) -> None:

@@ -16,6 +16,7 @@ from runs import SMALL, ending, leftovers, refuse_difference, rows, small_run, s
 from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError
 from offline_marl.core.errors import BadInputError
+from offline_marl.core.types import Spec
 from offline_marl.labelling.places import find_folder, scene_of
 from offline_marl.launch.cli.terminal import Canvas, draw_run
 from offline_marl.preferences.labels import Label, LabelStore
@@ -31,7 +32,7 @@ from offline_marl.training.preferences import course
 from offline_marl.training.preferences.folders import ComparisonFolder
 from offline_marl.training.preferences.paid_sources import PaidReplay, begin_critics_anew
 from offline_marl.training.preferences.questions import marks
-from offline_marl.training.run import resume, train
+from offline_marl.training.run import prepare, resume, train
 from offline_marl.training.training_run import TrainingSession
 
 QUICK: dict[str, Any] = {
@@ -199,6 +200,28 @@ def test_critics_begin_anew_and_policies_stay(undisturbed: Path) -> None:
     refuse_difference(dict(learner.actor.state_dict()), actor)
     remembered = {parameter for optimizer in learner.optimizers.values() for parameter in optimizer.state}
     assert remembered == set(learner.actor.parameters())
+
+
+@pytest.mark.parametrize("algorithm", algorithms.names())
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_what_acts_stays_whatever_a_learner_calls_it(algorithm: str, kind: Any) -> None:
+    entry = algorithms.get(algorithm)
+    if kind not in entry.needs.actions or entry.needs.origin != "data" or not learns_alone(entry.needs):
+        pytest.skip("does not replay such actions")
+    spec = Spec((3, 2), (2, 2), action_kind=kind)
+    config = prepare(algorithm, "any", SMALL)
+    learner = make_algorithm(config, spec)
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.add_(1.0)
+    before = {name: value.clone() for name, value in learner.state_dict().items() if isinstance(value, torch.Tensor)}
+    begin_critics_anew(learner, config)
+    stays = {name for name, _ in learner.named_children() if not name.endswith(("critic", "value", "mixer"))}
+    if not {"actor", "policy"} & stays:
+        stays = {name for name, _ in learner.named_children()}
+    stays -= {"temperature"}
+    for name, value in learner.named_parameters():
+        assert torch.equal(value, before[name]) == (name.partition(".")[0] in stays), name
 
 
 def _first(module: torch.nn.Module) -> torch.Tensor:

@@ -21,7 +21,7 @@ from offline_marl.runs.kinds import FIT_REWARD
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.kinds import procedure_of
 from offline_marl.training.preferences.answering import simulate
-from offline_marl.training.preferences.asking import copy_segments, enter
+from offline_marl.training.preferences.asking import Plan, ask, copy_segments, enter
 from offline_marl.training.preferences.fit import describe
 from offline_marl.training.preferences.folders import ComparisonFolder, numbers_of
 from offline_marl.training.preferences.labelled import ComparisonSource, load_split
@@ -95,6 +95,15 @@ def test_labels_are_split_by_episode_as_those_who_asked_said(comparisons) -> Non
     assert not split.seen & split.away and split.between == 0
     assert {stated[label.pair_id] for label in split.held_out.labels} == {"held-out"}
     assert {stated[label.pair_id] for label in split.train.labels} == {"train"}
+
+
+def test_labels_of_held_out_pairs_alone_are_not_learnt_from(tmp_path, data) -> None:
+    with ComparisonFolder(tmp_path / "c", make=True) as folder:
+        ask(folder, open_task(data), Plan(budget=60, length=3))
+        away = [one.pair.id for one in folder.store.pairs() if one.split == "held-out"]
+        folder.store.add([Label(one, ("first", "second")[number % 2], "ann") for number, one in enumerate(away)])
+        with pytest.raises(DataError, match="labels only of pairs that are held out: there is nothing to learn from"):
+            load_split(folder, len(away), 0.2, 0, "cpu")
 
 
 def test_rows_are_of_the_pairs_that_labels_speak_of(tmp_path, data) -> None:
@@ -253,6 +262,9 @@ def test_ratings_and_credit_are_learnt_from_and_told_of(tmp_path, data, comparis
         split = load_split(folder, folder.store.cursor(), 0.2, 0, "cpu", folder.store.judgement_cursor())
         away = {episode for _, episode in split.away}
     assert away and len(split.judged_held_out) == sum(part["held_out"] for part in counts.values())
+    with ComparisonFolder(comparisons) as folder:
+        rated = {one.segment.whole for one in folder.store.judgements()}
+    assert rated <= split.seen | {whole for whole in rated if whole[1] in away}, "what is rated is learnt from"
     assert {float(value) for value in split.judged.of(2).values} <= {0.0, 1.0, 2.0}
     none = small_reward(tmp_path / "none", data, comparisons, rating_weight=0, credit_weight=0)
     assert none.report["labels"]["judged"] == counts

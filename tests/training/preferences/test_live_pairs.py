@@ -54,6 +54,12 @@ def test_no_pair_is_asked_about_twice_and_the_last_ones_are_fewer(model) -> None
     assert len({one.pair.id for one in asked}) == len(asked) == 5, "half of what is left, at most"
 
 
+def test_a_round_may_wait_for_more_segments_instead(model) -> None:
+    pairs, few = LivePairs("run", DATA.spec, 8, "uniform", 0), {number: EPISODES[number] for number in (7, 8, 9, 10)}
+    assert pairs.choose(few, 4, 1, model, [], fewer=False) == []
+    assert len(pairs.choose(few, 3, 1, model, [], fewer=False)) == len(pairs.choose(few, 4, 1, model, [])) == 3
+
+
 def test_too_few_segments_give_no_question(model) -> None:
     assert LivePairs("run", DATA.spec, 8, "uniform", 0).choose({7: EPISODES[7]}, 4, 1, model, []) == []
 

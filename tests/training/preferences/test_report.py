@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from worlds import saved, world
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences import report as room
 from offline_marl.training.preferences.folders import ComparisonFolder
-from offline_marl.training.preferences.labelled import load_split
+from offline_marl.training.preferences.labelled import CREDITED, Judged, load_split
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,19 @@ def test_where_it_is_unsure_is_told_by_agent_and_by_time(parts, data) -> None:
     assert by_agent[1] > 2 * max(by_agent[0], by_agent[2]) and len(unsure["episodes"]) == 5
     known = [value for value in by_time if value is not None]
     assert by_time[-1] is None or by_time[-1] >= known[0]
+
+
+def test_credit_is_compared_among_agents_that_are_there(parts, data) -> None:
+    _, split, _ = parts
+    there = split.train.segments.mask.clone()
+    there[:, :, 2] = False
+    segments = replace(split.train.segments, mask=there)
+    split = replace(split, train=replace(split.train, segments=segments))
+    rows, best = torch.arange(4), torch.zeros(4)
+    judged = Judged(rows, best, torch.full_like(rows, -1), torch.full_like(rows, CREDITED))
+    costs = Paying(lambda batch: torch.tensor([-1.0, -2.0, -3.0]).expand_as(batch.rewards))
+    told = room.measure_reward_model(costs, replace(split, judged_held_out=judged), open_task(data).data, {})
+    assert told["judged"]["credit_accuracy"] == 1.0
 
 
 def test_nothing_seen_is_measured(parts, data) -> None:
