@@ -243,8 +243,20 @@ def team_rewards(batch: Batch) -> PerTeam:
 
 
 def present_next(batch: Batch) -> PerAgent | None:
-    """Whether agents are there in the next step too: those that are and do not terminate; None without a mask."""
-    return None if batch.mask is None else batch.mask & ~batch.terminations
+    """Whether agents are there in the next step: those that are now and do not terminate, unless the batch says it.
+
+    None where nothing speaks of presence: all are there, or terminate together.
+    """
+    if batch.next_present is not None:
+        return batch.next_present
+    return None if batch.mask is None else _there(batch) & ~batch.terminations
+
+
+def _there(batch: Batch) -> PerAgent:
+    """Whether agents are there, of a batch that says it."""
+    there = batch.mask if batch.present is None else batch.present
+    assert there is not None
+    return there
 
 
 def present_rows(batch: Batch) -> Annotated[Tensor, "*lead"] | None:
@@ -262,9 +274,10 @@ def cleared(batch: Batch) -> Batch:
 
     So nothing reaches those that are there, whose critics and mixers read all agents.
     """
-    now, after = batch.mask, present_next(batch)
-    if now is None or after is None:
+    after = present_next(batch)
+    if batch.mask is None or after is None:
         return batch
+    now = _there(batch)
 
     def kept(name: str, present: PerAgent, absent: float = 0) -> dict[str, Any]:
         value = getattr(batch, name)

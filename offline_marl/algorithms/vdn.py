@@ -161,8 +161,10 @@ class VDN(Algorithm):
         """The batch with zeros where agents are absent; steps that are burnt in are read, but do not count."""
         if batch.mask is None or not self.config.burn_in:
             return cleared(batch)
-        begun = batch.mask.any(-1).cummax(1).values
-        return replace(cleared(replace(batch, mask=batch.mask | ~begun.unsqueeze(-1))), mask=batch.mask)
+        before = ~batch.mask.any(-1).cummax(1).values.unsqueeze(-1)
+        shown = {name: getattr(batch, name) for name in ("mask", "present", "next_present")}
+        widened = {name: value | before for name, value in shown.items() if value is not None}
+        return replace(cleared(replace(batch, **widened)), **shown)
 
     @torch.no_grad()
     def target(

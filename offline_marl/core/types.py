@@ -174,7 +174,12 @@ class Batch:
     next_mask: PerAgent | None = None
     """Bool, true where `next_actions` holds an action; false where a recorded episode ends or a row terminates."""
     mask: PerAgent | None = None
-    """Bool, true where the entry counts; false for absent agents, padded time and steps that are burnt in."""
+    """Bool, true where the entry counts; false for absent agents, padded time and steps that are burnt in. None where
+    all entries count and the agents of a row terminate together or not at all."""
+    present: PerAgent | None = None
+    """Bool, true where an agent is there, whether or not its entry counts; None where `mask` says it."""
+    next_present: PerAgent | None = None
+    """Bool, true where an agent is there in the next step; None for those that are there and do not terminate."""
     synthetic: Annotated[Tensor, "*lead"] | None = None
     """Bool per row: imagined by a world model."""
     next_seen: PerAgent | None = None

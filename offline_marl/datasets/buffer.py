@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.acting.history import pairs
+from offline_marl.core.axes import PerAgent
 from offline_marl.core.files import expect_random_reads
 from offline_marl.core.types import Batch, DataError, Needs
 from offline_marl.datasets.base import ROWS_AT_ONCE, Chosen, Dataset
@@ -82,7 +83,10 @@ class TransitionBuffer:
         self._truncations = data.truncations.to(home)
         self._state = data.state.to(home) if state and data.state is not None else None
         self._avail = None if data.avail_actions is None else data.avail_actions.to(home)
-        self._mask = None if data.mask is None else data.mask.to(home)
+        mask = data.mask
+        if mask is None and _apart(data.terminations):
+            mask = torch.ones(1, 1, dtype=torch.bool).expand(data.terminations.shape)
+        self._mask = None if mask is None else mask.to(home)
         known = None if data.ends_seen is None else data.ends_seen[numbers]
         self._ends_seen = None if known is None or bool(known.all()) else known.to(home)
         self._usable: dict[bool, tuple[Rows, Rows]] = {}
@@ -166,6 +170,12 @@ class TransitionBuffer:
         stays = self._mask.index_select(0, step + ~last.squeeze(-1))
         return mask, mask & torch.where(last, known, stays)
 
+    def _next_present(self, index: Rows, step: Rows, stays: PerAgent) -> PerAgent:
+        """Where agents are there in the next step, late-comers among them; behind an episode's end, those that stay."""
+        assert self._mask is not None
+        last = index + 1 == self._end[self._episode_at(index)]
+        return torch.where(last.unsqueeze(-1), stays, self._mask.index_select(0, step + ~last))
+
     def transitions(self, index: Rows, next_actions: bool = False) -> Batch:
         """The transitions at these positions, `[batch, agent, ...]`, with what is done after them if asked for."""
         step, row = self._places(index)
@@ -174,12 +184,13 @@ class TransitionBuffer:
         avail, state = self._avail, self._state
         following, follows = self._following(index, step) if next_actions else (None, None)
         mask, next_seen = self._presence(index, step)
+        terminations = _taken(self._terminations, step)
         batch = Batch(
             obs=self._obs.index_select(0, row),
             actions=self._actions.index_select(0, step),
             rewards=_taken(self._rewards, step),
             next_obs=self._obs.index_select(0, after),
-            terminations=_taken(self._terminations, step),
+            terminations=terminations,
             truncations=_taken(self._truncations, step),
             state=None if state is None else state.index_select(0, row),
             next_state=None if state is None else state.index_select(0, after),
@@ -190,6 +201,7 @@ class TransitionBuffer:
             next_actions=following,
             next_mask=follows,
             mask=mask,
+            next_present=None if mask is None else self._next_present(index, step, mask & ~terminations),
             next_seen=next_seen,
         )
         return batch if self._target == self.device else batch.to(self._target)
@@ -226,7 +238,9 @@ class TransitionBuffer:
         flat = self.transitions(steps.flatten(), next_actions)
         mask = counted.unsqueeze(-1).expand(-1, -1, self.spec.n_agents)
         cuts = flat.map(lambda value: value.unflatten(0, (len(index), time)))
-        return replace(cuts, mask=mask if cuts.mask is None else mask & cuts.mask)
+        if cuts.mask is None or cuts.next_present is None:
+            return replace(cuts, mask=mask)
+        return replace(cuts, mask=mask & cuts.mask, next_present=mask & cuts.next_present)
 
     def view(self, index: Rows, needs: Needs) -> Batch:
         """Transitions, segments that begin here, or the whole episodes that these steps are of, as `needs` says.
@@ -238,7 +252,8 @@ class TransitionBuffer:
         if not needs.next_obs or batch.next_seen is None:
             return batch
         mask = countable(batch.mask, batch.next_seen, batch.terminations, needs)
-        return replace(batch, mask=mask, next_seen=None)
+        present = torch.ones_like(mask) if batch.mask is None else batch.mask
+        return replace(batch, mask=mask, present=present, next_seen=None)
 
     def _viewed(self, index: Rows, needs: Needs) -> Batch:
         if needs.view == "transitions":
@@ -266,6 +281,11 @@ def countable(mask: Tensor | None, next_seen: Tensor | None, terminations: Tenso
         return there
     known = next_seen | terminations
     return there & ((known | ~there).all(-1, keepdim=True) if needs.joint else known)
+
+
+def _apart(terminations: Tensor) -> bool:
+    """Whether one agent terminates in a step in which another does not."""
+    return terminations.stride(1) != 0 and bool((terminations != terminations[:, :1]).any())
 
 
 def _taken(values: Tensor, index: Rows) -> Tensor:

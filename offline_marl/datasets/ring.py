@@ -34,10 +34,12 @@ class TransitionRing:
         first = self.pushed + count - kept
         for item in fields(Batch):
             value = getattr(batch, item.name)
+            if item.name == "mask" and value is None and "mask" in self._held:
+                value = torch.ones_like(batch.terminations)
             if value is None:
                 continue
-            if item.name not in self._held:
-                self._held[item.name] = value.new_zeros((self.capacity, *value.shape[1:]))
+            if item.name not in self._held:  # rows before a mask came all counted
+                self._held[item.name] = value.new_full((self.capacity, *value.shape[1:]), item.name == "mask")
             places = (first + torch.arange(kept, device=value.device)) % self.capacity
             self._held[item.name][places] = value[count - kept :]
         self.pushed += count

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from offline_marl.core.types import Batch
@@ -39,3 +41,12 @@ def test_a_restored_ring_draws_and_overwrites_as_the_saved_one() -> None:
         each.push(rows(6))
     one, same = (each.sample(50, torch.Generator().manual_seed(3)) for each in (ring, other))
     assert torch.equal(one.obs, same.obs)
+
+
+def test_rows_count_that_were_there_before_a_mask_came_or_come_without_one() -> None:
+    ring = TransitionRing(4)
+    ring.push(rows(1, 2))
+    ring.push(replace(rows(3, 4), mask=torch.zeros(2, 1, dtype=torch.bool)))
+    assert ring.state_dict()["held"]["mask"].any(-1).tolist() == [True, True, False, False]
+    ring.push(rows(5, 6, 7, 8))
+    assert ring.state_dict()["held"]["mask"].all()

@@ -331,5 +331,5 @@ def _bare(batch: Batch) -> Batch:
     """What reward models read; the copies of data with a state and those without can then be joined."""
     return replace(
         batch, next_obs=batch.obs, state=None, next_state=None, avail_actions=None, next_avail_actions=None,
-        next_seen=None,
+        next_seen=None, next_present=None,
     )  # fmt: skip

@@ -107,7 +107,7 @@ class Round:
                 truncations=cuts & ~over,
                 state=None if seen[0].state is None else stacked("state", seen),
                 avail_actions=_avail(seen, copy, self.explorer.spec),
-                mask=None if present is None or bool(present.all()) else present,
+                mask=_absence(present, over),
             ),
             self.explorer.spec,
         )
@@ -253,6 +253,13 @@ def _avail(seen: Sequence[Seen], copy: int, spec: Spec) -> Tensor | None:
     every = spec.present("act").numpy()
     rows = [every if part.avail_actions is None else part.avail_actions[copy] for part in seen]
     return torch.from_numpy(np.stack(rows))
+
+
+def _absence(present: Tensor | None, over: Tensor) -> Tensor | None:
+    """Where agents are there; None where nobody leaves, or terminates alone."""
+    if present is not None and not bool(present.all()):
+        return present
+    return torch.ones_like(over) if bool((over != over[:, :1]).any()) else None
 
 
 def _with_absence(episode: Episode, spec: Spec) -> Episode:

@@ -171,15 +171,18 @@ def _rows(step: Step, history: History | None, next_history: History | None) -> 
     )
 
 
+UNCOUNTED = ("rewards", "terminations", "truncations", "mask", "present", "next_present", "next_mask", "next_actions")
+"""Fields that are 0 where nothing counts."""
+
+
 def lengthened(batch: Batch, length: int) -> Batch:
     """Segments with their last step repeated up to this length, where nothing counts."""
     lacking = length - batch.rewards.shape[1]
     if not lacking:
         return batch
     longer = batch.map(lambda value: torch.cat([value, value[:, -1:].expand(-1, lacking, *value.shape[2:])], dim=1))
-    for value in (longer.rewards, longer.terminations, longer.truncations, longer.mask, longer.next_mask):
+    for name in UNCOUNTED:
+        value = getattr(longer, name)
         if value is not None:
             value[:, -lacking:] = 0
-    if longer.next_actions is not None:
-        longer.next_actions[:, -lacking:] = 0
     return longer

@@ -300,8 +300,11 @@ def with_same_fields(parts: list[Batch], spec: Spec) -> list[Batch]:
     def filled(part: Batch) -> Batch:
         there = torch.ones_like(part.terminations)
         every = spec.present("act").to(part.rewards.device).expand(*part.rewards.shape, spec.act_dim)
+        present = there if part.mask is None else part.mask
         defaults: dict[str, Tensor] = {
             "mask": there,
+            "present": present,
+            "next_present": present & ~part.terminations,
             "next_seen": there,
             "avail_actions": every,
             "next_avail_actions": every,
