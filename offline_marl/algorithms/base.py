@@ -93,7 +93,9 @@ class Algorithm(Learner):
     behaviour_temperature: float = 1.0
     """Divides the logits that choices are drawn from when exploring; 0 takes the likeliest."""
     environment_steps: int = 0
-    """Environment steps that the run has played, for schedules of exploration; set by the source that plays."""
+    """Environment steps that the run has played; set by the source that plays."""
+    plays: bool = False
+    """Whether schedules of exploration follow these steps, or are at their end; set by the source that plays."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Put the border before an `act` of the subclass's own."""

@@ -82,7 +82,7 @@ class CQLConfig(TD3BCConfig):
     epsilon_start: Share = 0.0
     """Of choices, when exploring: chance of a uniform one at first."""
     epsilon_end: Share = 0.0
-    """That chance from `epsilon_steps` on."""
+    """That chance from `epsilon_steps` on, and where nothing is played."""
     epsilon_steps: CountOrZero = 50_000
     """Environment steps over which it moves."""
 
@@ -118,7 +118,9 @@ class CQL(TD3BC):
         if config.policy == "sac":
             del self.target_policy  # targets are drawn from the policy itself
             self.temperature = Multiplier(spec.n_agents)
-            self.optimize("temperature", lr=config.lr, name="temperature")
+            # It steps with the policy, and so has fewer steps for the same schedule.
+            steps = math.ceil(config.cosine_steps / config.policy_every)
+            self.optimize("temperature", lr=config.lr, name="temperature", cosine_steps=steps)
         if config.target_gap:
             self.multiplier = Multiplier(1, config.cql_alpha)
             self.optimize("multiplier", lr=config.lr, name="multiplier")
@@ -310,7 +312,7 @@ class CQL(TD3BC):
 
     def explored(self, choice: Categorical, avail_actions: AvailActions | None) -> PerAgent:
         """Choices drawn from softmax(Q / `behaviour_temperature`), and with the chance epsilon uniformly."""
-        config, steps = self.config, self.environment_steps
+        config, steps = self.config, self.environment_steps if self.plays else None
         softness = config.cql_temperature if config.behaviour_temperature is None else config.behaviour_temperature
         drawn = choice.mode()
         if softness:

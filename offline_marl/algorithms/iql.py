@@ -1,4 +1,4 @@
-"""Implicit Q-learning (Kostrikov et al., 2021), one independent learner per agent.
+"""Implicit Q-learning (Kostrikov et al., 2021): one independent learner per agent.
 
 V_i fits an expectile of min Q_i over the data's own actions, Q_i bootstraps from V_i, and the policy
 clones the data weighted by exp(temperature * advantage). (Not independent Q-learning.)

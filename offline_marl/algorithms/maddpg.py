@@ -127,7 +127,9 @@ class MADDPG(SplitAlgorithm):
         return AgentGradients(chosen, clipped(values, self.grad_clip), terms.metrics)
 
     def clip_gradients(self, module: Sequence[torch.nn.Parameter]) -> None:
-        """Nothing: gradients come clipped by agent."""
+        """Nothing where gradients come clipped by agent; networks that all agents share by their common norm."""
+        if self.config.share_parameters:
+            super().clip_gradients(module)
 
     def losses(self, batch: Batch, part: MADDPG, agents: tuple[int, ...], prepared: Mapping[str, Tensor]) -> Terms:
         """Losses of some agents, summed.

@@ -240,9 +240,8 @@ class VDN(Algorithm):
     def epsilon(self) -> float:
         """Chance of a uniform choice when exploring."""
         config = self.config
-        if self.updates and not self.environment_steps:
-            return config.epsilon_end
-        return linear(config.epsilon_start, config.epsilon_end, config.epsilon_steps, self.environment_steps)
+        steps = self.environment_steps if self.plays else None
+        return linear(config.epsilon_start, config.epsilon_end, config.epsilon_steps, steps)
 
     def begin(self, copies: int, history: History | None = None) -> Memory:
         """States of the recurrent units, zeros at the beginning of episodes, and the window if there is one.

@@ -14,16 +14,16 @@ from offline_marl.networks.distributions import Categorical
 Acts = Annotated[Tensor, "*lead agent act"]
 
 
-def linear(start: float, end: float, over: int, step: int) -> float:
+def linear(start: float, end: float, over: int, step: int | None) -> float:
     """Value of a schedule that goes from `start` to `end` in equal steps and then stays.
 
     Args:
         start: Value at step 0.
         end: Value from step `over` on.
         over: Steps of the way; 0 begins at the end.
-        step: Where on the way, such as `Algorithm.environment_steps`.
+        step: Where on the way, such as `Algorithm.environment_steps`; None is the end, as where nothing is played.
     """
-    return end if step >= over else start + (end - start) * (step / over)
+    return end if step is None or step >= over else start + (end - start) * (step / over)
 
 
 def epsilon_greedy(

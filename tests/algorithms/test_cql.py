@@ -250,6 +250,8 @@ def test_what_is_learnt_besides_is_saved_with_the_learner(kind):
 
 def test_a_soft_policy_goes_with_continuous_actions_and_with_cql_alone():
     made = algorithms.get("cql")
+    learner = made(build(made.Config, {"policy": "sac", "hidden": [4], "cosine_steps": 9}), SPECS["continuous"])
+    assert learner.config.policy_every == 2 and learner._schedules["temperature"].cosine_steps == 5
     with pytest.raises(DataError, match="policy = sac is for continuous ones"):
         made(build(made.Config, {"policy": "sac", "hidden": [4]}), SPECS["discrete"])
     with pytest.raises(ConfigError, match="policy = sac is cql's"):

@@ -15,12 +15,12 @@ SPEC = Spec((2,), (3,), action_kind="discrete")
 ROWS = 20_000
 
 
-def shares(name: str, steps: int = 0, avail: torch.Tensor | None = None, **fields: Any) -> tuple[list[float], Any]:
+def shares(name: str, steps: int | None = None, avail: torch.Tensor | None = None, **fields: Any) -> tuple[list[float], Any]:
     """How often each choice comes when exploring, and the learner."""
     torch.manual_seed(0)
     kind = algorithms.get(name)
     learner = kind(build(kind.Config, {"hidden": (4,), **fields}), SPEC)
-    learner.environment_steps = steps
+    learner.plays, learner.environment_steps = steps is not None, steps or 0
     allowed = None if avail is None else avail.expand(ROWS, 1, 3)
     chosen = learner.act(torch.ones(ROWS, 1, 2), avail_actions=allowed, explore=True)
     return (torch.bincount(chosen.flatten(), minlength=3) / ROWS).tolist(), learner
@@ -45,8 +45,8 @@ def test_cql_draws_from_values_over_its_temperature(fields: dict[str, float], so
     torch.testing.assert_close(torch.tensor(found), torch.softmax(q / softness, -1), atol=0.015, rtol=0.0)
 
 
-@pytest.mark.parametrize(("steps", "epsilon"), [(0, 0.9), (50, 0.5), (100, 0.1), (10**6, 0.1)])
-def test_cql_follows_its_schedule_of_epsilon_over_environment_steps(steps: int, epsilon: float) -> None:
+@pytest.mark.parametrize(("steps", "epsilon"), [(0, 0.9), (50, 0.5), (100, 0.1), (10**6, 0.1), (None, 0.1)])
+def test_cql_follows_its_schedule_of_epsilon_over_environment_steps(steps: int | None, epsilon: float) -> None:
     schedule = {"epsilon_start": 0.9, "epsilon_end": 0.1, "epsilon_steps": 100, "behaviour_temperature": 0.0}
     found, learner = shares("cql", steps, **schedule)
     greedy = int(learner.act(torch.ones(1, 1, 2)))

@@ -182,6 +182,16 @@ def test_a_ddpg_agent_learns_from_itself_alone_and_a_maddpg_agent_from_all(kind)
     assert bound * 0.9 < float(first.weight[0].detach().abs().max()) <= bound
 
 
+def test_shared_networks_are_clipped_as_a_whole():
+    batch = batch_of("continuous")
+    learner = learner_of("continuous", grad_clip=0.5, share_parameters=True)
+    learner.update(replace(batch, rewards=batch.rewards * 1e4))
+    for module in (learner.critic, learner.policy):
+        norm = torch.stack([parameter.grad.norm() for parameter in module.parameters()]).norm()
+        assert float(norm) <= 0.5001
+    assert float(torch.stack([p.grad.norm() for p in learner.critic.parameters()]).norm()) > 0.49
+
+
 def test_gradients_are_clipped_by_agent_and_module():
     batch = batch_of("continuous")
     loud = replace(batch, rewards=batch.rewards * torch.tensor([1.0, 1e4, 1.0]))

@@ -240,21 +240,23 @@ def test_the_loss_is_that_of_a_plain_loop_over_episodes(name):
 def test_epsilon_falls_with_environment_steps_and_is_at_its_end_where_nothing_is_played():
     learner = small(epsilon_start=0.8, epsilon_end=0.2, epsilon_steps=100)
     found = []
+    assert learner.epsilon == 0.2
+    learner.plays = True
     for learner.environment_steps in (0, 50, 100, 1000):
         found.append(round(learner.epsilon, 6))
     assert found == [0.8, 0.5, 0.2, 0.2]
-    learner.environment_steps, learner.updates = 0, 1
-    assert learner.epsilon == 0.2
 
 
 def test_exploring_is_uniform_over_what_is_allowed_and_greedy_without_epsilon():
     learner = small(epsilon_start=1.0)
+    learner.plays = True
     obs = torch.randn(4000, 3, 4) * SPEC.present("obs")
     avail = torch.tensor([[True, False, True, False], [True, True, False, False], [False, True, True, True]])
     drawn = learner.act(obs, avail_actions=avail.expand(4000, -1, -1), explore=True)
     shares = torch.nn.functional.one_hot(drawn, 4).float().mean(0)
     torch.testing.assert_close(shares, avail / avail.sum(-1, keepdim=True), atol=0.04, rtol=0)
     still = small(epsilon_start=0.0)
+    still.plays = True
     assert torch.equal(still.act(obs, explore=True), still.act(obs))
 
 

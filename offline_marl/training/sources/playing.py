@@ -143,6 +143,7 @@ class Player:
         self.steps = 0
         """Environment steps so far, of all episodes together."""
         self.round: Round | None = None
+        learner.plays = True
 
     def advance(self) -> list[Episode]:
         """Take one step of every episode under way, beginning new ones if there are none.
