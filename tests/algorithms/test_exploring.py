@@ -15,7 +15,9 @@ SPEC = Spec((2,), (3,), action_kind="discrete")
 ROWS = 20_000
 
 
-def shares(name: str, steps: int | None = None, avail: torch.Tensor | None = None, **fields: Any) -> tuple[list[float], Any]:
+def shares(
+    name: str, steps: int | None = None, avail: torch.Tensor | None = None, **fields: Any
+) -> tuple[list[float], Any]:
     """How often each choice comes when exploring, and the learner."""
     torch.manual_seed(0)
     kind = algorithms.get(name)
