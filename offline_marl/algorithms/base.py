@@ -251,14 +251,13 @@ def present_next(batch: Batch) -> PerAgent | None:
     """
     if batch.next_present is not None:
         return batch.next_present
-    return None if batch.mask is None else _there(batch) & ~batch.terminations
+    there = present_now(batch)
+    return None if there is None else there & ~batch.terminations
 
 
-def _there(batch: Batch) -> PerAgent:
-    """Whether agents are there, of a batch that says it."""
-    there = batch.mask if batch.present is None else batch.present
-    assert there is not None
-    return there
+def present_now(batch: Batch) -> PerAgent | None:
+    """Whether agents are there, also where their own entries do not count; None where all are."""
+    return batch.mask if batch.present is None else batch.present
 
 
 def present_rows(batch: Batch) -> Annotated[Tensor, "*lead"] | None:
@@ -276,10 +275,9 @@ def cleared(batch: Batch) -> Batch:
 
     So nothing reaches those that are there, whose critics and mixers read all agents.
     """
-    after = present_next(batch)
-    if batch.mask is None or after is None:
+    now, after = present_now(batch), present_next(batch)
+    if now is None or after is None:
         return batch
-    now = _there(batch)
 
     def kept(name: str, present: PerAgent, absent: float = 0) -> dict[str, Any]:
         value = getattr(batch, name)

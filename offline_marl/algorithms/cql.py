@@ -27,7 +27,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from offline_marl.algorithms.base import Algorithm, algorithms, masked_mean, present_next
+from offline_marl.algorithms.base import Algorithm, algorithms, masked_mean, present_next, present_now
 from offline_marl.algorithms.split import Terms
 from offline_marl.algorithms.td3_bc import TD3BC, Acts, TD3BCConfig, where_present
 from offline_marl.core.axes import Features, PerAgent
@@ -210,15 +210,16 @@ class CQL(TD3BC):
         reads = (features, self.inputs(batch.next_obs, batch.next_history))
         here, there = (self.middle(read) for read in reads)
         shape = (count, *here.shape)
-        if batch.mask is not None:
+        shown = present_now(batch)
+        if shown is not None:
             # Drawn joint actions hold zeros for absent agents, as recorded ones do, who add nothing to their density.
-            present = present & batch.mask.unsqueeze(-1)
+            present = present & shown.unsqueeze(-1)
             here, there = here * present, there * present
         uniform = self.uniform(shape, -1, 1) * present
         width = present.sum(-1)
         flat = (-math.log(2.0) * width).expand(count, *here.shape[:-1])
         if self.config.policy == "sac":
-            parts = [self.drawn(read, batch.mask, count) for read in reads]
+            parts = [self.drawn(read, shown, count) for read in reads]
             actions, log_density = (torch.cat(part) for part in zip((uniform, flat), *parts, strict=True))
             return actions, log_density
         shaken = self.normal((2, *shape)) * present

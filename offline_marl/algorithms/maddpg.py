@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from offline_marl.algorithms.base import AlgorithmConfig, algorithms, cleared, masked_mean, present_next
+from offline_marl.algorithms.base import AlgorithmConfig, algorithms, cleared, masked_mean, present_next, present_now
 from offline_marl.algorithms.split import (
     AgentGradients,
     Snapshot,
@@ -188,7 +188,8 @@ class MADDPG(SplitAlgorithm):
         if not self.spec.discrete:
             return batch.actions
         hot = one_hot(batch.actions, self.spec.act_dim, batch.obs.dtype)
-        return hot if batch.mask is None else hot * batch.mask.unsqueeze(-1)
+        there = present_now(batch)
+        return hot if there is None else hot * there.unsqueeze(-1)
 
     def act_softly(
         self, outputs: Tensor, present: Tensor, avail: AvailActions | None, noise: Tensor | None

@@ -21,7 +21,15 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms, cleared, masked_mean, present_next
+from offline_marl.algorithms.base import (
+    Algorithm,
+    AlgorithmConfig,
+    algorithms,
+    cleared,
+    masked_mean,
+    present_next,
+    present_now,
+)
 from offline_marl.core.axes import Features, PerAgent
 from offline_marl.core.fields import Count, NotNegative, Positive, Share
 from offline_marl.core.types import AvailActions, Batch, Metrics, Needs, Spec
@@ -145,7 +153,7 @@ class MASAC(Algorithm):
         rows, time = steps.rewards.shape[:2]
         flat = steps.map(lambda value: value.flatten(0, 1))
         following = replace(flat, obs=flat.next_obs, history=flat.next_history, avail_actions=flat.next_avail_actions)
-        following = replace(following, mask=present_next(flat))
+        following = replace(following, mask=present_next(flat), present=None)
         choice = self.actor(self.inputs(following.obs, following.history), following.avail_actions)
         features = self.target_inputs(following.obs, following.history)
         temperature = self.temperature()
@@ -189,8 +197,9 @@ class MASAC(Algorithm):
         if isinstance(critic, Critic):
             return critic.each_choice(features)
         hot = one_hot(batch.actions, self.spec.act_dim, features.dtype)
-        if batch.mask is not None:
-            hot = hot * batch.mask.unsqueeze(-1)
+        there = present_now(batch)
+        if there is not None:
+            hot = hot * there.unsqueeze(-1)
         q: Tensor = critic(features, hot, own_actions=torch.zeros_like(hot))
         return q
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from offline_marl.algorithms.base import algorithms, cleared, present_next, team_ended
 from offline_marl.core.config import build
-from offline_marl.core.types import Batch, Needs
+from offline_marl.core.types import Batch, Needs, Spec
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
 
@@ -99,4 +101,8 @@ def test_an_agent_whose_own_target_is_unknown_is_still_seen_by_the_others() -> N
     assert batch.mask.tolist() == [[True, True], [True, False], [True, False]], "nobody knows what it saw next"
     shown = cleared(batch)
     assert torch.equal(shown.obs[1, 1], recorded.obs[1, 1]) and torch.equal(shown.actions[1, 1], recorded.actions[1, 1])
+    kind = algorithms.get("maddpg")
+    choices = replace(batch, actions=torch.ones(3, 2, dtype=torch.int64))
+    learner = kind(build(kind.Config, {"hidden": [4]}), Spec((2, 2), (2, 2), action_kind="discrete"))
+    assert learner.vectors(choices)[:, 1].sum(-1).tolist() == [1.0, 1.0, 0.0]
     assert not shown.obs[2, 1].any() and present_next(batch).tolist() == [[True, True], [True, False], [True, False]]
