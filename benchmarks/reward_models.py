@@ -108,6 +108,7 @@ CASES = {
     "rendezvous joint 2500": Case(2500, {"joint": True}),
     "spread x1 20000": Case(20_000, SMALL, scale=1),
     "spread x5 60000 of 5": Case(60_000, DEEP, length=5, scale=5, learners=True),
+    "spread x5 300000 of 5": Case(300_000, DEEP | {"cosine_steps": 10_000, "steps": 10_000}, length=5, scale=5),
     "spread x5 150000 of 5, soft": Case(
         150_000, DEEP | {"batch_size": 1024}, length=5, scale=5, one=65.0, learners=True
     ),
