@@ -14,6 +14,7 @@ from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.arrays.episode_batches import EpisodeBatch, flat_fields_of
 from offline_marl.datasets.arrays.mistakes import (
     refuse_lacking_choices,
+    refuse_mixed_kinds,
     refuse_no_end,
     refuse_no_width,
     refuse_one_hot,
@@ -93,9 +94,9 @@ def _padded(given: Given) -> EpisodeBatch:
             arrays[name] = _tensor(value, name).numpy() if isinstance(value, Tensor) else np.asarray(value)
             if arrays[name].dtype.kind not in "biuf":
                 raise DataError(f"'{name}' should be one array of numbers with axes [episode, time + 1, ...].")
-    if given.choices is not None and not isinstance(given.choices, int):
+    if given.choices is not None and not isinstance(given.choices, int | np.integer):
         raise DataError("'choices' of padded episodes should be one number for all agents.")
-    return EpisodeBatch(**arrays, choices=given.choices or 0)
+    return EpisodeBatch(**arrays, choices=int(given.choices or 0))
 
 
 def _complete(
@@ -188,16 +189,18 @@ def _same_rows(parts: Sequence[Tensor], name: str) -> None:
 
 def _actions(given: Given) -> tuple[Tensor, tuple[int, ...]]:
     value = given.actions
-    first = _tensor(value[0] if _is_list(value) else value, "actions")
-    if first.is_floating_point():
+    parts = [_tensor(part, f"actions[{agent}]") for agent, part in enumerate(value)] if _is_list(value) else []
+    _same_rows(parts, "actions")
+    held = parts or [_tensor(value, "actions")]
+    for part in held:
+        if part.dtype == torch.bool or part.is_complex():
+            raise DataError(f"'actions' should hold floats in [-1, 1] or integer choices, it holds {part.dtype}.")
+    refuse_mixed_kinds(held)
+    if held[0].is_floating_point():
         if given.choices is not None:
             raise DataError("'choices' counts what discrete actions can be, but 'actions' holds floats.")
         return _stacked(value, "actions")
-    if first.dtype == torch.bool or first.is_complex():
-        raise DataError(f"'actions' should hold floats in [-1, 1] or integer choices, it holds {first.dtype}.")
-    parts = [_tensor(part, f"actions[{agent}]").long() for agent, part in enumerate(value)] if _is_list(value) else []
-    _same_rows(parts, "actions")
-    chosen = torch.stack([part.reshape(len(part), -1) for part in parts], dim=1) if parts else first.long()
+    chosen = torch.stack([part.long().reshape(len(part), -1) for part in parts], dim=1) if parts else held[0].long()
     if chosen.dim() == 3 and chosen.shape[2] == 1:
         chosen = chosen.squeeze(-1)
     if chosen.dim() != 2:
@@ -211,7 +214,9 @@ def _actions(given: Given) -> tuple[Tensor, tuple[int, ...]]:
 def _choices(given: Given, chosen: Tensor) -> tuple[int, ...]:
     n_agents = chosen.shape[1]
     if given.choices is not None:
-        known = (given.choices,) * n_agents if isinstance(given.choices, int) else tuple(map(int, given.choices))
+        if isinstance(given.choices, int | np.integer):  # as Gymnasium's spaces count
+            return (int(given.choices),) * n_agents
+        known = tuple(map(int, given.choices))
         if len(known) != n_agents:
             raise DataError(f"'choices' counts {len(known)} agents, 'actions' is of {n_agents}.")
         return known

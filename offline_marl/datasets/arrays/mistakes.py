@@ -28,6 +28,20 @@ def refuse_one_hot(actions: Tensor, act_dims: Sequence[int]) -> None:
         )
 
 
+def refuse_mixed_kinds(parts: Sequence[Tensor]) -> None:
+    """Refuse actions, an array for each agent, that are floats of some agents and whole numbers of others.
+
+    Raises:
+        DataError: They are; names two of these agents.
+    """
+    floats = [part.is_floating_point() for part in parts]
+    if any(floats) and not all(floats):
+        raise DataError(
+            f"'actions' holds floats for agent {floats.index(True)} and whole numbers for agent {floats.index(False)}: "
+            "a team acts by numbers in [-1, 1] or by choices, all agents alike."
+        )
+
+
 def refuse_step_lists(parts: Sequence[Any], name: str) -> None:
     """Refuse a list of arrays that would make more agents than steps: one array for each step, not for each agent.
 

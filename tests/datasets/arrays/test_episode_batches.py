@@ -201,6 +201,15 @@ def test_one_hot_floats_are_named() -> None:
         Dataset.from_arrays(arrays["obs"], arrays["actions_onehot"], arrays["reward"], filled=arrays["filled"])
 
 
+def test_choices_may_be_counted_by_numpy() -> None:
+    arrays = batch_arrays(TEAM)
+    given = {"rewards": arrays["reward"], "filled": arrays["filled"]}
+    one, other = (
+        Dataset.from_arrays(arrays["obs"], arrays["actions"], choices=count, **given) for count in (9, np.int64(9))
+    )
+    assert one.spec == other.spec and other.spec.act_dims == (9,) * one.spec.n_agents
+
+
 def test_filled_stands_alone() -> None:
     arrays = batch_arrays(TEAM)
     with pytest.raises(DataError, match="leave 'lengths' away"):

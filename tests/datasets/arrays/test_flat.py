@@ -110,6 +110,7 @@ def test_whole_numbers_are_choices() -> None:
     given = {**arrays(STEPS + EPISODES), "actions": [np.arange(STEPS) % 2, np.arange(STEPS) % 4]}
     assert Dataset.from_arrays(**given, lengths=LENGTHS).spec.act_dims == (2, 4)
     assert Dataset.from_arrays(**given, lengths=LENGTHS, choices=5).spec == Spec((3, 2), (5, 5), 0, "discrete")
+    assert Dataset.from_arrays(**given, lengths=LENGTHS, choices=np.int64(5)).spec.act_dims == (5, 5)
     avail = [np.ones((STEPS + EPISODES, 3)), np.ones((STEPS + EPISODES, 4))]
     data = Dataset.from_arrays(**given, lengths=LENGTHS, avail_actions=avail)
     assert data.spec.act_dims == (3, 4) and data.avail_actions is not None and not data.avail_actions[:, 0, 3].any()

@@ -38,6 +38,12 @@ def made(**changed: Any) -> Dataset:
             {"obs": list(OBS), "actions": list(ACTIONS), "rewards": list(np.ones((STEPS, AGENTS)))},
             "a list of 40 arrays",
         ),
+        (
+            {"actions": [CHOICES[:, 0], ACTIONS[:, 1]]},
+            "'actions' holds floats for agent 1 and whole numbers for agent 0: a team acts by",
+        ),
+        ({"actions": [ACTIONS[:, 0], CHOICES[:, 1]]}, "floats for agent 0 and whole numbers for agent 1"),
+        ({"actions": [CHOICES[:, 0], CHOICES[:, 1] > 0]}, "integer choices, it holds torch.bool"),
         ({"actions": list(CHOICES)}, "'actions' is a list of 40 arrays with 2 rows each"),
         ({"obs": [OBS[:, 0], OBS[:, 1, :0]]}, "'obs' has no numbers for agent 1"),
         ({"actions": ACTIONS[..., :0]}, "'actions' has no numbers for agent 0"),
