@@ -326,12 +326,14 @@ class Dataset:
 
 def clipped(data: Flat) -> Flat:
     """The data with actions clipped to [-1, 1]; `clipped_actions` in the metadata counts the entries that were not."""
-    pieces = torch.split(data.actions, ROWS_AT_ONCE) if data.actions.is_floating_point() else ()
-    outside = sum(int((piece.abs() > 1).sum()) for piece in pieces)
+    if not data.actions.is_floating_point():
+        return data
+    outside = sum(int((piece.abs() > 1).sum()) for _, piece in validate.chunks(data.actions))
     if not outside:
         return data
+    given = data.actions[:]
     # Infinite ones stay, to be refused.
-    actions = torch.where(data.actions.isfinite(), data.actions.clamp(-1, 1), data.actions)
+    actions = torch.where(given.isfinite(), given.clamp(-1, 1), given)
     return replace(data, actions=actions, metadata={**data.metadata, "clipped_actions": outside})
 
 
@@ -382,7 +384,7 @@ def join(parts: Sequence[Flat], metadata: Mapping[str, Any]) -> Flat:
             )
             if one != other:
                 raise DataError(f"Data of different widths cannot be joined: '{name}' is {one} and {other}.")
-    joined: dict[str, Any] = {name: torch.cat([tensors[name] for tensors in tables]) for name in tables[0]}
+    joined: dict[str, Any] = {name: torch.cat([tensors[name][:] for tensors in tables]) for name in tables[0]}
     return replace(parts[0], **joined, metadata=metadata)
 
 

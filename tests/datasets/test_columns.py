@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,11 @@ from worlds import reacher_recording, saved, world
 from offline_marl.core.partition import partition
 from offline_marl.core.types import Batch, DataError, Needs
 from offline_marl.datasets import normalize
+from offline_marl.datasets.base import clipped, join
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.episode_index import episodes_apart
+from offline_marl.datasets.files import save_data
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.tasks.data_tasks import open_task
 
@@ -41,6 +43,21 @@ def test_a_mapped_split_gives_the_same_batches(view: str, window: int) -> None:
     chosen = torch.tensor([4, 1])
     assert torch.equal(plain.select(chosen).obs, mapped.select(chosen).obs)
     assert torch.equal(plain.episode(2).actions, mapped.episode(2).actions)
+
+
+def test_a_mapped_split_is_saved_clipped_and_joined_as_the_whole_one_is(tmp_path: Path) -> None:
+    recording, shares = reacher_recording(), partition("reacher", "2x1first", "0")
+    recording = replace(recording, actions=recording.actions * 2)
+    plain, mapped = recording.split(shares), recording.split(shares, mapped=True)
+    one, other = (save_data(tmp_path / f"{name}.safetensors", data) for name, data in (("a", plain), ("b", mapped)))
+    assert (
+        one == other
+        and mapped.save(tmp_path / "c.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
+    )
+    assert clipped(mapped).metadata["clipped_actions"] == clipped(plain).metadata["clipped_actions"] > 0
+    assert torch.equal(clipped(mapped).actions, clipped(plain).actions)
+    whole, pieces = (join([data, data], {}) for data in (plain, mapped))
+    assert torch.equal(whole.obs, pieces.obs) and torch.equal(whole.actions, pieces.actions)
 
 
 def test_a_set_that_takes_more_than_it_may_stays_on_disk(tmp_path: Path) -> None:
