@@ -105,7 +105,7 @@ def _refuse_others(first_name: str, first: Any, name: str, data: Any) -> None:
     if type(first) is not type(data):
         body, team = (first_name, name) if isinstance(first, Recording) else (name, first_name)
         raise DataError(f"{body} is of one body and {team} is split among agents: they cannot be mixed.")
-    for key in ("scenario", "conf", "view", "settings"):
+    for key in ("scenario", "conf", "view", "settings", "max_steps"):
         # Settings may be none, or an empty table.
         one, other = (dataset.metadata.get(key) or None for dataset in (first, data))
         if one != other:

@@ -23,6 +23,7 @@ SETS: dict[str, Callable[[], Any]] = {
     "measured": lambda: about(reacher_recording(10), settings={}, reference={"random": 0.0, "expert": 1.0}),
     "odd": lambda: about(reacher_recording(10), licence=[1], versions="new", name=3, actors=[3], who=[1]),
     "ant": lambda: about(reacher_recording(10), scenario="ant"),
+    "short": lambda: about(reacher_recording(10), max_steps=8),
     "team": lambda: world("continuous"),
     "other team": lambda: world("discrete"),
 }
@@ -94,6 +95,7 @@ def test_other_references_are_warned_of_and_left_out() -> None:
     ("parts", "said"),
     [
         (["left", "ant"], "left and ant cannot be mixed: their scenario is reacher and ant."),
+        (["left", "short"], "left and short cannot be mixed: their max_steps is None and 8."),
         (["left", "team"], "left is of one body and team is split among agents: they cannot be mixed."),
         (["team", "other team"], "team and other team cannot be mixed: they are of different teams."),
     ],
