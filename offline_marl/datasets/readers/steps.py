@@ -144,7 +144,10 @@ class Steps:
         terminations, truncations = owned(self.terminations).bool(), owned(self.truncations).bool()
         if self.mask is None:
             return find_ends(terminations, truncations & ~terminations)
-        ended = (terminations | truncations) & (mask := owned(self.mask).bool())
+        mask = owned(self.mask).bool()
+        if terminations.dim() == 1:  # the team's, which ends whoever is there
+            terminations, truncations = (flags.unsqueeze(-1).expand_as(mask) for flags in (terminations, truncations))
+        ended = (terminations | truncations) & mask
         # Who is there says where an episode ends: the next one begins when nobody goes on.
         going = mask & ~ended
         lengths = lengths_of(~going.any(-1))

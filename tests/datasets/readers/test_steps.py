@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,17 @@ def test_what_followed_is_the_last_row(team: bool) -> None:
     wanted = [100.0 * e + r for e, length in enumerate(LENGTHS) for r in range(length + 1)]
     assert seen.tolist() == wanted and data.lengths.tolist() == list(LENGTHS)
     assert data.ends_seen is None and (not team or torch.equal(data.state[:, 0], seen))
+
+
+def test_flags_of_a_team_end_whoever_is_there() -> None:
+    steps = flat(team=True, followed=True)
+    mask = np.ones((sum(LENGTHS), 2), np.bool_)
+    mask[:2, 1] = False
+    data = replace(steps, mask=mask).recording({}).check()
+    assert data.mask.tolist() == mask.tolist() and data.lengths.tolist() == list(LENGTHS)
+    last = np.cumsum(LENGTHS) - 1
+    assert data.terminations[last].tolist() == [[over] * 2 for over in TERMINATED]
+    assert (data.terminations | data.truncations).sum() == 2 * len(LENGTHS)
 
 
 @pytest.mark.parametrize("team", [False, True])

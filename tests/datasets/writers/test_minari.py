@@ -12,6 +12,7 @@ import torch
 from worlds import reacher_recording, world
 
 from offline_marl.core.types import DataError
+from offline_marl.datasets.arrays.presence import rows_mask
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.readers.convert import load_place
 from offline_marl.datasets.readers.minari.storages import STORAGES
@@ -48,10 +49,20 @@ def assert_equal(found: Recording | Dataset, data: Recording | Dataset) -> None:
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("kind", ["continuous", "discrete", "body", "ends apart"])
+@pytest.mark.parametrize("kind", ["continuous", "discrete", "body", "ends apart", "late"])
 def test_a_set_survives_every_storage(tmp_path: Path, storage: str, kind: str) -> None:
     data: Any = reacher_recording() if kind == "body" else world("discrete" if kind == "discrete" else "continuous", 4)
     data = replace(data, metadata={**ABOUT, **({"scenario": "reacher"} if kind == "body" else {})})
+    if kind == "late":  # all end together, and one comes later
+        mask = torch.ones_like(data.terminations)
+        mask[0, 1] = False
+        data = replace(
+            data,
+            obs=data.obs.masked_fill(~rows_mask(mask, data.lengths).unsqueeze(-1), 0),
+            actions=data.actions.masked_fill(~mask.unsqueeze(-1), 0),
+            rewards=data.rewards.masked_fill(~mask, 0),
+            mask=mask,
+        ).check()
     if kind == "ends apart":  # one agent leaves before the others, another comes later, and one end is unknown
         mask = torch.ones_like(data.terminations)
         mask[2 : int(data.lengths[0]), 0] = mask[0, 1] = False
