@@ -196,13 +196,17 @@ class _BlockController:
         if seen.avail_actions is not None:
             avail = spec.present("act").expand(size, -1, -1).clone().numpy()
             avail[self.rows] = seen.avail_actions
-        chosen = np.concatenate(
-            [
-                controller.act(Seen(obs[rows], None, None if avail is None else avail[rows]), step)
-                for controller, rows in self.blocks
-            ]
-        )
-        actions: TeamActions = chosen[self.rows]
+        present = None
+        if seen.present is not None:
+            present = np.ones((size, spec.n_agents), np.bool_)
+            present[self.rows] = seen.present
+        chosen = [
+            controller.act(
+                Seen(obs[rows], None, *(None if values is None else values[rows] for values in (avail, present))), step
+            )
+            for controller, rows in self.blocks
+        ]
+        actions: TeamActions = np.concatenate(chosen)[self.rows]
         return actions if self.partition is None else self.partition.join_actions(actions)
 
     def remember(self, rewards: Floats) -> None:
