@@ -22,6 +22,7 @@ from offline_marl.core.showing import html_table, tensors_line, widths
 from offline_marl.core.types import DataError, Episode, Spec
 from offline_marl.datasets import validate
 from offline_marl.datasets.arrays.flat import Arrays, Given, flat_fields, owned
+from offline_marl.datasets.arrays.presence import find_ends, leaves_early, with_presence
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.episode_index import Lengths, episode_sums, ranges, starts
@@ -148,6 +149,8 @@ class Dataset:
     ) -> Dataset:
         """A data set of your own episodes, checked; numpy arrays will do for their tensors.
 
+        An agent whose flag comes before its episode's last step, of a team without masks, is away from then on.
+
         Args:
             episodes: Any number of them, at least one.
             spec: Widths and kinds.
@@ -155,7 +158,7 @@ class Dataset:
             clip_actions: Clip actions that lie outside [-1, 1] instead of refusing them.
 
         Raises:
-            DataError: See `check`.
+            DataError: An agent ends more than once; and see `check`.
         """
         if not episodes:
             raise DataError("A data set needs at least one episode.")
@@ -178,6 +181,10 @@ class Dataset:
             there = [a if e.mask is None else e.mask for a, e in zip(all_there, episodes, strict=True)]
             tensors["mask"] = torch.cat([owned(each) for each in there])
         data = cls(**tensors, lengths=lengths, spec=spec, metadata=deepcopy(dict(metadata or {})))
+        validate.check_outside(data)
+        if data.mask is None and leaves_early(data.terminations, data.truncations, lengths):
+            held = {item.name: getattr(data, item.name) for item in fields(data)}
+            data = cls(**with_presence(held, find_ends(data.terminations, data.truncations, lengths)))
         return (clipped(data) if clip_actions else data).check()
 
     @classmethod

@@ -15,7 +15,7 @@ from torch import Tensor
 from offline_marl.core.axes import AxisError, axes_of_fields, bind
 from offline_marl.core.small_files import shown
 from offline_marl.core.types import DataError
-from offline_marl.datasets.arrays.presence import rows_mask
+from offline_marl.datasets.arrays.presence import comebacks, rows_mask
 from offline_marl.datasets.episode_index import last_steps, starts
 from offline_marl.datasets.metadata import mistake
 
@@ -256,7 +256,7 @@ def _team(data: Any) -> list[Problem]:
 
 
 def _absences(data: Any) -> list[Problem]:
-    """Steps with nobody there, numbers and flags of those who are away, and agents that stay after their flag."""
+    """Steps with nobody there, numbers and flags of whoever is away, agents that stay after a flag or come back."""
     mask = data.mask
     ended = data.terminations | data.truncations
     stays = torch.zeros_like(mask)
@@ -270,6 +270,7 @@ def _absences(data: Any) -> list[Problem]:
         ("obs", "obs", seen.any(-1), "An agent that is away sees something else than zeros"),
         ("rewards", "rewards", ((done | acted) & ~mask).any(-1), "An agent that is away acts, earns something or ends"),
         ("mask", "mask", (ended & stays).any(-1), "An agent that has ended is there afterwards"),
+        ("mask", "mask", comebacks(mask, data.lengths).any(-1), "An agent that has left comes back"),
     )
     problems = []
     for field, rows, wrong, message in faults:

@@ -44,15 +44,17 @@ def learner_of(name: str, data: Dataset, **settings: object) -> Algorithm:
     return learner
 
 
-def away_and_back(data: Dataset) -> Dataset:
-    """The first agent comes at the second step, the second one is away in the third; the third is always there."""
+def coming_and_going(data: Dataset) -> Dataset:
+    """The first agent comes at the second step, the second one leaves after it; the third is always there."""
     episodes = []
     for number in range(len(data.lengths)):
         episode = data.episode(number)
         mask = torch.ones_like(episode.terminations)
-        mask[0, 0] = mask[2, 1] = False
-        rows = torch.cat([mask, torch.ones_like(mask[:1])])
-        gone = {name: blanked(getattr(episode, name), mask) for name in ("actions", "rewards")}
+        mask[0, 0] = mask[2:, 1] = False
+        rows = torch.cat([mask, mask[-1:]])
+        done = ("actions", "rewards", "terminations", "truncations")
+        gone = {name: blanked(getattr(episode, name), mask) for name in done}
+        gone["truncations"][1, 1] |= len(mask) > 2
         episodes.append(replace(episode, mask=mask, obs=blanked(episode.obs, rows), avail_actions=None, **gone))
     return Dataset.from_episodes(episodes, data.spec)
 
@@ -61,7 +63,7 @@ def away_and_back(data: Dataset) -> Dataset:
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("kind", sorted(SPECS))
 def test_acting_reads_what_training_read_at_every_step_of_an_episode(kind: str, memory: str, leaving: bool) -> None:
-    data = away_and_back(world(kind)) if leaving else world(kind)
+    data = coming_and_going(world(kind)) if leaving else world(kind)
     learner = learner_of("bc", data, **MEMORIES[memory])
     buffer, first = TransitionBuffer(data, learner.window), 0
     for number, length in enumerate(data.lengths[:4].tolist()):

@@ -67,13 +67,34 @@ def find_ends(
     last, number = last_steps(lengths), episode_numbers(lengths)
     present = _present(ended, lengths, number)
     _refuse_second_ends(ended & ~present, ended & present, lengths, number)
-    present = present if mask is None else present & mask
+    if mask is not None:
+        _refuse_comebacks(mask, lengths, number)
+        present = present & mask
     over, cut = terminations & present, truncations & present
     # Whoever is gone in the next step without a flag was cut, and so is who is there when recording stops.
     stays = torch.zeros_like(present)
     stays[:-1] = present[1:]
     stays[last] = False
     return Ends(over, cut | (present & ~stays & ~over & ~cut), lengths, None if bool(present.all()) else present)
+
+
+def comebacks(mask: PerAgent, lengths: Lengths) -> PerAgent:
+    """Bool, true where an agent is there after it was away, and had been there before in its episode."""
+    first = starts(lengths)
+    before = torch.zeros_like(mask)
+    before[1:] = mask[:-1]
+    before[first] = False
+    comes = mask & ~before
+    so_far = torch.cumsum(comes, 0, dtype=torch.int32)
+    earlier = (so_far - comes.int())[first][episode_numbers(lengths)]
+    return comes & (so_far - earlier > 1)
+
+
+def leaves_early(terminations: PerAgent, truncations: PerAgent, lengths: Lengths) -> bool:
+    """Whether flags end some agent before its episode's last step, while others go on."""
+    ended = terminations | truncations
+    ended[last_steps(lengths)] = False
+    return bool((ended.any(-1) & ~ended.all(-1)).any())
 
 
 def rows_mask(mask: PerAgent, lengths: Lengths) -> Annotated[Tensor, "rows agent"]:
@@ -160,3 +181,17 @@ def _refuse_second_ends(later: PerAgent, first: PerAgent, lengths: Lengths, numb
             f"Agent {agent} ends more than once in episode {episode} ({int(lengths[episode])} steps), while others go "
             "on: an agent that has left stays away until all have left; give 'lengths' if episodes end elsewhere."
         )
+
+
+def _refuse_comebacks(mask: PerAgent, lengths: Lengths, number: Tensor) -> None:
+    """Refuse a mask in which an agent is there again after it has left.
+
+    Raises:
+        DataError: One is.
+    """
+    again = comebacks(mask, lengths).nonzero()
+    if len(again):
+        step, agent = again[0].tolist()
+        episode = int(number[step])
+        place = f"episode {episode}, step {step - int(starts(lengths)[episode])}"
+        raise DataError(f"Agent {agent} comes back in {place}: an agent that has left stays away until all have left.")

@@ -135,6 +135,26 @@ def test_who_comes_later_is_absent_before() -> None:
     assert bool(data.obs[3, 1].all()) and data.terminations.sum() == EPISODES * AGENTS
 
 
+def test_who_comes_back_is_refused() -> None:
+    mask = there()
+    mask[18:20, 0] = True  # it left after step 16
+    with pytest.raises(DataError, match="Agent 0 comes back in episode 1, step 8: an agent that has left stays away"):
+        Dataset.from_arrays(**given(), mask=mask, lengths=[LENGTH] * EPISODES)
+    data = replace(leaving(), mask=torch.from_numpy(mask))
+    sentences = [problem.sentence for problem in problems(data)]
+    assert "An agent that has left comes back in episode 1, step 8 (1 rows in all)." in sentences
+
+
+@pytest.mark.parametrize("flags", [once, repeated])
+def test_episodes_of_teams_without_masks_say_by_their_flags_who_has_left(flags: Any) -> None:
+    known = leaving(next_obs=given()["obs"], next_state=given()["state"])
+    ended = torch.from_numpy(flags())
+    plain = replace(known, mask=None, terminations=ended)
+    data = Dataset.from_episodes([plain.episode(number) for number in range(EPISODES)], known.spec)
+    assert torch.equal(data.mask, known.mask) and torch.equal(data.terminations, known.terminations)  # type: ignore[arg-type]
+    assert torch.equal(data.rewards, known.rewards) and torch.equal(data.obs, known.obs)
+
+
 def test_next_observations_are_kept_for_those_who_were_there_at_the_end() -> None:
     after = np.full((STEPS, AGENTS, 4), 7.0)
     data = Dataset.from_arrays(**given(next_obs=after, next_state=np.ones((STEPS, 2))), terminations=once())
