@@ -77,6 +77,10 @@ class Imagination:
         if self.live is not None and half:
             parts = [starts, self._starts(self.live.windowed(self.buffer.window), half)]
             starts = Batch.cat(with_same_fields(parts, self.buffer.spec))
+        if half or plan.start_share:
+            # A ring that is smaller than a rollout keeps its last rows, which should be starts of every kind.
+            order = torch.randperm(plan.rows, generator=self.generator, device=self.generator.device)
+            starts = starts.map(lambda value: value[order.to(value.device)])
         made = rollout(self.model, self.policy, starts, plan.horizon, plan.caution, next_actions)
         self.made += plan.rows
         broken, cut = torch.stack([made.broken.sum(), made.cut.sum()]).tolist()  # the device is waited for once
