@@ -16,7 +16,7 @@ from offline_marl.core.acting.history import begin_memory, newest
 from offline_marl.core.acting.inputs import unchecked
 from offline_marl.core.axes import PerAgent, PerTeam
 from offline_marl.core.fields import SpreadName
-from offline_marl.core.types import Batch, Obs, Policy, Spec
+from offline_marl.core.types import AvailActions, Batch, Obs, Policy, Spec
 from offline_marl.worldmodels.base import Carry, Prediction, Rows, Spread, TokenSpread
 from offline_marl.worldmodels.facts import Facts
 from offline_marl.worldmodels.uncertainty import (
@@ -107,6 +107,8 @@ def rollout(
     for time in range(horizon):
         read = memory.read()
         actions = act(obs, avail_actions=avail, explore=True, **read)
+        if present is not None:  # who is away does nothing, as in recorded data
+            actions = blanked(actions, present)
         prediction, carry = model.step(carry, actions)
         if present is not None:
             prediction = _of_present(prediction, present, model.facts)
@@ -150,6 +152,7 @@ def rollout(
         if present is not None:
             present = present & ~terminations
             next_obs = blanked(next_obs, present)
+            next_avail = None if next_avail is None else freed(next_avail, present, model.spec)
         obs, state, avail = next_obs, next_state, next_avail
         carry = carry.correct(obs).where(alive)
     joined = Batch.stack(steps, dim=1)
@@ -178,7 +181,12 @@ def _of_present(prediction: Prediction, present: PerAgent, facts: Facts) -> Pred
 
 def blanked(values: Tensor, present: PerAgent) -> Tensor:
     """Values that are 0 where an agent is away."""
-    return values.masked_fill(~present.view(*present.shape, *[1] * (values.dim() - present.dim())), 0.0)
+    return values.masked_fill(~present.view(*present.shape, *[1] * (values.dim() - present.dim())), 0)
+
+
+def freed(avail: AvailActions, present: PerAgent, spec: Spec) -> AvailActions:
+    """Available actions, all of them where an agent is away, as in recorded data."""
+    return avail | (spec.present("act").to(avail.device) & ~present.unsqueeze(-1))
 
 
 def _tidy(

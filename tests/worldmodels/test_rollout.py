@@ -145,3 +145,50 @@ def test_one_row_does_not_depend_on_the_rows_beside_it() -> None:
     together, alone = imagined(1.0, 7.0, -4.0, 0.3), imagined(0.3)
     for name in ("obs", "rewards", "mask", "truncations"):
         assert torch.equal(getattr(together.batch, name)[3:], getattr(alone.batch, name))
+
+
+def test_who_is_away_does_nothing_and_remembers_that() -> None:
+    begun = starts(-4.0, window=3)
+    begun = replace(begun, obs=begun.obs * torch.tensor([[1.0], [0.0]]), mask=torch.tensor([[True, False]]))
+    policy = Steady(window=3)
+    batch = rollout(Walk(), policy, begun, 3, FREE, next_actions=True).batch.check()
+    assert batch.actions[0, :, :, 0].tolist() == [[1.0, 0.0]] * 3
+    assert batch.obs[0, :, 0, 0].tolist() == [-4.0, -3.5, -3.0], "the model reads that agent 1 does nothing"
+    assert not bool(policy.read[2][0, 1].any()) and policy.read[2][0, 0, -1].tolist() == [-3.5, 1.0, 1.0]
+    assert batch.next_actions[0, :, :, 0].tolist() == [[1.0, 0.0]] * 3
+
+
+class Narrow(Observed):
+    """Allows choice 1 of two alone from the second step on."""
+
+    spec = replace(SPEC, act_dims=(2, 2), action_kind="discrete")
+    facts = Walk().facts
+    window = 0
+
+    def predict(self, obs, actions, history=None) -> Prediction:
+        rewards = torch.zeros(obs.shape[:2])
+        avail = torch.tensor([False, True]).expand(*rewards.shape, 2)
+        return Prediction(obs, rewards, rewards > 0, None, next_avail_actions=avail)
+
+
+class Last:
+    """Every agent takes the last choice that it is allowed."""
+
+    window = 0
+
+    def act(self, obs, *, history=None, avail_actions=None, explore=False):
+        return (avail_actions * torch.arange(2)).argmax(-1)
+
+
+def test_who_is_away_takes_a_choice_that_is_allowed() -> None:
+    begun = starts(0.0, 0.0)
+    begun = replace(
+        begun,
+        actions=torch.zeros(2, 2, dtype=torch.int64),
+        avail_actions=torch.ones(2, 2, 2, dtype=torch.bool),
+        mask=torch.tensor([[True, False], [True, True]]),
+    )
+    batch = rollout(Narrow(), Last(), begun, 3, FREE).batch.check()
+    assert batch.actions[:, :, 0].tolist() == [[1, 1, 1]] * 2 and batch.actions[:, :, 1].tolist() == [[0] * 3, [1] * 3]
+    assert bool(batch.avail_actions.gather(-1, batch.actions.unsqueeze(-1)).all())
+    assert batch.avail_actions[0, 1].tolist() == [[False, True], [True, True]]
