@@ -141,11 +141,11 @@ class MixedSource:
     """Mixture of recorded rows and imagined ones, the latter from a ring that rollouts refill.
 
     Args:
-        real: Rows of the data set; its `batch_size` is that of the mixture.
+        real: Rows of the data set, live ones beside them or not; its `batch_size` is that of the mixture.
         imagination: Refills the ring.
         ring: Holds imagined rows.
-        shares: Share of recorded rows at the first update and at the last; None weighs every row that there
-            is alike, recorded or imagined ("auto").
+        shares: Share of real rows at the first update and at the last; None weighs every row that there is alike,
+            real or imagined, and so every step where rows are segments ("auto").
         refill_every: Updates between refills.
         steps: Updates of the run, over which the share moves.
     """
@@ -164,11 +164,11 @@ class MixedSource:
         self.batch_size = real.batch_size
         self.drawn = 0
 
-    @property
-    def real_fraction(self) -> float:
-        """Share of recorded rows in the next batch."""
+    def real_fraction(self, needs: Needs) -> float:
+        """Share of real rows in the next batch, recorded or live."""
         if self.shares is None:
-            return len(self.real.buffer) / (len(self.real.buffer) + len(self.ring))
+            held = self.real.held(needs)
+            return held / (held + len(self.ring))
         first, last = self.shares
         return first + (last - first) * min(self.drawn / max(self.steps - 1, 1), 1.0)
 
@@ -177,7 +177,7 @@ class MixedSource:
         if self.drawn % self.refill_every == 0:
             self._refill(needs)
         # Where nothing imagined could be used yet, all rows are recorded.
-        count = round(self.real_fraction * self.batch_size) if len(self.ring) else self.batch_size
+        count = round(self.real_fraction(needs) * self.batch_size) if len(self.ring) else self.batch_size
         if needs.recorded != "none":
             count = max(count, 1)
         self.drawn += 1
@@ -205,7 +205,7 @@ class MixedSource:
         assert flat.mask is not None
         counted = flat.mask.any(-1)
         flat = flat.map(lambda value: value[counted])
-        self.ring.push(flat if self.real.buffer.masks(needs) else replace(flat, mask=None))
+        self.ring.push(flat if self.real.masks(needs) else replace(flat, mask=None))
 
     def state_dict(self) -> dict[str, Any]:
         """Cursor, rollouts and imagined rows."""

@@ -45,6 +45,16 @@ class DatasetSource:
         self.drawn = draw(rows, self.generator, needs)
         return self.buffer.view(self.drawn, needs)
 
+    def held(self, needs: Needs) -> float:
+        """Number of rows there are to draw: transitions, segments that share no step, or whole episodes."""
+        if needs.view == "transitions":
+            return len(self.buffer)
+        return len(self.buffer) / needs.length if needs.length else len(self.buffer.first)
+
+    def masks(self, needs: Needs) -> bool:
+        """See `TransitionBuffer.masks`."""
+        return self.buffer.masks(needs)
+
     def state_dict(self) -> dict[str, Any]:
         """The generator's state is the whole cursor."""
         return {"generator": self.generator.get_state()}

@@ -256,12 +256,10 @@ class LiveMixture:
         self.buffer = live.buffer
         self.drawn = 0
 
-    @property
-    def recorded_share(self) -> float:
+    def recorded_share(self, needs: Needs) -> float:
         """Share of recorded rows in the next batch."""
         if self.shares is None:
-            held = len(self.recorded.buffer)
-            return held / (held + len(self.live.buffer))
+            return self.recorded.held(needs) / self.held(needs)
         first, last = self.shares
         return first + (last - first) * min(self.drawn / max(self.steps - 1, 1), 1.0)
 
@@ -271,7 +269,7 @@ class LiveMixture:
 
     def draw(self, rows: int, needs: Needs) -> Batch:
         """So many rows, shared out as the next batch's."""
-        count = round(self.recorded_share * rows)
+        count = round(self.recorded_share(needs) * rows)
         self.drawn += 1
         shared = ((self.recorded, count), (self.live, rows - count))
         parts = [source.draw(part, needs) for source, part in shared if part]
@@ -281,6 +279,14 @@ class LiveMixture:
             longest = max(part.rewards.shape[1] for part in parts)
             parts = [lengthened(part, longest) for part in parts]
         return Batch.cat(with_same_fields(parts, self.spec))
+
+    def held(self, needs: Needs) -> float:
+        """Number of rows there are to draw from both, see `DatasetSource.held`."""
+        return self.recorded.held(needs) + self.live.held(needs)
+
+    def masks(self, needs: Needs) -> bool:
+        """Whether rows of either hold a mask."""
+        return self.recorded.masks(needs) or self.live.masks(needs)
 
     def state_dict(self) -> dict[str, Any]:
         """Cursors of both."""

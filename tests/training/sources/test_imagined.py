@@ -13,6 +13,7 @@ from offline_marl.core.types import Needs
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.episode_ring import EpisodeRing
 from offline_marl.datasets.ring import TransitionRing
+from offline_marl.training.models.fit import facts_of
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.imagined import (
     BrokenModelError,
@@ -23,6 +24,7 @@ from offline_marl.training.sources.imagined import (
     segments_of,
 )
 from offline_marl.training.sources.recorded import DatasetSource
+from offline_marl.training.sources.replay import LiveMixture
 from offline_marl.worldmodels.base import Prediction, Spread
 from offline_marl.worldmodels.rollout import Caution
 
@@ -35,6 +37,7 @@ class Numbered(Observed):
     """Every step earns the number of steps asked for so far; the planted rows are doubted, over or not numbers."""
 
     spec = SPEC
+    facts = facts_of(DATA)
     window = 0
 
     def __init__(self, doubted: int = 0, broken: int = 0, over: int = 0) -> None:
@@ -173,7 +176,50 @@ def test_auto_weighs_every_row_alike():
     assert int((~batch.synthetic).sum()) == round(BATCH * len(DATA) / (len(DATA) + 30))
     for _ in range(3):
         source.sample(Needs())
-    assert source.real_fraction == 0.5, "the ring is full"
+    assert source.real_fraction(Needs()) == 0.5, "the ring is full"
+
+
+@pytest.mark.parametrize(("length", "real"), [(0, 10 / 20), (2, 30 / 50)], ids=["episodes", "segments"])
+def test_auto_weighs_every_step_alike_where_rows_are_segments(length, real):
+    """Sixty steps are ten episodes or thirty segments; ten rows of three steps are cut into twenty segments."""
+    source = mixed(None, horizon=3)
+    batch = source.sample(Needs(view="segments", length=length))
+    assert len(DATA) == 60 and int((~batch.synthetic[:, 0]).sum()) == round(BATCH * real)
+
+
+def beside_live(recorded, live, shares=None) -> MixedSource:
+    """Imagined rows beside recorded and live ones, each of the latter two half of the real ones."""
+    ring = EpisodeRing(SPEC, 100, 8)
+    ring.extend(live.episode(number) for number in range(5))
+    real = LiveMixture(
+        DatasetSource(TransitionBuffer(recorded, state=False), BATCH, torch.Generator().manual_seed(2)),
+        DatasetSource(ring, BATCH, torch.Generator().manual_seed(3)),
+        (0.5, 0.5),
+        11,
+    )
+    source = mixed(shares)
+    source.real, source.imagination.buffer, source.imagination.live = real, real.recorded.buffer, ring
+    return source
+
+
+def test_auto_counts_live_rows_as_real_ones():
+    source = beside_live(DATA, DATA)
+    batch = source.sample(Needs())
+    live = len(source.real.live.buffer)
+    assert int((~batch.synthetic).sum()) == round(BATCH * (60 + live) / (60 + live + 30))
+
+
+@pytest.mark.parametrize("where", ["recorded", "live"])
+def test_imagined_rows_say_who_is_away_wherever_rows_do(where):
+    """Agent 1 leaves after two steps of the episodes of one side."""
+    mask = torch.ones(len(DATA), SPEC.n_agents, dtype=torch.bool)
+    mask[:, 1] = torch.cat([torch.arange(length) < 2 for length in DATA.lengths.tolist()])
+    rows = torch.cat([torch.cat([part, part[-1:]]) for part in mask.split(DATA.lengths.tolist())])
+    away = replace(DATA, mask=mask, obs=DATA.obs * rows.unsqueeze(-1), actions=DATA.actions * mask.unsqueeze(-1))
+    source = beside_live(*((away, DATA) if where == "recorded" else (DATA, away)), shares=(0.0, 0.0))
+    batch = source.sample(Needs()).check()
+    gone = (batch.obs[:, 1] == 0).all(-1)
+    assert bool(gone.any()) and torch.equal(batch.mask[:, 1], ~gone)
 
 
 def test_the_ring_is_refilled_once_a_period():

@@ -32,6 +32,8 @@ from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import Batch, DataError, Needs, Spec
+from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.datasets.episode_ring import EpisodeRing
 from offline_marl.environments.guarded import EnvironmentFailedError
 from offline_marl.runs.combinations import learns_alone
 from offline_marl.tasks import environment_tasks
@@ -41,7 +43,8 @@ from offline_marl.training.loop import SourceStoppedError
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.run import resume, train
 from offline_marl.training.sources.episode_files import EpisodeFiles
-from offline_marl.training.sources.replay import ReplaySource
+from offline_marl.training.sources.recorded import DatasetSource
+from offline_marl.training.sources.replay import LiveMixture, ReplaySource
 from offline_marl.training.training_run import TrainingSession
 
 PLAYED = "uniform play, which takes no time to make"
@@ -423,6 +426,17 @@ def test_auto_weighs_every_row_alike(tmp_path: Path, monkeypatch: pytest.MonkeyP
         small_run(tmp_path / "run", marked, **fields)
     held = len(sources[0].ring)
     assert int(batches[-1].rewards.eq(77.0).all(-1).sum()) == round(16 * 60 / (60 + held)) < 9
+
+
+def test_auto_weighs_every_episode_alike_where_rows_are_episodes() -> None:
+    long, short = world("continuous"), world("continuous", episodes=30)
+    ring = EpisodeRing(short.spec, 300, 8)
+    ring.extend(short.episode(number) for number in range(0, 30, 5))  # six of four steps
+    sides = [DatasetSource(buffer, 16, torch.Generator()) for buffer in (TransitionBuffer(long), ring)]
+    mixture = LiveMixture(sides[0], sides[1], None, 5)
+    assert mixture.recorded_share(Needs()) == 60 / (60 + 24)
+    assert mixture.recorded_share(Needs(view="segments", length=4)) == 60 / (60 + 24)
+    assert mixture.recorded_share(Needs(view="segments", length=0)) == 10 / (10 + 6)
 
 
 def test_a_prefilled_replay_begins_with_the_newest_of_the_data_and_forgets_it_first(
