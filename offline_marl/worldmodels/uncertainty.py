@@ -131,6 +131,10 @@ UNCERTAINTIES: Mapping[SpreadName, Callable[[Spread], Measured]] = {
     "reward_deviation": reward_deviation,
     "cycle_inconsistency": cycle_inconsistency,
 }
+OF_PREDICTIONS: frozenset[SpreadName] = frozenset(
+    {"covariance_norm", "standardized_variance", "reward_variance", "pairwise_difference"}
+)
+"""Measures of predictions alone, which every spread has."""
 
 
 def _freedom(spread: Spread) -> int:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from offline_marl.algorithms.base import Algorithm
-from offline_marl.core.config import build
-from offline_marl.core.seeding import Generators, derive
+from offline_marl.core.config import ConfigError, build
+from offline_marl.core.seeding import Generators, derive, seeded_globally
 from offline_marl.core.types import DataError, Needs, Source
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
@@ -22,8 +22,17 @@ from offline_marl.runs.checkpoint import found
 from offline_marl.runs.combinations import imagines_live, replays
 from offline_marl.runs.config import FitConfig, RunConfig
 from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError
+from offline_marl.runs.sizes import refuse_too_large
 from offline_marl.tasks.data_tasks import Task
-from offline_marl.training.models.fit import Fit, begin_fit, config_for, continue_fit, facts_of, prepare_fit
+from offline_marl.training.models.fit import (
+    Fit,
+    WrongModelError,
+    begin_fit,
+    config_for,
+    continue_fit,
+    facts_of,
+    prepare_fit,
+)
 from offline_marl.training.models.report import verdict
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.imagined import Imagination, MixedSource, Plan, RolloutSource
@@ -33,7 +42,7 @@ from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSou
 from offline_marl.training.sources.replay import LiveMixture
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.rollout import Caution
-from offline_marl.worldmodels.uncertainty import UNCERTAINTIES
+from offline_marl.worldmodels.uncertainty import OF_PREDICTIONS, UNCERTAINTIES
 
 MOST_COPIES = 256
 """Copies of an environment that a learner which learns in it plays side by side."""
@@ -95,6 +104,8 @@ def plan_source(
         return make()
 
     settings = _settings_of_fit(model_folder, name, config, folder, task)
+    if not model_folder.done:
+        _refuse_unmeasured(config, lambda: _made_anew(settings, task, config.device), task.data)
     if model_folder.done and replay is None:
         made = make()
         return lambda: made
@@ -109,6 +120,8 @@ def _plan_online_model(
         refuse_unforeseen(config, task.data, learner, worldmodels.get(named))
 
     def caution_of(model: WorldModel, rows: TransitionBuffer | None) -> Caution:
+        if rows is None:
+            _refuse_unmeasured(config, lambda: model, task.data)
         return _caution(config, model, rows, rewards)
 
     plan = Plan(_rollout_rows(config, learner), config.horizon, config.start_share, Caution())
@@ -200,13 +213,23 @@ def _settings_of_fit(
 
     Raises:
         RunFolderError: The folder holds something else, or its model has gone since the run began.
+        WrongModelError: The model was fitted to something else, such as actions on another scale.
+        ConfigError: The fit is to read actions on another scale than the run.
     """
     if model_folder.config_file.is_file():
-        return config_for(model_folder, task)
+        settings = config_for(model_folder, task)
+        if settings.action_scale != config.action_scale:
+            raise WrongModelError(
+                f"The world model in {model_folder.path} was fitted with --action-scale {settings.action_scale:g}, "
+                f"which the run should have too, not {config.action_scale:g}: its actions would mean something else."
+            )
+        return settings
     if found(folder.checkpoints):
         raise RunFolderError(f"{model_folder.path} holds no world model any more, but {folder.path} began with one.")
     shared: Mapping[str, Any] = config.model_dump(include={"seed", "device", "threads", "clip_actions", "action_scale"})
     settings = prepare_fit(kind, task.id, {**shared, **config.fit})
+    if settings.action_scale != config.action_scale:
+        raise ConfigError("--fit takes no action_scale: the run's --action-scale is that of its world model too.")
     if model_folder.path.exists():
         model_folder.refuse_strangers(settings)
     return settings
@@ -222,6 +245,36 @@ def _warned(fit: Fit) -> tuple[WorldModel, TransitionBuffer]:
     if fit.report is None or not fit.report["trusted"]:
         print(f"warning: the world model in {fit.folder} is {verdict(fit.report)}.", file=sys.stderr)
     return fit.model, fit.held_out
+
+
+def _refuse_unmeasured(config: RunConfig, make: Callable[[], WorldModel], data: Dataset) -> None:
+    """Refuse a measure of spread that this kind of model does not tell, by one step of it before its fit.
+
+    Raises:
+        DataError: Says which kinds do.
+    """
+    if config.spread in OF_PREDICTIONS:
+        return
+    model = make()
+    rows = TransitionBuffer(data, state=model.needs_state).transitions(torch.zeros(1, dtype=torch.int64))
+    if model.window:
+        rows = replace(rows, history=torch.zeros(1, data.spec.n_agents, model.window, data.spec.step_dim))
+    rows, state = rows.to(config.device), model.generator.get_state()
+    prediction, _ = model.step(model.begin(rows), rows.actions)
+    model.generator.set_state(state)
+    if prediction.spread is not None:
+        UNCERTAINTIES[config.spread](prediction.spread)
+
+
+def _made_anew(settings: FitConfig, task: Task, device: str) -> WorldModel:
+    """A model as a fit with these settings begins with it."""
+    kind, facts = worldmodels.get(settings.model), facts_of(task.data)
+    own = build(kind.Config, settings.settings)
+    refuse_too_large(settings.model, lambda: kind(own, facts), own.model_dump(), task.data.spec)
+    with seeded_globally(settings.seed, "initialisation"):
+        model = kind(own, facts)
+    model.place(device, 0)
+    return model
 
 
 def _make_unfitted(name: str, config: RunConfig, task: Task, learner: Algorithm) -> WorldModel:

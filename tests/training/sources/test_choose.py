@@ -28,6 +28,7 @@ from offline_marl.runs.folder import RunFolderError
 from offline_marl.tasks.data_tasks import ScoredTask
 from offline_marl.training import run, training_run
 from offline_marl.training.models import fit as fitting
+from offline_marl.training.models.fit import WrongModelError
 from offline_marl.training.sources import choose
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.rollout import Caution
@@ -309,6 +310,40 @@ def test_what_does_not_fit_together_is_refused_before_the_run_begins(tmp_path, d
     with pytest.raises(DataError, match="cannot be put into recorded states"):
         small_run(tmp_path / "run", data, algorithm="iql", world_model="oracle")
     small_run(tmp_path / "run", data, algorithm="iql", steps=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "said"),
+    [
+        (
+            {"action_scale": 2.0},
+            WrongModelError,
+            "fitted with --action-scale 1, which the run should have too, not 2: ",
+        ),
+        ({"world_model": "ensemble", "fit": {"action_scale": 2.0}}, ConfigError, "--fit takes no action_scale"),
+    ],
+    ids=["of-a-model", "of-a-fit"],
+)
+def test_a_model_of_actions_on_another_scale_is_refused(tmp_path, data, model, fields, error, said):
+    with pytest.raises(error, match=said):
+        small_run(tmp_path / "run", data, **{"algorithm": "td3-bc", "world_model": model, **FEW, **fields})
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("spread", "given", "said"),
+    [
+        ("token_information", {}, "token_information needs a world model that tells tokens"),
+        ("max_aleatoric", {"kind": "deterministic", "window": 2}, "max_aleatoric needs members that tell a deviation"),
+    ],
+)
+def test_a_measure_that_the_model_does_not_tell_is_refused_before_its_fit(
+    tmp_path, data, quick_fits, monkeypatch, spread, given, said
+):
+    monkeypatch.setattr(choose, "begin_fit", lambda *_: pytest.fail("it would be fitted first"))
+    with pytest.raises(DataError, match=said):
+        small_run(tmp_path / "run", data, algorithm="moma-ppo", spread=spread, fit=given, **FEW)
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 @pytest.mark.long

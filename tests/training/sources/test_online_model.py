@@ -304,6 +304,8 @@ def test_counts_of_draws_stay_with_their_steps_as_the_replay_moves_on() -> None:
         ("marie", {"fit": {"tokens_of": "observations"}}, ConfigError, "takes tokens of residuals"),
         ("moma-ppo", {"fit": {"sampling": "bootstrap"}}, ConfigError, "a replay grows"),
         ("moma-ppo", {"fit": {"sise": 3}}, ConfigError, "sise"),
+        ("moma-ppo", {"spread": "token_entropy"}, DataError, "token_entropy needs a world model that tells tokens"),
+        ("marie", {"spread": "max_aleatoric"}, DataError, "max_aleatoric needs members that tell a deviation"),
         ("marie", {"updates_per_step": 2.0}, ConfigError, "give --round-steps and --imagined-updates"),
         ("marie", {"explore_steps": 10}, ConfigError, "leave --explore-steps away"),
         ("marie", {"teacher": "simulated"}, ConfigError, "leave --teacher away"),
