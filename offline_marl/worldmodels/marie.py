@@ -287,7 +287,7 @@ class Marie(WorldModel):
         guessed = None if self.guess is None or exact is None else self.guess(exact)
         next_obs = facts.spread_out(codec.decode(tokens, carry.now, guessed, present))
         means = codec.blend(logits.softmax(-1), carry.now, guessed, present)
-        rewards = codec.rewards(losses.expected(told.rewards, self.centres), guessed)
+        rewards = codec.rewards(told.rewards, self.centres, self.sigma, guessed)
         if self.team_rewards:
             rewards = agreed(rewards, present).expand_as(rewards)
         doubt = doubts(tokens, codec.cycled(tokens), logits, told, speaker, self.centres)

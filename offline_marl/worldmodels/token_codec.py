@@ -7,6 +7,7 @@ calculated, and an error is a share of what is left.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -97,11 +98,25 @@ class Codec:
         missed: PerAgent = (rewards - self.guess(exact).rewards.mean(0)) / self.guess.of_rewards
         return torch.asinh(missed)
 
-    def rewards(self, values: PerAgent, guessed: Guessed | None) -> PerAgent:
-        """Rewards of each member's values on the scale of their classes."""
+    def rewards(
+        self, logits: losses.Logits, centres: Annotated[Tensor, "choice"], sigma: float, guessed: Guessed | None
+    ) -> PerAgent:
+        """Rewards that each member expects: of residuals their mean, else, as published, symexp of the classes' mean.
+
+        Classes blur a residual by a deviation `sigma` and by their width w, which makes the mean of sinh
+        e^(sigma^2 / 2) sinh(w / 2) / (w / 2) times as large.
+
+        Args:
+            logits: Of the classes.
+            centres: Their middles.
+            sigma: See `hl_gauss`.
+            guessed: What the residual is added to.
+        """
         if self.guess is None or guessed is None:
-            return losses.symexp(values)
-        return guessed.rewards + values.sinh() * self.guess.of_rewards
+            return losses.symexp(losses.expected(logits, centres))
+        half = (centres[1] - centres[0]) / 2
+        blur = math.exp(sigma**2 / 2) * half.sinh() / half
+        return guessed.rewards + losses.expected(logits, centres.sinh() / blur) * self.guess.of_rewards
 
     @property
     def reward_borders(self) -> tuple[float, float]:
