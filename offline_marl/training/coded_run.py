@@ -71,10 +71,10 @@ class CodedRun:
     def updating(self, source: Source) -> Iterator[Callable[[Batch], Metrics]]:
         """The algorithm's update while learners are running; they are stopped at the end, however it comes."""
         drawn = None
-        if isinstance(source, DatasetSource):
+        if self._knows_rows(source):
 
             def drawn() -> torch.Tensor:
-                assert source.drawn is not None
+                assert isinstance(source, DatasetSource) and source.drawn is not None
                 return source.drawn
 
         stragglers = None
@@ -96,9 +96,13 @@ class CodedRun:
         if self.script is not None:
             return ScriptedEngine(count, self._program(source, copy.deepcopy(self.learner)), self.script)
         if self.config.engine == "ray":
-            make = FolderProgram(str(self.folder.path.absolute()), has_data=isinstance(source, DatasetSource))
+            make = FolderProgram(str(self.folder.path.absolute()), has_data=self._knows_rows(source))
             return RayEngine(count, make, self.config.ray_address)
         return LocalEngine(count, self._program(source, self.learner))
+
+    def _knows_rows(self, source: Source) -> bool:
+        """Whether learners read rows by their numbers; what a learned reward pays stands in no data."""
+        return isinstance(source, DatasetSource) and self.config.reward_model is None
 
     def _program(self, source: Source, learner: Algorithm) -> Callable[[], Program]:
         def view(index: torch.Tensor) -> Batch:

@@ -11,8 +11,9 @@ from worlds import saved, world
 
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError
+from offline_marl.distributed.engine import ScriptedEngine
 from offline_marl.runs.folder import RunFolderError
-from offline_marl.training import run
+from offline_marl.training import coded_run, run, training_run
 
 TD3_BC = {"algorithm": "td3-bc", "steps": 24, "checkpoint_every": 10}
 
@@ -88,6 +89,15 @@ def test_a_killed_run_with_processes_goes_on(tmp_path, data):
 
     assert_near(tmp_path / "plain", tmp_path / "killed")
     assert [line["version"] for line in log_of(tmp_path / "killed")] == list(range(1, 25))
+
+
+def test_learners_of_other_machines_are_paid_by_the_learned_reward(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(training_run, "learned_reward", lambda *_: lambda batch: -7.0 * batch.rewards)
+    monkeypatch.setattr(coded_run, "RayEngine", lambda count, make, address: ScriptedEngine(count, make))
+    paid = {"algorithm": "td3-bc", "steps": 3, "reward_model": str(tmp_path / "reward")}
+    small_run(tmp_path / "plain", data, **paid)
+    small_run(tmp_path / "coded", data, **paid, engine="ray", code="uncoded")
+    assert_near(tmp_path / "plain", tmp_path / "coded")
 
 
 @pytest.mark.parametrize(
