@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -19,7 +19,8 @@ from offline_marl.environments.guarded import Guarded
 from offline_marl.runs import checkpoint
 from offline_marl.runs.config import RunConfig
 from offline_marl.runs.folder import REPLAY, RunFolder, RunFolderError, newest_state
-from offline_marl.tasks.data_tasks import Task, team_of
+from offline_marl.tasks.data_tasks import ScoredTask, Task, team_of
+from offline_marl.tasks.run_tasks import scored_task_of
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.episode_files import EpisodeFiles
 from offline_marl.training.sources.playing import Player
@@ -36,6 +37,7 @@ class Replay:
 
     config: RunConfig
     folder: RunFolder
+    task: Task
     ring: EpisodeRing
     player: Player
     rewards: Rewards
@@ -52,7 +54,7 @@ class Replay:
             self.player, self.ring, files, pace, rows, self.rewards, config.keep_checkpoints, self.given, follower
         )
         if not checkpoint.found(folder.checkpoints):
-            made.begin(() if config.init is None else _taken_over(RunFolder(config.init), config, self.ring.spec))
+            made.begin(() if config.init is None else _taken_over(RunFolder(config.init), self))
         return made
 
 
@@ -110,7 +112,7 @@ def plan_replay(
         buffer = TransitionBuffer(recorded, learner.window, device, state=with_state, stays=task.mapped)
         data = DatasetSource(buffer, learner.batch_size, Generators(config.seed, buffer.device).get("batches"))
         rows = LiveMixture(data, live, _live_shares(config), config.steps)
-    return Replay(config, folder, ring, player, rewards, given, rows)
+    return Replay(config, folder, task, ring, player, rewards, given, rows)
 
 
 def environment_name(config: RunConfig, task: Task) -> str:
@@ -149,21 +151,29 @@ def _live_shares(config: RunConfig) -> tuple[float, float] | None:
     return float(first), float(last)
 
 
-def _taken_over(other: RunFolder, config: RunConfig, spec: Spec) -> Iterator[list[Episode]]:
+def _taken_over(other: RunFolder, replay: Replay) -> Iterator[list[Episode]]:
     """Episodes of another run's replay, if it has one of the same environment."""
     state = newest_state(other)
     if state is None or "player" not in state["source"]:
         return
     held: dict[str, Any] = state["source"]["ring"]
-    theirs = other.config()
-    places = [(each.environment, each.env_settings, each.max_steps) for each in (config, theirs)]
-    if places[0] != places[1]:
+    if _place(replay.config, lambda: replay.task) != _place(other.config(), lambda: scored_task_of(other)):
         print(f"warning: the replay of {other.path} is of another environment and is not taken over.", file=sys.stderr)
         return
-    begun = other.versions().get("spec")
+    begun, spec = other.versions().get("spec"), replay.ring.spec
     if begun is None or team_of(Spec.from_plain(begun)) != team_of(spec):
         raise RunFolderError(f"The replay of {other.path} is of another team: it cannot be taken over.")
     print(f"takes over the replay of {other.path}", file=sys.stderr)
     yield from EpisodeFiles(other.path / REPLAY, spec).read(
         max(held["oldest"], state["source"]["given"]), held["count"]
     )
+
+
+def _place(config: RunConfig, find: Callable[[], ScoredTask]) -> tuple[object, Mapping[str, Any], object]:
+    """Where a run plays: the environment's name, what it is made with, and the length of its episodes if chosen."""
+    if config.environment is not None:
+        return config.environment, config.env_settings, config.max_steps
+    task = find()
+    about, shares = task.about, task.partition
+    name = about.get("scenario") if shares is None else f"{shares.scenario}_{shares.key}"
+    return name, about.get("settings") or {}, about.get("max_steps")

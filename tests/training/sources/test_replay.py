@@ -490,6 +490,32 @@ def test_a_replay_of_another_environment_is_left_where_it_is(
     )
 
 
+@pytest.mark.parametrize(
+    ("changed", "taken"),
+    [({}, True), ({"settings": {"ratio": 0}}, False), ({"max_steps": 9}, False), ({"scenario": "elsewhere"}, False)],
+)
+def test_the_environments_of_two_data_sets_are_compared_by_what_they_were_made_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changed: Any, taken: bool
+) -> None:
+    score_in_point_env(monkeypatch)
+    recorded = {"scenario": "here", "settings": {"ratio": 1}}
+    first, second = (replace(world("continuous"), metadata={**recorded, **more}) for more in ({}, changed))
+    given: dict[str, Any] = {"algorithm": "td3-bc", "online": True, "warmup_steps": 10, "steps": 5}
+    small_run(tmp_path / "first", first, **given)
+    small_run(tmp_path / "second", second, init=str(tmp_path / "first"), **given)
+    said = capsys.readouterr().err
+    assert ("takes over the replay" in said, "is of another environment" in said) == (taken, not taken)
+
+
+def test_an_environment_is_the_same_by_its_name_and_by_the_data_recorded_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"algorithm": "cql", "warmup_steps": 20, "steps": 5}
+    small_run(tmp_path / "first", "coordination-mix-v0", online=True, **given)
+    small_run(tmp_path / "second", None, environment="coordination", init=str(tmp_path / "first"), **given)
+    assert "takes over the replay" in capsys.readouterr().err
+
+
 def test_over_the_memory_that_it_may_take_the_replay_lies_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
