@@ -263,7 +263,10 @@ def plan_online_model(
     device = torch.device(config.device)
     model = _make_model(config, task, learner)
     # The replay holds what the environment paid, as a model is fitted to it; imagined steps are paid by `rewards`.
-    paced = config.model_copy(update={"updates_per_step": config.imagined_updates / config.round_steps})
+    together = config.imagined_updates
+    # A round that the run ends in is played whole.
+    whole = -(-config.steps // together) * together
+    paced = config.model_copy(update={"updates_per_step": together / config.round_steps, "steps": whole})
     live = plan_replay(paced, folder, task, Rewards(task.data, device=device), learner)
     ring = live.ring.windowed(max(learner.window, model.window, rewards.window))
     generators = Generators(config.seed, live.ring.device)
@@ -277,9 +280,9 @@ def plan_online_model(
     def make() -> Source:
         _tell_cost(config.world_model or learner.imagines_in, config, model, plan)
         replay = live.source(live.rows)
-        replay.pace = RoundPace(config.first_steps, paced.updates_per_step, config.imagined_updates)
+        replay.pace = RoundPace(config.first_steps, paced.updates_per_step, together)
         anew = config.cutoff_quantile is not None
-        return OnlineModelSource(replay, fit, imagination, config.imagined_updates, caution_of, anew)
+        return OnlineModelSource(replay, fit, imagination, together, caution_of, anew)
 
     return make
 

@@ -129,6 +129,23 @@ def test_the_cost_of_all_rounds_is_told_before_the_first(
     assert "about 0 hours on this CPU for 15 updates of the model and 96 imagined steps" in told and "marie of" in told
 
 
+def test_the_replay_has_room_for_all_of_a_last_round_that_makes_few_updates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rings: list[EpisodeRing] = []
+    sample = OnlineModelSource.sample
+
+    def noted(self: OnlineModelSource, needs: Any) -> Batch:
+        rings.append(self.replay.ring)
+        return sample(self, needs)
+
+    monkeypatch.setattr(OnlineModelSource, "sample", noted)
+    small_run(
+        tmp_path / "run", **{**ROUNDS, **RUNS["an ensemble"], "steps": 5, "round_steps": 90, "replay_capacity": 999}
+    )
+    assert len(rings[0]) >= 180 and rings[0].oldest == 0
+
+
 def test_rounds_play_fit_and_imagine_as_often_as_they_are_asked_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
