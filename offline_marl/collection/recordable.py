@@ -118,6 +118,7 @@ class Recordable:
             states.append(self._visible(step.next_seen))
             transitions.append(self._transition(step))
             running.append(step.running)
+        self._fill_choices(states)
         acted = np.stack(running, axis=1)
         # An episode has one row of what is seen more than steps: its first row stands before all of them.
         seen = np.concatenate([np.ones((len(acted), 1), dtype=bool), acted], axis=1)
@@ -136,6 +137,15 @@ class Recordable:
         if self.spec is None:
             return {"state": seen.state}
         return {"obs": seen.obs, "state": seen.state, "avail_actions": seen.avail_actions}
+
+    def _fill_choices(self, states: Sequence[dict[str, Any]]) -> None:
+        """Allow all choices where none are told, if some are told elsewhere."""
+        if self.spec is None or all(state["avail_actions"] is None for state in states):
+            return
+        every = self.spec.present("act").numpy()
+        for state in states:
+            if state["avail_actions"] is None:
+                state["avail_actions"] = np.broadcast_to(every, (len(state["obs"]), *every.shape))
 
     def _transition(self, step: Step) -> dict[str, Any]:
         flags: dict[str, Any] = {"terminations": step.terminations, "truncations": step.truncations}

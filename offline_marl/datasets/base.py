@@ -396,7 +396,7 @@ def join(parts: Sequence[Flat], metadata: Mapping[str, Any]) -> Flat:
 
 
 def _completed(part: Flat, parts: Sequence[Flat]) -> Flat:
-    """The part with what its neighbours say of agents and ends, and it does not: all are there, all ends are seen."""
+    """The part with what only neighbours say: all agents are there, all ends are seen, all choices are allowed."""
     more: dict[str, Any] = {}
     if part.ends_seen is None and any(each.ends_seen is not None for each in parts):
         more["ends_seen"] = torch.ones(len(part.lengths), dtype=torch.bool)
@@ -406,6 +406,12 @@ def _completed(part: Flat, parts: Sequence[Flat]) -> Flat:
         and any(getattr(each, "mask", None) is not None for each in parts)
     ):
         more["mask"] = torch.ones(part.rewards.shape, dtype=torch.bool)
+    if (
+        isinstance(part, Dataset)
+        and part.avail_actions is None
+        and any(getattr(each, "avail_actions", None) is not None for each in parts)
+    ):
+        more["avail_actions"] = part.spec.present("act").expand(int((part.lengths + 1).sum()), -1, -1)
     return replace(part, **more) if more else part
 
 

@@ -61,7 +61,7 @@ class Seen:
     present: AgentFlags | None = None
     """Who is there and acts; None where all always are.
 
-    Whoever is away sees zeros, once it has seen what its last step led to.
+    Whoever is away sees zeros and has all choices, once it has seen what its last step led to.
     """
     terminated: AgentFlags | None = None
     """Goes with `present`: whose last step was the one before, by a termination."""

@@ -324,7 +324,10 @@ class PettingZooTeam(Painted):
             )
             if mask is not None and self.spec.discrete:
                 width = self.spec.act_dims[i]
-                self._avail[copy, i, :width] = row_of(mask, width, f"the {MASK} of {agent}") != 0
+                allowed = row_of(mask, width, f"the {MASK} of {agent}") != 0
+                # With its last observation an agent often shows that it has no choice any more: that restricts nothing.
+                if self._there[copy, i] or allowed.any():
+                    self._avail[copy, i, :width] = allowed
                 self._masked = True
         if self._stateful:
             self._state[copy] = state_of(self._envs[copy])

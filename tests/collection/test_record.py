@@ -5,17 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from worlds import SPECS, PointEnv
+from worlds import SPECS, PointEnv, ReticentEnv
 
 from offline_marl.collection import record as recording
 from offline_marl.collection.record import make_scripted, record, record_team
+from offline_marl.collection.recordable import Recordable
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.datasets import catalog
+from offline_marl.datasets.base import join
 from offline_marl.datasets.catalog import CATALOG
 from offline_marl.datasets.episode_index import starts
 from offline_marl.datasets.files import load_data
 from offline_marl.environments.base import Outcome, Seen, environments
+from offline_marl.environments.episodes import Memoryless
 
 NOISE = (0.05, 0.15, 0.4)
 
@@ -236,3 +239,20 @@ def test_scripted_actions_are_the_experts_plus_noise_of_one_of_the_levels():
     spread = noise.std((1, 2))
     nearest = (spread / torch.tensor(NOISE).unsqueeze(1)).log().abs().amin(0)
     assert bool((nearest < 0.3).all()) and bool((levels.amin(0) < 5).all())
+
+
+def test_choices_that_are_told_at_some_steps_and_in_some_episodes_are_kept() -> None:
+    task = Recordable.of_team(ReticentEnv(SPECS["discrete"], 2))
+    acts = Memoryless(lambda seen, step: np.ones(seen.obs.shape[:2], np.int64))
+    silent, told = task.record([1, 2], acts), task.record([3, 4], acts)
+    assert silent.avail_actions is None
+    every = SPECS["discrete"].present("act")
+    fewer = every & (torch.arange(every.shape[-1]) > 0)
+    for number, length in enumerate(told.lengths.tolist()):
+        episode = told.episode(number)
+        assert torch.equal(episode.avail_actions[0], every)
+        assert torch.equal(episode.avail_actions[1:], fewer.expand(length, -1, -1))
+    both = join([silent, told], {}).check()
+    rows = len(silent.obs)
+    assert torch.equal(both.avail_actions[:rows], every.expand(rows, -1, -1))
+    assert torch.equal(both.avail_actions[rows:], told.avail_actions)

@@ -7,6 +7,7 @@ from offline_marl.core.partition import partition
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import MissingSimulatorError, environments
+from offline_marl.environments.episodes import Memoryless, run_episodes
 from offline_marl.environments.factories import factory_of
 from offline_marl.environments.pettingzoo import PettingZooTeam, environment_of
 
@@ -85,6 +86,25 @@ def test_choices_are_masked_as_the_environment_says(leaving):
         assert (over[0], cut[0]) == (False, step == 2)
     with pytest.raises(DataError, match="choices that their agent does not have"):
         team.step(np.array([[2, 2]]))
+
+
+def test_an_agent_that_leaves_without_a_choice_ends_nothing(leaving, monkeypatch):
+    step = Leaving.step
+
+    def tired(self, actions):
+        seen, paid, over, cut, infos = step(self, actions)
+        masks = {agent: np.zeros(self.action_space(agent).n, np.int8) for agent in infos}
+        for agent, mask in masks.items():
+            mask[0] = not over[agent]
+        return seen, paid, over, cut, {agent: {"action_mask": mask} for agent, mask in masks.items()}
+
+    monkeypatch.setattr(Leaving, "step", tired)
+    team = PettingZooTeam(ImportPath(HERE), 1, {"continuous": False})
+    steps = list(run_episodes(team, [0], Memoryless(lambda seen, step: np.zeros((1, 2), np.int64))))
+    assert len(steps) == 4
+    shown = [step.next_seen.avail_actions[0].tolist() for step in steps]
+    first, every = [True, False, False], [[True, True, False], [True, True, True]]
+    assert shown == [[first, first], [every[0], first], [every[0], first], every]
 
 
 def test_what_cannot_be_used_is_refused_in_a_sentence(leaving):

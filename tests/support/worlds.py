@@ -6,6 +6,7 @@ Agents are of unequal widths, episodes of unequal lengths; half of them terminat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,17 @@ class PointEnv:
             avail = np.broadcast_to(self.spec.present("act").numpy(), (len(at), self.spec.n_agents, self.spec.act_dim))
             avail = avail.copy()
         return Seen(self._obs[np.arange(len(at)), at], avail_actions=avail)
+
+
+class ReticentEnv(PointEnv):
+    """Forbids the first choice, and tells so in every second round only, from the first step on."""
+
+    def _see(self) -> Seen:
+        seen = super()._see()
+        if not self._step or len(self.seen_seeds) % 2:
+            return replace(seen, avail_actions=None)
+        seen.avail_actions[..., 0] = False
+        return seen
 
 
 class RestorableEnv(PointEnv):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from offline_marl.algorithms.base import Algorithm
 from offline_marl.core.errors import sentence
-from offline_marl.core.types import Batch, History, Needs, Policy
+from offline_marl.core.types import Batch, History, Needs, Policy, Spec
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.environments.base import JointEnv
 from offline_marl.environments.episodes import PolicyController, Step, run_episodes, seen_tensors
@@ -115,7 +116,7 @@ class EnvironmentSource:
             self._count(self.steps + steps)
             episodes += count
         longest = max(batch.rewards.shape[1] for batch in rounds)
-        batch = Batch.cat([lengthened(batch, longest) for batch in rounds])
+        batch = Batch.cat([lengthened(batch, longest) for batch in _with_choices(rounds, self.env.spec)])
         if needs.next_actions:
             assert batch.mask is not None
             following = torch.cat([batch.mask[:, 1:], torch.zeros_like(batch.mask[:, :1])], dim=1)
@@ -139,7 +140,7 @@ class EnvironmentSource:
             _rows(step, controller.read.get("history"), controller.memory.read().get("history"))
             for step in run_episodes(self.env, list(seeds), controller)
         ]
-        return Batch.stack(steps, dim=1)
+        return Batch.stack(_with_choices(steps, self.env.spec), dim=1)
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state is the whole cursor; beside it stands what has been played."""
@@ -166,6 +167,10 @@ def _rows(step: Step, history: History | None, next_history: History | None) -> 
     if step.seen.present is not None:
         present = torch.from_numpy(step.seen.present)
         obs, there = obs.masked_fill(~present.unsqueeze(-1), 0.0), there & present
+    after = there & ~over
+    if step.next_seen.present is not None:  # late-comers among them
+        coming = torch.from_numpy(step.next_seen.present) & running.unsqueeze(-1)
+        after = torch.where(torch.from_numpy(step.ended).unsqueeze(-1), after, coming)
     return Batch(
         obs=obs,
         actions=torch.from_numpy(step.actions),
@@ -178,11 +183,27 @@ def _rows(step: Step, history: History | None, next_history: History | None) -> 
         avail_actions=avail,
         next_avail_actions=next_avail,
         mask=there,
+        next_present=after,
     )
 
 
 UNCOUNTED = ("rewards", "terminations", "truncations", "mask", "present", "next_present", "next_mask", "next_actions")
 """Fields that are 0 where nothing counts."""
+
+
+def _with_choices(parts: list[Batch], spec: Spec) -> list[Batch]:
+    """Batches with available actions where any has them; an environment that tells none allows all."""
+    names = ("avail_actions", "next_avail_actions")
+    if all(getattr(part, name) is None for part in parts for name in names):
+        return parts
+    every = spec.present("act")
+    return [
+        replace(
+            part,
+            **{name: every.expand(*part.rewards.shape, -1) for name in names if getattr(part, name) is None},
+        )
+        for part in parts
+    ]
 
 
 def lengthened(batch: Batch, length: int) -> Batch:

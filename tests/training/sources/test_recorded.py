@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from worlds import SPECS, PointEnv, world
+from worlds import SPECS, PointEnv, ReticentEnv, world
 
 from offline_marl.core.types import Needs
 from offline_marl.datasets.buffer import TransitionBuffer
@@ -108,6 +108,31 @@ def test_batches_end_with_their_longest_episode_and_nothing_counts_behind_the_ot
     outside = ~batch.mask
     assert not batch.rewards[outside].any() and not batch.terminations[outside].any()
     assert not batch.truncations[outside].any() and bool(batch.avail_actions.any(-1).all())
+
+
+class Second:
+    """Takes the second choice."""
+
+    window = 0
+
+    def act(self, obs, *, history=None, avail_actions=None, explore=False):
+        return torch.ones(obs.shape[:2], dtype=torch.int64)
+
+
+def test_where_an_environment_tells_no_choices_all_are_there():
+    env, generator = ReticentEnv(SPECS["discrete"], 1), torch.Generator().manual_seed(3)
+    source = EnvironmentSource(Second(), env, 9, generator, "cpu", as_paid("discrete"))
+    batch = source.sample(Needs(view="segments", origin="environment")).check()
+    assert len(batch) > 2
+    every = SPECS["discrete"].present("act")
+    fewer = every & (torch.arange(every.shape[-1]) > 0)
+    for number, (lengths, now, after) in enumerate(
+        zip(batch.mask[..., 0].sum(1).tolist(), batch.avail_actions, batch.next_avail_actions, strict=True)
+    ):
+        told = fewer if number % 2 else every
+        assert torch.equal(now[0], every)
+        assert torch.equal(now[1:lengths], told.expand(lengths - 1, -1, -1))
+        assert torch.equal(after[:lengths], told.expand(lengths, -1, -1))
 
 
 def test_rounds_of_short_episodes_grow():
