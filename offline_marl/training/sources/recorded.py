@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from offline_marl.algorithms.base import Algorithm
-from offline_marl.core.errors import sentence
+from offline_marl.core.errors import BadInputError, sentence
 from offline_marl.core.types import Batch, History, Needs, Policy, Spec
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.environments.base import JointEnv
 from offline_marl.environments.episodes import PolicyController, Step, run_episodes, seen_tensors
-from offline_marl.environments.guarded import EnvironmentFailedError
+from offline_marl.environments.guarded import EnvironmentFailedError, Guarded
 from offline_marl.training.loop import SourceStoppedError
 from offline_marl.training.rewards import Rewards
 
@@ -82,7 +81,7 @@ class EnvironmentSource:
     def __init__(
         self,
         policy: Policy,
-        env: JointEnv,
+        env: Guarded,
         rows: int,
         generator: torch.Generator,
         device: torch.device | str,
@@ -101,7 +100,7 @@ class EnvironmentSource:
         """The same with the rewards that the environment pays, on the CPU.
 
         Raises:
-            SourceStoppedError: The environment died or hung.
+            SourceStoppedError: The environment died, hung, or showed what nobody could learn from.
         """
         rounds: list[Batch] = []
         played = episodes = 0
@@ -111,6 +110,8 @@ class EnvironmentSource:
                 rounds.append(self._play(count))
             except EnvironmentFailedError as error:
                 raise SourceStoppedError(sentence(error)) from error
+            except BadInputError as error:
+                raise SourceStoppedError(f"The environment {self.env.name} failed: {sentence(error)}") from error
             steps = int(rounds[-1].mask.any(-1).sum())  # type: ignore[union-attr]
             played += steps
             self._count(self.steps + steps)

@@ -7,6 +7,8 @@ from worlds import SPECS, PointEnv, ReticentEnv, world
 
 from offline_marl.core.types import Needs
 from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.environments.guarded import Guarded
+from offline_marl.training.loop import SourceStoppedError
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSource
 
@@ -133,6 +135,18 @@ def test_where_an_environment_tells_no_choices_all_are_there():
         assert torch.equal(now[0], every)
         assert torch.equal(now[1:lengths], told.expand(lengths - 1, -1, -1))
         assert torch.equal(after[:lengths], told.expand(lengths, -1, -1))
+
+
+def test_an_environment_that_shows_what_nobody_can_learn_from_is_named_and_stops_the_run():
+    class Broken(PointEnv):
+        def step(self, actions):
+            seen, rewards, *ends = super().step(actions)
+            return seen, rewards * np.nan, *ends
+
+    env = Guarded(Broken(SPECS["continuous"], 3), "the pit")
+    source = EnvironmentSource(Restless(), env, 20, torch.Generator(), "cpu", as_paid("continuous"))
+    with pytest.raises(SourceStoppedError, match=r"The environment the pit failed: .* is not finite \(nan\)"):
+        source.sample(Needs(view="segments", origin="environment"))
 
 
 def test_rounds_of_short_episodes_grow():
