@@ -7,10 +7,12 @@ from worlds import SPECS, PointEnv, ReticentEnv, world
 
 from offline_marl.core.types import Needs
 from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.environments.base import Seen
+from offline_marl.environments.episodes import Step
 from offline_marl.environments.guarded import Guarded
 from offline_marl.training.loop import SourceStoppedError
 from offline_marl.training.rewards import Rewards
-from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSource
+from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSource, _rows
 
 
 def source(seed: int = 0, rows: int = 8) -> DatasetSource:
@@ -194,3 +196,13 @@ def test_played_steps_tell_what_was_done_next_up_to_their_episodes_end():
     known = batch.next_mask[:, :-1]
     assert torch.equal(batch.next_actions[:, :-1][known], batch.actions[:, 1:][known])
     assert not batch.next_actions[~batch.next_mask].any()
+
+
+def test_played_steps_say_who_comes_next_and_who_has_gone() -> None:
+    seen = Seen(np.ones((2, 3, 1), np.float32), present=np.array([[True, False, True], [True, True, True]]))
+    gone = np.array([[False, False, True], [True, False, False]])
+    after = Seen(np.ones((2, 3, 1), np.float32), present=np.array([[True, True, False], [False] * 3]), terminated=gone)
+    ends, running, nothing = np.array([False, True]), np.ones(2, bool), np.zeros((2, 3), np.float32)
+    step = Step(seen, nothing[..., None], nothing, ~running, ends, running, after)
+    batch = _rows(step, None, None)
+    assert batch.next_present is not None and batch.next_present.tolist() == [[True, True, False], [False, True, True]]
