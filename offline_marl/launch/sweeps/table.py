@@ -13,7 +13,7 @@ from offline_marl.core.small_files import read_table
 from offline_marl.launch.sweeps.folder import Sweep, SweepError, settings_of
 from offline_marl.launch.sweeps.plan import Planned
 from offline_marl.report.export import as_csv
-from offline_marl.report.gather.run_folders import describe_tuning
+from offline_marl.report.gather.run_folders import describe_tuning, read_json_object
 from offline_marl.report.gather.scores import FIGURES
 from offline_marl.runs.folder import RunFolder, Summary
 from offline_marl.runs.kinds import is_scored
@@ -59,10 +59,11 @@ def table_of(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def _row(sweep: Sweep, job: Planned, varied: Sequence[str]) -> dict[str, Any] | None:
-    done = read_done(sweep.folder(job))
+    folder = RunFolder(sweep.folder(job))
+    done = read_done(folder.path)
     if done is None:
         return None
-    versions, score = RunFolder(sweep.folder(job)).versions(), done.get("score", {})
+    versions, score = folder.versions(), done.get("score", {})
     return {
         "run": Path(job.folder).name,
         "algorithm": job.name,
@@ -73,6 +74,7 @@ def _row(sweep: Sweep, job: Planned, varied: Sequence[str]) -> dict[str, Any] | 
         **_values(job, varied),
         "seed": job.fields["seed"],
         **{name: score.get(name) for name in FIGURES},
+        "budget": (read_json_object(folder.config_file) or {}).get("steps", done.get("steps")),
         "steps": done.get("steps"),
         "wall_s": done.get("wall_s"),
         "commit": versions.get("commit", versions.get("offline-marl")),

@@ -18,13 +18,15 @@ DATA_COLUMNS = ("data_return", "data_normalized")
 """Columns of the data's own returns; without them the catalogue is asked."""
 PROVENANCE_COLUMNS = ("commit", "dataset_sha256", "wall_s")
 ALGORITHM, TASK, STEPS = ("algorithm", "algo"), ("dataset", "environment"), ("steps", "step")
+BUDGET = ("budget", *STEPS)
+"""Without a budget a row's updates are all that were declared."""
 KNOWN_COLUMNS = {
     *SCORE_COLUMNS,
     *DATA_COLUMNS,
     *PROVENANCE_COLUMNS,
     *ALGORITHM,
     *TASK,
-    *STEPS,
+    *BUDGET,
     "run",
     "seed",
     "tuned_on",
@@ -73,7 +75,7 @@ def _read_row(path: Path, line: int, row: Mapping[str, str | None]) -> Run | Lef
     if wrong is not None:
         return LeftOut(name, wrong)
     provenance = {column: row[column] for column in PROVENANCE_COLUMNS if row.get(column)}
-    seed, steps = (_whole(path, line, column, _first(row, column)) for column in (("seed",), STEPS))
+    seed, steps, budget = (_whole(path, line, column, _first(row, column)) for column in (("seed",), STEPS, BUDGET))
     returns = {name: _number(path, line, name, row.get(name)) for name in DATA_COLUMNS}
     mark = {"return": returns["data_return"], "normalized_return": returns["data_normalized"]}
     data, normalized = data_returns(mark, Path(task).name if row.get("dataset") else None, provenance)
@@ -84,15 +86,23 @@ def _read_row(path: Path, line: int, row: Mapping[str, str | None]) -> Run | Lef
         label=algorithm,
         task=Path(task).name,
         seed=seed,
-        budget=steps,
+        budget=budget,
         step=steps,
         score=figures(score),
-        settings={key: _value(value) for key, value in row.items() if key is not None and key not in KNOWN_COLUMNS},
+        settings=_settings(row),
         provenance=provenance,
         tuned_on=row.get("tuned_on") or None,
         data_return=data,
         data_normalized=normalized,
         from_data=bool(row.get("dataset")) or not row.get("environment"),
+    )
+
+
+def _settings(row: Mapping[str, str | None]) -> dict[str, Any]:
+    """Parse the columns that are settings, and of a row on data the environment in which it was scored."""
+    settings = {key: _value(value) for key, value in row.items() if key is not None and key not in KNOWN_COLUMNS}
+    return (
+        {**settings, "environment": row["environment"]} if row.get("dataset") and row.get("environment") else settings
     )
 
 

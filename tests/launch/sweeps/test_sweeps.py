@@ -142,7 +142,7 @@ def test_one_table_holds_every_varied_field_and_where_it_came_from(cli, tmp_path
     }
     first = rows[0]
     wanted = {"algorithm": "bc", "seed": "0", "return": "1.0", "return_low": "0.5", "normalized_return": "10.0"}
-    wanted |= {"steps": "6", "wall_s": "1.5", "commit": "abc", "dataset_sha256": "def", "tuned_on": ""}
+    wanted |= {"budget": "6", "steps": "6", "wall_s": "1.5", "commit": "abc", "dataset_sha256": "def", "tuned_on": ""}
     assert {name: first[name] for name in wanted} == wanted
     assert first["dataset"].endswith("arm0.safetensors_2x1notip_0") and "environment" not in first
 
