@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from offline_marl.algorithms.base import algorithms
+from offline_marl.core.registry import RegistryError
 from offline_marl.core.small_files import read_table
 from offline_marl.report.gather.data_returns import data_returns
+from offline_marl.report.gather.place_names import shortest_names
 from offline_marl.report.gather.scores import Figures, LeftOut, Run
 from offline_marl.runs.folder import TUNED, RunFolder, RunFolderError
 from offline_marl.runs.metric_rows import each_row, read_rows
@@ -67,13 +69,26 @@ def _run(
         curve=curve,
         best=figures(best) if isinstance(best, Mapping) and unusable(best) is None else None,
         evaluations=max(1, len(curve)),
-        settings={**{key: value for key, value in config.items() if key != "settings"}, **config["settings"]},
+        settings={
+            **{key: value for key, value in config.items() if key != "settings"},
+            **_defaults(config["algorithm"]),
+            **config["settings"],
+        },
         provenance=provenance,
         tuned_on=_read_tuning(path),
         data_return=data,
         data_normalized=normalized,
         from_data=config["dataset"] is not None,
     )
+
+
+def _defaults(algorithm: str) -> dict[str, Any]:
+    """Find the defaults of an installed algorithm's settings, of which a run of an earlier version lacks newer ones."""
+    try:
+        kind = algorithms.get(algorithm).Config
+    except RegistryError:
+        return {}
+    return kind.model_construct().model_dump(mode="json")
 
 
 def figures(row: Mapping[str, Any]) -> Figures:
@@ -103,14 +118,9 @@ def _finite(value: Any) -> bool:
 
 def names_of(folders: Sequence[Path]) -> list[str]:
     """Name folders uniquely, with as many of the folders above as it takes."""
-    parts = [[os.fsencode(part).decode(errors="replace") for part in path.resolve().parts] for path in folders]
-    names = [path[-1] for path in parts]
-    for depth in range(2, max(map(len, parts), default=0) + 1):
-        counts = Counter(names)
-        if len(counts) == len(names):
-            break
-        names = ["/".join(path[-depth:]) if counts[name] > 1 else name for path, name in zip(parts, names, strict=True)]
-    return names
+    return shortest_names(
+        [[os.fsencode(part).decode(errors="replace") for part in path.resolve().parts] for path in folders]
+    )
 
 
 def read_json_object(file: Path) -> dict[str, Any] | None:

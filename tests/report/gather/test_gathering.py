@@ -160,6 +160,37 @@ def test_committed_tables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("Budgets differ" in note for note in found.notes)
 
 
+def test_a_run_of_an_earlier_version_goes_by_the_defaults_of_settings_that_it_lacks(tmp_path: Path) -> None:
+    folder(tmp_path / "old", seed=0, settings={"lr": 0.1})
+    for seed, window in ((1, 0), (2, 5)):
+        folder(tmp_path / f"new{seed}", seed=seed, settings={"lr": 0.1, "window": window})
+    assert {run.name: run.label for run in gather([tmp_path]).runs} == {
+        "old": "bc, window 0",
+        "new1": "bc, window 0",
+        "new2": "bc, window 5",
+    }
+
+
+def test_budgets_of_tables_are_what_was_declared_not_where_runs_ended(tmp_path: Path) -> None:
+    table = tmp_path / "sweep.csv"
+    table.write_text(
+        "algorithm,environment,seed,return,budget,steps,environment_steps\n"
+        "ma-ppo,spread,0,1.0,50,41,9000\nma-ppo,spread,1,2.0,50,44,9000\n"
+    )
+    found = gather([table])
+    assert [(run.label, run.budget, run.step) for run in found.runs] == [("ma-ppo", 50, 41), ("ma-ppo", 50, 44)]
+    assert found.notes == ()
+
+
+def test_rows_say_in_which_environment_their_data_was_scored(tmp_path: Path) -> None:
+    table = tmp_path / "sweep.csv"
+    table.write_text(
+        "algorithm,dataset,environment,seed,steps,return\nbc,toy,,0,9,1.0\nbc,toy,lab:harder,1,9,2.0\n"
+        "vdn,,spread,0,9,1.0\n"
+    )
+    assert [run.task for run in gather([table]).runs] == ["toy", "toy, scored in lab:harder", "spread"]
+
+
 def test_what_sweeps_collect_is_read(tmp_path: Path) -> None:
     table = tmp_path / "sweep.csv"
     table.write_text(
