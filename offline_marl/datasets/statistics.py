@@ -25,6 +25,8 @@ CELLS = 32
 """Cells along each side of the grid of two principal components."""
 SPAN = 3.0
 """Standard deviations to either side of the mean that the grid reaches; what lies beyond counts in its outer cells."""
+ROUNDING = 1e-5
+"""Deviation of a second component, beside that of the first, below which it is the rounding of float32."""
 BINS = 20
 """Parts of [-1, 1] in which each action is looked for."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -104,7 +106,10 @@ def coverage(data: Recording | Dataset) -> Coverage:
     values, vectors = values[-2:].flip(0).clamp(min=0), vectors[:, -2:].flip(1)
     # A component's sign is anybody's choice: its largest entry is positive here.
     vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
-    points = table @ vectors / values.sqrt().clamp(min=1e-12)
+    deviations = values.sqrt()
+    # Beside a line, what is left to its second component is rounding, which no scale makes a plane of.
+    moves = deviations > ROUNDING * deviations[0]
+    points = torch.where(moves, table @ vectors / deviations.clamp(min=1e-12), 0.0)
     if points.shape[1] == 1:
         points = torch.cat([points, torch.zeros_like(points)], dim=1)
     cells = ((points / SPAN + 1) / 2 * CELLS).floor().clamp(0, CELLS - 1).long()

@@ -96,6 +96,14 @@ def test_coverage_by_hand() -> None:
     assert found.points.norm(dim=1).mean() == pytest.approx(math.sqrt(2), abs=0.05)
 
 
+def test_coverage_of_a_line_is_little() -> None:
+    line = torch.linspace(-1, 1, 1000)
+    data = replace(reacher_recording(1, 999), state=torch.stack([line, 3.3 * line, -1.7 * line], dim=-1))
+    found = coverage(data)
+    assert found.share <= 1 / CELLS and found.variance == pytest.approx(1.0)
+    assert not found.points[:, 1].any()
+
+
 def test_coverage_of_what_never_moves_is_one_cell() -> None:
     still = replace(reacher_recording(2, 4), state=torch.ones(10, 3))
     assert coverage(still).share == 1 / CELLS**2 and coverage(still).variance == 0
