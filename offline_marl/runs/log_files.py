@@ -91,6 +91,8 @@ def wandb_id(folder: Path) -> str:
 class FileLogger(Logger):
     """`metrics.csv`, `eval.csv` and both as JSON lines in `metrics.jsonl`, in the run folder.
 
+    The columns of a CSV are the names of its first row; what later rows have beside them is in the JSON lines alone.
+
     Args:
         folder: The run folder.
         step: Rows after this step, left by a process that was killed, are dropped.
@@ -104,23 +106,34 @@ class FileLogger(Logger):
         lines = folder / LINES
         kept = [row for row in read_rows(lines) if row["step"] <= step and (row["kind"], row["step"]) != ("eval", last)]
         write_atomically(lines, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._columns: dict[str, list[str]] = {}
         for kind, name in self.FILES.items():
             rows = [{key: value for key, value in row.items() if key != "kind"} for row in kept if row["kind"] == kind]
-            write_atomically(folder / name, _csv(rows).encode())
+            write_atomically(folder / name, self._csv(kind, rows).encode())
 
     def write(self, kind: str, row: Row) -> None:
         """Append one row to its CSV and to the JSON lines."""
-        table = self.folder / self.FILES[kind]
-        text = _csv([row])
-        if table.stat().st_size:
-            text = text.partition("\n")[2]
-        with open_own(table, "a") as stream:
+        text = self._csv(kind, [row])
+        with open_own(self.folder / self.FILES[kind], "a") as stream:
             stream.write(text)
         with open_own(self.folder / LINES, "a") as stream:
             stream.write(json.dumps({"kind": kind, **row}) + "\n")
 
     def close(self) -> None:
         """Nothing is open between rows."""
+
+    def _csv(self, kind: str, rows: Sequence[Row]) -> str:
+        """Format rows as CSV, under a line of names where they are the first of their file."""
+        if not rows:
+            return ""
+        first = kind not in self._columns
+        names = self._columns.setdefault(kind, list(rows[0]))
+        text = io.StringIO()
+        table = csv.DictWriter(text, fieldnames=names, lineterminator="\n", extrasaction="ignore")
+        if first:
+            table.writeheader()
+        table.writerows(rows)
+        return text.getvalue()
 
 
 class TensorBoardLogger(Logger):
@@ -213,13 +226,3 @@ def refuse_missing(tensorboard: bool, wandb: bool) -> None:
     for asked, package, name in ((tensorboard, "tensorboard", "TensorBoard"), (wandb, "wandb", "W&B")):
         if asked and find_spec(package) is None:
             raise MissingLoggerError(f"{name} is not installed: pip install 'offline-marl[log]'.")
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    if not rows:
-        return ""
-    text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n", extrasaction="ignore")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()

@@ -34,6 +34,19 @@ def test_each_row_stands_in_its_csv_and_in_the_json_lines(tmp_path):
     ]
 
 
+def test_rows_with_other_names_stay_in_their_columns(tmp_path):
+    logger = FileLogger(tmp_path, step=0, last=9)
+    rows = [{"step": 1, "a": 1.0, "b": 2.0}, {"step": 2, "b": 4.0, "c": 5.0}, {"b": 6.0, "step": 3, "a": 7.0}]
+    for row in rows:
+        logger.write("train", row)
+    text = "step,a,b\n1,1.0,2.0\n2,,4.0\n3,7.0,6.0\n"
+    assert (tmp_path / "metrics.csv").read_text() == text
+    FileLogger(tmp_path, step=9, last=9)
+    assert (tmp_path / "metrics.csv").read_text() == text, "taken up, it is the same"
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"kind": "train", **row} for row in rows]
+
+
 def test_a_run_taken_up_has_no_row_twice_and_none_is_missing(tmp_path):
     write(FileLogger(tmp_path, 0, 100), (10, 20, 30, 40), scored=(20, 40))
     write(FileLogger(tmp_path, 20, 100), (30, 40, 50), scored=(40,))
