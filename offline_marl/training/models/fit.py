@@ -308,7 +308,8 @@ def held_out_errors(model: WorldModel, buffer: TransitionBuffer, every: Tensor |
     every = every if model.held_out_rows is None else evenly(every, model.held_out_rows)
     for index in torch.split(every, ROWS_AT_ONCE):
         rows = buffer.view(index, model.needs)
-        count = float(len(index) if rows.next_seen is None else rows.next_seen.any(-1).sum())
+        # Rewards count wherever somebody is there, whether or not it is known what was seen next.
+        count = float(len(index) if rows.mask is None else rows.mask.flatten(1).any(-1).sum())
         total += model.errors(rows).square() * count
         counted += count
     return (total / counted).sqrt()

@@ -111,7 +111,7 @@ def measure_model(model: WorldModel, held_out: TransitionBuffer) -> tuple[dict[s
         report["choices"] = {"right": _shares(far.allowed, far.counted)}
     of_kind = model.describe(held_out.transitions(index))
     report |= {"of_kind": of_kind} if of_kind else {}
-    reasons = _reasons(report, facts)
+    reasons = _reasons(report, near, facts)
     spread = near.spreads[SPREAD].flatten() if SPREAD in near.spreads else None
     cloud = _cloud(facts.join(held_out.transitions(index).obs), facts, spread)
     return {"trusted": not reasons, "reasons": reasons, **plain(report)}, cloud
@@ -198,7 +198,7 @@ def _spread(name: str, near: Foreseen, far: Foreseen) -> dict[str, Any]:
     return {
         "correlation_one_step": _correlation(name, near),
         "correlation_open_loop": _correlation(name, far),
-        "quantiles": {str(share): float(torch.quantile(values, share)) for share in QUANTILES},
+        "quantiles": {str(share): float(torch.quantile(values, share)) if len(values) else None for share in QUANTILES},
     }
 
 
@@ -214,18 +214,22 @@ def _cutoff(near: Foreseen) -> dict[str, Any]:
     return {"spread": SPREAD, "cutoff": CUTOFF, "share_above": above}
 
 
-def _reasons(report: Mapping[str, Any], facts: Facts) -> list[str]:
+def _reasons(report: Mapping[str, Any], near: Foreseen, facts: Facts) -> list[str]:
     """Why not to trust the model; comparisons are written so that what is not finite counts against it."""
-    reasons = []
-    error, still = (_mean(report["open_loop"][name][:EARLY]) for name in ("error", "nothing_changes"))
-    steps = len(report["open_loop"]["steps"][:EARLY])
-    if not error < still and still > 0:
-        reasons.append(
-            f"its error over {_counted(steps, 'step')} of its own predictions is {error:.3g} deviations of the data, "
-            f"no less than the {still:.3g} of saying that nothing changes"
-        )
-    rewards = report["rewards"]
-    if not rewards["error"] < rewards["mean_reward"] and bool((facts.reward_std > LEAST_STD).any()):
+    reasons, rewards, loop = [], report["rewards"], report["open_loop"]
+    known = [step for step, rows in enumerate(loop["rows"][:EARLY]) if rows]
+    if known:
+        error, still = (sum(loop[name][step] for step in known) / len(known) for name in ("error", "nothing_changes"))
+        if not error < still and still > 0:
+            reasons.append(
+                f"its error over {_counted(len(known), 'step')} of its own predictions is {error:.3g} deviations of "
+                f"the data, no less than the {still:.3g} of saying that nothing changes"
+            )
+    else:
+        reasons.append("no held-out step shows what all agents see next, so that nothing says how it foresees that")
+    if not bool(near.paid.any()):
+        reasons.append("no held-out step shows all agents, so that nothing says how it foresees their rewards")
+    elif not rewards["error"] < rewards["mean_reward"] and bool((facts.reward_std > LEAST_STD).any()):
         reasons.append(
             f"its rewards err by {rewards['error']:.3g} of their deviations, "
             f"no less than the {rewards['mean_reward']:.3g} of always saying the mean reward"
@@ -233,6 +237,8 @@ def _reasons(report: Mapping[str, Any], facts: Facts) -> list[str]:
     measured = report["spread"].get(SPREAD)
     if measured is None:
         return [*reasons, "it tells no spread, so that nothing says where it errs"]
+    if not known:
+        return reasons
     best = max((measured[f"correlation_{where}"] for where in ("one_step", "open_loop")), key=_or_least)
     if not best >= LEAST_CORRELATION:
         how = "one of the two never changes" if math.isnan(best) else f"their rank correlation is {best:.2f} at best"
@@ -246,10 +252,6 @@ def _or_least(value: float) -> float:
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _rms(errors: Annotated[Tensor, "row time number"], counted: PerStep) -> float:

@@ -24,6 +24,8 @@ from worlds import saved, world
 from offline_marl.core.config import ConfigError
 from offline_marl.core.files import load_tree, save_tree
 from offline_marl.core.registry import RegistryError
+from offline_marl.core.types import Episode, Spec
+from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.episode_index import episodes_apart
 from offline_marl.runs.config import FitFlags
 from offline_marl.runs.folder import ModelFolder, RunFolderError
@@ -263,3 +265,37 @@ def test_what_earlier_versions_called_shuffle_is_read_as_uniform_draws(tmp_path,
     resumed = resume_fit(tmp_path / "old")
     assert resumed.model.config.sampling == "uniform"
     refuse_difference(dict(begun.model.state_dict()), dict(resumed.model.state_dict()))
+
+
+def short_episodes(length: int, count: int = 40) -> Dataset:
+    """Episodes after which nothing was recorded; each agent earns what it does."""
+    episodes, generator = [], torch.Generator().manual_seed(0)
+    for _ in range(count):
+        actions = torch.rand(length, 2, 1, generator=generator) * 2 - 1
+        over = torch.zeros(length, 2, dtype=torch.bool)
+        over[-1] = True
+        obs = torch.randn(length + 1, 2, 2, generator=generator)
+        obs[-1] = obs[-2]
+        episodes.append(Episode(obs, actions, actions[..., 0], over & False, over, end_seen=torch.tensor(False)))
+    return Dataset.from_episodes(episodes, Spec(obs_dims=(2, 2), act_dims=(1, 1)))
+
+
+def test_a_fit_keeps_what_it_learnt_of_rewards_where_no_next_observation_is_known(tmp_path):
+    fit = small_fit(tmp_path / "model", saved(tmp_path, short_episodes(1)), lr=0.01)
+    first, *_, last = (float(row["held_out_error"]) for row in table(fit.folder / "eval.csv"))
+    assert max(fit.errors) < 1 and last < first
+    assert fit.report["reasons"][0] == (
+        "no held-out step shows what all agents see next, so that nothing says how it foresees that"
+    )
+    assert fit.report["rewards"]["error"] is not None
+
+
+def test_held_out_rows_weigh_alike_whether_or_not_what_followed_is_known(tmp_path, monkeypatch):
+    fit = small_fit(tmp_path / "model", saved(tmp_path, short_episodes(3)), steps=10)
+    rows = torch.arange(len(fit.held_out))
+    whole = held_out_errors(fit.model, fit.held_out)
+    monkeypatch.setattr(fit.model, "errors", lambda batch: batch.obs[..., 0, 0].square().mean().sqrt().expand(3))
+    monkeypatch.setattr(fitting, "ROWS_AT_ONCE", 5)
+    assert whole.isfinite().all()
+    seen = fit.held_out.transitions(rows).obs[:, 0, 0]
+    torch.testing.assert_close(held_out_errors(fit.model, fit.held_out), seen.square().mean().sqrt().expand(3))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -133,6 +134,32 @@ def test_a_model_that_learnt_nothing_is_not_trusted_and_the_reasons_have_numbers
     assert by_steps.startswith("its error over 10 steps of its own predictions is ")
     assert f"{report['rewards']['mean_reward']:.3g}" in by_rewards and by_rewards.startswith("its rewards err by ")
     assert verdict(report).startswith(f"not to be trusted: {by_steps}; {by_rewards}")
+
+
+def test_steps_of_which_nothing_is_counted_are_left_out_of_the_first_reason() -> None:
+    """Episodes of six steps after which nothing was recorded: nothing counts at the sixth."""
+    data = linear_episodes(16, 6, seed=1000)
+    cut = TransitionBuffer(replace(data, ends_seen=torch.zeros(16, dtype=torch.bool)))
+    report, _ = measure_model(Known(lambda after, rewards: said(after + 9, rewards)), cut)
+    assert report["open_loop"]["rows"][4:] == [8, 0] and report["open_loop"]["error"][5] is None
+    assert report["reasons"][0].startswith("its error over 5 steps of its own predictions is ")
+
+
+def test_agents_that_are_never_there_together_are_a_reason_of_their_own(tmp_path) -> None:
+    data = linear_episodes(16, 12, seed=1000)
+    turns = torch.eye(2, dtype=torch.bool)[torch.arange(len(data)) % 2]
+
+    def says(after, rewards):
+        return said(after, rewards, spread_of(torch.stack([after, 2 * after]), rewards.expand(2, -1, -1)))
+
+    report, cloud = write_report(tmp_path, Known(says), TransitionBuffer(replace(data, mask=turns)))
+    assert report["reasons"] == [
+        "no held-out step shows what all agents see next, so that nothing says how it foresees that",
+        "no held-out step shows all agents, so that nothing says how it foresees their rewards",
+    ]
+    assert set(report["spread"]["covariance_norm"]["quantiles"].values()) == {None}
+    pytest.importorskip("matplotlib")
+    assert draw_report(tmp_path, "turns", report, cloud) is not None
 
 
 @pytest.mark.long

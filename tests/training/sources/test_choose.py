@@ -318,7 +318,7 @@ def test_what_does_not_fit_together_is_refused_before_the_run_begins(tmp_path, d
         (
             {"action_scale": 2.0},
             WrongModelError,
-            "fitted with --action-scale 1, which the run should have too, not 2: ",
+            "fitted with --action-scale 1, which the run should have too",
         ),
         ({"world_model": "ensemble", "fit": {"action_scale": 2.0}}, ConfigError, "--fit takes no action_scale"),
     ],
