@@ -75,6 +75,10 @@ class MarieConfig(WorldModelConfig):
             raise ValueError(f"A window of {self.window} leaves no step of a length of {self.length} to imagine")
         if self.width % self.heads:
             raise ValueError(f"A width of {self.width} cannot be shared by {self.heads} heads")
+        if self.sampling == "bootstrap":
+            raise ValueError("Its members read the same segments, so that nothing is resampled: leave sampling away")
+        if self.history_encoder == "gru":
+            raise ValueError("Its transformers read the last `window` steps themselves: leave history_encoder away")
         return self
 
 

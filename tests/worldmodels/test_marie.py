@@ -479,6 +479,8 @@ def test_the_likeliest_path_needs_no_chance() -> None:
         ({"width": 10, "heads": 4}, "cannot be shared by 4 heads"),
         ({"levels": [8, 1]}, "levels"),
         ({"tokenizer": "vae"}, "tokenizer"),
+        ({"sampling": "bootstrap"}, r"read the same segments, so that nothing is resampled: leave sampling away\.$"),
+        ({"history_encoder": "gru"}, r"read the last `window` steps themselves: leave history_encoder away\.$"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(bad, said) -> None:

@@ -11,13 +11,15 @@ import pytest
 
 from offline_marl.algorithms.base import algorithms
 from offline_marl.algorithms.presets import preset_names, preset_rows, read_preset
-from offline_marl.core.config import ConfigError
+from offline_marl.core.config import ConfigError, build
 from offline_marl.core.partition import split_task
 from offline_marl.core.permissions import ImportPath
 from offline_marl.datasets.catalog import CATALOG
 from offline_marl.runs.config import RunFlags
 from offline_marl.tasks.environment_tasks import find_environment_task
+from offline_marl.training.models.fit import prepare_fit
 from offline_marl.training.run import prepare
+from offline_marl.worldmodels.base import worldmodels
 
 Cli = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,6 +64,19 @@ def test_presets_hold_only_what_differs_from_the_defaults_and_validate(algorithm
         if dataset is not None:
             assert name.endswith(dataset), f"{name}: a preset is named for its data set"
             assert split_task(dataset)[0] in CATALOG, name
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kind", "sizes"),
+    [
+        ("marie", "marie", {"width": 256, "vocabulary": 512, "action_bins": 256, "reward_bins": 128}),
+        ("moma-ppo", "ensemble", {"hidden": (1024,) * 4, "lr": 3e-5, "members": 7, "elites": 5, "steps": 10_000}),
+    ],
+)
+def test_published_settings_are_those_of_the_world_model_too(algorithm: str, kind: str, sizes: dict[str, Any]) -> None:
+    config = prepare_fit(kind, "some-data", read_preset(algorithm, "published")["fit"])
+    own = {**build(worldmodels.get(kind).Config, config.settings).model_dump(), "steps": config.steps}
+    assert {name: own[name] for name in sizes} == sizes
 
 
 def test_defaults_lie_under_preset_under_file_under_flags(cli: Cli, team: Path) -> None:
