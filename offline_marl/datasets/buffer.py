@@ -51,7 +51,7 @@ class TransitionBuffer:
         stays: Leave the data where it is, such as on disk, draw there, and send each batch to `device`.
 
     Raises:
-        DataError: The window is longer than the longest episode.
+        DataError: The window is longer than the longest episode of the data.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TransitionBuffer:
         stays: bool = False,
     ) -> None:
         lengths = data.lengths if episodes is None else data.lengths[episodes]
-        refuse_long_window(lengths, window)
+        refuse_long_window(data.lengths, window)
         self.window, self.spec, self._target = window, data.spec, torch.device(device)
         home = "cpu" if stays else device
         # Positions count the steps of these episodes; a step lies `shift` behind its position, its row further.

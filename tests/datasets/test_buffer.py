@@ -127,6 +127,16 @@ def test_a_window_that_no_episode_fills_is_refused() -> None:
         TransitionBuffer(data, 6)
 
 
+def test_a_window_may_be_longer_than_the_episodes_that_are_chosen() -> None:
+    """Those that are held out may all be short."""
+    episodes = random_episodes("continuous", [3, 5, 2])
+    buffer = TransitionBuffer(Dataset.from_episodes(episodes, SPECS["continuous"]), 4, episodes=torch.tensor([0, 2]))
+    batch = buffer.transitions(torch.arange(5))
+    assert batch.history is not None
+    for at, (episode, step) in enumerate([(0, 0), (0, 1), (0, 2), (2, 0), (2, 1)]):
+        assert torch.equal(batch.history[at], naive_history(episodes[episode], step, 4, SPECS["continuous"]))
+
+
 @pytest.mark.parametrize("window", [0, 2])
 def test_segments_follow_time_and_are_masked_behind_the_end(window: int) -> None:
     data = Dataset.from_episodes(random_episodes("continuous", [3, 6]), SPECS["continuous"])

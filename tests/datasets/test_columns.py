@@ -10,7 +10,7 @@ import torch
 from worlds import reacher_recording, saved, world
 
 from offline_marl.core.partition import partition
-from offline_marl.core.types import Batch, DataError, Needs
+from offline_marl.core.types import Batch, Needs
 from offline_marl.datasets import normalize
 from offline_marl.datasets.base import clipped, join
 from offline_marl.datasets.buffer import TransitionBuffer
@@ -79,14 +79,6 @@ def test_a_buffer_of_some_episodes_is_that_of_their_selection(kind: str, window:
         index = torch.arange(len(one))
         refuse_difference(one.transitions(index), other.transitions(index))
         refuse_difference(*(each.view(index, Needs(view="segments", length=3)) for each in (one, other)))
-
-
-def test_a_window_longer_than_the_chosen_episodes_is_refused() -> None:
-    data = world("continuous")
-    shortest = int(data.lengths.argmin())
-    assert data.lengths[shortest] < data.lengths.max()
-    with pytest.raises(DataError, match="longer than every episode"):
-        TransitionBuffer(data, int(data.lengths.max()), episodes=torch.tensor([shortest]))
 
 
 def test_statistics_do_not_depend_on_the_size_of_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
