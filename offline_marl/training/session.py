@@ -55,7 +55,7 @@ class Session(ABC, Generic[Settings, Outcome]):
 
     A kind of run gives the parts in `__init__` (`learner`, on its device; `own_hooks`), `make_source`, and the end:
     `conclude` while loggers are open, `finish` after it, `read` for a folder that is finished already. Hooks are called
-    in this order: the log, the kind's own, those that were given, the checkpoint, the stop.
+    in this order: the log, the kind's own, those that were given, those behind them, the checkpoint, the stop.
 
     Args:
         folder: The run folder, held by this process.
@@ -108,7 +108,7 @@ class Session(ABC, Generic[Settings, Outcome]):
         return f"{self.name} on {self.config.dataset}"
 
     def hooks_behind(self) -> list[Hook]:
-        """Hooks that are called after the stop, such as one that ends the run; made as the loop begins."""
+        """Hooks that are called behind those given, such as one that ends the run; made as the loop begins."""
         return []
 
     def conclude(self) -> None:
@@ -165,7 +165,8 @@ class Session(ABC, Generic[Settings, Outcome]):
         """All hooks in the order in which they are called, the log's with these loggers and, unless quiet, a bar."""
         with contextlib.nullcontext() if quiet else progress_bar(self.steps, self.name, "update", self.step) as bar:
             self.log.open(loggers, bar, self.elapsed)
-            # The others come before the checkpoint, so that none misses this step where a run goes on from it.
+            # The others come before the checkpoint, so that none misses this step where a run goes on from it, and
+            # before the stop, so that a run which is over is not saved as one that goes on.
             last = 0 if self.at_most else self.steps
             saving = CheckpointHook(self.save, self.config.checkpoint_every, last, self.log)
             stopping = StopHook(self.save, last, self.log)
@@ -173,9 +174,9 @@ class Session(ABC, Generic[Settings, Outcome]):
                 self.log,
                 *self.own_hooks.values(),
                 *self.hooks,
+                *self.hooks_behind(),
                 saving,
                 stopping,
-                *self.hooks_behind(),
             ]
 
     def _update(self, hooks: Sequence[Hook]) -> None:

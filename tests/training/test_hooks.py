@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from runs import Killed, checkpoints, ending, kill_at, last_state, refuse_difference, score_in_point_env, small_run
+from runs import (
+    SMALL,
+    Killed,
+    checkpoints,
+    ending,
+    kill_at,
+    last_state,
+    refuse_difference,
+    score_in_point_env,
+    small_run,
+)
 from worlds import saved, world
 
-from offline_marl import resume
+from offline_marl import resume, train
 from offline_marl.core.config import ConfigError
 from offline_marl.runs import checkpoint
+from offline_marl.runs.stopping import asked
 
 
 class Average:
@@ -124,6 +135,25 @@ def test_a_hook_that_raises_ends_the_run_and_the_last_checkpoint_stays(tmp_path,
     resume(tmp_path / "run")
     small_run(tmp_path / "straight", data)
     refuse_difference(last_state(tmp_path / "straight"), last_state(tmp_path / "run"))
+
+
+def test_a_run_that_is_stopped_where_its_budget_ends_makes_no_update_more(tmp_path, data, monkeypatch):
+    score_in_point_env(monkeypatch)
+    fields = {**SMALL, "environment_steps": 60, "epochs": 1, "final_episodes": 2}
+    del fields["steps"]
+    steps = []
+    train("ma-ppo", data, out=tmp_path / "straight", hooks=[lambda step, *_: steps.append(step)], **fields)
+
+    def stop(step, *_):
+        if step == steps[-1]:
+            asked.set()
+
+    try:
+        train("ma-ppo", data, out=tmp_path / "stopped", hooks=[stop], **fields)
+    finally:
+        asked.clear()
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "stopped"))
+    assert last_state(tmp_path / "stopped")["ended"]
 
 
 @pytest.mark.parametrize(
