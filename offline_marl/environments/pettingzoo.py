@@ -80,15 +80,23 @@ def environment_of(
 
         @classmethod
         def told(cls, settings: Mapping[str, Any], max_steps: int | None = None) -> type[Environment]:
-            """The task made with these settings over its own."""
+            """The task made with these settings over its own; a clock among its own ends episodes as `max_steps` does."""
             _refuse_large(title, settings, most)
-            changed = environment_of(path, {**base_settings, **settings}, max_steps or limit, title, most)
-            return changed if settings or max_steps else cls
+            if not settings and not max_steps:
+                return cls
+            changed, length = {**base_settings, **settings}, max_steps or limit
+            if CLOCK in base_settings and CLOCK in settings:
+                length = min(_clock_of(title, settings), max_steps or LONGEST)
+            elif CLOCK in base_settings and max_steps:
+                changed[CLOCK] = max_steps
+            return environment_of(path, changed, length, title, most)
 
     PettingZoo.__qualname__ = PettingZoo.__name__ = "".join(part.capitalize() for part in title.split("-"))
     return PettingZoo
 
 
+CLOCK = "max_cycles"
+"""Setting of MPE's tasks: steps of an episode."""
 LONGEST = 1_000_000
 """Steps of an episode that settings may ask for where their numbers are bounded."""
 
@@ -102,9 +110,21 @@ def _refuse_large(name: str, settings: Mapping[str, Any], most: int | None) -> N
     if most is None:
         return
     for setting, value in settings.items():
-        bound = LONGEST if setting == "max_cycles" else most
+        bound = LONGEST if setting == CLOCK else most
         if isinstance(value, int | float) and not isinstance(value, bool) and not -bound <= value <= bound:
             raise DataError(f"{name} cannot be made with {setting} = {shown(value)}: {bound:,} is the most.")
+
+
+def _clock_of(name: str, settings: Mapping[str, Any]) -> int:
+    """Steps of an episode that settings ask for.
+
+    Raises:
+        DataError: They are no whole number above 0.
+    """
+    steps = settings[CLOCK]
+    if type(steps) is not int or steps < 1:
+        raise DataError(f"{name} cannot be made with {CLOCK} = {shown(steps)}: it should be a whole number above 0.")
+    return steps
 
 
 class PettingZooTeam(Painted):

@@ -173,6 +173,24 @@ def test_settings_are_put_over_a_tasks_own():
     env.close()
 
 
+@pytest.mark.parametrize(
+    ("settings", "max_steps", "length"),
+    [({"max_cycles": 7}, None, 7), ({}, 30, 30), ({}, 3, 3), ({"max_cycles": 7}, 30, 7), ({"max_cycles": 30}, 3, 3)],
+)
+def test_episodes_of_mpe_are_as_long_as_they_are_asked_to_be(settings, max_steps, length):
+    pytest.importorskip("mpe2")
+    env = environments.get("simple").told({"continuous_actions": False}).told(settings, max_steps).make(None, 1)
+    steps = list(run_episodes(env, [0], Memoryless(lambda seen, step: np.zeros((1, 1), np.int64))))
+    assert (env.max_steps, len(steps)) == (length, length) and steps[-1].truncations.all()
+    env.close()
+
+
+@pytest.mark.parametrize("cycles", [0, -3, 2.5, True, "many"])
+def test_a_length_of_episodes_that_is_none_is_refused(cycles):
+    with pytest.raises(DataError, match=r"cannot be made with max_cycles = .*: it should be a whole number above 0\."):
+        environments.get("simple-spread").told({"max_cycles": cycles})
+
+
 def test_any_environment_by_its_import_path():
     pytest.importorskip("mpe2")
     env = environment_of(ImportPath("mpe2.simple_v3:parallel_env"), {"max_cycles": 7}).make(None, 1)
