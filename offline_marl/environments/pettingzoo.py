@@ -80,7 +80,7 @@ def environment_of(
 
         @classmethod
         def told(cls, settings: Mapping[str, Any], max_steps: int | None = None) -> type[Environment]:
-            """The task made with these settings over its own; a clock among its own ends episodes as `max_steps` does."""
+            """The task made with these settings over its own; a clock of its own runs as long as is asked for."""
             _refuse_large(title, settings, most)
             if not settings and not max_steps:
                 return cls
