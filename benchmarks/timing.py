@@ -28,7 +28,7 @@ SIZES = {
     "32": Spec((16,) * 32, (2,) * 32),
 }
 """One agent of the size of HalfCheetah, two real tasks, eight agents that see 64 numbers each, and 32 agents."""
-PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm}
+PRODUCTS = {getattr(torch.ops.aten, name) for name in ("mm", "bmm", "addmm", "addmm_", "baddbmm")}
 
 
 class Patience(NamedTuple):
@@ -48,7 +48,8 @@ class ProductRecorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket in PRODUCTS:
             tensors = [a for a in args if isinstance(a, Tensor)]
-            self.calls.append((func, [look_alike(a) for a in tensors]))
+            # By its packet: one that wrote into a tensor of its caller's is called again without it.
+            self.calls.append((func.overloadpacket, [look_alike(a) for a in tensors]))
         return func(*args, **(kwargs or {}))
 
 

@@ -162,3 +162,16 @@ def test_a_side_of_peers_answers_rounds_in_a_process_of_its_own(bench: Any, monk
     call()
     with pytest.raises(RuntimeError, match="KeyError: 'nobody'"):
         peers.Side(peers.sys.executable, "nobody", "bc", "hopper", {})
+
+
+def test_products_of_rows_in_blocks_are_found_and_can_be_made_again(bench: Any) -> None:
+    from offline_marl.networks.blocks import WORTHWHILE
+    from offline_marl.networks.ensembles import StackedMLP
+
+    net, x = StackedMLP(1, 3, [4], 2), torch.zeros(1, WORTHWHILE, 3)
+    with bench("timing").ProductRecorder() as recorder:
+        net(x, many=True).sum().backward()
+    blocks = len(recorder.calls) // 5
+    assert blocks > 1 and len(recorder.calls) == 5 * blocks, "two forwards, two for weights, one for what is between"
+    for again, tensors in recorder.calls:
+        again(*tensors)
