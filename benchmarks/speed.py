@@ -7,7 +7,8 @@
 3. Both for a world model (speed_models.py): an update of its fit, and a rollout; imagined tokens (speed_tokens.py).
 4. An update with each reader of a history of ten steps, over the update without one.
 5. Updates of recurrent learners, and what it costs to play with one (speed_recurrent.py).
-6. A step of a run that plays and replays, over a bare loop of policy and simulator (speed_play.py).
+6. A step of a run that plays and replays, over a bare loop of policy and simulator, and steps of bodies over MuJoCo's
+   own (speed_play.py).
 7. Everything else that is registered (speed_rows.py): its update over the bare products.
 8. Updates as `--compile` makes them, over eager ones (speed_compiled.py); asked for alone, since code takes a minute.
 9. Seconds per million transitions to load, split among agents, and window.
@@ -29,7 +30,7 @@ from loop_baselines import LOOPS, Setup
 from speed_compiled import LEARNERS as COMPILED
 from speed_compiled import WIDTHS, compare_compiled
 from speed_models import MODELS
-from speed_play import PLAYS, compare_play
+from speed_play import BODIES, PLAYS, compare_body, compare_play
 from speed_recurrent import RECURRENT, compare_acting
 from speed_rows import make_segments, names, prepare
 from speed_tokens import TOKENS
@@ -144,7 +145,7 @@ def time_data(size: str, scenario: str, conf: str, view: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     plain = [name for name in names() if name not in {*LEARNERS, *MODELS, *RECURRENT}]
-    rows = [*LEARNERS, *plain, *MODELS, *TOKENS, *RECURRENT, "playing", "history", "replay"]
+    rows = [*LEARNERS, *plain, *MODELS, *TOKENS, *RECURRENT, "playing", "history", "replay", "bodies"]
     parser.add_argument("--only", nargs="+", choices=[*rows, "compiled"], default=rows, help="rows to time")
     parser.add_argument("--size", nargs="+", choices=SIZES, default=[*SIZES], help="sizes of team to time")
     parser.add_argument("--window", nargs="+", type=int, default=[0, 10], help="lengths of learners' history to time")
@@ -158,6 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for row in options.only:
         if row == "playing":
             compare_acting(patience)
+            continue
+        if row == "bodies":
+            for name in BODIES:
+                compare_body(name, patience)
             continue
         if row == "replay":
             for name, algorithm in PLAYS:

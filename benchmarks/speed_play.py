@@ -1,4 +1,4 @@
-"""Play of a run that replays, over a bare loop of policy and simulator, for speed.py.
+"""Play of a run that replays over a bare loop of policy and simulator, and steps of bodies over MuJoCo's own.
 
 Bare is what any loop does: the policy acts on what the simulator shows, and the simulator steps. Ours also follows
 memories, checks numbers, keeps what happened, makes episodes of it and puts them into the replay.
@@ -6,6 +6,7 @@ memories, checks numbers, keeps what happened, makes episodes of it and puts the
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from timing import Patience, medians
 
@@ -16,6 +17,8 @@ from offline_marl.core.permissions import ImportPath
 from offline_marl.datasets.episode_ring import EpisodeRing
 from offline_marl.environments.episodes import seen_tensors
 from offline_marl.environments.guarded import Guarded
+from offline_marl.environments.mamujoco import Ant, HalfCheetah, Hopper, Swimmer, Walker2d
+from offline_marl.environments.reacher import Reacher
 from offline_marl.tasks.environment_tasks import find_environment_task
 from offline_marl.training.sources.playing import Player
 
@@ -26,6 +29,39 @@ PLAYS = (
     ("simple-spread", "vdn"),
 )
 """Environments, and who plays them."""
+
+
+BODIES = {body.name: body for body in (Reacher, HalfCheetah, Hopper, Walker2d, Swimmer, Ant)}
+FALLING = ("hopper", "walker2d", "ant")
+"""Whose episodes would end sooner than MuJoCo's steps."""
+COPIES = 16
+
+
+def compare_body(name: str, patience: Patience) -> None:
+    """Print a row: microseconds of a copy's step of ours, and over those of MuJoCo's alone, with the same torques."""
+    import mujoco
+
+    falls = {"terminate_when_unhealthy": False} if name in FALLING else {}
+    env = BODIES[name].told(falls).simulator(COPIES)
+    steps = min(env.max_steps, 50)
+    acts = np.random.default_rng(0).uniform(-1, 1, (steps, COPIES, env.action_dim)).astype(np.float32)
+
+    def ours() -> None:
+        env.reset(range(COPIES))
+        for torques in acts:
+            env.step(torques)
+
+    def bare() -> None:
+        env.reset(range(COPIES))
+        inner = [copy.unwrapped for copy in env._envs]
+        for torques in acts:
+            for copy, ctrl in zip(inner, torques, strict=True):
+                copy.data.ctrl[:] = ctrl
+                mujoco.mj_step(copy.model, copy.data, nstep=copy.frame_skip)
+
+    found = medians({"ours": ours, "bare": bare}, *patience)
+    each = found["ours"] / steps / COPIES * 1e6
+    print(f"body {name:12} {each:6.0f} us a step   over mj_step {found['ours'] / found['bare']:.2f}", flush=True)
 
 
 def compare_play(name: str, algorithm: str, patience: Patience) -> None:
