@@ -28,7 +28,7 @@ LEAST_SHARE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Guessed:
-    """What is expected of a step, of each member, in raw units."""
+    """Expectation of a step's changes and rewards, of each member, in raw units."""
 
     changes: Annotated[Tensor, "member *lead coordinate"]
     rewards: Annotated[Tensor, "member *lead agent"]
