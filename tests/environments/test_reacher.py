@@ -15,6 +15,7 @@ from offline_marl.environments.reacher import (
     ArmSimulator,
     ElbowExpert,
     Reacher,
+    leave_out_idle_stages,
     read_arm,
     sides_of,
     to_physics,
@@ -220,3 +221,29 @@ def test_the_arm_steps_as_gymnasium_steps_it_to_the_bit(settings):
 def test_reacher_is_stepped_without_wrappers():
     pytest.importorskip("mujoco")
     assert type(Reacher.simulator(1)) is ArmSimulator
+
+
+BODY = '<body><joint {joint}/><geom size=".1" {geom}/></body>'
+WORLD = "<mujoco><worldbody>{bodies}</worldbody>{more}</mujoco>"
+
+
+@pytest.mark.mujoco
+@pytest.mark.parametrize(
+    ("joint", "geom", "more", "needed"),
+    [
+        ("", 'contype="0" conaffinity="1"', "", None),
+        ("", "", "", "CONTACT"),
+        ("", 'contype="0" name="{name}"', '<contact><pair geom1="a" geom2="b"/></contact>', "CONTACT"),
+        ('name="{name}"', 'contype="0"', '<equality><joint joint1="a" joint2="b"/></equality>', "EQUALITY"),
+        ('frictionloss="1"', 'contype="0"', "", "FRICTIONLOSS"),
+        ('name="{name}"', 'contype="0"', '<sensor><jointpos joint="a"/></sensor>', "SENSOR"),
+    ],
+)
+def test_only_stages_without_work_are_left_out(joint, geom, more, needed):
+    mujoco = pytest.importorskip("mujoco")
+    bodies = "".join(BODY.format(joint=joint.format(name=name), geom=geom.format(name=name)) for name in "ab")
+    model = mujoco.MjModel.from_xml_string(WORLD.format(bodies=bodies, more=more))
+    leave_out_idle_stages(model)
+    for stage in ("CONTACT", "EQUALITY", "FRICTIONLOSS", "SENSOR"):
+        bit = int(getattr(mujoco.mjtDisableBit, f"mjDSBL_{stage}"))
+        assert bool(model.opt.disableflags & bit) == (stage != needed), stage
