@@ -32,7 +32,6 @@ class FusedAdam(torch.optim.Adam):
     add_param_group = _undecorated("add_param_group")
     state_dict = _undecorated("state_dict")
     load_state_dict = _undecorated("load_state_dict")
-    zero_grad = _undecorated("zero_grad")
 
     def __init__(self, params: Iterable[Any], **settings: Any) -> None:
         super().__init__(params, **settings)
@@ -40,6 +39,19 @@ class FusedAdam(torch.optim.Adam):
         for kept in (self.defaults, *self.param_groups):
             kept["fused"] = True
         self._step_supports_amp_scaling = True
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients.
+
+        Args:
+            set_to_none: Let go of their memory, or fill it with zeros.
+        """
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if set_to_none:
+                    parameter.grad = None
+                elif parameter.grad is not None:
+                    parameter.grad = torch.zeros_like(parameter.grad)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step along the gradients that there are.

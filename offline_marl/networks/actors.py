@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from offline_marl.core.axes import Features
-from offline_marl.networks.distributions import Categorical, ClippedNormal, TanhNormal
+from offline_marl.networks.distributions import Categorical, ClippedNormal, TanhNormal, unpadded
 from offline_marl.networks.ensembles import AgentMLP, StackedLinear
 
 LOG_STD = (-6.0, 0.0)
@@ -62,6 +62,11 @@ class AgentPolicy(nn.Module):
         self.full = len(set(act_dims)) == 1
         """Whether no entry is padding."""
 
+    @property
+    def mask(self) -> Annotated[Tensor, "agent act"] | None:
+        """`present`, or None where it says nothing."""
+        return None if self.full else self.present
+
 
 class Actor(AgentPolicy):
     """A stochastic policy per agent: pi_i(a_i | features_i).
@@ -102,8 +107,8 @@ class Actor(AgentPolicy):
         mean, log_std = out.chunk(2, dim=-1)
         if self.soft_std:
             low, high = WIDE_LOG_STD
-            return TanhNormal(mean, low + 0.5 * (high - low) * (torch.tanh(log_std) + 1), self.present)
-        return TanhNormal(mean, log_std.clamp(*LOG_STD), self.present)
+            return TanhNormal(mean, low + 0.5 * (high - low) * (torch.tanh(log_std) + 1), self.mask)
+        return TanhNormal(mean, log_std.clamp(*LOG_STD), self.mask)
 
 
 class GaussianActor(AgentPolicy):
@@ -144,7 +149,7 @@ class GaussianActor(AgentPolicy):
         """The distribution of each agent's action; `avail_actions` has nothing to say here."""
         out: Tensor = self.net(features).squeeze(0)
         mean, log_std = out.chunk(2, dim=-1) if self.log_std is None else (out, self.log_std.expand_as(out))
-        return ClippedNormal(mean, bounded_log_std(log_std), None if self.full else self.present)
+        return ClippedNormal(mean, bounded_log_std(log_std), self.mask)
 
 
 class DeterministicActor(AgentPolicy):
@@ -153,7 +158,7 @@ class DeterministicActor(AgentPolicy):
     def forward(self, features: Features) -> Annotated[Tensor, "*lead agent act"]:
         """Actions in (-1, 1); zero on padding."""
         out: Tensor = self.net(features)
-        return torch.tanh(out[0]) * self.present
+        return unpadded(torch.tanh(out.squeeze(0)), self.mask)
 
 
 def bounded_log_std(log_std: Tensor) -> Tensor:

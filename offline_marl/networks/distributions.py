@@ -17,20 +17,28 @@ NORMAL_ENTROPY = 0.5 * (1 + math.log(2 * math.pi))
 """Differential entropy of a normal of deviation 1."""
 
 
+def unpadded(
+    entries: Annotated[Tensor, "*lead agent act"], present: Annotated[Tensor, "agent act"] | None
+) -> Annotated[Tensor, "*lead agent act"]:
+    """Zero the padding; without a mask there is none, and nothing is multiplied."""
+    return entries if present is None else entries * present
+
+
 class TanhNormal:
     """tanh of a diagonal normal, so that actions stay in (-1, 1).
 
     Args:
         mean: Mean before the squashing.
         log_std: Log standard deviation before the squashing.
-        present: False on padded action entries; they add nothing to a log-probability and are zero.
+        present: False on padded action entries, which add nothing to a log-probability and are zero; None where all
+            agents have all entries.
     """
 
     def __init__(
         self,
         mean: Annotated[Tensor, "*lead agent act"],
         log_std: Annotated[Tensor, "*lead agent act"],
-        present: Annotated[Tensor, "agent act"],
+        present: Annotated[Tensor, "agent act"] | None = None,
     ) -> None:
         self.mean = mean
         self.log_std = log_std
@@ -42,11 +50,11 @@ class TanhNormal:
         raw = torch.atanh(inside)
         normal = -0.5 * ((raw - self.mean) * torch.exp(-self.log_std)).square() - self.log_std
         density = normal - 0.5 * math.log(2 * math.pi) - torch.log1p(-inside.square())
-        return (density * self.present).sum(-1)
+        return unpadded(density, self.present).sum(-1)
 
     def mode(self) -> Annotated[Tensor, "*lead agent act"]:
         """The squashed mean."""
-        return torch.tanh(self.mean) * self.present
+        return unpadded(torch.tanh(self.mean), self.present)
 
     def sample(
         self, generator: torch.Generator | None = None, noise: Tensor | None = None
@@ -54,7 +62,7 @@ class TanhNormal:
         """A draw, or what standard normal `noise` makes; gradients reach the parameters through it."""
         if noise is None:
             noise = torch.empty_like(self.mean).normal_(generator=generator)
-        return torch.tanh(self.mean + torch.exp(self.log_std) * noise) * self.present
+        return unpadded(torch.tanh(self.mean + torch.exp(self.log_std) * noise), self.present)
 
     def sample_with_log_prob(
         self, generator: torch.Generator | None = None
@@ -64,7 +72,7 @@ class TanhNormal:
         raw = self.mean + torch.exp(self.log_std) * noise
         normal = -0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)
         slopes = 2 * (math.log(2) - raw - torch.nn.functional.softplus(-2 * raw))  # log(1 - tanh^2)
-        return torch.tanh(raw) * self.present, ((normal - slopes) * self.present).sum(-1)
+        return unpadded(torch.tanh(raw), self.present), unpadded(normal - slopes, self.present).sum(-1)
 
     def entropy(self) -> PerAgent:
         """Differential entropy of each agent's action: the normal's, plus the mean of log(1 - tanh^2).
@@ -77,7 +85,7 @@ class TanhNormal:
         raw = (self.mean.unsqueeze(-1) + torch.exp(self.log_std).unsqueeze(-1) * at).abs()
         # log(1 - tanh^2 x), in a form that neither overflows nor loses digits far out.
         slopes = 2 * (math.log(2) - raw - torch.nn.functional.softplus(-2 * raw))
-        return ((self.log_std + NORMAL_ENTROPY + slopes @ weights) * self.present).sum(-1)
+        return unpadded(self.log_std + NORMAL_ENTROPY + slopes @ weights, self.present).sum(-1)
 
 
 class ClippedNormal:
@@ -106,27 +114,24 @@ class ClippedNormal:
     def log_prob(self, actions: Annotated[Tensor, "*lead agent act"]) -> PerAgent:
         """Log density of each agent's action inside, log of the mass beyond where it lies on the border."""
         density: Tensor = _ClippedLogProb.apply(self.mean, self.log_std, actions)  # type: ignore[no-untyped-call]
-        return self._present(density).sum(-1)
+        return unpadded(density, self.present).sum(-1)
 
     def mode(self) -> Annotated[Tensor, "*lead agent act"]:
         """The clipped mean."""
-        return self._present(self.mean.clamp(-1, 1))
+        return unpadded(self.mean.clamp(-1, 1), self.present)
 
     def sample(self, generator: torch.Generator | None = None) -> Annotated[Tensor, "*lead agent act"]:
         """A draw."""
         noise = torch.empty_like(self.mean).normal_(generator=generator)
-        return self._present((self.mean + torch.exp(self.log_std) * noise).clamp(-1, 1))
+        return unpadded((self.mean + torch.exp(self.log_std) * noise).clamp(-1, 1), self.present)
 
     def entropy(self) -> PerAgent:
         """Differential entropy of each agent's draw before the clipping."""
-        return self._present(self.log_std + NORMAL_ENTROPY).sum(-1)
+        return unpadded(self.log_std + NORMAL_ENTROPY, self.present).sum(-1)
 
     def excess(self) -> PerAgent:
         """Sum of squares of how far each agent's means lie outside [-1, 1]."""
-        return self._present(torch.nn.functional.softshrink(self.mean, 1.0).square()).sum(-1)
-
-    def _present(self, entries: Tensor) -> Tensor:
-        return entries if self.present is None else entries * self.present
+        return unpadded(torch.nn.functional.softshrink(self.mean, 1.0).square(), self.present).sum(-1)
 
 
 class _ClippedLogProb(torch.autograd.Function):
