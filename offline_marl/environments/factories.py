@@ -6,9 +6,12 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from offline_marl.core.config import suggest
@@ -32,7 +35,7 @@ def factory_of(path: ImportPath) -> Callable[..., Any]:
         return _registered(path.text)
     module, _, name = path.text.partition(":")
     try:
-        function = getattr(importlib.import_module(module), name or "parallel_env", None)
+        function = getattr(import_from_here(module), name or "parallel_env", None)
     except ImportError as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         others = other_versions(module)
@@ -44,6 +47,15 @@ def factory_of(path: ImportPath) -> Callable[..., Any]:
         raise DataError(f"{module} has no function '{name or 'parallel_env'}' that makes an environment.")
     made: Callable[..., Any] = function
     return made
+
+
+def import_from_here(module: str) -> ModuleType:
+    """Import a module that the user named, also of the working folder, which is not on the path of a console script."""
+    here, (top, *_) = Path.cwd(), module.split(".")
+    beside = (here / f"{top}.py").is_file() or (here / top).is_dir()
+    if beside and importlib.util.find_spec(top) is None:
+        sys.path.append(str(here))
+    return importlib.import_module(module)
 
 
 def other_versions(module: str) -> list[str]:

@@ -31,11 +31,18 @@ def make_scorer(
     device: torch.device | str,
     workers: int = 1,
     watch: Watch | None = None,
+    named: bool = False,
 ) -> Scorer | None:
-    """A function that plays episodes in the task's environment; None, with a warning, where there is none."""
+    """A function that plays episodes in the task's environment; None, with a warning, where there is none.
+
+    Raises:
+        MissingSimulatorError: It is not installed here, although the user has `named` it.
+    """
     try:
         env = task.make_envs(min(MOST_COPIES, most), workers)
     except MissingSimulatorError as error:
+        if named:
+            raise
         print(f"warning: no scores: {error}", file=sys.stderr)
         return None
     if env is None:

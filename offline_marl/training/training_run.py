@@ -87,6 +87,10 @@ class TrainingSession(Session[RunConfig, Result]):
         super().__init__(folder, config, config.algorithm, config.steps, loggers, hooks)
         self.task, self.learner = task, learner
         learner.place(self.device, derive(config.seed, "exploration"))
+        most, named = max(config.eval_episodes, config.final_episodes), config.environment is not None
+        # Before any model is fitted: who named an environment that is not here has lost nothing.
+        score = make_scorer(task, config.eval_seed, most, self.device, config.workers, named=named and not folder.done)
+        self.score = score
         settings = learner.config
         replacement: Replacement | None = None
         if not folder.done and is_paid_while_acting(config):
@@ -109,8 +113,6 @@ class TrainingSession(Session[RunConfig, Result]):
                 self._make_source = plan_pairs(config, folder, task, learner)
             else:
                 self._make_source = plan_source(config, folder, task, rewards, learner)
-        most = max(config.eval_episodes, config.final_episodes)
-        self.score = score = make_scorer(task, config.eval_seed, most, self.device, config.workers)
         play = None if score is None else lambda: score(learner, config.eval_episodes)
         self.evaluating = EvaluateHook(play, config.eval_every, config.steps, self.log)
         self.own_hooks = {"evaluation": self.evaluating}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -105,6 +107,18 @@ def test_an_agent_that_leaves_without_a_choice_ends_nothing(leaving, monkeypatch
     shown = [step.next_seen.avail_actions[0].tolist() for step in steps]
     first, every = [True, False, False], [[True, True, False], [True, True, True]]
     assert shown == [[first, first], [every[0], first], [every[0], first], every]
+
+
+def test_a_module_of_the_working_folder_is_found_as_a_console_script_leaves_the_path(tmp_path, monkeypatch):
+    (tmp_path / "world_beside.py").write_text("def make():\n    return 3\n")
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    with pytest.raises(MissingSimulatorError, match="world_beside cannot be imported here"):
+        factory_of(ImportPath("world_beside:make"))
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert factory_of(ImportPath("world_beside:make"))() == 3
+    assert sys.path == [*before, str(tmp_path)], "what is installed comes first"
+    monkeypatch.delitem(sys.modules, "world_beside")
 
 
 def test_what_cannot_be_used_is_refused_in_a_sentence(leaving):

@@ -13,6 +13,7 @@ from offline_marl.algorithms.bc import BC
 from offline_marl.core.config import ConfigError
 from offline_marl.core.registry import RegistryError
 from offline_marl.core.types import DataError, Needs
+from offline_marl.environments.base import MissingSimulatorError
 from offline_marl.environments.episodes import episode_seeds, play
 from offline_marl.runs.folder import RunFolderError
 from offline_marl.training import run
@@ -162,6 +163,12 @@ def test_a_policy_trained_on_a_gpu_acts_on_the_cpu(tmp_path, data):
     other.load_state_dict(state)
     obs = world("continuous").obs[:4]
     assert torch.equal(other.act(obs), learner.act(obs)) and other.act(obs, explore=True).shape == (4, 3, 2)
+
+
+def test_a_named_environment_that_is_not_here_is_refused_before_anything_is_learnt(tmp_path, data):
+    with pytest.raises(MissingSimulatorError, match="no_such_world cannot be imported here"):
+        small_run(tmp_path / "run", data, environment="no_such_world:make", max_steps=5)
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 def test_loading_or_scoring_what_is_not_there_is_one_sentence(tmp_path, data):

@@ -45,7 +45,8 @@ def read_table(path: Path) -> list[Run | LeftOut]:
             reader = csv.DictReader(stream)
             rows, columns = list(reader), list(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error) as error:
-        raise EvidenceError(f"{path} is no table of comma-separated values: {error}.") from None
+        reason = "it is no text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise EvidenceError(f"{path} is no table of comma-separated values: {reason}.") from None
     _check(path, columns)
     if not rows:
         raise EvidenceError(f"{path} holds no scores: there is nothing below its line of names.")

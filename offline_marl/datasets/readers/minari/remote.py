@@ -29,7 +29,8 @@ def fetch(name: str, root: Path) -> None:
     try:
         import minari
     except ImportError:
-        raise DataError(f"minari://{name} is not in {root}: {byhand}.") from None
+        advice = f"pip install 'offline-marl[data]', or {byhand}"
+        raise DataError(f"minari://{name} is not in {root}, and without minari it cannot be fetched: {advice}.") from None
     remote = without_password(os.environ.get("MINARI_REMOTE") or REMOTE)
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
         raise DataError(f"minari://{name} is not in {root}, and HF_HUB_OFFLINE forbids to ask {remote}: {byhand}.")
