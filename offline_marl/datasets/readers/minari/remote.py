@@ -30,7 +30,7 @@ def fetch(name: str, root: Path) -> None:
         import minari
     except ImportError:
         advice = f"pip install 'offline-marl[data]', or {byhand}"
-        raise DataError(f"minari://{name} is not in {root}, and without minari it cannot be fetched: {advice}.") from None
+        raise DataError(f"minari://{name} is not in {root}, and cannot be fetched without minari: {advice}.") from None
     remote = without_password(os.environ.get("MINARI_REMOTE") or REMOTE)
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
         raise DataError(f"minari://{name} is not in {root}, and HF_HUB_OFFLINE forbids to ask {remote}: {byhand}.")
