@@ -104,7 +104,7 @@ class MASAC(Algorithm):
 
     def update(self, batch: Batch) -> Metrics:
         """One step of the critics, then of policies and temperatures, then of the targets."""
-        batch = cleared(batch)
+        batch = cleared(batch, self.inputs.mean)
         steps = batch if batch.rewards.dim() == 3 else batch.map(lambda value: value.unsqueeze(1))
         first = steps.map(lambda value: value[:, 0])
         target, entropy = self.target(steps)
