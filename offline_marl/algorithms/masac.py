@@ -86,7 +86,7 @@ class MASAC(Algorithm):
         self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, soft_std=True, **self.shape)
         self.critic: Critic | JointCritic
         if config.critic == "centralised":
-            outputs = spec.act_dim if spec.discrete else 1
+            outputs = spec.act_dim if spec.discrete else None
             self.critic = JointCritic(act_dims=spec.act_dims, outputs=outputs, copies=2, **self.shape)
         else:
             self.critic = Critic(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
