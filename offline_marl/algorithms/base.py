@@ -270,10 +270,14 @@ def team_ended(batch: Batch) -> Annotated[Tensor, "*lead"]:
     return (batch.terminations if batch.mask is None else batch.terminations | ~batch.mask).all(-1)
 
 
-def cleared(batch: Batch) -> Batch:
+def cleared(batch: Batch, mean: Annotated[Tensor, "agent obs"] | None = None) -> Batch:
     """The batch without what stands where agents are absent, now or in the next step: zeros, and every choice allowed.
 
     So nothing reaches those that are there, whose critics and mixers read all agents.
+
+    Args:
+        batch: Any view.
+        mean: What networks subtract from observations, so that those of absent agents are zeros to them.
     """
     now, after = present_now(batch), present_next(batch)
     if now is None or after is None:
@@ -286,11 +290,14 @@ def cleared(batch: Batch) -> Batch:
         wide = present.view(*present.shape, *[1] * (value.dim() - present.dim()))
         return {name: value.masked_fill(~wide, absent)}
 
-    changed: dict[str, Any] = {}
-    for name in ("obs", "actions", "rewards", "history"):
+    unseen = batch.obs.new_zeros(()) if mean is None else mean
+    changed: dict[str, Any] = {
+        "obs": torch.where(now.unsqueeze(-1), batch.obs, unseen),
+        "next_obs": torch.where(after.unsqueeze(-1), batch.next_obs, unseen),
+    }
+    for name in ("actions", "rewards", "history"):
         changed |= kept(name, now)
-    for name in ("next_obs", "next_history"):
-        changed |= kept(name, after)
+    changed |= kept("next_history", after)
     return replace(batch, **changed, **kept("avail_actions", now, True), **kept("next_avail_actions", after, True))
 
 

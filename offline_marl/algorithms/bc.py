@@ -39,7 +39,7 @@ class BC(IndependentAlgorithm):
 
     def losses(self, batch: Batch) -> Terms:
         """Minus the mean log-likelihood of the batch's actions."""
-        batch = cleared(batch)
+        batch = cleared(batch, self.inputs.mean)
         policy = self.actor(self.inputs(batch.obs, batch.history), batch.avail_actions)
         loss = -self.mean(self.over_recorded(policy.log_prob(batch.actions), batch), batch)
         return Terms({"": loss}, {"loss/actor": loss.detach()})

@@ -232,13 +232,8 @@ class CQL(TD3BC):
         choice = self.stochastic(features)
         shape = (count, *choice.mean.shape)
         wide = TanhNormal(choice.mean.expand(shape), choice.log_std.expand(shape), choice.present)
-        actions = self.sample(wide)
-        log_density = wide.log_prob(actions)
+        actions, log_density = wide.sample_with_log_prob(noise=self.normal_like(wide.mean))
         return where_present(actions, mask), log_density if mask is None else log_density * mask
-
-    def sample(self, choice: TanhNormal) -> Acts:
-        """A draw for every agent of the team."""
-        return choice.sample(noise=self.normal_like(choice.mean))
 
     def stochastic(self, features: Features) -> TanhNormal:
         """The policies of soft actor-critic."""
@@ -264,7 +259,8 @@ class CQL(TD3BC):
     def target(self, batch: Batch) -> PerAgent:
         """TD3's target, or that of a drawn action; for choices double Q-learning's (van Hasselt et al., 2016)."""
         if self.config.policy == "sac":
-            actions = self.sample(self.stochastic(self.inputs(batch.next_obs, batch.next_history)))
+            choice = self.stochastic(self.inputs(batch.next_obs, batch.next_history))
+            actions = choice.sample(noise=self.normal_like(choice.mean))
             features = self.target_inputs(batch.next_obs, batch.next_history)
             next_q = self.target_critic(features, where_present(actions, present_next(batch))).amin(0)
             return bellman.td_target(batch.rewards, batch.terminations, next_q, self.config.gamma).clamp(max=self.best)
@@ -282,8 +278,7 @@ class CQL(TD3BC):
         if self.config.policy == "td3":
             return super().policy_loss(batch, features, terms)
         choice = self.stochastic(features)
-        actions = self.sample(choice)
-        log_probs = choice.log_prob(actions)
+        actions, log_probs = choice.sample_with_log_prob(noise=self.normal_like(choice.mean))
         q, slope = self.slope(features, batch.actions, actions, copies=2)
         distance = self.cloning_weight * self.over_recorded(self.distance(actions, batch.actions), batch)
         kept = distance + self.temperature().detach() * log_probs

@@ -59,7 +59,7 @@ class IQL(IndependentAlgorithm):
 
     def losses(self, batch: Batch) -> Terms:
         """The losses of value, policy and critic, at the same parameters."""
-        config, batch = self.config, cleared(batch)
+        config, batch = self.config, cleared(batch, self.inputs.mean)
         features = self.inputs(batch.obs, batch.history)
         with torch.no_grad():
             past = self.target_inputs(batch.obs, batch.history) if self.window else features

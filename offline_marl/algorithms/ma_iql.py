@@ -82,7 +82,7 @@ class MAIQL(DescentAlgorithm):
 
     def losses(self, batch: Batch) -> Terms:
         """The losses of value, policy and critic on team values, at the same parameters."""
-        config, batch = self.config, cleared(batch)
+        config, batch = self.config, cleared(batch, self.inputs.mean)
         mask, rows = batch.mask, present_rows(batch)
         features = self.inputs(batch.obs, batch.history)
         state = self.joint(batch.obs)

@@ -164,7 +164,7 @@ class MAPPO(Algorithm):
     @torch.no_grad()
     def prepare(self, batch: Batch) -> tuple[Entries, Metrics]:
         """The steps with all that minibatches compare with, taken before anything moves."""
-        batch = cleared(batch)
+        batch = cleared(batch, self.inputs.mean)
         flat = batch.flatten()
         counted, weights = weigh(flat.mask, flat.rewards.dtype)
         features, state = self.inputs(flat.obs, flat.history), self.joint(flat.obs)

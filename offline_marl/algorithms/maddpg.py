@@ -113,7 +113,7 @@ class MADDPG(SplitAlgorithm):
     def prepare(self, batch: Batch) -> Snapshot:
         """See `split.SplitLearner`: what all target policies do next."""
         with torch.no_grad():
-            return {NEXT_ACTIONS: self.next_actions(cleared(batch))}
+            return {NEXT_ACTIONS: self.next_actions(cleared(batch, self.inputs.mean))}
 
     def gradients(
         self, batch: Batch, agents: Sequence[int] | None = None, prepared: Mapping[str, Tensor] | None = None
@@ -140,7 +140,7 @@ class MADDPG(SplitAlgorithm):
             agents: Which they are.
             prepared: See `prepare`.
         """
-        batch = cleared(batch)
+        batch = cleared(batch, self.inputs.mean)
         with torch.no_grad():
             features = self.inputs(batch.obs, batch.history)
             actions = self.vectors(batch)

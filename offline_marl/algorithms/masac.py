@@ -86,7 +86,7 @@ class MASAC(Algorithm):
         self.actor = Actor(act_dims=spec.act_dims, discrete=spec.discrete, soft_std=True, **self.shape)
         self.critic: Critic | JointCritic
         if config.critic == "centralised":
-            outputs = spec.act_dim if spec.discrete else 1
+            outputs = spec.act_dim if spec.discrete else None
             self.critic = JointCritic(act_dims=spec.act_dims, outputs=outputs, copies=2, **self.shape)
         else:
             self.critic = Critic(act_dims=spec.act_dims, discrete=spec.discrete, **self.shape)
@@ -104,7 +104,7 @@ class MASAC(Algorithm):
 
     def update(self, batch: Batch) -> Metrics:
         """One step of the critics, then of policies and temperatures, then of the targets."""
-        batch = cleared(batch)
+        batch = cleared(batch, self.inputs.mean)
         steps = batch if batch.rewards.dim() == 3 else batch.map(lambda value: value.unsqueeze(1))
         first = steps.map(lambda value: value[:, 0])
         target, entropy = self.target(steps)

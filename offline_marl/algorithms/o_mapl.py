@@ -118,7 +118,7 @@ class OMAPL(OMIGA):
     @torch.no_grad()
     def rewards(self, batch: Batch) -> PerAgent:
         """Implied rewards of transitions, segments or pairs; what the team has in common is shared out alike."""
-        rows = cleared(batch.flatten())
+        rows = cleared(batch.flatten(), self.inputs.mean)
         own, common = self.implied_rewards(rows, self.inputs(rows.obs, rows.history))
         return (own + common.unsqueeze(-1) / own.shape[-1]).view_as(batch.rewards)
 

@@ -89,7 +89,7 @@ class OMIGA(DescentAlgorithm):
 
     def losses(self, batch: Batch) -> Terms:
         """The losses of critics and mixer, values and policies, at the same parameters."""
-        rows = cleared(batch.flatten())
+        rows = cleared(batch.flatten(), self.inputs.mean)
         features = self.inputs(rows.obs, rows.history)
         critic_loss, metrics = self.critic_loss(batch, rows, features)
         value_loss, actor_loss, advantages = self.local_losses(rows, features)

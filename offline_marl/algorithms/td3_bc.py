@@ -83,7 +83,7 @@ class TD3BC(IndependentAlgorithm):
 
     def losses(self, batch: Batch) -> Terms:
         """The critic's loss, and at every `policy_every`-th update the policy's."""
-        batch = cleared(batch)
+        batch = cleared(batch, self.inputs.mean)
         features = self.inputs(batch.obs, batch.history)
         q = self.critic(features, batch.actions)
         critic_loss = self.mean((q - self.target(batch)).square().sum(0), batch)

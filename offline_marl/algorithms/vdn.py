@@ -133,7 +133,9 @@ class VDN(Algorithm):
 
     def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The joint states that mixers read, at each step and after it."""
-        return self.joint(batch.obs), self.joint(batch.next_obs)
+        # Agents' own networks read zeros instead, as when acting: a late-comer's recurrent state goes on from there.
+        shown = cleared(batch, self.inputs.mean)
+        return self.joint(shown.obs), self.joint(shown.next_obs)
 
     def update(self, batch: Batch) -> Metrics:
         """One step of the agents' values, the mixer and a cloned policy if there is one, then of the targets."""

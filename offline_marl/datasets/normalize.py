@@ -19,18 +19,29 @@ LEAST_STD = 1e-3
 PerAgentObs = Annotated[Tensor, "agent obs"]
 
 
-def obs_statistics(data: Dataset) -> tuple[PerAgentObs, PerAgentObs]:
+def obs_statistics(data: Dataset, growing: bool = False) -> tuple[PerAgentObs, PerAgentObs]:
     """Mean and standard deviation of each agent's observations, in float32 from double-precision sums.
 
     Over what was seen by agents that are there: last rows that only repeat the row before are left out.
+
+    Args:
+        data: The episodes.
+        growing: Whether these are the first of many. Then what hardly moves has a deviation of 1: it may move later.
     """
+    mean, std = _statistics(data)
+    if growing:
+        std = std.masked_fill((std <= LEAST_STD) & data.spec.present("obs"), 1.0)
+    return mean, std.clamp(min=LEAST_STD)
+
+
+def _statistics(data: Dataset) -> tuple[PerAgentObs, PerAgentObs]:
     if isinstance(data.obs, Columns):
         # Of the table's columns, which are fewer than all agents' together.
         columns = _moments(data.obs.table, rows_seen(data))
         mean, std = (data.obs.share(moment.unsqueeze(0))[0] for moment in columns)
-        return mean, std.clamp(min=LEAST_STD)
+        return mean, std
     mean, std = _moments(data.obs, rows_seen(data))
-    return mean.view(data.obs.shape[1:]), std.clamp(min=LEAST_STD).view(data.obs.shape[1:])
+    return mean.view(data.obs.shape[1:]), std.view(data.obs.shape[1:])
 
 
 def _moments(table: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -123,7 +123,8 @@ class JointCritic(nn.Module):
         hidden: Widths of the hidden layers.
         act_dims: True action width, or number of choices, of each agent.
         alone: Agents whose network reads zeros for all others; the weights there begin, and stay, without effect.
-        outputs: Numbers that each network answers, such as one for each choice of its agent.
+        outputs: Numbers that each network answers, such as one for each choice of its agent; None for one without an
+            axis of its own.
         copies: Independent networks.
         fan_in: True feature width of each agent.
         shared: One set of weights for all agents.
@@ -140,7 +141,7 @@ class JointCritic(nn.Module):
         act_dims: Sequence[int],
         *,
         alone: Sequence[bool] = (),
-        outputs: int = 1,
+        outputs: int | None = None,
         copies: int = 1,
         fan_in: Sequence[int] | None = None,
         shared: bool = False,
@@ -153,13 +154,13 @@ class JointCritic(nn.Module):
         heard[:, 0] = True
         self.register_buffer("turns", (agents.unsqueeze(-1) + agents) % n_agents, persistent=False)
         self.register_buffer("heard", heard.unsqueeze(-1), persistent=False)
-        self.all_heard = bool(heard.all())
+        self.all_heard, self.several = bool(heard.all()), outputs is not None
         features = list(fan_in) if fan_in is not None else [in_features] * n_agents
         own = [feature + act for feature, act in zip(features, act_dims, strict=True)]
         read = [width if single else sum(own) for width, single in zip(own, alone or [False] * n_agents, strict=True)]
         width = n_agents * (in_features + max(act_dims))
         self.net = AgentMLP(
-            n_agents, width, hidden, outputs, copies=copies, shared=shared, fan_in=read, layer_norm=layer_norm
+            n_agents, width, hidden, outputs or 1, copies=copies, shared=shared, fan_in=read, layer_norm=layer_norm
         )
 
     def forward(
@@ -178,7 +179,7 @@ class JointCritic(nn.Module):
         if not self.all_heard:
             columns = columns * self.heard
         values: Tensor = self.net(columns.flatten(-2))
-        return values.squeeze(-1) if values.shape[-1] == 1 else values
+        return values if self.several else values.squeeze(-1)
 
     def _gathered(
         self, features: Features, actions: Tensor, own_features: Tensor | None, own_actions: Tensor | None

@@ -65,10 +65,11 @@ class TanhNormal:
         return unpadded(torch.tanh(self.mean + torch.exp(self.log_std) * noise), self.present)
 
     def sample_with_log_prob(
-        self, generator: torch.Generator | None = None
+        self, generator: torch.Generator | None = None, noise: Tensor | None = None
     ) -> tuple[Annotated[Tensor, "*lead agent act"], PerAgent]:
-        """A draw and its log density, taken before the squashing, where no digit is lost; gradients pass both."""
-        noise = torch.empty_like(self.mean).normal_(generator=generator)
+        """As `sample`, and the log density, taken before the squashing, where no digit is lost; gradients pass both."""
+        if noise is None:
+            noise = torch.empty_like(self.mean).normal_(generator=generator)
         raw = self.mean + torch.exp(self.log_std) * noise
         normal = -0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)
         slopes = 2 * (math.log(2) - raw - torch.nn.functional.softplus(-2 * raw))  # log(1 - tanh^2)

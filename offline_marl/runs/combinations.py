@@ -19,6 +19,8 @@ REPLAY_FIELDS = ("updates_per_step", "warmup_steps", "replay_capacity", "replay_
 """Settings of runs that replay."""
 ENGINE_FIELDS = ("learners", "code", "patience", "stragglers", "straggler_delay", "ray_address")
 """Settings of runs whose gradients other processes compute."""
+ALPHA = 2.5
+"""Default of `alpha`, which policies that climb Q as it is have, too, and never read."""
 
 
 def refuse_mixtures(config: RunConfig, needs: Needs) -> None:
@@ -227,4 +229,9 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
         raise ConfigError(
             "weighting = agent weighs by each agent's own value, which an unconstrained mixer may take with either "
             "sign or not at all: it needs mixer = monotonic or vdn."
+        )
+    undivided = name if name == "omar" else "policy = sac" if config.settings.get("policy") == "sac" else None
+    if undivided and config.settings.get("alpha", ALPHA) != ALPHA:
+        raise ConfigError(
+            f"--alpha weighs Q that is divided by its size; {undivided} climbs Q as it is: leave it away."
         )

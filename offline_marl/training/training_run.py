@@ -100,7 +100,7 @@ class TrainingSession(Session[RunConfig, Result]):
         self.course: RewardCourse | None = None
         self.rewards = rewards = Rewards(task.data, settings.reward_scale, replacement, self.device)
         if settings.standardize_obs:
-            learner.standardize(*obs_statistics(task.data))
+            learner.standardize(*obs_statistics(task.data, growing=not task.recorded))
         if settings.clip_target:
             learner.cap_targets(*rewards.best_values(settings.gamma))
         refuse_long_window(task.data.lengths, learner.window, learner.inputs.reach)

@@ -102,12 +102,12 @@ class Ensemble(EnsembleModel):
     def update(self, batch: Batch) -> Metrics:
         """One step of every member up the likelihood of its own rows; lead axes [member, batch]."""
         facts = self.facts
-        joint = facts.join(batch.obs)
+        joint, history = self._read(facts, batch)
         target = self._targets(facts, joint, batch)
         counts = self._counts(facts, batch)
         if counts is not None:
             target = target.masked_fill(~counts, 0.0)  # an autoencoder reads it
-        x, frames = self._inputs(facts, joint, batch.actions, batch.history)
+        x, frames = self._inputs(facts, joint, batch.actions, history)
         out, logit, divergence = self.nets.learn(x, frames, target, self.generator)
         mean = functools.partial(counted_mean, mask=batch.mask)
         by_obs, by_rewards = self._means(self.head.losses(out, target, counts), counts)
@@ -176,8 +176,8 @@ class Ensemble(EnsembleModel):
     @torch.no_grad()
     def errors(self, batch: Batch) -> PerMember:
         facts = self.facts
-        joint = facts.join(batch.obs)
-        out, _ = self._forward(self.nets, facts, joint, batch.actions, batch.history)
+        joint, history = self._read(facts, batch)
+        out, _ = self._forward(self.nets, facts, joint, batch.actions, history)
         error = self.head.moments(out)[0] - self._targets(facts, joint, batch)
         if self.config.predict == "absolute":
             error[..., : facts.coordinates] *= facts.obs_std / facts.change_std
@@ -224,6 +224,10 @@ class Ensemble(EnsembleModel):
             frames = frames.reshape(-1, *frames.shape[-2:]).expand(count, -1, -1, -1)
         outputs: tuple[Out, MemberRow | None] = nets(rows.expand(count, -1, -1), frames, generator)
         return outputs
+
+    def _read(self, facts: Facts, batch: Batch) -> tuple[Joint, History | None]:
+        """Joint observation and history of recorded rows, as networks read them where agents are away."""
+        return facts.join(facts.filled(batch.obs, batch.mask)), facts.filled_history(batch.history, batch.mask)
 
     def _inputs(
         self, facts: Facts, joint: Joint, actions: Tensor, history: History | None

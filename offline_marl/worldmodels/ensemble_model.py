@@ -22,6 +22,8 @@ class ObservedCarry(Carry):
 
     obs: Obs
     history: History | None
+    present: PerAgent | None = None
+    """Bool, who is there; None where all are."""
 
     def where(self, alive: Rows) -> ObservedCarry:
         """Itself: dropping rows would cost more than predicting them."""
@@ -85,8 +87,8 @@ class EnsembleModel(WorldModel):
         """Make the members of least error the elites."""
 
     def begin(self, starts: Batch) -> ObservedCarry:
-        """Observations and histories of the starts."""
-        return ObservedCarry(starts.obs, newest(starts.history, self.window))
+        """Observations and histories of the starts, and who is there in them and stays."""
+        return ObservedCarry(starts.obs, newest(starts.history, self.window), starts.mask)
 
     def step(self, carry: ObservedCarry | Obs, actions: Tensor) -> ObservedStep:
         """One prediction; its observations are what the next step is predicted from.
@@ -96,9 +98,12 @@ class EnsembleModel(WorldModel):
             actions: What the agents do; continuous ones are clamped into [-1, 1].
         """
         before = ObservedCarry(carry, None) if isinstance(carry, Tensor) else carry
-        prediction = self.predict(before.obs, actions, before.history)
-        history = push(before.history, before.obs, actions, self.spec)
-        return ObservedStep(prediction, ObservedCarry(prediction.next_obs, history))
+        facts, present = self.facts, before.present
+        past = facts.filled_history(before.history, present)
+        prediction = self.predict(facts.filled(before.obs, present), actions, past)
+        seen = before.obs if present is None else before.obs.masked_fill(~present.unsqueeze(-1), 0.0)
+        history = push(before.history, seen, actions, self.spec)
+        return ObservedStep(prediction, ObservedCarry(prediction.next_obs, history, present))
 
     @torch.no_grad()
     def snapshot(self, improved: PerMember) -> None:

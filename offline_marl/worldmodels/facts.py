@@ -1,11 +1,12 @@
 """Facts of a data set that a world model is built from: joint coordinates, their statistics and borders.
 
 Agents often see the same thing. Columns of their observations that are equal in every row of the data
-are one joint coordinate, modelled once; padding is none.
+are one joint coordinate, modelled once, of agents that are always there together; padding is none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.axes import PerAgent
-from offline_marl.core.types import Obs, Spec
+from offline_marl.core.types import History, Obs, Spec
 
 LEAST_STD = 1e-3
 """Numbers that hardly move are divided by no less than this, as policies' inputs are."""
@@ -74,6 +75,29 @@ class Facts:
             columns = columns.masked_fill(self.place < 0, 0.0)
         return torch.unflatten(columns, -1, (self.spec.n_agents, self.spec.obs_dim))
 
+    def filled(self, obs: Obs, present: PerAgent | None) -> Obs:
+        """What the agents see, and the mean where one is away: zeros once it is standardised.
+
+        Args:
+            obs: Raw.
+            present: Bool, who is there; None for all.
+        """
+        return obs if present is None else torch.where(present.unsqueeze(-1), obs, self.spread_out(self.obs_mean))
+
+    def filled_history(self, history: History | None, present: PerAgent | None) -> History | None:
+        """The past as `filled`, of rows some of whose agents may be away; who sees nothing but zeros there is.
+
+        Args:
+            history: Raw pairs; those of steps that never were are zeros of all agents, and stay so.
+            present: Bool, who is there now; None where nobody is ever away.
+        """
+        if present is None or history is None:
+            return history
+        seen, done = torch.split(history, [self.spec.obs_dim, self.spec.act_dim], dim=-1)
+        away = seen.eq(0).all(-1, keepdim=True) & history.ne(0).any(-1, keepdim=True).any(-3, keepdim=True)
+        mean = self.spread_out(self.obs_mean).unsqueeze(-2)
+        return torch.cat([torch.where(away, mean, seen), done.masked_fill(away, 0.0)], dim=-1)
+
     @property
     def _plain(self) -> bool:
         """Whether every column is a coordinate of its own, in the same order."""
@@ -112,7 +136,10 @@ def measure(
     """
     now, after = obs.flatten(1), next_obs.flatten(1)
     present = spec.present("obs").flatten().to(now.device)
-    original = _originals(now, after, present)
+    tables = [now, after]
+    if mask is not None:  # zeros of who is away may equal what another one sees
+        tables.append(mask.repeat_interleave(spec.obs_dim, dim=-1))
+    original = _originals(tables, present)
     if growing:
         still = (now == now[:1]).all(0) & (after == now[:1]).all(0)
         original = torch.where(still, torch.arange(len(original), device=now.device), original)
@@ -196,17 +223,17 @@ def _moments(values: Annotated[Tensor, "row column"], counted: Tensor | None = N
     return mean.to(values.dtype), variance.sqrt().clamp(min=LEAST_STD).to(values.dtype)
 
 
-def _originals(now: Tensor, after: Tensor, present: Annotated[Tensor, "column"]) -> Annotated[Tensor, "column"]:
-    """The first column that equals each one in every row of both tables; itself for padding."""
-    hashes = _hash(now, 1) + _hash(after, 2)
-    original = torch.arange(len(present), device=now.device)
+def _originals(tables: Sequence[Tensor], present: Annotated[Tensor, "column"]) -> Annotated[Tensor, "column"]:
+    """The first column that equals each one in every row of all tables; itself for padding."""
+    hashes = torch.stack([_hash(table, seed) for seed, table in enumerate(tables, 1)]).sum(0)
+    original = torch.arange(len(present), device=present.device)
     left = present.nonzero().squeeze(-1)
     while len(left):
         # The first of those left with the same hash; equal hashes are then verified, so a collision costs a round.
         alike = hashes[left].unsqueeze(0) == hashes[left].unsqueeze(1)
         first = left[alike.int().argmax(-1)]
         equal = torch.ones_like(left, dtype=torch.bool)
-        for table in (now, after):
+        for table in tables:
             for rows in torch.split(table, ROWS_AT_ONCE):
                 equal &= (rows[:, left] == rows[:, first]).all(0)
         equal |= left == first  # a column of NaN, too, is itself

@@ -119,8 +119,10 @@ class Marie(WorldModel):
         cuts = batch if batch.rewards.dim() == 3 else batch.map(lambda value: value.unsqueeze(1))
         there = torch.ones_like(cuts.terminations) if cuts.mask is None else cuts.mask
         seen = there if cuts.next_seen is None else there & cuts.next_seen
-        obs = torch.cat([cuts.obs[:, :1], cuts.next_obs], dim=1)
-        exact = self.codec.exact(cuts.obs, cuts.actions)
+        after = seen if cuts.next_present is None else seen | cuts.next_present
+        now, following = self.facts.filled(cuts.obs, cuts.mask), self.facts.filled(cuts.next_obs, after)
+        obs = torch.cat([now[:, :1], following], dim=1)
+        exact = self.codec.exact(now, cuts.actions)
         if tokenizing:
             loss, parts = self._tokenizer_step(cuts, obs, exact, there, seen)
         else:
@@ -173,19 +175,19 @@ class Marie(WorldModel):
         if present is None:
             present = torch.ones(rows, self.spec.n_agents, dtype=torch.bool, device=device)
         present = present | ~present.any(-1, keepdim=True)  # of a row without agents nobody reads anything
-        codec, (seen, done, blank) = (
-            self.codec,
-            recorded_steps(newest(starts.history, self.window), starts.obs, self.spec),
-        )
+        codec, facts = self.codec, self.facts
+        obs = facts.filled(starts.obs, starts.mask)
+        history = facts.filled_history(newest(starts.history, self.window), starts.mask)
+        seen, done, blank = recorded_steps(history, obs, self.spec)
         exact = codec.exact(seen, done)
         return TokenCarry(
-            obs=codec.encode(torch.cat([seen, starts.obs.unsqueeze(1)], dim=1), exact, blank),
+            obs=codec.encode(torch.cat([seen, obs.unsqueeze(1)], dim=1), exact, blank),
             actions=self._act_tokens(done),
             blank=blank,
             present=present,
             places=torch.arange(rows, device=device),
             rows=rows,
-            now=None if exact is None else starts.obs,
+            now=None if exact is None else obs,
             exact=exact,
             still=codec.still,
         )
@@ -221,7 +223,8 @@ class Marie(WorldModel):
     def describe(self, rows: Batch) -> dict[str, Any]:
         """What the tokenizer loses: see `Tokenizer.describe`."""
         counts = torch.ones_like(rows.terminations) if rows.mask is None else rows.mask
-        exact, given = self.codec.exact(rows.obs.unsqueeze(1), rows.actions.unsqueeze(1)), rows.obs
+        shown = self.facts.filled(rows.obs, rows.mask)
+        exact, given = self.codec.exact(shown.unsqueeze(1), rows.actions.unsqueeze(1)), rows.obs
         if exact is None:
             given = self.codec.standardised(given)
         else:
@@ -243,7 +246,7 @@ class Marie(WorldModel):
         going = carry.slid(self.layout.steps)
         actions = actions[going.places]
         done = self._act_tokens(actions)
-        exact = None if going.now is None else self.codec.exact(going.now, actions)
+        exact = None if going.now is None else self.codec.exact(self.facts.filled(going.now, going.present), actions)
         parts = torch.split(torch.arange(len(done), device=done.device), self.config.rows_at_once)
         if len(parts) <= 1:
             tokens, prediction, cache = self._foresee(going, done, exact, draws.of(going.places))

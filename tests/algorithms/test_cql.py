@@ -219,6 +219,21 @@ def test_a_soft_policy_draws_where_it_says_with_its_density():
     torch.testing.assert_close(log_density[80:], learner.policy(batch.next_obs).log_prob(actions[80:]))
 
 
+def test_densities_of_draws_hold_where_tanh_has_no_digits_left():
+    """Means of 9, deviation e^-2: the mean log density is the normal's plus 2 raw - 2 log 2, whose slope is 2."""
+    learner, batch = soft(cql_samples=4)
+    hand.answer(learner.policy, [[9.0] * 2 + [-2.0] * 2] * len(CONTINUOUS.act_dims))
+    _, log_density = learner.draw(batch, batch.obs)
+    entries = torch.tensor(CONTINUOUS.act_dims)
+    normal = -0.5 * math.log(2 * math.pi) + 2 - 0.5
+    exact = entries * (normal + 2 * 9 - 2 * math.log(2))
+    torch.testing.assert_close(log_density[4:].mean((0, 1)), exact, rtol=0.05, atol=0)
+    learner.update(batch)
+    slopes = hand.stack_of(learner.policy).layers[-1].bias.grad[:, 0, 0]
+    expected = 2 * learner.temperature().detach() / len(CONTINUOUS.act_dims)
+    torch.testing.assert_close(slopes, expected, rtol=0.1, atol=0, msg="entropy pulls means in")
+
+
 def test_the_multiplier_rises_above_the_target_gap_and_falls_below_it():
     """alpha descends alpha (2 target - gap), whose slope by its log is the same number."""
     learner, batch = hand.learner_and_batch("cql", "continuous", cql_alpha=2.0, target_gap=0.5)

@@ -170,6 +170,13 @@ def test_losses_of_choices_by_hand(critic):
     assert float(metrics["loss/actor"]) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("critic", ["independent", "centralised"])
+def test_agents_without_a_choice_learn_their_value(critic):
+    learner = learner_of(Spec((2, 1), (1, 1), action_kind="discrete"), critic=critic)
+    batch = hand.batch_of(hand.DISCRETE, torch.zeros_like(CHOICES))
+    assert learner.update(batch)["entropy/next"] == 0 and torch.equal(learner.act(batch.obs), batch.actions)
+
+
 def test_choices_that_are_not_available_have_no_part():
     learner = choosing()
     avail = torch.tensor([[[True, True, False], [True, False, False]]] * 2)

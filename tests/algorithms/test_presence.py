@@ -12,6 +12,7 @@ from offline_marl.core.config import build
 from offline_marl.core.types import Batch, Needs, Spec
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.datasets.normalize import obs_statistics
 
 T = 4
 TEAM = [
@@ -68,6 +69,44 @@ def test_a_steps_target_does_not_hang_on_who_leaves_in_other_episodes(name: str,
         batch = TransitionBuffer(recorded).view(torch.tensor([T - 1]), learner.needs)
         found.append(float(learner.update(batch)["loss/critic"]))
     assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def with_still_column(value: float, choices: int) -> Dataset:
+    """Agents that leave, come or stay, all of whom see this number at every step, too; of choices if there are some."""
+    episodes = []
+    for one in (APART, LEAVER, COMER):
+        there = torch.cat([one["mask"], one["mask"][-1:]]).unsqueeze(-1)
+        actions = (one["actions"] > 0).long().squeeze(-1) if choices else one["actions"]
+        episodes.append({**one, "obs": torch.cat([one["obs"], value * there], dim=-1), "actions": actions})
+    names = list(episodes[0])
+    joined = {name: torch.cat([one[name] for one in episodes]) for name in names}
+    return Dataset.from_arrays(lengths=torch.tensor([T] * 3), choices=choices or None, **joined)
+
+
+STILL = [*((name, fields, 0) for name, fields in TEAM), ("ma-ppo", {}, 0)]
+STILL += [
+    ("qmix", {"recurrent": False}, 2),
+    ("ma-iql", {}, 2),
+    ("maddpg", {}, 2),
+    ("masac", {"critic": "centralised"}, 2),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "choices"), STILL)
+def test_what_never_moves_says_nothing_of_who_is_away(name: str, fields: dict, choices: int) -> None:
+    kind, found = algorithms.get(name), []
+    for value in (0.0, 5.0):
+        recorded = with_still_column(value, choices)
+        torch.manual_seed(1)
+        learner = kind(build(kind.Config, {"hidden": [16], **fields}), recorded.spec)
+        learner.place("cpu", 0)
+        learner.standardize(*obs_statistics(recorded))
+        batch = TransitionBuffer(recorded).view(torch.arange(3 * T), learner.needs)
+        found.append({name: float(metric) for name, metric in learner.update(batch).items()})
+        shown = cleared(batch, learner.inputs.mean)
+        for seen in (shown.obs, shown.next_obs):
+            assert float(learner.joint(seen).abs().max()) < 5, "no more than who is there shows"
+    assert found[0] == pytest.approx(found[1], rel=1e-4, abs=1e-6)
 
 
 def test_who_terminates_alone_is_not_there_in_the_next_step() -> None:

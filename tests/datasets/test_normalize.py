@@ -53,6 +53,16 @@ def test_padding_and_columns_that_never_move_stay_finite() -> None:
     torch.testing.assert_close(real.std(0, correction=0), torch.ones(2), atol=1e-4, rtol=0.0)
 
 
+def test_what_has_not_moved_yet_counts_in_its_own_units() -> None:
+    obs = torch.randn(50, 2, 3, generator=torch.Generator().manual_seed(0))
+    obs[:, 1, 2], obs[:, 0, 1] = 0.0, 0.7
+    data = make_data(obs, (3, 2))
+    (mean, std), (same, growing) = obs_statistics(data), obs_statistics(data, growing=True)
+    assert torch.equal(mean, same) and growing[0, 1] == 1.0 and growing[1, 2] == torch.tensor(LEAST_STD), "padding"
+    moving = std > LEAST_STD
+    assert torch.equal(std[moving], growing[moving]) and int((~moving).sum()) == 2
+
+
 def two_episodes() -> Dataset:
     def episode(*rewards: float) -> Episode:
         length = len(rewards)

@@ -57,6 +57,17 @@ def test_observations_are_standardised_by_uniform_play_which_the_checkpoint_keep
     assert evaluate(tmp_path / "run", 5).random_return == data.metadata["random_return"]
 
 
+def test_what_uniform_play_never_moved_is_not_blown_up(tmp_path, monkeypatch):
+    def held_still(*given):
+        data = play_uniformly(*given)
+        return replace(data, obs=data.obs.index_fill(-1, torch.tensor([0]), 0.5))
+
+    monkeypatch.setattr(environment_tasks, "play_uniformly", held_still)
+    small_run(tmp_path / "run", None, **SHORT)
+    scale = last_state(tmp_path / "run")["algorithm"]["inputs.scale"]
+    assert bool((scale[:, 0] == 1).all()) and bool(((scale[:, 1:] > 1) & (scale[:, 1:] < 10)).all())
+
+
 def test_a_killed_run_ends_as_one_that_was_never_killed(tmp_path):
     small_run(tmp_path / "whole", None, **SHORT)
     start_and_kill(tmp_path / "cut", None, 6, **SHORT)

@@ -148,8 +148,9 @@ def make_live_reward(config: RunConfig, task: Task, device: torch.device | str) 
     model: RewardModel | None = None
     if config.teacher is not None:
         kind: type[RewardModel] = registry.get(config.reward_kind)
+        statistics = obs_statistics(task.data, growing=not task.recorded)
         with seeded_globally(config.seed, "reward"):
-            model = kind(build(kind.Config, config.reward_fit), task.spec, *obs_statistics(task.data))
+            model = kind(build(kind.Config, config.reward_fit), task.spec, *statistics)
         model.place(device, derive(config.seed, "crops"))
     entropy = StateEntropy(config.explore_neighbours, device)
     source: Any = "novelty" if config.explore_steps else "nothing"

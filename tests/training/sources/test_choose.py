@@ -24,6 +24,7 @@ from offline_marl.algorithms.base import algorithms
 from offline_marl.algorithms.iql import IQL
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError, Needs
+from offline_marl.runs.combinations import ALPHA
 from offline_marl.runs.folder import RunFolderError
 from offline_marl.tasks.data_tasks import ScoredTask
 from offline_marl.training import run, training_run
@@ -417,6 +418,8 @@ def test_networks_of_another_shape_are_refused_before_the_run_begins(tmp_path, d
             for shares in ({"real_fraction": 0.0}, {"real_fraction": 0.03}, {"real_fraction_end": 0.0})
         ),
         ("ma-iql", {"weighting": "agent"}, "weighting = agent .* needs mixer = monotonic or vdn"),
+        ("omar", {"alpha": 1.0}, "--alpha weighs Q .* omar climbs Q as it is"),
+        ("cql", {"policy": "sac", "alpha": 1.0}, "--alpha weighs Q .* policy = sac climbs Q as it is"),
         ("cql", {"conservative_rows": "combo"}, "conservative_rows = combo .* needs a --world-model"),
         ("o-mapl", {}, "o-mapl learns from comparisons: give it --preferences"),
         ("o-mapl", {"preferences": "x", "world_model": "oracle"}, "o-mapl clones what was recorded.*no --world-model"),
@@ -429,3 +432,7 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path, data, algorit
     with pytest.raises(ConfigError, match=said):
         small_run(tmp_path / "run", data, algorithm=algorithm, **fields)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_weight_that_nobody_gave_is_not_refused():
+    assert all(algorithms.get(name).Config().alpha == ALPHA for name in ("td3-bc", "cql", "omar"))
