@@ -176,7 +176,7 @@ def scored_task_of(folder: RunFolder, choice: EnvironmentChoice = NO_CHOICE) -> 
     config = folder.config()
     if choice.environment is None and (choice.env_settings or choice.max_steps):
         raise ConfigError("--env-settings and --max-steps are for an --environment.")
-    elsewhere = choice.environment is not None and _differs(choice, config)
+    elsewhere = acts_elsewhere(choice, config)
     if elsewhere:
         config = config.model_copy(update={"environment": None} if config.dataset is not None else {})
     if not folder.task_file.is_file():
@@ -187,8 +187,10 @@ def scored_task_of(folder: RunFolder, choice: EnvironmentChoice = NO_CHOICE) -> 
     return scored_in_named(task, choice, ImportPath) if elsewhere else task
 
 
-def _differs(choice: EnvironmentChoice, config: RunConfig) -> bool:
+def acts_elsewhere(choice: EnvironmentChoice, config: RunConfig) -> bool:
     """Whether a choice is of another environment than the run's; without settings of its own it is the same again."""
+    if choice.environment is None:
+        return False
     if choice.environment != config.environment:
         return True
     has_settings = bool(choice.env_settings) or choice.max_steps is not None
