@@ -121,8 +121,11 @@ class ScoredTask:
 
     @property
     def data_reference(self) -> Reference | None:
-        """Reference scores that normalise the returns of the data, which are those of where it was recorded."""
-        return self.recorded_reference if self.elsewhere else self.reference
+        """Reference scores that normalise the returns of the data, which are those of where it was recorded.
+
+        Data that does not say where that was is taken for that of the environment that the user named.
+        """
+        return self.recorded_reference if self.elsewhere and self.about.get("scenario") else self.reference
 
     @property
     def uniform_return(self) -> float | None:

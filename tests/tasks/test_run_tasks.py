@@ -179,6 +179,14 @@ def test_the_body_of_the_data_is_remembered_where_a_run_is_scored_on_another(tmp
     assert told["recorded_reference"]["random"] == -11.0 != told["reference"]
 
 
+def test_data_that_names_no_environment_is_of_the_one_that_is_named(tmp_path: Path) -> None:
+    plain = {"name": "mine", "reference": REFERENCE}
+    made = play_uniformly(find_environment_task("rendezvous", permit=ImportPath), 100)
+    task = open_task(saved(tmp_path, replace(made, metadata=plain)))
+    there = scored_in_named(task, EnvironmentChoice(environment="rendezvous"), ImportPath)
+    assert there.elsewhere and there.data_reference == there.reference != task.reference
+
+
 def test_a_run_that_is_over_tells_what_uniform_play_returned_on_a_body_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

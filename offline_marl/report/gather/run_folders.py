@@ -57,8 +57,10 @@ def _run(
     best = done.get("best")
     task = Path(config["dataset"] or config["environment"]).name
     record = read_json_object(RunFolder(path).task_file) or {}
-    is_of_data = config["dataset"] is not None and not record.get("elsewhere")
-    data, normalized = data_returns(done.get("data"), task, provenance) if is_of_data else (None, None)
+    # Data that does not say where it was recorded is taken for that of the environment that the user named.
+    elsewhere = bool(record.get("elsewhere")) and bool(record.get("scenario"))
+    named = None if config["dataset"] is None else task
+    data, normalized = (None, None) if elsewhere else data_returns(done.get("data"), named, provenance)
     return Run(
         name=name,
         folder=path,

@@ -16,7 +16,7 @@ from offline_marl.report.gather.scores import FIGURES, EvidenceError, LeftOut, R
 SCORE_COLUMNS = (*FIGURES, "versions_differ")
 """Columns that become the score."""
 DATA_COLUMNS = ("data_return", "data_normalized")
-"""Columns of the data's own returns; without them the catalogue is asked."""
+"""Columns of the data's own returns; without them the catalogue is asked, unless the row names an environment too."""
 PROVENANCE_COLUMNS = ("commit", "dataset_sha256", "wall_s")
 ALGORITHM, TASK, STEPS = ("algorithm", "algo"), ("dataset", "environment"), ("steps", "step")
 BUDGET = ("budget", *STEPS)

@@ -44,9 +44,10 @@ def test_scores_of_one_scale_stay_normalized(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_scored_elsewhere_stands_beside_no_data(tmp_path: Path) -> None:
-    folder(tmp_path / "bc", "bc", (-1.0, 6.0), elsewhere=True)
-    (only,) = gather([tmp_path]).runs
-    assert (only.data_return, only.data_normalized) == (None, None)
+    for name, scenario, data in (("there", "spread", (None, None)), ("untold", None, (0.5, 50.0))):
+        folder(tmp_path / name, "bc", (-1.0, 6.0), elsewhere=True, scenario=scenario)
+        (only,) = gather([tmp_path / name]).runs
+        assert (only.data_return, only.data_normalized) == data
 
 
 @pytest.mark.parametrize(("cells", "unlike"), [(('"[-1, 6]"', '"[-1, 6]"'), False), (('"[-1, 6]"', ""), True)])
