@@ -165,10 +165,10 @@ class Metadata(BaseModel):
 
 
 def reference_of(metadata: Mapping[str, Any]) -> Reference | None:
-    """The returns that normalise scores, of metadata without mistakes; None where there is no scale between them."""
+    """The returns that normalise scores, of metadata without mistakes; None where no expert is above random play."""
     scores = metadata.get("reference") or {}
     low, high = scores.get("random"), scores.get("expert")
-    if low is None or high is None or low == high:
+    if low is None or high is None or high <= low:
         return None
     return Reference(low, high, scores.get("note") or "")
 

@@ -208,12 +208,17 @@ def _refuse_compiling(config: RunConfig) -> None:
 
 
 def refuse_beginning(config: RunConfig, needs: Needs) -> None:
-    """Refuse to begin a run that could learn nothing sound; one that began before these were refused still opens.
+    """Refuse to begin a run that could learn nothing sound, or whose scores would mean nothing.
+
+    One that began before these were refused still opens.
 
     Raises:
         ConfigError: Says what would be right.
     """
     name, rows = config.algorithm, config.settings.get("batch_size", 1)
+    if config.reference is not None and not config.reference[0] < config.reference[1]:
+        random, expert = config.reference
+        raise ConfigError(f"--reference {random:g},{expert:g} should be random,expert, the expert above random play.")
     if needs.recorded == "only" and config.world_model is not None:
         raise ConfigError(
             f"{name} clones what was recorded, and imagined actions are no demonstrations: it takes no --world-model."

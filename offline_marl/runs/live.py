@@ -225,7 +225,7 @@ def _numbers(values: Any) -> Iterator[float]:
 
 def _title(config: Mapping[str, Any], folder: Path) -> str:
     what = config.get("algorithm") or config.get("model")
-    task = config.get("environment") or config.get("dataset")
+    task = config.get("dataset") or config.get("environment")
     if not what:
         return str(folder)
     return f"{what} on {Path(str(task)).name}, seed {config.get('seed')}"

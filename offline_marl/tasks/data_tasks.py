@@ -50,6 +50,8 @@ class ScoredTask:
     """What uniform play returned, where it was measured."""
     elsewhere: bool
     """Whether it is scored in another environment than the one that it was recorded in."""
+    recorded_reference: Reference | None
+    """Of a task that is scored elsewhere, the reference scores of its data."""
 
     def make_env(self, copies: int) -> JointEnv | None:
         """The environment the data came from, or None if none is known.
@@ -118,6 +120,14 @@ class ScoredTask:
         return "name one by --environment NAME or package.module:function"
 
     @property
+    def data_reference(self) -> Reference | None:
+        """Reference scores that normalise the returns of the data, which are those of where it was recorded.
+
+        Data that does not say where that was is taken for that of the environment that the user named.
+        """
+        return self.recorded_reference if self.elsewhere and self.about.get("scenario") else self.reference
+
+    @property
     def uniform_return(self) -> float | None:
         """What uniform play returned, where it was measured: here, or on a body as it is that has no reference."""
         if self.random_return is not None or self.reference is not None or self.partition is None:
@@ -155,6 +165,7 @@ class Task(ScoredTask):
     """See `ScoredTask`; of a run without data, `data` is uniform play in it."""
     random_return: float | None = None
     elsewhere: bool = False
+    recorded_reference: Reference | None = None
     recorded: bool = True
     """Whether the data is a data set, and not uniform play of a run without one."""
     spec: Spec = field(init=False)
@@ -177,6 +188,7 @@ class RecordedTask(ScoredTask):
     named_environment: type[Environment] | None
     random_return: float | None
     elsewhere: bool = False
+    recorded_reference: Reference | None = None
 
 
 def load_recording(name: str, clip_actions: bool = False, action_scale: float = 1.0) -> Recording | Dataset:
@@ -225,7 +237,7 @@ def open_task(task: str, clip_actions: bool = False, memory: float = MEMORY, act
             raise DataError(f"{task} is a recording: name who sees what, such as {task}_{_example(recording)}.")
         spec = recording.spec
         mapped = _bytes(recording.lengths, spec.obs_dims, spec.act_dims) > memory * 1e9
-        return Task(task, recording, _known_partition(recording), reference_of(recording.metadata), mapped)
+        return Task(task, recording, known_partition(recording), reference_of(recording.metadata), mapped)
     if not isinstance(recording, Recording):
         raise DataError(f"{name} is split among agents already: leave _{share[0]}_{share[1]} away.")
     if "scenario" not in recording.metadata:
@@ -284,7 +296,8 @@ def load_dataset(task: str, clip_actions: bool = False, action_scale: float = 1.
     return open_task(task, clip_actions, action_scale=action_scale).data
 
 
-def _known_partition(data: Dataset) -> Partition | None:
+def known_partition(data: Dataset) -> Partition | None:
+    """How the data was split among agents, by its metadata; None for what was made for a team."""
     metadata = data.metadata
     if not {"scenario", "conf", "view"} <= set(metadata) or metadata["scenario"] not in environments.names():
         return None

@@ -40,7 +40,7 @@ class InfosFile:
 
     A row `step` holds one agent's reward and infos of one step. Behind an episode's steps stand three rows for each
     agent, with the `sum`, the `mean` and the `last` of its numbers; at the end of the file a row `episodes` for each
-    agent, the mean over episodes of these sums.
+    agent, the mean over all episodes of these sums, which are 0 where it was away or told nothing.
 
     Args:
         path: The file, .csv or .jsonl.
@@ -127,7 +127,7 @@ class InfosFile:
     def write(self) -> None:
         """Write the file, whole or not at all."""
         for agent, statistics in self._sums.items():
-            means = {name: _summary(statistic, "mean") for name, statistic in statistics.items()}
+            means = {name: statistic.total / len(self._seeds) for name, statistic in statistics.items()}
             self._append("episodes", None, None, None, agent, means)
         self._spool_episodes()
         self._spool.seek(0)

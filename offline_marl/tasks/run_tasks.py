@@ -26,7 +26,7 @@ from offline_marl.datasets.places import place_of
 from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice, RunConfig
 from offline_marl.runs.folder import RunFolder, RunFolderError
 from offline_marl.runs.permissions import permit_of
-from offline_marl.tasks.data_tasks import RecordedTask, ScoredTask, Task, TaskKind, open_task
+from offline_marl.tasks.data_tasks import RecordedTask, ScoredTask, Task, TaskKind, known_partition, open_task
 from offline_marl.tasks.environment_tasks import EnvironmentTask, find_environment_task, open_environment_task
 from offline_marl.tasks.scoring import describe_data, mean_return_of
 
@@ -64,7 +64,11 @@ class TaskRecord(Config):
     longest_episode: CountOrZero = 0
     """Steps of the longest recorded episode."""
     reference: ReferenceRecord | None = None
-    """Of random play and of an expert, when the run began."""
+    """Of random play and of an expert where the run is scored, when it began."""
+    elsewhere: bool = False
+    """Whether that is another environment than the one that the data was recorded in."""
+    recorded_reference: ReferenceRecord | None = None
+    """Of a run that is scored elsewhere, the reference scores of its data."""
     random_return: float | None = None
     """What uniform play returned, where it was measured."""
     versions: dict[str, Any] = Field(default_factory=dict)
@@ -75,12 +79,12 @@ class TaskRecord(Config):
 
 def describe_task(task: Task) -> dict[str, Any]:
     """Everything of a task but its rows, as `task.json` holds it."""
-    metadata, shares = task.about, task.partition
+    metadata, shares = task.about, known_partition(task.data) if task.elsewhere else task.partition
     scenario = metadata.get("scenario") if shares is None else shares.scenario
     settings, most = metadata.get("settings"), metadata.get("max_steps")
     data = describe_data(task.data)
     if task.recorded:
-        data |= mean_return_of(task.data, task.reference)
+        data |= mean_return_of(task.data, task.data_reference)
     return {
         "spec": asdict(task.spec),
         "scenario": scenario if isinstance(scenario, str) else None,
@@ -90,6 +94,8 @@ def describe_task(task: Task) -> dict[str, Any]:
         "max_steps": most if type(most) is int and most > 0 else None,
         "longest_episode": int(task.data.lengths.max()),
         "reference": None if task.reference is None else asdict(task.reference),
+        "elsewhere": task.elsewhere,
+        "recorded_reference": None if task.recorded_reference is None else asdict(task.recorded_reference),
         "random_return": task.random_return,
         "versions": dict(metadata.get("versions") or {}),
         "dataset": data,
@@ -141,6 +147,7 @@ def scored_in_named(task: TaskKind, config: RunConfig | EnvironmentChoice, permi
         reference=environment_task.reference,
         random_return=None,
         elsewhere=True,
+        recorded_reference=task.data_reference,
     )
 
 
@@ -169,7 +176,7 @@ def scored_task_of(folder: RunFolder, choice: EnvironmentChoice = NO_CHOICE) -> 
     config = folder.config()
     if choice.environment is None and (choice.env_settings or choice.max_steps):
         raise ConfigError("--env-settings and --max-steps are for an --environment.")
-    elsewhere = choice.environment is not None and _differs(choice, config)
+    elsewhere = acts_elsewhere(choice, config)
     if elsewhere:
         config = config.model_copy(update={"environment": None} if config.dataset is not None else {})
     if not folder.task_file.is_file():
@@ -180,8 +187,10 @@ def scored_task_of(folder: RunFolder, choice: EnvironmentChoice = NO_CHOICE) -> 
     return scored_in_named(task, choice, ImportPath) if elsewhere else task
 
 
-def _differs(choice: EnvironmentChoice, config: RunConfig) -> bool:
+def acts_elsewhere(choice: EnvironmentChoice, config: RunConfig) -> bool:
     """Whether a choice is of another environment than the run's; without settings of its own it is the same again."""
+    if choice.environment is None:
+        return False
     if choice.environment != config.environment:
         return True
     has_settings = bool(choice.env_settings) or choice.max_steps is not None
@@ -199,7 +208,10 @@ def _warn_of_changed_data(folder: RunFolder, task: ScoredTask) -> None:
 
 
 def _read(folder: RunFolder, config: RunConfig, permit: Permit | None) -> RecordedTask:
-    """The task of `task.json`; without permission, without the environment that the run named."""
+    """The task of `task.json`; without permission, without the environment that the run named.
+
+    A run that was scored elsewhere is then of where its data was recorded.
+    """
     try:
         record: TaskRecord = build(TaskRecord, read_table(folder.task_file))
         spec = Spec.from_plain(record.spec.model_dump())
@@ -218,15 +230,23 @@ def _read(folder: RunFolder, config: RunConfig, permit: Permit | None) -> Record
         environment_task = find_environment_task(
             config.environment, config.env_settings, config.max_steps, permit=permit
         )
+    elsewhere = record.elsewhere and environment_task is not None
+    reference = record.recorded_reference if record.elsewhere and not elsewhere else record.reference
     return RecordedTask(
         id=f"{folder.path}/{OWN_DATA}" if is_own_data else config.task,
         spec=spec,
         about={name: value for name, value in metadata.items() if value is not None},
         partition=shares if environment_task is None else environment_task.partition,
-        reference=None if record.reference is None else Reference(**record.reference.model_dump()),
+        reference=_reference(reference),
         named_environment=None if environment_task is None else environment_task.kind,
         random_return=record.random_return,
+        elsewhere=elsewhere,
+        recorded_reference=_reference(record.recorded_reference) if elsewhere else None,
     )
+
+
+def _reference(record: ReferenceRecord | None) -> Reference | None:
+    return None if record is None else Reference(**record.model_dump())
 
 
 def _refuse_other_widths(record: TaskRecord, spec: Spec, begun: Any) -> None:

@@ -186,7 +186,7 @@ class TrainingSession(Session[RunConfig, Result]):
         if score is not None:
             summary |= {"score": score.row(), "returns": score.returns.tolist(), "data": describe_data(data)}
             if self.task.recorded:
-                summary["data"] |= mean_return_of(data, self.task.reference)
+                summary["data"] |= mean_return_of(data, self.task.data_reference)
             summary |= {"versions": dict(score.versions or {}), "versions_differ": score.other_versions}
             if score.conventions is not None:
                 summary["conventions"] = score.conventions.plain()
@@ -227,7 +227,7 @@ def _result_of(folder: Folder[RunConfig], learner: Algorithm, task: ScoredTask) 
         others = None if differ is None else tuple(differ)
         steps = summary.get("environment_steps")
         score = replace(
-            score, random_return=task.random_return, other_versions=others, versions=played, environment_steps=steps
+            score, random_return=task.uniform_return, other_versions=others, versions=played, environment_steps=steps
         )
     picture = folder.path / "picture.png"
     return Result(folder.path, learner, score, picture if picture.exists() else None)

@@ -58,7 +58,7 @@ def test_metadata_are_named_entries() -> None:
     assert mistake({3: 1}) == "The metadata name an entry 3, which is no word."
 
 
-def test_a_scale_needs_two_different_returns() -> None:
+def test_a_scale_needs_an_expert_above_random_play() -> None:
     assert reference_of({"reference": {"random": 0, "expert": 2}}) == Reference(0, 2)
-    for scores in (None, {}, {"random": 1}, {"random": 1, "expert": 1}):
+    for scores in (None, {}, {"random": 1}, {"random": 1, "expert": 1}, {"random": 5, "expert": -5}):
         assert reference_of({"reference": scores}) is None

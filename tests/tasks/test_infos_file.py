@@ -76,6 +76,18 @@ def test_rows_of_steps_are_followed_by_their_summaries_and_by_those_of_all_episo
     assert (other["agent"], other["reward"]) == ("b", 6)
 
 
+def test_means_of_episodes_count_those_in_which_an_agent_was_away_or_was_told_nothing(tmp_path):
+    env = Telling()
+    with InfosFile.maybe(tmp_path / "told.jsonl") as file:
+        env.told = [{"a": {"success": 1}, "b": {}}, {"a": {}}]
+        file.add(env, [7, 9], step([[1, 2], [3, 0]], [True, True], [True, True], [[True, True], [True, False]]))
+        env.told = [{}, {}]
+        file.add(env, [8, 5], step([[1, 2], [3, 0]], [True, True], [True, True], [[True, False], [True, False]]))
+    rows = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
+    whole, other = (row for row in rows if row["row"] == "episodes")
+    assert (whole["success"], whole["reward"], other["reward"]) == (0.25, 2, 0.5)
+
+
 def test_a_table_has_all_columns_and_the_same_rows(tmp_path):
     played(tmp_path / "told.jsonl")
     played(tmp_path / "told.csv")

@@ -9,19 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import small_run, start_and_kill
+from runs import score_in_point_env, small_run, start_and_kill
+from worlds import reacher_recording, saved
 
 from offline_marl.core.permissions import ImportPath
+from offline_marl.core.reference import UNIFORM_RETURNS
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.files import save_data
 from offline_marl.films.frames import frames
 from offline_marl.films.videos import film
 from offline_marl.report.crossplay.crossplay import crossplay
+from offline_marl.runs.config import EnvironmentChoice
 from offline_marl.runs.folder import RunFolder, RunFolderError
 from offline_marl.tasks import environment_tasks
+from offline_marl.tasks.data_tasks import open_task
 from offline_marl.tasks.environment_tasks import find_environment_task, play_uniformly
-from offline_marl.tasks.run_tasks import scored_task_of
+from offline_marl.tasks.run_tasks import describe_task, scored_in_named, scored_task_of
 from offline_marl.training import run, training_run
 
 REFERENCE = {"random": -3.0, "expert": 1.0, "note": "of then"}
@@ -139,6 +143,60 @@ def test_the_folder_tells_what_the_data_was(tmp_path: Path, data: str) -> None:
     assert told["scenario"] == "rendezvous" and told["reference"] == REFERENCE
     assert told["dataset"] == done["data"] and len(told["dataset"]["sha256"]) == 64
     assert told["longest_episode"] > 0 and told["spec"]["obs_dims"]
+
+
+def test_a_run_that_is_scored_elsewhere_keeps_the_reference_scores_of_its_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mpe2")
+    played = play_uniformly(find_environment_task("simple-spread", {"N": 2}, 6, permit=ImportPath), 60)
+    file = tmp_path / "data.safetensors"
+    about = {"settings": {"N": 2}, "max_steps": 6, "reference": REFERENCE, "versions": {"mpe2": "0"}}
+    save_data(file, replace(played, metadata={**played.metadata, **about}))
+    there = {"environment": "simple-spread", "env_settings": {"N": 2}}
+    small_run(tmp_path / "own", str(file), steps=1, final_episodes=2)
+    small_run(tmp_path / "run", str(file), steps=1, final_episodes=2, **there, max_steps=8)
+    told = json.loads((tmp_path / "run/task.json").read_text())
+    assert (told["elsewhere"], told["reference"], told["recorded_reference"]) == (True, None, REFERENCE)
+    own = json.loads((tmp_path / "own/task.json").read_text())
+    assert told["dataset"] == own["dataset"] == json.loads((tmp_path / "run/DONE").read_text())["data"]
+    capsys.readouterr()
+    again = run.evaluate(tmp_path / "run", 2)
+    assert again.normalized is None and again.other_versions is None
+    assert "was recorded with" not in capsys.readouterr().err
+    back = run.evaluate(tmp_path / "run", 2, **there, max_steps=6)
+    assert back.row() == run.evaluate(tmp_path / "own", 2).row() and back.normalized is not None
+    file.unlink()
+    assert scored_task_of(RunFolder(tmp_path / "run")).elsewhere
+
+
+def test_the_body_of_the_data_is_remembered_where_a_run_is_scored_on_another(tmp_path: Path) -> None:
+    task = open_task(f"{saved(tmp_path, reacher_recording())}_2x1_full")
+    swimmer = scored_in_named(task, EnvironmentChoice(environment="swimmer_2x1_full"), ImportPath)
+    told = describe_task(swimmer)
+    assert swimmer.elsewhere and swimmer.partition != task.partition
+    assert [told[name] for name in ("scenario", "conf", "view")] == ["reacher", "2x1", "full"]
+    assert told["recorded_reference"]["random"] == -11.0 != told["reference"]
+
+
+def test_data_that_names_no_environment_is_of_the_one_that_is_named(tmp_path: Path) -> None:
+    plain = {"name": "mine", "reference": REFERENCE}
+    made = play_uniformly(find_environment_task("rendezvous", permit=ImportPath), 100)
+    task = open_task(saved(tmp_path, replace(made, metadata=plain)))
+    there = scored_in_named(task, EnvironmentChoice(environment="rendezvous"), ImportPath)
+    assert there.elsewhere and there.data_reference == there.reference != task.reference
+
+
+def test_a_run_that_is_over_tells_what_uniform_play_returned_on_a_body_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_in_point_env(monkeypatch)
+    played = reacher_recording()
+    plain = replace(played, metadata={**played.metadata, "reference": {}})
+    made = small_run(tmp_path / "run", f"{saved(tmp_path, plain)}_2x1_full", steps=1)
+    assert made.score is not None and made.score.random_return == UNIFORM_RETURNS["reacher"]
+    again = run.resume(tmp_path / "run")
+    assert again.score is not None and again.score.row() == made.score.row()
 
 
 def test_a_folder_of_an_earlier_version_asks_the_data(tmp_path: Path, data: str) -> None:

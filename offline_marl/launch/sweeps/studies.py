@@ -8,7 +8,7 @@ from typing import Any
 from offline_marl.core.config import Config, ConfigError
 from offline_marl.launch.sweeps.file import Distribution, Optuna, SweepFile
 from offline_marl.launch.sweeps.names import digest, task_word
-from offline_marl.launch.sweeps.plan import Planned, checked, round_to_four_digits, templates
+from offline_marl.launch.sweeps.plan import SCORING_FIELDS, Planned, checked, round_to_four_digits, templates
 
 
 class Study(Config):
@@ -71,6 +71,7 @@ def plan_studies(file: SweepFile) -> list[Study]:
     """Plan all studies of a file.
 
     Raises:
+        ConfigError: Trials would differ in where or how they are scored.
         BadInputError: A run with an outermost value of a field could not begin.
     """
     groups: dict[str, tuple[Optuna, dict[str, Any], list[Planned]]] = {}
@@ -79,6 +80,12 @@ def plan_studies(file: SweepFile) -> list[Study]:
         groups.setdefault(digest(combination), (asked, combination, []))[2].append(run)
     studies = [Study(about=combination, asked=asked, runs=tuple(runs)) for asked, combination, runs in groups.values()]
     for study in studies:
+        unlike = [name for name in study.asked.fields if name.replace("-", "_") in SCORING_FIELDS]
+        if unlike:
+            raise ConfigError(
+                f"[optuna.fields] {unlike[0]} would choose among scores that are not comparable: give it in [grid], "
+                "and each value has a study of its own."
+            )
         for drawn in _boundary_points(study.asked.fields):
             checked(study.trial(0, drawn)[0])
     return studies

@@ -17,7 +17,7 @@ from offline_marl.core.types import AvailActions, DataError, History, Memory, Ob
 from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice
 from offline_marl.runs.folder import RunFolder, RunFolderError, newest_state
 from offline_marl.tasks.data_tasks import ScoredTask
-from offline_marl.tasks.run_tasks import OWN_DATA, scored_task_of
+from offline_marl.tasks.run_tasks import OWN_DATA, acts_elsewhere, scored_task_of
 from offline_marl.training.run import load
 
 
@@ -111,7 +111,7 @@ def open_players(
         folder.config()  # what is no run is said before anything is read
     tasks = _tasks(folders, choice)
     for folder, task in zip(folders, tasks, strict=True):
-        _refuse_other_environment(folders[0], tasks[0], folder, task)
+        _refuse_other_environment(folders[0], tasks[0], folder, task, choice)
     return [_open(folder, name) for folder, name in zip(folders, names_of(folders), strict=True)], tasks
 
 
@@ -160,8 +160,10 @@ def _open(folder: RunFolder, name: str) -> Player:
     return Player(name, str(folder.path), config.algorithm, config.task, config.seed, step, folder.done, policy)
 
 
-def _refuse_other_environment(folder: RunFolder, task: ScoredTask, other: RunFolder, its_task: ScoredTask) -> None:
-    first, second = _environment_key(folder, task), _environment_key(other, its_task)
+def _refuse_other_environment(
+    folder: RunFolder, task: ScoredTask, other: RunFolder, its_task: ScoredTask, choice: EnvironmentChoice
+) -> None:
+    first, second = _environment_key(folder, task, choice), _environment_key(other, its_task, choice)
     if first != second or _team(task.spec) != _team(its_task.spec):
         raise DataError(
             f"{folder.path} and {other.path} cannot play together: {task.id} and {its_task.id} are not the same "
@@ -169,15 +171,18 @@ def _refuse_other_environment(folder: RunFolder, task: ScoredTask, other: RunFol
         )
 
 
-def _environment_key(folder: RunFolder, task: ScoredTask) -> tuple[object, ...]:
-    """Compose the key of an environment, equal for runs that can play together."""
+def _environment_key(folder: RunFolder, task: ScoredTask, choice: EnvironmentChoice) -> tuple[object, ...]:
+    """Compose the key of an environment, equal for runs that can play together.
+
+    Environments of teams are told apart by their names and settings: each has a class of its own whenever it is opened.
+    """
     if task.environment is None:
         raise DataError(f"{folder.path} cannot play: no environment belongs to its data ({task.id}).")
     if task.partition is not None:
         return task.environment, task.partition.obs_index, task.partition.act_index
     config, metadata = folder.config(), task.about
-    if task.elsewhere:
-        return (task.environment,)
+    if acts_elsewhere(choice, config):
+        return choice.environment, choice.env_settings, choice.max_steps
     if config.environment is not None:
         return config.environment, config.env_settings, config.max_steps
     return metadata.get("scenario"), metadata.get("settings") or {}, metadata.get("max_steps")

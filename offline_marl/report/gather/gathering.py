@@ -11,6 +11,7 @@ from pathlib import Path
 from offline_marl.core import small_files
 from offline_marl.report.gather.labels import label_runs
 from offline_marl.report.gather.run_folders import names_of, read_run
+from offline_marl.report.gather.scales import drop_unlike_scales
 from offline_marl.report.gather.scores import EvidenceError, Gathered, LeftOut, Run
 from offline_marl.report.gather.tables import read_table
 from offline_marl.runs.folder import kind_of
@@ -50,7 +51,9 @@ def gather(paths: Sequence[Path]) -> Gathered:
     if not runs:
         raise EvidenceError(_explain_nothing(paths, left_out))
     labelled, doubles, notes, varied = label_runs(runs)
-    return Gathered(tuple(labelled), (*left_out, *doubles), (*notes, *_scoring_notes(labelled)), tuple(varied))
+    labelled, scales = drop_unlike_scales(labelled)
+    notes += [*scales, *_scoring_notes(labelled)]
+    return Gathered(tuple(labelled), (*left_out, *doubles), tuple(notes), tuple(varied))
 
 
 def _read(folder: Path) -> Run | LeftOut:

@@ -12,6 +12,7 @@ from offline_marl.core.registry import RegistryError
 from offline_marl.core.small_files import read_table
 from offline_marl.report.gather.data_returns import data_returns
 from offline_marl.report.gather.place_names import shortest_names
+from offline_marl.report.gather.scales import scale_of
 from offline_marl.report.gather.scores import Figures, LeftOut, Run
 from offline_marl.runs.folder import TUNED, RunFolder, RunFolderError
 from offline_marl.runs.metric_rows import each_row, read_rows
@@ -55,7 +56,11 @@ def _run(
     curve = _curve(rows)
     best = done.get("best")
     task = Path(config["dataset"] or config["environment"]).name
-    data, normalized = data_returns(done.get("data"), task if config["dataset"] else None, provenance)
+    record = read_json_object(RunFolder(path).task_file) or {}
+    # Data that does not say where it was recorded is taken for that of the environment that the user named.
+    elsewhere = bool(record.get("elsewhere")) and bool(record.get("scenario"))
+    named = None if config["dataset"] is None else task
+    data, normalized = (None, None) if elsewhere else data_returns(done.get("data"), named, provenance)
     return Run(
         name=name,
         folder=path,
@@ -78,6 +83,7 @@ def _run(
         tuned_on=_read_tuning(path),
         data_return=data,
         data_normalized=normalized,
+        scale=scale_of(record.get("reference"), config["reference"]),
         from_data=config["dataset"] is not None,
     )
 

@@ -76,6 +76,8 @@ class Run:
     data_return: float | None = None
     """Mean return of the episodes that it learned from, where known."""
     data_normalized: float | None = None
+    scale: tuple[float, float] | None = None
+    """Returns of random play and of an expert by which its score is normalised, where known."""
     from_data: bool = True
     """Whether it learned from a data set, beside which it may have played."""
 

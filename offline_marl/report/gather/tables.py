@@ -10,12 +10,13 @@ from typing import Any
 from offline_marl.core.small_files import parse
 from offline_marl.report.gather.data_returns import data_returns
 from offline_marl.report.gather.run_folders import figures, unusable
+from offline_marl.report.gather.scales import scale_of
 from offline_marl.report.gather.scores import FIGURES, EvidenceError, LeftOut, Run
 
 SCORE_COLUMNS = (*FIGURES, "versions_differ")
 """Columns that become the score."""
 DATA_COLUMNS = ("data_return", "data_normalized")
-"""Columns of the data's own returns; without them the catalogue is asked."""
+"""Columns of the data's own returns; without them the catalogue is asked, unless the row names an environment too."""
 PROVENANCE_COLUMNS = ("commit", "dataset_sha256", "wall_s")
 ALGORITHM, TASK, STEPS = ("algorithm", "algo"), ("dataset", "environment"), ("steps", "step")
 BUDGET = ("budget", *STEPS)
@@ -79,7 +80,10 @@ def _read_row(path: Path, line: int, row: Mapping[str, str | None]) -> Run | Lef
     seed, steps, budget = (_whole(path, line, column, _first(row, column)) for column in (("seed",), STEPS, BUDGET))
     returns = {name: _number(path, line, name, row.get(name)) for name in DATA_COLUMNS}
     mark = {"return": returns["data_return"], "normalized_return": returns["data_normalized"]}
-    data, normalized = data_returns(mark, Path(task).name if row.get("dataset") else None, provenance)
+    settings = _settings(row)
+    # Of data that an environment stands beside, the catalogue's mean may be of another scale than the scores.
+    is_of_data = bool(row.get("dataset")) and not settings.get("environment")
+    data, normalized = data_returns(mark, Path(task).name if is_of_data else None, provenance)
     return Run(
         name=name,
         folder=None,
@@ -90,11 +94,12 @@ def _read_row(path: Path, line: int, row: Mapping[str, str | None]) -> Run | Lef
         budget=budget,
         step=steps,
         score=figures(score),
-        settings=_settings(row),
+        settings=settings,
         provenance=provenance,
         tuned_on=row.get("tuned_on") or None,
         data_return=data,
         data_normalized=normalized,
+        scale=scale_of(None, settings.get("reference")),
         from_data=bool(row.get("dataset")) or not row.get("environment"),
     )
 

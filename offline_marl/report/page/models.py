@@ -57,7 +57,7 @@ def _row(model: Model) -> Cells:
 
 def _error_ahead(curves: Mapping[str, Any] | None, name: str) -> float | None:
     values: Sequence[float | None] = (curves or {}).get(name) or []
-    return values[min(STEPS_AHEAD, len(values)) - 1] if values else None
+    return values[STEPS_AHEAD - 1] if len(values) >= STEPS_AHEAD else None  # where no episode is as long there is none
 
 
 def _figures(model: Model) -> Markup:

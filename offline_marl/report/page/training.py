@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from offline_marl.report.gather.scores import Run
@@ -90,13 +90,18 @@ Series = dict[str, dict[tuple[str, str], list[figures.Point]]]
 
 def _series(runs: Iterable[Run]) -> Series:
     """Average each metric of each task and label over runs, at the steps that all of them logged."""
-    sums: dict[str, dict[tuple[str, str], dict[float, list[float]]]] = {}
+    files: dict[tuple[str, str], list[Path]] = {}
     for run in runs:
         assert run.folder is not None
-        for row in sample_rows(run.folder / "metrics.csv"):
+        files.setdefault((run.task, run.label), []).append(run.folder / "metrics.csv")
+    sums: dict[str, dict[tuple[str, str], dict[float, list[float]]]] = {}
+    for key, paths in files.items():
+        # Rows of runs of different lengths, each sampled evenly, would hardly share a step.
+        common = set[str].intersection(*(set(map(_step_cell, _read_lines(path)[1:])) for path in paths))
+        for row in (row for path in paths for row in sample_rows(path, among=common or None)):
             for name, value in row.items():
                 if name not in NON_METRIC_COLUMNS:
-                    by_step = sums.setdefault(name, {}).setdefault((run.task, run.label), {})
+                    by_step = sums.setdefault(name, {}).setdefault(key, {})
                     by_step.setdefault(row["step"], []).append(value)
     return {
         name: {key: _means(steps) for key, steps in lines.items()} for name, lines in list(sums.items())[:MOST_METRICS]
@@ -110,13 +115,27 @@ def _means(steps: dict[float, list[float]]) -> list[figures.Point]:
     ]
 
 
-def sample_rows(path: Path, most: int = MOST_ROWS) -> list[dict[str, float]]:
-    """Sample evenly spaced rows of a CSV of numbers that begin with a step; other cells are skipped."""
+def _read_lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    body = lines[1:]
+
+
+def _step_cell(line: str) -> str:
+    return line.partition(",")[0]
+
+
+def sample_rows(path: Path, most: int = MOST_ROWS, among: Collection[str] | None = None) -> list[dict[str, float]]:
+    """Sample evenly spaced rows of a CSV of numbers that begin with a step; other cells are skipped.
+
+    Args:
+        path: The file.
+        most: Rows at most.
+        among: Steps, as they are written, of the rows to sample from; all unless told.
+    """
+    lines = _read_lines(path)
+    body = [line for line in lines[1:] if among is None or _step_cell(line) in among]
     if len(body) > most:
         body = [body[round(index * (len(body) - 1) / (most - 1))] for index in range(most)]
     rows = []

@@ -106,6 +106,14 @@ def meanwhile(patch: pytest.MonkeyPatch, *events: object) -> None:
     patch.setattr(watching.time, "sleep", lambda _: next(left)())  # type: ignore[operator]
 
 
+def test_a_run_on_data_is_named_by_it_wherever_it_is_scored(tmp_path):
+    for name, dataset, named in (("data", "/data/toy", "toy"), ("live", None, "spread")):
+        begin(tmp_path / name)
+        config = {"algorithm": "bc", "dataset": dataset, "environment": "spread", "seed": 0, "steps": 1}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        assert RunWatcher(tmp_path / name).look(frozenset()).title == f"bc on {named}, seed 0"
+
+
 def test_a_run_is_followed_from_before_it_begins_to_its_end(tmp_path, terminal, monkeypatch):
     run = tmp_path / "run"
     with contextlib.ExitStack() as stack:

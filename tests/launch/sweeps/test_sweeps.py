@@ -179,6 +179,17 @@ def test_the_best_settings_are_run_on_new_seeds_and_say_so(cli, tmp_path, preten
     assert "started" not in cli("sweep", "best", "sweeps/sweep", "--metric", "return").out
 
 
+def test_the_best_is_chosen_in_each_environment(cli, tmp_path, pretended):
+    pretended.score = lambda job: {"return": 10 * job.fields["lr"] - job.fields["max_steps"]}
+    text = 'algorithms = ["vdn"]\nenvironments = ["simple-spread"]\nseeds = [0]\n[fields]\nsteps = 1\n'
+    cli("sweep", written(tmp_path, text + "[grid]\nmax_steps = [5, 25]\nlr = [1e-3, 3e-3]\n"))
+    said = cli("sweep", "best", "sweeps/sweep", "--metric", "return", "--seeds", "10")
+    assert "vdn on simple-spread, max_steps 5: lr = 0.003 (return -4.970 over seeds 0, best of 2)" in said.out
+    assert "vdn on simple-spread, max_steps 25: lr = 0.003 (return -24.970 over seeds 0, best of 2)" in said.out
+    assert len(pretended.names) == 4 + 2
+    assert "0 started" in cli("sweep", "best", "sweeps/sweep", "--metric", "return", "--seeds", "10").out
+
+
 def test_the_best_with_shared_world_models_uses_them_where_they_are(cli, tmp_path, pretended):
     text = head(tmp_path, ["iql"], 1, [0, 1]) + 'world_models = ["one", "each"]\n' + TINY
     text += '[models.one]\n[models.each]\nseed = "run"\n'

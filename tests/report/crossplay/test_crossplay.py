@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from worlds import SPECS, saved, world
 from offline_marl.collection.collect import collect
 from offline_marl.collection.config import CollectConfig
 from offline_marl.core.config import ConfigError
+from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import Seen
 from offline_marl.launch.cli import main
@@ -25,7 +27,9 @@ from offline_marl.report.crossplay.crossplay import crossplay, guest_positions
 from offline_marl.report.crossplay.files import csv_of, lines_of, plain, write_crossplay
 from offline_marl.report.crossplay.groups import find_groups, losses, same_group
 from offline_marl.report.crossplay.players import MixedTeam
+from offline_marl.runs.config import EnvironmentChoice
 from offline_marl.runs.folder import RunFolderError
+from offline_marl.tasks.environment_tasks import find_environment_task, play_uniformly
 from offline_marl.training import training_run
 from offline_marl.training.run import evaluate
 
@@ -208,6 +212,23 @@ def test_two_runs_alone_say_nothing_of_others(meeting):
     found = crossplay(meeting[:2], episodes=5)
     assert "starts alone" in found.covers and found.summary["within"] is None
     assert found.summary["across"].mean == found.summary["cross_play"].mean
+
+
+def test_runs_meet_in_an_environment_that_is_named_with_its_settings(tmp_path, monkeypatch):
+    pytest.importorskip("mpe2")
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
+    here = {"environment": "simple-spread", "env_settings": {"N": 2}}
+    played = play_uniformly(find_environment_task(*here.values(), 6, permit=ImportPath), 60)
+    data = saved(tmp_path, replace(played, metadata={**played.metadata, "settings": {"N": 2}, "max_steps": 6}))
+    for name, place in (("own", {}), ("there", {**here, "max_steps": 8}), ("too", {**here, "max_steps": 8})):
+        small_run(tmp_path / name, data, steps=1, final_episodes=1, **place)
+    own, there, too = (str(tmp_path / name) for name in ("own", "there", "too"))
+    with pytest.raises(DataError, match="cannot play together"):
+        crossplay([own, there], episodes=2)
+    assert len(crossplay([there, too], episodes=2).players) == 2
+    for most in (6, 7, 8):
+        choice = EnvironmentChoice(**here, max_steps=most)
+        assert len(crossplay([own, there], episodes=2, choice=choice).players) == 2
 
 
 def test_what_cannot_meet_is_refused_in_a_sentence(meeting, colours, tmp_path, monkeypatch):

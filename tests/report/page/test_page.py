@@ -19,7 +19,8 @@ from offline_marl.report.page.assemble import render, write_page
 from offline_marl.report.page.crossplay import crossplay_section
 from offline_marl.report.page.figures import Interval, Line, Point, interval_chart, line_chart, thin
 from offline_marl.report.page.markup import Markup, number, tag
-from offline_marl.report.page.material import Material, collect_material
+from offline_marl.report.page.material import Material, Model, collect_material
+from offline_marl.report.page.models import models_section
 from offline_marl.report.page.training import sample_rows
 from offline_marl.report.statistics.estimates import Cell, Estimate, Evidence
 
@@ -239,6 +240,14 @@ def test_material_is_found_beside_the_runs(tmp_path: Path) -> None:
     page = write_page(held, [tmp_path], tmp_path / "report.html", videos=True).read_text()
     assert "data:video/mp4;base64,ZmlsbQ==" in page and "data:image/png;base64,ZnJhbWVz" in page
     assert "bc: 1 metric" in page and collect_material(held, [run / "DONE"]) != Material()
+
+
+@pytest.mark.parametrize(("steps", "shown"), [(6, False), (10, True)])
+def test_models_of_short_episodes_show_no_error_ten_steps_ahead(steps: int, shown: bool) -> None:
+    curves = {name: [0.625] * steps for name in ("error", "nothing_changes")}
+    section = models_section([Model("m", {**report(), "open_loop": {"steps": [*range(1, steps + 1)], **curves}})])
+    assert section is not None and ("<td" in section.body)
+    assert (re.search(r"<td[^>]*>0\.625", section.body) is not None) == shown
 
 
 def test_two_hundred_runs_are_quick_and_small() -> None:

@@ -417,6 +417,8 @@ def test_networks_of_another_shape_are_refused_before_the_run_begins(tmp_path, d
             for name in ("iql", "ma-iql", "td3-bc", "cql", "omar")
             for shares in ({"real_fraction": 0.0}, {"real_fraction": 0.03}, {"real_fraction_end": 0.0})
         ),
+        ("bc", {"reference": (6.0, 0.0)}, "--reference 6,0 should be random,expert, the expert above random play"),
+        ("qmix", {"reference": (1.0, 1.0)}, "--reference 1,1 should be random,expert"),
         ("ma-iql", {"weighting": "agent"}, "weighting = agent .* needs mixer = monotonic or vdn"),
         ("omar", {"alpha": 1.0}, "--alpha weighs Q .* omar climbs Q as it is"),
         ("cql", {"policy": "sac", "alpha": 1.0}, "--alpha weighs Q .* policy = sac climbs Q as it is"),

@@ -11,7 +11,7 @@ from offline_marl.core.config import ConfigError, suggest
 from offline_marl.launch.sweeps.file import Metric
 from offline_marl.launch.sweeps.folder import Sweep, SweepError, distinct_folder, settings_of
 from offline_marl.launch.sweeps.names import digest
-from offline_marl.launch.sweeps.plan import Planned
+from offline_marl.launch.sweeps.plan import SCORING_FIELDS, Planned
 from offline_marl.launch.sweeps.table import read_done, runs_of
 from offline_marl.launch.sweeps.tuning.progress import failed_folders
 
@@ -159,7 +159,9 @@ def refuse_other_choice(former: Sequence[Planned], asked: Sequence[Planned], pla
 
 
 def _task(run: Planned) -> str:
-    return str(run.fields.get("dataset") or run.fields.get("environment"))
+    """The task, and what the sweep varies of where and how it is scored."""
+    name = str(run.fields.get("dataset") or run.fields.get("environment"))
+    return ", ".join([name, *(f"{field} {run.fields[field]}" for field in run.varied if field in SCORING_FIELDS)])
 
 
 def _settings_key(run: Planned) -> str:
@@ -175,7 +177,7 @@ def as_lines(chosen: Sequence[Chosen], metric: str) -> list[str]:
 
 def _line(choice: Chosen, metric: str) -> str:
     run = choice.runs[0]
-    values: dict[str, Any] = {name: run.fields[name] for name in run.varied}
+    values: dict[str, Any] = {name: run.fields[name] for name in run.varied if name not in SCORING_FIELDS}
     values |= {name: run.about[name] for name in ("preset", "world_model") if run.about.get(name, "none") != "none"}
     settings = ", ".join(f"{name} = {value}" for name, value in values.items()) or "its only settings"
     seeds = ", ".join(map(str, choice.seeds))

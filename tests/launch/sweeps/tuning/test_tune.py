@@ -235,6 +235,8 @@ def test_settings_that_cannot_be_are_told_before_anything_starts(cli, tmp_path, 
     wrong = OPTUNA.replace("lr =", "learning_rate =")
     assert "learning_rate" in cli("sweep", file(tmp_path, optuna=wrong)).error
     assert "cannot begin: " in cli("sweep", file(tmp_path, optuna=OPTUNA.replace("lr =", "batch_size ="))).error
+    eased = OPTUNA + 'max-steps = { distribution = "choice", values = [5, 25] }\n'
+    assert "max-steps would choose among scores that are not" in cli("sweep", file(tmp_path, optuna=eased)).error
     monkeypatch.setattr(optuna_study, "find_spec", lambda name: None)
     said = cli("sweep", file(tmp_path))
     assert said.code == 2 and "pip install 'offline-marl[tune]'" in said.error
