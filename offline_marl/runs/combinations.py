@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from offline_marl.core.config import ConfigError
-from offline_marl.runs.config import RunConfig
+from offline_marl.runs.config import LearnFlags, RunConfig
 from offline_marl.runs.online_model_flags import ROUND_FIELDS
 from offline_marl.runs.teacher_combinations import refuse_teacher
 
@@ -228,3 +229,30 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
             "weighting = agent weighs by each agent's own value, which an unconstrained mixer may take with either "
             "sign or not at all: it needs mixer = monotonic or vdn."
         )
+
+
+def refuse_other_scale(what: str, then: LearnFlags, dataset: str | None, action_scale: float) -> None:
+    """Refuse what learnt from the same data with its actions on another scale; of other data, whose units may be
+    others, only warn.
+
+    Args:
+        what: What is taken, in words.
+        then: The settings that it learnt with.
+        dataset: What is learnt from now; None, as in `then`, for episodes that are played, whose actions have one scale.
+        action_scale: What recorded actions are divided by now.
+
+    Raises:
+        ConfigError: Says both scales.
+    """
+    if None in (dataset, then.dataset) or then.action_scale == action_scale:
+        return
+    if then.dataset == dataset:
+        raise ConfigError(
+            f"The {what} learnt with --action-scale {then.action_scale:g}, which the run should have too, not "
+            f"{action_scale:g}: its actions would mean something else."
+        )
+    print(
+        f"warning: the {what} learnt from other data with --action-scale {then.action_scale:g}, and here it is "
+        f"{action_scale:g}: the actions should mean the same.",
+        file=sys.stderr,
+    )

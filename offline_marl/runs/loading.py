@@ -16,7 +16,7 @@ from offline_marl.core.config import build
 from offline_marl.core.permissions import Permit, is_import_path
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import DataError, Spec
-from offline_marl.runs.combinations import refuse_mixtures
+from offline_marl.runs.combinations import refuse_mixtures, refuse_other_scale
 from offline_marl.runs.config import ACTING_RUNS, RunConfig
 from offline_marl.runs.folder import RunFolder, RunFolderError, naming_plugins, newest_state, restoring, state_at
 from offline_marl.runs.sizes import refuse_too_large
@@ -74,13 +74,20 @@ def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
     return learner
 
 
-def take_over(learner: Algorithm, folder: RunFolder) -> None:
+def take_over(learner: Algorithm, folder: RunFolder, begun: RunConfig) -> None:
     """Begin with another run's networks of the same name.
+
+    Args:
+        learner: Freshly made.
+        folder: Of the other run.
+        begun: Settings of the run that begins.
 
     Raises:
         RunFolderError: It holds no checkpoint, or no network of the same name, kind and shape.
+        ConfigError: It read the same actions on another scale.
     """
     config = folder.config()
+    refuse_other_scale(f"run in {folder.path}", config, begun.dataset, begun.action_scale)
     kind = algorithms.get(config.algorithm)
     with seeded_globally(config.seed, "initialisation"):
         other = kind(build(kind.Config, config.settings), learner.spec)

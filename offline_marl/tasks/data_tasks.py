@@ -225,7 +225,7 @@ def open_task(task: str, clip_actions: bool = False, memory: float = MEMORY, act
             raise DataError(f"{task} is a recording: name who sees what, such as {task}_{_example(recording)}.")
         spec = recording.spec
         mapped = _bytes(recording.lengths, spec.obs_dims, spec.act_dims) > memory * 1e9
-        return Task(task, recording, _known_partition(recording), reference_of(recording.metadata), mapped)
+        return Task(task, recording, known_partition(recording), reference_of(recording.metadata), mapped)
     if not isinstance(recording, Recording):
         raise DataError(f"{name} is split among agents already: leave _{share[0]}_{share[1]} away.")
     if "scenario" not in recording.metadata:
@@ -284,7 +284,8 @@ def load_dataset(task: str, clip_actions: bool = False, action_scale: float = 1.
     return open_task(task, clip_actions, action_scale=action_scale).data
 
 
-def _known_partition(data: Dataset) -> Partition | None:
+def known_partition(data: Dataset) -> Partition | None:
+    """Who the agents of recorded data are and what they see; None of a task made for a team."""
     metadata = data.metadata
     if not {"scenario", "conf", "view"} <= set(metadata) or metadata["scenario"] not in environments.names():
         return None

@@ -23,7 +23,7 @@ from offline_marl.runs.combinations import imagines_live, replays
 from offline_marl.runs.config import FitConfig, RunConfig
 from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError
 from offline_marl.runs.sizes import refuse_too_large
-from offline_marl.tasks.data_tasks import Task
+from offline_marl.tasks.data_tasks import Task, known_partition
 from offline_marl.training.models.fit import (
     Fit,
     WrongModelError,
@@ -85,6 +85,8 @@ def plan_source(
     if replays(config, learner.needs):
         replay = plan_replay(config, folder, task, rewards, learner, "state" in kind.foresees)
     if not kind.fitted:
+        if kind.needs_environment and not folder.config_file.is_file():
+            _refuse_other_environment(name, task)
         model = _make_unfitted(name, config, task, learner)
         unfitted = _make_imagining(config, task, rewards, learner, model, None, replay)
         return lambda: unfitted if replay is None else replay.source(unfitted)
@@ -275,6 +277,20 @@ def _made_anew(settings: FitConfig, task: Task, device: str) -> WorldModel:
         model = kind(own, facts)
     model.place(device, 0)
     return model
+
+
+def _refuse_other_environment(name: str, task: Task) -> None:
+    """Refuse to imagine in another environment than the data's; where that is unknown, the one named is its.
+
+    Raises:
+        DataError: Says that another one is named.
+    """
+    own = replace(task, partition=known_partition(task.data), named_environment=None)
+    if task.elsewhere and own.environment is not None:
+        raise DataError(
+            f"The {name} imagines in the environment that {task.id} was recorded in, and --environment names another "
+            "one, or other settings of it: leave it away, and `offline-marl evaluate` the run there."
+        )
 
 
 def _make_unfitted(name: str, config: RunConfig, task: Task, learner: Algorithm) -> WorldModel:

@@ -255,6 +255,16 @@ def test_the_arm_itself_may_be_the_model(tmp_path, monkeypatch):
     assert last_state(tmp_path / "run")["source"]["counts"] == [12, 0, 0]
 
 
+def test_the_oracle_is_not_an_environment_that_only_scores_are_taken_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
+    recording = saved(tmp_path, reacher_recording()) + "_2x1_full"
+    fields = {"algorithm": "moma-ppo", "world_model": "oracle", "final_episodes": 1, **FEW, "steps": 1}
+    with pytest.raises(DataError, match="The oracle imagines in the environment that .* was recorded in, and"):
+        small_run(tmp_path / "run", recording, environment="reacher_2x1_full", max_steps=7, **fields)
+    assert not (tmp_path / "run" / "config.json").exists()
+    small_run(tmp_path / "run", recording, environment="reacher_2x1_full", **fields)
+
+
 def test_the_cutoff_may_be_a_quantile_of_the_spread_on_recorded_steps(tmp_path, monkeypatch, data, model):
     cautions: list[Caution] = []
 
