@@ -232,13 +232,12 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
 
 
 def refuse_other_scale(what: str, then: LearnFlags, dataset: str | None, action_scale: float) -> None:
-    """Refuse what learnt from the same data with its actions on another scale; of other data, whose units may be
-    others, only warn.
+    """Refuse what learnt from the same data with its actions on another scale; of other data warn, whose units may differ.
 
     Args:
         what: What is taken, in words.
         then: The settings that it learnt with.
-        dataset: What is learnt from now; None, as in `then`, for episodes that are played, whose actions have one scale.
+        dataset: What is learnt from now; None, here and in `then`, where episodes are played, which need no scale.
         action_scale: What recorded actions are divided by now.
 
     Raises:

@@ -412,6 +412,39 @@ def test_networks_of_another_shape_are_refused_before_the_run_begins(tmp_path, d
 
 
 @pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({}, {"algorithm": "masac"}, "actor .* soft_std, which bounds log-std, is False, not True"),
+        ({}, {"algorithm": "ma-ppo", "policy": "tanh", "activation": "silu"}, "actor .* activation is relu, not silu"),
+        (
+            {"window": 3, "history_encoder": "gru"},
+            {"window": 2, "history_encoder": "gru"},
+            "inputs .* window is 3, not 2",
+        ),
+        (
+            {"algorithm": "ma-iql", "mixer": "monotonic"},
+            {"algorithm": "ma-iql", "mixer": "unconstrained"},
+            "mixer .* is monotonic, not unconstrained",
+        ),
+    ],
+    ids=["log-std", "activation", "window", "mixer"],
+)
+def test_networks_that_would_be_other_functions_here_are_refused(tmp_path, data, monkeypatch, first, second, said):
+    score_in_point_env(monkeypatch)
+    small_run(tmp_path / "first", data, steps=1, **first)
+    with pytest.raises(RunFolderError, match=f"^The .*{said}"):
+        small_run(tmp_path / "run", data, init=str(tmp_path / "first"), steps=1, **second)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_choices_have_no_deviation_that_a_policy_could_bound_otherwise(tmp_path, monkeypatch):
+    score_in_point_env(monkeypatch)
+    data = saved(tmp_path, world("discrete"))
+    small_run(tmp_path / "first", data, steps=1)
+    small_run(tmp_path / "run", data, "masac", init=str(tmp_path / "first"), steps=1)
+
+
+@pytest.mark.parametrize(
     ("algorithm", "fields", "said"),
     [
         ("bc", {"real_fraction": 0.5}, "--real-fraction needs a --world-model"),
