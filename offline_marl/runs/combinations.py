@@ -232,7 +232,7 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
 
 
 def refuse_other_scale(what: str, then: LearnFlags, dataset: str | None, action_scale: float) -> None:
-    """Refuse what learnt from the same data with its actions on another scale; of other data warn, whose units may differ.
+    """Refuse what learnt from the same data with its actions on another scale; of other data, only warn.
 
     Args:
         what: What is taken, in words.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -35,6 +35,8 @@ class Fitting:
     """Batches that had been drawn."""
     until: int
     """Number of the newest label that was learnt from."""
+    judgements: int = 0
+    """The same of ratings and credit; fits of earlier versions learnt from none."""
 
 
 class Questions:
@@ -118,6 +120,11 @@ class Questions:
         with self.open() as folder:
             return folder.store.cursor()
 
+    def judgement_cursor(self) -> int:
+        """Number of the newest rating or credit."""
+        with self.open() as folder:
+            return folder.store.judgement_cursor()
+
     def fitting(self, number: int) -> Fitting | None:
         """What was written down of a fit, if it was made before a restart."""
         with self.open() as folder:
@@ -127,12 +134,12 @@ class Questions:
     def note(self, number: int, fitting: Fitting) -> None:
         """Write down what a fit learns from, before it is made."""
         with self.open() as folder:
-            folder.store.state({f"fit {number:05d}": {"at": fitting.at, "until": fitting.until}})
+            folder.store.state({f"fit {number:05d}": asdict(fitting)})
 
-    def labelled(self, until: int, device: torch.device | str) -> Labelled | None:
-        """The labels to learn from, as the store was at this one; None without any."""
+    def labelled(self, fitting: Fitting, device: torch.device | str) -> Labelled | None:
+        """What a fit learns from, as the store was then; None without any label."""
         with self.open() as folder:
-            return load_labelled(folder, until, device)
+            return load_labelled(folder, fitting.until, device, fitting.judgements)
 
 
 def run_id(config: RunConfig) -> str:

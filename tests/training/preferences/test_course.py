@@ -19,6 +19,7 @@ from offline_marl.core.errors import BadInputError
 from offline_marl.core.types import Spec
 from offline_marl.labelling.places import find_folder, scene_of
 from offline_marl.launch.cli.terminal import Canvas, draw_run
+from offline_marl.preferences.answers import Judgement
 from offline_marl.preferences.labels import Label, LabelStore
 from offline_marl.runs import checkpoint
 from offline_marl.runs.combinations import learns_alone
@@ -31,7 +32,7 @@ from offline_marl.training import training_run
 from offline_marl.training.preferences import course
 from offline_marl.training.preferences.folders import ComparisonFolder
 from offline_marl.training.preferences.paid_sources import PaidReplay, begin_critics_anew
-from offline_marl.training.preferences.questions import marks
+from offline_marl.training.preferences.questions import Questions, marks
 from offline_marl.training.run import prepare, resume, train
 from offline_marl.training.training_run import TrainingSession
 
@@ -324,6 +325,27 @@ def test_a_run_waits_for_people_is_stopped_meanwhile_and_loses_no_answer(tmp_pat
     with LabelStore(out / "preferences" / "labels.sqlite") as store:
         labels = store.labels()
     assert len(labels) == 12 and [one["labels"] for one in versions(out)] == [4, 8, 12]
+
+
+def test_ratings_and_credit_are_learnt_from_beside_labels(undisturbed: Path, tmp_path: Path, monkeypatch) -> None:
+    answer = Questions.answer
+
+    def answer_and_judge(self: Questions) -> None:
+        answer(self)
+        with self.open() as folder:
+            keys = {key for one in folder.store.pairs() for key in (one.pair.first, one.pair.second)}
+            credit = [Judgement("credit", key, "agent_1", "ann") for key in keys]
+            folder.store.judge([*credit, *(Judgement("rating", key, "5", "ann") for key in keys)])
+
+    monkeypatch.setattr(Questions, "answer", answer_and_judge)
+    small_run(tmp_path / "judged", **fields_of("all of pebble"))
+    assert [one["labels"] for one in versions(tmp_path / "judged")] == [one["labels"] for one in versions(undisturbed)]
+    assert versions(tmp_path / "judged")[0]["scale"] != versions(undisturbed)[0]["scale"]
+    noted = [fact for name, fact in _facts(tmp_path / "judged").items() if name.startswith("fit")]
+    assert all(fact["judgements"] for fact in noted)
+    start_and_kill(tmp_path / "killed", step=30, **fields_of("all of pebble"))
+    resume(tmp_path / "killed")
+    refuse_difference(ending(tmp_path / "judged"), ending(tmp_path / "killed"))
 
 
 @pytest.mark.slow
