@@ -10,6 +10,7 @@ from offline_marl.core.config import ConfigError
 from offline_marl.runs.config import LearnFlags, RunConfig
 from offline_marl.runs.online_model_flags import ROUND_FIELDS
 from offline_marl.runs.teacher_combinations import refuse_teacher
+from offline_marl.runs.unused_flags import refuse_unused
 
 if TYPE_CHECKING:
     from offline_marl.core.types import Needs
@@ -213,6 +214,7 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
         ConfigError: Says what would be right.
     """
     name, rows = config.algorithm, config.settings.get("batch_size", 1)
+    refuse_unused(config, needs)
     if needs.recorded == "only" and config.world_model is not None:
         raise ConfigError(
             f"{name} clones what was recorded, and imagined actions are no demonstrations: it takes no --world-model."

@@ -85,6 +85,8 @@ def plan_source(
     if replays(config, learner.needs):
         replay = plan_replay(config, folder, task, rewards, learner, "state" in kind.foresees)
     if not kind.fitted:
+        if config.fit and not folder.config_file.is_file():
+            raise ConfigError(f"There is nothing to fit in {name}: it takes no --fit.")
         if kind.needs_environment and not folder.config_file.is_file():
             _refuse_other_environment(name, task)
         model = _make_unfitted(name, config, task, learner)
@@ -218,6 +220,7 @@ def _settings_of_fit(
         WrongModelError: The model was fitted to something else, such as actions on another scale.
         ConfigError: The fit is to read actions on another scale than the run.
     """
+    shared: Mapping[str, Any] = config.model_dump(include={"seed", "device", "threads", "clip_actions", "action_scale"})
     if model_folder.config_file.is_file():
         settings = config_for(model_folder, task)
         if settings.action_scale != config.action_scale:
@@ -225,16 +228,32 @@ def _settings_of_fit(
                 f"The world model in {model_folder.path} was fitted with --action-scale {settings.action_scale:g}, "
                 f"which the run should have too, not {config.action_scale:g}: its actions would mean something else."
             )
+        if config.fit and not folder.config_file.is_file():
+            _refuse_other_fit(
+                model_folder, settings, prepare_fit(settings.model, task.id, {**shared, **config.fit}), config
+            )
         return settings
     if found(folder.checkpoints):
         raise RunFolderError(f"{model_folder.path} holds no world model any more, but {folder.path} began with one.")
-    shared: Mapping[str, Any] = config.model_dump(include={"seed", "device", "threads", "clip_actions", "action_scale"})
     settings = prepare_fit(kind, task.id, {**shared, **config.fit})
     if settings.action_scale != config.action_scale:
         raise ConfigError("--fit takes no action_scale: the run's --action-scale is that of its world model too.")
     if model_folder.path.exists():
         model_folder.refuse_strangers(settings)
     return settings
+
+
+def _refuse_other_fit(model_folder: ModelFolder, settings: FitConfig, wanted: FitConfig, config: RunConfig) -> None:
+    """Refuse settings of a fit that the model there was not fitted with."""
+    stored, given = ({**made.settings, **dict(made)} for made in (settings, wanted))
+    for name in config.fit:
+        now = given[name]
+        then = stored.get(name, now)  # fits of earlier versions had fewer settings
+        if then != now:
+            raise WrongModelError(
+                f"The world model in {model_folder.path} was fitted with {name} = {then}, not {now}: leave that --fit "
+                "away, or name another folder."
+            )
 
 
 def _kind_in(model_folder: ModelFolder) -> str:

@@ -33,7 +33,8 @@ from offline_marl.training.sources import choose
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.rollout import Caution
 
-FEW = {"steps": 12, "checkpoint_every": 5, "horizon": 3, "rollouts": 8, "refill_every": 2, "retain": 40}
+STEPS = {"steps": 12, "checkpoint_every": 5}
+FEW = {**STEPS, "horizon": 3, "rollouts": 8, "refill_every": 2, "retain": 40}
 SHORT = {
     "steps": 30,
     "device": "cpu",
@@ -124,7 +125,8 @@ def test_choices_are_imagined_where_all_of_them_are_available(tmp_path, algorith
 )
 def test_a_run_on_what_never_happened_that_died_ends_as_if_it_had_not(tmp_path, monkeypatch, data, model, fields):
     score_in_point_env(monkeypatch)
-    fields = {**FEW, **fields, "world_model": None if fields["algorithm"] == "ma-ppo" else model}
+    imagined = {} if fields["algorithm"] == "ma-ppo" else {**FEW, "world_model": model}
+    fields = {**STEPS, **imagined, **fields}
     small_run(tmp_path / "straight", data, **fields)
     for step in (3, 10) if fields["algorithm"] == "moma-ppo" else (10,):
         start_and_kill(tmp_path / str(step), data, step, **fields)
@@ -331,10 +333,13 @@ def test_what_does_not_fit_together_is_refused_before_the_run_begins(tmp_path, d
             "fitted with --action-scale 1, which the run should have too",
         ),
         ({"world_model": "ensemble", "fit": {"action_scale": 2.0}}, ConfigError, "--fit takes no action_scale"),
+        ({"fit": {"steps": 21}}, WrongModelError, "was fitted with steps = 60, not 21: leave that --fit away"),
+        ({"fit": {"members": 5}}, WrongModelError, "was fitted with members = 3, not 5"),
+        ({"fit": {"step": 5}}, ConfigError, "Unknown field 'step'"),
     ],
-    ids=["of-a-model", "of-a-fit"],
+    ids=["scale-of-a-model", "scale-of-a-fit", "steps", "members", "unknown"],
 )
-def test_a_model_of_actions_on_another_scale_is_refused(tmp_path, data, model, fields, error, said):
+def test_a_model_of_another_fit_is_refused(tmp_path, data, model, fields, error, said):
     with pytest.raises(error, match=said):
         small_run(tmp_path / "run", data, **{"algorithm": "td3-bc", "world_model": model, **FEW, **fields})
     assert not (tmp_path / "run" / "config.json").exists()
@@ -363,7 +368,7 @@ def test_a_run_begins_with_another_runs_networks(tmp_path, data, monkeypatch, ca
     source, fields = ("bc", {"policy": "tanh"}) if algorithm == "ma-ppo" else ("td3-bc", {})
     taken = small_run(tmp_path / "first", data, algorithm=source).algorithm.state_dict()
     monkeypatch.chdir(tmp_path)
-    standing = {"algorithm": algorithm, "lr": 1e-12, **FEW, **fields}
+    standing = {"algorithm": algorithm, "lr": 1e-12, **STEPS, **fields}
     made = small_run(tmp_path / "run", data, init="first", **standing).algorithm.state_dict()
     policy = "actor." if algorithm == "ma-ppo" else "policy."
     same = [name for name in taken if name.startswith(policy)]
@@ -465,6 +470,7 @@ def test_choices_have_no_deviation_that_a_policy_could_bound_otherwise(tmp_path,
         ("o-mapl", {"preferences": "x", "world_model": "oracle"}, "o-mapl clones what was recorded.*no --world-model"),
         ("o-mapl", {"preferences": "x", "clip_target": True}, "o-mapl reads no rewards"),
         ("iql", {"preferences": "x"}, "iql learns from rewards, not from comparisons: o-mapl is the one"),
+        ("iql", {"horizon": 5}, "--horizon is of imagined episodes: it needs a --world-model"),
         ("iql", {"world_model": "ensembel"}, r"Unknown world model 'ensembel': did you mean 'ensemble'\?"),
     ],
 )
