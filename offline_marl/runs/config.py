@@ -33,6 +33,10 @@ FROZEN = "frozen"
 """The same of the environment `best-response`: all agents of the run but one act in it."""
 
 
+MACHINE_FIELDS = frozenset({"device", "workers", "memory"})
+"""Settings that say how a machine does the work: changing them makes no run another one."""
+
+
 def _gigabytes(given: Any) -> Any:
     if given in ("none", "attention", "gru"):
         raise ValueError("It is a number, the gigabytes that data may take; what agents remember by is history_encoder")
