@@ -224,7 +224,7 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
     if needs.recorded != "none" and not beside_live and any(round(share * rows) < 1 for share in shares):
         raise ConfigError(
             f"{name} learns what was done from recorded rows, of which batches must hold some: "
-            "raise --real-fraction (and --real-fraction-end) above 0."
+            "raise --real-fraction (and --real-fraction-end) above 0, or --batch-size where that is small."
         )
     if config.settings.get("weighting") == "agent" and config.settings.get("mixer") == "unconstrained":
         raise ConfigError(

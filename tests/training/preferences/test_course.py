@@ -457,6 +457,7 @@ def test_rounds_come_evenly_or_ever_more_seldom_or_at_a_period() -> None:
         ({"reward_bonus": 1.0, "reward_fit": {"recurrent": True}}, "which a recurrent one cannot tell"),
         ({"query_every": 5, "query_schedule": "exponential"}, "leave --query-schedule away"),
         ({"algorithm": "maddpg", "engine": "local"}, "--engine learns from what its own learners draw"),
+        ({"algorithm": "maddpg", "answers_of": "x"}, "--answers-of learns from what its own learners draw"),
         ({"dataset": "rendezvous-mix-v0", "online": True}, r"label it first \(prefs pairs\), and give --reward-model"),
         ({"algorithm": "bc"}, "bc learns from recorded data"),
     ],
