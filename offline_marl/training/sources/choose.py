@@ -85,8 +85,6 @@ def plan_source(
     if replays(config, learner.needs):
         replay = plan_replay(config, folder, task, rewards, learner, "state" in kind.foresees)
     if not kind.fitted:
-        if config.fit and not folder.config_file.is_file():
-            raise ConfigError(f"There is nothing to fit in {name}: it takes no --fit.")
         if kind.needs_environment and not folder.config_file.is_file():
             _refuse_other_environment(name, task)
         model = _make_unfitted(name, config, task, learner)
