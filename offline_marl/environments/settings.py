@@ -22,6 +22,8 @@ KINDS = {bool: "true or false", int: f"a whole number above 0, {MOST:,} at most"
 def known_settings(env_id: str) -> dict[str, Any]:
     """Names and defaults of what a body can be made with; imports Gymnasium and the body.
 
+    A default that stands for a float (`forward_reward_weight: float = 1`) is one.
+
     Raises:
         ImportError: Gymnasium, or the physics behind it, is not installed.
     """
@@ -29,10 +31,14 @@ def known_settings(env_id: str) -> dict[str, Any]:
     module, _, name = entry.partition(":")
     arguments = inspect.signature(getattr(import_module(module), name).__init__).parameters.values()
     return {
-        argument.name: argument.default
+        argument.name: float(argument.default) if _is_whole_float(argument) else argument.default
         for argument in arguments
         if argument.default is not argument.empty and not ANOTHER_BODY.fullmatch(argument.name)
     }
+
+
+def _is_whole_float(argument: inspect.Parameter) -> bool:
+    return type(argument.default) is int and argument.annotation in (float, "float")
 
 
 def refuse_settings(name: str, known: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

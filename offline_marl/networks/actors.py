@@ -94,7 +94,7 @@ class Actor(AgentPolicy):
         **shape: Any,
     ) -> None:
         super().__init__(in_features, hidden, act_dims, outputs=1 if discrete else 2, **shape)
-        self.discrete, self.soft_std = discrete, soft_std
+        self.discrete, self.soft_std = discrete, soft_std and not discrete
 
     def forward(
         self, features: Features, avail_actions: Annotated[Tensor, "*lead agent choice"] | None = None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from offline_marl.core.config import ConfigError
-from offline_marl.runs.config import RunConfig
+from offline_marl.runs.config import LearnFlags, RunConfig
 from offline_marl.runs.online_model_flags import ROUND_FIELDS
 from offline_marl.runs.teacher_combinations import refuse_teacher
+from offline_marl.runs.unused_flags import refuse_unused
 
 if TYPE_CHECKING:
     from offline_marl.core.types import Needs
@@ -219,6 +221,7 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
     if config.reference is not None and not config.reference[0] < config.reference[1]:
         random, expert = config.reference
         raise ConfigError(f"--reference {random:g},{expert:g} should be random,expert, the expert above random play.")
+    refuse_unused(config, needs)
     if needs.recorded == "only" and config.world_model is not None:
         raise ConfigError(
             f"{name} clones what was recorded, and imagined actions are no demonstrations: it takes no --world-model."
@@ -228,7 +231,7 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
     if needs.recorded != "none" and not beside_live and any(round(share * rows) < 1 for share in shares):
         raise ConfigError(
             f"{name} learns what was done from recorded rows, of which batches must hold some: "
-            "raise --real-fraction (and --real-fraction-end) above 0."
+            "raise --real-fraction (and --real-fraction-end) above 0, or --batch-size where that is small."
         )
     if config.settings.get("weighting") == "agent" and config.settings.get("mixer") == "unconstrained":
         raise ConfigError(
@@ -240,3 +243,29 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
         raise ConfigError(
             f"--alpha weighs Q that is divided by its size; {undivided} climbs Q as it is: leave it away."
         )
+
+
+def refuse_other_scale(what: str, then: LearnFlags, dataset: str | None, action_scale: float) -> None:
+    """Refuse what learnt from the same data with its actions on another scale; of other data, only warn.
+
+    Args:
+        what: What is taken, in words.
+        then: The settings that it learnt with.
+        dataset: What is learnt from now; None, here and in `then`, where episodes are played, which need no scale.
+        action_scale: What recorded actions are divided by now.
+
+    Raises:
+        ConfigError: Says both scales.
+    """
+    if None in (dataset, then.dataset) or then.action_scale == action_scale:
+        return
+    if then.dataset == dataset:
+        raise ConfigError(
+            f"The {what} learnt with --action-scale {then.action_scale:g}, which the run should have too, not "
+            f"{action_scale:g}: its actions would mean something else."
+        )
+    print(
+        f"warning: the {what} learnt from other data with --action-scale {then.action_scale:g}, and here it is "
+        f"{action_scale:g}: the actions should mean the same.",
+        file=sys.stderr,
+    )

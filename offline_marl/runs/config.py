@@ -33,6 +33,30 @@ FROZEN = "frozen"
 """The same of the environment `best-response`: all agents of the run but one act in it."""
 
 
+MACHINE_FIELDS = frozenset({"device", "workers", "memory"})
+"""Settings that say how a machine does the work: changing them makes no run another one."""
+
+WATCHING_FIELDS = frozenset(
+    {
+        "threads",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "tensorboard",
+        "wandb",
+        "wandb_project",
+        "loggers",
+        "reference",
+        "eval_every",
+        "eval_episodes",
+        "final_episodes",
+        "eval_seed",
+        "environment_timeout",
+    }
+)
+"""Settings that say how a run is computed, kept, scored and shown, and nothing of what it learns."""
+
+
 def _gigabytes(given: Any) -> Any:
     if given in ("none", "attention", "gru"):
         raise ValueError("It is a number, the gigabytes that data may take; what agents remember by is history_encoder")

@@ -10,16 +10,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from offline_marl.algorithms.base import Algorithm, algorithms
 from offline_marl.core.config import build
 from offline_marl.core.permissions import Permit, is_import_path
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import DataError, Spec
-from offline_marl.runs.combinations import refuse_mixtures
+from offline_marl.runs.combinations import refuse_mixtures, refuse_other_scale
 from offline_marl.runs.config import ACTING_RUNS, RunConfig
 from offline_marl.runs.folder import RunFolder, RunFolderError, naming_plugins, newest_state, restoring, state_at
 from offline_marl.runs.sizes import refuse_too_large
+
+MEANINGS = {
+    "activation": "activation",
+    "kind": "mixer",
+    "soft_std": "soft_std, which bounds log-std,",
+    "embedded": "window",
+    "stacked": "number of past frames",
+}
+"""Attributes of modules that decide what parameters of the same shape mean, and what they are called."""
 
 
 def load(run: str | Path, step: int | None = None) -> Algorithm:
@@ -74,13 +84,20 @@ def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
     return learner
 
 
-def take_over(learner: Algorithm, folder: RunFolder) -> None:
+def take_over(learner: Algorithm, folder: RunFolder, begun: RunConfig) -> None:
     """Begin with another run's networks of the same name.
 
+    Args:
+        learner: Freshly made.
+        folder: Of the other run.
+        begun: Settings of the run that begins.
+
     Raises:
-        RunFolderError: It holds no checkpoint, or no network of the same name, kind and shape.
+        RunFolderError: It holds no checkpoint, or no network of the same name, kind, shape and meaning.
+        ConfigError: It read the same actions on another scale.
     """
     config = folder.config()
+    refuse_other_scale(f"run in {folder.path}", config, begun.dataset, begun.action_scale)
     kind = algorithms.get(config.algorithm)
     with seeded_globally(config.seed, "initialisation"):
         other = kind(build(kind.Config, config.settings), learner.spec)
@@ -116,10 +133,22 @@ def take_over(learner: Algorithm, folder: RunFolder) -> None:
                 f"The {name} of {folder.path} has another shape: give both runs the same hidden, window, "
                 "history_encoder ..."
             )
+        _refuse_other_meaning(name, folder, getattr(learner, name), getattr(other, name))
         for module in (getattr(learner, name), getattr(learner, f"target_{name}", None)):
             if module is not None:
                 module.load_state_dict(loaded[name])
     print(f"begins with {', '.join(taken)} of {folder.path}", file=sys.stderr)
+
+
+def _refuse_other_meaning(name: str, folder: RunFolder, module: nn.Module, other: nn.Module) -> None:
+    parts = dict(other.named_modules())
+    for place, part in module.named_modules():
+        for attribute, noun in MEANINGS.items():
+            now, then = getattr(part, attribute, None), getattr(parts.get(place), attribute, None)
+            if isinstance(now, str | int) and now != then:
+                raise RunFolderError(
+                    f"The {name} of {folder.path} would be another function here: its {noun} is {then}, not {now}."
+                )
 
 
 def with_actors(settings: Mapping[str, Any], permit: Permit) -> dict[str, Any]:

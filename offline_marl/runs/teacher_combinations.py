@@ -32,8 +32,9 @@ def refuse_teacher(config: RunConfig, needs: Needs, plays: bool) -> None:
         raise ConfigError(f"{what}, and --dataset is recorded already: {advice}.")
     if not plays:
         raise ConfigError(f"{what}: {name} does not learn in an --environment.")
-    if config.engine is not None:
-        raise ConfigError(f"{what}, and --engine learns from what its own learners draw: leave one of both away.")
+    if config.engine is not None or config.answers_of is not None:
+        which = "--engine" if config.engine is not None else "--answers-of"
+        raise ConfigError(f"{what}, and {which} learns from what its own learners draw: leave one of both away.")
     if config.reward_model is not None:
         raise ConfigError(f"{what}, and --reward-model pays for it already: leave one of both away.")
     if config.settings.get("reward_scale") == "range":

@@ -26,7 +26,7 @@ from offline_marl.distributed.engine import Engine, Program, ScriptedEngine
 from offline_marl.distributed.local import LocalEngine
 from offline_marl.distributed.ray import RayEngine
 from offline_marl.distributed.schemes import make_code
-from offline_marl.runs.config import RunConfig
+from offline_marl.runs.config import MACHINE_FIELDS, WATCHING_FIELDS, RunConfig
 from offline_marl.runs.folder import RunFolder, RunFolderError, naming_plugins
 from offline_marl.runs.loading import make_algorithm
 from offline_marl.tasks.run_tasks import open_to_go_on
@@ -37,6 +37,8 @@ from offline_marl.training.sources.recorded import DatasetSource
 
 LOG = "learners.jsonl"
 """In a run folder: a line for each update, with the learners whose answers were used."""
+OF_ENGINES = frozenset({"engine", "answers_of", "steps", "patience", "stragglers", "straggler_delay", "ray_address"})
+"""Settings in which a run may differ from the one whose answers it replays."""
 START_S = 60.0
 """Seconds that the first update waits for learners to start."""
 
@@ -50,7 +52,8 @@ class CodedRun:
         learner: The algorithm, on the CPU.
 
     Raises:
-        ConfigError: The code does not exist for so many learners, or the run computes on a GPU.
+        ConfigError: The code does not exist for so many learners, the run computes on a GPU, or it replays the answers
+            of a run of other settings.
         DataError: The algorithm's update cannot be split by agent.
     """
 
@@ -66,6 +69,8 @@ class CodedRun:
         self.accounts: list[Iteration] = []
         """Of updates that are not in the log yet."""
         self.script = None if config.answers_of is None else read_log(Path(config.answers_of) / LOG, self.code)
+        if self.script is not None and not folder.config_file.is_file():
+            _refuse_other_run(config, len(self.script))
 
     @contextlib.contextmanager
     def updating(self, source: Source) -> Iterator[Callable[[Batch], Metrics]]:
@@ -140,6 +145,23 @@ def code_of(config: RunConfig, agents: int) -> Code:
     """The code that the settings name; without `learners` there are half as many again as agents."""
     learners = config.learners or (agents if config.code == "uncoded" else agents + -(-agents // 2))
     return make_code(config.code, agents, learners, seed=config.seed)
+
+
+def _refuse_other_run(config: RunConfig, updates: int) -> None:
+    """Refuse to replay a log that is of another run, or too short."""
+    place = str(config.answers_of)
+    if updates < config.steps:
+        raise ConfigError(f"The log of {place} tells of {updates:,} updates, and --steps asks for {config.steps:,}.")
+    free = MACHINE_FIELDS | WATCHING_FIELDS | OF_ENGINES
+    stored, wanted = (
+        {**one.settings, **one.model_dump(exclude={"settings", *free})} for one in (RunFolder(place).config(), config)
+    )
+    for name, value in wanted.items():
+        then = stored.get(name, value)  # runs of earlier versions had fewer settings
+        if then != value:
+            raise ConfigError(
+                f"--answers-of {place} replays a run of the same settings: {name} was {then}, not {value}."
+            )
 
 
 @dataclass(frozen=True)

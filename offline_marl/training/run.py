@@ -19,7 +19,7 @@ from offline_marl.datasets.files import save_data
 from offline_marl.environments.scores import Score
 from offline_marl.environments.workers import ended_behind
 from offline_marl.runs.combinations import refuse_beginning, refuse_mixtures, with_budget
-from offline_marl.runs.config import EnvironmentChoice, RunConfig, import_paths
+from offline_marl.runs.config import ACTING_RUNS, FROZEN, EnvironmentChoice, RunConfig, import_paths
 from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import RunFolder, describe_software, naming_plugins, write_json
 from offline_marl.runs.kinds import TRAIN, build_settings
@@ -137,7 +137,7 @@ def resume(
 
     Raises:
         ForbiddenImportError: The run acts in code that nobody named on this machine.
-        ConfigError: The environment named is not the run's.
+        ConfigError: The environment named is not the run's, or is made otherwise.
         RunFolderError: The folder holds no run, the data changed, or no checkpoint can be read.
         DataError: The run is unfinished and its data is not there any more.
     """
@@ -146,6 +146,9 @@ def resume(
     if environment is not None and environment != config.environment:
         trained_in = config.environment or "the environment of its data"
         raise ConfigError(f"{folder.path} acts in {trained_in}: it cannot go on in {environment}.")
+    for name, value in (env_settings or {}).items() if config.environment is not None else ():
+        if name not in (*ACTING_RUNS, FROZEN) and config.env_settings.get(name) != value:
+            raise ConfigError(f"{folder.path} acts where {name} is {config.env_settings.get(name)}, not {value}.")
     choice = EnvironmentChoice(environment=environment, env_settings=dict(env_settings or {}))
     with folder.locked(), naming_plugins(folder), ended_behind():
         _warn_of_other_software(folder.versions())

@@ -105,7 +105,7 @@ class TrainingSession(Session[RunConfig, Result]):
             learner.cap_targets(*rewards.best_values(settings.gamma))
         refuse_long_window(task.data.lengths, learner.window, learner.inputs.reach)
         if config.init is not None and not checkpoint.found(folder.checkpoints):
-            take_over(learner, RunFolder(config.init))
+            take_over(learner, RunFolder(config.init), config)
         if not folder.done:
             if isinstance(replacement, LiveReward):
                 self.course, self._make_source = plan_paid(config, folder, task, rewards, learner)

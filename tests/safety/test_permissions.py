@@ -131,6 +131,8 @@ def test_naming_it_lets_a_folder_from_elsewhere_act_and_resume_remembers_it(tmp_
     assert evaluate(folder, 2).mean == 5.0
     with pytest.raises(ConfigError, match="cannot go on in coordination"):
         resume(folder, environment="coordination")
+    with pytest.raises(ConfigError, match="acts where size is None, not 2.0"):
+        resume(folder, environment=OWN, env_settings={"size": 2.0})
 
 
 @pytest.mark.long

@@ -109,6 +109,7 @@ def test_a_run_has_data_or_an_environment(tmp_path):
         ("hopper_1x3_full", {"terminate_when_unhealthy": "no"}, DataError, "= 'no': it should be true or false"),
         ("hopper_1x3_full", {"healthy_reward": True}, DataError, "= True: it should be a finite number"),
         ("hopper_1x3_full", {"frame_skip": 0}, DataError, "= 0: it should be a whole number above 0"),
+        ("reacher_2x1_full", {"reward_control_weight": "none"}, DataError, "= 'none': it should be a finite number"),
         ("hopper_1x3_full", {"healthy_z_range": [0.7]}, DataError, "should be a list of 2 finite numbers"),
         ("hopper_1x3_full", {"xml_file": "mine.xml"}, DataError, "what its agents see is fixed"),
         ("ant_1x8_full", {"include_cfrc_ext_in_observation": True}, DataError, "what its agents see is fixed"),
@@ -117,6 +118,18 @@ def test_a_run_has_data_or_an_environment(tmp_path):
 def test_environments_that_there_are_not_are_refused_in_a_sentence(name, settings, kind, said):
     with pytest.raises(kind, match=said):
         find_environment_task(name, settings, permit=ImportPath)
+
+
+@pytest.mark.parametrize("weight", [0.1, 0, -1])
+def test_weights_whose_default_is_written_without_a_point_are_any_numbers(weight):
+    made = find_environment_task("reacher_2x1_full", {"reward_control_weight": weight}, permit=ImportPath)
+    env = made.kind.make(made.partition, 1)
+    env.reset([0])
+    paid = env.step(np.full((1, 2, 1), 0.5, np.float32))[1]
+    plain = find_environment_task("reacher_2x1_full", permit=ImportPath)
+    env = plain.kind.make(plain.partition, 1)
+    env.reset([0])
+    assert paid[0, 0] - env.step(np.full((1, 2, 1), 0.5, np.float32))[1][0, 0] == pytest.approx((1 - weight) * 0.5)
 
 
 def test_names_find_bodies_teams_and_import_paths():

@@ -62,6 +62,21 @@ def test_a_log_is_replayed_bit_for_bit(tmp_path, data):
     ]
 
 
+def test_a_log_of_another_run_or_of_too_few_updates_is_not_replayed(tmp_path, data):
+    small_run(tmp_path / "first", data, **{**TD3_BC, "steps": 2}, engine="local")
+    given = {**TD3_BC, "steps": 2, "answers_of": str(tmp_path / "first")}
+    for fields, said in (
+        ({"steps": 3}, "tells of 2 updates, and --steps asks for 3"),
+        ({"seed": 7}, "seed was 0, not 7"),
+        ({"lr": 0.5}, "lr was .*, not 0.5"),
+        ({"code": "replication"}, "code was systematic, not replication"),
+        ({"algorithm": "iql"}, "algorithm was td3-bc, not iql"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            small_run(tmp_path / "run", data, **{**given, **fields})
+        assert not (tmp_path / "run" / "config.json").exists()
+
+
 @pytest.mark.long
 def test_a_killed_run_goes_on_bit_for_bit_with_scripted_answers(tmp_path, data):
     settings = TD3_BC | {"code": "replication", "learners": 5, "stragglers": 2, "straggler_delay": 0.01}

@@ -40,6 +40,9 @@ def run(args: Sequence[str]) -> None:
     if "out" not in given:
         raise ConfigError("collect needs --out FILE, such as --out mine.safetensors.")
     flags: CollectFlags = build(CollectFlags, given)
+    for name in ("tier_fractions", "tier_tolerance") if flags.tiers is None else ():
+        if name in given:
+            raise ConfigError(f"--{name.replace('_', '-')} is of files by quality: it needs --tiers RUN.")
 
     try:
         files = _tiers(flags) if flags.tiers is not None else _file(flags)

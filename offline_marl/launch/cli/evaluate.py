@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from offline_marl.core.config import build
+from offline_marl.core.config import ConfigError, build
 from offline_marl.core.errors import BadInputError, WorkError, sentence
 from offline_marl.launch.cli.flags import EvaluateFlags, read
 
@@ -21,6 +21,8 @@ def run(args: Sequence[str]) -> None:
         "[--infos FILE.csv]"
     )
     flags: EvaluateFlags = build(EvaluateFlags, read(EvaluateFlags, "evaluate", usage, summary, args))
+    if flags.video is None and "video_episodes" in flags.model_fields_set:
+        raise ConfigError("--video-episodes counts what is filmed: it needs --video FILE.mp4.")
 
     from offline_marl.training.run import evaluate
 

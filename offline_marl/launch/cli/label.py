@@ -157,8 +157,11 @@ def _serve(folder: Path, flags: LabelFlags) -> None:
     address = Address(flags.host, flags.port, tuple(flags.allow_host), flags.token)
     with alone(folder):
         with ComparisonFolder(folder) as opened:
-            spec = (opened.store.facts().get("data") or {"spec": {"obs_dims": []}})["spec"]
+            data = opened.store.facts().get("data") or {"key": "", "spec": {"obs_dims": []}}
             before = len(opened.store.labels()) + len(opened.store.judgements())
+        of_run, spec = str(data["key"]).startswith("run:"), data["spec"]
+        if of_run and "pairs" not in flags.ask:
+            raise ConfigError("A run waits for answers to its pairs: --ask names pairs too, beside ratings or credit.")
         asking = _asking(flags, len(spec["obs_dims"]))
         token = token_of(folder, flags.new_token) if flags.token else None
         listening = bind(address)
@@ -174,10 +177,10 @@ def _serve(folder: Path, flags: LabelFlags) -> None:
         with contextlib.suppress(KeyboardInterrupt):
             room = int(flags.clip_room * 1e6)
             make_server(folder, asking, token, address.hosts, room, flags.ahead).run(sockets=[listening])
-        _conclude(folder, before)
+        _conclude(folder, before, of_run)
 
 
-def _conclude(folder: Path, before: int) -> None:
+def _conclude(folder: Path, before: int, of_run: bool) -> None:
     from offline_marl.training.preferences.folders import ComparisonFolder
 
     with ComparisonFolder(folder) as opened:
@@ -185,6 +188,9 @@ def _conclude(folder: Path, before: int) -> None:
         about = opened.store.facts().get("task", "ID")
     name = shlex.quote(str(folder))
     print(f"{'answers':<12}{now:,} in {folder}, {now - before:,} of them new")
+    if of_run:
+        print(f"{'learn':<12}the run does, whenever it fits its reward model")
+        return
     print(f"{'learn':<12}{PROGRAM} fit-reward bradley-terry --dataset {about} --preferences {name}")
 
 

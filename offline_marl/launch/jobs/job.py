@@ -19,7 +19,7 @@ from offline_marl.core.files import write_atomically
 from offline_marl.core.locks import open_own
 from offline_marl.core.small_files import read_table
 from offline_marl.launch.jobs import disk
-from offline_marl.runs.config import LearnFlags, import_paths
+from offline_marl.runs.config import MACHINE_FIELDS, LearnFlags, import_paths
 from offline_marl.runs.folder import Folder, HeldFolderError
 from offline_marl.runs.kinds import TRAIN, kinds
 from offline_marl.runs.live import plain_lines
@@ -158,8 +158,9 @@ def _refuse_another(job: Job, folder: Folder[Any]) -> None:
     stored, wanted = _flat(folder.config().model_dump(mode="json")), _flat(settings_of(job).model_dump(mode="json"))
     # Of an earlier version, whose learners had fewer fields: the others stand at their defaults.
     stored = {**_defaults(procedure_of(job.command).names.get(job.name).Config), **stored}
-    # A run resolves its device and its paths on its machine: they say nothing of whether two runs are the same.
-    for name in wanted.keys() - {"device"} - procedure_of(job.command).places(job.name):
+    # A run resolves its device and its paths on its machine: they say nothing of whether two runs are the same. It goes
+    # on with the memory and the workers that it began with.
+    for name in wanted.keys() - MACHINE_FIELDS - procedure_of(job.command).places(job.name):
         if stored.get(name) != wanted[name]:
             raise JobError(
                 f"{folder.path} holds another run than this job's ({name} is {stored.get(name)!r} there and "

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from offline_marl.core.config import Config, ConfigError, build, load_settings, suggest
+from offline_marl.runs.config import MACHINE_FIELDS
 from offline_marl.runs.kinds import kinds
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][\w-]*$")]
@@ -22,8 +23,6 @@ MAKES_DATA = ("collect", "data mix")
 COMPARES = ("prefs pairs", "prefs simulate", "prefs import")
 HERE = (*MAKES_DATA, *COMPARES)
 """Commands that the launching process performs itself; kinds of run become jobs."""
-MACHINE_FIELDS = frozenset({"device", "workers", "memory"})
-"""Fields that say how a machine does the work: changing them makes no stage another one."""
 
 
 class Stage(Config):

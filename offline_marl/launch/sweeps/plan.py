@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
+from offline_marl.algorithms.base import algorithms
 from offline_marl.algorithms.presets import read_preset
 from offline_marl.core.config import Config, ConfigError, suggest
 from offline_marl.core.errors import BadInputError
@@ -23,7 +24,7 @@ from offline_marl.launch.sweeps.file import NONE, Axes, Distribution, ModelPart,
 from offline_marl.launch.sweeps.names import digest, folder_name, spell, task_word
 from offline_marl.runs.combinations import layered
 from offline_marl.runs.config import import_paths
-from offline_marl.runs.kinds import FIT
+from offline_marl.runs.kinds import FIT, TRAIN
 from offline_marl.runs.places import locate_model
 from offline_marl.tasks.data_tasks import refuse_unknown
 from offline_marl.tasks.environment_tasks import find_environment_task
@@ -110,7 +111,7 @@ def plan(file: SweepFile) -> list[Planned]:
     runs: list[Planned] = []
     for axes, choice, seed, fit in _combinations(file, fits):
         if axes.optuna is None:
-            runs += _runs(axes, choice, seed, fit)
+            runs += _runs(file, axes, choice, seed, fit)
     return [*fits.values(), *map(checked, runs)]
 
 
@@ -122,7 +123,7 @@ def templates(file: SweepFile) -> Iterator[tuple[Optuna, Planned]]:
     """
     for axes, choice, seed, fit in _combinations(file, {}):
         if axes.optuna is not None:
-            for run in _runs(axes, choice, seed, fit):
+            for run in _runs(file, axes, choice, seed, fit):
                 yield axes.optuna, run
 
 
@@ -195,6 +196,8 @@ def _fit_of(file: SweepFile, axes: Axes, choice: _Combination, seed: int) -> Pla
             raise ConfigError(f"There is nothing to fit in {part.kind}, so that [models.{name}] takes no fields.")
         return None
     if choice.origin != "dataset":
+        if choice.command == TRAIN.command and algorithms.get(choice.algorithm).needs.origin == "model":
+            return None  # the run fits it to what it plays
         raise ConfigError(f"The world model '{name}' is fitted to data, and {choice.task} is an environment.")
     shared = {field: value for field, value in axes.fields.items() if field in SHARED_FIELDS}
     fit_seed = seed if part.seed == "run" else int(part.seed)
@@ -215,11 +218,19 @@ def _refuse_unknown_model(name: str, file: SweepFile) -> None:
     raise ConfigError(f"Unknown world model '{name}': {suggest(name, known)}; a folder is named ./{name}.")
 
 
-def _runs(axes: Axes, choice: _Combination, seed: int, fit: Planned | None) -> Iterator[Planned]:
+def _own_model(file: SweepFile, choice: _Combination) -> dict[str, Any]:
+    """Fields of a run whose world model no other job fits."""
+    part = file.models.get(choice.model)
+    if part is None:
+        return {} if choice.model == NONE else {"world_model": locate_model(choice.model)}
+    return {"world_model": part.kind, **({"fit": part.fields} if part.fields else {})}
+
+
+def _runs(file: SweepFile, axes: Axes, choice: _Combination, seed: int, fit: Planned | None) -> Iterator[Planned]:
     preset = {} if choice.preset == NONE else read_preset(choice.algorithm, choice.preset)
     beneath = {key.replace("-", "_"): value for key, value in preset.items()}
     beneath = {key: value for key, value in beneath.items() if key not in {"dataset", "environment"}}
-    model = {} if choice.model == NONE or fit is not None else {"world_model": locate_model(choice.model)}
+    model = _own_model(file, choice) if fit is None else {}
     words = [choice.algorithm, task_word(choice.task)]
     words += [] if choice.preset == NONE or choice.by_task else [spell(choice.preset)]
     words += [] if choice.model == NONE else [spell(Path(choice.model).name)]

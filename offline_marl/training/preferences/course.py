@@ -184,10 +184,10 @@ class RewardCourse:
         """Learn from the labels there are; those that a fit before a restart learnt from, if there was one."""
         number = self.fits + 1
         known = questions.fitting(number)
-        fitting = Fitting(drawn, questions.cursor()) if known is None else known
+        fitting = Fitting(drawn, questions.cursor(), questions.judgement_cursor()) if known is None else known
         if known is None:
             questions.note(number, fitting)
-        labelled = questions.labelled(fitting.until, self.config.device)
+        labelled = questions.labelled(fitting, self.config.device)
         self.used, self.fits = fitting.until, number
         return labelled is not None and self._renew(labelled, steps)
 
@@ -230,7 +230,13 @@ class RewardCourse:
             drawn = self.questions.pairs.unlabelled(dict(self.recent), UNLABELLED, self.unlabelled)
             unlabelled = drawn.to(self.config.device)
         source = ComparisonSource(
-            labelled, settings.members, settings.batch_size, self.batches, settings.sampling, unlabelled
+            labelled,
+            settings.members,
+            settings.batch_size,
+            self.batches,
+            settings.sampling,
+            unlabelled,
+            labelled.judged,
         )
         for update in range(1, self.config.reward_updates + 1):
             model.update(source.sample(model.needs))

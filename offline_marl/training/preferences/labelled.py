@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
@@ -34,6 +35,8 @@ class Labelled:
     targets: PerLabel
     """Int64: the agent, or -1 for the team."""
     labels: tuple[Label, ...]
+    judged: Judged | None = None
+    """Ratings and credit that were given to segments of the table."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -102,26 +105,31 @@ class Split:
     """Of segments of held-out episodes."""
 
 
-def load_labelled(folder: ComparisonFolder, until: int, device: torch.device | str) -> Labelled | None:
+def load_labelled(
+    folder: ComparisonFolder, until: int, device: torch.device | str, judgements_until: int = 0
+) -> Labelled | None:
     """All labels of a folder on a device; skipped pairs are left out. None where there are no others.
 
     Args:
         folder: Of the comparisons.
         until: As the store was after so many labels.
         device: Where the tensors go.
+        judgements_until: Ratings and credit as they stood after so many rows; none unless said.
     """
     labels = [label for label in folder.store.labels(until=until) if label.value is not None]
     if not labels:
         return None
     known = {one.pair.id: one for one in folder.store.pairs()}
     pairs = [known[label.pair_id] for label in labels]
-    copies = folder.copies(list({one.pair.id: one for one in pairs}.values()))
+    judgements, more = _judgements(folder, judgements_until, known)
+    copies = folder.copies(list({one.pair.id: one for one in [*pairs, *more]}.values()))
     rows = numbers_of(copies)
     sides = torch.tensor([[rows[one.pair.first], rows[one.pair.second]] for one in pairs])
     targets = torch.tensor([index_of(label.target, copies.spec.n_agents) for label in labels], dtype=torch.int64)
     values = torch.tensor([label.value for label in labels], dtype=torch.float32)
     segments = masked(copies.segments).to(device)
-    return Labelled(segments, sides.to(device), values.to(device), targets.to(device), tuple(labels))
+    judged = _judged(_possible(judgements, segments, rows), rows, copies.spec.n_agents, device)
+    return Labelled(segments, sides.to(device), values.to(device), targets.to(device), tuple(labels), judged)
 
 
 def load_split(
@@ -153,10 +161,7 @@ def load_split(
         )
     known = {one.pair.id: one for one in folder.store.pairs()}
     asked = list({label.pair_id: known[label.pair_id] for label in labels}.values())
-    judgements = folder.store.judgements(judgements_until) if judgements_until else []
-    judgements = [one for one in judgements if one.answer not in NO_ANSWER]
-    named = {one.segment for one in judgements}
-    more = [one for one in known.values() if {one.pair.first, one.pair.second} & named] if named else []
+    judgements, more = _judgements(folder, judgements_until, known)
     copies = folder.copies(list({one.pair.id: one for one in [*asked, *more]}.values()))
     segments, rows = masked(copies.segments).to(device), numbers_of(copies)
     if all(one.split == "held-out" for one in asked) and any(one.split != "held-out" for one in known.values()):
@@ -164,9 +169,7 @@ def load_split(
             f"{folder.path} holds labels only of pairs that are held out: there is nothing to learn from yet."
         )
     train, held_out, between = _sides(asked, holdout, seed)
-    assert segments.mask is not None
-    there = segments.mask.any(1).cpu()
-    judgements = [one for one in judgements if _could_do_best(one, there[rows[one.segment]])]
+    judgements = _possible(judgements, segments, rows)
     away = _episodes(asked, held_out) | {
         key.whole for one in more if one.split == "held-out" for key in (one.pair.first, one.pair.second)
     }
@@ -189,6 +192,23 @@ def load_split(
         _judged([one for one in judgements if one.segment.whole not in away], rows, copies.spec.n_agents, device),
         _judged([one for one in judgements if one.segment.whole in away], rows, copies.spec.n_agents, device),
     )
+
+
+def _judgements(
+    folder: ComparisonFolder, until: int, known: Mapping[str, AskedPair]
+) -> tuple[list[Judgement], list[AskedPair]]:
+    """Ratings and credit as they stood after so many rows, and pairs of the segments that were judged."""
+    judgements = folder.store.judgements(until) if until else []
+    judgements = [one for one in judgements if one.answer not in NO_ANSWER]
+    named = {one.segment for one in judgements}
+    return judgements, [one for one in known.values() if {one.pair.first, one.pair.second} & named] if named else []
+
+
+def _possible(judgements: list[Judgement], segments: Batch, rows: Mapping[SegmentKey, int]) -> list[Judgement]:
+    """Those that give no credit to an agent that was not there."""
+    assert segments.mask is not None
+    there = segments.mask.any(1).cpu()
+    return [one for one in judgements if _could_do_best(one, there[rows[one.segment]])]
 
 
 def _could_do_best(one: Judgement, there: Annotated[Tensor, "agent"]) -> bool:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.file_systems import NETWORK, file_system_of
 from offline_marl.core.types import DataError
-from offline_marl.preferences.labels import TEAM, index_of
+from offline_marl.preferences.labels import NAME, TEAM, index_of
 from offline_marl.preferences.pairs import schedule
 from offline_marl.preferences.reward_model import RewardModel
 from offline_marl.preferences.teachers import TaskScale, TeacherConfig
-from offline_marl.runs.config import RunConfig
+from offline_marl.runs.config import MACHINE_FIELDS, WATCHING_FIELDS, RunConfig
 from offline_marl.runs.folder import RunFolder
 from offline_marl.runs.live import QUESTIONS
 from offline_marl.tasks.data_tasks import Task
@@ -35,6 +36,8 @@ class Fitting:
     """Batches that had been drawn."""
     until: int
     """Number of the newest label that was learnt from."""
+    judgements: int = 0
+    """The same of ratings and credit; fits of earlier versions learnt from none."""
 
 
 class Questions:
@@ -51,7 +54,8 @@ class Questions:
 
     def __init__(self, config: RunConfig, folder: RunFolder, task: Task) -> None:
         self.config, self.path, self.task = config, folder.path / QUESTIONS, task
-        self.pairs = LivePairs(run_id(config), task.spec, config.query_length, config.query_select, config.seed)
+        known = _known_id(self.path) or run_id(config)
+        self.pairs = LivePairs(known, task.spec, config.query_length, config.query_select, config.seed)
         self.character: TeacherConfig = build(TeacherConfig, config.teacher_settings)
         if config.query_target not in {TEAM, ALL}:
             try:
@@ -118,6 +122,11 @@ class Questions:
         with self.open() as folder:
             return folder.store.cursor()
 
+    def judgement_cursor(self) -> int:
+        """Number of the newest rating or credit."""
+        with self.open() as folder:
+            return folder.store.judgement_cursor()
+
     def fitting(self, number: int) -> Fitting | None:
         """What was written down of a fit, if it was made before a restart."""
         with self.open() as folder:
@@ -127,17 +136,30 @@ class Questions:
     def note(self, number: int, fitting: Fitting) -> None:
         """Write down what a fit learns from, before it is made."""
         with self.open() as folder:
-            folder.store.state({f"fit {number:05d}": {"at": fitting.at, "until": fitting.until}})
+            folder.store.state({f"fit {number:05d}": asdict(fitting)})
 
-    def labelled(self, until: int, device: torch.device | str) -> Labelled | None:
-        """The labels to learn from, as the store was at this one; None without any."""
+    def labelled(self, fitting: Fitting, device: torch.device | str) -> Labelled | None:
+        """What a fit learns from, as the store was then; None without any label."""
         with self.open() as folder:
-            return load_labelled(folder, until, device)
+            return load_labelled(folder, fitting.until, device, fitting.judgements)
 
 
 def run_id(config: RunConfig) -> str:
-    """Name of a run in the keys of its segments: the same for the same settings, wherever it lies."""
-    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
+    """Name of a run in the keys of its segments: the same for the same settings of learning, wherever it lies.
+
+    The simulated teacher's errors are drawn by these keys, and should not depend on how a run is watched.
+    """
+    decisive = config.model_dump_json(exclude={*MACHINE_FIELDS, *WATCHING_FIELDS})
+    return hashlib.sha256(decisive.encode()).hexdigest()[:16]
+
+
+def _known_id(path: Path) -> str | None:
+    """The name that a run has in its store, which earlier versions made otherwise; None where it has asked nothing."""
+    if not (path / NAME).is_file():
+        return None
+    with ComparisonFolder(path) as folder:
+        key = (folder.store.facts().get("data") or {}).get("key")
+    return None if key is None else str(key).removeprefix("run:")
 
 
 def marks(config: RunConfig, begin: int, end: float, rounds: int) -> Sequence[float]:

@@ -25,8 +25,9 @@ from offline_marl.core.types import Batch, DataError, History, Spec
 from offline_marl.datasets.base import Dataset
 from offline_marl.losses.preferences import log_ratio_bonus, log_uniform_box, log_uniform_choices
 from offline_marl.preferences.reward_model import RewardModel, mean_and_spread
-from offline_marl.runs.config import RunConfig
-from offline_marl.runs.folder import Folder, RunFolderError, write_json
+from offline_marl.runs.combinations import refuse_other_scale
+from offline_marl.runs.config import LearnFlags, RunConfig
+from offline_marl.runs.folder import Folder, RewardFolder, RunFolder, RunFolderError, write_json
 from offline_marl.runs.loading import load
 from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.models.report import plain, read_report, verdict
@@ -184,8 +185,8 @@ def learned_reward(
     """What a run is paid instead of the environment's rewards; None where its settings name no reward model.
 
     Raises:
-        BadInputError: It is not finished, is of another team, or is not the one that the run began with; or the
-            reference policy cannot tell log-probabilities.
+        BadInputError: It is not finished, is of another team or of actions on another scale, or is not the one that the
+            run began with; or the reference policy cannot tell log-probabilities.
     """
     if config.reward_model is None:
         return None
@@ -204,11 +205,21 @@ def learned_reward(
             raise RunFolderError(f"The {what} is not the one that the run in {folder.path} began with.")
         statistics = Statistics(**known["standardised_by"])
     else:
+        # A run that began before this was refused still goes on.
+        _refuse_other_scale(config, place)
         statistics = measure(model, task.data, device, place)
         report = read_report(Path(place))
         if report is None or not report["trusted"]:
             print(f"warning: the reward model in {place} is {verdict(report)}.", file=sys.stderr)
     return LearnedReward(model, statistics, mixing, reference, device)
+
+
+def _refuse_other_scale(config: RunConfig, place: str) -> None:
+    learnt: dict[str, LearnFlags] = {f"reward model in {place}": RewardFolder(place).config()}
+    if config.reference_policy is not None:
+        learnt[f"reference policy in {config.reference_policy}"] = RunFolder(config.reference_policy).config()
+    for what, then in learnt.items():
+        refuse_other_scale(what, then, config.dataset, config.action_scale)
 
 
 def load_reference(run: str, task: Task) -> ReferencePolicy:

@@ -23,7 +23,7 @@ from offline_marl.runs.combinations import imagines_live, replays
 from offline_marl.runs.config import FitConfig, RunConfig
 from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError
 from offline_marl.runs.sizes import refuse_too_large
-from offline_marl.tasks.data_tasks import Task
+from offline_marl.tasks.data_tasks import Task, known_partition
 from offline_marl.training.models.fit import (
     Fit,
     WrongModelError,
@@ -85,6 +85,8 @@ def plan_source(
     if replays(config, learner.needs):
         replay = plan_replay(config, folder, task, rewards, learner, "state" in kind.foresees)
     if not kind.fitted:
+        if kind.needs_environment and not folder.config_file.is_file():
+            _refuse_other_environment(name, task)
         model = _make_unfitted(name, config, task, learner)
         unfitted = _make_imagining(config, task, rewards, learner, model, None, replay)
         return lambda: unfitted if replay is None else replay.source(unfitted)
@@ -216,6 +218,7 @@ def _settings_of_fit(
         WrongModelError: The model was fitted to something else, such as actions on another scale.
         ConfigError: The fit is to read actions on another scale than the run.
     """
+    shared: Mapping[str, Any] = config.model_dump(include={"seed", "device", "threads", "clip_actions", "action_scale"})
     if model_folder.config_file.is_file():
         settings = config_for(model_folder, task)
         if settings.action_scale != config.action_scale:
@@ -223,16 +226,32 @@ def _settings_of_fit(
                 f"The world model in {model_folder.path} was fitted with --action-scale {settings.action_scale:g}, "
                 f"which the run should have too, not {config.action_scale:g}: its actions would mean something else."
             )
+        if config.fit and not folder.config_file.is_file():
+            _refuse_other_fit(
+                model_folder, settings, prepare_fit(settings.model, task.id, {**shared, **config.fit}), config
+            )
         return settings
     if found(folder.checkpoints):
         raise RunFolderError(f"{model_folder.path} holds no world model any more, but {folder.path} began with one.")
-    shared: Mapping[str, Any] = config.model_dump(include={"seed", "device", "threads", "clip_actions", "action_scale"})
     settings = prepare_fit(kind, task.id, {**shared, **config.fit})
     if settings.action_scale != config.action_scale:
         raise ConfigError("--fit takes no action_scale: the run's --action-scale is that of its world model too.")
     if model_folder.path.exists():
         model_folder.refuse_strangers(settings)
     return settings
+
+
+def _refuse_other_fit(model_folder: ModelFolder, settings: FitConfig, wanted: FitConfig, config: RunConfig) -> None:
+    """Refuse settings of a fit that the model there was not fitted with."""
+    stored, given = ({**made.settings, **dict(made)} for made in (settings, wanted))
+    for name in config.fit:
+        now = given[name]
+        then = stored.get(name, now)  # fits of earlier versions had fewer settings
+        if then != now:
+            raise WrongModelError(
+                f"The world model in {model_folder.path} was fitted with {name} = {then}, not {now}: leave that --fit "
+                "away, or name another folder."
+            )
 
 
 def _kind_in(model_folder: ModelFolder) -> str:
@@ -275,6 +294,20 @@ def _made_anew(settings: FitConfig, task: Task, device: str) -> WorldModel:
         model = kind(own, facts)
     model.place(device, 0)
     return model
+
+
+def _refuse_other_environment(name: str, task: Task) -> None:
+    """Refuse to imagine in another environment than the data's; where that is unknown, the one named is its.
+
+    Raises:
+        DataError: Says that another one is named.
+    """
+    own = replace(task, partition=known_partition(task.data), named_environment=None)
+    if task.elsewhere and own.environment is not None:
+        raise DataError(
+            f"The {name} imagines in the environment that {task.id} was recorded in, and --environment names another "
+            "one, or other settings of it: leave it away, and `offline-marl evaluate` the run there."
+        )
 
 
 def _make_unfitted(name: str, config: RunConfig, task: Task, learner: Algorithm) -> WorldModel:

@@ -93,6 +93,13 @@ def test_a_run_names_the_folder_that_it_learned_from_and_data_begin_one(tmp_path
     assert find_folder(inside) == inside / "comparisons"
 
 
+def test_a_run_is_not_left_waiting_for_its_pairs(capsys, tmp_path) -> None:
+    with AnswerStore(tmp_path / NAME, make=True) as store:
+        store.state({"data": {"key": "run:1", "spec": {"obs_dims": [2, 2]}}})
+    code, _, err = label(capsys, tmp_path, "--ask", "ratings", "--port", "0")
+    assert code == 2 and "A run waits for answers to its pairs: --ask names pairs too" in err
+
+
 def test_everything_goes_elsewhere_and_comes_back_once(capsys, tmp_path, folder, data) -> None:
     with ComparisonFolder(folder) as opened:
         pairs = [one.pair for one in opened.store.pairs()]

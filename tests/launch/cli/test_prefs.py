@@ -100,6 +100,13 @@ def test_a_reward_models_doubt_asks_the_next_round(cli: Cli, data: str, model: s
     assert done.code == 0, done.err
     with LabelStore(Path("d/labels.sqlite")) as store:
         assert {one.strategy for one in store.pairs() if one.split == "train"} == {"disagree"}
+    flags = ("prefs", "pairs", "e", "--dataset", data, *PAIRS, "--reward-model", model)
+    for more, message in (
+        ((), "--select disagree or"),
+        (("--select", "entropy", "--action-scale", 2), "scale 1, .* not 2"),
+    ):
+        refused = cli(*flags, *more)
+        assert refused.code == 2 and re.search(message, refused.error) and not Path("e/labels.sqlite").exists()
 
 
 def test_labels_go_out_and_come_in_and_are_reported(cli: Cli, data: str, labelled: str) -> None:

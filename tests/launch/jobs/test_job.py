@@ -55,6 +55,13 @@ def test_fields_are_refused_before_anything_is_submitted(tmp_path: Path, data: s
         jobs.checked(Job(command="fit-model", name="ensemble", out=tmp_path))
 
 
+def test_a_job_with_other_memory_and_workers_is_the_same_one(tmp_path: Path, data: str) -> None:
+    first = perform(job(data, tmp_path / "run"))
+    (tmp_path / "run" / "DONE").unlink()
+    again = perform(job(data, tmp_path / "run", memory=6.0, workers=2))
+    assert again["steps"] == first["steps"] and RunFolder(tmp_path / "run").config().memory == 4.0
+
+
 def test_a_folder_of_another_run_is_refused_in_one_sentence(tmp_path: Path, data: str) -> None:
     perform(job(data, tmp_path / "run"))
     with pytest.raises(JobError, match=r"holds another run than this job's \(hidden is \[8\] there and \[9\] here\)"):

@@ -35,6 +35,20 @@ def test_a_grid_may_vary_any_field_of_the_run_or_the_algorithm(tmp_path):
     ]
 
 
+def test_runs_that_play_and_imagine_fit_the_model_that_is_described(tmp_path):
+    text = 'algorithms = ["moma-ppo", "marie"]\nenvironments = ["rendezvous"]\nseeds = [0]\n'
+    text += 'world_models = ["small", "marie"]\n[models.small]\nkind = "ensemble"\nfields = { members = 3 }\n'
+    jobs = planned(tmp_path, text)
+    assert [(job.name, job.fields["world_model"], job.fields.get("fit")) for job in jobs] == [
+        ("moma-ppo", "ensemble", {"members": 3}),
+        ("moma-ppo", "marie", None),
+        ("marie", "ensemble", {"members": 3}),
+        ("marie", "marie", None),
+    ]
+    with pytest.raises(BadInputError, match="'small' is fitted to data, and rendezvous is an environment"):
+        planned(tmp_path, text.replace('["moma-ppo", "marie"]\n', '["ma-ppo"]\n', 1))
+
+
 @pytest.mark.parametrize(
     "change, words",
     [

@@ -19,19 +19,21 @@ from offline_marl.core.errors import BadInputError
 from offline_marl.core.types import Spec
 from offline_marl.labelling.places import find_folder, scene_of
 from offline_marl.launch.cli.terminal import Canvas, draw_run
+from offline_marl.preferences.answers import Judgement
 from offline_marl.preferences.labels import Label, LabelStore
 from offline_marl.runs import checkpoint
 from offline_marl.runs.combinations import learns_alone
 from offline_marl.runs.config import RunConfig
+from offline_marl.runs.folder import RunFolder
 from offline_marl.runs.live import RunWatcher, held_files
 from offline_marl.runs.loading import load, make_algorithm
 from offline_marl.runs.stopping import StoppedEarly, asked
 from offline_marl.tasks import environment_tasks
 from offline_marl.training import training_run
-from offline_marl.training.preferences import course
+from offline_marl.training.preferences import course, questions
 from offline_marl.training.preferences.folders import ComparisonFolder
 from offline_marl.training.preferences.paid_sources import PaidReplay, begin_critics_anew
-from offline_marl.training.preferences.questions import marks
+from offline_marl.training.preferences.questions import Questions, marks, run_id
 from offline_marl.training.run import prepare, resume, train
 from offline_marl.training.training_run import TrainingSession
 
@@ -150,6 +152,31 @@ def test_every_step_of_the_replay_is_paid_by_the_newest_version(tmp_path: Path, 
     assert torch.allclose(paid.rewards, told, atol=1e-6)
     true = torch.cat([episode.rewards for _, episode in replay.played()])
     assert not torch.allclose(paid.rewards.flatten(0, 1), true)
+
+
+def test_what_a_teacher_says_does_not_depend_on_how_a_run_is_watched(undisturbed: Path, tmp_path: Path) -> None:
+    config = RunFolder(undisturbed).config()
+    watched = {"log_every": 3, "checkpoint_every": 0, "eval_episodes": 1, "workers": 2, "memory": 9.0, "device": "cuda"}
+    assert run_id(config.model_copy(update=watched)) == run_id(config)
+    assert run_id(config.model_copy(update={"seed": 9})) != run_id(config)
+    fields = {**fields_of("all of pebble"), "checkpoint_every": 9, "log_every": 5, "final_episodes": 1}
+    small_run(tmp_path / "run", **fields)
+    told = [_labels(out) for out in (undisturbed, tmp_path / "run")]
+    assert told[0] and told[0] == told[1]
+
+
+def test_a_run_keeps_the_name_that_it_had_in_its_store(tmp_path: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(questions, "run_id", lambda config: "of_old")
+        start_and_kill(tmp_path / "run", step=30, **fields_of("all of pebble"))
+    resume(tmp_path / "run")
+    with LabelStore(tmp_path / "run" / "preferences" / "labels.sqlite") as store:
+        assert {side.source for one in store.pairs() for side in (one.pair.first, one.pair.second)} == {"run:of_old"}
+
+
+def _labels(out: Path) -> list[tuple[str, str]]:
+    with LabelStore(out / "preferences" / "labels.sqlite") as store:
+        return [(label.pair_id, label.answer) for label in store.labels()]
 
 
 def test_the_budget_is_kept_and_rows_say_how_much_was_labelled(tmp_path: Path) -> None:
@@ -326,6 +353,27 @@ def test_a_run_waits_for_people_is_stopped_meanwhile_and_loses_no_answer(tmp_pat
     assert len(labels) == 12 and [one["labels"] for one in versions(out)] == [4, 8, 12]
 
 
+def test_ratings_and_credit_are_learnt_from_beside_labels(undisturbed: Path, tmp_path: Path, monkeypatch) -> None:
+    answer = Questions.answer
+
+    def answer_and_judge(self: Questions) -> None:
+        answer(self)
+        with self.open() as folder:
+            keys = {key for one in folder.store.pairs() for key in (one.pair.first, one.pair.second)}
+            credit = [Judgement("credit", key, "agent_1", "ann") for key in keys]
+            folder.store.judge([*credit, *(Judgement("rating", key, "5", "ann") for key in keys)])
+
+    monkeypatch.setattr(Questions, "answer", answer_and_judge)
+    small_run(tmp_path / "judged", **fields_of("all of pebble"))
+    assert [one["labels"] for one in versions(tmp_path / "judged")] == [one["labels"] for one in versions(undisturbed)]
+    assert versions(tmp_path / "judged")[0]["scale"] != versions(undisturbed)[0]["scale"]
+    noted = [fact for name, fact in _facts(tmp_path / "judged").items() if name.startswith("fit")]
+    assert all(fact["judgements"] for fact in noted)
+    start_and_kill(tmp_path / "killed", step=30, **fields_of("all of pebble"))
+    resume(tmp_path / "killed")
+    refuse_difference(ending(tmp_path / "judged"), ending(tmp_path / "killed"))
+
+
 @pytest.mark.slow
 def test_a_killed_run_learns_from_the_answers_that_it_had_learnt_from(tmp_path, people) -> None:
     fields, out = {**fields_of("all of pebble"), "teacher": "human", "checkpoint_every": 0}, tmp_path / "run"
@@ -409,6 +457,7 @@ def test_rounds_come_evenly_or_ever_more_seldom_or_at_a_period() -> None:
         ({"reward_bonus": 1.0, "reward_fit": {"recurrent": True}}, "which a recurrent one cannot tell"),
         ({"query_every": 5, "query_schedule": "exponential"}, "leave --query-schedule away"),
         ({"algorithm": "maddpg", "engine": "local"}, "--engine learns from what its own learners draw"),
+        ({"algorithm": "maddpg", "answers_of": "x"}, "--answers-of learns from what its own learners draw"),
         ({"dataset": "rendezvous-mix-v0", "online": True}, r"label it first \(prefs pairs\), and give --reward-model"),
         ({"algorithm": "bc"}, "bc learns from recorded data"),
     ],

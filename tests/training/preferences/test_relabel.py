@@ -271,6 +271,30 @@ def test_a_model_or_a_reference_of_another_team_is_refused(place, made, tmp_path
         assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_what_learnt_from_actions_on_another_scale_is_refused(place, made, tmp_path) -> None:
+    data, reward = made["continuous"], str(place / "continuous-r")
+    small_run(tmp_path / "wide", data, action_scale=2.0, steps=2)
+    for fields, what in (
+        ({"reward_model": reward, "action_scale": 2.0}, "reward model in .* learnt with --action-scale 1, .* not 2:"),
+        (
+            {"reward_model": reward, "reference_policy": str(tmp_path / "wide")},
+            "reference policy in .*-scale 2, .* not 1:",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=what):
+            small_run(tmp_path / "run", data, "iql", **fields)
+        assert not (tmp_path / "run" / "config.json").exists()
+    with pytest.raises(ConfigError, match="The run in .*wide learnt with --action-scale 2"):
+        small_run(tmp_path / "run", data, init=str(tmp_path / "wide"))
+
+
+def test_of_other_data_another_scale_is_told_of(place, made, tmp_path, capsys) -> None:
+    """One body's actions may stand in one file as fractions of their bound, in another as they are."""
+    other = saved(tmp_path, world("continuous", episodes=20, seed=3), "other.safetensors")
+    small_run(tmp_path / "run", other, "iql", steps=2, action_scale=2.0, reward_model=str(place / "continuous-r"))
+    assert "learnt from other data with --action-scale 1, and here it is 2" in capsys.readouterr().err
+
+
 def test_a_reference_that_cannot_tell_a_log_probability_is_refused(place, made, tmp_path) -> None:
     small_run(tmp_path / "td3", made["continuous"], "td3-bc", steps=2)
     with pytest.raises(DataError, match=r"\(TD3BC\) cannot tell how likely an action is .* such as a bc run"):

@@ -34,7 +34,8 @@ from offline_marl.training.sources import choose
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.rollout import Caution
 
-FEW = {"steps": 12, "checkpoint_every": 5, "horizon": 3, "rollouts": 8, "refill_every": 2, "retain": 40}
+STEPS = {"steps": 12, "checkpoint_every": 5}
+FEW = {**STEPS, "horizon": 3, "rollouts": 8, "refill_every": 2, "retain": 40}
 SHORT = {
     "steps": 30,
     "device": "cpu",
@@ -125,7 +126,8 @@ def test_choices_are_imagined_where_all_of_them_are_available(tmp_path, algorith
 )
 def test_a_run_on_what_never_happened_that_died_ends_as_if_it_had_not(tmp_path, monkeypatch, data, model, fields):
     score_in_point_env(monkeypatch)
-    fields = {**FEW, **fields, "world_model": None if fields["algorithm"] == "ma-ppo" else model}
+    imagined = {} if fields["algorithm"] == "ma-ppo" else {**FEW, "world_model": model}
+    fields = {**STEPS, **imagined, **fields}
     small_run(tmp_path / "straight", data, **fields)
     for step in (3, 10) if fields["algorithm"] == "moma-ppo" else (10,):
         start_and_kill(tmp_path / str(step), data, step, **fields)
@@ -256,6 +258,16 @@ def test_the_arm_itself_may_be_the_model(tmp_path, monkeypatch):
     assert last_state(tmp_path / "run")["source"]["counts"] == [12, 0, 0]
 
 
+def test_the_oracle_is_not_an_environment_that_only_scores_are_taken_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
+    recording = saved(tmp_path, reacher_recording()) + "_2x1_full"
+    fields = {"algorithm": "moma-ppo", "world_model": "oracle", "final_episodes": 1, **FEW, "steps": 1}
+    with pytest.raises(DataError, match="The oracle imagines in the environment that .* was recorded in, and"):
+        small_run(tmp_path / "run", recording, environment="reacher_2x1_full", max_steps=7, **fields)
+    assert not (tmp_path / "run" / "config.json").exists()
+    small_run(tmp_path / "run", recording, environment="reacher_2x1_full", **fields)
+
+
 def test_the_cutoff_may_be_a_quantile_of_the_spread_on_recorded_steps(tmp_path, monkeypatch, data, model):
     cautions: list[Caution] = []
 
@@ -322,10 +334,13 @@ def test_what_does_not_fit_together_is_refused_before_the_run_begins(tmp_path, d
             "fitted with --action-scale 1, which the run should have too",
         ),
         ({"world_model": "ensemble", "fit": {"action_scale": 2.0}}, ConfigError, "--fit takes no action_scale"),
+        ({"fit": {"steps": 21}}, WrongModelError, "was fitted with steps = 60, not 21: leave that --fit away"),
+        ({"fit": {"members": 5}}, WrongModelError, "was fitted with members = 3, not 5"),
+        ({"fit": {"step": 5}}, ConfigError, "Unknown field 'step'"),
     ],
-    ids=["of-a-model", "of-a-fit"],
+    ids=["scale-of-a-model", "scale-of-a-fit", "steps", "members", "unknown"],
 )
-def test_a_model_of_actions_on_another_scale_is_refused(tmp_path, data, model, fields, error, said):
+def test_a_model_of_another_fit_is_refused(tmp_path, data, model, fields, error, said):
     with pytest.raises(error, match=said):
         small_run(tmp_path / "run", data, **{"algorithm": "td3-bc", "world_model": model, **FEW, **fields})
     assert not (tmp_path / "run" / "config.json").exists()
@@ -354,7 +369,7 @@ def test_a_run_begins_with_another_runs_networks(tmp_path, data, monkeypatch, ca
     source, fields = ("bc", {"policy": "tanh"}) if algorithm == "ma-ppo" else ("td3-bc", {})
     taken = small_run(tmp_path / "first", data, algorithm=source).algorithm.state_dict()
     monkeypatch.chdir(tmp_path)
-    standing = {"algorithm": algorithm, "lr": 1e-12, **FEW, **fields}
+    standing = {"algorithm": algorithm, "lr": 1e-12, **STEPS, **fields}
     made = small_run(tmp_path / "run", data, init="first", **standing).algorithm.state_dict()
     policy = "actor." if algorithm == "ma-ppo" else "policy."
     same = [name for name in taken if name.startswith(policy)]
@@ -403,6 +418,39 @@ def test_networks_of_another_shape_are_refused_before_the_run_begins(tmp_path, d
 
 
 @pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({}, {"algorithm": "masac"}, "actor .* soft_std, which bounds log-std, is False, not True"),
+        ({}, {"algorithm": "ma-ppo", "policy": "tanh", "activation": "silu"}, "actor .* activation is relu, not silu"),
+        (
+            {"window": 3, "history_encoder": "gru"},
+            {"window": 2, "history_encoder": "gru"},
+            "inputs .* window is 3, not 2",
+        ),
+        (
+            {"algorithm": "ma-iql", "mixer": "monotonic"},
+            {"algorithm": "ma-iql", "mixer": "unconstrained"},
+            "mixer .* is monotonic, not unconstrained",
+        ),
+    ],
+    ids=["log-std", "activation", "window", "mixer"],
+)
+def test_networks_that_would_be_other_functions_here_are_refused(tmp_path, data, monkeypatch, first, second, said):
+    score_in_point_env(monkeypatch)
+    small_run(tmp_path / "first", data, steps=1, **first)
+    with pytest.raises(RunFolderError, match=f"^The .*{said}"):
+        small_run(tmp_path / "run", data, init=str(tmp_path / "first"), steps=1, **second)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_choices_have_no_deviation_that_a_policy_could_bound_otherwise(tmp_path, monkeypatch):
+    score_in_point_env(monkeypatch)
+    data = saved(tmp_path, world("discrete"))
+    small_run(tmp_path / "first", data, steps=1)
+    small_run(tmp_path / "run", data, "masac", init=str(tmp_path / "first"), steps=1)
+
+
+@pytest.mark.parametrize(
     ("algorithm", "fields", "said"),
     [
         ("bc", {"real_fraction": 0.5}, "--real-fraction needs a --world-model"),
@@ -427,6 +475,7 @@ def test_networks_of_another_shape_are_refused_before_the_run_begins(tmp_path, d
         ("o-mapl", {"preferences": "x", "world_model": "oracle"}, "o-mapl clones what was recorded.*no --world-model"),
         ("o-mapl", {"preferences": "x", "clip_target": True}, "o-mapl reads no rewards"),
         ("iql", {"preferences": "x"}, "iql learns from rewards, not from comparisons: o-mapl is the one"),
+        ("iql", {"horizon": 5}, "--horizon is of imagined episodes: it needs a --world-model"),
         ("iql", {"world_model": "ensembel"}, r"Unknown world model 'ensembel': did you mean 'ensemble'\?"),
     ],
 )

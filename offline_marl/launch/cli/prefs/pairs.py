@@ -73,6 +73,8 @@ def run(args: Sequence[str]) -> None:
         raise ConfigError(f"prefs pairs needs --dataset ID: `{PROGRAM} data list` shows what there is.")
 
     from offline_marl.preferences.labels import NAME
+    from offline_marl.runs.combinations import refuse_other_scale
+    from offline_marl.runs.folder import RewardFolder
     from offline_marl.runs.places import whole, with_share
     from offline_marl.tasks.data_tasks import open_task
     from offline_marl.training.preferences.asking import Plan, ask
@@ -82,10 +84,14 @@ def run(args: Sequence[str]) -> None:
     given = with_share({**given, "dataset": whole("dataset", str(given["dataset"]))})
     begun = (Path(str(given["folder"])) / NAME).exists()
     flags: PairsFlags = build(PairsFlags, given)
+    if flags.reward_model is not None and flags.select == "uniform":
+        raise ConfigError("--reward-model chooses pairs with --select disagree or entropy: give one of these too.")
     task = open_task(flags.dataset, flags.clip_actions, flags.memory, flags.action_scale)
     model = None if flags.reward_model is None else load_reward(flags.reward_model)
     if model is not None:
         refuse_other_team(model.spec, task.spec, str(flags.reward_model), task.id, "reward model")
+        then = RewardFolder(str(flags.reward_model)).config()
+        refuse_other_scale(f"reward model in {flags.reward_model}", then, flags.dataset, flags.action_scale)
     with ComparisonFolder(flags.folder, make=True, journal=flags.journal) as folder:
         stated = folder.store.facts() if begun else {}
         kept = {name: stated[name] for name in SHARED if name in stated and name not in given}

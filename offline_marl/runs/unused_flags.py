@@ -1,0 +1,79 @@
+"""Refusals of settings of parts that a run does not have, which would be passed over in silence. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from offline_marl.core.config import ConfigError
+from offline_marl.runs.config import RunConfig
+
+if TYPE_CHECKING:
+    from offline_marl.core.types import Needs
+
+IMAGINED_FIELDS = (
+    "fit",
+    "horizon",
+    "rollouts",
+    "refill_every",
+    "retain",
+    "start_share",
+    "spread",
+    "spread_weight",
+    "reward_spread_weight",
+    "cutoff",
+    "cutoff_quantile",
+    "clip_imagined",
+)
+"""Settings of world models and of what is imagined in them."""
+OF_REWARD_FITS = ("holdout", "patience", "min_improvement", "min_labels")
+"""Settings of a reward model's fit that ends by itself."""
+
+
+def refuse_unused(config: RunConfig, needs: Needs) -> None:
+    """Refuse settings that nothing of this run reads, so that nobody believes in an effect that they cannot have.
+
+    Raises:
+        ConfigError: Names the flag, and what it needs.
+    """
+    imagines = config.world_model is not None or needs.origin == "model"
+    learned = config.reward_model is not None or config.teacher is not None
+    parts: list[tuple[bool, tuple[str, ...], str]] = [
+        (imagines, IMAGINED_FIELDS, "is of imagined episodes: it needs a --world-model"),
+        (learned, ("reward_caution",), "is of a learned reward: it needs a --reward-model or a --teacher"),
+        (learned, ("reward_offset",), "is of a learned reward: it needs a --reward-model"),
+        (
+            config.reference_policy is not None,
+            ("reference_weight", "reference_clip"),
+            "is of a bonus for what a policy holds likely: it needs a --reference-policy",
+        ),
+        (
+            config.dataset is not None,
+            ("action_scale", "clip_actions"),
+            "is of recorded actions, and a run without --dataset has none: leave it away",
+        ),
+        (
+            config.query_schedule == "exponential",
+            ("query_rate",),
+            "is of rounds that come ever more seldom: it needs --query-schedule exponential",
+        ),
+        (
+            bool(config.explore_steps),
+            ("explore_neighbours",),
+            "measures what --explore-steps pay for: give these too",
+        ),
+    ]
+    for has_part, names, needed in parts:
+        for name in () if has_part else names:
+            if getattr(config, name) != RunConfig.model_fields[name].get_default(call_default_factory=True):
+                raise ConfigError(f"--{name.replace('_', '-')} {needed}.")
+    if "dataset" in config.fit:
+        raise ConfigError("--fit takes no dataset: a world model is fitted to what its run learns from.")
+    if needs.recorded == "only" and config.reward_model is not None:
+        raise ConfigError(
+            f"{config.algorithm} clones what was recorded and reads no rewards: it takes no --reward-model."
+        )
+    if found := [name for name in OF_REWARD_FITS if name in config.reward_fit]:
+        raise ConfigError(
+            f"--reward-fit {found[0]} is of a fit that ends; with a --teacher rounds end by --reward-updates and "
+            "--reward-accuracy."
+        )

@@ -1,0 +1,75 @@
+"""Settings of parts that a run does not have are refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from offline_marl.core.config import ConfigError
+from offline_marl.core.types import Needs
+from offline_marl.runs.combinations import refuse_beginning
+from offline_marl.runs.config import RunConfig
+from offline_marl.runs.unused_flags import IMAGINED_FIELDS
+
+VALUES: dict[str, Any] = {
+    "fit": {"steps": 5},
+    "spread": "max_aleatoric",
+    "clip_imagined": False,
+    "cutoff_quantile": 0.5,
+    "start_share": 0.5,
+}
+LIVE: dict[str, Any] = {"dataset": None, "environment": "rendezvous"}
+TEACHER: dict[str, Any] = {**LIVE, "teacher": "simulated"}
+
+
+def begin(needs: Needs | None = None, **fields: Any) -> None:
+    refuse_beginning(RunConfig(**{"algorithm": "iql", "dataset": "x", **fields}), needs or Needs(view="transitions"))
+
+
+@pytest.mark.parametrize("name", IMAGINED_FIELDS)
+def test_settings_of_imagination_need_a_world_model(name: str) -> None:
+    given = {name: VALUES.get(name, 3)}
+    with pytest.raises(ConfigError, match=f"^--{name.replace('_', '-')} is of imagined episodes: .* --world-model.$"):
+        begin(**given)
+    begin(**given, world_model="ensemble")
+    begin(Needs(origin="model"), **given)
+
+
+@pytest.mark.parametrize(
+    ("fields", "mended", "said"),
+    [
+        ({"reward_caution": 1.0}, {"reward_model": "r"}, "--reward-caution is of a learned reward: it needs"),
+        ({"reward_caution": 1.0, **LIVE}, {"teacher": "human"}, "--reward-caution is of a learned reward"),
+        ({"reward_offset": 2.0}, {"reward_model": "r"}, "--reward-offset is of a learned reward: it needs"),
+        (
+            {"reference_weight": 2.0, "reward_model": "r"},
+            {"reference_policy": "p"},
+            "--reference-weight .* needs a --reference-policy",
+        ),
+        (
+            {"reference_clip": (-1.0, 1.0), "reward_model": "r"},
+            {"reference_policy": "p"},
+            "--reference-clip .* needs a --reference-policy",
+        ),
+        (
+            {"fit": {"dataset": "y"}, "world_model": "ensemble"},
+            {"fit": {}},
+            "--fit takes no dataset: a world model is fitted to what its run learns from",
+        ),
+        ({"action_scale": 2.0, **LIVE}, {"dataset": "x"}, "--action-scale is of recorded actions"),
+        ({"clip_actions": True, **LIVE}, {"dataset": "x"}, "--clip-actions is of recorded actions"),
+        ({"query_rate": 0.5, **TEACHER}, {"query_schedule": "exponential"}, "--query-rate .* exponential"),
+        ({"explore_neighbours": 3, **TEACHER}, {"explore_steps": 9}, "--explore-neighbours measures what"),
+        ({"reward_fit": {"holdout": 0.5}, **TEACHER}, {"reward_fit": {}}, "--reward-fit holdout is of a fit that ends"),
+    ],
+)
+def test_settings_of_a_part_need_the_part(fields: dict[str, Any], mended: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        begin(**fields)
+    begin(**{**fields, **mended})
+
+
+def test_who_clones_reads_no_learned_reward() -> None:
+    with pytest.raises(ConfigError, match="iql clones what was recorded and reads no rewards: it takes no --reward"):
+        begin(Needs(view="transitions", recorded="only"), reward_model="r")
