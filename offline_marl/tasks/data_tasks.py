@@ -50,6 +50,8 @@ class ScoredTask:
     """What uniform play returned, where it was measured."""
     elsewhere: bool
     """Whether it is scored in another environment than the one that it was recorded in."""
+    opponents: Mapping[str, str]
+    """Versions of policies of other runs that act in the environment that the user named, by what they are."""
 
     def make_env(self, copies: int) -> JointEnv | None:
         """The environment the data came from, or None if none is known.
@@ -155,6 +157,7 @@ class Task(ScoredTask):
     """See `ScoredTask`; of a run without data, `data` is uniform play in it."""
     random_return: float | None = None
     elsewhere: bool = False
+    opponents: Mapping[str, str] = field(default_factory=dict)
     recorded: bool = True
     """Whether the data is a data set, and not uniform play of a run without one."""
     spec: Spec = field(init=False)
@@ -177,6 +180,7 @@ class RecordedTask(ScoredTask):
     named_environment: type[Environment] | None
     random_return: float | None
     elsewhere: bool = False
+    opponents: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_recording(name: str, clip_actions: bool = False, action_scale: float = 1.0) -> Recording | Dataset:

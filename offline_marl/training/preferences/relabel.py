@@ -28,9 +28,10 @@ from offline_marl.preferences.reward_model import RewardModel, mean_and_spread
 from offline_marl.runs.config import RunConfig
 from offline_marl.runs.folder import Folder, RunFolderError, write_json
 from offline_marl.runs.loading import load
+from offline_marl.runs.pins import version_of
 from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.models.report import plain, read_report, verdict
-from offline_marl.training.preferences.loading import load_reward, refuse_other_team, version_of
+from offline_marl.training.preferences.loading import load_reward, refuse_other_team
 from offline_marl.training.preferences.report import both_correlations
 from offline_marl.training.rewards import Rewards, whole_episodes
 
