@@ -125,7 +125,7 @@ def _best_response_task(settings: Mapping[str, Any], max_steps: int | None) -> E
         raise ConfigError(f"{BEST_RESPONSE} is as long as the task of its run: leave --max-steps away.")
     folder = RunFolder(given.frozen)
     config, policy = folder.config(), load(given.frozen, given.step)
-    opponents = {f"frozen policy of the run {given.frozen}": version_of(policy)}
+    opponents = {frozen_policy_of(given.frozen): version_of(policy)}
     if config.environment is not None:
         permit = permit_of(folder.path)
         team = find_environment_task(config.environment, config.env_settings, config.max_steps, permit=permit)
@@ -133,6 +133,11 @@ def _best_response_task(settings: Mapping[str, Any], max_steps: int | None) -> E
     else:
         kind, shares = _recorded_environment(folder)
     return EnvironmentTask(BEST_RESPONSE, against(kind, shares, policy, given.agent), None, None, opponents)
+
+
+def frozen_policy_of(run: str) -> str:
+    """Name under which a run in `best-response` pins the policy of this run folder."""
+    return f"frozen policy of the run {run}"
 
 
 def _recorded_environment(folder: RunFolder) -> tuple[type[Environment], Partition | None]:
