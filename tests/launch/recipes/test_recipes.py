@@ -213,6 +213,42 @@ def test_recipes_that_make_no_sense(change, sentence):
 
 
 @pytest.mark.parametrize(
+    ("field", "text", "place"),
+    [
+        ("dataset", "mine.safetensors", "mine.safetensors"),
+        ("dataset", "mine.safetensors_2x1_full", "mine.safetensors"),
+        ("dataset", "./mine.safetensors_2x1_full", "./mine.safetensors"),
+        ("dataset", "coordination-mix-v0", None),
+        ("init", "red", "red"),
+        ("world_model", "red", "red"),
+        ("world_model", "ensemble", None),
+        ("who", "./red=1", "./red"),
+        ("who", ["./red@2000=.5,random=.5"], "./red@2000"),
+        ("who", "random=.5,a=b=.5", "a=b"),
+        ("who", "red", "red"),
+        ("who", "blue", None),
+        ("env_settings", {"prey": "red"}, "red"),
+        ("parts", [{"data": "mine.safetensors"}], "mine.safetensors"),
+        ("history_encoder", "red", None),
+    ],
+)
+def test_what_a_stage_reads_by_its_path_is_refused(tmp_path, monkeypatch, field, text, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.safetensors").touch()
+    for run in ("red", "a=b"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "config.json").touch()
+    for folder in ("blue", "ensemble", "coordination-mix-v0"):  # called as other things are
+        (tmp_path / folder).mkdir()
+    recipe = {"stages": {"one": {"command": "train", "name": "bc", "fields": {field: text}}}}
+    if place is None:
+        make_recipe(recipe)
+        return
+    with pytest.raises(ConfigError, match=f"Stage 'one' reads {re.escape(place)}: name it under .inputs"):
+        make_recipe(recipe)
+
+
+@pytest.mark.parametrize(
     ("stage", "field", "sentence"),
     [
         ("learner", "epsilon", "Stage 'learner' cannot begin: .*epsilon_start"),
