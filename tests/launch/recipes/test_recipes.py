@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from launch.conftest import cli  # noqa: F401 - a fixture
 
 from offline_marl.core.config import ConfigError, load_settings
@@ -22,6 +23,7 @@ from offline_marl.launch.recipes.contents import content_of
 from offline_marl.launch.recipes.file import make_recipe, read_recipe
 from offline_marl.launch.recipes.run import StageFailedError, run_recipe
 from offline_marl.launch.recipes.standing import RecipeError
+from offline_marl.runs import checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
 FAST = {"steps": 4, "hidden": [8], "device": "cpu"}
@@ -114,6 +116,20 @@ def test_a_stage_that_comes_to_the_same_changes_nothing_behind_it(whole):
     changed["stages"]["expert"]["fields"]["copies"] = 3
     again = made(changed, out)
     assert {name for name in paths if paths[name] != again[name]} == {"expert"}
+
+
+def test_how_long_a_run_took_is_no_part_of_what_it_made(tmp_path):
+    state = {"algorithm": {"w": torch.ones(2), "updates": torch.tensor(3)}, "source": {"seen": [1, 2]}}
+    (tmp_path / "config.json").write_text("{}")
+
+    def content(**more: Any) -> str:
+        checkpoint.save(tmp_path / "checkpoints", 3, {**state, **more}, 1)
+        return content_of(tmp_path)
+
+    assert content(elapsed=1.0) == content(elapsed=2.0)
+    assert len({content(), content(source={"seen": [2, 1]}), content(algorithm={"w": torch.zeros(2)})}) == 3
+    next((tmp_path / "checkpoints").iterdir()).write_bytes(b"damaged")
+    assert content_of(tmp_path) != content()
 
 
 def test_where_the_work_is_done_is_no_part_of_a_stage(whole):
