@@ -18,6 +18,11 @@ FPS = 10.0
 """Pictures in a second where an environment does not say how long its steps are."""
 
 
+def unwrapped(env: Any) -> Any:
+    """The environment within all wrappers; itself where it tells none, as one of PettingZoo's methods alone."""
+    return getattr(env, "unwrapped", env)
+
+
 class Painted:
     """A wrapper whose frames can show agents in colours, and that tells the frame rate."""
 
@@ -31,7 +36,7 @@ class Painted:
     @property
     def fps(self) -> float:
         """Steps in a second of the simulated world."""
-        metadata = getattr(self._envs[0].unwrapped, "metadata", None) or {}
+        metadata = getattr(unwrapped(self._envs[0]), "metadata", None) or {}
         return float(metadata.get("render_fps") or FPS)
 
 
@@ -53,7 +58,7 @@ def paint_body(env: Any, colors: Sequence[Color]) -> None:
 @contextlib.contextmanager
 def painted_world(env: Any, colors: Sequence[Color]) -> Iterator[None]:
     """While a particle world is drawn, its agents wear these colours; some of them can see each other's own."""
-    bodies = getattr(getattr(env.unwrapped, "world", None), "agents", ()) if colors else ()
+    bodies = getattr(getattr(unwrapped(env), "world", None), "agents", ()) if colors else ()
     worn = [(body, body.color) for body in bodies if hasattr(body, "color")]
     try:
         for (body, _), color in zip(worn, colors, strict=False):

@@ -30,7 +30,7 @@ from offline_marl.environments.base import (
 from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.clocked import refuse_partition
 from offline_marl.environments.factories import factory_of, packages_of
-from offline_marl.environments.painting import Painted, painted_world
+from offline_marl.environments.painting import Painted, painted_world, unwrapped
 from offline_marl.environments.particles import infos_of, lightened
 from offline_marl.environments.spaces import (
     MASK,
@@ -256,7 +256,7 @@ class PettingZooTeam(Painted):
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that the episodes depend on."""
-        modules = {type(self._envs[0].unwrapped).__module__.split(".")[0], "pettingzoo", "gymnasium"}
+        modules = {type(unwrapped(self._envs[0])).__module__.split(".")[0], "pettingzoo", "gymnasium"}
         return {name: metadata.version(name) for name in sorted({p for m in modules for p in packages_of(m)})}
 
     def render(self, copy: int = 0) -> Frame:
@@ -268,8 +268,8 @@ class PettingZooTeam(Painted):
         if not 0 <= copy < len(self._envs):
             raise DataError(f"{self.name} has {len(self._envs)} copies, but copy {copy} was to be drawn.")
         env = self._envs[copy]
-        if getattr(env.unwrapped, "render_mode", None) is None:
-            env.unwrapped.render_mode = "rgb_array"
+        if getattr(unwrapped(env), "render_mode", None) is None:
+            unwrapped(env).render_mode = "rgb_array"
         with painted_world(env, self.colors):
             frame = env.render()
         if not isinstance(frame, np.ndarray) or frame.ndim != 3:

@@ -33,6 +33,8 @@ TASK = "task.json"
 """All of the run's task but the rows of its data, which is not needed any more once the run has ended."""
 TUNED = "tuned.json"
 """Of a run whose settings were chosen by other runs: their seeds, and by what."""
+PINNED = "pinned.json"
+"""Checksums of networks from elsewhere that the run goes by."""
 ALLOWED_BEFORE_START = {
     "lock",
     "versions.json",
@@ -43,6 +45,7 @@ ALLOWED_BEFORE_START = {
     "logs",
     TASK,
     TUNED,
+    PINNED,
 }
 """What may lie in a folder before its run begins: whoever submitted it, or a run killed early, left it there."""
 REPLAY = "replay"

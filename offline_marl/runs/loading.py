@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,33 +163,36 @@ def with_actors(settings: Mapping[str, Any], permit: Permit) -> dict[str, Any]:
 
 def _actor(value: Any, permit: Permit) -> Any:
     if isinstance(value, str) and Path(value).is_dir():
-        return acting_prey(value)
+        return ActingPrey(value)
     return permit(value) if isinstance(value, str) and is_import_path(value) else value
 
 
-def acting_prey(run: str | Path) -> Callable[[npt.NDArray[np.float32]], Any]:
+class ActingPrey:
     """The last agent of a run as a function of its own observation, such as the prey of MPE's Tag; deterministic.
 
-    Returns:
-        A function from its observation to a choice, or to actions in [0, 1] as mpe2 has them.
+    Args:
+        run: The run folder; its newest checkpoint acts.
 
     Raises:
         RunFolderError: The folder holds no run or no readable checkpoint.
         DataError: The agent reads its past, of which the function is told nothing.
     """
-    policy = load(run)
-    spec = policy.spec
-    if any(value is not None for value in policy.begin(1).read().values()):
-        window = f" (window = {policy.window})" if policy.window else ""
-        raise DataError(f"The run {run} reads its past{window}, which a given prey does not.")
+
+    def __init__(self, run: str | Path) -> None:
+        self.run, self.policy = run, load(run)
+        if any(value is not None for value in self.policy.begin(1).read().values()):
+            window = f" (window = {self.policy.window})" if self.policy.window else ""
+            raise DataError(f"The run {run} reads its past{window}, which a given prey does not.")
 
     @torch.no_grad()
-    def act(obs: npt.NDArray[np.float32]) -> Any:
+    def __call__(self, obs: npt.NDArray[np.float32]) -> Any:
+        """A choice, or actions in [0, 1] as mpe2 has them."""
+        spec = self.policy.spec
         if len(obs) != spec.obs_dims[-1]:
-            raise DataError(f"The last agent of {run} sees {spec.obs_dims[-1]} numbers, not the prey's {len(obs)}.")
+            raise DataError(
+                f"The last agent of {self.run} sees {spec.obs_dims[-1]} numbers, not the prey's {len(obs)}."
+            )
         seen = torch.zeros(1, spec.n_agents, spec.obs_dim)
         seen[0, -1, : len(obs)] = torch.from_numpy(obs)
-        chosen = policy.act(seen)[0, -1]
+        chosen = self.policy.act(seen)[0, -1]
         return int(chosen) if spec.discrete else (chosen[: spec.act_dims[-1]].numpy() + 1) / 2
-
-    return act

@@ -47,3 +47,36 @@ def heeding_the_end(tell: Callable[[], object]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def saving_when_interrupted(has_begun: Callable[[], bool]) -> Iterator[threading.Event]:
+    """At SIGINT (Ctrl-C) let the run save and end; interrupt at once at a second one, or before the run has begun.
+
+    For the main thread. Where SIGINT is ignored, as in the background of a shell, it stays so.
+
+    Args:
+        has_begun: Whether there is a run that can be gone on with.
+
+    Yields:
+        Set once the run was interrupted so.
+    """
+    interrupted = threading.Event()
+
+    def ended(_: int, __: object) -> None:
+        if asked.is_set() or not has_begun():
+            raise KeyboardInterrupt
+        interrupted.set()
+        asked.set()
+        with contextlib.suppress(OSError):  # not by print, which may be in the middle of a line of its own
+            os.write(2, b"\ninterrupted: it saves after the present update, and ends; Ctrl-C again ends it at once.\n")
+
+    before = signal.getsignal(signal.SIGINT)
+    heeded = before not in (signal.SIG_IGN, None)
+    if heeded:
+        signal.signal(signal.SIGINT, ended)
+    try:
+        yield interrupted
+    finally:
+        if heeded:
+            signal.signal(signal.SIGINT, before)

@@ -52,6 +52,8 @@ class ScoredTask:
     """Whether it is scored in another environment than the one that it was recorded in."""
     recorded_reference: Reference | None
     """Of a task that is scored elsewhere, the reference scores of its data."""
+    opponents: Mapping[str, str]
+    """Versions of policies of other runs that act in the environment that the user named, by what they are."""
 
     def make_env(self, copies: int) -> JointEnv | None:
         """The environment the data came from, or None if none is known.
@@ -166,6 +168,7 @@ class Task(ScoredTask):
     random_return: float | None = None
     elsewhere: bool = False
     recorded_reference: Reference | None = None
+    opponents: Mapping[str, str] = field(default_factory=dict)
     recorded: bool = True
     """Whether the data is a data set, and not uniform play of a run without one."""
     spec: Spec = field(init=False)
@@ -189,6 +192,7 @@ class RecordedTask(ScoredTask):
     random_return: float | None
     elsewhere: bool = False
     recorded_reference: Reference | None = None
+    opponents: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_recording(name: str, clip_actions: bool = False, action_scale: float = 1.0) -> Recording | Dataset:

@@ -7,7 +7,7 @@ random play. It is kept in the run folder; the statistics go with every checkpoi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ from offline_marl.environments.guarded import Guarded, build_in_time
 from offline_marl.environments.pettingzoo import environment_of
 from offline_marl.runs.config import RunConfig, import_paths
 from offline_marl.runs.folder import RunFolder, RunFolderError
-from offline_marl.runs.loading import load, with_actors
+from offline_marl.runs.loading import ActingPrey, load, with_actors
 from offline_marl.runs.permissions import permit_of
+from offline_marl.runs.pins import version_of
 from offline_marl.tasks.data_tasks import Task
 
 UNIFORM = f"uniform{SUFFIX}"
@@ -66,6 +67,8 @@ class EnvironmentTask:
     kind: type[Environment]
     partition: Partition | None
     reference: Reference | None
+    opponents: Mapping[str, str] = field(default_factory=dict)
+    """Versions of policies of other runs that act in it, by what they are."""
 
     def make(self, copies: int) -> JointEnv:
         """The environment in many copies."""
@@ -93,8 +96,13 @@ def find_environment_task(
     if name == BEST_RESPONSE:
         return _best_response_task(settings or {}, max_steps)
     settings = with_actors(settings or {}, permit)
+    opponents = {
+        f"{role} of the run {actor.run}": version_of(actor.policy)
+        for role, actor in settings.items()
+        if isinstance(actor, ActingPrey)
+    }
     if names_code(name):
-        return EnvironmentTask(name, environment_of(permit(name), settings, max_steps), None, None)
+        return EnvironmentTask(name, environment_of(permit(name), settings, max_steps), None, None, opponents)
     # A task of a family may have underscores that are no conf and no view.
     body, *share = [name] if "/" in name else name.split("_", 2)
     kind = environments.get(body)
@@ -108,7 +116,7 @@ def find_environment_task(
     shares = partition(body, share[0], share[1]) if share else None
     plain = not settings and max_steps is None
     known = [entry.reference for entry in CATALOG.values() if plain and entry.scenario == body]
-    return EnvironmentTask(name, kind.told(settings, max_steps), shares, known[0] if known else None)
+    return EnvironmentTask(name, kind.told(settings, max_steps), shares, known[0] if known else None, opponents)
 
 
 def _best_response_task(settings: Mapping[str, Any], max_steps: int | None) -> EnvironmentTask:
@@ -117,13 +125,19 @@ def _best_response_task(settings: Mapping[str, Any], max_steps: int | None) -> E
         raise ConfigError(f"{BEST_RESPONSE} is as long as the task of its run: leave --max-steps away.")
     folder = RunFolder(given.frozen)
     config, policy = folder.config(), load(given.frozen, given.step)
+    opponents = {frozen_policy_of(given.frozen): version_of(policy)}
     if config.environment is not None:
         permit = permit_of(folder.path)
         team = find_environment_task(config.environment, config.env_settings, config.max_steps, permit=permit)
-        kind, shares = team.kind, team.partition
+        kind, shares, opponents = team.kind, team.partition, {**team.opponents, **opponents}
     else:
         kind, shares = _recorded_environment(folder)
-    return EnvironmentTask(BEST_RESPONSE, against(kind, shares, policy, given.agent), None, None)
+    return EnvironmentTask(BEST_RESPONSE, against(kind, shares, policy, given.agent), None, None, opponents)
+
+
+def frozen_policy_of(run: str) -> str:
+    """Name under which a run in `best-response` pins the policy of this run folder."""
+    return f"frozen policy of the run {run}"
 
 
 def _recorded_environment(folder: RunFolder) -> tuple[type[Environment], Partition | None]:
@@ -171,6 +185,7 @@ def open_environment_task(config: RunConfig, folder: Path | None = None, *, perm
         task.reference,
         named_environment=task.kind,
         random_return=returned,
+        opponents=task.opponents,
         recorded=False,
     )
 

@@ -139,7 +139,12 @@ def scored_in_named(task: TaskKind, config: RunConfig | EnvironmentChoice, permi
         return task
     environment_task = find_environment_task(config.environment, config.env_settings, config.max_steps, permit=permit)
     if _recorded_in(task, config, environment_task):
-        return replace(task, named_environment=environment_task.kind, partition=environment_task.partition)
+        return replace(
+            task,
+            named_environment=environment_task.kind,
+            partition=environment_task.partition,
+            opponents=environment_task.opponents,
+        )
     return replace(
         task,
         named_environment=environment_task.kind,
@@ -148,6 +153,7 @@ def scored_in_named(task: TaskKind, config: RunConfig | EnvironmentChoice, permi
         random_return=None,
         elsewhere=True,
         recorded_reference=task.data_reference,
+        opponents=environment_task.opponents,
     )
 
 

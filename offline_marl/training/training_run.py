@@ -28,6 +28,7 @@ from offline_marl.runs.devices import pick_device
 from offline_marl.runs.folder import Folder, RunFolder, RunFolderError, newest_state, restoring
 from offline_marl.runs.loading import make_algorithm, take_over
 from offline_marl.runs.loggers import Logger
+from offline_marl.runs.pins import pin
 from offline_marl.tasks.data_tasks import ScoredTask, Task
 from offline_marl.tasks.scoring import describe_data, make_scorer, mean_return_of
 from offline_marl.training.coded_run import CodedRun
@@ -97,6 +98,8 @@ class TrainingSession(Session[RunConfig, Result]):
             replacement = make_live_reward(config, task, self.device)
         elif not folder.done:
             replacement = learned_reward(config, folder, task, self.device)
+        for what, version in {} if folder.done else task.opponents.items():
+            pin(folder, what, version)
         self.course: RewardCourse | None = None
         self.rewards = rewards = Rewards(task.data, settings.reward_scale, replacement, self.device)
         if settings.standardize_obs:

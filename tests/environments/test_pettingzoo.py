@@ -79,6 +79,26 @@ def test_agents_that_leave_early_see_zeros_and_earn_nothing(leaving):
     assert not rewards.any() and over.all() and not cut.any() and seen.obs[0, 1].tolist() == [4, 4]
 
 
+def test_an_environment_of_pettingzoos_methods_alone_is_played_and_drawn(leaving, monkeypatch):
+    class Plain:
+        possible_agents, max_steps = Leaving.possible_agents, 9
+
+        def __init__(self):
+            self.inner = Leaving()
+
+        def render(self):
+            return np.zeros((4, 4, 3), np.uint8)
+
+    for name in ("observation_space", "action_space", "reset", "step"):
+        setattr(Plain, name, lambda self, *given, _name=name, **said: getattr(self.inner, _name)(*given, **said))
+    Plain.agents = property(lambda self: self.inner.agents)
+    monkeypatch.setattr(f"{HERE}.parallel_env", Plain)
+    team = PettingZooTeam(ImportPath(HERE), 1)
+    team.reset([0])
+    assert team.step(np.zeros((1, 2, 1), np.float32))[1].tolist() == [[2, 5]]
+    assert "pettingzoo" in team.versions() and team.render().shape == (4, 4, 3) and team.fps > 0
+
+
 def test_choices_are_masked_as_the_environment_says(leaving):
     team = PettingZooTeam(ImportPath(HERE), 1, {"continuous": False, "limit": False}, max_steps=3)
     seen = team.reset([0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from runs import checkpoints, ending, refuse_difference, score_in_point_env, sma
 from worlds import saved, world
 
 from offline_marl.runs import stopping
-from offline_marl.runs.stopping import StoppedEarly
+from offline_marl.runs.stopping import StoppedEarly, saving_when_interrupted
 from offline_marl.training import loop, run
 from offline_marl.training.loop import DivergedError, LogHook
 from offline_marl.training.models import fit as fitting
@@ -36,6 +37,26 @@ def ask_at(patch: pytest.MonkeyPatch, at: int, spoil: bool = False) -> None:
         log(self, step, learner, metrics)
 
     patch.setattr(loop.LogHook, "__call__", call)
+
+
+def test_one_interruption_asks_for_a_stop_and_a_second_one_ends_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), saving_when_interrupted(lambda: True) as interrupted:
+            signal.raise_signal(signal.SIGINT)
+            assert interrupted.is_set() and stopping.asked.is_set()
+            assert "Ctrl-C again ends it at once" in capfd.readouterr().err
+            signal.raise_signal(signal.SIGINT)
+        stopping.asked.clear()
+        with pytest.raises(KeyboardInterrupt), saving_when_interrupted(lambda: False):
+            signal.raise_signal(signal.SIGINT)
+        assert not stopping.asked.is_set() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with saving_when_interrupted(lambda: True):
+            signal.raise_signal(signal.SIGINT)
+        assert not stopping.asked.is_set()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.files import load_data
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.environments.base import Seen
+from offline_marl.runs.folder import RunFolderError
 from offline_marl.tasks import environment_tasks
 from offline_marl.tasks.environment_tasks import UNIFORM, EnvironmentTask, find_environment_task, play_uniformly
 from offline_marl.tasks.scoring import describe_data, other_versions
@@ -75,6 +77,23 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(tmp_path):
     (tmp_path / "cut" / UNIFORM).unlink()  # it is the same when it is played again
     resume(tmp_path / "cut")
     refuse_difference(ending(tmp_path / "whole"), ending(tmp_path / "cut"))
+
+
+def test_a_run_goes_on_against_the_policies_that_it_began_with_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 30)
+    other = {**SHORT, "steps": 1, "hidden": [8], "final_episodes": 1}
+    own = {**SHORT, "environment": "best-response", "env_settings": {"frozen": str(tmp_path / "other"), "agent": 0}}
+    small_run(tmp_path / "other", None, **other)
+    start_and_kill(tmp_path / "run", None, 6, **own)
+    shutil.rmtree(tmp_path / "other")
+    small_run(tmp_path / "other", None, **other, seed=1)
+    with pytest.raises(
+        RunFolderError, match="The frozen policy of the run .*other is not the one that the run in .*run began with"
+    ):
+        resume(tmp_path / "run")
+    shutil.rmtree(tmp_path / "other")
+    small_run(tmp_path / "other", None, **other)
+    assert resume(tmp_path / "run").folder.exists()
 
 
 def test_a_run_ends_the_same_whatever_number_of_processes_steps_the_simulator(tmp_path):

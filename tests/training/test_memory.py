@@ -18,7 +18,7 @@ from offline_marl.datasets.files import load_data
 from offline_marl.environments.episodes import episode_seeds
 from offline_marl.films.frames import episode_frames, open_for_rendering
 from offline_marl.films.videos import film
-from offline_marl.runs.loading import acting_prey
+from offline_marl.runs.loading import ActingPrey
 from offline_marl.tasks import environment_tasks
 from offline_marl.training import session, training_run
 from offline_marl.training.run import evaluate, load, resume
@@ -127,4 +127,4 @@ def test_a_stopped_run_ends_bit_for_bit_as_one_that_was_not(run, tmp_path, monke
 
 def test_a_policy_with_a_memory_is_no_prey(run):
     with pytest.raises(DataError, match="reads its past"):
-        acting_prey(run)
+        ActingPrey(run)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,12 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import SUFFIX, home
 from offline_marl.datasets.files import load_data
-from offline_marl.datasets.readers.base import Content
+from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.detect import open_with, reader_of
 from offline_marl.datasets.readers.steps import save_steps
 
 VERSION = 2
-"""Of the readers: raised when one of them reads something otherwise, so that it is converted again."""
+"""Of our readers: raised when one of them reads something otherwise, so that it is converted again."""
 CHUNK = 1 << 20
 
 
@@ -35,7 +37,7 @@ def load_place(path: Path, clip_actions: bool = False, action_scale: float = 1.0
     if not path.exists():
         raise DataError(f"There is no file {path}.")
     digest = fingerprint(path)
-    kept = home() / "converted" / f"{path.name}-{digest[:16]}-{VERSION}{SUFFIX}"
+    kept = home() / "converted" / f"{path.name}-{digest[:16]}-{_version_of(reader_of(path))}{SUFFIX}"
     if not kept.exists():
         convert(path, kept, {"source_sha256": digest})
     return load_data(kept, clip_actions, action_scale)
@@ -67,7 +69,7 @@ def convert(
         save_steps(kept, steps, {"name": path.name, **metadata, **(additions or {}), "source_sha256": digest}, tick)
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_steps(path: Path, options: Mapping[str, Any] | None = None) -> Iterator[Content]:
     """Steps and metadata of a file or folder of a published format, to be read while it is open.
 
@@ -76,6 +78,19 @@ def open_steps(path: Path, options: Mapping[str, Any] | None = None) -> Iterator
     """
     with open_with(reader_of(path), path, options or {}) as content:
         yield content
+
+
+def _version_of(reader: Reader) -> str:
+    """Version of a reader in the names of its conversions: of one of ours VERSION, of others their source too."""
+    kind = type(reader)
+    if kind.__module__.startswith(f"{readers.package}."):
+        return str(VERSION)
+    source = kind.__qualname__
+    for thing in (sys.modules.get(kind.__module__), kind):
+        with contextlib.suppress(OSError, TypeError):  # neither is a file where a reader was typed in
+            source = inspect.getsource(thing)  # type: ignore[arg-type]
+            break
+    return f"{VERSION}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
 def fingerprint(path: Path) -> str:

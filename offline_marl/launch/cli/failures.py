@@ -36,28 +36,31 @@ def is_out_of_memory(error: Exception) -> bool:
 def resumable(folder: Path, runs: Sequence[Path] = ()) -> Iterator[None]:
     """Turn interruptions and disk errors of a run into a sentence on what is kept and how to resume.
 
-    SIGTERM, by which schedulers announce the end, and SIGHUP, when the terminal has gone, let the run save after the
-    update that it is in.
+    SIGTERM, by which schedulers announce the end, SIGHUP, when the terminal has gone, and Ctrl-C let the run save after
+    the update that it is in; a second Ctrl-C ends it at once.
 
     Args:
         folder: The run folder, or what holds the folders of several runs.
         runs: These, if there are several.
     """
-    from offline_marl.runs.stopping import StoppedEarly, asked, heeding_the_end
+    from offline_marl.runs.stopping import StoppedEarly, asked, heeding_the_end, saving_when_interrupted
+
+    def has_begun() -> bool:
+        return any((run / "config.json").exists() for run in runs or [folder])
 
     resume = f"go on with `offline-marl resume {shlex.quote(str(folder))}`"
     if runs:
         resume = "go on with all runs by the same command, with one by `offline-marl resume RUN`"
     try:
-        with heeding_the_end(asked.set):
+        with heeding_the_end(asked.set), saving_when_interrupted(has_begun) as interrupted:
             yield
     except StoppedEarly as stop:
-        raise Stopped(TERMINATED, f"{stop}: {resume}") from None
+        raise Stopped(INTERRUPTED if interrupted.is_set() else TERMINATED, f"{stop}: {resume}") from None
     except BrokenPipeError:
         raise
     except KeyboardInterrupt:
-        begun = any((run / "config.json").exists() for run in runs or [folder])
-        raise Stopped(INTERRUPTED, f"interrupted: {resume}" if begun else "interrupted before the run began.") from None
+        said = f"interrupted: {resume}" if has_begun() else "interrupted before the run began."
+        raise Stopped(INTERRUPTED, said) from None
     except OSError as error:
         place = error.filename or f"a file of {folder}"
         saved = any(path for run in runs or [folder] for path in run.glob("**/checkpoints/step_*"))

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from offline_marl.core.files import DamagedFileError
 from offline_marl.preferences.labels import NAME
 from offline_marl.runs import checkpoint
 from offline_marl.training.preferences.folders import ComparisonFolder
@@ -30,10 +35,10 @@ def content_of(path: Path) -> str:
     if (path / NAME).is_file():
         return _comparisons(path)
     if (path / "config.json").is_file():
-        # The newest checkpoint is what a later stage loads; what the networks are is in the settings.
-        kept = [file for _, file in checkpoint.found(path / "checkpoints")]
+        # Checkpoints are what a later stage loads; what the networks are is in the settings.
         parts = [path / "config.json", path / "reward.json"]
-        return _files(path, [*(part for part in parts if part.is_file()), *kept])
+        kept = [_checkpoint(*known) for known in checkpoint.candidates(path / "checkpoints")]
+        return _words([_files(path, [part for part in parts if part.is_file()]), *kept])
     return _files(path, sorted(file for file in path.rglob("*") if file.is_file()))
 
 
@@ -45,7 +50,26 @@ def _comparisons(path: Path) -> str:
         # Where the data lay is said to people alone.
         facts = {name: value for name, value in folder.store.facts().items() if name != "task"}
     segments = _files(path, sorted(folder.segments.glob("*.safetensors")))
-    words = [*pairs, *labels, *judged, json.dumps(facts, sort_keys=True), segments]
+    return _words([*pairs, *labels, *judged, json.dumps(facts, sort_keys=True), segments])
+
+
+def _checkpoint(file: Path, state: Mapping[str, Any] | DamagedFileError) -> str:
+    """Checksum of a checkpoint but for its clock; of a damaged one, of the whole file."""
+    if isinstance(state, DamagedFileError):
+        return _files(file.parent, [file])
+    return _tree({name: value for name, value in state.items() if name != "elapsed"})
+
+
+def _tree(value: Any) -> str:
+    if isinstance(value, Tensor):
+        data = value.contiguous().reshape(-1).view(torch.uint8).numpy().data
+        return _words([str(value.dtype), str(tuple(value.shape)), hashlib.sha256(data).hexdigest()])
+    if isinstance(value, Mapping):
+        return _words([f"{name} {_tree(part)}" for name, part in sorted(value.items())])
+    return _words([_tree(part) for part in value]) if isinstance(value, list | tuple) else repr(value)
+
+
+def _words(words: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 

@@ -13,8 +13,12 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from offline_marl.core.config import Config, ConfigError, build, load_settings, suggest
-from offline_marl.runs.config import MACHINE_FIELDS
+from offline_marl.core.names import is_place, named_places, split_share
+from offline_marl.core.places import place_fields
+from offline_marl.datasets.places import place_of
+from offline_marl.runs.config import ACTING_RUNS, FROZEN, MACHINE_FIELDS, FitConfig, RewardFitConfig, RunConfig
 from offline_marl.runs.kinds import kinds
+from offline_marl.worldmodels import registry as worldmodels
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][\w-]*$")]
 REFERENCE = re.compile(r"\{([A-Za-z][\w-]*)\}")
@@ -23,6 +27,10 @@ MAKES_DATA = ("collect", "data mix")
 COMPARES = ("prefs pairs", "prefs simulate", "prefs import")
 HERE = (*MAKES_DATA, *COMPARES)
 """Commands that the launching process performs itself; kinds of run become jobs."""
+DATA = frozenset({"data", "dataset"})
+ACTORS = frozenset({"who", "deviate", *ACTING_RUNS, FROZEN})
+PATHS = frozenset({"tiers", "file"}) | place_fields(RunConfig, FitConfig, RewardFitConfig)
+"""Fields, but for these, that hold the path of a file or folder."""
 
 
 class Stage(Config):
@@ -49,7 +57,7 @@ class Stage(Config):
     def inputs(self) -> tuple[str, ...]:
         """Names of what it reads: stages, or inputs of the recipe."""
         texts = _texts([self.name, self.fields])
-        return tuple(dict.fromkeys(name for text in texts for name in REFERENCE.findall(text)))
+        return tuple(dict.fromkeys(name for _, text in texts for name in REFERENCE.findall(text)))
 
     def identity(self) -> dict[str, Any]:
         """All of it that decides what it makes, but for the content of its inputs."""
@@ -151,19 +159,42 @@ def _refuse(name: str, stage: Stage) -> None:
         raise ConfigError(f"Stage '{name}' needs a name: what comes behind `{stage.command}`.")
     if stage.command in COMPARES and stage.name is not None and not REFERENCE.fullmatch(stage.name):
         raise ConfigError(f"Stage '{name}' goes on with comparisons of another: name = \"{{STAGE}}\".")
-    for text in _texts([stage.name, stage.fields]):
-        if "/" in text and not REFERENCE.search(text) and Path(text).exists():
+    for field, text in _texts([stage.name, stage.fields]):
+        for place in _places_in(field, text):
             raise ConfigError(
-                f"Stage '{name}' reads {text}: name it under [inputs], so that a change of its content is noticed."
+                f"Stage '{name}' reads {place}: name it under [inputs], so that a change of its content is noticed."
             )
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _places_in(field: str, text: str) -> Iterator[str]:
+    """Files and folders that are there among what a text names: `runs/a@2000=.5,random=.5`, `mine.hdf5_2x1_full`."""
+    for word in named_places(text):
+        name = split_share(word)[0]
+        place = place_of(name)
+        path = name if place is None else place[0]
+        if is_place(path) and not REFERENCE.search(name) and ("/" in path or _means_a_path(field, path)):
+            yield path
+
+
+def _means_a_path(field: str, name: str) -> bool:
+    """Whether a name without a slash, which may be a word as well, is read as the path of what is there."""
+    if field in DATA:
+        return place_of(name) is not None
+    if field in ACTORS:
+        return (Path(name.partition("@")[0]) / "config.json").is_file()
+    return field in PATHS and not (field == "world_model" and name in worldmodels.names())
+
+
+def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
+    """All texts of a value, each behind the name of the field that it stands in."""
     if isinstance(value, str):
-        yield value
-    parts: Any = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    for part in parts:
-        yield from _texts(part)
+        yield field, value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _texts(part, str(name).replace("-", "_"))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts(part, field)
 
 
 Perform = Callable[[list[str]], None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -40,16 +39,6 @@ def load_reward(path: str | Path) -> RewardModel:
     with restoring(folder.path):
         model.load_state_dict(state["reward_model"])
     return model.requires_grad_(False).eval()
-
-
-def version_of(model: RewardModel) -> str:
-    """Checksum of all that a reward depends on."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, torch.Tensor) and not name.startswith("best_"):
-            digest.update(f"{name} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def refuse_other_team(spec: Spec, data_spec: Spec, place: str | Path, task: str, what: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -88,9 +88,26 @@ class PaidEpisodes:
     def __init__(self, source: EnvironmentSource, course: RewardCourse, rewards: Rewards) -> None:
         self.source, self.course, self.rewards = source, course, rewards
         self.drawn = self.count = 0
+        self.waiting: Batch | None = None
+        """What was played last, until the reward that it is paid by is there."""
 
     def sample(self, needs: Needs) -> Batch:
-        """The next batch."""
+        """The next batch.
+
+        Raises:
+            SourceInterrupted: The reward waits for people, and was asked to stop: what was played is kept.
+        """
+        course = self.course
+        batch = self.waiting = self._play(needs) if self.waiting is None else self.waiting
+        course.proceed(self.source.steps, self.drawn, 0)
+        self.waiting = None
+        self.drawn += 1
+        course.reward.visited = True
+        paid = self.rewards.of(batch.to(self.source.device))
+        return with_bonus(paid, course, self.source.steps, self.rewards.factor)
+
+    def _play(self, needs: Needs) -> Batch:
+        """Fresh episodes, which the course hears of."""
         course, entropy = self.course, self.course.reward.entropy
         batch = self.source.play(needs)
         episodes = episodes_of(batch)
@@ -101,16 +118,15 @@ class PaidEpisodes:
             points = [visited_steps(episode) for episode in episodes]
             every = [entropy.points, *points] if len(entropy.points) else points
             entropy.visit(torch.cat(every)[-MOST_VISITED:], 0, self.count)
-        course.proceed(self.source.steps, self.drawn, 0)
-        self.drawn += 1
-        course.reward.visited = True
-        paid = self.rewards.of(batch.to(self.source.device))
-        return with_bonus(paid, course, self.source.steps, self.rewards.factor)
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The source's state, that of the course, and the episodes that may be asked about."""
+        """The source's state, that of the course, the episodes that may be asked about, and a batch that waits."""
         recent = [episode for _, episode in self.course.recent]
         kept = {"recent": flatten_episodes(recent, self.source.env.spec)} if recent else {}
+        if self.waiting is not None:
+            held = {item.name: getattr(self.waiting, item.name) for item in fields(Batch)}
+            kept["waiting"] = {name: value for name, value in held.items() if value is not None}
         mine = {"drawn": self.drawn, "count": self.count, **kept}
         return {**self.source.state_dict(), "course": self.course.state_dict(), "episodes": mine}
 
@@ -123,6 +139,7 @@ class PaidEpisodes:
         recent = unflatten_episodes(mine["recent"]) if "recent" in mine else []
         for number, episode in enumerate(recent, self.count - len(recent)):
             self.course.hear(number, episode)
+        self.waiting = Batch(**mine["waiting"]) if "waiting" in mine else None
 
 
 def with_bonus(batch: Batch, course: RewardCourse, steps: int, factor: float) -> Batch:

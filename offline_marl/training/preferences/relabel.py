@@ -29,9 +29,10 @@ from offline_marl.runs.combinations import refuse_other_scale
 from offline_marl.runs.config import LearnFlags, RunConfig
 from offline_marl.runs.folder import Folder, RewardFolder, RunFolder, RunFolderError, write_json
 from offline_marl.runs.loading import load
+from offline_marl.runs.pins import version_of
 from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.models.report import plain, read_report, verdict
-from offline_marl.training.preferences.loading import load_reward, refuse_other_team, version_of
+from offline_marl.training.preferences.loading import load_reward, refuse_other_team
 from offline_marl.training.preferences.report import both_correlations
 from offline_marl.training.rewards import Rewards, whole_episodes
 

@@ -22,6 +22,7 @@ from offline_marl.runs.checkpoint import found
 from offline_marl.runs.combinations import imagines_live, replays
 from offline_marl.runs.config import FitConfig, RunConfig
 from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError
+from offline_marl.runs.pins import pin, version_of
 from offline_marl.runs.sizes import refuse_too_large
 from offline_marl.tasks.data_tasks import Task, known_partition
 from offline_marl.training.models.fit import (
@@ -93,6 +94,7 @@ def plan_source(
 
     def make() -> Source:
         model, held_out = _warned(continue_fit(model_folder, task, config))
+        pin(folder, "world model of its own" if by_kind else f"world model in {model_folder.path}", version_of(model))
         model.place(config.device, derive(config.seed, "imagination"))
         imagining = _make_imagining(config, task, rewards, learner, model, held_out, replay)
         return imagining if replay is None else replay.source(imagining)

@@ -100,18 +100,30 @@ class EnvironmentSource:
         """The same with the rewards that the environment pays, on the CPU.
 
         Raises:
-            SourceStoppedError: The environment died, hung, or showed what nobody could learn from.
+            SourceStoppedError: The environment died, hung, or showed what nobody could learn from; all stands as before
+                the batch, which is played again.
         """
+        before, draws = self.state_dict(), self._exploration()
+        try:
+            return self._play_enough(needs)
+        except (EnvironmentFailedError, BadInputError) as error:
+            self.load_state_dict(before)
+            if draws is not None:
+                draws[0].set_state(draws[1])
+            failed = "" if isinstance(error, EnvironmentFailedError) else f"The environment {self.env.name} failed: "
+            raise SourceStoppedError(f"{failed}{sentence(error)}") from error
+
+    def _exploration(self) -> tuple[torch.Generator, Tensor] | None:
+        """The generator that the policy explores by, and its state."""
+        drawing = self.policy.generator if isinstance(self.policy, Algorithm) else None
+        return None if drawing is None else (drawing, drawing.get_state())
+
+    def _play_enough(self, needs: Needs) -> Batch:
         rounds: list[Batch] = []
         played = episodes = 0
         while played < self.rows:
             count = self._episodes(played, episodes)
-            try:
-                rounds.append(self._play(count))
-            except EnvironmentFailedError as error:
-                raise SourceStoppedError(sentence(error)) from error
-            except BadInputError as error:
-                raise SourceStoppedError(f"The environment {self.env.name} failed: {sentence(error)}") from error
+            rounds.append(self._play(count))
             steps = int(rounds[-1].mask.any(-1).sum())  # type: ignore[union-attr]
             played += steps
             self._count(self.steps + steps)

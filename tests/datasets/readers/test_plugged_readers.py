@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import linecache
 import re
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from foreign import write_hdf5
 from worlds import reacher_recording
 
@@ -92,6 +95,22 @@ def test_the_pages_reader_serves_every_command(
     data = load_place(tmp_path / "games.safetensors")
     assert data.metadata["format"] == "lab-npz" and data.lengths.tolist() == [10, 10, 10, 10]
     np.testing.assert_array_equal(data.actions[:9], np.load(file)["actions"][:9])
+
+
+def test_a_reader_that_was_mended_reads_the_file_anew(install: Install, tmp_path: Path) -> None:
+    entry, source = documented()
+    file = games(tmp_path / "games.npz")
+    install("lab_npz", entry, source.replace('arrays["rewards"]', '-arrays["rewards"]'))
+    mistaken = load_place(file).rewards
+    del registry._loaded["lab-npz"], sys.modules["lab_npz"]
+    module = tmp_path / "site" / "lab_npz.py"
+    module.write_text(source)
+    linecache.checkcache(str(module))
+    importlib.invalidate_caches()
+    assert torch.equal(load_place(file).rewards, -mistaken)
+    assert len(list((tmp_path / "home" / "converted").iterdir())) == 2
+    assert load_place(file).metadata["format"] == "lab-npz"
+    assert len(list((tmp_path / "home" / "converted").iterdir())) == 2
 
 
 def test_a_plugin_is_listed_without_being_imported(install: Install) -> None:

@@ -183,7 +183,7 @@ def test_resume_goes_on_after_an_interruption(cli: Cli, team: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("number", "code", "said"),
     [
-        (signal.SIGINT, 130, r"interrupted: go on with `offline-marl resume run`"),
+        (signal.SIGINT, 130, r"stopped after update [\d,]+, which is saved: go on with `offline-marl resume run`"),
         (signal.SIGTERM, 143, r"stopped after update [\d,]+, which is saved: go on with `offline-marl resume run`"),
     ],
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from launch.conftest import cli  # noqa: F401 - a fixture
 
 from offline_marl.core.config import ConfigError, load_settings
@@ -22,6 +23,7 @@ from offline_marl.launch.recipes.contents import content_of
 from offline_marl.launch.recipes.file import make_recipe, read_recipe
 from offline_marl.launch.recipes.run import StageFailedError, run_recipe
 from offline_marl.launch.recipes.standing import RecipeError
+from offline_marl.runs import checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
 FAST = {"steps": 4, "hidden": [8], "device": "cpu"}
@@ -114,6 +116,20 @@ def test_a_stage_that_comes_to_the_same_changes_nothing_behind_it(whole):
     changed["stages"]["expert"]["fields"]["copies"] = 3
     again = made(changed, out)
     assert {name for name in paths if paths[name] != again[name]} == {"expert"}
+
+
+def test_how_long_a_run_took_is_no_part_of_what_it_made(tmp_path):
+    state = {"algorithm": {"w": torch.ones(2), "updates": torch.tensor(3)}, "source": {"seen": [1, 2]}}
+    (tmp_path / "config.json").write_text("{}")
+
+    def content(**more: Any) -> str:
+        checkpoint.save(tmp_path / "checkpoints", 3, {**state, **more}, 1)
+        return content_of(tmp_path)
+
+    assert content(elapsed=1.0) == content(elapsed=2.0)
+    assert len({content(), content(source={"seen": [2, 1]}), content(algorithm={"w": torch.zeros(2)})}) == 3
+    next((tmp_path / "checkpoints").iterdir()).write_bytes(b"damaged")
+    assert content_of(tmp_path) != content()
 
 
 def test_where_the_work_is_done_is_no_part_of_a_stage(whole):
@@ -209,6 +225,42 @@ def test_recipes_that_make_no_sense(change, sentence):
     recipe = pipeline()
     change(recipe["stages"])
     with pytest.raises(ConfigError, match=sentence):
+        make_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "place"),
+    [
+        ("dataset", "mine.safetensors", "mine.safetensors"),
+        ("dataset", "mine.safetensors_2x1_full", "mine.safetensors"),
+        ("dataset", "./mine.safetensors_2x1_full", "./mine.safetensors"),
+        ("dataset", "coordination-mix-v0", None),
+        ("init", "red", "red"),
+        ("world_model", "red", "red"),
+        ("world_model", "ensemble", None),
+        ("who", "./red=1", "./red"),
+        ("who", ["./red@2000=.5,random=.5"], "./red@2000"),
+        ("who", "random=.5,a=b=.5", "a=b"),
+        ("who", "red", "red"),
+        ("who", "blue", None),
+        ("env_settings", {"prey": "red"}, "red"),
+        ("parts", [{"data": "mine.safetensors"}], "mine.safetensors"),
+        ("history_encoder", "red", None),
+    ],
+)
+def test_what_a_stage_reads_by_its_path_is_refused(tmp_path, monkeypatch, field, text, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.safetensors").touch()
+    for run in ("red", "a=b"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "config.json").touch()
+    for folder in ("blue", "ensemble", "coordination-mix-v0"):  # called as other things are
+        (tmp_path / folder).mkdir()
+    recipe = {"stages": {"one": {"command": "train", "name": "bc", "fields": {field: text}}}}
+    if place is None:
+        make_recipe(recipe)
+        return
+    with pytest.raises(ConfigError, match=f"Stage 'one' reads {re.escape(place)}: name it under .inputs"):
         make_recipe(recipe)
 
 

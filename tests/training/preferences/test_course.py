@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -372,6 +373,27 @@ def test_ratings_and_credit_are_learnt_from_beside_labels(undisturbed: Path, tmp
     start_and_kill(tmp_path / "killed", step=30, **fields_of("all of pebble"))
     resume(tmp_path / "killed")
     refuse_difference(ending(tmp_path / "judged"), ending(tmp_path / "killed"))
+
+
+def test_episodes_that_wait_for_people_are_learnt_from_after_a_stop(tmp_path, people, monkeypatch) -> None:
+    waited = threading.Event()
+    wait = SimpleNamespace(sleep=lambda _: asked.set() if waited.is_set() else time.sleep(0.01))
+    monkeypatch.setattr(course, "time", wait)
+    fields = {**fields_of("on-policy"), "teacher": "human", "steps": 5, "queries": 4, "queries_per_round": 2}
+    fields |= {"explore_steps": 0, "query_every": 30, "reward_updates": 5, "final_episodes": 1}
+    people(tmp_path / "whole")
+    small_run(tmp_path / "whole", **fields)
+    waited.set()
+    with pytest.raises(StoppedEarly):
+        small_run(tmp_path / "cut", **fields)
+    asked.clear()
+    with pytest.raises(StoppedEarly):
+        resume(tmp_path / "cut")
+    asked.clear()
+    waited.clear()
+    people(tmp_path / "cut")
+    resume(tmp_path / "cut")
+    refuse_difference(ending(tmp_path / "whole"), ending(tmp_path / "cut"))
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from offline_marl.preferences.reward_model import RewardModel
 from offline_marl.preferences.teachers import TeacherConfig
 from offline_marl.runs.folder import RewardFolder, RunFolderError, kind_of
 from offline_marl.runs.kinds import FIT_REWARD
+from offline_marl.runs.pins import version_of
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.kinds import procedure_of
 from offline_marl.training.preferences.answering import simulate
@@ -25,7 +26,7 @@ from offline_marl.training.preferences.asking import Plan, ask, copy_segments, e
 from offline_marl.training.preferences.fit import describe
 from offline_marl.training.preferences.folders import ComparisonFolder, numbers_of
 from offline_marl.training.preferences.labelled import ComparisonSource, load_split
-from offline_marl.training.preferences.loading import load_reward, version_of
+from offline_marl.training.preferences.loading import load_reward
 
 
 @pytest.fixture

@@ -308,6 +308,23 @@ def test_a_run_finds_its_model_again_from_another_working_folder_and_misses_it(t
     assert not (tmp_path / "model").exists() and run.resume("../run").folder.exists(), "a finished run needs none"
 
 
+def test_a_run_goes_on_with_the_model_that_it_began_with_alone(tmp_path, data):
+    small_fit(tmp_path / "model", data, steps=20)
+    for name in ("stopped", "unsaved"):
+        step = 7 if name == "stopped" else 2
+        start_and_kill(tmp_path / name, data, step, algorithm="td3-bc", world_model=str(tmp_path / "model"), **FEW)
+    shutil.rmtree(tmp_path / "model")
+    small_fit(tmp_path / "model", data, steps=20, seed=1)
+    with pytest.raises(RunFolderError, match="The world model in .*model is not the one that the run in .*stopped beg"):
+        run.resume(tmp_path / "stopped")
+    assert run.resume(tmp_path / "unsaved").folder.exists(), "what it learnt is lost, and it begins anew"
+    shutil.rmtree(tmp_path / "model")
+    small_fit(tmp_path / "model", data, steps=20)
+    run.resume(tmp_path / "stopped")
+    (tmp_path / "stopped" / "pinned.json").unlink()
+    assert run.resume(tmp_path / "stopped").folder.exists(), "a finished run needs none"
+
+
 def test_what_does_not_fit_together_is_refused_before_the_run_begins(tmp_path, data, model, monkeypatch):
     for change, fields, said in (
         ({"needs": Needs(origin="environment")}, {}, "iql learns in an environment, and none belongs to"),

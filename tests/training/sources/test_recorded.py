@@ -3,15 +3,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from runs import ending, refuse_difference, small_run
 from worlds import SPECS, PointEnv, ReticentEnv, world
 
 from offline_marl.core.types import Needs
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.environments.base import Seen
 from offline_marl.environments.episodes import Step
-from offline_marl.environments.guarded import Guarded
+from offline_marl.environments.guarded import EnvironmentFailedError, Guarded
+from offline_marl.tasks import environment_tasks
+from offline_marl.training import training_run
 from offline_marl.training.loop import SourceStoppedError
 from offline_marl.training.rewards import Rewards
+from offline_marl.training.run import resume
 from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSource, _rows
 
 
@@ -149,6 +153,27 @@ def test_an_environment_that_shows_what_nobody_can_learn_from_is_named_and_stops
     source = EnvironmentSource(Restless(), env, 20, torch.Generator(), "cpu", as_paid("continuous"))
     with pytest.raises(SourceStoppedError, match=r"The environment the pit failed: .* is not finite \(nan\)"):
         source.sample(Needs(view="segments", origin="environment"))
+
+
+def test_a_batch_in_which_the_environment_failed_is_played_again_as_it_would_have_been(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_run, "draw_run", lambda *_: None)
+    monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 50)
+    monkeypatch.setattr(EnvironmentSource, "_episodes", lambda *_: 1)
+    fields = {"algorithm": "ma-ppo", "environment": "rendezvous", "steps": 3, "batch_size": 60, "final_episodes": 1}
+    small_run(tmp_path / "straight", None, **fields)
+    play, played = EnvironmentSource._play, []
+
+    def fail_once(self, copies):
+        played.append(play(self, copies))
+        if len(played) == 10:  # in the second batch, behind some of its rounds
+            raise EnvironmentFailedError("It lost its licence.")
+        return played[-1]
+
+    monkeypatch.setattr(EnvironmentSource, "_play", fail_once)
+    with pytest.raises(SourceStoppedError, match="It lost its licence. The run stops and is saved .* after update 1"):
+        small_run(tmp_path / "failed", None, **fields)
+    resume(tmp_path / "failed")
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "failed"))
 
 
 def test_rounds_of_short_episodes_grow():
