@@ -175,7 +175,7 @@ def test_the_oracle_needs_an_environment_that_can_be_restored_and_states(
 
     train = ("train", "td3-bc", "--dataset", team, *TINY, "--world-model", "oracle")
     monkeypatch.setattr(ScoredTask, "make_env", lambda *_: Forgetful())
-    monkeypatch.setattr(training_run, "make_scorer", lambda *_: None)
+    monkeypatch.setattr(training_run, "make_scorer", lambda *_, **__: None)
     assert "The oracle needs the environment of" in refused(cli, *train)
     data = load_data(team)
     state = torch.zeros(len(data.obs), 2)
