@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from offline_marl.core.errors import BadInputError, WorkError, sentence
 from offline_marl.environments.base import Flags, Floats, Frame, JointEnv, Seen, TeamActions
@@ -15,6 +15,8 @@ from offline_marl.environments.base import Flags, Floats, Frame, JointEnv, Seen,
 Answer = TypeVar("Answer")
 BUILD_SECONDS = 120.0
 """Longest time that building an environment may take."""
+RINGS = 10
+"""Parts of a limit after each of which the timer rings."""
 
 
 class EnvironmentFailedError(WorkError, RuntimeError):
@@ -110,11 +112,15 @@ class Watch:
     """A limit of seconds on calls, one after another, by the system's timer.
 
     It speaks to the main thread alone: elsewhere there is no limit. A timer that somebody else has set goes on behind
-    each call.
+    each call. While a process is suspended, as by a cluster or a closed laptop, real time goes on, but of all rings in
+    that time only one is delivered: time is up when the timer has rung `RINGS` times.
 
     Args:
         seconds: Of one call; 0 for no limit.
     """
+
+    rings: ClassVar[int] = 0
+    """How often the timer has rung in the present call."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -129,7 +135,8 @@ class Watch:
         if not self.seconds or threading.current_thread() is not threading.main_thread():
             return function(argument)
         began = time.monotonic()
-        left, interval = signal.setitimer(signal.ITIMER_REAL, self.seconds)
+        outer, Watch.rings, each = Watch.rings, 0, self.seconds / RINGS
+        left, interval = signal.setitimer(signal.ITIMER_REAL, each, each)
         # To ask for the handler at each call would cost more than all else here: ours stays where nobody has another.
         other = signal.signal(signal.SIGALRM, _ring) if left or not self._handled else None
         self._handled = not left
@@ -137,10 +144,14 @@ class Watch:
             return function(argument)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            Watch.rings = outer
             if left:
                 signal.signal(signal.SIGALRM, other)
                 signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 1e-3), interval)
 
 
 def _ring(number: int, frame: FrameType | None) -> None:
-    raise TimeLimitError
+    Watch.rings += 1
+    if Watch.rings >= RINGS:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # none into what the call cleans up
+        raise TimeLimitError

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -54,6 +56,26 @@ def test_what_an_environment_raises_is_told_with_its_name(call: str) -> None:
         getattr(Guarded(Stub(fail(DataError("A sentence."))), "maze"), call)(given)
     with pytest.raises(KeyboardInterrupt):
         getattr(Guarded(Stub(fail(KeyboardInterrupt())), "maze"), call)(given)
+
+
+@pytest.mark.long
+def test_time_in_which_the_process_is_suspended_is_no_time_of_a_call() -> None:
+    code = """
+import time
+from offline_marl.environments.guarded import Watch
+def work(_):
+    print("begun", flush=True)
+    end = time.process_time() + 0.1
+    while time.process_time() < end: pass
+    return "done"
+print(Watch(1.0)(work, None))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.2)
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.read() == "done\n"
 
 
 @pytest.mark.parametrize("hang", [lambda: time.sleep(9), lambda: threading.Event().wait(9)])
