@@ -240,8 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     if not options.table:
         for peer in options.peer:
-            python = options.d3rlpy if peer == "d3rlpy" else sys.executable
-            if python is None:
+            # Not resolved: the link is how an interpreter knows its environment.
+            python = sys.executable if peer != "d3rlpy" else options.d3rlpy and str(Path(options.d3rlpy).absolute())
+            if not python:
                 print("d3rlpy is not installed in an environment of its own: its rows are left out.", file=sys.stderr)
                 continue
             run(peer, python, options)
