@@ -35,7 +35,6 @@ FROZEN = "frozen"
 
 MACHINE_FIELDS = frozenset({"device", "workers", "memory"})
 """Settings that say how a machine does the work: changing them makes no run another one."""
-
 WATCHING_FIELDS = frozenset(
     {
         "threads",
@@ -46,15 +45,14 @@ WATCHING_FIELDS = frozenset(
         "wandb",
         "wandb_project",
         "loggers",
-        "reference",
         "eval_every",
         "eval_episodes",
-        "final_episodes",
-        "eval_seed",
         "environment_timeout",
     }
 )
-"""Settings that say how a run is computed, kept, scored and shown, and nothing of what it learns."""
+"""Settings that say how a run is computed, kept and shown: they decide neither what it learns nor its score."""
+INDECISIVE_FIELDS = MACHINE_FIELDS | WATCHING_FIELDS | {"reference", "final_episodes", "eval_seed"}
+"""These, and how its end is scored: nothing of what a run learns depends on them."""
 
 
 def _gigabytes(given: Any) -> Any:

@@ -26,7 +26,7 @@ from offline_marl.distributed.engine import Engine, Program, ScriptedEngine
 from offline_marl.distributed.local import LocalEngine
 from offline_marl.distributed.ray import RayEngine
 from offline_marl.distributed.schemes import make_code
-from offline_marl.runs.config import MACHINE_FIELDS, WATCHING_FIELDS, RunConfig
+from offline_marl.runs.config import INDECISIVE_FIELDS, RunConfig
 from offline_marl.runs.folder import RunFolder, RunFolderError, naming_plugins
 from offline_marl.runs.loading import make_algorithm
 from offline_marl.tasks.run_tasks import open_to_go_on
@@ -152,7 +152,7 @@ def _refuse_other_run(config: RunConfig, updates: int) -> None:
     place = str(config.answers_of)
     if updates < config.steps:
         raise ConfigError(f"The log of {place} tells of {updates:,} updates, and --steps asks for {config.steps:,}.")
-    free = MACHINE_FIELDS | WATCHING_FIELDS | OF_ENGINES
+    free = INDECISIVE_FIELDS | OF_ENGINES
     stored, wanted = (
         {**one.settings, **one.model_dump(exclude={"settings", *free})} for one in (RunFolder(place).config(), config)
     )

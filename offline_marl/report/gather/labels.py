@@ -13,31 +13,22 @@ from offline_marl.algorithms.base import algorithms
 from offline_marl.core.registry import RegistryError
 from offline_marl.report.gather.place_names import bare_names, name_places
 from offline_marl.report.gather.scores import LeftOut, Run
+from offline_marl.runs.config import MACHINE_FIELDS, WATCHING_FIELDS
 from offline_marl.runs.places import places_of
 
-UNLABELLED_FIELDS = {
-    "algorithm",
-    "dataset",
-    "environment",
-    "seed",
-    "steps",
-    "online",
-    "environment_steps",
-    "environment_timeout",
-    "device",
-    "threads",
-    "workers",
-    "memory",
-    "log_every",
-    "eval_every",
-    "eval_episodes",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "tensorboard",
-    "wandb",
-    "wandb_project",
-    "loggers",
-}
+UNLABELLED_FIELDS = frozenset(
+    {
+        "algorithm",
+        "dataset",
+        "environment",
+        "seed",
+        "steps",
+        "online",
+        "environment_steps",
+        *MACHINE_FIELDS,
+        *WATCHING_FIELDS,
+    }
+)
 """Fields that never enter a label: those named elsewhere, or without influence on the score."""
 ENVIRONMENT_FIELDS = ("env_settings", "max_steps")
 """Fields that say how the environment differs from its default."""

@@ -17,7 +17,7 @@ from offline_marl.preferences.labels import NAME, TEAM, index_of
 from offline_marl.preferences.pairs import schedule
 from offline_marl.preferences.reward_model import RewardModel
 from offline_marl.preferences.teachers import TaskScale, TeacherConfig
-from offline_marl.runs.config import MACHINE_FIELDS, WATCHING_FIELDS, RunConfig
+from offline_marl.runs.config import INDECISIVE_FIELDS, RunConfig
 from offline_marl.runs.folder import RunFolder
 from offline_marl.runs.live import QUESTIONS
 from offline_marl.tasks.data_tasks import Task
@@ -149,7 +149,7 @@ def run_id(config: RunConfig) -> str:
 
     The simulated teacher's errors are drawn by these keys, and should not depend on how a run is watched.
     """
-    decisive = config.model_dump_json(exclude={*MACHINE_FIELDS, *WATCHING_FIELDS})
+    decisive = config.model_dump_json(exclude=set(INDECISIVE_FIELDS))
     return hashlib.sha256(decisive.encode()).hexdigest()[:16]
 
 
