@@ -5,6 +5,7 @@ scores, larger budgets. Call it in a clone that stays at one commit; rows are br
 
     python benchmarks/headline.py --status             what is done, and how long the rest takes
     python benchmarks/headline.py --collect RUNS       bring finished rows into benchmarks/results/headline
+    python benchmarks/headline.py --restore RUNS       the other way round, so that another machine goes on
     python benchmarks/headline.py --table              the tables of the committed rows
     python benchmarks/headline.py --curves             the picture of the committed curves
     python benchmarks/headline.py --budget             measure budget and counts of updates anew: another protocol
@@ -26,11 +27,13 @@ sys.path[:0] = [str(HERE)]
 import headline_plan as plan  # noqa: E402 - its folder is on the path since the line before
 
 from offline_marl.core.locks import BusyError, locked  # noqa: E402
+from offline_marl.runs.folder import write_json  # noqa: E402
 
 ROW = ["stage", "dataset", "learner", "setting", "factor", "seed", "starts", "updates", "normalized_return"]
 ROW += ["low", "high", "return", "agreement", "agreement_strict", "episodes", "cpu_s", "commit", "command"]
 CURVE = ["stage", "dataset", "learner", "setting", "factor", "seed", "updates", "cpu_s", "normalized_return"]
 CURVE += ["return", "agreement", "agreement_strict"]
+POINT = CURVE[6:]
 MOST_TRIES = 2
 
 
@@ -76,6 +79,27 @@ def collect(runs: Path) -> None:
     print(f"{len(rows)} rows in {plan.RESULTS}", file=sys.stderr)
 
 
+def restore(runs: Path) -> None:
+    """Lay the committed rows and curves where their jobs left them, so that these are not carried out again."""
+    points: dict[str, list[dict[str, Any]]] = {}
+    for point in plan.read("curves", plan.RESULTS):
+        points.setdefault(place(point), []).append({name: point[name] for name in POINT})
+    count = 0
+    for row in plan.read("rows", plan.RESULTS):
+        folder = runs / place(row)
+        if not (folder / "row.json").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "curve.json", {"points": points.get(place(row), [])})
+            write_json(folder / "row.json", row)
+            count += 1
+    print(f"{count} rows restored in {runs}", file=sys.stderr)
+
+
+def place(row: plan.Row) -> str:
+    """The folder of a row's job."""
+    return plan.folder_of(*(row[name] for name in ROW[:4]), float(row["factor"]), row["seed"])
+
+
 def write(name: str, columns: list[str], rows: list[dict[str, Any]]) -> None:
     """A table below results/headline."""
     plan.RESULTS.mkdir(parents=True, exist_ok=True)
@@ -105,6 +129,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/headline"), help="folder of the runs")
     parser.add_argument("--status", action="store_true", help="what is done")
     parser.add_argument("--collect", type=Path, metavar="RUNS", help="bring rows from this folder of runs")
+    parser.add_argument(
+        "--restore", type=Path, metavar="RUNS", help="bring the committed rows into this folder of runs"
+    )
     parser.add_argument("--table", action="store_true", help="print the tables of the committed rows")
     parser.add_argument("--curves", action="store_true", help="draw the committed curves")
     parser.add_argument("--budget", action="store_true", help="measure the budget and counts of updates")
@@ -120,6 +147,8 @@ def main() -> None:
         print(headline_tables.draw(plan.read("curves")))
     elif options.collect:
         collect(options.collect)
+    elif options.restore:
+        restore(options.restore)
     elif options.status:
         show_status(options.runs)
     elif options.budget:

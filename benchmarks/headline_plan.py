@@ -56,9 +56,7 @@ class Job:
     @property
     def key(self) -> str:
         """Its folder below that of all jobs; names it in the tables, too."""
-        label = self.setting.label.replace(" ", "_") or "one"
-        learner = self.setting.learner.replace(" ", "-")
-        return f"{self.stage}/{self.dataset}/{learner}/{label}_x{self.factor:g}_seed{self.seed}"
+        return folder_of(self.stage, self.dataset, self.setting.learner, self.setting.label, self.factor, self.seed)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -75,6 +73,12 @@ class Job:
         for name, value in self.fields.items():
             words += [f"--{name.replace('_', '-')}", _spell(value)]
         return shlex.join(words)
+
+
+def folder_of(stage: str, dataset: str, learner: str, setting: str, factor: float, seed: int | str) -> str:
+    """The folder of a job, by what its row says."""
+    label = setting.replace(" ", "_") or "one"
+    return f"{stage}/{dataset}/{learner.replace(' ', '-')}/{label}_x{factor:g}_seed{seed}"
 
 
 def _spell(value: Any) -> str:

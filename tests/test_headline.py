@@ -195,7 +195,15 @@ def test_a_job_leaves_a_row_and_a_curve_and_is_finished_for_good(plan, tmp_path,
     headline.collect(tmp_path)
     (collected,) = plan.read("rows", tmp_path / "results")
     assert collected == {name: str(row[name]) for name in headline.ROW}
-    assert len(plan.read("curves", tmp_path / "results")) == 10
+    curve = plan.read("curves", tmp_path / "results")
+    assert len(curve) == 10
+    elsewhere = tmp_path / "elsewhere"
+    headline.restore(elsewhere)
+    assert headline.finished(elsewhere) == [collected]
+    assert not headline.is_open(job, elsewhere)
+    headline.collect(elsewhere)
+    assert plan.read("curves", tmp_path / "results") == curve
+    assert plan.read("rows", tmp_path / "results") == [collected]
 
 
 def test_a_job_that_was_cut_off_goes_on_with_its_clock_and_its_curve(plan, tmp_path, monkeypatch):
