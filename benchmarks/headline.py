@@ -1,7 +1,8 @@
 """Who agrees where the data holds two conventions, with the same care for everybody: `python benchmarks/headline.py`.
 
 Carries out what headline.toml declares, one job at a time, and can be stopped at any moment and called again: tuning,
-scores, larger budgets. Call it in a clone that stays at one commit; rows are brought into another one by --collect.
+scores, larger budgets. Called twice it does two jobs at a time. Call it in a clone that stays at one commit; rows are
+brought into another one by --collect.
 
     python benchmarks/headline.py --status             what is done, and how long the rest takes
     python benchmarks/headline.py --collect RUNS       bring finished rows into benchmarks/results/headline
@@ -18,6 +19,7 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ CURVE = ["stage", "dataset", "learner", "setting", "factor", "seed", "updates", 
 CURVE += ["return", "agreement", "agreement_strict"]
 POINT = CURVE[6:]
 MOST_TRIES = 2
+WAIT = 10.0
+"""Seconds until it is looked again, where all that is missing is others' work."""
 
 
 def finished(runs: Path) -> list[plan.Row]:
@@ -44,22 +48,32 @@ def finished(runs: Path) -> list[plan.Row]:
 
 
 def carry_out_all(runs: Path) -> None:
-    """All jobs that are missing, one after the other, each in a process of its own."""
+    """All jobs that are missing, one after the other, beside other processes that do the same."""
     failed: dict[str, int] = {}
-    while True:
-        known = plan.jobs(finished(runs))
-        job = next((each for each in known if is_open(each, runs) and failed.get(each.key, 0) < MOST_TRIES), None)
-        if job is None:
-            break
-        command = [sys.executable, str(Path(__file__)), "--job", job.key, "--runs", str(runs)]
-        log = runs / f"{job.key}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as stream:
-            code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
-        failed[job.key] = failed.get(job.key, 0) + (code != 0)
-        print(f"{'done' if code == 0 else 'FAILED'}  {job.key}", file=sys.stderr, flush=True)
+    while missing := [
+        job for job in plan.jobs(finished(runs)) if is_open(job, runs) and failed.get(job.key, 0) < MOST_TRIES
+    ]:
+        if not any(carry_out(job, runs, failed) for job in missing):
+            time.sleep(WAIT)
     if lost := [key for key, times in failed.items() if times >= MOST_TRIES]:
         sys.exit(f"error: {len(lost)} jobs failed, see their logs: {', '.join(lost)}")
+
+
+def carry_out(job: plan.Job, runs: Path, failed: dict[str, int]) -> bool:
+    """One job, in a process of its own; False if another process is at it."""
+    command = [sys.executable, str(Path(__file__)), "--job", job.key, "--runs", str(runs)]
+    log = runs / f"{job.key}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(log.with_suffix(".lock")), log.open("a") as stream:
+            if not is_open(job, runs):
+                return True
+            code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+    except BusyError:
+        return False
+    failed[job.key] = failed.get(job.key, 0) + (code != 0)
+    print(f"{'done' if code == 0 else 'FAILED'}  {job.key}", file=sys.stderr, flush=True)
+    return True
 
 
 def is_open(job: plan.Job, runs: Path) -> bool:
@@ -161,12 +175,7 @@ def main() -> None:
         job = next(each for each in plan.jobs(finished(options.runs)) if each.key == options.job)
         headline_job.carry_out(job, options.runs / job.key)
     else:
-        options.runs.mkdir(parents=True, exist_ok=True)
-        try:
-            with locked(options.runs / "lock"):
-                carry_out_all(options.runs)
-        except BusyError:
-            sys.exit(f"error: Another process carries out the jobs in {options.runs}.")
+        carry_out_all(options.runs)
 
 
 if __name__ == "__main__":

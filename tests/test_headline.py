@@ -8,6 +8,7 @@ import itertools
 import json
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +228,8 @@ def test_a_job_that_was_cut_off_goes_on_with_its_clock_and_its_curve(plan, tmp_p
     assert all(a["cpu_s"] <= b["cpu_s"] for a, b in itertools.pairwise(ends[0]))
 
 
-def test_jobs_are_carried_out_in_turn_until_none_is_missing_by_one_process_alone(plan, tmp_path, monkeypatch):
-    """One that fails twice is left, and the others go on."""
+def test_jobs_are_carried_out_in_turn_until_none_is_missing_beside_other_processes(plan, tmp_path, monkeypatch):
+    """One that fails twice is left, and the others go on; one that another process is at is waited for."""
     headline = importlib.import_module("headline")
     jobs = [dataclasses.replace(small_job(plan), seed=seed) for seed in range(3)]
     monkeypatch.setattr(plan, "jobs", lambda rows: iter(jobs))
@@ -244,11 +245,20 @@ def test_jobs_are_carried_out_in_turn_until_none_is_missing_by_one_process_alone
 
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(sys, "argv", ["headline.py", "--runs", str(tmp_path)])
-    with locked(tmp_path / "lock"), pytest.raises(SystemExit, match="Another process"):
-        headline.main()
+    (tmp_path / jobs[0].key).parent.mkdir(parents=True)
+    held = ExitStack()
+    held.enter_context(locked((tmp_path / f"{jobs[0].key}.log").with_suffix(".lock")))
+
+    def wait(_: float) -> None:
+        waited.append(list(ran))
+        held.close()
+
+    waited: list[list[str]] = []
+    monkeypatch.setattr(headline.time, "sleep", wait)
     with pytest.raises(SystemExit, match="1 jobs failed"):
         headline.main()
-    assert ran == [jobs[0].key, jobs[1].key, jobs[1].key, jobs[2].key]
+    assert waited == [[jobs[1].key, jobs[1].key, jobs[2].key]]
+    assert ran == [*waited[0], jobs[0].key]
 
 
 def test_the_table_says_mean_interval_budget_and_both_rules_beside_each_other(counted, tables):
