@@ -255,12 +255,10 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the tables into the page, and draw its picture")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    have = {(row["set"], row["model"], row["seed"]) for row in rows.read(RESULTS)}
     # Seed by seed, so that a call that is stopped leaves whole tables.
-    plan = [(name, model, seed) for seed in options.seeds for name in options.sets for model in SETS[name]]
+    cells = [(name, model, seed) for seed in options.seeds for name in options.sets for model in SETS[name]]
+    plan = rows.missing(RESULTS, ("set", "model", "seed"), cells)
     for name, model, seed in () if options.table else plan:
-        if (name, model, str(seed)) in have:
-            continue
         told = fitted(name, model, seed, options.out)
         if told is not None:
             rows.replace(RESULTS, [told], FIELDS, ("set", "model", "seed"))

@@ -138,9 +138,9 @@ def main() -> None:
             rows.replace(RESULTS, rows_of(folder), FIELDS, ("algo", "seed"))
             print(f"{algo}, seed {seed}", file=sys.stderr)
 
-    have = {(row["algo"], row["seed"]) for row in rows.read(RESULTS)}
     # Seed by seed, so that a call that is stopped leaves whole columns.
-    plan = [(algo, seed) for seed in options.seeds for algo in options.learners if (algo, str(seed)) not in have]
+    cells = [(algo, seed) for seed in options.seeds for algo in options.learners]
+    plan = rows.missing(RESULTS, ("algo", "seed"), cells)
     if not options.table and plan:
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(lambda each: one(*each), plan))

@@ -3,14 +3,14 @@
 On a tenth of the published data (3,840 episodes), whole episodes compared: on spread four mixes x reference weight {0,
 1} x alpha {0, 1}, 5 seeds; on reference and tag the Diversified mix with the defaults and with each of them 0, 3 seeds.
 Beside each mix stand `bc`, which is the reference policy, and the same learner on the true reward. Mix, comparisons,
-reward model, reference policy and learner of every seed are its own; the collections are shared. It runs recipes: what
-is there is not made again, so that the command can be repeated, and `--plan` says what is missing.
+reward model, reference policy and learner of every seed are its own; the collections are shared. It runs recipes:
+stages that are there and cells that have a row are not made again, so that the command can be repeated, also elsewhere.
+`--plan` says what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import missing, read, replace
 
 from offline_marl.core.errors import BadInputError, WorkError
 from offline_marl.launch.cli.recipe import perform
@@ -45,7 +46,8 @@ MIXES = {
 COMMON = {"device": "cpu", "eval_every": 0, "final_episodes": 256}
 REFERENCE = COMMON | {"steps": 3000, "lr": 1e-3, "hidden": [128, 128], "share_parameters": True}
 LEARNER = COMMON | {"steps": 1500, "gamma": 0.9, "lr": 1e-3, "target_every": 200}
-FIELDS = ["task", "mix", "seed", "learner", "weight", "alpha", "return", "normalized", "commit", "wall_s"]
+KEY = ("task", "mix", "seed", "learner", "weight", "alpha")
+FIELDS = (*KEY, "return", "normalized", "commit", "wall_s")
 
 
 Stages = dict[str, Any]
@@ -172,6 +174,12 @@ def cells(tasks: list[str], seeds: list[int] | None) -> Iterator[Cell]:
                     yield Cell(task, mix, seed, "learned", weight, alpha)
 
 
+def unfinished(wanted: Iterable[Cell]) -> list[Cell]:
+    """Cells that have no committed row."""
+    keyed = [(*(getattr(cell, name) for name in KEY), cell) for cell in wanted]
+    return [cell for *_, cell in missing(RESULTS, KEY, keyed)]
+
+
 def row_of(cell: Cell, found: Standing) -> dict[str, Any]:
     """A row of the table; scores are between the trivial and the expert tier."""
     done, versions = (json.loads((found.made / part).read_text()) for part in ("DONE", "versions.json"))
@@ -188,22 +196,15 @@ def standing(wanted: Sequence[Cell], out: Path) -> dict[Cell, Standing]:
     return {cell: found[cell.name] for cell in wanted}
 
 
-def write_rows(out: Path) -> None:
-    """Write the rows of all cells that are there."""
-    found = standing(list(cells([*TASKS], None)), out)
-    rows = [row_of(cell, one) for cell, one in found.items() if one.done]
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("w", newline="") as stream:
-        table = csv.DictWriter(stream, FIELDS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    print(f"{len(rows)} rows in {RESULTS}")
+def write_rows(wanted: Sequence[Cell], out: Path) -> None:
+    """Write the rows of those cells that are there."""
+    rows = [row_of(cell, one) for cell, one in standing(wanted, out).items() if one.done]
+    replace(RESULTS, rows, FIELDS, KEY)
 
 
 def print_table() -> None:
     """Mean over seeds of the score between tiers, its deviation, and the number of seeds."""
-    with RESULTS.open() as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read(RESULTS)
     columns = list(dict.fromkeys((row["learner"], row["weight"], row["alpha"]) for row in rows))
     titles = [f"weight {w}, alpha {a}" if name == "learned" else name for name, w, a in columns]
     print("| task | mix | " + " | ".join(titles) + " |")
@@ -234,22 +235,22 @@ def main() -> None:
     options = parser.parse_args()
     if options.table:
         return print_table()
-    out, wanted = options.out.absolute(), list(cells(options.tasks, options.seeds))
-    for task in set(options.tasks) - {cell.task for cell in wanted}:
+    out, known = options.out.absolute(), list(cells(options.tasks, options.seeds))
+    wanted = unfinished(known)
+    for task in set(options.tasks) - {cell.task for cell in known}:
         print(f"warning: no policies of tiers ship for {task} yet: it is left out.", file=sys.stderr)
     if options.plan:
-        for cell, found in standing(wanted, out).items():
-            print("done" if found.done else "todo", cell.name)
+        for cell in known:
+            print("todo" if cell in wanted else "done", cell.name)
         return None
     execution = resolve_execution(options.executor, options.profile, options.parallel)
-    for task, seed in dict.fromkeys((cell.task, cell.seed) for cell in wanted):
+    for task, seed, mix in dict.fromkeys((cell.task, cell.seed, cell.mix) for cell in wanted):
+        some = [cell for cell in wanted if (cell.task, cell.seed, cell.mix) == (task, seed, mix)]
         try:
-            run_recipe(
-                recipe_of(cell for cell in wanted if (cell.task, cell.seed) == (task, seed)), out, perform, execution
-            )
+            run_recipe(recipe_of(some), out, perform, execution)
         except (BadInputError, WorkError) as error:
-            print(f"error: {task}, seed {seed}: {error}", file=sys.stderr)
-        write_rows(out)
+            print(f"error: {task}, {mix}, seed {seed}: {error}", file=sys.stderr)
+        write_rows(some, out)
     print_table()
     return None
 

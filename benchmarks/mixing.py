@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from rows import command, read, replace, trained
+from rows import command, missing, read, replace, trained
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "mixing.csv"
@@ -79,9 +79,10 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="train nothing: print the tables of the committed CSV")
     options = parser.parse_args()
     if not options.table:
-        if "spread" in options.tasks:
+        cells = [(task, learner, seed) for task in options.tasks for seed in options.seeds for learner in LEARNERS]
+        plan = missing(RESULTS, ("task", "algo", "seed"), cells)
+        if any(task == "spread" for task, _, _ in plan):
             record(options.out)
-        plan = [(task, learner, seed) for task in options.tasks for seed in options.seeds for learner in LEARNERS]
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(lambda each: one(*each, options.out), plan))
     for task in TASKS:

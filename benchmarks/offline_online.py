@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from rows import read, replace, trained
+from rows import missing, read, replace, trained
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "offline_online.csv"
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="train nothing: print the table of the committed CSV")
     options = parser.parse_args()
     if not options.table:
-        plan = [(arm, seed) for seed in options.seeds for arm in ARMS]
+        plan = missing(RESULTS, ("arm", "seed"), [(arm, seed) for seed in options.seeds for arm in ARMS])
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(lambda each: one(*each, options.out), plan))
     table()

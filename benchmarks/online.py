@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from rows import read, replace
+from rows import missing, read, replace
 from run import PRESETS, train
 
 HERE = Path(__file__).resolve().parent
@@ -104,7 +104,8 @@ def main() -> None:
         return rows_of(folder)
 
     # Seed by seed, so that a call that is stopped leaves whole columns.
-    plan = [(algo, task, seed) for seed in options.seeds for task in TASKS for algo in LEARNERS]
+    cells = [(algo, task, seed) for seed in options.seeds for task in TASKS for algo in LEARNERS]
+    plan = missing(CURVES, ("algo", "environment", "seed"), cells)
     if not options.table:
         with ThreadPoolExecutor(options.jobs) as pool:
             for rows in pool.map(lambda each: one(*each), plan):

@@ -141,6 +141,12 @@ def row_of(name: str, seed: int, found: dict[str, Standing], key: str) -> dict[s
     return row
 
 
+def finished(name: str, seed: int) -> bool:
+    """Whether the row of a case is committed, with its learners where it has them."""
+    rows = [row for row in read(RESULTS) if (row["case"], row["seed"]) == (name, str(seed))]
+    return any(row["share"] and (not CASES[name].learners or (row["learned"] and row["true"])) for row in rows)
+
+
 def print_table() -> None:
     """The committed rows, one a line."""
     print("| case | seed | held-out episodes | share | rank | OMIGA on it | OMIGA on true rewards |")
@@ -159,6 +165,8 @@ def main() -> None:
     options = parser.parse_args()
     for name in () if options.table else options.cases:
         for seed in options.seeds:
+            if finished(name, seed):
+                continue
             key, out = name.replace(",", "").replace(" ", "_"), options.out.absolute()
             recipe = make_recipe({"stages": CASES[name].stages(key, seed)})
             try:

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
+Row = TypeVar("Row", bound=tuple[Any, ...])
 WRITING = Lock()
 
 
@@ -20,6 +21,15 @@ def read(path: Path) -> list[dict[str, str]]:
         return []
     with path.open() as stream:
         return list(csv.DictReader(stream))
+
+
+def missing(path: Path, columns: Sequence[str], wanted: Iterable[Row]) -> list[Row]:
+    """Those of `wanted`, tuples that begin with values of `columns`, of which a file has no row.
+
+    So that a benchmark goes on where its committed rows end, also on a machine that has none of its runs.
+    """
+    have = {tuple(row[name] for name in columns) for row in read(path)}
+    return [each for each in wanted if tuple(map(str, each[: len(columns)])) not in have]
 
 
 def replace(path: Path, new: Sequence[Mapping[str, Any]], fields: Sequence[str], key: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rows import read, replace
+from rows import missing, read, replace
 from run import PRESETS, train
 
 import offline_marl
@@ -123,7 +123,8 @@ def main() -> None:
         return rows_of(folder)
 
     # Seed by seed, so that a call that is stopped leaves whole columns.
-    plan = [(task, seed) for seed in options.seeds for task in options.tasks]
+    cells = [(task, seed) for seed in options.seeds for task in options.tasks]
+    plan = missing(RESULTS, ("environment", "seed"), cells)
     if not options.table:
         with ThreadPoolExecutor(options.jobs) as pool:
             for rows in pool.map(lambda each: one(*each), plan):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import plain_sac
 import torch
-from rows import read, replace
+from rows import missing, read, replace
 from run import PRESETS, train
 
 from offline_marl.environments.scores import summarize
@@ -86,14 +86,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/soft"), help="folder of the runs")
     parser.add_argument("--table", action="store_true", help="train nothing: print the table of the committed CSV")
     options = parser.parse_args()
-    have = {(r["algo"], r["environment"], r["seed"]) for r in read(RESULTS)}
-    plan = [
-        (algo, body, seed)
-        for seed in options.seeds
-        for body in options.bodies
-        for algo in LEARNERS
-        if (algo, body, str(seed)) not in have
-    ]
+    cells = [(algo, body, seed) for seed in options.seeds for body in options.bodies for algo in LEARNERS]
+    plan = missing(RESULTS, ("algo", "environment", "seed"), cells)
     if not options.table:
         with ProcessPoolExecutor(options.jobs) as pool:
             for ended in pool.map(one, *zip(*plan, strict=True), [options.out] * len(plan)) if plan else []:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,13 +16,10 @@ SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "marlhf.py"
 
 
 @pytest.fixture(scope="module")
-def marlhf() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("marlhf", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["marlhf"] = module
-    spec.loader.exec_module(module)
-    return module
+def marlhf() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))
+        yield importlib.import_module("marlhf")
 
 
 def test_every_mix_has_a_tenth_of_the_published_episodes(marlhf):
@@ -53,3 +50,14 @@ def test_labels_are_as_noisy_in_every_mix(marlhf):
 def test_seeds_share_collections_and_nothing_else(marlhf):
     first, second = (set(marlhf.recipe_of(marlhf.cells(["simple-spread"], [seed])).stages) for seed in (0, 1))
     assert first & second == {f"simple-spread_{name}" for name in (*marlhf.TIERS, "unilateral")}
+
+
+def test_cells_that_have_a_row_are_not_made_again(marlhf, monkeypatch, tmp_path):
+    monkeypatch.setattr(marlhf, "RESULTS", tmp_path / "marlhf.csv")
+    cells = list(marlhf.cells(["simple-spread"], [0]))
+    assert marlhf.unfinished(cells) == cells
+    row = {**vars(cells[2]), "return": -1.0, "normalized": 2.0, "commit": "", "wall_s": 1}
+    marlhf.replace(marlhf.RESULTS, [row], marlhf.FIELDS, marlhf.KEY)
+    assert marlhf.unfinished(cells) == [*cells[:2], *cells[3:]]
+    marlhf.replace(marlhf.RESULTS, [{**row, "seed": 1}], marlhf.FIELDS, marlhf.KEY)
+    assert [kept["seed"] for kept in marlhf.read(marlhf.RESULTS)] == ["0", "1"]
