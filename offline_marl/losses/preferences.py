@@ -126,9 +126,10 @@ def crop(
     offsets: Annotated[Tensor, "*lead side"],
     time: int,
 ) -> Annotated[Tensor, "*lead side time"]:
-    """Crops of both segments of a pair, of one length, as bool masks over time.
+    """Crops of both segments of a pair, which lose equally many steps, as bool masks over time.
 
-    Crops of two lengths would bias a comparison of sums.
+    Segments of one length stay so (SURF: Park et al., 2022). Where one is longer, as when an agent fell in the other,
+    it stays so by as much: crops of one length would teach that to survive is worth nothing.
 
     Args:
         lengths: Steps that each segment has.
@@ -136,11 +137,11 @@ def crop(
         offsets: Where each crop begins, in [0, 1): a part of the room there is.
         time: Steps of the padded segments.
     """
-    kept = torch.ceil(shares * lengths.amin(-1)).long().clamp(min=1).unsqueeze(-1)
-    room = (lengths - kept).clamp(min=0)
-    first = torch.minimum((offsets * (room + 1)).long(), room).unsqueeze(-1)
+    shorter = lengths.amin(-1)
+    lost = (shorter - torch.ceil(shares * shorter).long().clamp(min=1)).clamp(min=0).unsqueeze(-1)
+    first = torch.minimum((offsets * (lost + 1)).long(), lost).unsqueeze(-1)
     steps = torch.arange(time, device=lengths.device)
-    return (steps >= first) & (steps < first + kept.unsqueeze(-1))
+    return (steps >= first) & (steps < first + (lengths - lost).unsqueeze(-1))
 
 
 def log_ratio_bonus(

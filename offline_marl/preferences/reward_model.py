@@ -91,7 +91,7 @@ class RewardModelConfig(Config):
     surf_threshold: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
     """How sure the members' mean must be of a pseudo-label."""
     surf_crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.85
-    """Least share of a segment that a crop keeps; both of a pair are cropped to one length."""
+    """Least share of a segment that a crop keeps; the shorter of a pair loses the rest, the other as many steps."""
     rating_weight: NotNegative = 1.0
     """Weight of people's ratings of single segments, where there are any; 0 learns nothing from them."""
     credit_weight: NotNegative = 1.0

@@ -78,14 +78,20 @@ def test_pseudo_labels_are_kept_where_the_model_is_sure() -> None:
     assert labels[kept].tolist() == [1.0, 0.0] and kept.tolist() == [True, False, False, True, False]
 
 
-def test_crops_of_a_pair_are_of_one_length_and_lie_inside_both_segments() -> None:
-    lengths = torch.tensor([[10, 8], [10, 10], [1, 5]])
-    shares = torch.tensor([0.5, 1.0, 0.3])
-    offsets = torch.tensor([[0.0, 0.999], [0.7, 0.2], [0.5, 0.999]])
+def test_crops_of_a_pair_lose_equally_many_steps_and_lie_inside_both_segments() -> None:
+    lengths = torch.tensor([[10, 8], [10, 10], [8, 8], [1, 5]])
+    shares = torch.tensor([0.5, 1.0, 0.5, 0.3])
+    offsets = torch.tensor([[0.0, 0.999], [0.7, 0.2], [0.5, 0.999], [0.5, 0.999]])
     mask = preferences.crop(lengths, shares, offsets, 10)
-    # Half of 8 is 4: steps 0-3, and 4-7, the last that fit; all of 10; one step of a segment of one.
+    # Half of 8 is 4, and as many are lost of the 10: steps 0-5, and 4-7, the last that fit; all of 10; 4 of 8 from the
+    # middle and the end; all where one has a single step.
     steps = [[row.nonzero().flatten().tolist() for row in pair] for pair in mask]
-    assert steps == [[[0, 1, 2, 3], [4, 5, 6, 7]], [list(range(10)), list(range(10))], [[0], [4]]]
+    assert steps == [
+        [[0, 1, 2, 3, 4, 5], [4, 5, 6, 7]],
+        [list(range(10)), list(range(10))],
+        [[2, 3, 4, 5], [4, 5, 6, 7]],
+        [[0], [0, 1, 2, 3, 4]],
+    ]
 
 
 @pytest.mark.parametrize(

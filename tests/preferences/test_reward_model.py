@@ -254,3 +254,17 @@ def test_agents_that_are_away_all_the_time_keep_gradients_finite() -> None:
     learner = model()
     learner.update(replace(batch, mask=mask))
     assert all(bool(parameter.grad.isfinite().all()) for parameter in learner.network.parameters())
+
+
+@pytest.mark.parametrize("surf_weight", [0.0, 0.5])
+def test_to_survive_longer_is_learnt_to_be_better_with_crops_as_without(surf_weight: float) -> None:
+    """Nothing but the length of segments tells which are better: all that is seen is drawn anew for each update."""
+    learner = model(alpha=0.0, lr=1e-2, surf_weight=surf_weight, surf_threshold=0.95, surf_crop=0.5)
+    first = torch.arange(6) < 3
+    survives = torch.stack([first, ~first], dim=-1)[:, :, None, None]
+    for seed in range(60):
+        batch = comparisons(pairs=6, time=20, seed=seed)
+        mask = batch.mask & (survives | (torch.arange(20) < 6)[:, None])
+        everybody = torch.full_like(batch.targets, -1)
+        learner.update(replace(batch, mask=mask, labels=first.float().expand(3, -1), targets=everybody))
+    assert learner.predict(segments("continuous", 50, 20, seed=100)).mean() > 0.5
