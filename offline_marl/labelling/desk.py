@@ -188,6 +188,13 @@ class Desk:
         self.leases.grant([question.first_time.id for question in chosen], annotator, now + self.asking.lease)
         return chosen
 
+    def keep(self, question: Question, annotator: str) -> None:
+        """Lease a question to one person whose page shows it, such as after an undo, if they may have it."""
+        now = self.clock()
+        self.leases.expire(now)
+        if self._may_have(question, annotator):
+            self.leases.grant([question.first_time.id], annotator, now + self.asking.lease)
+
     def _may_have(self, question: Question, annotator: str) -> bool:
         base = question.first_time
         person = self.people.get(annotator)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from labelled_page import Client, serving
 from worlds import saved, world
 
 from offline_marl.labelling.desk import Desk
@@ -139,6 +140,19 @@ def test_ratings_and_credit_are_asked_of_each_segment_once_and_of_each_agent(fol
     folder.store.judge([desk.undo(credit, "ann")])
     desk.refresh()
     assert next(iter(desk.open)) == credit and desk.lease("ann", 1) == [credit]
+
+
+def test_a_question_that_was_taken_back_is_kept_for_who_did_so(tmp_path, data) -> None:
+    with ComparisonFolder(tmp_path / "pairs", make=True) as folder:
+        ask(folder, open_task(data), Plan(budget=6, length=3))
+    with serving(tmp_path / "pairs", Asking(repeats=0)) as port:
+        ann, ben = Client(port, "ann"), Client(port, "ben")
+        one = ann.lease()[0]["id"]
+        ann.answer(one)
+        ann.undo(one)
+        others = [question["id"] for question in ben.lease(6)]
+        assert len(others) == 5 and one not in others, "ann looks at it"
+        assert [question["id"] for question in ann.lease()] == [one]
 
 
 def test_new_rounds_are_asked_about_as_they_come(tmp_path, data) -> None:
