@@ -139,6 +139,8 @@ class Desk:
                     yield Question(kind, item, target)
 
     def _note(self, question: Question, annotator: str, revision: int, answer: str) -> None:
+        if revision < self.revisions.get((question, annotator), (-1, ""))[0]:
+            return  # an older row of an answer whose correction came first, from a file
         self.revisions[question, annotator] = revision, answer
         person, base = self.people.setdefault(annotator, Annotator()), question.first_time
         if question.repeat:
