@@ -60,11 +60,12 @@ def build_app(server: Server, token: str | None, hosts: frozenset[str] = LOCAL) 
         return await _told(server.progress())
 
     async def labels(request: Request) -> Response:
+        given = {"since": "0", "judged_since": "0", **request.query_params}
         try:
-            since = [int(request.query_params.get(name, "0")) for name in ("since", "judged_since")]
+            since = {name: int(given[name]) for name in ("since", "judged_since", "remarked_since") if name in given}
         except ValueError:
-            return _reply({"error": "since and judged_since are numbers of rows."}, 422)
-        return await _told(server.rows(*since))
+            return _reply({"error": "since, judged_since and remarked_since are numbers of rows."}, 422)
+        return await _told(server.rows(**since))
 
     routes = [
         *(Route(path, _asset) for path in ASSETS),

@@ -221,6 +221,12 @@ class AnswerStore(LabelStore):
             for row in rows
         ]
 
+    def standing(self, since: int = 0, judged_since: int = 0) -> int:
+        """How many labels and judgements count that came after the rows of these numbers; none that was taken back."""
+        judged = {one.asked: one for _, one in self.judgement_history(judged_since)}
+        answers = [label.answer for label in self.labels(since)] + [one.answer for one in judged.values()]
+        return sum(answer != "withdrawn" for answer in answers)
+
     def judgement_cursor(self) -> int:
         """Number of the newest row of ratings and credit; 0 without any."""
         if not self._has("judgements"):

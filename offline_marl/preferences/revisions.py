@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from offline_marl.preferences.answers import Judgement
 from offline_marl.preferences.labels import Label
@@ -36,6 +36,11 @@ def onward(given: Answered, stored: Answered | None) -> Answered | None:
     if given.answer == "withdrawn" or UNKNOWN < given.revision < stored.revision:
         return None
     return replace(given, revision=stored.revision)
+
+
+def question_of(one: Label | Judgement) -> tuple[Any, ...]:
+    """What was asked of whom, and how often before."""
+    return (*one.asked, one.repeat) if isinstance(one, Label) else one.asked
 
 
 def _later(one: str, other: str) -> bool:

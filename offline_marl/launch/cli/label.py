@@ -158,7 +158,7 @@ def _serve(folder: Path, flags: LabelFlags) -> None:
     with alone(folder):
         with ComparisonFolder(folder) as opened:
             data = opened.store.facts().get("data") or {"key": "", "spec": {"obs_dims": []}}
-            before = len(opened.store.labels()) + len(opened.store.judgements())
+            before = opened.store.cursor(), opened.store.judgement_cursor()
         of_run, spec = str(data["key"]).startswith("run:"), data["spec"]
         if of_run and "pairs" not in flags.ask:
             raise ConfigError("A run waits for answers to its pairs: --ask names pairs too, beside ratings or credit.")
@@ -180,14 +180,15 @@ def _serve(folder: Path, flags: LabelFlags) -> None:
         _conclude(folder, before, of_run)
 
 
-def _conclude(folder: Path, before: int, of_run: bool) -> None:
+def _conclude(folder: Path, before: tuple[int, int], of_run: bool) -> None:
+    """Tell what was answered since the rows of these numbers."""
     from offline_marl.training.preferences.folders import ComparisonFolder
 
     with ComparisonFolder(folder) as opened:
-        now = len(opened.store.labels()) + len(opened.store.judgements())
+        held, new = opened.store.standing(), opened.store.standing(*before)
         about = opened.store.facts().get("task", "ID")
     name = shlex.quote(str(folder))
-    print(f"{'answers':<12}{now:,} in {folder}, {now - before:,} of them new")
+    print(f"{'answers':<12}{held:,} in {folder}, {new:,} of them new")
     if of_run:
         print(f"{'learn':<12}the run does, whenever it fits its reward model")
         return

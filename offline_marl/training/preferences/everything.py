@@ -12,7 +12,7 @@ from offline_marl.core.types import DataError
 from offline_marl.preferences.answers import Judgement, Remark, oriented, plain, refuse_answer
 from offline_marl.preferences.labels import VALUES, Label, StoreError, index_of
 from offline_marl.preferences.pairs import Pair, SegmentKey
-from offline_marl.preferences.revisions import Answered, onward
+from offline_marl.preferences.revisions import Answered, onward, question_of
 from offline_marl.training.preferences.folders import ComparisonFolder
 
 KIND = "answers about segments"
@@ -102,18 +102,14 @@ def _standing(labels: Sequence[Label], judged: Sequence[Judgement]) -> int:
 
 def _onward(given: Sequence[Answered], stored: Sequence[Answered]) -> list[Answered]:
     """Rows by which what is stored goes on to what is given."""
-    known: dict[Any, Answered] = {_question(one): one for one in stored}
+    known: dict[Any, Answered] = {question_of(one): one for one in stored}
     made = list[Answered]()
     for one in given:
-        following = onward(one, known.get(_question(one)))
+        following = onward(one, known.get(question_of(one)))
         if following is not None:
-            known[_question(one)] = following
+            known[question_of(one)] = following
             made.append(following)
     return made
-
-
-def _question(one: Label | Judgement) -> tuple[Any, ...]:
-    return (*one.asked, one.repeat) if isinstance(one, Label) else one.asked
 
 
 def _read(file: Path) -> dict[str, Any]:
