@@ -89,12 +89,14 @@ def _clip(server: Server) -> Callable[..., Any]:
         name, shelf = request.path_params["name"], server.shelf
         if not server.clerk.desk.has_clip(name):
             return _reply({"error": "There is no such clip."}, 404)
-        content = await shelf.read(name)
-        if content is None and shelf.broken:
+        found = await shelf.read(name)
+        if found is None and shelf.broken:
             return _reply({"error": "Clips cannot be rendered here: the process that renders them ends at once."}, 503)
-        if content is None:
+        if found is None:
             return _reply({"error": "It is being rendered: ask again."}, 202)
-        return Response(content, media_type="application/json", headers={"cache-control": "private, max-age=3600"})
+        content, lasts = found
+        caching = "private, max-age=3600" if lasts else "no-store"
+        return Response(content, media_type="application/json", headers={"cache-control": caching})
 
     return endpoint
 
