@@ -181,7 +181,7 @@ class Desk:
         No question is put to more people at a time than are to answer it.
         """
         now, chosen = self.clock(), list[Question]()
-        self.leases.expire(now)
+        self.leases.expire(now, self.asking.lease)
         for question in (*held, *self._due(annotator), *self.open, *self._due(annotator, soon=True)):
             if len(chosen) >= count:
                 break
@@ -193,7 +193,7 @@ class Desk:
     def keep(self, question: Question, annotator: str) -> None:
         """Lease a question to one person whose page shows it, such as after an undo, if they may have it."""
         now = self.clock()
-        self.leases.expire(now)
+        self.leases.expire(now, self.asking.lease)
         if self._may_have(question, annotator):
             self.leases.grant([question.first_time.id], annotator, now + self.asking.lease)
 

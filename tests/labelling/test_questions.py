@@ -67,6 +67,16 @@ def test_a_lease_ends_by_time_and_outlives_its_server(folder, tmp_path) -> None:
     assert len(Desk(folder, Asking(), Leases(file), time).lease("cas", 40)) == 40
 
 
+def test_a_lease_of_a_clock_that_was_ahead_ends_a_lease_later(folder, tmp_path) -> None:
+    time, file = Time(), tmp_path / "leases.jsonl"
+    time.now += 86_400
+    assert len(Desk(folder, Asking(lease=600), Leases(file), time).lease("ann", 40)) == 40
+    time.now -= 86_400
+    assert Desk(folder, Asking(lease=600), Leases(file), time).lease("ben", 40) == [], "ann may look at them"
+    time.now += 601
+    assert len(Desk(folder, Asking(lease=600), Leases(file), time).lease("ben", 40)) == 40
+
+
 def test_a_question_is_put_to_as_many_people_as_are_to_answer_it(folder) -> None:
     desk = Desk(folder, Asking(answers=2, repeats=0), Leases())
     both = [set(desk.lease(who, 40)) for who in ("ann", "ben")]
