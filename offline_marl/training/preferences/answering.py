@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 import torch
@@ -278,7 +279,7 @@ def summarize(folder: ComparisonFolder) -> dict[str, Any]:
     labels = [label for label in folder.store.labels() if label.answer != "withdrawn"]
     answered = {label.pair_id for label in labels}
     agreement, repeated = self_agreement(labels)
-    waits = sorted(label.response_ms for label in labels if label.response_ms is not None)
+    waits = [label.response_ms for label in labels if label.response_ms is not None]
     opposed = contradictions(labels)
     people = sorted({label.annotator for label in labels})
     judged = [one for one in folder.store.judgements() if one.answer != "withdrawn"]
@@ -303,7 +304,7 @@ def summarize(folder: ComparisonFolder) -> dict[str, Any]:
         "ratings": _judged(judged, "rating"),
         "credit": _judged(judged, "credit"),
         "skip_reasons": _counted(text for _, _, text in folder.store.remarks()),
-        "median_response_ms": waits[len(waits) // 2] if waits else None,
+        "median_response_ms": median(waits) if waits else None,
     }
 
 

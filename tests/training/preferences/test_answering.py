@@ -193,6 +193,13 @@ def test_the_summary_counts_what_was_said_by_whom(tmp_path, folder) -> None:
     assert summary["kappa"] == [{"annotators": ["ann", "bob"], "kappa": None, "questions": 1}]
 
 
+def test_the_median_of_an_even_count_lies_between_the_middle_ones(folder) -> None:
+    assert summarize(folder)["median_response_ms"] is None
+    for count, (pair, wait, middle) in enumerate(zip(ids(folder), (10, 30, 20), (10, 20, 20), strict=False), 1):
+        folder.store.add([Label(pair, "first", "ann", response_ms=wait)])
+        assert summarize(folder)["median_response_ms"] == middle, count
+
+
 def test_a_pair_whose_answer_was_taken_back_is_open_again(tmp_path, folder) -> None:
     one, two, *_ = ids(folder)
     folder.store.add(
