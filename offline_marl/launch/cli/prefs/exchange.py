@@ -14,9 +14,9 @@ from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.launch.cli.flags import read
 
 ABOUT = (
-    "Sends the pairs of FOLDER to a server that `label` runs on another machine, with copies of their segments, and "
-    "stores the answers that people gave there. Doing it again does what is left to do. The token may stand in the "
-    "environment variable OFFLINE_MARL_LABEL_TOKEN instead of the address."
+    "Sends the pairs of FOLDER to a server that `label OTHER --receive` runs on another machine, with copies of their "
+    "segments, and stores the answers that people gave there. Doing it again does what is left to do. The token may "
+    "stand in the environment variable OFFLINE_MARL_LABEL_TOKEN instead of the address."
 )
 USAGE = "FOLDER --label-server URL [--wait ANSWERS]"
 PAUSE = 5.0
