@@ -60,11 +60,12 @@ def build_app(server: Server, token: str | None, hosts: frozenset[str] = LOCAL) 
         return await _told(server.progress())
 
     async def labels(request: Request) -> Response:
+        given = {"since": "0", "judged_since": "0", **request.query_params}
         try:
-            since = [int(request.query_params.get(name, "0")) for name in ("since", "judged_since")]
+            since = {name: int(given[name]) for name in ("since", "judged_since", "remarked_since") if name in given}
         except ValueError:
-            return _reply({"error": "since and judged_since are numbers of rows."}, 422)
-        return await _told(server.rows(*since))
+            return _reply({"error": "since, judged_since and remarked_since are numbers of rows."}, 422)
+        return await _told(server.rows(**since))
 
     routes = [
         *(Route(path, _asset) for path in ASSETS),
@@ -88,12 +89,14 @@ def _clip(server: Server) -> Callable[..., Any]:
         name, shelf = request.path_params["name"], server.shelf
         if not server.clerk.desk.has_clip(name):
             return _reply({"error": "There is no such clip."}, 404)
-        content = await shelf.read(name)
-        if content is None and shelf.broken:
+        found = await shelf.read(name)
+        if found is None and shelf.broken:
             return _reply({"error": "Clips cannot be rendered here: the process that renders them ends at once."}, 503)
-        if content is None:
+        if found is None:
             return _reply({"error": "It is being rendered: ask again."}, 202)
-        return Response(content, media_type="application/json", headers={"cache-control": "private, max-age=3600"})
+        content, lasts = found
+        caching = "private, max-age=3600" if lasts else "no-store"
+        return Response(content, media_type="application/json", headers={"cache-control": caching})
 
     return endpoint
 

@@ -131,6 +131,10 @@ class Clerk:
         stored = iter(self.desk.folder.store.record([post for post in posts if isinstance(post, Post)]))
         outcomes = [post if isinstance(post, Exception) else next(stored) for post in posts]
         self.desk.refresh()
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if isinstance(request, UndoRequest) and not isinstance(outcome, Exception):
+                # Sent again, too: a server that was killed may have stored the undo without the lease.
+                self.desk.keep(Question.parse(request.question), request.annotator)
         return [
             outcome if isinstance(outcome, Exception) else Stored(outcome, self.desk.progress(request.annotator))
             for request, outcome in zip(requests, outcomes, strict=True)

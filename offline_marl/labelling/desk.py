@@ -139,6 +139,8 @@ class Desk:
                     yield Question(kind, item, target)
 
     def _note(self, question: Question, annotator: str, revision: int, answer: str) -> None:
+        if revision < self.revisions.get((question, annotator), (-1, ""))[0]:
+            return  # an older row of an answer whose correction came first, from a file
         self.revisions[question, annotator] = revision, answer
         person, base = self.people.setdefault(annotator, Annotator()), question.first_time
         if question.repeat:
@@ -179,7 +181,7 @@ class Desk:
         No question is put to more people at a time than are to answer it.
         """
         now, chosen = self.clock(), list[Question]()
-        self.leases.expire(now)
+        self.leases.expire(now, self.asking.lease)
         for question in (*held, *self._due(annotator), *self.open, *self._due(annotator, soon=True)):
             if len(chosen) >= count:
                 break
@@ -187,6 +189,13 @@ class Desk:
                 chosen.append(question)
         self.leases.grant([question.first_time.id for question in chosen], annotator, now + self.asking.lease)
         return chosen
+
+    def keep(self, question: Question, annotator: str) -> None:
+        """Lease a question to one person whose page shows it, such as after an undo, if they may have it."""
+        now = self.clock()
+        self.leases.expire(now, self.asking.lease)
+        if self._may_have(question, annotator):
+            self.leases.grant([question.first_time.id], annotator, now + self.asking.lease)
 
     def _may_have(self, question: Question, annotator: str) -> bool:
         base = question.first_time

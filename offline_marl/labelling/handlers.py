@@ -74,9 +74,9 @@ class Server:
         """Take in a round of pairs, of a trainer."""
         return await self.clerk.ask(lambda desk: enter_round(desk, request))
 
-    async def rows(self, since: int, judged_since: int) -> dict[str, Any]:
-        """Labels and judgements behind these numbers of rows."""
-        return await self.clerk.ask(lambda desk: rows_since(desk, since, judged_since))
+    async def rows(self, since: int, judged_since: int, remarked_since: int | None = None) -> dict[str, Any]:
+        """Labels, judgements and remarks behind these numbers of rows."""
+        return await self.clerk.ask(lambda desk: rows_since(desk, since, judged_since, remarked_since))
 
     async def open(self) -> None:
         """Open the store, and render the clips that are asked for first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,14 +48,23 @@ class Leases:
         """Who else holds a question."""
         return [name for name in self._until.get(question, ()) if name != annotator]
 
-    def expire(self, now: float) -> None:
-        """Forget leases whose time is over."""
+    def expire(self, now: float, longest: float = math.inf) -> None:
+        """Forget leases whose time is over; one that would last longer than any was granted while the clock was ahead.
+
+        Args:
+            now: Seconds of the clock that leases are granted by.
+            longest: Seconds for which one is granted; what is left of others is cut to these.
+        """
+        ahead = False
         for name, holders in list(self._until.items()):
-            left = {who: until for who, until in holders.items() if until > now}
+            left = {who: min(until, now + longest) for who, until in holders.items() if until > now}
+            ahead = ahead or any(until > now + longest for until in holders.values())
             if left:
                 self._until[name] = left
             else:
                 del self._until[name]
+        if ahead and self.path is not None:
+            self._rewrite()  # else whoever reads it next would begin with the long ones again
 
     def count(self, now: float) -> int:
         """How many are held."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,23 @@ def _preferences_of(place: Path) -> Path | None:
     return Path(named) if named else None
 
 
-def begin_folder(path: Path, data: str, budget: int, length: int | None, seed: int) -> Round | None:
+def receiving_folder(place: Path) -> Path:
+    """A folder of comparisons that are drawn elsewhere and sent here; made, empty, where there is none.
+
+    Raises:
+        DataError: The place holds something else.
+    """
+    if (place / NAME).is_file():
+        return place
+    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+        raise DataError(f"{place} is there, and no folder of comparisons: name a new one to receive pairs in.")
+    ComparisonFolder(place, make=True).store.close()
+    return place
+
+
+def begin_folder(
+    path: Path, data: str, budget: int, length: int | None, seed: int, chosen: Collection[str] = ()
+) -> Round | None:
     """Ask about pairs of a data set, in a folder that may be there; None where it is, and of the same data.
 
     Args:
@@ -68,15 +84,24 @@ def begin_folder(path: Path, data: str, budget: int, length: int | None, seed: i
         budget: How many pairs.
         length: Steps of a segment, 0 for whole episodes; by the data where None.
         seed: Decides which.
+        chosen: Which of these the user named; the pairs of a folder that is there are to be drawn so.
 
     Raises:
-        DataError: The folder is of other data.
+        DataError: The folder is of other data, or its pairs were drawn otherwise.
     """
     if (path / NAME).is_file():
         with ComparisonFolder(path) as folder:
-            about = folder.store.facts().get("task")
+            facts = folder.store.facts()
+        about = facts.get("task")
         if about != data:
             raise DataError(f"{path} asks about {about}, not about {data}: name another folder by --out.")
+        for name, value in (("budget", budget), ("length", length), ("seed", seed)):
+            if name in chosen and facts.get(name) != value:
+                drawn = f"with --{name} {facts[name]}" if name in facts else "elsewhere"
+                raise DataError(
+                    f"{path} is there already, and its pairs were drawn {drawn}: leave --{name} {value} away, or name "
+                    "another folder by --out."
+                )
         return None
     task = open_task(data)
     longest = int(task.data.lengths.max())

@@ -10,6 +10,7 @@ import json
 import os
 import select
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from offline_marl.core.types import Batch
 from offline_marl.environments.base import Frame, JointEnv
 from offline_marl.environments.painting import Color
 from offline_marl.labelling.clips import NAME, clip_of
+from offline_marl.labelling.makeshift import AGAIN, forget_makeshift, makeshift
 from offline_marl.labelling.places import replays_of, scene_of
 from offline_marl.labelling.replays import Replays
 from offline_marl.preferences.pairs import Copies, SegmentKey
@@ -54,23 +56,30 @@ class Renderer:
         self._replays: Replays | None = None
 
     def render(self, name: str) -> Path:
-        """Render one clip, if it is not there.
+        """Render one clip, if it is not there; what had to do without pictures lies apart, as `makeshift` says.
 
         Raises:
             BadInputError: There is no such segment.
         """
-        path = self.clips / f"{name}.json"
-        if not path.is_file():
-            segment, target = name.split(".")
-            session, key = self._home(segment)
-            copies = self._round(session)
-            row = copies.keys.index(key)
-            cut = _cut(copies.segments, row)
-            env, scenario = self._scene()
-            again = partial(self._play_again, key)
-            content = clip_of(cut, copies.spec, target, env, scenario, _limits(copies.segments), again)
-            write_atomically(path, content)
-            prune(self.clips, self.room, keep={path.name})
+        path, instead = self.clips / f"{name}.json", makeshift(self.clips, name)
+        if path.is_file():
+            return path
+        if instead.is_file():
+            os.utime(instead)  # the shelf asks again a while later
+            return instead
+        segment, target = name.split(".")
+        session, key = self._home(segment)
+        copies = self._round(session)
+        row = copies.keys.index(key)
+        cut = _cut(copies.segments, row)
+        env, scenario = self._scene()
+        again = partial(self._play_again, key)
+        content = clip_of(cut, copies.spec, target, env, scenario, _limits(copies.segments), again)
+        made = json.loads(content)
+        if made.get("note") or made["kind"] == "series":
+            path = instead
+        write_atomically(path, content)
+        prune(self.clips, self.room, keep={path.name})
         return path
 
     def _home(self, segment: str) -> tuple[int, SegmentKey]:
@@ -137,7 +146,9 @@ def main(path: str, room: str) -> None:
     """Render what is wanted, until nobody writes lines any more."""
     torch.set_num_threads(1)
     os.nice(NICE)
-    renderer, wanted, failed = Renderer(Path(path), int(room)), list[str](), set[str]()
+    renderer, wanted = Renderer(Path(path), int(room)), list[str]()
+    forget_makeshift(renderer.clips)
+    failed: dict[str, float] = {}
     buffered = b""
     while True:
         while not wanted or select.select([0], [], [], 0)[0]:
@@ -148,14 +159,28 @@ def main(path: str, room: str) -> None:
             for line in lines:
                 names = [name for name in json.loads(line) if NAME.fullmatch(name)]
                 wanted = list(dict.fromkeys([*names, *wanted]))[:MOST_WANTED]
-        name = wanted.pop(0)
-        if name in failed:
-            continue
-        try:
-            renderer.render(name)
-        except Exception as error:
-            failed.add(name)
-            _fail(renderer.clips / f"{name}.json", error)
+        attempt(renderer, wanted.pop(0), failed, time.monotonic())
+
+
+def attempt(renderer: Renderer, name: str, failed: dict[str, float], now: float) -> None:
+    """Render a clip, or let it say why it cannot be drawn; one that failed is left alone for a while.
+
+    Args:
+        renderer: Draws it.
+        name: Of the clip.
+        failed: Clips that failed, and when; this one is added or taken away.
+        now: Seconds of a clock.
+    """
+    if name in failed:
+        if now < failed[name] + AGAIN:
+            return
+        makeshift(renderer.clips, name).unlink(missing_ok=True)
+        del failed[name]
+    try:
+        renderer.render(name)
+    except Exception as error:
+        failed[name] = now
+        _fail(makeshift(renderer.clips, name), error)
 
 
 def _fail(path: Path, error: Exception) -> None:

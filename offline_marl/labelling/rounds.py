@@ -18,19 +18,25 @@ from offline_marl.training.preferences.asking import enter
 FACTS = {"data", "task", "scene", "scale"}
 """What a trainer may state of its data."""
 ROWS = 1_000
-"""Of labels, and of judgements, in one answer; whoever wants more asks again."""
+"""Of labels, of judgements, and of remarks, in one answer; whoever wants more asks again."""
 
 
-def rows_since(desk: Desk, since: int, judged_since: int) -> dict[str, Any]:
-    """Rows of labels and judgements after those of these numbers, also those that were revised since."""
-    labels = desk.folder.store.history(since)[:ROWS]
-    judged = desk.folder.store.judgement_history(judged_since)[:ROWS]
+def rows_since(desk: Desk, since: int, judged_since: int, remarked_since: int | None = None) -> dict[str, Any]:
+    """Rows of labels and judgements after those of these numbers, also those that were revised since, and remarks.
+
+    Trainers of earlier versions do not ask for remarks, and would never come to the end of them.
+    """
+    store = desk.folder.store
+    labels, judged = store.history(since)[:ROWS], store.judgement_history(judged_since)[:ROWS]
+    remarks = [] if remarked_since is None else store.remark_history(remarked_since)[:ROWS]
     return {
         "labels": [plain(one) for _, one in labels],
         "judgements": [plain(one) for _, one in judged],
+        "remarks": [list(remark) for _, remark in remarks],
         "since": labels[-1][0] if labels else since,
         "judged_since": judged[-1][0] if judged else judged_since,
-        "more": len(labels) == ROWS or len(judged) == ROWS,
+        "remarked_since": remarks[-1][0] if remarks else remarked_since or 0,
+        "more": ROWS in (len(labels), len(judged), len(remarks)),
     }
 
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from offline_marl.labelling.clips import NAME
+from offline_marl.labelling.makeshift import AGAIN as MAKESHIFT
+from offline_marl.labelling.makeshift import forget_makeshift, makeshift
 
 PATIENCE = 2.0
 """Seconds to wait for a clip that is being rendered; the page asks again."""
@@ -40,11 +42,12 @@ class Shelf:
         self._starts = 0
         self._again: dict[str, float] = {}
         self._turn = asyncio.Lock()
+        forget_makeshift(self.clips)
 
     async def want(self, names: Sequence[str]) -> None:
         """Have clips rendered that are not there, the first ones first."""
         now = time.monotonic()
-        missing = [name for name in names if now >= self._again.get(name, 0.0) and not self._file(name).is_file()]
+        missing = [name for name in names if now >= self._again.get(name, 0.0) and not self._has(name)]
         if not missing:
             return
         if len(self._again) > MOST_REMEMBERED:
@@ -58,21 +61,21 @@ class Shelf:
             process.stdin.write(f"{json.dumps(missing)}\n".encode())
             self._again.update(dict.fromkeys(missing, now + AGAIN))
 
-    async def read(self, name: str) -> bytes | None:
-        """A clip; None if it is not rendered yet."""
+    async def read(self, name: str) -> tuple[bytes, bool] | None:
+        """A clip, and whether it lasts, which a makeshift one does not; None if it is not rendered yet."""
         file, waited = self._file(name), 0.0
         while waited < PATIENCE:
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 content = await asyncio.to_thread(file.read_bytes)
-            except FileNotFoundError:
-                if waited == 0:  # it may have been deleted since, or the renderer have died
-                    await self.want([name])
-                await asyncio.sleep(LOOK)
-                waited += LOOK
-            else:
                 with contextlib.suppress(OSError):
                     os.utime(file)
-                return content
+                return content, True
+            if waited == 0:  # it may have been deleted since, the renderer have died, or a makeshift one be old
+                await self.want([name])
+            with contextlib.suppress(FileNotFoundError):
+                return await asyncio.to_thread(makeshift(self.clips, name).read_bytes), False
+            await asyncio.sleep(LOOK)
+            waited += LOOK
         return None
 
     @property
@@ -80,6 +83,15 @@ class Shelf:
         """Whether the renderer has ended so often that it is not begun again."""
         ended = self._process is None or self._process.returncode is not None
         return self._starts >= MOST_STARTS and ended
+
+    def _has(self, name: str) -> bool:
+        """Whether a clip need not be asked for: makeshift ones are, when they are some time old."""
+        if self._file(name).is_file():
+            return True
+        try:
+            return time.time() < makeshift(self.clips, name).stat().st_mtime + MAKESHIFT
+        except OSError:
+            return False
 
     def _file(self, name: str) -> Path:
         """Where a clip lies; a name is no path, and none passes that is anything else."""

@@ -23,6 +23,8 @@ from offline_marl.preferences.labels import (
 from offline_marl.preferences.pairs import Pair, SegmentKey
 
 Kind = Literal["rating", "credit"]
+Remark = tuple[str, str, str]
+"""Question, annotator and text, such as why a question was skipped."""
 RATINGS = 5
 """Steps of the scale on which a segment is rated, 1 the worst."""
 NO_ANSWER = ("skip", "withdrawn")
@@ -88,8 +90,7 @@ class Post:
     """Of what it says, so that a key is not taken for something else."""
     labels: tuple[Label, ...] = ()
     judgements: tuple[Judgement, ...] = ()
-    remark: tuple[str, str, str] | None = None
-    """Question, annotator and text."""
+    remark: Remark | None = None
 
 
 class KeyReusedError(StoreError):
@@ -131,8 +132,12 @@ class AnswerStore(LabelStore):
         ask("INSERT INTO posts VALUES (?, ?, ?)", (post.key, post.digest, now()))
         new = sum(self._add(label) for label in post.labels) + sum(self._judge(one) for one in post.judgements)
         if post.remark is not None and new:
-            ask("INSERT INTO remarks (question, annotator, text, written) VALUES (?, ?, ?, ?)", (*post.remark, now()))
+            self._remark(post.remark)
         return bool(new)
+
+    def _remark(self, remark: Remark) -> None:
+        values = (*remark, now())
+        self._connection.execute("INSERT INTO remarks (question, annotator, text, written) VALUES (?, ?, ?, ?)", values)
 
     def digest_of_post(self, key: str) -> str | None:
         """What came with this key; None if nothing did."""
@@ -176,14 +181,18 @@ class AnswerStore(LabelStore):
             self._connection.execute(f"INSERT INTO judgements ({', '.join(names)}) VALUES ({marks})", values)
         return found is None
 
-    def take_in(self, labels: Iterable[Label], judgements: Iterable[Judgement]) -> int:
-        """Append labels and judgements, all or none; see `add` and `judge`.
+    def take_in(self, labels: Iterable[Label], judgements: Iterable[Judgement], remarks: Iterable[Remark] = ()) -> int:
+        """Append labels and judgements, all or none, and remarks that are not there yet; see `add` and `judge`.
 
         Returns:
-            How many were new.
+            How many labels and judgements were new.
         """
         self._make_tables()
         with self._writing():
+            known = set(self.remarks())
+            for remark in dict.fromkeys(remarks):
+                if remark not in known:
+                    self._remark(remark)
             return sum(self._add(label) for label in labels) + sum(self._judge(one) for one in judgements)
 
     def judgements(self, until: int | None = None) -> list[Judgement]:
@@ -212,6 +221,12 @@ class AnswerStore(LabelStore):
             for row in rows
         ]
 
+    def standing(self, since: int = 0, judged_since: int = 0) -> int:
+        """How many labels and judgements count that came after the rows of these numbers; none that was taken back."""
+        judged = {one.asked: one for _, one in self.judgement_history(judged_since)}
+        answers = [label.answer for label in self.labels(since)] + [one.answer for one in judged.values()]
+        return sum(answer != "withdrawn" for answer in answers)
+
     def judgement_cursor(self) -> int:
         """Number of the newest row of ratings and credit; 0 without any."""
         if not self._has("judgements"):
@@ -226,11 +241,18 @@ class AnswerStore(LabelStore):
         )
         return [(row[0], Label(**dict(zip(names, row[1:], strict=True)))) for row in rows]
 
-    def remarks(self) -> list[tuple[str, str, str]]:
-        """Question, annotator and text of every remark, such as why a question was skipped."""
+    def remarks(self) -> list[Remark]:
+        """Every remark, in the order in which they came."""
+        return [remark for _, remark in self.remark_history()]
+
+    def remark_history(self, since: int = 0) -> list[tuple[int, Remark]]:
+        """Every remark after that of this number."""
         if not self._has("remarks"):
             return []
-        return list(self._connection.execute("SELECT question, annotator, text FROM remarks ORDER BY number"))
+        rows = self._connection.execute(
+            "SELECT number, question, annotator, text FROM remarks WHERE number > ? ORDER BY number", (since,)
+        )
+        return [(row[0], (row[1], row[2], row[3])) for row in rows]
 
     def pair_count(self) -> int:
         """How many pairs there are."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_marl.core.errors import BadInputError, WorkError
-from offline_marl.preferences.answers import Judgement
+from offline_marl.preferences.answers import Judgement, Remark
 from offline_marl.preferences.labels import AskedPair, Label
 from offline_marl.preferences.pairs import SegmentKey
 
@@ -45,6 +45,8 @@ class Fetched:
     judgements: tuple[Judgement, ...]
     since: int
     judged_since: int
+    remarks: tuple[Remark, ...] = ()
+    remarked_since: int = 0
 
 
 class LabelServer:
@@ -93,21 +95,26 @@ class LabelServer:
         told = {"session": session, "facts": dict(facts), "pairs": rows, "copies": content}
         return int(self._ask("/api/rounds", told)["pairs"])
 
-    def fetch(self, since: int = 0, judged_since: int = 0) -> Fetched:
-        """All answers after the rows of these numbers, those that take others back among them."""
-        labels, judgements = list[Label](), list[Judgement]()
-        for part in self._parts(since, judged_since):
+    def fetch(self, since: int = 0, judged_since: int = 0, remarked_since: int = 0) -> Fetched:
+        """All answers and remarks after the rows of these numbers, those that take others back among them."""
+        labels, judgements, remarks = list[Label](), list[Judgement](), list[Remark]()
+        for part in self._parts(since, judged_since, remarked_since):
             labels += [Label(**row) for row in part["labels"]]
             judgements += [Judgement(**{**row, "segment": SegmentKey(*row["segment"])}) for row in part["judgements"]]
+            # A server of an earlier version sends no remarks.
+            remarks += [(question, annotator, text) for question, annotator, text in part.get("remarks", [])]
             since, judged_since = part["since"], part["judged_since"]
-        return Fetched(tuple(labels), tuple(judgements), since, judged_since)
+            remarked_since = part.get("remarked_since", remarked_since)
+        return Fetched(tuple(labels), tuple(judgements), since, judged_since, tuple(remarks), remarked_since)
 
-    def _parts(self, since: int, judged_since: int) -> Iterator[dict[str, Any]]:
+    def _parts(self, since: int, judged_since: int, remarked_since: int) -> Iterator[dict[str, Any]]:
         more = True
         while more:
-            part = self._ask(f"/api/labels?since={since}&judged_since={judged_since}")
+            where = f"since={since}&judged_since={judged_since}&remarked_since={remarked_since}"
+            part = self._ask(f"/api/labels?{where}")
             yield part
             since, judged_since, more = part["since"], part["judged_since"], part["more"]
+            remarked_since = part.get("remarked_since", remarked_since)
 
     def progress(self) -> dict[str, Any]:
         """How many questions are answered, and how many are open."""

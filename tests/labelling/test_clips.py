@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -18,8 +19,9 @@ from offline_marl.core.types import Batch, DataError, Spec
 from offline_marl.datasets.base import Dataset
 from offline_marl.labelling.clips import GREY, MOST_FRAMES, clip_of, sheet_of
 from offline_marl.labelling.positions import places_of, world_of
-from offline_marl.labelling.renderer import Renderer, prune
+from offline_marl.labelling.renderer import Renderer, attempt, prune
 from offline_marl.labelling.replays import Replays
+from offline_marl.labelling.shelf import Shelf
 from offline_marl.preferences.pairs import SegmentKey
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.asking import Plan, ask
@@ -186,6 +188,68 @@ def test_a_renderer_writes_clips_of_a_folder_within_its_room(tmp_path) -> None:
     with pytest.raises(Exception, match="no segment"):
         renderer.render("0" * 32 + ".team")
     renderer.folder.store.close()
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """A renderer, the names of two clips, and what goes wrong while the first pictures are made."""
+    data = saved(tmp_path, world("continuous", episodes=20))
+    with ComparisonFolder(tmp_path / "pairs", make=True) as folder:
+        ask(folder, open_task(data), Plan(budget=2, length=3))
+        pair = folder.store.pairs()[0].pair
+    made = Renderer(tmp_path / "pairs", room=10**6)
+    made.clips.mkdir()
+    trouble: list[Exception | str] = []
+
+    def clip(*_: object) -> bytes:
+        wrong = trouble.pop() if trouble else ""
+        if isinstance(wrong, Exception):
+            raise wrong
+        return json.dumps({"kind": "frames", "note": wrong}).encode()
+
+    monkeypatch.setattr("offline_marl.labelling.renderer.clip_of", clip)
+    yield made, [f"{key.id}.team" for key in (pair.first, pair.second)], trouble
+    made.folder.store.close()
+
+
+def test_a_clip_that_failed_is_drawn_again_a_minute_later(drawn) -> None:
+    renderer, (name, _), trouble = drawn
+    failed: dict[str, float] = {}
+    trouble.append(OSError(28, "No space left on device"))
+    for now in (1000.0, 1059.0):
+        attempt(renderer, name, failed, now)
+        (file,) = renderer.clips.iterdir()
+        assert "No space left" in json.loads(file.read_bytes())["note"] and failed == {name: 1000.0}
+    attempt(renderer, name, failed, 1061.0)
+    assert failed == {} and [file.name for file in renderer.clips.iterdir()] == [f"{name}.json"]
+
+
+def test_a_clip_without_its_pictures_is_drawn_anew_by_the_next_server(drawn) -> None:
+    renderer, (name, other), trouble = drawn
+    trouble.append("Pictures need an extra.")
+    for _ in range(2):
+        file = renderer.render(name)
+        assert "extra" in json.loads(file.read_bytes())["note"], "one server draws it once"
+    renderer.render(other)
+    shelf = Shelf(renderer.folder.path, 10**6)  # the extra was installed, and the server started again
+    assert [path.name for path in renderer.clips.iterdir()] == [f"{other}.json"]
+    assert json.loads(renderer.render(name).read_bytes())["note"] == ""
+    assert asyncio.run(shelf.read(name)) == (renderer.render(name).read_bytes(), True)
+
+
+def test_a_makeshift_clip_is_shown_does_not_last_and_is_asked_for_again(drawn, monkeypatch) -> None:
+    renderer, (name, _), trouble = drawn
+    shelf, asked = Shelf(renderer.folder.path, 10**6), []
+    trouble.append("Pictures need an extra.")
+    file = renderer.render(name)
+
+    async def nobody() -> None:
+        asked.append(name)
+
+    monkeypatch.setattr(shelf, "_running", nobody)
+    assert asyncio.run(shelf.read(name)) == (file.read_bytes(), False) and asked == []
+    os.utime(file, (1000, 1000))
+    assert asyncio.run(shelf.read(name)) == (file.read_bytes(), False) and asked == [name]
 
 
 def test_a_sheet_holds_every_picture_at_its_place() -> None:

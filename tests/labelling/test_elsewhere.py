@@ -6,12 +6,14 @@ import pytest
 from labelled_page import TOKEN, Client, serving
 from worlds import saved, world
 
+from offline_marl.core.errors import BadInputError
 from offline_marl.labelling.questions import Asking
 from offline_marl.launch.cli import main
 from offline_marl.preferences.label_server import LabelServer, LabelServerError, LabelServerRefusal
+from offline_marl.preferences.labels import Label
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.asking import Plan, ask
-from offline_marl.training.preferences.elsewhere import exchange
+from offline_marl.training.preferences.elsewhere import Exchanged, Reached, exchange
 from offline_marl.training.preferences.folders import ComparisonFolder
 
 
@@ -53,6 +55,76 @@ def test_pairs_go_there_once_and_answers_come_here_once(here, there, data) -> No
     with ComparisonFolder(here.path.parent / "there") as other:
         assert other.store.pairs()[0].pair == here.store.pairs()[0].pair
         assert (other.copies(other.store.pairs()).segments.obs == here.copies(here.store.pairs()).segments.obs).all()
+
+
+def test_what_has_arrived_is_not_sent_or_fetched_again(here, there, monkeypatch) -> None:
+    server, person = LabelServer(f"http://127.0.0.1:{there}/#token={TOKEN}"), Client(there)
+    asked, ask_it, reached = [], server._ask, Reached()
+
+    def asking(path, content=None):
+        reply = ask_it(path, content)
+        asked.append((path.partition("?")[0], len(reply.get("labels", [])) + len(reply.get("judgements", []))))
+        return reply
+
+    monkeypatch.setattr(server, "_ask", asking)
+    assert exchange(here, server, reached).pairs == 10
+    person.answer(person.lease()[0]["id"], "skip", reason="cannot tell")
+    assert exchange(here, server, reached).labels == 1
+    assert here.store.remarks()[0][1:] == ("ann", "cannot tell")
+    assert exchange(here, server, reached) == Exchanged(0, 0)
+    assert asked == [("/api/rounds", 0), ("/api/labels", 0), ("/api/labels", 1), ("/api/labels", 0)]
+    exchange(here, server)
+    assert len(here.store.remarks()) == 1, "each once"
+
+
+def test_remarks_are_for_trainers_that_ask_for_them(here, there, monkeypatch) -> None:
+    monkeypatch.setattr("offline_marl.labelling.rounds.ROWS", 1)
+    server, person = LabelServer(f"http://127.0.0.1:{there}/#token={TOKEN}"), Client(there)
+    exchange(here, server)
+    for question in person.lease(3):
+        person.answer(question["id"], "skip", reason=f"why {question['id']}")
+    exchange(here, server)
+    assert len(here.store.remarks()) == 3
+    earlier = person.get("/api/labels?since=3&judged_since=3")
+    assert earlier["remarks"] == [] and not earlier["more"], "one of an earlier version would ask for ever"
+
+
+def test_an_answer_that_is_another_one_here_is_named(here, there) -> None:
+    server, person = LabelServer(f"http://127.0.0.1:{there}/#token={TOKEN}"), Client(there)
+    exchange(here, server)
+    one, two = [question["id"] for question in person.lease(10) if question["kind"] == "pair"][:2]
+    person.answer(one, "equal")
+    person.answer(two, "equal")
+    here.store.add([Label(one.split(".")[1], "skip", "ann")])
+    reached = Reached()
+    with pytest.raises(BadInputError, match=f"ann answered 'equal' about pair {one.split('.')[1]} .* and 'skip' here"):
+        exchange(here, server, reached)
+    assert len(here.store.labels()) == 1 and reached.since == 0
+    person.undo(one)
+    person.answer(one, "equal")
+    assert exchange(here, server, reached).labels == 3
+    assert {label.answer for label in here.store.labels()} == {"equal"}
+
+
+def test_the_wait_is_for_answers_that_nobody_took_back(here, there, capsys, monkeypatch) -> None:
+    from offline_marl.launch.cli import label
+    from offline_marl.launch.cli.prefs import exchange as command
+
+    person, url = Client(there), f"http://127.0.0.1:{there}/#token={TOKEN}"
+    exchange(here, LabelServer(url))
+    questions = [question["id"] for question in person.lease(3) if question["kind"] == "pair"]
+    for question in questions:
+        person.answer(question)
+        person.undo(question)
+    monkeypatch.setattr(command.time, "sleep", lambda seconds: person.answer(questions[0]))
+    with pytest.raises(SystemExit) as end:
+        main(["prefs", "exchange", str(here.path), "--label-server", url, "--wait", "1"])
+    assert end.value.code == 0 and [line.split()[-3] for line in capsys.readouterr().out.splitlines()[1::2]] == [
+        "0",
+        "1",
+    ]
+    label._conclude(here.path, (0, 0), False)
+    assert f"1 in {here.path}, 1 of them new" in capsys.readouterr().out
 
 
 def test_pairs_of_other_data_and_damaged_copies_are_refused(here, there, tmp_path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from labelled_page import Client, serving
 from worlds import saved, world
 
 from offline_marl.labelling.desk import Desk
@@ -64,6 +65,16 @@ def test_a_lease_ends_by_time_and_outlives_its_server(folder, tmp_path) -> None:
     )
     file.write_text("{damaged")
     assert len(Desk(folder, Asking(), Leases(file), time).lease("cas", 40)) == 40
+
+
+def test_a_lease_of_a_clock_that_was_ahead_ends_a_lease_later(folder, tmp_path) -> None:
+    time, file = Time(), tmp_path / "leases.jsonl"
+    time.now += 86_400
+    assert len(Desk(folder, Asking(lease=600), Leases(file), time).lease("ann", 40)) == 40
+    time.now -= 86_400
+    assert Desk(folder, Asking(lease=600), Leases(file), time).lease("ben", 40) == [], "ann may look at them"
+    time.now += 601
+    assert len(Desk(folder, Asking(lease=600), Leases(file), time).lease("ben", 40)) == 40
 
 
 def test_a_question_is_put_to_as_many_people_as_are_to_answer_it(folder) -> None:
@@ -139,6 +150,19 @@ def test_ratings_and_credit_are_asked_of_each_segment_once_and_of_each_agent(fol
     folder.store.judge([desk.undo(credit, "ann")])
     desk.refresh()
     assert next(iter(desk.open)) == credit and desk.lease("ann", 1) == [credit]
+
+
+def test_a_question_that_was_taken_back_is_kept_for_who_did_so(tmp_path, data) -> None:
+    with ComparisonFolder(tmp_path / "pairs", make=True) as folder:
+        ask(folder, open_task(data), Plan(budget=6, length=3))
+    with serving(tmp_path / "pairs", Asking(repeats=0)) as port:
+        ann, ben = Client(port, "ann"), Client(port, "ben")
+        one = ann.lease()[0]["id"]
+        ann.answer(one)
+        ann.undo(one)
+        others = [question["id"] for question in ben.lease(6)]
+        assert len(others) == 5 and one not in others, "ann looks at it"
+        assert [question["id"] for question in ann.lease()] == [one]
 
 
 def test_new_rounds_are_asked_about_as_they_come(tmp_path, data) -> None:

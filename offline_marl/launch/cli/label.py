@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import shlex
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
@@ -27,6 +27,10 @@ ABOUT = (
     "served on this machine alone, to who has the address with its token, until Ctrl-C."
 )
 USAGE = "DATA|FOLDER|RUN [--out FOLDER] [--budget N] [--ask pairs,ratings,credit] [--port N] ..."
+LEAST_LEASE = 120.0
+"""Seconds; the page renews what it shows every 60."""
+DRAWING = ("out", "budget", "length", "seed", "conf", "view")
+"""Flags that say which pairs of a data set are drawn, and whereto."""
 HEADING_PAIRS, HEADING_PAGE, HEADING_FILES = "new pairs of a data set", "the server", "instead of serving"
 KINDS = {"pairs": "pair", "ratings": "rating", "credit": "credit"}
 
@@ -45,7 +49,7 @@ class LabelFlags(ShareFlags):
     repeats: Share = 0.05
     """Share of the answered pairs that the same person is asked about again, swapped, to see whether they agree."""
     lease: Positive = 600.0
-    """Seconds for which a question is kept for who has it open."""
+    """Seconds for which a question is kept for who has it open, 120 at least: their page renews it every minute."""
     out: Path | None = None
     """Folder for pairs of a data set; without it pairs/<name>. One that is there is gone on with."""
     budget: Count = 200
@@ -54,6 +58,8 @@ class LabelFlags(ShareFlags):
     """Steps of a segment, 0 for whole episodes; without it whole ones up to 60 steps, else 60."""
     seed: Seed = 0
     """Decides which pairs are drawn."""
+    receive: bool = False
+    """Make FOLDER, empty, for pairs that `prefs exchange` sends from another machine."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in, who can read along unless a tunnel or proxy encrypts."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8765
@@ -81,7 +87,7 @@ class LabelFlags(ShareFlags):
 
 
 GROUPS = {
-    **dict.fromkeys(("out", "budget", "length", "seed", "conf", "view"), HEADING_PAIRS),
+    **dict.fromkeys(DRAWING, HEADING_PAIRS),
     **dict.fromkeys(("host", "port", "allow_host", "token", "new_token", "ahead", "clip_room", "open"), HEADING_PAGE),
     **dict.fromkeys(("export", "import", "annotator", "overwrite"), HEADING_FILES),
 }
@@ -96,7 +102,7 @@ def run(args: Sequence[str]) -> None:
     given = read(LabelFlags, "label", USAGE, ABOUT, args, GROUPS)
     flags: LabelFlags = build(LabelFlags, given)
     _refuse(flags)
-    folder = _folder(flags)
+    folder = _folder(flags, given)
     if flags.import_file is not None:
         _take_in(folder, flags)
     elif flags.export_file is not None:
@@ -113,6 +119,11 @@ def _refuse(flags: LabelFlags) -> None:
     for file in (flags.export_file, flags.import_file):
         if file is not None and file.suffix not in {".csv", ".json"}:
             raise ConfigError(f"{file} should end in .csv or .json.")
+    if flags.lease < LEAST_LEASE:
+        raise ConfigError(
+            f"--lease {flags.lease:g} could not be kept: the page renews what it shows every minute, so say "
+            f"{LEAST_LEASE:g} seconds or more."
+        )
     if len(set(flags.ask)) < len(flags.ask) or not flags.ask:
         raise ConfigError("--ask names what to ask, each once: pairs, ratings, credit.")
     if flags.export_file is None and flags.import_file is None:
@@ -121,18 +132,24 @@ def _refuse(flags: LabelFlags) -> None:
         refuse_missing()
 
 
-def _folder(flags: LabelFlags) -> Path:
-    """The folder of comparisons; made of a data set where there is none."""
-    from offline_marl.labelling.places import begin_folder, find_folder
+def _folder(flags: LabelFlags, given: Mapping[str, Any]) -> Path:
+    """The folder of comparisons; made of a data set, or for pairs from elsewhere, where there is none."""
+    from offline_marl.labelling.places import begin_folder, find_folder, receiving_folder
     from offline_marl.runs.places import whole, with_share
 
-    found = find_folder(Path(flags.place))
+    place = Path(flags.place)
+    found = receiving_folder(place) if flags.receive else find_folder(place)
     if found is not None:
+        for name in DRAWING:
+            if name in given:
+                raise ConfigError(
+                    f"--{name} is about pairs to draw of a data set, and {place} names none: leave it away."
+                )
         return found
     shared = {name: value for name in ("conf", "view") if (value := getattr(flags, name)) is not None}
     data = str(with_share({"dataset": whole("dataset", flags.place), **shared})["dataset"])
     folder = flags.out or Path("pairs") / Path(data).name.removesuffix(".safetensors")
-    made = begin_folder(folder, data, flags.budget, flags.length, flags.seed)
+    made = begin_folder(folder, data, flags.budget, flags.length, flags.seed, given.keys())
     if made is not None:
         print(f"{'pairs':<12}{made.pairs:,} drawn from {data}, {made.held_out:,} of them held out")
     return folder
@@ -142,6 +159,8 @@ def _asking(flags: LabelFlags, n_agents: int) -> Asking:
     from offline_marl.labelling.questions import Asking
     from offline_marl.preferences.labels import TEAM, index_of
 
+    if not n_agents and flags.target == "agents":
+        raise ConfigError("How many agents there are is not known before pairs are there: name one, --target agent_0.")
     targets = tuple(f"agent_{index}" for index in range(n_agents)) if flags.target == "agents" else (flags.target,)
     if n_agents and flags.target != TEAM:
         for target in targets:
@@ -158,7 +177,7 @@ def _serve(folder: Path, flags: LabelFlags) -> None:
     with alone(folder):
         with ComparisonFolder(folder) as opened:
             data = opened.store.facts().get("data") or {"key": "", "spec": {"obs_dims": []}}
-            before = len(opened.store.labels()) + len(opened.store.judgements())
+            before = opened.store.cursor(), opened.store.judgement_cursor()
         of_run, spec = str(data["key"]).startswith("run:"), data["spec"]
         if of_run and "pairs" not in flags.ask:
             raise ConfigError("A run waits for answers to its pairs: --ask names pairs too, beside ratings or credit.")
@@ -171,23 +190,29 @@ def _serve(folder: Path, flags: LabelFlags) -> None:
         print(f"{'page':<12}{url}")
         if flags.host not in {"127.0.0.1", "localhost", "::1"}:
             print(f"{'note':<12}what passes the network is not encrypted: see docs/labelling.md")
+        if flags.receive:
+            print(f"{'pairs':<12}by `{PROGRAM} prefs exchange FOLDER --label-server URL` where they were drawn")
         print(f"{'answers':<12}in {folder}; Ctrl-C ends", flush=True)
         if flags.open:
             webbrowser.open(url)
         with contextlib.suppress(KeyboardInterrupt):
             room = int(flags.clip_room * 1e6)
             make_server(folder, asking, token, address.hosts, room, flags.ahead).run(sockets=[listening])
-        _conclude(folder, before, of_run)
+        _conclude(folder, before, of_run, flags.receive)
 
 
-def _conclude(folder: Path, before: int, of_run: bool) -> None:
+def _conclude(folder: Path, before: tuple[int, int], of_run: bool, received: bool = False) -> None:
+    """Tell what was answered since the rows of these numbers."""
     from offline_marl.training.preferences.folders import ComparisonFolder
 
     with ComparisonFolder(folder) as opened:
-        now = len(opened.store.labels()) + len(opened.store.judgements())
+        held, new = opened.store.standing(), opened.store.standing(*before)
         about = opened.store.facts().get("task", "ID")
     name = shlex.quote(str(folder))
-    print(f"{'answers':<12}{now:,} in {folder}, {now - before:,} of them new")
+    print(f"{'answers':<12}{held:,} in {folder}, {new:,} of them new")
+    if received:
+        print(f"{'learn':<12}where the pairs were drawn: prefs exchange fetches the answers while this is served")
+        return
     if of_run:
         print(f"{'learn':<12}the run does, whenever it fits its reward model")
         return

@@ -27,6 +27,11 @@ def without_secrets(line: str) -> str:
     return re.sub(r"(?<=://)[^\s/?#]*@", "", line)
 
 
+def printable(line: str) -> str:
+    """A line whose letters can be shown: names from files may hold some that steer a terminal, or end a line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines."""
     for line in lines:

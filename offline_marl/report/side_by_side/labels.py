@@ -11,9 +11,12 @@ import torch
 from offline_marl.core.errors import BadInputError
 from offline_marl.losses.preferences import compared_scores
 from offline_marl.preferences.labels import TEAM, AskedPair, Label, index_of
+from offline_marl.preferences.reward_model import RewardModel
 from offline_marl.report.side_by_side.sides import Side
 from offline_marl.runs.folder import RewardFolder
+from offline_marl.training.models.report import read_report, verdict
 from offline_marl.training.preferences.folders import ComparisonFolder, masked, numbers_of
+from offline_marl.training.preferences.labelled import Labelled, load_split
 from offline_marl.training.preferences.loading import load_reward
 
 MOST = 2_000
@@ -42,6 +45,18 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How often one reward model prefers what answers for one of the two prefer, on either side of its fit's split."""
+
+    held_out: tuple[int, int]
+    """Answers that it tells, and how many there are."""
+    train: tuple[int, int]
+    """The same of those that it learnt from."""
+    verdict: str
+    """Of its report: whether it is to be trusted."""
+
+
+@dataclass(frozen=True)
 class Browser:
     """Questions of one folder of comparisons."""
 
@@ -49,6 +64,8 @@ class Browser:
     models: tuple[str, ...]
     """Names of the runs whose reward model speaks."""
     asked: tuple[Asked, ...]
+    agreements: dict[str, Agreement | None]
+    """By the run that learned from that model; None where its folder does not say which labels the fit knew."""
     left_out: int = 0
 
 
@@ -82,17 +99,18 @@ def _browser(place: Path, sides: Sequence[Side]) -> Browser:
         by_question: dict[tuple[str, str], list[Label]] = {}
         for label in labels:
             by_question.setdefault((label.pair_id, label.target), []).append(label)
-        for name in pairs:
-            by_question.setdefault((name, TEAM), [])
+        answered = {label.pair_id for label in labels}
+        by_question |= {(name, TEAM): [] for name in pairs if name not in answered}
         chosen = sorted(by_question, key=lambda question: not by_question[question])[:MOST]
         copies = folder.copies([pairs[name] for name in dict.fromkeys(name for name, _ in chosen)])
+        models = {side.name: load_reward(_place(side)) for side in sides}
+        agreements = {side.name: _agreement(folder, _place(side), models[side.name]) for side in sides}
     segments, rows = masked(copies.segments), numbers_of(copies)
     index = torch.tensor([[rows[pairs[name].pair.first], rows[pairs[name].pair.second]] for name, _ in chosen])
     targets = torch.tensor([index_of(target, copies.spec.n_agents) for _, target in chosen])
     told: list[dict[str, Told]] = [{} for _ in chosen]
     for side in sides:
-        assert side.reward_model is not None
-        scores = load_reward(side.reward_model).scores(segments)[:, index]
+        scores = models[side.name].scores(segments)[:, index]
         compared = compared_scores(scores, targets.view(1, -1, 1).expand(scores.shape[:-1]))
         likely = torch.sigmoid(compared[..., 0] - compared[..., 1])
         means, spreads = likely.mean(0).tolist(), likely.std(0, correction=0).tolist()
@@ -102,4 +120,26 @@ def _browser(place: Path, sides: Sequence[Side]) -> Browser:
         Asked(pairs[name], target, tuple(by_question[name, target]), row)
         for (name, target), row in zip(chosen, told, strict=True)
     ]
-    return Browser(place, tuple(side.name for side in sides), tuple(asked), len(by_question) - len(chosen))
+    return Browser(place, tuple(models), tuple(asked), agreements, len(by_question) - len(chosen))
+
+
+def _place(side: Side) -> Path:
+    assert side.reward_model is not None
+    return side.reward_model
+
+
+def _agreement(folder: ComparisonFolder, place: Path, model: RewardModel) -> Agreement | None:
+    """Of the labels that its fit knew: what came later was neither learnt from nor held out."""
+    run = RewardFolder(place)
+    until = run.versions().get("labels")
+    if not isinstance(until, int):
+        return None
+    split = load_split(folder, until, model.config.holdout, run.config().seed, "cpu")
+    return Agreement(_told(split.held_out, model), _told(split.train, model), verdict(read_report(place)))
+
+
+def _told(labelled: Labelled, model: RewardModel) -> tuple[int, int]:
+    decided = labelled.values != 0.5
+    likely = torch.sigmoid(labelled.margins(model)).mean(0)[decided]
+    right = ((likely > 0.5) == (labelled.values[decided] == 1.0)) & (likely != 0.5)
+    return int(right.sum()), len(right)

@@ -19,10 +19,11 @@ from offline_marl.report.page.tables import Cells, Column, Value, figure, numeri
 from offline_marl.report.page.training import NON_METRIC_COLUMNS, sample_rows
 from offline_marl.report.side_by_side.labels import Asked, Browser
 from offline_marl.report.side_by_side.sides import Side
+from offline_marl.training.preferences.report import wilson
 
 TITLE = "Runs side by side"
-SHOWN_ANYWAY = {"algorithm", "dataset", "environment", "seed"}
-"""Settings that stand in the table of scores."""
+COMPARED = {"algorithm", "dataset", "environment", "workers", "threads", "device"}
+"""Settings that a report tells elsewhere or passes over; of the table of scores the names alone may be the same."""
 MOST_METRICS = 24
 AGREES = {"first": 1.0, "second": 0.0}
 
@@ -188,7 +189,7 @@ def _logged(path: Path) -> dict[str, list[figures.Point]]:
 
 def _settings(sides: Sequence[Side]) -> Section:
     names = dict.fromkeys(name for side in sides for name in side.settings)
-    skipped = (UNCOMPARED_SETTINGS | SHOWN_ANYWAY) - {"workers", "threads", "device"}
+    skipped = UNCOMPARED_SETTINGS - COMPARED
     rows: list[Cells] = []
     for name in names:
         values = [plain_setting(side.settings[name]) if name in side.settings else NOTHING for side in sides]
@@ -217,19 +218,20 @@ def _labels(browser: Browser, place: int) -> Section:
 
 
 def _agreements(browser: Browser) -> Markup:
-    """How often each model agrees with decided answers, in a sentence for each."""
+    """How often each model tells decided answers, held-out ones and those that it learnt from, and its verdict."""
     lines = []
-    for model in browser.models:
-        hits = [
-            (asked.told[model].probability > 0.5) == (AGREES[label.answer] > 0.5)
-            for asked in browser.asked
-            for label in asked.labels
-            if label.answer in AGREES
-        ]
-        if hits:
-            lines.append(
-                f"{model}: agrees with {sum(hits) / len(hits):.3f} of {len(hits):,} answers for one of the two."
-            )
+    for model, found in browser.agreements.items():
+        if found is None or not found.held_out[1] or not found.train[1]:
+            lines.append(f"{model}: which answers it learnt from is not known, and so not how often it agrees.")
+            continue
+        hits, count = found.held_out
+        low, high = wilson(hits, count)
+        learnt, of = found.train
+        lines.append(
+            f"{model}: agrees with {hits / count:.3f} of {count:,} held-out answers for one of the two (95 % interval "
+            f"{low:.3f} to {high:.3f}), and with {learnt / of:.3f} of the {of:,} that it learnt from. By its report it "
+            f"is {found.verdict}."
+        )
     return tag("ul", [tag("li", line) for line in lines], class_="notes")
 
 

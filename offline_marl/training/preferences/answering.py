@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 import torch
@@ -18,8 +19,9 @@ from offline_marl.core.small_files import shown
 from offline_marl.core.types import DataError
 from offline_marl.preferences.agreement import by_question, contradictions, count_answers, kappas, self_agreement
 from offline_marl.preferences.answers import Judgement, oriented
-from offline_marl.preferences.labels import PAIR_COLUMNS, TEAM, VALUES, Answer, AskedPair, Label, StoreError, index_of
+from offline_marl.preferences.labels import PAIR_COLUMNS, TEAM, VALUES, Answer, AskedPair, Label, index_of
 from offline_marl.preferences.pairs import Pair, SegmentKey
+from offline_marl.preferences.revisions import UNKNOWN, onward
 from offline_marl.preferences.teachers import TeacherConfig, answer, segment_returns
 from offline_marl.training.preferences.folders import ComparisonFolder, masked, numbers_of
 
@@ -34,7 +36,7 @@ COLUMNS = [
     "shown_order",
     "answered",
 ]
-COLUMNS += ["response_ms"]
+COLUMNS += ["response_ms", "revision"]
 ALL = "agents"
 """As a target: every agent by itself."""
 LARGEST = 2**31
@@ -142,7 +144,7 @@ def _pair_cells(asked: AskedPair) -> dict[str, Any]:
 
 
 def _label_cells(label: Label) -> dict[str, Any]:
-    names = ("target", "answer", "annotator", "repeat", "source", "shown_order", "answered", "response_ms")
+    names = ("target", "answer", "annotator", "repeat", "source", "shown_order", "answered", "response_ms", "revision")
     cells = {name: getattr(label, name) for name in names}
     return {name: "" if value is None else value for name, value in cells.items()} | {
         "label": "" if label.value is None else label.value
@@ -154,7 +156,8 @@ def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None) 
 
     Needed are `pair_id`, and `answer` (first, second, equal, skip) or `label` (1, 0, 0.5). Where a line names its
     segments, as exported ones do, first and second are the line's own, even if the folder holds the pair the other way
-    round. A second, other answer of one annotator to one question that no `repeat` tells apart is stored as a repeat.
+    round. A second, other answer of one annotator to one question that no `repeat` tells apart is stored as a repeat;
+    one of the same repeat corrects if it is newer, see `onward`.
 
     Args:
         folder: Of the comparisons.
@@ -208,6 +211,7 @@ def _read(folder: ComparisonFolder, file: Path, annotator: str | None) -> Iterat
                 source=given.get("source") or "imported",
                 target=target,
                 repeat=_count(given["repeat"]) if given.get("repeat") else -1,
+                revision=_count(given["revision"]) if given.get("revision") else UNKNOWN,
                 shown_order=given.get("shown_order") or "as stored",
                 answered=given.get("answered", ""),
                 response_ms=_count(given["response_ms"]) if given.get("response_ms") else None,
@@ -252,7 +256,7 @@ def _answer(given: Mapping[str, str]) -> Answer:
 def _told_apart(labels: Sequence[Label], stored: Sequence[Label]) -> Iterator[Label]:
     """Labels with the repeats and revisions that they lack.
 
-    Of an answer that is there already, its own; what was taken back is answered anew; else the next repeat.
+    Of one that names no repeat, it is that of the same answer, or of one that was taken back; else the next.
     """
     newest: dict[tuple[str, str, str], dict[int, Label]] = {}
     for label in stored:
@@ -263,15 +267,10 @@ def _told_apart(labels: Sequence[Label], stored: Sequence[Label]) -> Iterator[La
         if repeat < 0:
             free = [number for what in (label.answer, "withdrawn") for number in given if given[number].answer == what]
             repeat = free[0] if free else 1 + max(given, default=-1)
-        before = given.get(repeat)
-        revision = 0 if before is None else before.revision + (before.answer == "withdrawn")
-        if before is not None and before.answer not in (label.answer, "withdrawn"):
-            raise StoreError(
-                f"{label.annotator} answered '{before.answer}' to pair {label.pair_id} ({label.target}) before, not "
-                f"'{label.answer}'."
-            )
-        given[repeat] = replace(label, repeat=repeat, revision=revision)
-        yield given[repeat]
+        following = onward(replace(label, repeat=repeat), given.get(repeat))
+        if following is not None:
+            given[repeat] = following
+            yield following
 
 
 def summarize(folder: ComparisonFolder) -> dict[str, Any]:
@@ -280,7 +279,7 @@ def summarize(folder: ComparisonFolder) -> dict[str, Any]:
     labels = [label for label in folder.store.labels() if label.answer != "withdrawn"]
     answered = {label.pair_id for label in labels}
     agreement, repeated = self_agreement(labels)
-    waits = sorted(label.response_ms for label in labels if label.response_ms is not None)
+    waits = [label.response_ms for label in labels if label.response_ms is not None]
     opposed = contradictions(labels)
     people = sorted({label.annotator for label in labels})
     judged = [one for one in folder.store.judgements() if one.answer != "withdrawn"]
@@ -305,7 +304,7 @@ def summarize(folder: ComparisonFolder) -> dict[str, Any]:
         "ratings": _judged(judged, "rating"),
         "credit": _judged(judged, "credit"),
         "skip_reasons": _counted(text for _, _, text in folder.store.remarks()),
-        "median_response_ms": waits[len(waits) // 2] if waits else None,
+        "median_response_ms": median(waits) if waits else None,
     }
 
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from offline_marl.core.files import write_atomically
 from offline_marl.core.types import DataError
-from offline_marl.preferences.answers import Judgement, oriented, plain, refuse_answer
+from offline_marl.preferences.answers import Judgement, Remark, oriented, plain, refuse_answer
 from offline_marl.preferences.labels import VALUES, Label, StoreError, index_of
 from offline_marl.preferences.pairs import Pair, SegmentKey
+from offline_marl.preferences.revisions import Answered, onward, question_of
 from offline_marl.training.preferences.folders import ComparisonFolder
 
 KIND = "answers about segments"
 LARGEST = 256_000_000
 """Bytes of a file that is read."""
 LARGEST_COUNT = 2**31
+LONGEST_REMARK = 200
 
 
 def export_everything(folder: ComparisonFolder, file: Path) -> tuple[int, int]:
@@ -28,8 +29,8 @@ def export_everything(folder: ComparisonFolder, file: Path) -> tuple[int, int]:
         How many answers, and how many pairs without.
     """
     store = folder.store
-    labels = [label for label in store.labels() if label.answer != "withdrawn"]
-    judged = [one for one in store.judgements() if one.answer != "withdrawn"]
+    labels, labels_back = _parted(store.labels())
+    judged, judged_back = _parted(store.judgements())
     answered = {label.pair_id for label in labels}
     pairs = {one.pair.id: _segments(one.pair) for one in store.pairs()}
     still_open = [{"pair_id": name, **pairs[name]} for name in sorted(pairs.keys() - answered)]
@@ -38,11 +39,22 @@ def export_everything(folder: ComparisonFolder, file: Path) -> tuple[int, int]:
         "data": store.facts().get("data"),
         "labels": [plain(label) | pairs[label.pair_id] for label in labels],
         "judgements": [plain(one) for one in judged],
+        # Apart: readers of earlier versions take none of these for an answer.
+        "taken_back": {
+            "labels": [plain(label) | pairs[label.pair_id] for label in labels_back],
+            "judgements": [plain(one) for one in judged_back],
+        },
         "remarks": [list(remark) for remark in store.remarks()],
         "open": still_open,
     }
     write_atomically(file, json.dumps(content, indent=1).encode())
     return len(labels) + len(judged), len(still_open)
+
+
+def _parted(answers: Sequence[Answered]) -> tuple[list[Answered], list[Answered]]:
+    """Answers that stand, and those that were taken back."""
+    stand = [one for one in answers if one.answer != "withdrawn"]
+    return stand, [one for one in answers if one.answer == "withdrawn"]
 
 
 def _segments(pair: Pair) -> dict[str, list[str | int]]:
@@ -52,7 +64,9 @@ def _segments(pair: Pair) -> dict[str, list[str | int]]:
 
 
 def take_in_everything(folder: ComparisonFolder, file: Path, annotator: str | None = None) -> tuple[int, int]:
-    """Store the answers of such a file, all or none; those that are there already add nothing.
+    """Store the answers and remarks of such a file, all or none; those that are there already add nothing.
+
+    An answer that was corrected or taken back where the file was written is so here, too, see `onward`.
 
     Args:
         folder: Of the comparisons.
@@ -72,35 +86,30 @@ def take_in_everything(folder: ComparisonFolder, file: Path, annotator: str | No
     n_agents = len((own or {"spec": {"obs_dims": []}})["spec"]["obs_dims"])
     pairs = {one.pair.id: one.pair for one in folder.store.pairs()}
     labels, judged = list[Label](), list[Judgement]()
-    for number, row in enumerate(content["labels"]):
+    back = content["taken_back"]
+    for number, row in enumerate([*content["labels"], *back["labels"]]):
         labels.append(_label(row, annotator, n_agents, pairs, f"label {number} of {file}"))
-    for number, row in enumerate(content["judgements"]):
+    for number, row in enumerate([*content["judgements"], *back["judgements"]]):
         judged.append(_judgement(row, annotator, n_agents, f"judgement {number} of {file}"))
-    new = folder.store.take_in(_onward(labels, folder.store.labels()), _onward(judged, folder.store.judgements()))
-    return new, len(labels) + len(judged) - new
+    remarks = [_remark(row, f"remark {number} of {file}") for number, row in enumerate(content["remarks"])]
+    going_on = _onward(labels, folder.store.labels()), _onward(judged, folder.store.judgements())
+    return folder.store.take_in(*going_on, remarks), _standing(labels, judged) - _standing(*going_on)
 
 
-def _onward(given: list[Any], stored: list[Any]) -> list[Any]:
-    """Rows as they go on from what is stored: an answer that was taken back here is given anew by a later revision."""
-    known = {(*_question(one), one.repeat): one for one in stored}
-    made = []
+def _standing(labels: Sequence[Label], judged: Sequence[Judgement]) -> int:
+    return len(_parted(labels)[0]) + len(_parted(judged)[0])
+
+
+def _onward(given: Sequence[Answered], stored: Sequence[Answered]) -> list[Answered]:
+    """Rows by which what is stored goes on to what is given."""
+    known: dict[Any, Answered] = {question_of(one): one for one in stored}
+    made = list[Answered]()
     for one in given:
-        before = known.get((*_question(one), one.repeat))
-        if before is None:
-            revision = 0
-        elif before.answer == "withdrawn":
-            revision = before.revision + 1
-        else:
-            revision = before.revision
-        values = {field.name: getattr(one, field.name) for field in fields(one)}
-        made.append(type(one)(**{**values, "revision": revision}))
+        following = onward(one, known.get(question_of(one)))
+        if following is not None:
+            known[question_of(one)] = following
+            made.append(following)
     return made
-
-
-def _question(one: Label | Judgement) -> tuple[Any, ...]:
-    if isinstance(one, Label):
-        return one.asked
-    return one.asked[:4]
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -113,8 +122,22 @@ def _read(file: Path) -> dict[str, Any]:
     lists = isinstance(content, dict) and all(isinstance(content.get(name), list) for name in ("labels", "judgements"))
     if not lists or content.get("kind") != KIND:
         raise DataError(f"{file} holds no answers about segments, as `label --export` writes them.")
-    known: dict[str, Any] = content
+    known: dict[str, Any] = {"remarks": [], "taken_back": {}, **content}
+    back = known["taken_back"]
+    if not isinstance(known["remarks"], list) or not isinstance(back, dict):
+        raise DataError(f"The remarks of {file}, or the answers that were taken back, cannot be read.")
+    known["taken_back"] = {name: back.get(name, []) for name in ("labels", "judgements")}
+    if not all(isinstance(rows, list) for rows in known["taken_back"].values()):
+        raise DataError(f"The answers of {file} that were taken back cannot be read.")
     return known
+
+
+def _remark(row: Any, place: str) -> Remark:
+    if not isinstance(row, list) or len(row) != 3 or not all(isinstance(text, str) for text in row):
+        raise DataError(f"The {place} cannot be read: it should be a question, an annotator and a text.")
+    if any(len(text) > LONGEST_REMARK for text in row):
+        raise DataError(f"The {place} is longer than {LONGEST_REMARK} letters.")
+    return row[0], row[1], row[2]
 
 
 def _label(row: Any, annotator: str | None, n_agents: int, pairs: Mapping[str, Pair], place: str) -> Label:
@@ -126,7 +149,7 @@ def _label(row: Any, annotator: str | None, n_agents: int, pairs: Mapping[str, P
         if label.pair_id in pairs:  # the store refuses others
             label = oriented(label, given, pairs[label.pair_id])
         index_of(label.target, n_agents)
-        if label.answer not in VALUES or label.answer == "withdrawn":
+        if label.answer not in VALUES:
             raise DataError(f"'{label.answer}' is no answer")
     except (TypeError, ValueError, LookupError, DataError) as error:
         raise DataError(f"The {place} cannot be read: {str(error).rstrip('.')}.") from None

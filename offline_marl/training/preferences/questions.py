@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ from offline_marl.runs.folder import RunFolder
 from offline_marl.runs.live import QUESTIONS
 from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.preferences.answering import ALL, simulate
-from offline_marl.training.preferences.asking import enter, measure
+from offline_marl.training.preferences.asking import SCENE, enter, measure
 from offline_marl.training.preferences.folders import ComparisonFolder, plain_spec
 from offline_marl.training.preferences.labelled import Labelled, load_labelled
 from offline_marl.training.preferences.live_pairs import Episodes, LivePairs
@@ -78,7 +79,8 @@ class Questions:
         folder = ComparisonFolder(self.path, make=True, journal="rollback" if network else None)
         data = {"key": f"run:{self.pairs.run_id}", "spec": plain_spec(self.task.spec)}
         shared = {"budget": self.config.queries, "length": self.config.query_length, "rounds": self.rounds}
-        folder.store.state({**shared, "data": data, "task": self.task.id, "scale": self.scale.plain()})
+        about = {"data": data, "task": self.task.id, "scene": _scene(self.config, self.task)}
+        folder.store.state({**shared, **about, "scale": self.scale.plain()})
         self._stated = True
         return folder
 
@@ -172,6 +174,16 @@ def marks(config: RunConfig, begin: int, end: float, rounds: int) -> Sequence[fl
     return (
         [begin + mark for mark in (0, *schedule("exponential", room, rounds, config.query_rate)[:-1])] if rounds else []
     )
+
+
+def _scene(config: RunConfig, task: Task) -> dict[str, Any]:
+    """What pictures of segments are made from where the run folder is not, such as beside a labelling server."""
+    told = {name: task.about.get(name) for name in SCENE}
+    if config.environment is not None:
+        told = {"scenario": config.environment, "settings": config.env_settings, "max_steps": config.max_steps}
+    if task.partition is not None:
+        told |= {name: getattr(task.partition, name) for name in ("scenario", "conf", "view")}
+    return {name: value for name, value in told.items() if value}
 
 
 def _scale(config: RunConfig, task: Task, character: TeacherConfig) -> TaskScale:

@@ -46,11 +46,15 @@ def label(capsys, *words: object) -> tuple[int, str, str]:
         (["PLACE", "--export", "x.txt"], "should end in .csv or .json"),
         (["PLACE", "--export", "x.csv", "--import", "y.csv"], "exclude each other"),
         (["PLACE", "--import", "missing.json"], "missing.json cannot be read"),
+        (["PLACE", "--lease", "60"], "--lease 60 could not be kept: the page renews what it shows every minute"),
+        (["PLACE", "--budget", "7"], "--budget is about pairs to draw of a data set, and"),
+        (["PLACE", "--conf", "2x1"], "--conf is about pairs to draw of a data set, and"),
+        (["PLACE/..", "--receive"], "is there, and no folder of comparisons"),
         (["nothing-of-that-name"], "nothing-of-that-name"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(capsys, folder, words, said) -> None:
-    code, _, err = label(capsys, *(folder if word == "PLACE" else word for word in words))
+    code, _, err = label(capsys, *(word.replace("PLACE", str(folder)) for word in words))
     assert code == 2 and said in err and len(err.splitlines()) == 1
 
 
@@ -91,6 +95,26 @@ def test_a_run_names_the_folder_that_it_learned_from_and_data_begin_one(tmp_path
     (inside / "config.json").write_text((reward / "config.json").read_text())
     AnswerStore(inside / "comparisons" / NAME, make=True).close()
     assert find_folder(inside) == inside / "comparisons"
+
+
+def test_pairs_are_drawn_as_the_user_says_or_not_at_all(capsys, tmp_path, data) -> None:
+    drawn = [data, "--out", tmp_path / "new", "--budget", "6", "--length", "3", "--seed", "1"]
+    for times in range(2):
+        file = tmp_path / f"{times}.csv"
+        assert label(capsys, *drawn, "--export", file)[0] == 0, "the same command goes on"
+    assert label(capsys, *drawn[:3], "--export", tmp_path / "again.csv")[0] == 0
+    for flag, other in (("--budget", "500"), ("--length", "7"), ("--seed", "0")):
+        code, _, err = label(capsys, *drawn[:3], flag, other, "--export", tmp_path / "other.csv")
+        assert code == 2 and f"leave {flag} {other} away" in err and not (tmp_path / "other.csv").exists()
+
+
+def test_a_folder_is_made_to_receive_pairs(capsys, tmp_path) -> None:
+    place = tmp_path / "from elsewhere"
+    for _ in range(2):
+        code, out, _ = label(capsys, place, "--receive", "--export", tmp_path / "all.csv", "--overwrite")
+        assert code == 0 and "0 answers, 0 pairs" in out
+    code, _, err = label(capsys, place, "--receive", "--target", "agents", "--port", "0")
+    assert code == 2 and "name one, --target agent_0" in err
 
 
 def test_a_run_is_not_left_waiting_for_its_pairs(capsys, tmp_path) -> None:

@@ -181,6 +181,13 @@ def test_what_is_wrong_is_said_in_one_sentence(cli: Cli, data: str, words: str, 
         assert failed.code == 0 and "bradley-terry" in failed.out
 
 
+def test_names_that_steer_a_terminal_are_shown_without(cli: Cli, labelled: str) -> None:
+    with LabelStore(Path(labelled) / stores.NAME) as store:
+        store.add([stores.Label(store.pairs()[0].pair.id, "first", "evil\x1b[31m\nname")])
+    done = cli("prefs", "report", labelled)
+    assert done.code == 0 and "evil?[31m?name" in done.out and "\x1b" not in done.out
+
+
 def test_pairs_of_two_data_sets_are_refused(cli: Cli, tmp_path: Path, labelled: str) -> None:
     other = saved(tmp_path, world("continuous", episodes=20, seed=5), "other.safetensors")
     failed = cli("fit-reward", "bradley-terry", "--dataset", other, "--preferences", labelled, *FIT, "--out", "r")

@@ -46,6 +46,19 @@ def test_scores_curves_and_settings_that_differ_stand_side_by_side(runs) -> None
     assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page) == [], "nothing is fetched"
 
 
+def settings_of(*runs: Path) -> str:
+    return render(read_sides(runs)).partition('id="settings"')[2].partition("</section>")[0]
+
+
+def test_settings_are_the_same_where_data_environment_and_algorithm_are_too(tmp_path) -> None:
+    for place, (data, algorithm) in enumerate([("a/set", "bc"), ("a/set", "bc"), ("b/set", "bc"), ("a/set", "iql")]):
+        folder(tmp_path / str(place), algorithm=algorithm, dataset=data, seed=place)
+    assert "All settings but the seed are the same" in settings_of(tmp_path / "0", tmp_path / "1")
+    for other, name, value in ((2, "dataset", "b/set"), (3, "algorithm", "iql")):
+        shown = settings_of(tmp_path / "0", tmp_path / str(other))
+        assert "are the same" not in shown and name in shown and value in shown
+
+
 @pytest.mark.parametrize("count", [1, 5])
 def test_two_to_four_runs_are_compared(runs, count) -> None:
     with pytest.raises(ConfigError, match="2 to 4"):
@@ -89,6 +102,29 @@ def test_labels_stand_beside_the_probability_and_disagreement_of_each_reward_mod
     shown = page.partition('id="label-browser-0"')[2].partition("</section>")[0]
     assert shown.count("<tr>") >= 61 and "disagreement" in shown and "agrees with" in shown
     assert NASTY not in shown and first.id[:8] in shown
+
+
+def test_agreement_is_that_of_held_out_answers_with_the_verdict_and_no_question_is_invented(tmp_path, runs) -> None:
+    data = saved(tmp_path, world("continuous", episodes=20))
+    comparisons = compare(tmp_path / "comparisons", data, target="agents", budget=20)
+    fit = small_reward(tmp_path / "model", data, comparisons, min_labels=1)
+    with ComparisonFolder(comparisons) as opened:
+        one = opened.store.pairs()[0].pair.id
+        opened.store.add([Label(one, "first", "late", target="agent_0")])
+    sides = [replace(side, reward_model=fit.folder) for side in read_sides(runs)]
+    (browser,), _ = browsers_of(sides)
+    assert len(browser.asked) == 60 and "team" not in {asked.target for asked in browser.asked}
+    told, found = fit.report["accuracy"], browser.agreements[sides[0].name]
+    hits, count = found.held_out
+    assert (count, hits / count) == (told["labels"], pytest.approx(told["accuracy"], abs=1e-5)), (
+        "what came late is not counted"
+    )
+    assert found.train[1] + count == 60
+    page = render(sides, [browser])
+    assert (
+        f"{hits / count:.3f} of {count} held-out answers" in page and f"of the {found.train[1]} that it learnt" in page
+    )
+    assert "to be trusted" in page
 
 
 def test_labels_that_are_gone_are_told_of_and_the_rest_is_shown(tmp_path, runs) -> None:

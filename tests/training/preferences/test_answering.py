@@ -193,6 +193,13 @@ def test_the_summary_counts_what_was_said_by_whom(tmp_path, folder) -> None:
     assert summary["kappa"] == [{"annotators": ["ann", "bob"], "kappa": None, "questions": 1}]
 
 
+def test_the_median_of_an_even_count_lies_between_the_middle_ones(folder) -> None:
+    assert summarize(folder)["median_response_ms"] is None
+    for count, (pair, wait, middle) in enumerate(zip(ids(folder), (10, 30, 20), (10, 20, 20), strict=False), 1):
+        folder.store.add([Label(pair, "first", "ann", response_ms=wait)])
+        assert summarize(folder)["median_response_ms"] == middle, count
+
+
 def test_a_pair_whose_answer_was_taken_back_is_open_again(tmp_path, folder) -> None:
     one, two, *_ = ids(folder)
     folder.store.add(
@@ -216,3 +223,97 @@ def test_ratings_credit_and_reasons_are_counted_and_are_part_of_the_folders_cont
     assert told["ratings"] == {"4": 2} and told["credit"] == {"agent_0": 1}
     assert told["skip_reasons"] == {"cannot tell": 1}
     assert content_of(folder.path) != content
+
+
+def corrected(folder) -> tuple[str, str, str]:
+    """One answer is corrected, and one taken back."""
+    one, two, three, *_ = ids(folder)
+    folder.store.add([Label(one, "withdrawn", "ann", revision=1), Label(one, "equal", "ann", revision=2)])
+    folder.store.add([Label(two, "withdrawn", "ann", revision=1)])
+    rated = Judgement("rating", folder.store.pairs()[0].pair.first, "4", "ann")
+    folder.store.judge([replace(rated, answer="withdrawn", revision=1), replace(rated, answer="2", revision=2)])
+    return one, two, three
+
+
+@pytest.fixture
+def twins(tmp_path, folder):
+    """Two folders of the same answers, and a file of them as they were at first, in each form."""
+    first = [Label(pair, "first", "ann") for pair in ids(folder)[:3]]
+    folder.store.add(first)
+    folder.store.judge([Judgement("rating", folder.store.pairs()[0].pair.first, "4", "ann")])
+    forms = {".csv": (export, take_in), ".json": (export_everything, take_in_everything)}
+    for form, (put, _) in forms.items():
+        put(folder, tmp_path / f"before{form}")
+    with ComparisonFolder(tmp_path / "twin", make=True) as twin:
+        ask(twin, open_task(str(tmp_path / "data.safetensors")), Plan(budget=10, length=3))
+        take_in_everything(twin, tmp_path / "before.json")
+        yield folder, twin, forms
+
+
+@pytest.mark.parametrize("form", [".csv", ".json"])
+def test_an_answer_that_was_corrected_elsewhere_is_corrected_here(tmp_path, twins, form) -> None:
+    folder, twin, forms = twins
+    one, two, three = corrected(folder)
+    put, take = forms[form]
+    put(folder, tmp_path / f"after{form}")
+    back = form == ".json"
+    assert take(twin, tmp_path / f"after{form}") == ((3, 1) if back else (1, 1))
+    assert take(twin, tmp_path / f"after{form}")[0] == 0
+    answers = {label.pair_id: label.answer for label in twin.store.labels()}
+    assert answers == {one: "equal", two: "withdrawn" if back else "first", three: "first"}
+    if back:
+        assert [judged.answer for judged in twin.store.judgements()] == ["2"]
+    assert take(twin, tmp_path / f"before{form}")[0] == int(back), "what is older than a correction changes nothing"
+    assert {label.pair_id: label.answer for label in twin.store.labels()}[one] == "equal"
+
+
+@pytest.mark.parametrize("form", [".csv", ".json"])
+def test_an_answer_that_contradicts_is_refused_and_a_later_one_corrects(tmp_path, twins, form) -> None:
+    folder, twin, forms = twins
+    file = tmp_path / f"before{form}"
+    text = file.read_text()
+    then = next(label.answered for label in folder.store.labels())
+    told = {".csv": ("first,1.0", "second,0.0"), ".json": ('"answer": "first"', '"answer": "second"')}[form]
+    file.write_text(text.replace(*told))
+    with pytest.raises(BadInputError, match="ann answered 'first' to pair .* before, not 'second'"):
+        forms[form][1](twin, file)
+    assert {label.answer for label in twin.store.labels()} == {"first"}
+    file.write_text(text.replace(*told).replace(then[:5], f"{int(then[:4]) + 4}-"))
+    assert forms[form][1](twin, file)[0] == 3
+    assert {label.answer for label in twin.store.labels()} == {"second"}
+
+
+def test_remarks_go_out_and_come_back_once(tmp_path, twins) -> None:
+    folder, twin, _ = twins
+    pair = ids(folder)[4]
+    question = f"pair.{pair}.team.0"
+    skipped = Label(pair, "skip", "ann")
+    folder.store.record([Post("a key", "d", (skipped,), remark=(question, "ann", "cannot tell"))])
+    export_everything(folder, tmp_path / "all.json")
+    for _ in range(2):
+        take_in_everything(twin, tmp_path / "all.json")
+        assert twin.store.remarks() == [(question, "ann", "cannot tell")]
+    assert summarize(twin)["skip_reasons"] == {"cannot tell": 1}
+    text = (tmp_path / "all.json").read_text()
+    for other, message in (('["a"]', "should be a question"), (f'["a", "b", "{"x" * 300}"]', "longer than")):
+        (tmp_path / "bad.json").write_text(text.replace('"remarks": [', f'"remarks": [{other},'))
+        with pytest.raises(BadInputError, match=message):
+            take_in_everything(twin, tmp_path / "bad.json")
+
+
+def test_files_of_earlier_versions_come_in(tmp_path, twins) -> None:
+    import json
+
+    folder, twin, _ = twins
+    content = json.loads((tmp_path / "before.json").read_text())
+    del content["taken_back"], content["remarks"]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert take_in_everything(twin, tmp_path / "old.json") == (0, 4)
+    lines = [line.rpartition(",")[0] for line in (tmp_path / "before.csv").read_text().splitlines()]
+    (tmp_path / "old.csv").write_text("\n".join(lines))
+    assert take_in(twin, tmp_path / "old.csv") == (0, 3)
+    corrected(folder)
+    export(folder, tmp_path / "after.csv")
+    lines = [line.rpartition(",")[0] for line in (tmp_path / "after.csv").read_text().splitlines()]
+    (tmp_path / "old.csv").write_text("\n".join(lines))
+    assert take_in(twin, tmp_path / "old.csv") == (1, 1), "its time says that it is newer"

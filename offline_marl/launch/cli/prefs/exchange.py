@@ -14,9 +14,9 @@ from offline_marl.core.config import Config, ConfigError, build
 from offline_marl.launch.cli.flags import read
 
 ABOUT = (
-    "Sends the pairs of FOLDER to a server that `label` runs on another machine, with copies of their segments, and "
-    "stores the answers that people gave there. Doing it again does what is left to do. The token may stand in the "
-    "environment variable OFFLINE_MARL_LABEL_TOKEN instead of the address."
+    "Sends the pairs of FOLDER to a server that `label OTHER --receive` runs on another machine, with copies of their "
+    "segments, and stores the answers that people gave there. Doing it again does what is left to do. The token may "
+    "stand in the environment variable OFFLINE_MARL_LABEL_TOKEN instead of the address."
 )
 USAGE = "FOLDER --label-server URL [--wait ANSWERS]"
 PAUSE = 5.0
@@ -31,7 +31,7 @@ class ExchangeFlags(Config):
     label_server: str | None = None
     """Address that `label` printed there."""
     wait: Annotated[int, Field(ge=0)] = 0
-    """Go on until the folder holds so many answers."""
+    """Go on until the folder holds so many answers that nobody took back."""
 
 
 def run(args: Sequence[str]) -> None:
@@ -46,14 +46,14 @@ def run(args: Sequence[str]) -> None:
         raise ConfigError("prefs exchange needs --label-server URL, which `offline-marl label` prints where it runs.")
 
     from offline_marl.preferences.label_server import LabelServer
-    from offline_marl.training.preferences.elsewhere import exchange
+    from offline_marl.training.preferences.elsewhere import Reached, exchange
     from offline_marl.training.preferences.folders import ComparisonFolder
 
-    server = LabelServer(flags.label_server)
+    server, reached = LabelServer(flags.label_server), Reached()
     with ComparisonFolder(flags.folder) as folder:
         while True:
-            moved = exchange(folder, server)
-            held = len(folder.store.labels()) + len(folder.store.judgements())
+            moved = exchange(folder, server, reached)
+            held = folder.store.standing()
             print(f"{'sent':<12}{moved.pairs:,} pairs that were not there", flush=True)
             print(f"{'answers':<12}{moved.labels:,} new here, {held:,} in all", flush=True)
             if held >= flags.wait:

@@ -10,7 +10,7 @@ from pydantic_settings import CliPositionalArg
 
 from offline_marl.core.config import Config, build
 from offline_marl.launch.cli.flags import read
-from offline_marl.launch.cli.text import print_lines, table
+from offline_marl.launch.cli.text import print_lines, printable, table
 
 ABOUT = (
     "Counts pairs and labels, by answer, annotator and target; how often annotators agree with themselves on pairs "
@@ -45,7 +45,7 @@ def run(args: Sequence[str]) -> None:
         summary = summarize(folder)
     if flags.json_file is not None:
         write_json(flags.json_file, summary)
-    print_lines(_lines(summary))
+    print_lines(map(printable, _lines(summary)))
 
 
 def _lines(summary: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,37 @@
+"""Questions of a run, and what its folder states of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from offline_marl.core.permissions import ImportPath
+from offline_marl.labelling.places import scene_of
+from offline_marl.runs.config import RunConfig
+from offline_marl.runs.folder import RunFolder
+from offline_marl.tasks import environment_tasks
+from offline_marl.training.preferences.folders import ComparisonFolder
+from offline_marl.training.preferences.questions import Questions
+
+
+@pytest.mark.parametrize(
+    ("fields", "scene"),
+    [
+        ({"environment": "rendezvous"}, {"scenario": "rendezvous"}),
+        pytest.param(
+            {"environment": "reacher_2x1notip_0", "max_steps": 7},
+            {"scenario": "reacher", "conf": "2x1notip", "view": "0", "max_steps": 7},
+            marks=pytest.mark.mujoco,
+        ),
+    ],
+)
+def test_segments_of_a_run_name_their_scene_where_the_run_is_not(tmp_path, monkeypatch, fields, scene) -> None:
+    monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 100)
+    config = RunConfig(algorithm="masac", dataset=None, steps=10, teacher="human", query_length=3, **fields)
+    task = environment_tasks.open_environment_task(config, permit=ImportPath)
+    with Questions(config, RunFolder(tmp_path / "run"), task).open() as folder:
+        facts = folder.store.facts()
+    assert facts["scene"] == scene
+    with ComparisonFolder(tmp_path / "elsewhere", make=True) as folder:
+        folder.store.state({name: facts[name] for name in ("data", "task", "scene")})
+        env, scenario = scene_of(folder)
+        assert env is not None and scenario == scene["scenario"]
