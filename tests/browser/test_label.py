@@ -315,6 +315,41 @@ def test_players_run_on_one_clock_and_can_be_scrubbed_stepped_and_slowed(
     assert pace("0.5") > 2.0 * pace("2")
 
 
+FRAMES = "return [...document.querySelectorAll('canvas')].map((each) => Number(each.dataset.frame))"
+SEEK = "const bar = document.getElementById('time'); bar.value = arguments[0]; bar.dispatchEvent(new Event('input'))"
+
+
+def test_an_episode_that_ended_sooner_is_seen_and_said_to_end_sooner(window: Chromium, tmp_path: Path) -> None:
+    data = saved(tmp_path, world("continuous", episodes=20))
+    served = Served(data, "--out", str(tmp_path / "pairs"), "--budget", "12", "--length", "0", "--repeats", "0")
+    try:
+        window.look(PHONE)
+        enter(window, served.url)
+        shown, lasts = ready(window), [0, 0]
+        for _ in range(11):
+            window.run(SEEK, 1000)
+            lasts = window.run(FRAMES)
+            if lasts[0] != lasts[1]:
+                break
+            give(window, "click", "equal")
+            shown = ready(window, shown)
+        short, long = sorted(range(2), key=lambda side: lasts[side])
+        assert lasts[short] < lasts[long], "no two episodes of different lengths were asked about"
+        over = "return [...document.querySelectorAll('.over')].map((each) => each.innerText)"
+        said = window.run(over)
+        assert said[short] == f"Ended after {lasts[short] + 1} steps" and said[long] == ""
+        assert window.violations() == [] and window.run(WIDER) <= 0
+        names = window.run("return [...document.querySelectorAll('canvas')].map((each) => each.ariaLabel)")
+        assert ["ended before the other" in name for name in names] == [side == short for side in range(2)]
+        window.run(SEEK, round(1000 * lasts[short] / lasts[long]))
+        assert window.run(FRAMES) == [lasts[short]] * 2 and window.run(over) == ["", ""], "the same step of both"
+        body = window.driver.find_element("tag name", "body")
+        body.send_keys(".")
+        assert window.run(FRAMES)[long] == lasts[short] + 1 and window.run(over) == said
+    finally:
+        served.kill(signal.SIGINT)
+
+
 def test_undo_takes_the_answer_back_and_asks_again(window: Chromium, page: tuple[Served, Path]) -> None:
     window.look()
     enter(window, page[0].url, "undoer")

@@ -38,7 +38,13 @@ let idle = true;
 const clips = new Map(); // by name, promises
 const answered = []; // for undo, the last one last
 const queue = new Queue(call, (news) => { if (news) progress = news; tell(); });
-const clock = new Clock((part) => { at("time").value = Math.round(part * 1000); });
+const clock = new Clock((part) => {
+  at("time").value = Math.round(part * 1000);
+  clock.players.forEach(({ over, clip }, number) => {
+    const line = at("players").children[number].querySelector(".over"), text = over ? `Ended after ${stepsOf(clip)}` : "";
+    if (line.textContent !== text) line.textContent = text;
+  });
+});
 
 const key = () => crypto.randomUUID ? crypto.randomUUID()
   : [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -201,7 +207,8 @@ const show = () => {
     canvas.dataset.name = name;
     canvas.setAttribute("aria-label", `${names[number]}: being loaded`);
     const figure = element("figure", "", { className: "player" });
-    figure.append(element("figcaption", names[number]), canvas, element("p", "Being loaded…", { className: "note" }));
+    const over = element("p", "", { className: "over" }), note = element("p", "Being loaded…", { className: "note" });
+    figure.append(element("figcaption", names[number]), canvas, over, note);
     return figure;
   });
   at("players").replaceChildren(...figures);
@@ -214,7 +221,7 @@ const show = () => {
 const load = async (question, figures, names) => {
   const players = [];
   await Promise.all(question.segments.map(async (name, number) => {
-    const [, canvas, note] = figures[number].children;
+    const [, canvas, , note] = figures[number].children;
     for (;;) {
       try {
         const clip = await clipOf(name);
@@ -222,7 +229,7 @@ const load = async (question, figures, names) => {
         await player.ready;
         players[number] = player;
         note.textContent = clip.note || "";
-        canvas.setAttribute("aria-label", `${names[number]}: ${describe(clip, question.target)}`);
+        canvas.setAttribute("aria-label", `${names[number]}: ${describe(clip)}`);
         return;
       } catch (error) {
         if (shown !== question) return;
@@ -242,14 +249,20 @@ const load = async (question, figures, names) => {
     return line;
   }));
   clock.show(players);
+  players.forEach(({ canvas, clip, reach }, number) => {
+    if (clip.kind === "none" || reach === clock.longest.reach) return;
+    canvas.setAttribute("aria-label", `${names[number]}: ended before the other, after ${describe(clip)}`);
+  });
   clock.playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   controls();
   document.body.dataset.shown = question.id;
 };
 
+const stepsOf = ({ steps }) => `${steps} step${steps === 1 ? "" : "s"}`;
+
 // For those who do not see: what can be said of a clip in words, without judging it.
-const describe = (clip, target) => {
-  const what = `${clip.steps} steps of ${clip.agents.length} agent${clip.agents.length === 1 ? "" : "s"}`;
+const describe = (clip) => {
+  const what = `${stepsOf(clip)} of ${clip.agents.length} agent${clip.agents.length === 1 ? "" : "s"}`;
   if (clip.kind !== "positions") return what;
   const paths = clip.places.map((path, agent) => {
     const seen = path.filter(Boolean), end = seen[seen.length - 1];
