@@ -365,6 +365,26 @@ def test_undo_takes_the_answer_back_and_asks_again(window: Chromium, page: tuple
     assert [row.revision for row in rows] in ([0, 1, 2], [0]) and rows[-1].answer != "withdrawn"
 
 
+def test_an_undo_that_waits_stays_behind_its_answer_though_the_clock_is_set_back(
+    window: Chromium, page: tuple[Served, Path]
+) -> None:
+    window.look()
+    enter(window, page[0].url, "traveller")
+    question = ready(window)
+    window.run("window.fetch = () => Promise.reject(new TypeError('nobody answers'))")
+    give(window, "click", "first")
+    wait(window, "return document.getElementById('progress').textContent.includes('no connection')", "it waits")
+    window.run("Date.now = () => 1000")
+    window.driver.find_element("tag name", "body").send_keys("u")
+    wait(window, "return document.getElementById('progress').textContent.includes('2 waiting')", "the undo waits")
+    window.driver.get("about:blank")
+    window.driver.get(page[0].url)
+    wait(window, "return !Object.keys(localStorage).some((name) => name.startsWith('answer.'))", "both arrive")
+    with AnswerStore(page[1] / NAME) as store:
+        rows = [label for _, label in store.history() if label.annotator == "traveller"]
+    assert [row.answer == "withdrawn" for row in rows] == [False, True] and rows[0].pair_id == question.split(".")[1]
+
+
 def test_the_page_speaks_to_those_who_do_not_see(window: Chromium, page: tuple[Served, Path]) -> None:
     window.look()
     enter(window, page[0].url, "reader")

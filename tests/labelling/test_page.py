@@ -68,3 +68,20 @@ def test_films_run_on_one_clock_of_steps_and_the_shorter_one_ends_first() -> Non
         [[3, False]],
         [[6, False], [6, False]],
     ]
+
+
+def test_an_undo_stays_behind_its_answer_though_the_clock_is_set_back_and_the_page_is_closed() -> None:
+    told = under_node(
+        "queue.js",
+        """
+        const open = () => Object.assign(new page.Queue(() => new Promise(() => {}), () => {}), { store: "s" });
+        const old = { store: "s", path: "/api/answers", body: { key: "old", question: "q0" } };
+        localStorage.setItem("answer.001900000000000.old", JSON.stringify(old));
+        Date.now = () => 2000;
+        open().push("/api/answers", { key: "answer", question: "q1" });
+        Date.now = () => 1000;
+        open().push("/api/undo", { key: "undo", question: "q1" });
+        open().items.forEach((item) => say(item.body.key));
+        """,
+    )
+    assert told == ["old", "answer", "undo"], "what an earlier version of the page left is sent first"

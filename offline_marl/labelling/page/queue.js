@@ -24,7 +24,7 @@ export class Queue {
   get elsewhere() { return this.store ? this.all.length - this.items.length : 0; }
 
   push(path, body) {
-    const item = { name: `${PREFIX}${String(Date.now()).padStart(15, "0")}.${body.key}`, store: this.store, path, body };
+    const item = { name: nameAfter([...names(), ...this.all.map((other) => other.name)], body.key), store: this.store, path, body };
     this.all.push(item);
     try { localStorage.setItem(item.name, JSON.stringify(item)); } catch { /* it is held in memory */ }
     this.told();
@@ -81,12 +81,20 @@ export class Queue {
   }
 }
 
+const names = () => {
+  try { return Object.keys(localStorage).filter((name) => name.startsWith(PREFIX)).sort(); } catch { return []; }
+};
+
+// A name behind all that wait, of other tabs too. No time of day: clocks are set back, and an undo is to stay behind its answer.
+const nameAfter = (others, key) => {
+  const last = Math.max(0, ...others.map((name) => parseInt(name.slice(PREFIX.length), 10) || 0));
+  return `${PREFIX}${String(last + 1).padStart(15, "0")}.${key}`;
+};
+
 const read = () => {
   const found = [];
-  try {
-    for (const name of Object.keys(localStorage).filter((each) => each.startsWith(PREFIX)).sort()) {
-      try { found.push({ ...JSON.parse(localStorage.getItem(name)), name }); } catch { /* it was damaged */ }
-    }
-  } catch { /* nothing is kept here */ }
+  for (const name of names()) {
+    try { found.push({ ...JSON.parse(localStorage.getItem(name)), name }); } catch { /* it was damaged */ }
+  }
   return found.filter((item) => item.path && item.body && item.body.key);
 };
