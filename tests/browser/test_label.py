@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -56,8 +57,19 @@ class Served:
                 self.url = line.split()[1]
                 self.port = re.search(r":(\d+)/", self.url)[1]
             if line.startswith("answers"):
-                return
+                return self.wait()
         raise AssertionError("it did not begin")
+
+    def wait(self) -> None:
+        """Until it listens: the address is printed a moment before."""
+        until = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", int(self.port)), 1).close()
+                return
+            except OSError:
+                assert time.monotonic() < until and self.process.poll() is None, "it does not listen"
+                time.sleep(0.02)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         self.process.send_signal(number)
@@ -348,6 +360,45 @@ def test_an_episode_that_ended_sooner_is_seen_and_said_to_end_sooner(window: Chr
         assert window.run(FRAMES)[long] == lasts[short] + 1 and window.run(over) == said
     finally:
         served.kill(signal.SIGINT)
+
+
+def test_nothing_is_answered_before_its_films_are_seen_though_it_can_be_skipped(
+    window: Chromium, spread: Path, tmp_path: Path
+) -> None:
+    served = Served(str(spread), "--out", str(tmp_path / "pairs"), "--budget", "6", "--repeats", "0")
+    try:
+        window.look()
+        enter(window, served.url)
+        shown = ready(window)
+        give(window, "click", "skip")
+        ready(window, shown)
+        script = window.cdp(
+            "Page.addScriptToEvaluateOnNewDocument",
+            source="const fetched = window.fetch; window.fetch = (path, ...more) => String(path).includes('/clips/')"
+            " && !window.come ? Promise.resolve(new Response('{}', {status: 202})) : fetched(path, ...more);",
+        )
+        window.driver.get("about:blank")
+        window.driver.get(served.url)
+        wait(window, "return !document.getElementById('question').hidden", "a question")
+        window.cdp("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
+        assert window.violations() == []
+        asked = "return document.querySelector('canvas').dataset.name"
+        before = window.run(asked)
+        for key in ("1", "\ue014", "0"):
+            window.driver.find_element("tag name", "body").send_keys(key)
+        enabled = "return document.querySelectorAll('#choices button:enabled').length"
+        assert window.run(asked) == before and window.run(enabled) == 0, "nothing is answered unseen"
+        give(window, "type", "skip")
+        wait(window, f"return document.querySelector('canvas').dataset.name !== '{before}'", "it is skipped")
+        assert window.run("window.come = true; " + enabled) == 0
+        ready(window)
+        assert window.run(enabled) == 3
+        give(window, "type", "first")
+        wait(window, f"return {ANSWERED[7:]} >= 3", "all has arrived")
+    finally:
+        served.kill(signal.SIGINT)
+    with AnswerStore(tmp_path / "pairs" / NAME) as store:
+        assert [label.answer == "skip" for _, label in store.history()] == [True, True, False]
 
 
 def test_undo_takes_the_answer_back_and_asks_again(window: Chromium, page: tuple[Served, Path]) -> None:

@@ -29,6 +29,7 @@ const call = (path, body, more = {}) => fetch(path, {
 let annotator = kept("annotator", "");
 let questions = []; // the first one is shown
 let shown = null;
+let seen = null; // the same once its films can be seen; only then it is answered, though it can be skipped before
 let since = 0; // when it was shown
 let progress = null;
 let agents = 0;
@@ -187,13 +188,14 @@ const show = () => {
   started = true;
   if (shown && shown.id === question.id) return;
   shown = question;
+  seen = null;
   at("asked").textContent = asked(question);
   at("about").textContent = question.repeat ? "" : question.target === "team" ? ""
     : `The question is about ${question.target.replace("_", " ")} alone, which is marked.`;
   at("reasons").hidden = true;
   at("skip").setAttribute("aria-expanded", "false");
   at("choices").replaceChildren(...choices(question).map(([answer, text, keys]) => {
-    const button = element("button", text, { type: "button" });
+    const button = element("button", text, { type: "button", disabled: true });
     button.dataset.answer = answer;
     button.setAttribute("aria-keyshortcuts", keys.replace(" or ", " ").replace("←", "ArrowLeft").replace("→", "ArrowRight"));
     button.append(element("small", `key ${keys}`));
@@ -255,6 +257,8 @@ const load = async (question, figures, names) => {
   });
   clock.playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   controls();
+  seen = question;
+  for (const button of at("choices").children) button.disabled = false;
   document.body.dataset.shown = question.id;
 };
 
@@ -276,7 +280,7 @@ const describe = (clip) => {
 };
 
 const give = (answer, reason = "") => {
-  if (!shown) return;
+  if (!shown || (answer !== "skip" && seen !== shown)) return;
   const question = shown, body = { key: key(), annotator, question: question.id, answer };
   body.response_ms = Math.min(86400000, Math.max(0, Math.round(performance.now() - since)));
   if (reason) body.reason = reason;
