@@ -250,6 +250,39 @@ def test_answers_that_wait_reach_their_own_folder_only_and_tabs_lose_nothing_to_
         assert 1 <= len(store.labels()) <= 2 and len(store.history()) == len(store.labels())
 
 
+def test_a_page_that_was_left_open_loses_nothing_when_another_folder_is_served_at_its_address(
+    window: Chromium, spread: Path, tmp_path: Path
+) -> None:
+    words = [str(spread), "--budget", "6", "--repeats", "0", "--no-token"]
+    one = Served(*words, "--seed", "1", "--out", str(tmp_path / "one"))
+    other = None
+    try:
+        window.look()
+        enter(window, one.url)
+        shown = ready(window)
+        one.kill()
+        other = Served(*words, "--seed", "2", "--out", str(tmp_path / "other"), port=one.port)
+        give(window, "click", "first")  # the page knows of no other folder yet
+        said = "return document.getElementById('progress').textContent.includes('1 about another folder')"
+        wait(window, said, "it waits for its own folder")
+        assert window.run("return document.getElementById('alert').hidden"), "nothing was refused"
+        assert window.run("return document.getElementById('undo').disabled"), "what the other folder does not hold"
+        with AnswerStore(tmp_path / "other" / NAME) as store:
+            pairs = [asked.pair.id for asked in store.pairs()]
+            assert store.labels() == [] and shown.split(".")[1] not in pairs
+        wait(window, f"return {pairs}.includes(document.body.dataset.shown.split('.')[1])", "its own are asked")
+        other.kill()
+        one.start()
+        window.run("dispatchEvent(new Event('online'))")
+        wait(window, "return !Object.keys(localStorage).some((name) => name.startsWith('answer.'))", "it arrives")
+        wait(window, f"return {ANSWERED[7:]} == 1", "it is counted")
+    finally:
+        for each in filter(None, (one, other)):
+            each.kill(signal.SIGINT)
+    with AnswerStore(tmp_path / "one" / NAME) as store:
+        assert [label.pair_id for _, label in store.history()] == [shown.split(".")[1]]
+
+
 @pytest.fixture(scope="module")
 def page(spread: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Path]]:
     folder = tmp_path_factory.mktemp("page") / "pairs"

@@ -78,10 +78,45 @@ def test_an_undo_stays_behind_its_answer_though_the_clock_is_set_back_and_the_pa
         const old = { store: "s", path: "/api/answers", body: { key: "old", question: "q0" } };
         localStorage.setItem("answer.001900000000000.old", JSON.stringify(old));
         Date.now = () => 2000;
-        open().push("/api/answers", { key: "answer", question: "q1" });
+        open().push("/api/answers", { key: "answer", question: "q1" }, "s");
         Date.now = () => 1000;
-        open().push("/api/undo", { key: "undo", question: "q1" });
+        open().push("/api/undo", { key: "undo", question: "q1" }, "s");
         open().items.forEach((item) => say(item.body.key));
         """,
     )
     assert told == ["old", "answer", "undo"], "what an earlier version of the page left is sent first"
+
+
+def test_an_answer_waits_for_its_own_folder_though_another_one_is_served_before_the_page_knows() -> None:
+    told = under_node(
+        "queue.js",
+        """
+        let serving = "B", there = true;
+        const send = async (path, { key, of }) => {
+          if (!there) throw new TypeError("nobody answers");
+          say(`${key} to ${serving}`);
+          const reply = of === serving ? { stored: true } : { error: "There is no such pair here." };
+          return { ok: of === serving, status: of === serving ? 200 : 404, json: async () => reply };
+        };
+        const served = async () => { queue.store = serving; };
+        const queue = Object.assign(new page.Queue(send, () => {}, served), { store: "A" });
+        const rest = () => new Promise((done) => setTimeout(done, 20));
+        const about = () => [queue.items.length, queue.elsewhere, Object.keys(held).length, queue.trouble];
+        queue.push("/api/answers", { key: "first", question: "q1", of: "A" }, "A");
+        await rest();
+        say(about());
+        there = false;
+        queue.push("/api/answers", { key: "second", question: "q2", of: "B" }, "B");
+        await rest();
+        serving = "A"; there = true;
+        await queue.flush();
+        say(about());
+        queue.push("/api/answers", { key: "third", question: "q3", of: "nowhere" }, "A");
+        await rest();
+        say(about());
+        clearTimeout(queue.timer);
+        """,
+    )
+    kept = [0, 1, 1, ""]
+    refused = "An answer was refused: There is no such pair here."
+    assert told == ["first to B", kept, "first to A", kept, "third to A", [0, 1, 1, refused]]

@@ -33,12 +33,12 @@ let seen = null; // the same once its films can be seen; only then it is answere
 let since = 0; // when it was shown
 let progress = null;
 let agents = 0;
-let asking = false;
+let asking = null; // a lease that is on its way
 let passing = new Set(); // questions whose answers are on their way while a reply is, which may still hold them
 let idle = true;
 const clips = new Map(); // by name, promises
 const answered = []; // for undo, the last one last
-const queue = new Queue(call, (news) => { if (news) progress = news; tell(); });
+const queue = new Queue(call, (news) => { if (news) progress = news; tell(); }, () => served());
 const clock = new Clock((part) => {
   at("time").value = Math.round(part * 1000);
   clock.players.forEach(({ over, clip }, number) => {
@@ -99,41 +99,64 @@ const forget = () => {
   for (const name of clips.keys()) if (!wanted.has(name)) clips.delete(name);
 };
 
-// Have a few questions, with their clips, before they are needed.
-const ask = async () => {
-  if (asking || !annotator) return;
-  asking = true;
+// Nothing of what was asked so far is asked, or taken back, any more.
+const leave = () => {
+  shown = seen = progress = null;
+  questions = [];
+  answered.length = 0;
+  passing = new Set();
+};
+
+const lease = async () => {
   passing = new Set(queue.items.map((item) => item.body.question));
+  const held = questions.map((question) => question.id).filter((id) => !queue.holds(id));
+  let reply, said;
   try {
-    const held = questions.map((question) => question.id).filter((id) => !queue.holds(id));
-    const reply = await call("/api/lease", { annotator, count: AHEAD, held });
-    const said = await reply.json();
-    if (!reply.ok) { queue.trouble = said.error; return; }
-    queue.online = true;
-    queue.trouble = queue.items.length ? queue.trouble : "";
-    if (!progress || !passing.size) progress = said.progress; // else the answers' own replies are newer
-    agents = said.agents;
-    if (said.store && said.store !== queue.store) {
-      queue.store = said.store;
-      queue.flush();
-    }
-    at("title").textContent = said.title ? `Comparing ${said.title}` : "Comparing";
-    const known = new Set(said.questions.map((question) => question.id));
-    // A question that somebody else has by now is not asked any more, unless it is being looked at.
-    questions = questions.filter((question) => question === shown || known.has(question.id));
-    for (const question of said.questions) {
-      const here = questions.some((other) => other.id === question.id);
-      if (!here && !passing.has(question.id) && !queue.holds(question.id)) questions.push(question);
-    }
-    for (const question of questions) for (const name of question.segments) clipOf(name).catch(() => {});
-    if (questions.length && idle && document.visibilityState !== undefined) ring();
-    show();
+    reply = await call("/api/lease", { annotator, count: AHEAD, held });
+    said = await reply.json();
   } catch (error) {
     queue.online = false;
-  } finally {
-    asking = false;
-    tell();
+    throw error;
   }
+  if (!reply.ok) {
+    queue.trouble = said.error;
+    throw new Error(said.error);
+  }
+  queue.online = true;
+  if (said.store !== queue.store) {
+    leave();
+    queue.store = said.store;
+    queue.flush();
+  }
+  take(said);
+};
+
+// What a lease has brought.
+const take = (said) => {
+  queue.trouble = queue.items.length ? queue.trouble : "";
+  if (!progress || !passing.size) progress = said.progress; // else the answers' own replies are newer
+  agents = said.agents;
+  at("title").textContent = said.title ? `Comparing ${said.title}` : "Comparing";
+  const known = new Set(said.questions.map((question) => question.id));
+  // A question that somebody else has by now is not asked any more, unless it is being looked at.
+  questions = questions.filter((question) => question === shown || known.has(question.id));
+  for (const question of said.questions) {
+    const here = questions.some((other) => other.id === question.id);
+    if (!here && !passing.has(question.id) && !queue.holds(question.id)) questions.push({ ...question, store: said.store });
+  }
+  for (const question of questions) for (const name of question.segments) clipOf(name).catch(() => {});
+  if (questions.length && idle && document.visibilityState !== undefined) ring();
+  show();
+};
+
+const leased = () => (asking ??= lease().finally(() => { asking = null; tell(); }));
+
+// Have a few questions, with their clips, before they are needed.
+const ask = () => { if (annotator) leased().catch(() => {}); };
+
+const served = async () => {
+  await asking?.catch(() => {}); // it may have left before the server was another one
+  await leased();
 };
 
 const ring = () => {
@@ -288,7 +311,7 @@ const give = (answer, reason = "") => {
   questions = questions.filter((other) => other.id !== question.id);
   answered.push(question);
   passing.add(question.id);
-  queue.push("/api/answers", body);
+  queue.push("/api/answers", body, question.store);
   show();
   forget();
   tell();
@@ -298,7 +321,7 @@ const give = (answer, reason = "") => {
 const undo = () => {
   const question = answered.pop();
   if (!question) return;
-  if (!queue.drop(question.id)) queue.push("/api/undo", { key: key(), annotator, question: question.id });
+  if (!queue.drop(question.id)) queue.push("/api/undo", { key: key(), annotator, question: question.id }, question.store);
   shown = null;
   questions = [question, ...questions];
   show();
