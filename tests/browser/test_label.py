@@ -485,6 +485,62 @@ def test_the_page_speaks_to_those_who_do_not_see(window: Chromium, page: tuple[S
     assert window.run("return document.activeElement.id") == "asked", "the question is what is read first"
 
 
+def test_the_next_person_answers_under_a_name_of_their_own_and_what_waits_keeps_its_own(
+    window: Chromium, spread: Path, tmp_path: Path
+) -> None:
+    served = Served(str(spread), "--out", str(tmp_path / "pairs"), "--budget", "6", "--repeats", "0")
+    try:
+        window.look(PHONE)
+        enter(window, served.url)
+        assert window.driver.find_element("id", "you").text.startswith("You answer as ann")
+        shown = ready(window)
+        window.run(
+            "const fetched = window.fetch; window.fetch = (path, ...more) => String(path).includes('/answers')"
+            " && !window.there ? Promise.reject(new TypeError('nobody answers')) : fetched(path, ...more);"
+        )
+        give(window, "type", "first")
+        ready(window, shown)
+        window.driver.find_element("id", "other").send_keys("\ue007")
+        assert window.run("return document.activeElement.id") == "name" and window.violations() == []
+        assert window.run(WIDER) <= 0 and not window.driver.find_element("id", "question").is_displayed()
+        window.driver.switch_to.active_element.send_keys("हिन्दी\ue007")
+        wait(
+            window, "return document.querySelectorAll('#question:not([hidden]) #choices :enabled').length", "it goes on"
+        )
+        assert window.run("return document.getElementById('undo').disabled"), "the answer of another"
+        assert window.violations() == [] and "हिन्दी" in window.driver.find_element("id", "you").text
+        other = window.run("return document.body.dataset.shown")
+        give(window, "type", "second")
+        wait(window, "return document.getElementById('progress').textContent.includes('2 waiting')", "both wait")
+        window.run("window.there = true")
+        wait(window, "return !Object.keys(localStorage).some((name) => name.startsWith('answer.'))", "both arrive")
+        assert window.run("return document.getElementById('alert').hidden")
+    finally:
+        served.kill(signal.SIGINT)
+    with AnswerStore(tmp_path / "pairs" / NAME) as store:
+        rows = {label.annotator: label.pair_id for label in store.labels()}
+    assert rows == {"ann": shown.split(".")[1], "हिन्दी": other.split(".")[1]}
+
+
+def test_a_name_that_the_server_refuses_is_asked_for_again(window: Chromium, page: tuple[Served, Path]) -> None:
+    window.look()
+    enter(window, page[0].url, "locked out")
+    waits = {"store": "elsewhere", "path": "/api/answers", "body": {"key": "waits-elsewhere"}}
+    window.run("localStorage.annotator = 'x²'; localStorage['answer.1'] = arguments[0]", json.dumps(waits))
+    window.driver.get("about:blank")
+    window.driver.get(page[0].url)
+    wait(window, "return !document.getElementById('alert').hidden", "it is told")
+    assert "x²" in window.driver.find_element("id", "alert").text and window.violations() == []
+    field = window.driver.find_element("id", "name")
+    for name, mismatch in {"½ann": True, "Ⅻ": False, "می\u200cخواهم": False, "found again": False}.items():
+        field.clear()
+        field.send_keys(name)
+        assert window.run("return document.getElementById('name').validity.patternMismatch") is mismatch, name
+    field.send_keys("\ue007")
+    wait(window, "return !document.getElementById('question').hidden", "it goes on")
+    assert window.run("return document.getElementById('alert').hidden && localStorage['answer.1']") == json.dumps(waits)
+
+
 def test_no_sound_unless_asked_for(window: Chromium, page: tuple[Served, Path]) -> None:
     window.look()
     enter(window, page[0].url, "quiet")

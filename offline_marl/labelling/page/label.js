@@ -38,7 +38,7 @@ let passing = new Set(); // questions whose answers are on their way while a rep
 let idle = true;
 const clips = new Map(); // by name, promises
 const answered = []; // for undo, the last one last
-const queue = new Queue(call, (news) => { if (news) progress = news; tell(); }, () => served());
+const queue = new Queue(call, (news, whose) => { if (news && whose === annotator) progress = news; tell(); }, () => anew());
 const clock = new Clock((part) => {
   at("time").value = Math.round(part * 1000);
   clock.players.forEach(({ over, clip }, number) => {
@@ -107,19 +107,31 @@ const leave = () => {
   passing = new Set();
 };
 
+const giveBack = (who, held) => {
+  if (held.length) call("/api/release", { annotator: who, held }, { keepalive: true }).catch(() => {});
+};
+
+const namesHeld = () => questions.map((question) => question.id).filter((id) => !queue.holds(id));
+
 const lease = async () => {
+  const who = annotator;
   passing = new Set(queue.items.map((item) => item.body.question));
-  const held = questions.map((question) => question.id).filter((id) => !queue.holds(id));
   let reply, said;
   try {
-    reply = await call("/api/lease", { annotator, count: AHEAD, held });
+    reply = await call("/api/lease", { annotator: who, count: AHEAD, held: namesHeld() });
     said = await reply.json();
   } catch (error) {
     queue.online = false;
     throw error;
   }
+  if (who !== annotator) {
+    if (reply.ok) giveBack(who, said.questions.map((question) => question.id));
+    throw new Error("It was asked for somebody who has left.");
+  }
   if (!reply.ok) {
-    queue.trouble = said.error;
+    const name = reply.status === 422 && /\bannotator\b/.test(said.error);
+    queue.trouble = name ? `The name “${who}” is not taken here: choose another.` : said.error;
+    if (name) greet();
     throw new Error(said.error);
   }
   queue.online = true;
@@ -154,8 +166,10 @@ const leased = () => (asking ??= lease().finally(() => { asking = null; tell(); 
 // Have a few questions, with their clips, before they are needed.
 const ask = () => { if (annotator) leased().catch(() => {}); };
 
-const served = async () => {
-  await asking?.catch(() => {}); // it may have left before the server was another one
+// A lease that leaves after this call: one that is on its way may be for somebody else, or of another server.
+const anew = async () => {
+  await asking?.catch(() => {});
+  if (!annotator) throw new Error("Nobody has said who they are.");
   await leased();
 };
 
@@ -199,7 +213,7 @@ const choices = (question) => {
 const show = () => {
   const question = questions[0] || null;
   at("question").hidden = !question;
-  at("idle").hidden = Boolean(question);
+  at("idle").hidden = Boolean(question) || !annotator;
   if (!question) {
     idle = started = true;
     shown = null;
@@ -375,9 +389,26 @@ const press = (event) => {
   if (act) { done(); act(); }
 };
 
+// Ask for a name, also of the next person at this computer. What waits to be sent keeps the name of who answered it.
+const greet = () => {
+  giveBack(annotator, namesHeld());
+  leave();
+  at("name").value = annotator;
+  annotator = "";
+  at("you").hidden = true;
+  at("who").hidden = false;
+  show();
+  started = false;
+  tell();
+  at("name").focus();
+  at("name").select();
+};
+
 const begin = () => {
   at("who").hidden = true;
-  ask();
+  at("your-name").textContent = annotator;
+  at("you").hidden = false;
+  anew().catch(() => {});
 };
 
 addEventListener("keydown", press);
@@ -398,19 +429,18 @@ at("speed").value = kept("speed", "1");
 clock.speed = Number(at("speed").value) || 1;
 at("who").addEventListener("submit", (event) => {
   event.preventDefault();
-  annotator = at("name").value.trim();
+  annotator = at("name").value.trim().normalize("NFC");
   keep("annotator", annotator);
+  queue.trouble = "";
   begin();
 });
-addEventListener("pagehide", () => {
-  const held = questions.map((question) => question.id).filter((id) => !queue.holds(id));
-  if (held.length) call("/api/release", { annotator, held }, { keepalive: true }).catch(() => {});
-});
+at("other").addEventListener("click", greet);
+addEventListener("pagehide", () => giveBack(annotator, namesHeld()));
 addEventListener("online", ask);
 setInterval(() => { if (!questions.length && document.visibilityState === "visible") ask(); }, ASK_AGAIN);
 setInterval(() => { if (questions.length && document.visibilityState === "visible") ask(); }, RENEW);
 
 if (annotator) begin();
-else { at("name").value = ""; at("who").hidden = false; at("name").focus(); }
+else greet();
 queue.flush();
 tell();

@@ -8,7 +8,7 @@ const PREFIX = "answer.";
 export class Queue {
   constructor(send, told, served) {
     this.send = send; // (path, body) => Response, or a rejection where nobody answers
-    this.told = told; // called whenever something has changed
+    this.told = told; // called whenever something has changed, with what a reply says of progress, as who answered sees it
     this.served = served; // asks which folder is served and sets `store`, or rejects
     this.all = read();
     this.store = null; // of the folder that is served, once it is known
@@ -79,7 +79,7 @@ export class Queue {
         }
         this.tries = 0;
         this.#remove(item);
-        if (said.progress) this.told(said.progress);
+        if (said.progress) this.told(said.progress, item.body.annotator);
       }
     } catch (error) {
       this.online = !(error instanceof TypeError) && error.name !== "TimeoutError";
