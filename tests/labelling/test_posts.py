@@ -20,7 +20,7 @@ def lease(name: str) -> str:
 
 
 def test_the_page_and_the_server_take_the_same_names() -> None:
-    page = files("offline_marl.labelling").joinpath("page", "label.html").read_text(encoding="utf-8")
+    page = files("offline_marl.labelling").joinpath("page").joinpath("label.html").read_text(encoding="utf-8")
     found = re.search(r'<input id="name"[^>]* maxlength="64"[^>]* pattern="([^"]+)"', page)
     assert found is not None
     assert f"^{html.unescape(found[1])}$" == NAME.replace("{0,63}", "*")

@@ -277,7 +277,7 @@ const load = async (question, figures, names) => {
       }
     }
   }));
-  if (shown !== question) return;
+  if (shown !== question || !figures[0].isConnected) return; // it may have been left, and come back to
   since = performance.now();
   const colors = players[0].clip.agents;
   at("agents").replaceChildren(...colors.map(({ name, color }) => {
