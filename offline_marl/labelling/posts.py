@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from offline_marl.core.errors import BadInputError
 
 Key = Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{8,64}$")]
 """Chosen by who posts; the same when it is sent again."""
-Name = Annotated[str, Field(pattern=r"^[\w.@-][\w .@-]{0,63}$")]
+
+
+def _composed(name: Any) -> Any:
+    """A name in Unicode's form NFC: keyboards differ in how they write é, and who has two is to be one person."""
+    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
+
+
+LETTERS = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}"
+NAME = rf"^[{LETTERS}.@\-][{LETTERS} .@\-]{{0,63}}$"
+"""As `page/label.html` has it: letters of all scripts, with their marks, digits, and few signs."""
+Name = Annotated[str, Field(pattern=NAME), BeforeValidator(_composed)]
 """Of a person."""
 QuestionId = Annotated[str, Field(max_length=80)]
 

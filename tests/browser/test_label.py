@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -56,8 +57,19 @@ class Served:
                 self.url = line.split()[1]
                 self.port = re.search(r":(\d+)/", self.url)[1]
             if line.startswith("answers"):
-                return
+                return self.wait()
         raise AssertionError("it did not begin")
+
+    def wait(self) -> None:
+        """Until it listens: the address is printed a moment before."""
+        until = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", int(self.port)), 1).close()
+                return
+            except OSError:
+                assert time.monotonic() < until and self.process.poll() is None, "it does not listen"
+                time.sleep(0.02)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         self.process.send_signal(number)
@@ -238,6 +250,39 @@ def test_answers_that_wait_reach_their_own_folder_only_and_tabs_lose_nothing_to_
         assert 1 <= len(store.labels()) <= 2 and len(store.history()) == len(store.labels())
 
 
+def test_a_page_that_was_left_open_loses_nothing_when_another_folder_is_served_at_its_address(
+    window: Chromium, spread: Path, tmp_path: Path
+) -> None:
+    words = [str(spread), "--budget", "6", "--repeats", "0", "--no-token"]
+    one = Served(*words, "--seed", "1", "--out", str(tmp_path / "one"))
+    other = None
+    try:
+        window.look()
+        enter(window, one.url)
+        shown = ready(window)
+        one.kill()
+        other = Served(*words, "--seed", "2", "--out", str(tmp_path / "other"), port=one.port)
+        give(window, "click", "first")  # the page knows of no other folder yet
+        said = "return document.getElementById('progress').textContent.includes('1 about another folder')"
+        wait(window, said, "it waits for its own folder")
+        assert window.run("return document.getElementById('alert').hidden"), "nothing was refused"
+        assert window.run("return document.getElementById('undo').disabled"), "what the other folder does not hold"
+        with AnswerStore(tmp_path / "other" / NAME) as store:
+            pairs = [asked.pair.id for asked in store.pairs()]
+            assert store.labels() == [] and shown.split(".")[1] not in pairs
+        wait(window, f"return {pairs}.includes(document.body.dataset.shown.split('.')[1])", "its own are asked")
+        other.kill()
+        one.start()
+        window.run("dispatchEvent(new Event('online'))")
+        wait(window, "return !Object.keys(localStorage).some((name) => name.startsWith('answer.'))", "it arrives")
+        wait(window, f"return {ANSWERED[7:]} == 1", "it is counted")
+    finally:
+        for each in filter(None, (one, other)):
+            each.kill(signal.SIGINT)
+    with AnswerStore(tmp_path / "one" / NAME) as store:
+        assert [label.pair_id for _, label in store.history()] == [shown.split(".")[1]]
+
+
 @pytest.fixture(scope="module")
 def page(spread: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Path]]:
     folder = tmp_path_factory.mktemp("page") / "pairs"
@@ -315,6 +360,80 @@ def test_players_run_on_one_clock_and_can_be_scrubbed_stepped_and_slowed(
     assert pace("0.5") > 2.0 * pace("2")
 
 
+FRAMES = "return [...document.querySelectorAll('canvas')].map((each) => Number(each.dataset.frame))"
+SEEK = "const bar = document.getElementById('time'); bar.value = arguments[0]; bar.dispatchEvent(new Event('input'))"
+
+
+def test_an_episode_that_ended_sooner_is_seen_and_said_to_end_sooner(window: Chromium, tmp_path: Path) -> None:
+    data = saved(tmp_path, world("continuous", episodes=20))
+    served = Served(data, "--out", str(tmp_path / "pairs"), "--budget", "12", "--length", "0", "--repeats", "0")
+    try:
+        window.look(PHONE)
+        enter(window, served.url)
+        shown, lasts = ready(window), [0, 0]
+        for _ in range(11):
+            window.run(SEEK, 1000)
+            lasts = window.run(FRAMES)
+            if lasts[0] != lasts[1]:
+                break
+            give(window, "click", "equal")
+            shown = ready(window, shown)
+        short, long = sorted(range(2), key=lambda side: lasts[side])
+        assert lasts[short] < lasts[long], "no two episodes of different lengths were asked about"
+        over = "return [...document.querySelectorAll('.over')].map((each) => each.innerText)"
+        said = window.run(over)
+        assert said[short] == f"Ended after {lasts[short] + 1} steps" and said[long] == ""
+        assert window.violations() == [] and window.run(WIDER) <= 0
+        names = window.run("return [...document.querySelectorAll('canvas')].map((each) => each.ariaLabel)")
+        assert ["ended before the other" in name for name in names] == [side == short for side in range(2)]
+        window.run(SEEK, round(1000 * lasts[short] / lasts[long]))
+        assert window.run(FRAMES) == [lasts[short]] * 2 and window.run(over) == ["", ""], "the same step of both"
+        body = window.driver.find_element("tag name", "body")
+        body.send_keys(".")
+        assert window.run(FRAMES)[long] == lasts[short] + 1 and window.run(over) == said
+    finally:
+        served.kill(signal.SIGINT)
+
+
+def test_nothing_is_answered_before_its_films_are_seen_though_it_can_be_skipped(
+    window: Chromium, spread: Path, tmp_path: Path
+) -> None:
+    served = Served(str(spread), "--out", str(tmp_path / "pairs"), "--budget", "6", "--repeats", "0")
+    try:
+        window.look()
+        enter(window, served.url)
+        shown = ready(window)
+        give(window, "click", "skip")
+        ready(window, shown)
+        script = window.cdp(
+            "Page.addScriptToEvaluateOnNewDocument",
+            source="const fetched = window.fetch; window.fetch = (path, ...more) => String(path).includes('/clips/')"
+            " && !window.come ? Promise.resolve(new Response('{}', {status: 202})) : fetched(path, ...more);",
+        )
+        window.driver.get("about:blank")
+        window.driver.get(served.url)
+        wait(window, "return !document.getElementById('question').hidden", "a question")
+        window.cdp("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
+        assert window.violations() == []
+        asked = "return document.querySelector('canvas').dataset.name"
+        before = window.run(asked)
+        for key in ("1", "\ue014", "0"):
+            window.driver.find_element("tag name", "body").send_keys(key)
+        enabled = "return document.querySelectorAll('#choices button:enabled').length"
+        assert window.run(asked) == before and window.run(enabled) == 0, "nothing is answered unseen"
+        give(window, "type", "skip")
+        wait(window, f"return document.querySelector('canvas').dataset.name !== '{before}'", "it is skipped")
+        assert window.run("window.come = true; " + enabled) == 0
+        ready(window)
+        assert window.run(enabled) == 3
+        give(window, "type", "first")
+        wait(window, f"return {ANSWERED[7:]} >= 3", "all has arrived")
+    finally:
+        served.kill(signal.SIGINT)
+    with AnswerStore(tmp_path / "pairs" / NAME) as store:
+        assert [label.answer == "skip" for _, label in store.history()] == [True, True, False]
+
+
 def test_undo_takes_the_answer_back_and_asks_again(window: Chromium, page: tuple[Served, Path]) -> None:
     window.look()
     enter(window, page[0].url, "undoer")
@@ -328,6 +447,26 @@ def test_undo_takes_the_answer_back_and_asks_again(window: Chromium, page: tuple
     with AnswerStore(page[1] / NAME) as store:
         rows = [label for _, label in store.history() if label.annotator == "undoer"]
     assert [row.revision for row in rows] in ([0, 1, 2], [0]) and rows[-1].answer != "withdrawn"
+
+
+def test_an_undo_that_waits_stays_behind_its_answer_though_the_clock_is_set_back(
+    window: Chromium, page: tuple[Served, Path]
+) -> None:
+    window.look()
+    enter(window, page[0].url, "traveller")
+    question = ready(window)
+    window.run("window.fetch = () => Promise.reject(new TypeError('nobody answers'))")
+    give(window, "click", "first")
+    wait(window, "return document.getElementById('progress').textContent.includes('no connection')", "it waits")
+    window.run("Date.now = () => 1000")
+    window.driver.find_element("tag name", "body").send_keys("u")
+    wait(window, "return document.getElementById('progress').textContent.includes('2 waiting')", "the undo waits")
+    window.driver.get("about:blank")
+    window.driver.get(page[0].url)
+    wait(window, "return !Object.keys(localStorage).some((name) => name.startsWith('answer.'))", "both arrive")
+    with AnswerStore(page[1] / NAME) as store:
+        rows = [label for _, label in store.history() if label.annotator == "traveller"]
+    assert [row.answer == "withdrawn" for row in rows] == [False, True] and rows[0].pair_id == question.split(".")[1]
 
 
 def test_the_page_speaks_to_those_who_do_not_see(window: Chromium, page: tuple[Served, Path]) -> None:
@@ -344,6 +483,62 @@ def test_the_page_speaks_to_those_who_do_not_see(window: Chromium, page: tuple[S
         "return document.getElementById('progress').innerText"
     )
     assert window.run("return document.activeElement.id") == "asked", "the question is what is read first"
+
+
+def test_the_next_person_answers_under_a_name_of_their_own_and_what_waits_keeps_its_own(
+    window: Chromium, spread: Path, tmp_path: Path
+) -> None:
+    served = Served(str(spread), "--out", str(tmp_path / "pairs"), "--budget", "6", "--repeats", "0")
+    try:
+        window.look(PHONE)
+        enter(window, served.url)
+        assert window.driver.find_element("id", "you").text.startswith("You answer as ann")
+        shown = ready(window)
+        window.run(
+            "const fetched = window.fetch; window.fetch = (path, ...more) => String(path).includes('/answers')"
+            " && !window.there ? Promise.reject(new TypeError('nobody answers')) : fetched(path, ...more);"
+        )
+        give(window, "type", "first")
+        ready(window, shown)
+        window.driver.find_element("id", "other").send_keys("\ue007")
+        assert window.run("return document.activeElement.id") == "name" and window.violations() == []
+        assert window.run(WIDER) <= 0 and not window.driver.find_element("id", "question").is_displayed()
+        window.driver.switch_to.active_element.send_keys("हिन्दी\ue007")
+        wait(
+            window, "return document.querySelectorAll('#question:not([hidden]) #choices :enabled').length", "it goes on"
+        )
+        assert window.run("return document.getElementById('undo').disabled"), "the answer of another"
+        assert window.violations() == [] and "हिन्दी" in window.driver.find_element("id", "you").text
+        other = window.run("return document.body.dataset.shown")
+        give(window, "type", "second")
+        wait(window, "return document.getElementById('progress').textContent.includes('2 waiting')", "both wait")
+        window.run("window.there = true")
+        wait(window, "return !Object.keys(localStorage).some((name) => name.startsWith('answer.'))", "both arrive")
+        assert window.run("return document.getElementById('alert').hidden")
+    finally:
+        served.kill(signal.SIGINT)
+    with AnswerStore(tmp_path / "pairs" / NAME) as store:
+        rows = {label.annotator: label.pair_id for label in store.labels()}
+    assert rows == {"ann": shown.split(".")[1], "हिन्दी": other.split(".")[1]}
+
+
+def test_a_name_that_the_server_refuses_is_asked_for_again(window: Chromium, page: tuple[Served, Path]) -> None:
+    window.look()
+    enter(window, page[0].url, "locked out")
+    waits = {"store": "elsewhere", "path": "/api/answers", "body": {"key": "waits-elsewhere"}}
+    window.run("localStorage.annotator = 'x²'; localStorage['answer.1'] = arguments[0]", json.dumps(waits))
+    window.driver.get("about:blank")
+    window.driver.get(page[0].url)
+    wait(window, "return !document.getElementById('alert').hidden", "it is told")
+    assert "x²" in window.driver.find_element("id", "alert").text and window.violations() == []
+    field = window.driver.find_element("id", "name")
+    for name, mismatch in {"½ann": True, "Ⅻ": False, "می\u200cخواهم": False, "found again": False}.items():
+        field.clear()
+        field.send_keys(name)
+        assert window.run("return document.getElementById('name').validity.patternMismatch") is mismatch, name
+    field.send_keys("\ue007")
+    wait(window, "return !document.getElementById('question').hidden", "it goes on")
+    assert window.run("return document.getElementById('alert').hidden && localStorage['answer.1']") == json.dumps(waits)
 
 
 def test_no_sound_unless_asked_for(window: Chromium, page: tuple[Served, Path]) -> None:

@@ -29,16 +29,23 @@ const call = (path, body, more = {}) => fetch(path, {
 let annotator = kept("annotator", "");
 let questions = []; // the first one is shown
 let shown = null;
+let seen = null; // the same once its films can be seen; only then it is answered, though it can be skipped before
 let since = 0; // when it was shown
 let progress = null;
 let agents = 0;
-let asking = false;
+let asking = null; // a lease that is on its way
 let passing = new Set(); // questions whose answers are on their way while a reply is, which may still hold them
 let idle = true;
 const clips = new Map(); // by name, promises
 const answered = []; // for undo, the last one last
-const queue = new Queue(call, (news) => { if (news) progress = news; tell(); });
-const clock = new Clock((part) => { at("time").value = Math.round(part * 1000); });
+const queue = new Queue(call, (news, whose) => { if (news && whose === annotator) progress = news; tell(); }, () => anew());
+const clock = new Clock((part) => {
+  at("time").value = Math.round(part * 1000);
+  clock.players.forEach(({ over, clip }, number) => {
+    const line = at("players").children[number].querySelector(".over"), text = over ? `Ended after ${stepsOf(clip)}` : "";
+    if (line.textContent !== text) line.textContent = text;
+  });
+});
 
 const key = () => crypto.randomUUID ? crypto.randomUUID()
   : [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -92,41 +99,78 @@ const forget = () => {
   for (const name of clips.keys()) if (!wanted.has(name)) clips.delete(name);
 };
 
-// Have a few questions, with their clips, before they are needed.
-const ask = async () => {
-  if (asking || !annotator) return;
-  asking = true;
+// Nothing of what was asked so far is asked, or taken back, any more.
+const leave = () => {
+  shown = seen = progress = null;
+  questions = [];
+  answered.length = 0;
+  passing = new Set();
+};
+
+const giveBack = (who, held) => {
+  if (held.length) call("/api/release", { annotator: who, held }, { keepalive: true }).catch(() => {});
+};
+
+const namesHeld = () => questions.map((question) => question.id).filter((id) => !queue.holds(id));
+
+const lease = async () => {
+  const who = annotator;
   passing = new Set(queue.items.map((item) => item.body.question));
+  let reply, said;
   try {
-    const held = questions.map((question) => question.id).filter((id) => !queue.holds(id));
-    const reply = await call("/api/lease", { annotator, count: AHEAD, held });
-    const said = await reply.json();
-    if (!reply.ok) { queue.trouble = said.error; return; }
-    queue.online = true;
-    queue.trouble = queue.items.length ? queue.trouble : "";
-    if (!progress || !passing.size) progress = said.progress; // else the answers' own replies are newer
-    agents = said.agents;
-    if (said.store && said.store !== queue.store) {
-      queue.store = said.store;
-      queue.flush();
-    }
-    at("title").textContent = said.title ? `Comparing ${said.title}` : "Comparing";
-    const known = new Set(said.questions.map((question) => question.id));
-    // A question that somebody else has by now is not asked any more, unless it is being looked at.
-    questions = questions.filter((question) => question === shown || known.has(question.id));
-    for (const question of said.questions) {
-      const here = questions.some((other) => other.id === question.id);
-      if (!here && !passing.has(question.id) && !queue.holds(question.id)) questions.push(question);
-    }
-    for (const question of questions) for (const name of question.segments) clipOf(name).catch(() => {});
-    if (questions.length && idle && document.visibilityState !== undefined) ring();
-    show();
+    reply = await call("/api/lease", { annotator: who, count: AHEAD, held: namesHeld() });
+    said = await reply.json();
   } catch (error) {
     queue.online = false;
-  } finally {
-    asking = false;
-    tell();
+    throw error;
   }
+  if (who !== annotator) {
+    if (reply.ok) giveBack(who, said.questions.map((question) => question.id));
+    throw new Error("It was asked for somebody who has left.");
+  }
+  if (!reply.ok) {
+    const name = reply.status === 422 && /\bannotator\b/.test(said.error);
+    queue.trouble = name ? `The name “${who}” is not taken here: choose another.` : said.error;
+    if (name) greet();
+    throw new Error(said.error);
+  }
+  queue.online = true;
+  if (said.store !== queue.store) {
+    leave();
+    queue.store = said.store;
+    queue.flush();
+  }
+  take(said);
+};
+
+// What a lease has brought.
+const take = (said) => {
+  queue.trouble = queue.items.length ? queue.trouble : "";
+  if (!progress || !passing.size) progress = said.progress; // else the answers' own replies are newer
+  agents = said.agents;
+  at("title").textContent = said.title ? `Comparing ${said.title}` : "Comparing";
+  const known = new Set(said.questions.map((question) => question.id));
+  // A question that somebody else has by now is not asked any more, unless it is being looked at.
+  questions = questions.filter((question) => question === shown || known.has(question.id));
+  for (const question of said.questions) {
+    const here = questions.some((other) => other.id === question.id);
+    if (!here && !passing.has(question.id) && !queue.holds(question.id)) questions.push({ ...question, store: said.store });
+  }
+  for (const question of questions) for (const name of question.segments) clipOf(name).catch(() => {});
+  if (questions.length && idle && document.visibilityState !== undefined) ring();
+  show();
+};
+
+const leased = () => (asking ??= lease().finally(() => { asking = null; tell(); }));
+
+// Have a few questions, with their clips, before they are needed.
+const ask = () => { if (annotator) leased().catch(() => {}); };
+
+// A lease that leaves after this call: one that is on its way may be for somebody else, or of another server.
+const anew = async () => {
+  await asking?.catch(() => {});
+  if (!annotator) throw new Error("Nobody has said who they are.");
+  await leased();
 };
 
 const ring = () => {
@@ -169,7 +213,7 @@ const choices = (question) => {
 const show = () => {
   const question = questions[0] || null;
   at("question").hidden = !question;
-  at("idle").hidden = Boolean(question);
+  at("idle").hidden = Boolean(question) || !annotator;
   if (!question) {
     idle = started = true;
     shown = null;
@@ -181,13 +225,14 @@ const show = () => {
   started = true;
   if (shown && shown.id === question.id) return;
   shown = question;
+  seen = null;
   at("asked").textContent = asked(question);
   at("about").textContent = question.repeat ? "" : question.target === "team" ? ""
     : `The question is about ${question.target.replace("_", " ")} alone, which is marked.`;
   at("reasons").hidden = true;
   at("skip").setAttribute("aria-expanded", "false");
   at("choices").replaceChildren(...choices(question).map(([answer, text, keys]) => {
-    const button = element("button", text, { type: "button" });
+    const button = element("button", text, { type: "button", disabled: true });
     button.dataset.answer = answer;
     button.setAttribute("aria-keyshortcuts", keys.replace(" or ", " ").replace("←", "ArrowLeft").replace("→", "ArrowRight"));
     button.append(element("small", `key ${keys}`));
@@ -201,7 +246,8 @@ const show = () => {
     canvas.dataset.name = name;
     canvas.setAttribute("aria-label", `${names[number]}: being loaded`);
     const figure = element("figure", "", { className: "player" });
-    figure.append(element("figcaption", names[number]), canvas, element("p", "Being loaded…", { className: "note" }));
+    const over = element("p", "", { className: "over" }), note = element("p", "Being loaded…", { className: "note" });
+    figure.append(element("figcaption", names[number]), canvas, over, note);
     return figure;
   });
   at("players").replaceChildren(...figures);
@@ -214,7 +260,7 @@ const show = () => {
 const load = async (question, figures, names) => {
   const players = [];
   await Promise.all(question.segments.map(async (name, number) => {
-    const [, canvas, note] = figures[number].children;
+    const [, canvas, , note] = figures[number].children;
     for (;;) {
       try {
         const clip = await clipOf(name);
@@ -222,7 +268,7 @@ const load = async (question, figures, names) => {
         await player.ready;
         players[number] = player;
         note.textContent = clip.note || "";
-        canvas.setAttribute("aria-label", `${names[number]}: ${describe(clip, question.target)}`);
+        canvas.setAttribute("aria-label", `${names[number]}: ${describe(clip)}`);
         return;
       } catch (error) {
         if (shown !== question) return;
@@ -231,7 +277,7 @@ const load = async (question, figures, names) => {
       }
     }
   }));
-  if (shown !== question) return;
+  if (shown !== question || !figures[0].isConnected) return; // it may have been left, and come back to
   since = performance.now();
   const colors = players[0].clip.agents;
   at("agents").replaceChildren(...colors.map(({ name, color }) => {
@@ -242,14 +288,22 @@ const load = async (question, figures, names) => {
     return line;
   }));
   clock.show(players);
+  players.forEach(({ canvas, clip, reach }, number) => {
+    if (clip.kind === "none" || reach === clock.longest.reach) return;
+    canvas.setAttribute("aria-label", `${names[number]}: ended before the other, after ${describe(clip)}`);
+  });
   clock.playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   controls();
+  seen = question;
+  for (const button of at("choices").children) button.disabled = false;
   document.body.dataset.shown = question.id;
 };
 
+const stepsOf = ({ steps }) => `${steps} step${steps === 1 ? "" : "s"}`;
+
 // For those who do not see: what can be said of a clip in words, without judging it.
-const describe = (clip, target) => {
-  const what = `${clip.steps} steps of ${clip.agents.length} agent${clip.agents.length === 1 ? "" : "s"}`;
+const describe = (clip) => {
+  const what = `${stepsOf(clip)} of ${clip.agents.length} agent${clip.agents.length === 1 ? "" : "s"}`;
   if (clip.kind !== "positions") return what;
   const paths = clip.places.map((path, agent) => {
     const seen = path.filter(Boolean), end = seen[seen.length - 1];
@@ -263,7 +317,7 @@ const describe = (clip, target) => {
 };
 
 const give = (answer, reason = "") => {
-  if (!shown) return;
+  if (!shown || (answer !== "skip" && seen !== shown)) return;
   const question = shown, body = { key: key(), annotator, question: question.id, answer };
   body.response_ms = Math.min(86400000, Math.max(0, Math.round(performance.now() - since)));
   if (reason) body.reason = reason;
@@ -271,7 +325,7 @@ const give = (answer, reason = "") => {
   questions = questions.filter((other) => other.id !== question.id);
   answered.push(question);
   passing.add(question.id);
-  queue.push("/api/answers", body);
+  queue.push("/api/answers", body, question.store);
   show();
   forget();
   tell();
@@ -281,7 +335,7 @@ const give = (answer, reason = "") => {
 const undo = () => {
   const question = answered.pop();
   if (!question) return;
-  if (!queue.drop(question.id)) queue.push("/api/undo", { key: key(), annotator, question: question.id });
+  if (!queue.drop(question.id)) queue.push("/api/undo", { key: key(), annotator, question: question.id }, question.store);
   shown = null;
   questions = [question, ...questions];
   show();
@@ -335,9 +389,26 @@ const press = (event) => {
   if (act) { done(); act(); }
 };
 
+// Ask for a name, also of the next person at this computer. What waits to be sent keeps the name of who answered it.
+const greet = () => {
+  giveBack(annotator, namesHeld());
+  leave();
+  at("name").value = annotator;
+  annotator = "";
+  at("you").hidden = true;
+  at("who").hidden = false;
+  show();
+  started = false;
+  tell();
+  at("name").focus();
+  at("name").select();
+};
+
 const begin = () => {
   at("who").hidden = true;
-  ask();
+  at("your-name").textContent = annotator;
+  at("you").hidden = false;
+  anew().catch(() => {});
 };
 
 addEventListener("keydown", press);
@@ -358,19 +429,18 @@ at("speed").value = kept("speed", "1");
 clock.speed = Number(at("speed").value) || 1;
 at("who").addEventListener("submit", (event) => {
   event.preventDefault();
-  annotator = at("name").value.trim();
+  annotator = at("name").value.trim().normalize("NFC");
   keep("annotator", annotator);
+  queue.trouble = "";
   begin();
 });
-addEventListener("pagehide", () => {
-  const held = questions.map((question) => question.id).filter((id) => !queue.holds(id));
-  if (held.length) call("/api/release", { annotator, held }, { keepalive: true }).catch(() => {});
-});
+at("other").addEventListener("click", greet);
+addEventListener("pagehide", () => giveBack(annotator, namesHeld()));
 addEventListener("online", ask);
 setInterval(() => { if (!questions.length && document.visibilityState === "visible") ask(); }, ASK_AGAIN);
 setInterval(() => { if (questions.length && document.visibilityState === "visible") ask(); }, RENEW);
 
 if (annotator) begin();
-else { at("name").value = ""; at("who").hidden = false; at("name").focus(); }
+else greet();
 queue.flush();
 tell();

@@ -1,4 +1,5 @@
-// Players of clips that share one clock. A clip is a sheet of pictures, places on a plane, or rows of numbers.
+// Players of clips that share one clock, of environment steps: an episode that ended sooner is seen to end sooner. A clip
+// is a sheet of pictures, places on a plane, or rows of numbers.
 const SIZE = 320;
 
 const loadSheet = (clip) => new Promise((done, fail) => {
@@ -14,6 +15,7 @@ export class Player {
     this.clip = clip;
     this.target = target;
     this.sheet = null;
+    this.over = false; // whether the clock is past the last picture
     this.ready = clip.kind === "frames" ? loadSheet(clip).then((sheet) => { this.sheet = sheet; }) : Promise.resolve();
     const wide = clip.kind === "frames";
     canvas.width = wide ? clip.width : SIZE;
@@ -23,17 +25,23 @@ export class Player {
 
   get seconds() { return this.clip.frames / this.clip.fps; }
 
-  // Part: from 0, the first picture, to 1, the last.
-  draw(part) {
-    const { clip, canvas } = this;
+  // Steps from one picture to the next, and from the first to the last.
+  get every() { return this.clip.every || 1; }
+
+  get reach() { return (this.clip.frames - 1) * this.every; }
+
+  // Step: since the first picture; behind the last one, that stays. Reach: of the longest clip that is shown.
+  draw(step, reach) {
+    const { clip, canvas } = this, last = clip.frames - 1, picture = step / this.every;
     const pen = canvas.getContext("2d");
-    const frame = Math.min(clip.frames - 1, Math.max(0, Math.round(part * (clip.frames - 1))));
+    const frame = Math.min(last, Math.round(picture));
+    this.over = clip.kind !== "none" && Math.round(picture) > last;
     canvas.dataset.frame = frame;
     if (clip.kind === "frames" && this.sheet) {
       const left = (frame % clip.columns) * clip.width, top = Math.floor(frame / clip.columns) * clip.height;
       pen.drawImage(this.sheet, left, top, clip.width, clip.height, 0, 0, clip.width, clip.height);
-    } else if (clip.kind === "positions") this.#positions(pen, part * (clip.frames - 1));
-    else if (clip.kind === "series") this.#series(pen, frame);
+    } else if (clip.kind === "positions") this.#positions(pen, Math.min(last, picture));
+    else if (clip.kind === "series") this.#series(pen, frame, reach / this.every + 1);
     else { pen.fillStyle = "#e9ecef"; pen.fillRect(0, 0, canvas.width, canvas.height); }
   }
 
@@ -80,9 +88,10 @@ export class Player {
     });
   }
 
-  #series(pen, frame) {
+  // Pictures: for which there is room, so that a step is equally wide in all clips.
+  #series(pen, frame, pictures) {
     const { clip } = this, count = clip.rows.reduce((sum, row) => sum + row.values.length + 1.5, 0);
-    const high = SIZE / count, wide = SIZE / clip.frames;
+    const high = SIZE / count, wide = SIZE / pictures;
     pen.fillStyle = "#ffffff";
     pen.fillRect(0, 0, SIZE, SIZE);
     let top = 0;
@@ -122,11 +131,12 @@ const between = (path, time) => {
   return [before[0] + (after[0] - before[0]) * part, before[1] + (after[1] - before[1]) * part];
 };
 
-// One clock for all players: where the clips differ in length, the longest sets the pace and the others end with it.
+// One clock for all players: where the clips differ in length, the longest sets it and the others wait at their ends.
 export class Clock {
   constructor(moved) {
     this.moved = moved; // called with the part of the way, after each drawing
     this.players = [];
+    this.longest = null;
     this.part = 0;
     this.speed = 1;
     this.loop = true;
@@ -135,16 +145,20 @@ export class Clock {
     requestAnimationFrame((now) => this.#tick(now));
   }
 
-  show(players) { this.players = players; this.seek(0); }
+  show(players) {
+    this.players = players;
+    this.longest = players.reduce((one, other) => (one && one.reach >= other.reach ? one : other), null);
+    this.seek(0);
+  }
 
   seek(part) {
     this.part = Math.min(1, Math.max(0, part));
-    for (const player of this.players) player.draw(this.part);
+    for (const player of this.players) player.draw(this.part * this.longest.reach, this.longest.reach);
     this.moved(this.part);
   }
 
   step(count) {
-    const frames = Math.max(2, ...this.players.map((player) => player.clip.frames));
+    const frames = Math.max(2, this.longest ? this.longest.clip.frames : 0);
     this.playing = false;
     this.seek(Math.round(this.part * (frames - 1) + count) / (frames - 1));
   }
@@ -152,8 +166,8 @@ export class Clock {
   #tick(now) {
     const passed = this.last === null ? 0 : Math.min(0.25, (now - this.last) / 1000);
     this.last = now;
-    if (this.playing && this.players.length) {
-      const seconds = Math.max(0.2, ...this.players.map((player) => player.seconds));
+    if (this.playing && this.longest) {
+      const seconds = Math.max(0.2, this.longest.seconds);
       let part = this.part + (passed * this.speed) / seconds;
       if (part >= 1 && this.part < 1) part = 1;
       else if (part >= 1) { part = this.loop ? 0 : 1; this.playing = this.loop; }

@@ -1,15 +1,18 @@
 // Answers that are yet to reach the server: kept in this browser until it has acknowledged them, each under a name of its
 // own, so that several tabs lose nothing to each other; sent in their order, each with a key that makes a second arrival
-// harmless. Answers about another folder than the one that is served stay where they are.
+// harmless. Answers about another folder than the one that is served stay where they are. Another server may listen at the
+// same address at any time, so that none is given up, or sent after a silence, before it is known which folder is served.
 const PAUSES = [500, 1000, 2000, 5000, 10000];
 const PREFIX = "answer.";
 
 export class Queue {
-  constructor(send, told) {
+  constructor(send, told, served) {
     this.send = send; // (path, body) => Response, or a rejection where nobody answers
-    this.told = told; // called whenever something has changed
+    this.told = told; // called whenever something has changed, with what a reply says of progress, as who answered sees it
+    this.served = served; // asks which folder is served and sets `store`, or rejects
     this.all = read();
     this.store = null; // of the folder that is served, once it is known
+    this.doubt = false; // whether that may be another one by now
     this.online = true;
     this.tries = 0;
     this.timer = null;
@@ -21,10 +24,11 @@ export class Queue {
 
   get items() { return this.all.filter((item) => item.store === this.store); }
 
-  get elsewhere() { return this.store ? this.all.length - this.items.length : 0; }
+  get elsewhere() { return this.store === null ? 0 : this.all.length - this.items.length; }
 
-  push(path, body) {
-    const item = { name: `${PREFIX}${String(Date.now()).padStart(15, "0")}.${body.key}`, store: this.store, path, body };
+  // Store: of the folder that it is about.
+  push(path, body, store) {
+    const item = { name: nameAfter([...names(), ...this.all.map((other) => other.name)], body.key), store, path, body };
     this.all.push(item);
     try { localStorage.setItem(item.name, JSON.stringify(item)); } catch { /* it is held in memory */ }
     this.told();
@@ -54,12 +58,19 @@ export class Queue {
     clearTimeout(this.timer);
     try {
       for (let item = this.items[0]; item; item = this.items[0]) {
+        if (this.doubt) {
+          await this.served();
+          this.doubt = false;
+          continue;
+        }
         const reply = await this.send(item.path, item.body);
         const said = await reply.json().catch(() => ({}));
         if (reply.ok) {
           this.online = true;
           this.trouble = "";
         } else if ([404, 409, 422].includes(reply.status)) {
+          await this.served();
+          if (item.store !== this.store) continue;
           // It can never be stored: it is told aloud, and stands in the way of no other.
           this.trouble = `An answer was refused: ${said.error || reply.status}`;
         } else {
@@ -68,10 +79,11 @@ export class Queue {
         }
         this.tries = 0;
         this.#remove(item);
-        if (said.progress) this.told(said.progress);
+        if (said.progress) this.told(said.progress, item.body.annotator);
       }
     } catch (error) {
       this.online = !(error instanceof TypeError) && error.name !== "TimeoutError";
+      this.doubt ||= !this.online;
       const pause = PAUSES[Math.min(this.tries++, PAUSES.length - 1)];
       this.timer = setTimeout(() => this.flush(), pause);
     } finally {
@@ -81,12 +93,20 @@ export class Queue {
   }
 }
 
+const names = () => {
+  try { return Object.keys(localStorage).filter((name) => name.startsWith(PREFIX)).sort(); } catch { return []; }
+};
+
+// A name behind all that wait, of other tabs too. No time of day: clocks are set back, and an undo is to stay behind its answer.
+const nameAfter = (others, key) => {
+  const last = Math.max(0, ...others.map((name) => parseInt(name.slice(PREFIX.length), 10) || 0));
+  return `${PREFIX}${String(last + 1).padStart(15, "0")}.${key}`;
+};
+
 const read = () => {
   const found = [];
-  try {
-    for (const name of Object.keys(localStorage).filter((each) => each.startsWith(PREFIX)).sort()) {
-      try { found.push({ ...JSON.parse(localStorage.getItem(name)), name }); } catch { /* it was damaged */ }
-    }
-  } catch { /* nothing is kept here */ }
+  for (const name of names()) {
+    try { found.push({ ...JSON.parse(localStorage.getItem(name)), name }); } catch { /* it was damaged */ }
+  }
   return found.filter((item) => item.path && item.body && item.body.key);
 };
