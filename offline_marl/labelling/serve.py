@@ -89,6 +89,7 @@ def bind(address: Address) -> socket.socket:
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         taken.bind((address.host, address.port))
+        taken.listen()  # so that who opens the address as it is printed waits for the server instead of being refused
     except OSError as error:
         taken.close()
         reason = error.strerror or str(error)

@@ -70,6 +70,27 @@ def test_films_run_on_one_clock_of_steps_and_the_shorter_one_ends_first() -> Non
     ]
 
 
+def test_what_is_compared_is_drawn_on_one_scale() -> None:
+    told = under_node(
+        "players.js",
+        """
+        const clip = { kind: "positions", fps: 10, frames: 2, agents: [{}], landmarks: [] };
+        const film = (...places) => new page.Player(canvas(), { ...clip, places: [places] }, "team");
+        const near = film([0, 0], [1, 1]), far = film([0, 0], [4, -3]), clock = new page.Clock(() => {});
+        near.draw = far.draw = () => {};
+        clock.show([near, far]);
+        say([near.bounds, far.bounds]);
+        clock.show([near]);
+        say(near.bounds);
+        """,
+    )
+    both = {"low": [-1.25, -3.575], "size": 5.45}
+    alone = {"low": [-1.25, -1.25], "size": 2.5}
+    assert told[0][0] == told[0][1]
+    assert told[0][0]["size"] == pytest.approx(both["size"]) and told[0][0]["low"] == pytest.approx(both["low"])
+    assert told[1] == alone
+
+
 def test_an_undo_stays_behind_its_answer_though_the_clock_is_set_back_and_the_page_is_closed() -> None:
     told = under_node(
         "queue.js",

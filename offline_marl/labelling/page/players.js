@@ -20,7 +20,7 @@ export class Player {
     const wide = clip.kind === "frames";
     canvas.width = wide ? clip.width : SIZE;
     canvas.height = wide ? clip.height : SIZE;
-    if (clip.kind === "positions") this.bounds = bounds(clip);
+    if (clip.kind === "positions") this.bounds = bounds([clip]);
   }
 
   get seconds() { return this.clip.frames / this.clip.fps; }
@@ -114,8 +114,8 @@ export class Player {
   }
 }
 
-const bounds = (clip) => {
-  const all = [...clip.places, ...clip.landmarks].flat().filter(Boolean);
+const bounds = (clips) => {
+  const all = clips.flatMap((clip) => [...clip.places, ...clip.landmarks]).flat().filter(Boolean);
   const low = [-1.25, -1.25], high = [1.25, 1.25];
   for (const place of all) for (const axis of [0, 1]) {
     low[axis] = Math.min(low[axis], place[axis] - 0.2);
@@ -147,6 +147,10 @@ export class Clock {
 
   show(players) {
     this.players = players;
+    // One scale for all that is compared: a distance looks as long in one film as in the other.
+    const planes = players.filter((player) => player.clip.kind === "positions");
+    const shared = bounds(planes.map((player) => player.clip));
+    for (const player of planes) player.bounds = shared;
     this.longest = players.reduce((one, other) => (one && one.reach >= other.reach ? one : other), null);
     this.seek(0);
   }
