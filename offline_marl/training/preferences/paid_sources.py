@@ -35,6 +35,8 @@ POLICIES = ("actor", "policy")
 """Networks that act."""
 KEPT_BY = (*POLICIES, "target_policy", "inputs", "target_inputs")
 """Modules that a policy consists of."""
+POLL_EVERY = 50
+"""Batches of a replay between looks for answers; a batch of fresh episodes is worth a look each."""
 
 
 class PaidReplay:
@@ -203,7 +205,8 @@ def plan_paid(
         if learner.updates or config.init is not None:
             begin_critics_anew(learner, config)
 
-    course = RewardCourse(config, reward, questions, begin, end, folder.path, anew)
+    poll_every = 1 if replay is None else POLL_EVERY
+    course = RewardCourse(config, reward, questions, begin, end, folder.path, anew, poll_every)
     if replay is not None:
         live = replay
         return course, lambda: PaidReplay(live.source(live.rows, course), course)

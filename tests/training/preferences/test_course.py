@@ -31,7 +31,7 @@ from offline_marl.runs.loading import load, make_algorithm
 from offline_marl.runs.stopping import StoppedEarly, asked
 from offline_marl.tasks import environment_tasks
 from offline_marl.training import training_run
-from offline_marl.training.preferences import course, questions
+from offline_marl.training.preferences import course, paid_sources, questions
 from offline_marl.training.preferences.folders import ComparisonFolder
 from offline_marl.training.preferences.paid_sources import PaidReplay, begin_critics_anew
 from offline_marl.training.preferences.questions import Questions, marks, run_id
@@ -84,7 +84,7 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(environment_tasks, "UNIFORM_STEPS", 100)
     patch.setattr(course, "REFRESH_EVERY", 7)
     patch.setattr(course, "POLL_S", 0.01)
-    patch.setattr(course, "POLL_EVERY", 3)
+    patch.setattr(paid_sources, "POLL_EVERY", 3)
 
 
 @pytest.fixture(autouse=True)
@@ -433,6 +433,28 @@ def test_a_run_that_need_not_wait_goes_on_and_takes_answers_up_as_they_come(tmp_
     resume(out)
     refuse_difference(straight["state"], ending(out)["state"])
     assert {name: fact for name, fact in _facts(out).items() if name.startswith("fit")} == fits
+
+
+SHORT: dict[str, Any] = {"steps": 3, "explore_steps": 30, "query_every": 20, "queries": 8, "final_episodes": 1}
+"""Three updates of `ma-ppo`, of which the first explores."""
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_an_on_policy_run_looks_for_answers_at_every_update(tmp_path, monkeypatch, capsys, answered: bool) -> None:
+    ask = Questions.ask
+
+    def ask_and_answer(self: Questions, *args: Any) -> int:
+        count = ask(self, *args)
+        with self.open() as folder:
+            folder.store.add([Label(one.pair.id, "first", "ann") for one in folder.store.pairs() if answered])
+        return count
+
+    monkeypatch.setattr(Questions, "ask", ask_and_answer)
+    small_run(tmp_path / "run", **fields_of("on-policy", teacher="human", query_wait=False, **SHORT))
+    told = capsys.readouterr().err
+    warned = "warning: the run ended before any learned reward paid for a step: it was paid for what is new alone"
+    assert (warned in told) != answered
+    assert not answered or [one["labels"] for one in versions(tmp_path / "run")] == [4, 8]
 
 
 @pytest.mark.slow
