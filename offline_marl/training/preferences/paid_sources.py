@@ -92,6 +92,7 @@ class PaidEpisodes:
         self.drawn = self.count = 0
         self.waiting: Batch | None = None
         """What was played last, until the reward that it is paid by is there."""
+        source.keeps_state = course.questions is not None  # by which people are shown what they compare
 
     def sample(self, needs: Needs) -> Batch:
         """The next batch.
@@ -120,7 +121,7 @@ class PaidEpisodes:
             points = [visited_steps(episode) for episode in episodes]
             every = [entropy.points, *points] if len(entropy.points) else points
             entropy.visit(torch.cat(every)[-MOST_VISITED:], 0, self.count)
-        return batch
+        return replace(batch, state=None, next_state=None)
 
     def state_dict(self) -> dict[str, Any]:
         """The source's state, that of the course, the episodes that may be asked about, and a batch that waits."""
@@ -141,6 +142,8 @@ class PaidEpisodes:
         recent = unflatten_episodes(mine["recent"]) if "recent" in mine else []
         for number, episode in enumerate(recent, self.count - len(recent)):
             self.course.hear(number, episode)
+        if recent and recent[0].state is None:  # of an earlier version: segments of one run hold the same fields
+            self.source.keeps_state = False
         self.waiting = Batch(**mine["waiting"]) if "waiting" in mine else None
 
 

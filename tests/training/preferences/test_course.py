@@ -17,7 +17,7 @@ from runs import SMALL, ending, leftovers, refuse_difference, rows, small_run, s
 from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError
 from offline_marl.core.errors import BadInputError
-from offline_marl.core.types import Spec
+from offline_marl.core.types import Batch, Spec
 from offline_marl.labelling.places import find_folder, scene_of
 from offline_marl.launch.cli.terminal import Canvas, draw_run
 from offline_marl.preferences.answers import Judgement
@@ -36,6 +36,7 @@ from offline_marl.training.preferences.folders import ComparisonFolder
 from offline_marl.training.preferences.paid_sources import PaidReplay, begin_critics_anew
 from offline_marl.training.preferences.questions import Questions, marks, run_id
 from offline_marl.training.run import prepare, resume, train
+from offline_marl.training.sources import recorded
 from offline_marl.training.training_run import TrainingSession
 
 QUICK: dict[str, Any] = {
@@ -436,6 +437,7 @@ def test_a_run_that_need_not_wait_goes_on_and_takes_answers_up_as_they_come(tmp_
 
 
 SHORT: dict[str, Any] = {"steps": 3, "explore_steps": 30, "query_every": 20, "queries": 8, "final_episodes": 1}
+SHORT |= {"reward_updates": 3, "epochs": 1}
 """Three updates of `ma-ppo`, of which the first explores."""
 
 
@@ -455,6 +457,28 @@ def test_an_on_policy_run_looks_for_answers_at_every_update(tmp_path, monkeypatc
     warned = "warning: the run ended before any learned reward paid for a step: it was paid for what is new alone"
     assert (warned in told) != answered
     assert not answered or [one["labels"] for one in versions(tmp_path / "run")] == [4, 8]
+
+
+def test_people_can_be_shown_what_an_on_policy_run_played(tmp_path: Path) -> None:
+    small_run(tmp_path / "run", **fields_of("on-policy", **SHORT))
+    shown = _copies(tmp_path / "run")
+    assert shown.state is not None and shown.state.shape == (*shown.rewards.shape[:2], 3)
+    assert torch.equal(shown.state[..., :2], shown.obs[..., 0]), "where both stand"
+
+
+@pytest.mark.parametrize("every", [1, 0])
+def test_a_run_whose_first_rounds_hold_no_states_goes_on(tmp_path: Path, monkeypatch, every: int) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(recorded, "_rows", lambda *args, rows=recorded._rows: rows(*args[:3]))
+        start_and_kill(tmp_path / "run", step=2, **{**fields_of("on-policy", **SHORT), "checkpoint_every": every})
+    resume(tmp_path / "run")
+    assert [one["labels"] for one in versions(tmp_path / "run")] == [4, 8]
+    assert _copies(tmp_path / "run").state is None
+
+
+def _copies(out: Path) -> Batch:
+    with ComparisonFolder(out / "preferences") as folder:
+        return folder.copies(folder.store.pairs()).segments
 
 
 @pytest.mark.slow
