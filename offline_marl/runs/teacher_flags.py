@@ -57,3 +57,8 @@ class TeacherFlags(Config):
     """What is new: the distance to the nearest state but so many, of all that were seen."""
     reset_critic: bool = True
     """Begin critics anew, and keep policies, where the reward changes from novelty or another run's to the learned."""
+
+    @property
+    def asks_people(self) -> bool:
+        """Whether the run has questions that people answer."""
+        return self.teacher == "human" and self.queries > 0

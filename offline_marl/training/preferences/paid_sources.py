@@ -210,12 +210,17 @@ def plan_paid(
 
     poll_every = 1 if replay is None else POLL_EVERY
     course = RewardCourse(config, reward, questions, begin, end, folder.path, anew, poll_every)
-    if replay is not None:
-        live = replay
-        return course, lambda: PaidReplay(live.source(live.rows, course), course)
-    plain = make_plain(config, task, rewards, learner)
-    assert isinstance(plain, EnvironmentSource)
-    return course, lambda: PaidEpisodes(plain, course, rewards)
+    plain = make_plain(config, task, rewards, learner) if replay is None else None
+
+    def make() -> Source:
+        if questions is not None and config.asks_people:
+            questions.open().store.close()  # the page waits for the first round there
+        if replay is not None:
+            return PaidReplay(replay.source(replay.rows, course), course)
+        assert isinstance(plain, EnvironmentSource)
+        return PaidEpisodes(plain, course, rewards)
+
+    return course, make
 
 
 def _played(config: RunConfig) -> float:

@@ -17,8 +17,11 @@ from runs import SMALL, ending, leftovers, refuse_difference, rows, small_run, s
 from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError
 from offline_marl.core.errors import BadInputError
-from offline_marl.core.types import Batch, Spec
+from offline_marl.core.types import Batch, DataError, Spec
+from offline_marl.labelling.desk import Desk
+from offline_marl.labelling.leases import Leases
 from offline_marl.labelling.places import find_folder, scene_of
+from offline_marl.labelling.questions import Asking
 from offline_marl.launch.cli.terminal import Canvas, draw_run
 from offline_marl.preferences.answers import Judgement
 from offline_marl.preferences.labels import Label, LabelStore
@@ -353,6 +356,19 @@ def test_a_run_waits_for_people_is_stopped_meanwhile_and_loses_no_answer(tmp_pat
     with LabelStore(out / "preferences" / "labels.sqlite") as store:
         labels = store.labels()
     assert len(labels) == 12 and [one["labels"] for one in versions(out)] == [4, 8, 12]
+
+
+def test_people_may_open_the_page_before_the_first_round(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    start_and_kill(out, step=1, **fields_of("all of pebble", teacher="human"))
+    place = find_folder(out)
+    assert place == out / "preferences"
+    with ComparisonFolder(place) as folder:
+        assert scene_of(folder)[1] == "rendezvous" and Desk(folder, Asking(), Leases()).lease("ann", 4) == []
+    assert RunWatcher(out).look(held_files()).questions == (0, 0)
+    (place / "labels.sqlite").unlink()  # as a run of an earlier version has none by then
+    with pytest.raises(DataError, match="has asked nothing yet: name it again once it plays"):
+        find_folder(out)
 
 
 def test_ratings_and_credit_are_learnt_from_beside_labels(undisturbed: Path, tmp_path: Path, monkeypatch) -> None:
