@@ -23,7 +23,7 @@ from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.preferences.course import RewardCourse
 from offline_marl.training.preferences.live_pairs import episodes_of
 from offline_marl.training.preferences.live_reward import MOST_VISITED, LiveReward, StateEntropy, visited_steps
-from offline_marl.training.preferences.questions import Questions
+from offline_marl.training.preferences.questions import Questions, refuse_unasked
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.choose import make_plain
 from offline_marl.training.sources.episode_files import flatten_episodes, unflatten_episodes
@@ -203,6 +203,9 @@ def plan_paid(
         begin, end = config.first_steps + config.explore_steps, _played(config)
     else:
         begin, end = config.explore_steps, float(config.environment_steps or config.steps * learner.batch_size)
+
+    if questions is not None and not folder.config_file.is_file():
+        refuse_unasked(config, begin, end, questions.rounds)
 
     def anew() -> None:
         if learner.updates or config.init is not None:

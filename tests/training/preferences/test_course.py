@@ -540,6 +540,7 @@ def test_rounds_come_evenly_or_ever_more_seldom_or_at_a_period() -> None:
         ({"reward_offset": 2.0}, "--reward-offset is for a --reward-model"),
         ({"reward_bonus": 1.0, "reward_fit": {"recurrent": True}}, "which a recurrent one cannot tell"),
         ({"query_every": 5, "query_schedule": "exponential"}, "leave --query-schedule away"),
+        ({"explore_steps": 60}, "ends after 80 environment steps and the run after 57, before any of its 12 queries"),
         ({"algorithm": "maddpg", "engine": "local"}, "--engine learns from what its own learners draw"),
         ({"algorithm": "maddpg", "answers_of": "x"}, "--answers-of learns from what its own learners draw"),
         ({"dataset": "rendezvous-mix-v0", "online": True}, r"label it first \(prefs pairs\), and give --reward-model"),
@@ -554,6 +555,14 @@ def test_what_does_not_go_together_is_refused_in_a_sentence(tmp_path: Path, fiel
         train(given.pop("algorithm"), given.pop("dataset"), out=tmp_path / "run", **given)
     assert str(caught.value).count("\n") == 0
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_run_that_ends_before_its_rounds_warns_how_many_queries_are_left(tmp_path: Path, capsys) -> None:
+    small_run(tmp_path / "run", **fields_of("on-policy", **{**SHORT, "queries": 20, "query_every": 10}))
+    warned = "warning: 8 of 20 queries come before the run ends, after 48 steps: rounds of 4 are 10 steps apart"
+    assert warned in capsys.readouterr().err
+    small_run(tmp_path / "all", **fields_of("on-policy", **{**SHORT, "queries": 8, "query_every": 10}))
+    assert "queries come before" not in capsys.readouterr().err
 
 
 def test_exploration_needs_something_to_play(tmp_path: Path) -> None:
