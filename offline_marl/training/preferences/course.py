@@ -189,15 +189,15 @@ class RewardCourse:
         fitting = Fitting(drawn, questions.cursor(), questions.judgement_cursor()) if known is None else known
         if known is None:
             questions.note(number, fitting)
-        labelled = questions.labelled(fitting, self.config.device)
+        labelled, new = questions.labelled(fitting, self.config.device), questions.count_new(self.used, fitting)
         self.used, self.fits = fitting.until, number
-        return labelled is not None and self._renew(labelled, steps)
+        return labelled is not None and self._renew(labelled, steps, new)
 
-    def _renew(self, labelled: Labelled | None, steps: int) -> bool:
-        """Fit the model to labels, and pay by it from now on."""
+    def _renew(self, labelled: Labelled | None, steps: int, new: int = 0) -> bool:
+        """Fit the model to labels, of which the last so many are new, and pay by it from now on."""
         reward, model = self.reward, self.reward.model
         assert model is not None
-        before = None if labelled is None else _told_right(labelled.since(self.labels), model)
+        before = None if labelled is None else _told_right(labelled.since(len(labelled) - new), model)
         updates = 0 if labelled is None else self._descend(model, labelled)
         first = reward.version == 0
         reward.version += 1

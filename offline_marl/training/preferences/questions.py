@@ -139,6 +139,12 @@ class Questions:
         with self.open() as folder:
             folder.store.state({f"fit {number:05d}": asdict(fitting)})
 
+    def count_new(self, since: int, fitting: Fitting) -> int:
+        """How many labels that a fit learns from were given, or revised, after this number; they are its last."""
+        with self.open() as folder:
+            labels = folder.store.labels(since, fitting.until)
+        return sum(label.value is not None for label in labels)
+
     def labelled(self, fitting: Fitting, device: torch.device | str) -> Labelled | None:
         """What a fit learns from, as the store was then; None without any label."""
         with self.open() as folder:

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -356,6 +357,26 @@ def test_a_run_waits_for_people_is_stopped_meanwhile_and_loses_no_answer(tmp_pat
     with LabelStore(out / "preferences" / "labels.sqlite") as store:
         labels = store.labels()
     assert len(labels) == 12 and [one["labels"] for one in versions(out)] == [4, 8, 12]
+
+
+def test_what_is_new_is_told_apart_from_old_answers_that_were_taken_back(tmp_path: Path, monkeypatch) -> None:
+    answer, told_right, judged_by = Questions.answer, course._told_right, list[int]()
+
+    def answer_and_take_back(self: Questions) -> None:
+        with self.open() as folder:
+            before = [label for label in folder.store.labels() if not label.revision][:2]
+            for label, said in zip(before, ("withdrawn", "equal"), strict=False):
+                folder.store.add([replace(label, answer=said, revision=1)])
+        answer(self)
+
+    def watched(labelled: Any, model: Any) -> float | None:
+        judged_by.append(len(labelled))
+        return told_right(labelled, model)
+
+    monkeypatch.setattr(Questions, "answer", answer_and_take_back)
+    monkeypatch.setattr(course, "_told_right", watched)
+    small_run(tmp_path / "run", **fields_of("on-policy", **SHORT))
+    assert judged_by == [4, 4, 5, 7], "of the second version 4 answers and a revised one are new, of 3 and 4"
 
 
 def test_people_may_open_the_page_before_the_first_round(tmp_path: Path) -> None:
