@@ -201,6 +201,7 @@ class RewardCourse:
         updates = 0 if labelled is None else self._descend(model, labelled)
         first = reward.version == 0
         reward.version += 1
+        reward.agents = None if labelled is None else labelled.agents
         self.labels = 0 if labelled is None else len(labelled)
         episodes = [whole_episode(episode).to(self.config.device) for _, episode in self.recent]
         reward.measure(episodes)

@@ -379,6 +379,13 @@ def test_what_is_new_is_told_apart_from_old_answers_that_were_taken_back(tmp_pat
     assert judged_by == [4, 4, 5, 7], "of the second version 4 answers and a revised one are new, of 3 and 4"
 
 
+@pytest.mark.parametrize(("target", "agents"), [("agent_0", [0]), ("agents", None), ("team", None)])
+def test_a_team_is_paid_by_those_that_the_teacher_speaks_of(tmp_path: Path, target: str, agents: list | None) -> None:
+    small_run(tmp_path / "run", **fields_of("on-policy", query_target=target, **SHORT))
+    _, state = next(iter(_states(tmp_path / "run")))
+    assert state["source"]["course"]["reward"].get("agents") == agents
+
+
 def test_people_may_open_the_page_before_the_first_round(tmp_path: Path) -> None:
     out = tmp_path / "run"
     start_and_kill(out, step=1, **fields_of("all of pebble", teacher="human"))
