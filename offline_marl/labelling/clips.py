@@ -70,7 +70,8 @@ def clip_of(
         env: One copy of the environment; None where there is none.
         scenario: Its name.
         limits: Least and largest of every number that agents see, over a whole round.
-        replay: Plays the segment again where it cannot be restored: its pictures in these colours, every so many steps.
+        replay: Plays the segment again where it cannot be restored: its pictures in these colours, every so many steps;
+            None of what cannot be played again.
     """
     note, steps = "", len(segment)
     about: dict[str, Any] = {"steps": steps, "agents": [title_of(agent) for agent in range(spec.n_agents)]}
@@ -89,7 +90,7 @@ def clip_of(
             frames = replay(colors_for(spec, target), every)
             return _packed(about | _filmed(frames, every, fps))
         except BadInputError as error:
-            note = str(error)
+            note = note or str(error)  # why a state could not be restored comes first
     return _packed(about | _series(obs, segment, spec, limits) | {"note": note})
 
 

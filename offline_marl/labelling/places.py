@@ -29,7 +29,7 @@ def find_folder(place: Path) -> Path | None:
     """The folder of comparisons that a path names: itself, or that of a run; None where the path is neither.
 
     Raises:
-        DataError: It is a run without comparisons, or with several.
+        DataError: It is a run that asks nobody, or has not begun to, or one with several folders.
     """
     if (place / NAME).is_file():
         return place
@@ -40,18 +40,18 @@ def find_folder(place: Path) -> Path | None:
         raise DataError(f"{place} holds {len(inside)} folders of comparisons: name one, such as {inside[0]}.")
     if inside:
         return inside[0]
-    about = _preferences_of(place)
+    kind = kind_of(place)
+    folder: Any = {TRAIN: RunFolder, FIT_REWARD: RewardFolder}.get(kind)
+    config = None if folder is None else folder(place).config()
+    about = _preferences_of(config)
     if about is not None and (about / NAME).is_file():
         return about
+    if getattr(config, "asks_people", False):
+        raise DataError(f"{place} has asked nothing yet: name it again once it plays (`offline-marl resume {place}`).")
     raise DataError(f"{place} is a run that asks nobody: name a folder of comparisons, or data to compare segments of.")
 
 
-def _preferences_of(place: Path) -> Path | None:
-    kind = kind_of(place)
-    folder: Any = {TRAIN: RunFolder, FIT_REWARD: RewardFolder}.get(kind)
-    if folder is None:
-        return None
-    config = folder(place).config()
+def _preferences_of(config: Any) -> Path | None:
     named = getattr(config, "preferences", None)
     model = getattr(config, "reward_model", None)
     if not named and model:

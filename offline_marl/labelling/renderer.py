@@ -73,7 +73,8 @@ class Renderer:
         row = copies.keys.index(key)
         cut = _cut(copies.segments, row)
         env, scenario = self._scene()
-        again = partial(self._play_again, key)
+        # Of what a run played nobody keeps the seeds.
+        again = None if key.source.startswith("run:") else partial(self._play_again, key)
         content = clip_of(cut, copies.spec, target, env, scenario, _limits(copies.segments), again)
         made = json.loads(content)
         if made.get("note") or made["kind"] == "series":

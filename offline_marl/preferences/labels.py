@@ -162,8 +162,10 @@ class LabelStore:
 
     def _open(self, journal: Journal) -> None:
         ask = self._connection.execute
+        # Tables first: they come with the mark, at once, perhaps from another process between the two questions.
+        tables = ask("SELECT count(*) FROM sqlite_master").fetchone()[0]
         mark, version = (ask(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-        if ask("SELECT count(*) FROM sqlite_master").fetchone()[0] and mark != APPLICATION:
+        if tables and mark != APPLICATION:
             raise StoreError(f"{self.path} is a database of something else, no store of labels.")
         if version > VERSION:
             raise StoreError(

@@ -46,7 +46,7 @@ class TeacherFlags(Config):
     reward_accuracy: Share = 0.97
     """Share of all labels told right by every member on average at which a round's updates end."""
     reward_credit: Literal["team", "own"] = "team"
-    """Pay each agent the mean over agents of the learned reward, or its own part."""
+    """Pay each agent the learned reward's mean over the agents that labels speak of, or its own part."""
     reward_bonus: NotNegative = 0.0
     """Added to the learned reward per unit of its members' deviation, before the first environment step (RUNE)."""
     reward_bonus_decay: Share = 1e-4
@@ -57,3 +57,8 @@ class TeacherFlags(Config):
     """What is new: the distance to the nearest state but so many, of all that were seen."""
     reset_critic: bool = True
     """Begin critics anew, and keep policies, where the reward changes from novelty or another run's to the learned."""
+
+    @property
+    def asks_people(self) -> bool:
+        """Whether the run has questions that people answer."""
+        return self.teacher == "human" and self.queries > 0

@@ -173,6 +173,8 @@ class TrainingSession(Session[RunConfig, Result]):
 
     def conclude(self) -> None:
         self.steps = max(self.step, self.log.last)
+        if self.course is not None:
+            self.course.warn_of_nothing_learnt()
         if self.at_most:
             self.log.flush(self.steps)
             refuse_unfinite(self.learner, self.steps)

@@ -22,9 +22,10 @@ from offline_marl.labelling.positions import places_of, world_of
 from offline_marl.labelling.renderer import Renderer, attempt, prune
 from offline_marl.labelling.replays import Replays
 from offline_marl.labelling.shelf import Shelf
-from offline_marl.preferences.pairs import SegmentKey
+from offline_marl.preferences.labels import AskedPair
+from offline_marl.preferences.pairs import Copies, Pair, SegmentKey
 from offline_marl.tasks.data_tasks import open_task
-from offline_marl.training.preferences.asking import Plan, ask
+from offline_marl.training.preferences.asking import Plan, ask, enter
 from offline_marl.training.preferences.folders import ComparisonFolder
 
 SPEC = Spec((3, 2), (1, 2))
@@ -96,6 +97,12 @@ def test_numbers_are_drawn_where_a_simulator_cannot_be_put_into_states() -> None
 
     clip = json.loads(clip_of(segment(state=1), SPEC, "team", Fixed(), "body"))
     assert clip["kind"] == "series" and clip["note"] == "It cannot be put into states."
+
+    def unknown(colors, every):
+        raise DataError("There is no such data.")
+
+    again = json.loads(clip_of(segment(state=1), SPEC, "team", Fixed(), "body", replay=unknown))
+    assert again["note"] == "It cannot be put into states.", "the first reason is the one to mend"
     assert [row["name"] for row in clip["rows"]] == ["agent_0 sees", "agent_0 does", "agent_1 sees", "agent_1 does"]
     assert [len(row["values"]) for row in clip["rows"]] == [3, 1, 2, 2] and len(clip["rows"][0]["values"][0]) == 6
     assert all(0 <= value <= 1 for row in clip["rows"] for line in row["values"] for value in line)
@@ -250,6 +257,19 @@ def test_a_makeshift_clip_is_shown_does_not_last_and_is_asked_for_again(drawn, m
     assert asyncio.run(shelf.read(name)) == (file.read_bytes(), False) and asked == []
     os.utime(file, (1000, 1000))
     assert asyncio.run(shelf.read(name)) == (file.read_bytes(), False) and asked == [name]
+
+
+def test_what_a_run_played_is_not_looked_for_in_data(tmp_path, monkeypatch) -> None:
+    keys = [SegmentKey.of_run("it", number, 0, 6) for number in range(2)]
+    with ComparisonFolder(tmp_path / "played", make=True) as folder:
+        folder.store.state({"task": "reacher"})
+        two = Batch.stack([segment(), segment()], 0)
+        enter(folder, [AskedPair(Pair(*keys), 1, "train", "uniform")], Copies(SPEC, tuple(keys), two))
+    renderer = Renderer(tmp_path / "played", 10**6)
+    monkeypatch.setattr(renderer, "_scene", lambda: (Counter(), "reacher"))
+    clip = json.loads(renderer.render(f"{keys[0].id}.team").read_bytes())
+    renderer.folder.store.close()
+    assert (clip["kind"], clip["note"]) == ("series", "")
 
 
 def test_a_sheet_holds_every_picture_at_its_place() -> None:

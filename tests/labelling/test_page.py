@@ -84,7 +84,7 @@ def test_what_is_compared_is_drawn_on_one_scale() -> None:
         say(near.bounds);
         """,
     )
-    both = {"low": [-1.25, -3.575], "size": 5.45}
+    both = {"low": [-1.25, -3.7], "size": 5.45}
     alone = {"low": [-1.25, -1.25], "size": 2.5}
     assert told[0][0] == told[0][1]
     assert told[0][0]["size"] == pytest.approx(both["size"]) and told[0][0]["low"] == pytest.approx(both["low"])

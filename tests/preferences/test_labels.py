@@ -103,6 +103,25 @@ def test_two_processes_may_have_it_open(store) -> None:
     other.close()
 
 
+def test_a_store_that_another_process_makes_meanwhile_is_one(tmp_path, monkeypatch) -> None:
+    """Such as the page's, which is opened as the run begins."""
+    path, connect = tmp_path / "labels.sqlite", sqlite3.connect
+
+    class Beside(sqlite3.Connection):
+        def execute(self, sql, *args):
+            if sql != "PRAGMA application_id":
+                return super().execute(sql, *args)
+            mark = super().execute(sql).fetchone()
+            with monkeypatch.context() as patch:
+                patch.setattr(sqlite3, "connect", connect)
+                LabelStore(path).close()
+            return super().execute("SELECT ?", mark)
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **more: connect(*args, factory=Beside, **more))
+    with LabelStore(path, make=True) as made:
+        assert made.pairs() == made.labels() == []
+
+
 def test_a_rollback_journal_can_be_asked_for(tmp_path) -> None:
     with LabelStore(tmp_path / "labels.sqlite", make=True, journal="rollback") as store:
         assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)

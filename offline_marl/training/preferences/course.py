@@ -31,8 +31,6 @@ REFRESH_EVERY = 1_000
 """Environment steps between looks at what is new by now."""
 POLL_S = 0.5
 """Seconds between looks for answers while a run waits for people."""
-POLL_EVERY = 50
-"""Batches between looks for answers while a run goes on learning."""
 CHECK_EVERY = 20
 """Updates of the reward model between looks at how much it tells right."""
 UNLABELLED = 1_024
@@ -50,6 +48,7 @@ class RewardCourse:
         end: Environment steps of the whole run.
         place: The run folder.
         begin_anew: Called when the learned reward replaces another one that was learnt from.
+        poll_every: Batches between looks for answers while a run goes on learning.
     """
 
     def __init__(
@@ -61,9 +60,10 @@ class RewardCourse:
         end: float,
         place: Path,
         begin_anew: Callable[[], None],
+        poll_every: int,
     ) -> None:
         self.config, self.reward, self.questions, self.place = config, reward, questions, place
-        self.begin_anew = begin_anew
+        self.begin_anew, self.poll_every = begin_anew, poll_every
         self.begin, self.end = begin, end
         self.marks = marks(config, begin, end, 0 if questions is None else questions.rounds)
         self.recent: deque[tuple[int, Episode]] = deque(maxlen=config.query_recent)
@@ -172,10 +172,12 @@ class RewardCourse:
 
     def _answers_came(self, questions: Questions, drawn: int) -> bool:
         """Whether there are enough new answers to learn from while the run goes on."""
-        known = questions.fitting(self.fits + 1) if drawn % POLL_EVERY == 0 else None
+        if drawn % self.poll_every:
+            return False
+        known = questions.fitting(self.fits + 1)
         if known is not None:
             return known.at <= drawn
-        if drawn % POLL_EVERY or not self.rounds:
+        if not self.rounds:
             return False
         new = questions.cursor() - self.used
         return new >= self.config.queries_per_round or (new > 0 and not questions.unanswered(self.rounds))
@@ -187,18 +189,19 @@ class RewardCourse:
         fitting = Fitting(drawn, questions.cursor(), questions.judgement_cursor()) if known is None else known
         if known is None:
             questions.note(number, fitting)
-        labelled = questions.labelled(fitting, self.config.device)
+        labelled, new = questions.labelled(fitting, self.config.device), questions.count_new(self.used, fitting)
         self.used, self.fits = fitting.until, number
-        return labelled is not None and self._renew(labelled, steps)
+        return labelled is not None and self._renew(labelled, steps, new)
 
-    def _renew(self, labelled: Labelled | None, steps: int) -> bool:
-        """Fit the model to labels, and pay by it from now on."""
+    def _renew(self, labelled: Labelled | None, steps: int, new: int = 0) -> bool:
+        """Fit the model to labels, of which the last so many are new, and pay by it from now on."""
         reward, model = self.reward, self.reward.model
         assert model is not None
-        before = None if labelled is None else _told_right(labelled.since(self.labels), model)
+        before = None if labelled is None else _told_right(labelled.since(len(labelled) - new), model)
         updates = 0 if labelled is None else self._descend(model, labelled)
         first = reward.version == 0
         reward.version += 1
+        reward.agents = None if labelled is None else labelled.agents
         self.labels = 0 if labelled is None else len(labelled)
         episodes = [whole_episode(episode).to(self.config.device) for _, episode in self.recent]
         reward.measure(episodes)
@@ -245,6 +248,15 @@ class RewardCourse:
                 if right is not None and right >= self.config.reward_accuracy:
                     return update
         return self.config.reward_updates
+
+    def warn_of_nothing_learnt(self) -> None:
+        """Say so if a run is over that was to learn its reward, and none has ever paid."""
+        if self.questions is not None and self.reward.version == 0:
+            paid = "for what is new alone" if self.reward.source == "novelty" else "nothing at all"
+            print(
+                f"warning: the run ended before any learned reward paid for a step: it was paid {paid}.",
+                file=sys.stderr,
+            )
 
     def bonus(self, steps: int) -> float:
         """Weight of the members' deviation now."""

@@ -57,7 +57,10 @@ class ComparisonFolder:
             raise DataError(f"{self.path} holds no pairs yet: `offline-marl prefs pairs` asks about some.")
         longest = max(part.segments.rewards.shape[1] for part in parts)
         keys = tuple(key for part in parts for key in part.keys)
-        segments = Batch.cat([lengthened(part.segments, longest) for part in parts])
+        held = [part.segments for part in parts]
+        if any(segments.state is None for segments in held):  # rounds of earlier versions of ma-ppo hold none
+            held = [replace(segments, state=None) for segments in held]
+        segments = Batch.cat([lengthened(segments, longest) for segments in held])
         known = set(keys)
         missing = [key.text for one in asked for key in (one.pair.first, one.pair.second) if key not in known]
         if missing:

@@ -46,6 +46,13 @@ class Labelled:
         part = slice(number, None)
         return Labelled(self.segments, self.sides[part], self.values[part], self.targets[part], self.labels[part])
 
+    @property
+    def agents(self) -> tuple[int, ...] | None:
+        """The agents that labels, ratings and credit speak of; None where these are all, as of the team."""
+        targets = self.targets if self.judged is None else torch.cat([self.targets, self.judged.targets])
+        named = sorted(set(targets.tolist()))
+        return None if named[0] < 0 or len(named) == self.segments.rewards.shape[-1] else tuple(named)
+
     def counts(self) -> dict[str, int]:
         """How many say first, second and equal."""
         said = {"first": 1.0, "second": 0.0, "equal": 0.5}

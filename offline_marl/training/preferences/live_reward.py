@@ -96,12 +96,13 @@ class LiveReward:
     """A `Replacement` of the environment's rewards, whose source changes as the run goes on.
 
         learned: (mean - caution spread) / scale, over the members' r(o_i, a_i, i) or, for `team`, mean_i r(o_i, a_i, i)
+                 over the agents i of whom anything was said
 
     Args:
         source: What is paid for to begin with.
         model: Learns from comparisons; None where nobody compares.
         entropy: Says what is new.
-        credit: Whether all agents are paid the mean over them, or each its own part.
+        credit: Whether all agents are paid the mean over those that labels speak of, or each its own part.
         caution: Taken per unit of the members' deviation.
     """
 
@@ -116,6 +117,8 @@ class LiveReward:
         self.source, self.model, self.entropy = source, model, entropy
         self.credit, self.caution = credit, caution
         self.version, self.scale = 0, 1.0
+        self.agents: tuple[int, ...] | None = None
+        """Those that labels speak of; None where these are all."""
         self.visited = False
         """Whether the steps that are asked about next are among those that `entropy` has visited."""
 
@@ -139,7 +142,8 @@ class LiveReward:
         assert self.model is not None
         members = self.model.predict(batch)
         if self.credit == "team":
-            members = members.mean(-1, keepdim=True).expand(members.shape)
+            told_of = members if self.agents is None else members[..., list(self.agents)]
+            members = told_of.mean(-1, keepdim=True).expand(members.shape)
         mean, spread = mean_and_spread(members)
         return mean, spread
 
@@ -161,6 +165,8 @@ class LiveReward:
     def state_dict(self) -> dict[str, Any]:
         """What is paid for, and by what."""
         state: dict[str, Any] = {"source": self.source, "version": self.version, "scale": self.scale}
+        if self.agents is not None:
+            state["agents"] = list(self.agents)
         if self.source == "novelty":
             state["entropy"] = self.entropy.state_dict()
         if self.model is not None:
@@ -170,6 +176,7 @@ class LiveReward:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Pay as the saved one did."""
         self.source, self.version, self.scale = state["source"], state["version"], state["scale"]
+        self.agents = tuple(state["agents"]) if "agents" in state else None
         if "entropy" in state:
             self.entropy.load_state_dict(state["entropy"])
         if self.model is not None:

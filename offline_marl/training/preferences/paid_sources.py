@@ -23,7 +23,7 @@ from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.preferences.course import RewardCourse
 from offline_marl.training.preferences.live_pairs import episodes_of
 from offline_marl.training.preferences.live_reward import MOST_VISITED, LiveReward, StateEntropy, visited_steps
-from offline_marl.training.preferences.questions import Questions
+from offline_marl.training.preferences.questions import Questions, refuse_unasked
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.choose import make_plain
 from offline_marl.training.sources.episode_files import flatten_episodes, unflatten_episodes
@@ -35,6 +35,8 @@ POLICIES = ("actor", "policy")
 """Networks that act."""
 KEPT_BY = (*POLICIES, "target_policy", "inputs", "target_inputs")
 """Modules that a policy consists of."""
+POLL_EVERY = 50
+"""Batches of a replay between looks for answers; a batch of fresh episodes is worth a look each."""
 
 
 class PaidReplay:
@@ -90,6 +92,7 @@ class PaidEpisodes:
         self.drawn = self.count = 0
         self.waiting: Batch | None = None
         """What was played last, until the reward that it is paid by is there."""
+        source.keeps_state = course.questions is not None  # by which people are shown what they compare
 
     def sample(self, needs: Needs) -> Batch:
         """The next batch.
@@ -118,7 +121,7 @@ class PaidEpisodes:
             points = [visited_steps(episode) for episode in episodes]
             every = [entropy.points, *points] if len(entropy.points) else points
             entropy.visit(torch.cat(every)[-MOST_VISITED:], 0, self.count)
-        return batch
+        return replace(batch, state=None, next_state=None)
 
     def state_dict(self) -> dict[str, Any]:
         """The source's state, that of the course, the episodes that may be asked about, and a batch that waits."""
@@ -139,6 +142,8 @@ class PaidEpisodes:
         recent = unflatten_episodes(mine["recent"]) if "recent" in mine else []
         for number, episode in enumerate(recent, self.count - len(recent)):
             self.course.hear(number, episode)
+        if recent and recent[0].state is None:  # of an earlier version: segments of one run hold the same fields
+            self.source.keeps_state = False
         self.waiting = Batch(**mine["waiting"]) if "waiting" in mine else None
 
 
@@ -199,17 +204,26 @@ def plan_paid(
     else:
         begin, end = config.explore_steps, float(config.environment_steps or config.steps * learner.batch_size)
 
+    if questions is not None and not folder.config_file.is_file():
+        refuse_unasked(config, begin, end, questions.rounds)
+
     def anew() -> None:
         if learner.updates or config.init is not None:
             begin_critics_anew(learner, config)
 
-    course = RewardCourse(config, reward, questions, begin, end, folder.path, anew)
-    if replay is not None:
-        live = replay
-        return course, lambda: PaidReplay(live.source(live.rows, course), course)
-    plain = make_plain(config, task, rewards, learner)
-    assert isinstance(plain, EnvironmentSource)
-    return course, lambda: PaidEpisodes(plain, course, rewards)
+    poll_every = 1 if replay is None else POLL_EVERY
+    course = RewardCourse(config, reward, questions, begin, end, folder.path, anew, poll_every)
+    plain = make_plain(config, task, rewards, learner) if replay is None else None
+
+    def make() -> Source:
+        if questions is not None and config.asks_people:
+            questions.open().store.close()  # the page waits for the first round there
+        if replay is not None:
+            return PaidReplay(replay.source(replay.rows, course), course)
+        assert isinstance(plain, EnvironmentSource)
+        return PaidEpisodes(plain, course, rewards)
+
+    return course, make
 
 
 def _played(config: RunConfig) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -140,6 +141,12 @@ class Questions:
         with self.open() as folder:
             folder.store.state({f"fit {number:05d}": asdict(fitting)})
 
+    def count_new(self, since: int, fitting: Fitting) -> int:
+        """How many labels that a fit learns from were given, or revised, after this number; they are its last."""
+        with self.open() as folder:
+            labels = folder.store.labels(since, fitting.until)
+        return sum(label.value is not None for label in labels)
+
     def labelled(self, fitting: Fitting, device: torch.device | str) -> Labelled | None:
         """What a fit learns from, as the store was then; None without any label."""
         with self.open() as folder:
@@ -174,6 +181,32 @@ def marks(config: RunConfig, begin: int, end: float, rounds: int) -> Sequence[fl
     return (
         [begin + mark for mark in (0, *schedule("exponential", room, rounds, config.query_rate)[:-1])] if rounds else []
     )
+
+
+def refuse_unasked(config: RunConfig, begin: int, end: float, rounds: int) -> None:
+    """Refuse an exploration behind which nothing can be asked, and warn of rounds that come after the run's end.
+
+    Args:
+        config: The run's settings.
+        begin: Environment steps after which the exploration is over.
+        end: Environment steps of the whole run.
+        rounds: That the budget pays for.
+
+    Raises:
+        ConfigError: The run ends before any question.
+    """
+    if rounds and begin >= end:
+        raise ConfigError(
+            f"The exploration ends after {begin:,} environment steps and the run after {int(end):,}, before any of its "
+            f"{config.queries:,} queries: give more --environment-steps (or --steps), or fewer --explore-steps."
+        )
+    there = sum(mark <= end for mark in marks(config, begin, end, rounds)) * config.queries_per_round
+    if there < config.queries:
+        print(
+            f"warning: {there:,} of {config.queries:,} queries come before the run ends, after {int(end):,} steps: "
+            f"rounds of {config.queries_per_round:,} are {config.query_every:,} steps apart (--query-every).",
+            file=sys.stderr,
+        )
 
 
 def _scene(config: RunConfig, task: Task) -> dict[str, Any]:

@@ -91,6 +91,8 @@ class EnvironmentSource:
         self.generator, self.rewards = generator, rewards
         self.steps = 0
         """Environment steps so far."""
+        self.keeps_state = False
+        """Whether batches hold the environment's global state, which no on-policy learner reads."""
 
     def sample(self, needs: Needs) -> Batch:
         """Segments [episode, time], as long as the longest; `mask` is false after an episode's end."""
@@ -150,7 +152,7 @@ class EnvironmentSource:
             seeds[int(torch.randint(2**31, (), generator=self.generator))] = None
         controller = PolicyController(self.policy, self.env.spec, copies, self.device, explore=True)
         steps = [
-            _rows(step, controller.read.get("history"), controller.memory.read().get("history"))
+            _rows(step, controller.read.get("history"), controller.memory.read().get("history"), self.keeps_state)
             for step in run_episodes(self.env, list(seeds), controller)
         ]
         return Batch.stack(_with_choices(steps, self.env.spec), dim=1)
@@ -170,7 +172,7 @@ class EnvironmentSource:
             self.policy.environment_steps = steps
 
 
-def _rows(step: Step, history: History | None, next_history: History | None) -> Batch:
+def _rows(step: Step, history: History | None, next_history: History | None, keeps_state: bool = False) -> Batch:
     """One step of each episode; histories lie where the policy is, all else on the CPU."""
     (obs, avail), (next_obs, next_avail) = (seen_tensors(seen, "cpu") for seen in (step.seen, step.next_seen))
     running = torch.from_numpy(step.running)
@@ -184,6 +186,8 @@ def _rows(step: Step, history: History | None, next_history: History | None) -> 
     if step.next_seen.present is not None:  # late-comers among them
         coming = torch.from_numpy(step.next_seen.present) & running.unsqueeze(-1)
         after = torch.where(torch.from_numpy(step.ended).unsqueeze(-1), after, coming)
+    states = (step.seen.state, step.next_seen.state) if keeps_state else (None, None)
+    state, next_state = (None if each is None else torch.from_numpy(each) for each in states)
     return Batch(
         obs=obs,
         actions=torch.from_numpy(step.actions),
@@ -193,6 +197,8 @@ def _rows(step: Step, history: History | None, next_history: History | None) -> 
         truncations=cut & ~over,
         history=history,
         next_history=next_history,
+        state=state,
+        next_state=next_state,
         avail_actions=avail,
         next_avail_actions=next_avail,
         mask=there,

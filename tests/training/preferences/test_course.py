@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,11 @@ from runs import SMALL, ending, leftovers, refuse_difference, rows, small_run, s
 from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError
 from offline_marl.core.errors import BadInputError
-from offline_marl.core.types import Spec
+from offline_marl.core.types import Batch, DataError, Spec
+from offline_marl.labelling.desk import Desk
+from offline_marl.labelling.leases import Leases
 from offline_marl.labelling.places import find_folder, scene_of
+from offline_marl.labelling.questions import Asking
 from offline_marl.launch.cli.terminal import Canvas, draw_run
 from offline_marl.preferences.answers import Judgement
 from offline_marl.preferences.labels import Label, LabelStore
@@ -31,11 +35,12 @@ from offline_marl.runs.loading import load, make_algorithm
 from offline_marl.runs.stopping import StoppedEarly, asked
 from offline_marl.tasks import environment_tasks
 from offline_marl.training import training_run
-from offline_marl.training.preferences import course, questions
+from offline_marl.training.preferences import course, paid_sources, questions
 from offline_marl.training.preferences.folders import ComparisonFolder
 from offline_marl.training.preferences.paid_sources import PaidReplay, begin_critics_anew
 from offline_marl.training.preferences.questions import Questions, marks, run_id
 from offline_marl.training.run import prepare, resume, train
+from offline_marl.training.sources import recorded
 from offline_marl.training.training_run import TrainingSession
 
 QUICK: dict[str, Any] = {
@@ -84,7 +89,7 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(environment_tasks, "UNIFORM_STEPS", 100)
     patch.setattr(course, "REFRESH_EVERY", 7)
     patch.setattr(course, "POLL_S", 0.01)
-    patch.setattr(course, "POLL_EVERY", 3)
+    patch.setattr(paid_sources, "POLL_EVERY", 3)
 
 
 @pytest.fixture(autouse=True)
@@ -354,6 +359,46 @@ def test_a_run_waits_for_people_is_stopped_meanwhile_and_loses_no_answer(tmp_pat
     assert len(labels) == 12 and [one["labels"] for one in versions(out)] == [4, 8, 12]
 
 
+def test_what_is_new_is_told_apart_from_old_answers_that_were_taken_back(tmp_path: Path, monkeypatch) -> None:
+    answer, told_right, judged_by = Questions.answer, course._told_right, list[int]()
+
+    def answer_and_take_back(self: Questions) -> None:
+        with self.open() as folder:
+            before = [label for label in folder.store.labels() if not label.revision][:2]
+            for label, said in zip(before, ("withdrawn", "equal"), strict=False):
+                folder.store.add([replace(label, answer=said, revision=1)])
+        answer(self)
+
+    def watched(labelled: Any, model: Any) -> float | None:
+        judged_by.append(len(labelled))
+        return told_right(labelled, model)
+
+    monkeypatch.setattr(Questions, "answer", answer_and_take_back)
+    monkeypatch.setattr(course, "_told_right", watched)
+    small_run(tmp_path / "run", **fields_of("on-policy", **SHORT))
+    assert judged_by == [4, 4, 5, 7], "of the second version 4 answers and a revised one are new, of 3 and 4"
+
+
+@pytest.mark.parametrize(("target", "agents"), [("agent_0", [0]), ("agents", None), ("team", None)])
+def test_a_team_is_paid_by_those_that_the_teacher_speaks_of(tmp_path: Path, target: str, agents: list | None) -> None:
+    small_run(tmp_path / "run", **fields_of("on-policy", query_target=target, **SHORT))
+    _, state = next(iter(_states(tmp_path / "run")))
+    assert state["source"]["course"]["reward"].get("agents") == agents
+
+
+def test_people_may_open_the_page_before_the_first_round(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    start_and_kill(out, step=1, **fields_of("all of pebble", teacher="human"))
+    place = find_folder(out)
+    assert place == out / "preferences"
+    with ComparisonFolder(place) as folder:
+        assert scene_of(folder)[1] == "rendezvous" and Desk(folder, Asking(), Leases()).lease("ann", 4) == []
+    assert RunWatcher(out).look(held_files()).questions == (0, 0)
+    (place / "labels.sqlite").unlink()  # as a run of an earlier version has none by then
+    with pytest.raises(DataError, match="has asked nothing yet: name it again once it plays"):
+        find_folder(out)
+
+
 def test_ratings_and_credit_are_learnt_from_beside_labels(undisturbed: Path, tmp_path: Path, monkeypatch) -> None:
     answer = Questions.answer
 
@@ -435,6 +480,51 @@ def test_a_run_that_need_not_wait_goes_on_and_takes_answers_up_as_they_come(tmp_
     assert {name: fact for name, fact in _facts(out).items() if name.startswith("fit")} == fits
 
 
+SHORT: dict[str, Any] = {"steps": 3, "explore_steps": 30, "query_every": 20, "queries": 8, "final_episodes": 1}
+SHORT |= {"reward_updates": 3, "epochs": 1}
+"""Three updates of `ma-ppo`, of which the first explores."""
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_an_on_policy_run_looks_for_answers_at_every_update(tmp_path, monkeypatch, capsys, answered: bool) -> None:
+    ask = Questions.ask
+
+    def ask_and_answer(self: Questions, *args: Any) -> int:
+        count = ask(self, *args)
+        with self.open() as folder:
+            folder.store.add([Label(one.pair.id, "first", "ann") for one in folder.store.pairs() if answered])
+        return count
+
+    monkeypatch.setattr(Questions, "ask", ask_and_answer)
+    small_run(tmp_path / "run", **fields_of("on-policy", teacher="human", query_wait=False, **SHORT))
+    told = capsys.readouterr().err
+    warned = "warning: the run ended before any learned reward paid for a step: it was paid for what is new alone"
+    assert (warned in told) != answered
+    assert not answered or [one["labels"] for one in versions(tmp_path / "run")] == [4, 8]
+
+
+def test_people_can_be_shown_what_an_on_policy_run_played(tmp_path: Path) -> None:
+    small_run(tmp_path / "run", **fields_of("on-policy", **SHORT))
+    shown = _copies(tmp_path / "run")
+    assert shown.state is not None and shown.state.shape == (*shown.rewards.shape[:2], 3)
+    assert torch.equal(shown.state[..., :2], shown.obs[..., 0]), "where both stand"
+
+
+@pytest.mark.parametrize("every", [1, 0])
+def test_a_run_whose_first_rounds_hold_no_states_goes_on(tmp_path: Path, monkeypatch, every: int) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(recorded, "_rows", lambda *args, rows=recorded._rows: rows(*args[:3]))
+        start_and_kill(tmp_path / "run", step=2, **{**fields_of("on-policy", **SHORT), "checkpoint_every": every})
+    resume(tmp_path / "run")
+    assert [one["labels"] for one in versions(tmp_path / "run")] == [4, 8]
+    assert _copies(tmp_path / "run").state is None
+
+
+def _copies(out: Path) -> Batch:
+    with ComparisonFolder(out / "preferences") as folder:
+        return folder.copies(folder.store.pairs()).segments
+
+
 @pytest.mark.slow
 def test_a_team_learns_from_comparisons_alone_that_motion_costs(tmp_path: Path) -> None:
     """Nobody finds the posts in so few steps: -0.0005 on the true reward, -0.009 here, -0.043 on one that was drawn."""
@@ -478,6 +568,7 @@ def test_rounds_come_evenly_or_ever_more_seldom_or_at_a_period() -> None:
         ({"reward_offset": 2.0}, "--reward-offset is for a --reward-model"),
         ({"reward_bonus": 1.0, "reward_fit": {"recurrent": True}}, "which a recurrent one cannot tell"),
         ({"query_every": 5, "query_schedule": "exponential"}, "leave --query-schedule away"),
+        ({"explore_steps": 60}, "ends after 80 environment steps and the run after 57, before any of its 12 queries"),
         ({"algorithm": "maddpg", "engine": "local"}, "--engine learns from what its own learners draw"),
         ({"algorithm": "maddpg", "answers_of": "x"}, "--answers-of learns from what its own learners draw"),
         ({"dataset": "rendezvous-mix-v0", "online": True}, r"label it first \(prefs pairs\), and give --reward-model"),
@@ -492,6 +583,14 @@ def test_what_does_not_go_together_is_refused_in_a_sentence(tmp_path: Path, fiel
         train(given.pop("algorithm"), given.pop("dataset"), out=tmp_path / "run", **given)
     assert str(caught.value).count("\n") == 0
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_run_that_ends_before_its_rounds_warns_how_many_queries_are_left(tmp_path: Path, capsys) -> None:
+    small_run(tmp_path / "run", **fields_of("on-policy", **{**SHORT, "queries": 20, "query_every": 10}))
+    warned = "warning: 8 of 20 queries come before the run ends, after 48 steps: rounds of 4 are 10 steps apart"
+    assert warned in capsys.readouterr().err
+    small_run(tmp_path / "all", **fields_of("on-policy", **{**SHORT, "queries": 8, "query_every": 10}))
+    assert "queries come before" not in capsys.readouterr().err
 
 
 def test_exploration_needs_something_to_play(tmp_path: Path) -> None:

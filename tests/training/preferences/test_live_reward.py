@@ -12,6 +12,7 @@ from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import Batch
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.preferences.reward_model import RewardModel, RewardModelConfig
+from offline_marl.training.preferences.labelled import Judged, Labelled
 from offline_marl.training.preferences.live_reward import LiveReward, StateEntropy, visited_steps
 from offline_marl.training.sources.replay import whole_episode
 
@@ -63,6 +64,27 @@ def test_a_teams_reward_is_the_mean_over_agents_and_its_own_part_the_members_mea
     assert torch.allclose(own(batch), members.mean(0))
     team = LiveReward("learned", model, visited())
     assert torch.allclose(team(batch), members.mean((0, -1)).unsqueeze(-1).expand(batch.rewards.shape))
+
+
+def test_a_teams_reward_is_of_those_that_labels_speak_of(model: RewardModel) -> None:
+    batch = whole_episode(EPISODES[1])
+    reward = LiveReward("learned", model, visited())
+    every = reward(batch)
+    reward.agents = (1,)
+    told = model.predict(batch)[..., 1].mean(0)
+    assert torch.allclose(reward(batch), told.unsqueeze(-1).expand(batch.rewards.shape))
+    again = LiveReward("learned", model, visited())
+    again.load_state_dict(reward.state_dict())
+    assert torch.equal(again(batch), reward(batch)) and not torch.equal(again(batch), every)
+
+
+@pytest.mark.parametrize(("targets", "agents"), [([1, 1], (1,)), ([0, 2], (0, 2)), ([0, -1], None), ([0, 1, 2], None)])
+def test_labels_say_of_whom_they_speak(targets: list[int], agents: tuple[int, ...] | None) -> None:
+    told = torch.tensor(targets)
+    labels = Labelled(whole_episode(EPISODES[0]), torch.zeros(len(told), 2), torch.ones(len(told)), told, ())
+    assert labels.agents == agents
+    rated = Judged(*(torch.tensor([value]) for value in (0, 5, 2, 0)))
+    assert replace(labels, targets=torch.tensor([1]), judged=rated).agents == (1, 2), "ratings speak of agents, too"
 
 
 def test_doubt_costs_by_caution_and_is_measured_after_the_sum_over_agents(model: RewardModel) -> None:
