@@ -9,11 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from ctypes.util import find_library
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import Frame, MissingSimulatorError
@@ -21,8 +24,14 @@ from offline_marl.environments.base import Frame, MissingSimulatorError
 LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
 """Values of MUJOCO_GL that need no display, and the shared library of each."""
 WITH_DISPLAY = "glfw"
-CAMERAS = {"Reacher-v5": {"trackbodyid": 0, "distance": 0.75, "elevation": -90.0, "azimuth": 90.0}}
+CAMERAS: dict[str, dict[str, Any]] = {
+    "Reacher-v5": {"distance": 0.75, "elevation": -90.0, "azimuth": 90.0, "lookat": np.zeros(3)},
+}
 """Where Gymnasium's own camera shows little: the arm lies in a plane, and is seen best from above."""
+TORSO = 1
+"""Index of the body that all others hang on; 0 is the world."""
+LOOKS: WeakKeyDictionary[Any, npt.NDArray[np.float64]] = WeakKeyDictionary()
+"""Of each of Gymnasium's renderers, the point that its camera looks at where the body rests."""
 AMBIENT = {"Reacher-v5": 0.4}
 """Light from all sides, for a body that brings no lamp of its own; MuJoCo's 0.1 leaves it in the dark."""
 ADVICE = "apt-get install libegl1 libgl1-mesa-dri (Debian), or libosmesa6 and MUJOCO_GL=osmesa"
@@ -59,11 +68,44 @@ def draw_body(name: str, env: Any) -> Frame:
     if renderer is None:
         raise DataError(f"{name} has no picture: only bodies of MuJoCo are drawn.")
     _refuse_broken(choose_library())
-    if name in CAMERAS:
-        renderer.default_cam_config = CAMERAS[name]  # read when the first picture is made
+    _aim(env.unwrapped, renderer, CAMERAS.get(name, {}))
     if name in AMBIENT:
         env.unwrapped.model.vis.headlight.ambient[:] = AMBIENT[name]  # of pictures alone: physics knows no light
     return np.ascontiguousarray(renderer.render("rgb_array"), np.uint8)
+
+
+def _aim(body: Any, renderer: Any, camera: Mapping[str, Any]) -> None:
+    """Point the camera at a body where it is; Gymnasium's keeps looking at the place of the first picture.
+
+    What walks would leave that place, and pictures of one state would differ by what was drawn before.
+
+    Args:
+        body: Gymnasium's environment.
+        renderer: Of its pictures.
+        camera: What is set otherwise than in Gymnasium.
+    """
+    mujoco, model = importlib.import_module("mujoco"), body.model
+    rest = mujoco.MjData(model)
+    rest.qpos[:] = body.init_qpos
+    mujoco.mj_kinematics(model, rest)
+    given = {**(renderer.default_cam_config or {}), **camera}
+    if renderer not in LOOKS:
+        LOOKS[renderer] = np.array(given.get("lookat", np.median(rest.geom_xpos, axis=0)), np.float64)
+    point = LOOKS[renderer].copy()
+    if _roams(model):
+        point[:2] += body.data.xpos[TORSO, :2] - rest.xpos[TORSO, :2]
+    if renderer.viewer is None:
+        renderer.default_cam_config = {**given, "lookat": point}  # read when the first picture is made
+    else:
+        renderer.viewer.cam.lookat[:] = point
+
+
+def _roams(model: Any) -> bool:
+    """Whether a body can go anywhere: it hangs on nothing, or slides without end."""
+    mujoco = importlib.import_module("mujoco")
+    own = np.flatnonzero(model.jnt_bodyid == TORSO)
+    slides = (model.jnt_type[own] == mujoco.mjtJoint.mjJNT_SLIDE) & (model.jnt_limited[own] == 0)
+    return bool(slides.any() or (model.jnt_type[own] == mujoco.mjtJoint.mjJNT_FREE).any())
 
 
 def import_mujoco() -> None:

@@ -52,6 +52,50 @@ def test_bodies_are_drawn_off_screen():
     env.close()
 
 
+@pytest.fixture
+def hoppers():
+    gymnasium = pytest.importorskip("gymnasium")
+    pytest.importorskip("mujoco")
+    made = [gymnasium.make("Hopper-v5", render_mode="rgb_array", width=120, height=120) for _ in range(2)]
+    yield made
+    for env in made:
+        env.close()
+
+
+def drawn_at(env, place):
+    """The picture of a hopper that stands somewhere on its way."""
+    env.reset(seed=0)
+    body = env.unwrapped
+    qpos = body.init_qpos.copy()
+    qpos[0] = place
+    body.set_state(qpos, np.zeros_like(body.init_qvel))
+    try:
+        return drawing.draw_body("Hopper-v5", env).astype(int)
+    except MissingSimulatorError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.mujoco
+def test_the_camera_follows_a_body_that_walks_away(hoppers):
+    first, other = hoppers
+    pictures = [drawn_at(first, place) for place in (0.0, 2.0, 30.0)]
+    leg = [(picture[..., 0] - picture[..., 2] > 40) for picture in pictures]  # orange; the floor has no colour
+    assert min(each.sum() for each in leg) > 100
+    columns = [np.flatnonzero(each.any(0)).mean() for each in leg]
+    assert max(columns) - min(columns) < 3
+    drawn_at(other, 7.0)
+    assert (drawn_at(other, 0.0) == pictures[0]).all(), "whatever was drawn before"
+
+
+@pytest.mark.mujoco
+def test_cameras_of_bodies_that_are_held_stay():
+    gymnasium = pytest.importorskip("gymnasium")
+    for name, roams in (("InvertedPendulum", False), ("Reacher", False), ("Ant", True), ("Swimmer", True)):
+        env = gymnasium.make(f"{name}-v5")
+        assert drawing._roams(env.unwrapped.model) == roams
+        env.close()
+
+
 def test_particle_worlds_are_drawn_without_a_display():
     pytest.importorskip("mpe2")
     env = environments.get("simple-spread").make(None, 1)
@@ -81,6 +125,7 @@ def test_a_library_is_chosen_where_nobody_has_and_there_is_no_display(monkeypatc
 
 
 def test_what_is_missing_is_named_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(drawing, "_aim", lambda *_: None)
     monkeypatch.setattr(drawing, "find_library", lambda name: None)
     with pytest.raises(MissingSimulatorError, match=r"neither EGL nor OSMesa is installed: apt-get install libegl1"):
         drawing.draw_body("arm", BODY)
