@@ -6,10 +6,11 @@ anybody from simulating. Who sets MUJOCO_GL is obeyed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ctypes.util import find_library
 from functools import lru_cache
 from typing import Any
@@ -26,14 +27,16 @@ LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
 WITH_DISPLAY = "glfw"
 CAMERAS: dict[str, dict[str, Any]] = {
     "Reacher-v5": {"distance": 0.75, "elevation": -90.0, "azimuth": 90.0, "lookat": np.zeros(3)},
+    "Pusher-v5": {"distance": 2.2, "lookat": np.array([0.3, -0.2, -0.2])},
+    "InvertedDoublePendulum-v5": {"distance": 2.2, "lookat": np.array([0.0, 0.0, 0.6])},
 }
-"""Where Gymnasium's own camera shows little: the arm lies in a plane, and is seen best from above."""
+"""Where Gymnasium's own camera shows little; Reacher's arm lies in a plane, and is seen best from above."""
 TORSO = 1
 """Index of the body that all others hang on; 0 is the world."""
 LOOKS: WeakKeyDictionary[Any, npt.NDArray[np.float64]] = WeakKeyDictionary()
 """Of each of Gymnasium's renderers, the point that its camera looks at where the body rests."""
-AMBIENT = {"Reacher-v5": 0.4}
-"""Light from all sides, for a body that brings no lamp of its own; MuJoCo's 0.1 leaves it in the dark."""
+AMBIENT = 0.45
+"""Light from all sides; with MuJoCo's 0.1 the colours of agents can hardly be told apart on the side of a body."""
 ADVICE = "apt-get install libegl1 libgl1-mesa-dri (Debian), or libosmesa6 and MUJOCO_GL=osmesa"
 
 
@@ -69,9 +72,9 @@ def draw_body(name: str, env: Any) -> Frame:
         raise DataError(f"{name} has no picture: only bodies of MuJoCo are drawn.")
     _refuse_broken(choose_library())
     _aim(env.unwrapped, renderer, CAMERAS.get(name, {}))
-    if name in AMBIENT:
-        env.unwrapped.model.vis.headlight.ambient[:] = AMBIENT[name]  # of pictures alone: physics knows no light
-    return np.ascontiguousarray(renderer.render("rgb_array"), np.uint8)
+    env.unwrapped.model.vis.headlight.ambient[:] = AMBIENT  # of pictures alone: physics knows no light
+    with _floor_below(env.unwrapped):
+        return np.ascontiguousarray(renderer.render("rgb_array"), np.uint8)
 
 
 def _aim(body: Any, renderer: Any, camera: Mapping[str, Any]) -> None:
@@ -100,12 +103,49 @@ def _aim(body: Any, renderer: Any, camera: Mapping[str, Any]) -> None:
         renderer.viewer.cam.lookat[:] = point
 
 
+@contextlib.contextmanager
+def _floor_below(body: Any) -> Iterator[None]:
+    """While a picture is made, floors lie under a body that has come far: they end some 20 to 40 m from where it began.
+
+    They are moved by whole patterns, so that the ground still passes by as the body walks. Physics does not see it: its
+    planes have no end.
+    """
+    mujoco, model, data = importlib.import_module("mujoco"), body.model, body.data
+    floors = np.flatnonzero((model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE) & (model.geom_size[:, :2] > 0).all(1))
+    places = data.geom_xpos[floors].copy()
+    for floor in floors if _roams(model) else ():
+        material, size = model.geom_matid[floor], model.geom_size[floor, :2]
+        repeats = model.mat_texrepeat[material] if material >= 0 else np.ones(2)
+        pattern = 1 / repeats if material >= 0 and model.mat_texuniform[material] else 2 * size / repeats
+        data.geom_xpos[floor, :2] += pattern * np.round((data.xpos[TORSO, :2] - data.geom_xpos[floor, :2]) / pattern)
+    try:
+        yield
+    finally:
+        data.geom_xpos[floors] = places
+
+
 def _roams(model: Any) -> bool:
     """Whether a body can go anywhere: it hangs on nothing, or slides without end."""
     mujoco = importlib.import_module("mujoco")
     own = np.flatnonzero(model.jnt_bodyid == TORSO)
     slides = (model.jnt_type[own] == mujoco.mjtJoint.mjJNT_SLIDE) & (model.jnt_limited[own] == 0)
     return bool(slides.any() or (model.jnt_type[own] == mujoco.mjtJoint.mjJNT_FREE).any())
+
+
+def keep_warnings_here() -> None:
+    """Let MuJoCo, if it is installed, warn on stderr alone: by itself it writes a log where the user stands."""
+    try:
+        mujoco = importlib.import_module("mujoco")
+    except ImportError:  # who needs it is told so
+        return
+    if hasattr(mujoco, "get_mju_user_warning") and mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(_warn)
+
+
+def _warn(text: str) -> None:
+    """Tell a warning of MuJoCo, but not what Gymnasium's own files of bodies should do otherwise."""
+    if "deprecated" not in text:
+        print(f"warning: MuJoCo: {text}", file=sys.stderr)
 
 
 def import_mujoco() -> None:

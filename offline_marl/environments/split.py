@@ -27,7 +27,7 @@ from offline_marl.environments.base import (
     Simulator,
     State,
 )
-from offline_marl.environments.drawing import draw_body, import_mujoco
+from offline_marl.environments.drawing import draw_body, import_mujoco, keep_warnings_here
 from offline_marl.environments.painting import FPS, Color, Painted, paint_body
 
 
@@ -44,6 +44,8 @@ def make_env(env_id: str, **kwargs: Any) -> Any:
     spec = deepcopy(gymnasium.spec(env_id))
     spec.order_enforce = False
     import_mujoco()
+    if "mujoco" in str(spec.entry_point):
+        keep_warnings_here()
     try:
         return gymnasium.make(spec, disable_env_checker=True, **kwargs)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:

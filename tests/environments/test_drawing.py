@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -10,9 +11,13 @@ from offline_marl.core.partition import partition
 from offline_marl.core.types import DataError
 from offline_marl.environments import drawing
 from offline_marl.environments.base import MissingSimulatorError, environments
+from offline_marl.environments.painting import NOBODYS, paint_body
 
 BODY = SimpleNamespace(
-    unwrapped=SimpleNamespace(mujoco_renderer=SimpleNamespace(render=lambda mode: np.ones((2, 3, 3))))
+    unwrapped=SimpleNamespace(
+        mujoco_renderer=SimpleNamespace(render=lambda mode: np.ones((2, 3, 3))),
+        model=SimpleNamespace(vis=SimpleNamespace(headlight=SimpleNamespace(ambient=np.zeros(3)))),
+    )
 )
 
 
@@ -83,8 +88,27 @@ def test_the_camera_follows_a_body_that_walks_away(hoppers):
     assert min(each.sum() for each in leg) > 100
     columns = [np.flatnonzero(each.any(0)).mean() for each in leg]
     assert max(columns) - min(columns) < 3
+    assert min(picture[100:].std() for picture in pictures) > 60, "there is a floor of light and dark squares"
     drawn_at(other, 7.0)
     assert (drawn_at(other, 0.0) == pictures[0]).all(), "whatever was drawn before"
+
+
+@pytest.mark.mujoco
+def test_the_limb_that_others_hang_on_has_no_agents_colour(hoppers):
+    body, colors = hoppers[0].unwrapped, [(0, 0, 255), (0, 255, 0), (255, 0, 0)]
+    paint_body(hoppers[0], colors)
+    shades = {name: tuple(np.round(body.model.geom(f"{name}_geom").rgba[:3] * 255)) for name in ("torso", "foot")}
+    assert shades == {"torso": NOBODYS, "foot": colors[2]}
+
+
+@pytest.mark.mujoco
+def test_warnings_of_the_simulator_leave_no_file(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)
+    environments.get("halfcheetah").make(partition("halfcheetah", "2x3", "full"), 1).close()
+    assert not list(tmp_path.iterdir()) and "deprecated" not in capfd.readouterr().err
+    drawing._warn("Nan, Inf or huge value in QACC at DOF 0.")
+    assert capfd.readouterr().err == "warning: MuJoCo: Nan, Inf or huge value in QACC at DOF 0.\n"
 
 
 @pytest.mark.mujoco
@@ -104,6 +128,16 @@ def test_particle_worlds_are_drawn_without_a_display():
     for _ in range(3):
         env.step(np.full((1, 3), 2))
     refuse_sameness(first, env.render())
+    world = env._envs[0].unwrapped.world
+    sizes = []
+    for far in (0.5, 1.9, 2.5):
+        for index, entity in enumerate(world.entities):
+            entity.state.p_pos = np.array([0.0, -0.4 * index])
+        world.agents[0].state.p_pos = np.array([far, 1.0])
+        sizes.append(int((env.render() < 250).any(-1).sum()))
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.02), "who runs away leaves the scale as it is"
+    assert sizes[2] < 0.5 * sizes[0], "until the picture shows twice as much"
+    assert len(world.landmarks) == 3
     with pytest.raises(DataError, match="simple-spread has 1 copies, but copy 1 was to be drawn"):
         env.render(1)
     env.close()
@@ -126,6 +160,7 @@ def test_a_library_is_chosen_where_nobody_has_and_there_is_no_display(monkeypatc
 
 def test_what_is_missing_is_named_in_a_sentence(monkeypatch):
     monkeypatch.setattr(drawing, "_aim", lambda *_: None)
+    monkeypatch.setattr(drawing, "_floor_below", nullcontext)
     monkeypatch.setattr(drawing, "find_library", lambda name: None)
     with pytest.raises(MissingSimulatorError, match=r"neither EGL nor OSMesa is installed: apt-get install libegl1"):
         drawing.draw_body("arm", BODY)
