@@ -1,7 +1,7 @@
 "use strict";
 // The page: asks for questions ahead, shows one, takes an answer, and goes on whether or not the server is there.
 import { Queue } from "/queue.js";
-import { Clock, Player } from "/players.js";
+import { Clock, Player, unhurried } from "/players.js";
 
 const AHEAD = 8, LOADERS = 2, ASK_AGAIN = 3000, RENEW = 60000, PATIENCE = 30000;
 const REASONS = ["I cannot tell what happens", "the clips do not play", "they cannot be compared", "another reason"];
@@ -288,6 +288,7 @@ const load = async (question, figures, names) => {
     return line;
   }));
   clock.show(players);
+  pace();
   players.forEach(({ canvas, clip, reach }, number) => {
     if (clip.kind === "none" || reach === clock.longest.reach) return;
     canvas.setAttribute("aria-label", `${names[number]}: ended before the other, after ${describe(clip)}`);
@@ -360,6 +361,14 @@ const controls = () => {
   at("play").textContent = clock.playing ? "Pause" : "Play";
 };
 
+const SPEEDS = [...at("speed").options].map((option) => Number(option.value));
+let chosen = Number(kept("speed", "")); // 0 before one was
+
+const pace = () => {
+  clock.speed = SPEEDS.includes(chosen) ? chosen : unhurried(clock.longest.seconds, SPEEDS);
+  at("speed").value = String(clock.speed);
+};
+
 const play = () => {
   if (!clock.playing && clock.part >= 1) clock.seek(0);
   clock.playing = !clock.playing;
@@ -414,7 +423,10 @@ const begin = () => {
 addEventListener("keydown", press);
 at("play").addEventListener("click", play);
 at("time").addEventListener("input", (event) => { clock.playing = false; clock.seek(event.target.value / 1000); controls(); });
-at("speed").addEventListener("change", (event) => { clock.speed = Number(event.target.value); keep("speed", event.target.value); });
+at("speed").addEventListener("change", (event) => {
+  clock.speed = chosen = Number(event.target.value);
+  keep("speed", event.target.value);
+});
 at("loop").addEventListener("change", (event) => { clock.loop = event.target.checked; });
 at("skip").addEventListener("click", openReasons);
 for (const id of ["undo", "undo-idle"]) at(id).addEventListener("click", undo);
@@ -425,8 +437,6 @@ for (const id of ["sound", "sound-idle"]) {
     at("sound").checked = at("sound-idle").checked = event.target.checked;
   });
 }
-at("speed").value = kept("speed", "1");
-clock.speed = Number(at("speed").value) || 1;
 at("who").addEventListener("submit", (event) => {
   event.preventDefault();
   annotator = at("name").value.trim().normalize("NFC");
