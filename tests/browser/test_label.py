@@ -557,6 +557,18 @@ def test_the_next_person_answers_under_a_name_of_their_own_and_what_waits_keeps_
     assert rows == {"ann": shown.split(".")[1], "हिन्दी": other.split(".")[1]}
 
 
+def test_who_left_is_forgotten_before_the_next_person_has_a_name(window: Chromium, page: tuple[Served, Path]) -> None:
+    window.look()
+    enter(window, page[0].url, "left")
+    window.driver.find_element("id", "other").click()
+    assert window.run("return document.getElementById('name').value") == "left", "in case it was a slip"
+    window.driver.get("about:blank")
+    window.driver.get(page[0].url)
+    wait(window, "return !document.getElementById('who').hidden", "the page asks for a name")
+    assert not window.driver.find_element("id", "question").is_displayed()
+    assert window.run("return document.getElementById('name').value") == ""
+
+
 def test_a_name_that_the_server_refuses_is_asked_for_again(window: Chromium, page: tuple[Served, Path]) -> None:
     window.look()
     enter(window, page[0].url, "locked out")

@@ -420,6 +420,7 @@ const greet = () => {
   leave();
   at("name").value = annotator;
   annotator = "";
+  keep("annotator", "");
   at("you").hidden = true;
   at("who").hidden = false;
   show();
