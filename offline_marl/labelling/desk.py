@@ -143,6 +143,8 @@ class Desk:
             return  # an older row of an answer whose correction came first, from a file
         self.revisions[question, annotator] = revision, answer
         person, base = self.people.setdefault(annotator, Annotator()), question.first_time
+        if answer != "withdrawn":
+            self.leases.release(question.id, annotator)
         if question.repeat:
             (person.repeated.discard if answer == "withdrawn" else person.repeated.add)(base)
             return
@@ -163,7 +165,6 @@ class Desk:
             ):
                 person.again[base] = person.given
             person.given += 1
-            self.leases.release(base.id, annotator)
         if base not in self.open and base not in self.answered:
             return  # it is not asked here
         self.open.pop(base, None)
@@ -178,7 +179,8 @@ class Desk:
     def lease(self, annotator: str, count: int, held: Sequence[Question] = ()) -> list[Question]:
         """Questions for one person: those that they hold and may keep, then others, until there are so many.
 
-        No question is put to more people at a time than are to answer it.
+        No question is put to more people at a time than are to answer it; a repeat is leased under its own name,
+        because nobody else has to wait for it.
         """
         now, chosen = self.clock(), list[Question]()
         self.leases.expire(now, self.asking.lease)
@@ -187,7 +189,7 @@ class Desk:
                 break
             if question not in chosen and self._may_have(question, annotator):
                 chosen.append(question)
-        self.leases.grant([question.first_time.id for question in chosen], annotator, now + self.asking.lease)
+        self.leases.grant([question.id for question in chosen], annotator, now + self.asking.lease)
         return chosen
 
     def keep(self, question: Question, annotator: str) -> None:
@@ -195,7 +197,7 @@ class Desk:
         now = self.clock()
         self.leases.expire(now, self.asking.lease)
         if self._may_have(question, annotator):
-            self.leases.grant([question.first_time.id], annotator, now + self.asking.lease)
+            self.leases.grant([question.id], annotator, now + self.asking.lease)
 
     def _may_have(self, question: Question, annotator: str) -> bool:
         base = question.first_time

@@ -56,7 +56,7 @@ class Server:
         def give(desk: Desk) -> None:
             for name in request.held:
                 with contextlib.suppress(UnknownQuestionError):
-                    desk.leases.release(Question.parse(name).first_time.id, request.annotator)
+                    desk.leases.release(Question.parse(name).id, request.annotator)
 
         await self.clerk.ask(give)
         return {"released": len(request.held)}

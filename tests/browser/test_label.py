@@ -357,7 +357,12 @@ def test_players_run_on_one_clock_and_can_be_scrubbed_stepped_and_slowed(
         window.run("document.getElementById('play').click()")
         return took
 
-    assert pace("0.5") > 2.0 * pace("2")
+    speed = "return document.getElementById('speed').value"
+    assert window.run(speed) == "1" and pace("0.5") > 2.0 * pace("2")
+    window.driver.get("about:blank")
+    window.driver.get(page[0].url)
+    ready(window)
+    assert window.run(speed) == "2", "as it was chosen"
 
 
 FRAMES = "return [...document.querySelectorAll('canvas')].map((each) => Number(each.dataset.frame))"
@@ -432,6 +437,36 @@ def test_nothing_is_answered_before_its_films_are_seen_though_it_can_be_skipped(
         served.kill(signal.SIGINT)
     with AnswerStore(tmp_path / "pairs" / NAME) as store:
         assert [label.answer == "skip" for _, label in store.history()] == [True, True, False]
+
+
+def test_a_clip_that_failed_is_shown_once_it_could_be_drawn_while_its_question_is_looked_at(
+    window: Chromium, page: tuple[Served, Path]
+) -> None:
+    failed = {"kind": "none", "frames": 1, "fps": 1, "every": 1, "steps": 0, "agents": [], "note": "The disk is full."}
+    window.look()
+    enter(window, page[0].url, "patient")
+    script = window.cdp(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="const fetched = window.fetch, later = window.setTimeout;"
+        "window.setTimeout = (act, pause) => later(act, Math.min(pause, 200));"
+        "window.fetch = (path, ...more) => String(path).includes('/clips/') && !window.room"
+        f" ? Promise.resolve(new Response({json.dumps(json.dumps(failed))})) : fetched(path, ...more);",
+    )
+    window.driver.get("about:blank")
+    window.driver.get(page[0].url)
+    shown = ready(window)
+    window.cdp("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
+    notes = "return [...document.querySelectorAll('.note')].map((each) => each.textContent).join()"
+    assert window.run(notes) == "The disk is full.,The disk is full."
+    window.run("window.room = true")
+    wait(window, f"return ({notes[7:]}) === ','", "both are there")
+    names = "return [...document.querySelectorAll('canvas')].map((each) => each.ariaLabel)"
+    assert all("agent 1 moves" in name for name in window.run(names))
+    refuse_blank(pictures(window))
+    assert window.run("return document.body.dataset.shown") == shown and window.run(FRAMES)
+    give(window, "click", "skip")
+    ready(window, shown)
+    assert window.run(notes) == ",", "the next one was asked for before"
 
 
 def test_undo_takes_the_answer_back_and_asks_again(window: Chromium, page: tuple[Served, Path]) -> None:
@@ -522,6 +557,18 @@ def test_the_next_person_answers_under_a_name_of_their_own_and_what_waits_keeps_
     assert rows == {"ann": shown.split(".")[1], "हिन्दी": other.split(".")[1]}
 
 
+def test_who_left_is_forgotten_before_the_next_person_has_a_name(window: Chromium, page: tuple[Served, Path]) -> None:
+    window.look()
+    enter(window, page[0].url, "left")
+    window.driver.find_element("id", "other").click()
+    assert window.run("return document.getElementById('name').value") == "left", "in case it was a slip"
+    window.driver.get("about:blank")
+    window.driver.get(page[0].url)
+    wait(window, "return !document.getElementById('who').hidden", "the page asks for a name")
+    assert not window.driver.find_element("id", "question").is_displayed()
+    assert window.run("return document.getElementById('name').value") == ""
+
+
 def test_a_name_that_the_server_refuses_is_asked_for_again(window: Chromium, page: tuple[Served, Path]) -> None:
     window.look()
     enter(window, page[0].url, "locked out")
@@ -579,6 +626,7 @@ def test_bodies_of_the_simulator_are_seen_moving_in_their_agents_colours(window:
         window.look()
         enter(window, served.url)
         assert window.run("return document.querySelectorAll('canvas')[0].width") == 288
+        assert window.run("return document.getElementById('speed').value") == "0.5", "they last a second"
         seen = pictures(window)
         refuse_blank(seen)
         blue, orange = (46, 134, 222), (240, 160, 20)

@@ -70,6 +70,38 @@ def test_films_run_on_one_clock_of_steps_and_the_shorter_one_ends_first() -> Non
     ]
 
 
+def test_a_short_film_is_slow_until_a_speed_is_chosen_and_rests_at_its_end_before_it_begins_anew() -> None:
+    speeds, short, default, usual, long = under_node(
+        "players.js",
+        """
+        const speeds = [0.125, 0.25, 0.5, 1, 1.5, 2];
+        say([17 / 125, 60 / 125, 50 / 50, 25 / 10, 120].map((seconds) => page.unhurried(seconds, speeds)));
+        const play = (frames, fps, speed, loop = true) => {
+          const film = new page.Player(canvas(), { kind: "series", rows: [], fps, frames });
+          let tick, begun = 0, ended = null, before = 0;
+          globalThis.requestAnimationFrame = (next) => { tick = next; };
+          const clock = new page.Clock((part) => { begun += part < before; before = part; });
+          clock.show([film]);
+          Object.assign(clock, { speed, loop, playing: true });
+          for (let now = 0; now <= 10000; now += 10) {
+            tick(now);
+            if (ended === null && clock.part === 1) ended = now / 1000;
+          }
+          say([begun, ended, clock.playing]);
+        };
+        play(17, 125, 2);
+        play(60, 125, 0.25);
+        play(25, 10, 1);
+        play(25, 10, 1, false);
+        """,
+    )
+    assert speeds == [0.125, 0.25, 0.5, 1, 1]
+    assert short == [12, pytest.approx(0.1, abs=0.02), True], "fewer than two flashes a second"
+    assert default == [3, pytest.approx(1.92, abs=0.02), True]
+    assert usual == [3, pytest.approx(2.5, abs=0.02), True]
+    assert long == [0, pytest.approx(2.5, abs=0.02), False]
+
+
 def test_what_is_compared_is_drawn_on_one_scale() -> None:
     told = under_node(
         "players.js",

@@ -114,6 +114,24 @@ def test_a_share_is_asked_again_swapped_but_not_at_once(folder) -> None:
     assert all(values[question.item, 0] != values[question.item, 1] for question in repeats)
 
 
+def test_who_is_asked_again_keeps_no_question_from_others(folder) -> None:
+    desk = Desk(folder, Asking(answers=2, repeats=1.0), Leases(), Time())
+    for question in desk.lease("ann", 40):
+        store(desk, question, "ann")
+    repeats = desk.lease("ann", 40)
+    assert len(repeats) == 40 and all(question.repeat for question in repeats)
+    assert set(desk.lease("ben", 40)) == {question.first_time for question in repeats}, "ann looks at them meanwhile"
+    assert desk.progress()["held"] == 80
+    for question in repeats:
+        store(desk, question, "ann")
+    assert desk.progress()["held"] == 40, "those of ben"
+    folder.store.add([desk.undo(repeats[0], "ann")])
+    desk.refresh()
+    desk.keep(repeats[0], "ann")
+    store(desk, repeats[0].first_time, "ben")
+    assert desk.progress()["held"] == 40 and desk.lease("ann", 40) == repeats[:1]
+
+
 def test_what_was_skipped_is_not_asked_again_and_the_default_share_is_one_in_twenty(folder) -> None:
     assert Asking().repeats == 0.05
     desk = Desk(folder, Asking(repeats=1.0), Leases())

@@ -1,9 +1,9 @@
 "use strict";
 // The page: asks for questions ahead, shows one, takes an answer, and goes on whether or not the server is there.
 import { Queue } from "/queue.js";
-import { Clock, Player } from "/players.js";
+import { Clock, Player, unhurried } from "/players.js";
 
-const AHEAD = 8, LOADERS = 2, ASK_AGAIN = 3000, RENEW = 60000, PATIENCE = 30000;
+const AHEAD = 8, LOADERS = 2, ASK_AGAIN = 3000, RENEW = 60000, PATIENCE = 30000, MENDED = 10000;
 const REASONS = ["I cannot tell what happens", "the clips do not play", "they cannot be compared", "another reason"];
 const at = (id) => document.getElementById(id);
 const kept = (name, fallback) => { try { return localStorage.getItem(name) ?? fallback; } catch { return fallback; } };
@@ -78,6 +78,8 @@ const inTurn = async (work) => {
   try { return await work(); } finally { loading--; waiting.shift()?.(); }
 };
 
+const failed = (clip) => clip.kind === "none";
+
 const clipOf = (name) => {
   if (!clips.has(name)) {
     const load = async () => {
@@ -88,7 +90,8 @@ const clipOf = (name) => {
         await new Promise((done) => setTimeout(done, 300));
       }
     };
-    clips.set(name, load().catch((error) => { clips.delete(name); throw error; }));
+    const drop = () => clips.delete(name); // what failed is asked for anew by whoever needs it next
+    clips.set(name, load().then((clip) => { if (failed(clip)) drop(); return clip; }, (error) => { drop(); throw error; }));
   }
   return clips.get(name);
 };
@@ -288,8 +291,9 @@ const load = async (question, figures, names) => {
     return line;
   }));
   clock.show(players);
+  pace();
   players.forEach(({ canvas, clip, reach }, number) => {
-    if (clip.kind === "none" || reach === clock.longest.reach) return;
+    if (failed(clip) || reach === clock.longest.reach) return;
     canvas.setAttribute("aria-label", `${names[number]}: ended before the other, after ${describe(clip)}`);
   });
   clock.playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -297,6 +301,19 @@ const load = async (question, figures, names) => {
   seen = question;
   for (const button of at("choices").children) button.disabled = false;
   document.body.dataset.shown = question.id;
+  const count = players.filter(({ clip }) => failed(clip)).length;
+  if (count) retry(question, figures, names, count);
+};
+
+// The server draws a clip that failed again a minute later: whoever still looks at the question sees it then.
+const retry = async (question, figures, names, count) => {
+  for (let left = count; left >= count;) {
+    await new Promise((done) => setTimeout(done, MENDED));
+    if (shown !== question || !figures[0].isConnected) return;
+    const found = await Promise.all(question.segments.map(clipOf)).catch(() => null);
+    if (found) left = found.filter(failed).length;
+  }
+  if (shown === question && figures[0].isConnected) load(question, figures, names);
 };
 
 const stepsOf = ({ steps }) => `${steps} step${steps === 1 ? "" : "s"}`;
@@ -360,6 +377,14 @@ const controls = () => {
   at("play").textContent = clock.playing ? "Pause" : "Play";
 };
 
+const SPEEDS = [...at("speed").options].map((option) => Number(option.value));
+let chosen = Number(kept("speed", "")); // 0 before one was
+
+const pace = () => {
+  clock.speed = SPEEDS.includes(chosen) ? chosen : unhurried(clock.longest.seconds, SPEEDS);
+  at("speed").value = String(clock.speed);
+};
+
 const play = () => {
   if (!clock.playing && clock.part >= 1) clock.seek(0);
   clock.playing = !clock.playing;
@@ -395,6 +420,7 @@ const greet = () => {
   leave();
   at("name").value = annotator;
   annotator = "";
+  keep("annotator", "");
   at("you").hidden = true;
   at("who").hidden = false;
   show();
@@ -414,7 +440,10 @@ const begin = () => {
 addEventListener("keydown", press);
 at("play").addEventListener("click", play);
 at("time").addEventListener("input", (event) => { clock.playing = false; clock.seek(event.target.value / 1000); controls(); });
-at("speed").addEventListener("change", (event) => { clock.speed = Number(event.target.value); keep("speed", event.target.value); });
+at("speed").addEventListener("change", (event) => {
+  clock.speed = chosen = Number(event.target.value);
+  keep("speed", event.target.value);
+});
 at("loop").addEventListener("change", (event) => { clock.loop = event.target.checked; });
 at("skip").addEventListener("click", openReasons);
 for (const id of ["undo", "undo-idle"]) at(id).addEventListener("click", undo);
@@ -425,8 +454,6 @@ for (const id of ["sound", "sound-idle"]) {
     at("sound").checked = at("sound-idle").checked = event.target.checked;
   });
 }
-at("speed").value = kept("speed", "1");
-clock.speed = Number(at("speed").value) || 1;
 at("who").addEventListener("submit", (event) => {
   event.preventDefault();
   annotator = at("name").value.trim().normalize("NFC");

@@ -1,6 +1,12 @@
 // Players of clips that share one clock, of environment steps: an episode that ended sooner is seen to end sooner. A clip
 // is a sheet of pictures, places on a plane, or rows of numbers.
 const SIZE = 320;
+const REST = 0.7; // seconds at the end, before a film begins anew: one that is over at once would flash
+const ENOUGH = 1.9; // seconds that the longest film takes at least, while nobody has chosen a speed
+
+// Of these speeds the fastest that leaves enough time to see a film of so many seconds, and is not faster than the play was.
+export const unhurried = (seconds, speeds) =>
+  Math.max(Math.min(...speeds), ...speeds.filter((speed) => speed <= 1 && seconds / speed >= ENOUGH));
 
 const loadSheet = (clip) => new Promise((done, fail) => {
   const image = new Image();
@@ -138,6 +144,7 @@ export class Clock {
     this.players = [];
     this.longest = null;
     this.part = 0;
+    this.rested = 0;
     this.speed = 1;
     this.loop = true;
     this.playing = false;
@@ -172,10 +179,10 @@ export class Clock {
     this.last = now;
     if (this.playing && this.longest) {
       const seconds = Math.max(0.2, this.longest.seconds);
-      let part = this.part + (passed * this.speed) / seconds;
-      if (part >= 1 && this.part < 1) part = 1;
-      else if (part >= 1) { part = this.loop ? 0 : 1; this.playing = this.loop; }
-      this.seek(part);
+      this.rested = this.part < 1 ? 0 : this.rested + passed;
+      const again = this.loop && this.rested >= REST;
+      if (this.part >= 1) this.playing = this.loop;
+      this.seek(again ? 0 : this.part + (passed * this.speed) / seconds);
     }
     requestAnimationFrame((next) => this.#tick(next));
   }
