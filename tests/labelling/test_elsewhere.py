@@ -14,6 +14,7 @@ from offline_marl.preferences.labels import Label
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.asking import Plan, ask
 from offline_marl.training.preferences.elsewhere import Exchanged, Reached, exchange
+from offline_marl.training.preferences.everything import export_everything, take_in_everything
 from offline_marl.training.preferences.folders import ComparisonFolder
 
 
@@ -104,6 +105,21 @@ def test_an_answer_that_is_another_one_here_is_named(here, there) -> None:
     person.answer(one, "equal")
     assert exchange(here, server, reached).labels == 3
     assert {label.answer for label in here.store.labels()} == {"equal"}
+
+
+def test_a_correction_that_came_by_a_file_outlasts_the_exchange(here, there, tmp_path) -> None:
+    server, person = LabelServer(f"http://127.0.0.1:{there}/#token={TOKEN}"), Client(there)
+    exchange(here, server)
+    kinds = {question["kind"]: question["id"] for question in person.lease(10)}
+    for kind, question in kinds.items():
+        person.answer(question, "3" if kind == "rating" else "first")
+        person.undo(question)
+        person.answer(question, "4" if kind == "rating" else "equal")
+    with ComparisonFolder(tmp_path / "there") as other:
+        export_everything(other, tmp_path / "all.json")
+    assert take_in_everything(here, tmp_path / "all.json") == (2, 0)
+    assert exchange(here, server).labels == 0, "what is older than it is passed over"
+    assert here.store.standing() == 2 and [one.answer for one in here.store.judgements()] == ["4"]
 
 
 def test_the_wait_is_for_answers_that_nobody_took_back(here, there, capsys, monkeypatch) -> None:

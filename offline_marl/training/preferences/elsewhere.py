@@ -74,21 +74,22 @@ def _send(folder: ComparisonFolder, server: LabelServer, there: set[int]) -> int
 
 
 def _lacking(fetched: Sequence[Answered], held: Sequence[Answered]) -> list[Answered]:
-    """Answers that are not held here.
+    """Answers that are not held here, but for those that a correction which is held here came after.
 
     Raises:
         DataError: Of one revision another is held, and neither the server nor the folder knows better since.
     """
     known = {(question_of(one), one.revision): one.answer for one in held}
-    newest = {question_of(one): one.answer for one in sorted(held, key=lambda one: one.revision)}
+    newest = {question_of(one): one for one in sorted(held, key=lambda one: one.revision)}
     last = {question_of(one): one.revision for one in sorted(fetched, key=lambda one: one.revision)}
     made = list[Answered]()
     for one in fetched:
         question = question_of(one)
         here = known.get((question, one.revision))
         if here is None:
-            made.append(one)
-        elif one.answer not in (here, newest[question]) and last[question] == one.revision:
+            if question not in newest or one.revision > newest[question].revision:
+                made.append(one)
+        elif one.answer not in (here, newest[question].answer) and last[question] == one.revision:
             what = f"pair {one.pair_id}" if isinstance(one, Label) else f"segment {one.segment.text}"
             raise DataError(
                 f"{one.annotator} answered '{one.answer}' about {what} ({one.target}) on the server and '{here}' here, "
