@@ -171,7 +171,8 @@ def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None) 
         BadInputError: A line cannot be read, contradicts itself, or is about a pair that is not there.
     """
     labels = list(_read(folder, file, annotator))
-    new = folder.store.add(_told_apart(labels, folder.store.labels()))
+    rows, again = _told_apart(labels, folder.store.labels())
+    new = folder.store.add(rows) - again
     return new, len(labels) - new
 
 
@@ -253,12 +254,13 @@ def _answer(given: Mapping[str, str]) -> Answer:
     return cast(Answer, found[0])
 
 
-def _told_apart(labels: Sequence[Label], stored: Sequence[Label]) -> Iterator[Label]:
-    """Labels with the repeats and revisions that they lack.
+def _told_apart(labels: Sequence[Label], stored: Sequence[Label]) -> tuple[list[Label], int]:
+    """Labels with the repeats and revisions that they lack, and how many of them say the same again.
 
     Of one that names no repeat, it is that of the same answer, or of one that was taken back; else the next.
     """
     newest: dict[tuple[str, str, str], dict[int, Label]] = {}
+    made, again = list[Label](), 0
     for label in stored:
         newest.setdefault(label.asked, {})[label.repeat] = label
     for label in labels:
@@ -267,10 +269,13 @@ def _told_apart(labels: Sequence[Label], stored: Sequence[Label]) -> Iterator[La
         if repeat < 0:
             free = [number for what in (label.answer, "withdrawn") for number in given if given[number].answer == what]
             repeat = free[0] if free else 1 + max(given, default=-1)
-        following = onward(replace(label, repeat=repeat), given.get(repeat))
+        before = given.get(repeat)
+        following = onward(replace(label, repeat=repeat), before)
         if following is not None:
+            again += before is not None and before.answer == following.answer
             given[repeat] = following
-            yield following
+            made.append(following)
+    return made, again
 
 
 def summarize(folder: ComparisonFolder) -> dict[str, Any]:

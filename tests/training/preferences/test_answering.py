@@ -12,6 +12,7 @@ from offline_marl.launch.recipes.contents import content_of
 from offline_marl.preferences.answers import Judgement, Post
 from offline_marl.preferences.labels import Label, StoreError
 from offline_marl.preferences.pairs import Pair
+from offline_marl.preferences.revisions import onward
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.answering import export, summarize, take_in
 from offline_marl.training.preferences.asking import Plan, ask
@@ -265,6 +266,33 @@ def test_an_answer_that_was_corrected_elsewhere_is_corrected_here(tmp_path, twin
         assert [judged.answer for judged in twin.store.judgements()] == ["2"]
     assert take(twin, tmp_path / f"before{form}")[0] == int(back), "what is older than a correction changes nothing"
     assert {label.pair_id: label.answer for label in twin.store.labels()}[one] == "equal"
+
+
+@pytest.mark.parametrize("form", [".csv", ".json"])
+def test_files_that_are_taken_in_out_of_order_leave_the_newest_answer(tmp_path, twins, form) -> None:
+    folder, twin, forms = twins
+    pair = ids(folder)[0]
+    put, take = forms[form]
+    folder.store.add([Label(pair, "withdrawn" if form == ".json" else "second", "ann", revision=1)])
+    put(folder, tmp_path / f"between{form}")
+    folder.store.add([Label(pair, "first", "ann", revision=2)])
+    put(folder, tmp_path / f"newest{form}")
+    for name in ("newest", "between", "newest", "before"):
+        assert take(twin, tmp_path / f"{name}{form}")[0] == 0, name
+    assert {label.pair_id: label.answer for label in twin.store.labels()}[pair] == "first"
+
+
+@pytest.mark.parametrize(
+    ("given", "stored", "answer"),
+    [((4, 1), (2, 9), None), ((2, 1), (0, 9), 2), ((0, 9), (2, 1), 3), ((4, 5), (2, 5), 4), ((1, 5), (2, 5), None)],
+)
+def test_times_come_before_revisions_but_of_first_answers(given, stored, answer) -> None:
+    given, stored = (
+        Label("p", what, "ann", revision=revision, answered=f"2026-01-01T00:00:0{second}+00:00")
+        for what, (revision, second) in (("first", given), ("second", stored))
+    )
+    following = onward(given, stored)
+    assert (None if following is None else following.revision) == answer
 
 
 @pytest.mark.parametrize("form", [".csv", ".json"])
