@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.partition import SCENARIOS, partition
@@ -110,17 +110,28 @@ def begin_folder(
         return ask(folder, task, Plan(budget=budget, length=steps, seed=seed))
 
 
-def scene_of(folder: ComparisonFolder) -> tuple[JointEnv | None, str]:
-    """One copy of the environment that a folder's segments are of, and its name; None where none can be made."""
+class Scene(NamedTuple):
+    """Environment that a folder's segments are of."""
+
+    env: JointEnv | None
+    """One copy; None where none can be made."""
+    scenario: str
+    """Its name, or nothing."""
+    may_come: bool = False
+    """Whether one that cannot be made may be another time, when an extra or the data is there."""
+
+
+def scene_of(folder: ComparisonFolder) -> Scene:
+    """The environment that a folder's segments are of."""
     task = _task_of(folder)
     if task is None:
-        return None, ""
+        return Scene(None, "", may_come=True)
     scenario = str(task.about.get("scenario") or (task.partition.scenario if task.partition else ""))
     try:
         env = task.make_env(1)
     except BadInputError:
-        return None, scenario
-    return env, scenario
+        return Scene(None, scenario, may_come=True)
+    return Scene(env, scenario, may_come=bool(scenario))
 
 
 def replays_of(folder: ComparisonFolder, env: JointEnv) -> Replays:
