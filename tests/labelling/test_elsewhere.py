@@ -98,13 +98,27 @@ def test_an_answer_that_is_another_one_here_is_named(here, there) -> None:
     person.answer(two, "equal")
     here.store.add([Label(one.split(".")[1], "skip", "ann")])
     reached = Reached()
-    with pytest.raises(BadInputError, match=f"ann answered 'equal' about pair {one.split('.')[1]} .* and 'skip' here"):
+    with pytest.raises(BadInputError, match=f"ann answered 'equal' about pair {one.split('.')[1]} .* and answered 'skip' here"):
         exchange(here, server, reached)
     assert len(here.store.labels()) == 1 and reached.since == 0
     person.undo(one)
     person.answer(one, "equal")
     assert exchange(here, server, reached).labels == 3
     assert {label.answer for label in here.store.labels()} == {"equal"}
+
+
+def test_what_was_taken_back_there_and_answered_otherwise_here_is_to_be_answered_again(here, there) -> None:
+    server, person = LabelServer(f"http://127.0.0.1:{there}/#token={TOKEN}"), Client(there)
+    exchange(here, server)
+    question = next(one["id"] for one in person.lease(10) if one["kind"] == "pair")
+    person.answer(question, "equal")
+    person.undo(question)
+    here.store.add([Label(question.split(".")[1], "skip", "ann", revision=1)])
+    with pytest.raises(BadInputError, match="took back the answer .* and answered 'skip' here.*: answer it again"):
+        exchange(here, server)
+    person.answer(question, "equal")
+    exchange(here, server)
+    assert [label.answer for label in here.store.labels()] == ["equal"]
 
 
 def test_a_correction_that_came_by_a_file_outlasts_the_exchange(here, there, tmp_path) -> None:

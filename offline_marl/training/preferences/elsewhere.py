@@ -91,8 +91,11 @@ def _lacking(fetched: Sequence[Answered], held: Sequence[Answered]) -> list[Answ
                 made.append(one)
         elif one.answer not in (here, newest[question].answer) and last[question] == one.revision:
             what = f"pair {one.pair_id}" if isinstance(one, Label) else f"segment {one.segment.text}"
+            did, way = f"answered '{one.answer}'", "take it back there, and answer again"
+            if one.answer == "withdrawn":
+                did, way = "took back the answer", "answer it again there"
             raise DataError(
-                f"{one.annotator} answered '{one.answer}' about {what} ({one.target}) on the server and '{here}' here, "
-                "so that no new answer was stored: take it back there, and answer again."
+                f"{one.annotator} {did} about {what} ({one.target}) on the server and answered '{here}' here, so that "
+                f"no new answer was stored: {way}."
             )
     return made
