@@ -258,6 +258,12 @@ class AnswerStore(LabelStore):
         )
         return [(row[0], (row[1], row[2], row[3])) for row in rows]
 
+    def annotators(self) -> set[str]:
+        """Names of all who answered, as they are written here."""
+        tables = ["labels", *(["judgements"] if self._has("judgements") else [])]
+        asked = " UNION ".join(f"SELECT annotator FROM {table}" for table in tables)
+        return {name for (name,) in self._connection.execute(asked)}
+
     def pair_count(self) -> int:
         """How many pairs there are."""
         return int(self._connection.execute("SELECT count(*) FROM pairs").fetchone()[0])

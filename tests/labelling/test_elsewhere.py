@@ -9,6 +9,7 @@ from worlds import saved, world
 from offline_marl.core.errors import BadInputError
 from offline_marl.labelling.questions import Asking
 from offline_marl.launch.cli import main
+from offline_marl.preferences.answers import Post
 from offline_marl.preferences.label_server import LabelServer, LabelServerError, LabelServerRefusal
 from offline_marl.preferences.labels import Label
 from offline_marl.tasks.data_tasks import open_task
@@ -98,13 +99,25 @@ def test_an_answer_that_is_another_one_here_is_named(here, there) -> None:
     person.answer(two, "equal")
     here.store.add([Label(one.split(".")[1], "skip", "ann")])
     reached = Reached()
-    with pytest.raises(BadInputError, match=f"ann answered 'equal' about pair {one.split('.')[1]} .* and answered 'skip' here"):
+    there_and_here = f"ann answered 'equal' about pair {one.split('.')[1]} .* and answered 'skip' here"
+    with pytest.raises(BadInputError, match=there_and_here):
         exchange(here, server, reached)
     assert len(here.store.labels()) == 1 and reached.since == 0
     person.undo(one)
     person.answer(one, "equal")
     assert exchange(here, server, reached).labels == 3
     assert {label.answer for label in here.store.labels()} == {"equal"}
+
+
+def test_accents_are_one_name_however_the_server_writes_them(here, there, tmp_path) -> None:
+    server = LabelServer(f"http://127.0.0.1:{there}/#token={TOKEN}")
+    exchange(here, server)
+    with ComparisonFolder(tmp_path / "there") as other:  # a server of an earlier version took names as they came
+        skipped = Label(here.store.pairs()[0].pair.id, "skip", "Rene\u0301")
+        post = Post("a key", "d", (skipped,), remark=("q", "Rene\u0301", "why"))
+        other.store.record([post])
+    assert (exchange(here, server).labels, exchange(here, server).labels) == (1, 0)
+    assert here.store.annotators() == {"Ren\u00e9"} and here.store.remarks() == [("q", "Ren\u00e9", "why")]
 
 
 def test_what_was_taken_back_there_and_answered_otherwise_here_is_to_be_answered_again(here, there) -> None:

@@ -20,6 +20,7 @@ from offline_marl.core.types import DataError
 from offline_marl.preferences.agreement import by_question, contradictions, count_answers, kappas, self_agreement
 from offline_marl.preferences.answers import Judgement, oriented
 from offline_marl.preferences.labels import PAIR_COLUMNS, TEAM, VALUES, Answer, AskedPair, Label, index_of
+from offline_marl.preferences.names import respelled
 from offline_marl.preferences.pairs import Pair, SegmentKey
 from offline_marl.preferences.revisions import UNKNOWN, onward
 from offline_marl.preferences.teachers import TeacherConfig, answer, segment_returns
@@ -170,7 +171,7 @@ def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None) 
     Raises:
         BadInputError: A line cannot be read, contradicts itself, or is about a pair that is not there.
     """
-    labels = list(_read(folder, file, annotator))
+    labels = respelled(_read(folder, file, annotator), folder.store.annotators())
     rows, again = _told_apart(labels, folder.store.labels())
     new = folder.store.add(rows) - again
     return new, len(labels) - new

@@ -9,6 +9,7 @@ from typing import Any
 from offline_marl.core.types import DataError
 from offline_marl.preferences.label_server import LabelServer
 from offline_marl.preferences.labels import Label
+from offline_marl.preferences.names import respelled, respelled_remarks
 from offline_marl.preferences.revisions import Answered, question_of
 from offline_marl.training.preferences.folders import ComparisonFolder
 
@@ -54,9 +55,10 @@ def exchange(folder: ComparisonFolder, server: LabelServer, reached: Reached | N
     fetched = server.fetch(reached.since, reached.judged_since, reached.remarked_since)
     new = 0
     if fetched.labels or fetched.judgements or fetched.remarks:
-        labels = _lacking(fetched.labels, [label for _, label in folder.store.history()])
-        judged = _lacking(fetched.judgements, [one for _, one in folder.store.judgement_history()])
-        new = folder.store.take_in(labels, judged, fetched.remarks)
+        names = folder.store.annotators()
+        labels = _lacking(respelled(fetched.labels, names), [label for _, label in folder.store.history()])
+        judged = _lacking(respelled(fetched.judgements, names), [one for _, one in folder.store.judgement_history()])
+        new = folder.store.take_in(labels, judged, respelled_remarks(fetched.remarks, names))
     reached.since, reached.judged_since = fetched.since, fetched.judged_since
     reached.remarked_since = fetched.remarked_since
     return Exchanged(sent, new)

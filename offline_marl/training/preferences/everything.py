@@ -11,6 +11,7 @@ from offline_marl.core.files import write_atomically
 from offline_marl.core.types import DataError
 from offline_marl.preferences.answers import Judgement, Remark, oriented, plain, refuse_answer
 from offline_marl.preferences.labels import VALUES, Label, StoreError, index_of
+from offline_marl.preferences.names import respelled, respelled_remarks
 from offline_marl.preferences.pairs import Pair, SegmentKey
 from offline_marl.preferences.revisions import Answered, onward, question_of
 from offline_marl.training.preferences.folders import ComparisonFolder
@@ -92,6 +93,8 @@ def take_in_everything(folder: ComparisonFolder, file: Path, annotator: str | No
     for number, row in enumerate([*content["judgements"], *back["judgements"]]):
         judged.append(_judgement(row, annotator, n_agents, f"judgement {number} of {file}"))
     remarks = [_remark(row, f"remark {number} of {file}") for number, row in enumerate(content["remarks"])]
+    held = folder.store.annotators()
+    labels, judged, remarks = respelled(labels, held), respelled(judged, held), respelled_remarks(remarks, held)
     labels_on, labels_again = _onward(labels, folder.store.labels())
     judged_on, judged_again = _onward(judged, folder.store.judgements())
     again = labels_again + judged_again

@@ -311,6 +311,18 @@ def test_an_answer_that_contradicts_is_refused_and_a_later_one_corrects(tmp_path
     assert {label.answer for label in twin.store.labels()} == {"second"}
 
 
+@pytest.mark.parametrize("form", [".csv", ".json"])
+def test_accents_are_one_name_however_a_file_writes_them(tmp_path, twins, form) -> None:
+    folder, twin, forms = twins
+    put, take = forms[form]
+    file, accents = tmp_path / f"accents{form}", ("Rene\u0301", "Ren\u00e9")
+    folder.store.add([Label(pair, "skip", name) for pair, name in zip(ids(folder)[5:7], accents, strict=True)])
+    put(folder, file)
+    assert take(twin, file)[0] == 2 and take(twin, file)[0] == 0
+    assert {label.annotator for label in twin.store.labels()} == {"ann", accents[1]}
+    assert take(folder, file)[0] == 0, "where a name was of another form before, it stays"
+
+
 def test_remarks_go_out_and_come_back_once(tmp_path, twins) -> None:
     folder, twin, _ = twins
     pair = ids(folder)[4]
