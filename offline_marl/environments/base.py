@@ -36,6 +36,10 @@ NOTHING = -1
 """The label of an agent that follows none of the conventions."""
 
 
+class NoPictureError(DataError):
+    """What nothing can draw, whatever is installed; the message is one sentence."""
+
+
 class MissingSimulatorError(BadInputError, ImportError):
     """The simulator of an environment is not installed; the message says what to install."""
 

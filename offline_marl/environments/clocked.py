@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from offline_marl.core.partition import Partition
 from offline_marl.core.types import DataError, Spec
-from offline_marl.environments.base import Flags, Floats, Frame, PerCopy, Seen, State, TeamActions
+from offline_marl.environments.base import Flags, Floats, Frame, NoPictureError, PerCopy, Seen, State, TeamActions
 
 
 class ClockedTeam(ABC):
@@ -109,9 +109,9 @@ class ClockedTeam(ABC):
         """Nothing to be seen.
 
         Raises:
-            DataError: Always.
+            NoPictureError: Always.
         """
-        raise DataError(f"{self.name} has no picture.")
+        raise NoPictureError(f"{self.name} has no picture.")
 
     def close(self) -> None:
         """Let go of the running episodes."""

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offline_marl.core.types import DataError
-from offline_marl.environments.base import Frame, MissingSimulatorError
+from offline_marl.environments.base import Frame, MissingSimulatorError, NoPictureError
 
 LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
 """Values of MUJOCO_GL that need no display, and the shared library of each."""
@@ -69,7 +69,7 @@ def draw_body(name: str, env: Any) -> Frame:
     """
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
     if renderer is None:
-        raise DataError(f"{name} has no picture: only bodies of MuJoCo are drawn.")
+        raise NoPictureError(f"{name} has no picture: only bodies of MuJoCo are drawn.")
     _refuse_broken(choose_library())
     _aim(env.unwrapped, renderer, CAMERAS.get(name, {}))
     env.unwrapped.model.vis.headlight.ambient[:] = AMBIENT  # of pictures alone: physics knows no light

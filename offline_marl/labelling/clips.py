@@ -19,7 +19,7 @@ import torch
 
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.types import Batch, Spec
-from offline_marl.environments.base import Frame, JointEnv
+from offline_marl.environments.base import Frame, JointEnv, NoPictureError
 from offline_marl.environments.painting import FPS, Color
 from offline_marl.films.captions import colors_of, import_pillow
 from offline_marl.labelling.positions import places_of, world_of
@@ -72,26 +72,30 @@ def clip_of(
         limits: Least and largest of every number that agents see, over a whole round.
         replay: Plays the segment again where it cannot be restored: its pictures in these colours, every so many steps;
             None of what cannot be played again.
+
+    Returns:
+        JSON; its `again` says that there may be pictures another time, when an extra or the data is there.
     """
-    note, steps = "", len(segment)
+    note, again, steps = "", False, len(segment)
     about: dict[str, Any] = {"steps": steps, "agents": [title_of(agent) for agent in range(spec.n_agents)]}
     if env is not None and segment.state is not None and hasattr(env, "restore"):
         try:
             return _packed(about | _pictures(segment, env, colors_for(spec, target)))
         except BadInputError as error:
-            note = str(error)
+            note, again = str(error), not isinstance(error, NoPictureError)
     world = world_of(scenario, spec.n_agents)
     obs = segment.obs.numpy()
     if world is not None:
-        return _packed(about | _positions(obs, world, segment) | {"note": note})
-    if env is not None and replay is not None:
+        return _packed(about | _positions(obs, world, segment) | {"note": note, "again": again})
+    if env is not None and replay is not None and (again or not note):
         try:
             every, fps = pace(steps, float(getattr(env, "fps", FPS)))
             frames = replay(colors_for(spec, target), every)
             return _packed(about | _filmed(frames, every, fps))
         except BadInputError as error:
+            again = again or not isinstance(error, NoPictureError)
             note = note or str(error)  # why a state could not be restored comes first
-    return _packed(about | _series(obs, segment, spec, limits) | {"note": note})
+    return _packed(about | _series(obs, segment, spec, limits) | {"note": note, "again": again})
 
 
 def colors_for(spec: Spec, target: str) -> list[Color]:

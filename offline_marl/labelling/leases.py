@@ -12,6 +12,8 @@ from offline_marl.core.locks import open_own, refuse_special
 
 MOST_LINES = 20_000
 """Of the file, before it is written anew."""
+SLACK = 1.0
+"""Seconds by which a clock is set back now and then."""
 
 
 class Leases:
@@ -58,7 +60,7 @@ class Leases:
         ahead = False
         for name, holders in list(self._until.items()):
             left = {who: min(until, now + longest) for who, until in holders.items() if until > now}
-            ahead = ahead or any(until > now + longest for until in holders.values())
+            ahead = ahead or any(until > now + longest + SLACK for until in holders.values())
             if left:
                 self._until[name] = left
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.partition import SCENARIOS, partition
@@ -76,7 +76,7 @@ def receiving_folder(place: Path) -> Path:
 def begin_folder(
     path: Path, data: str, budget: int, length: int | None, seed: int, chosen: Collection[str] = ()
 ) -> Round | None:
-    """Ask about pairs of a data set, in a folder that may be there; None where it is, and of the same data.
+    """Ask about pairs of a data set, in a folder that may be there; None where it is, and has pairs of the same data.
 
     Args:
         path: The folder.
@@ -91,18 +91,20 @@ def begin_folder(
     """
     if (path / NAME).is_file():
         with ComparisonFolder(path) as folder:
-            facts = folder.store.facts()
+            facts, begun = folder.store.facts(), bool(folder.store.pair_count())
         about = facts.get("task")
-        if about != data:
+        # One without either was left by a start that failed, such as for a lack of data.
+        if about != data and (about or begun):
             raise DataError(f"{path} asks about {about}, not about {data}: name another folder by --out.")
-        for name, value in (("budget", budget), ("length", length), ("seed", seed)):
+        for name, value in (("budget", budget), ("length", length), ("seed", seed)) if begun else ():
             if name in chosen and facts.get(name) != value:
                 drawn = f"with --{name} {facts[name]}" if name in facts else "elsewhere"
                 raise DataError(
                     f"{path} is there already, and its pairs were drawn {drawn}: leave --{name} {value} away, or name "
                     "another folder by --out."
                 )
-        return None
+        if begun:
+            return None
     task = open_task(data)
     longest = int(task.data.lengths.max())
     steps = length if length is not None else 0 if longest <= LONGEST_WATCHED else LONGEST_WATCHED
@@ -110,17 +112,28 @@ def begin_folder(
         return ask(folder, task, Plan(budget=budget, length=steps, seed=seed))
 
 
-def scene_of(folder: ComparisonFolder) -> tuple[JointEnv | None, str]:
-    """One copy of the environment that a folder's segments are of, and its name; None where none can be made."""
+class Scene(NamedTuple):
+    """Environment that a folder's segments are of."""
+
+    env: JointEnv | None
+    """One copy; None where none can be made."""
+    scenario: str
+    """Its name, or nothing."""
+    may_come: bool = False
+    """Whether one that cannot be made may be another time, when an extra or the data is there."""
+
+
+def scene_of(folder: ComparisonFolder) -> Scene:
+    """The environment that a folder's segments are of."""
     task = _task_of(folder)
     if task is None:
-        return None, ""
+        return Scene(None, "", may_come=True)
     scenario = str(task.about.get("scenario") or (task.partition.scenario if task.partition else ""))
     try:
         env = task.make_env(1)
     except BadInputError:
-        return None, scenario
-    return env, scenario
+        return Scene(None, scenario, may_come=True)
+    return Scene(env, scenario, may_come=bool(scenario))
 
 
 def replays_of(folder: ComparisonFolder, env: JointEnv) -> Replays:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from offline_marl.core.errors import BadInputError
+from offline_marl.preferences.names import composed
 
 Key = Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{8,64}$")]
 """Chosen by who posts; the same when it is sent again."""
 
 
 def _composed(name: Any) -> Any:
-    """A name in Unicode's form NFC: keyboards differ in how they write é, and who has two is to be one person."""
-    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
+    return composed(name) if isinstance(name, str) else name
 
 
 LETTERS = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}"

@@ -21,11 +21,11 @@ import torch
 from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
 from offline_marl.core.types import Batch
-from offline_marl.environments.base import Frame, JointEnv
+from offline_marl.environments.base import Frame
 from offline_marl.environments.painting import Color
 from offline_marl.labelling.clips import NAME, clip_of
-from offline_marl.labelling.makeshift import AGAIN, forget_makeshift, makeshift
-from offline_marl.labelling.places import replays_of, scene_of
+from offline_marl.labelling.makeshift import AGAIN, clips_of, forget_old, makeshift
+from offline_marl.labelling.places import Scene, replays_of, scene_of
 from offline_marl.labelling.replays import Replays
 from offline_marl.preferences.pairs import Copies, SegmentKey
 from offline_marl.training.preferences.folders import ComparisonFolder, masked
@@ -48,11 +48,10 @@ class Renderer:
 
     def __init__(self, path: Path, room: int) -> None:
         self.folder, self.room = ComparisonFolder(path), room
-        self.clips = path / "clips"
+        self.clips = clips_of(path)
         self._homes: dict[str, tuple[int, SegmentKey]] = {}
         self._rounds: dict[int, Copies] = {}
-        self._env: JointEnv | None = None
-        self._scenario: str | None = None
+        self._place: Scene | None = None
         self._replays: Replays | None = None
 
     def render(self, name: str) -> Path:
@@ -72,12 +71,12 @@ class Renderer:
         copies = self._round(session)
         row = copies.keys.index(key)
         cut = _cut(copies.segments, row)
-        env, scenario = self._scene()
+        scene = self._scene()
         # Of what a run played nobody keeps the seeds.
         again = None if key.source.startswith("run:") else partial(self._play_again, key)
-        content = clip_of(cut, copies.spec, target, env, scenario, _limits(copies.segments), again)
+        content = clip_of(cut, copies.spec, target, scene.env, scene.scenario, _limits(copies.segments), again)
         made = json.loads(content)
-        if made.get("note") or made["kind"] == "series":
+        if made.get("again") or (made["kind"] == "series" and scene.env is None and scene.may_come):
             path = instead
         write_atomically(path, content)
         prune(self.clips, self.room, keep={path.name})
@@ -101,15 +100,16 @@ class Renderer:
 
     def _play_again(self, key: SegmentKey, colors: Sequence[Color], every: int) -> list[Frame]:
         """Pictures of a segment that nothing could restore; the data is opened for the first one."""
-        assert self._env is not None
+        env = self._scene().env
+        assert env is not None
         if self._replays is None:
-            self._replays = replays_of(self.folder, self._env)
+            self._replays = replays_of(self.folder, env)
         return self._replays.frames(key, colors, every)
 
-    def _scene(self) -> tuple[JointEnv | None, str]:
-        if self._scenario is None:
-            self._env, self._scenario = scene_of(self.folder)
-        return self._env, self._scenario
+    def _scene(self) -> Scene:
+        if self._place is None:
+            self._place = scene_of(self.folder)
+        return self._place
 
 
 def _cut(segments: Batch, row: int) -> Batch:
@@ -148,7 +148,7 @@ def main(path: str, room: str) -> None:
     torch.set_num_threads(1)
     os.nice(NICE)
     renderer, wanted = Renderer(Path(path), int(room)), list[str]()
-    forget_makeshift(renderer.clips)
+    forget_old(renderer.clips)
     failed: dict[str, float] = {}
     buffered = b""
     while True:

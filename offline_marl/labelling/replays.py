@@ -14,7 +14,7 @@ import torch
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.episode_index import starts
-from offline_marl.environments.base import Frame, JointEnv
+from offline_marl.environments.base import Frame, JointEnv, NoPictureError
 from offline_marl.environments.painting import FPS, Color
 from offline_marl.preferences.pairs import SegmentKey
 
@@ -30,13 +30,15 @@ class Replays:
         env: Draws pictures.
 
     Raises:
-        DataError: The data does not name its seeds.
+        NoPictureError: The data does not name its seeds, or its environment draws nothing.
     """
 
     def __init__(self, data: Dataset, env: JointEnv) -> None:
         seeds = data.metadata.get("seeds")
         if not isinstance(seeds, list) or len(seeds) != len(data.lengths) or not hasattr(env, "render"):
-            raise DataError("The data does not name the seeds of its episodes, so that they cannot be played again.")
+            raise NoPictureError(
+                "The data does not name the seeds of its episodes, so that they cannot be played again."
+            )
         self.data, self.env, self.seeds = data, env, [int(seed) for seed in seeds]
         self._first = starts(data.lengths)
 

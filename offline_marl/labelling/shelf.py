@@ -13,7 +13,7 @@ from pathlib import Path
 
 from offline_marl.labelling.clips import NAME
 from offline_marl.labelling.makeshift import AGAIN as MAKESHIFT
-from offline_marl.labelling.makeshift import forget_makeshift, makeshift
+from offline_marl.labelling.makeshift import clips_of, forget_old, makeshift
 
 PATIENCE = 2.0
 """Seconds to wait for a clip that is being rendered; the page asks again."""
@@ -37,12 +37,12 @@ class Shelf:
 
     def __init__(self, path: Path, room: int) -> None:
         self.path, self.room = path, room
-        self.clips = path / "clips"
+        self.clips = clips_of(path)
         self._process: asyncio.subprocess.Process | None = None
         self._starts = 0
         self._again: dict[str, float] = {}
         self._turn = asyncio.Lock()
-        forget_makeshift(self.clips)
+        forget_old(self.clips)
 
     async def want(self, names: Sequence[str]) -> None:
         """Have clips rendered that are not there, the first ones first."""

@@ -201,12 +201,16 @@ class AnswerStore(LabelStore):
         Args:
             until: As they stood when this row was the newest; see `judgement_cursor`.
         """
-        last: dict[Any, Judgement] = {}
+        return [one for _, one in self._newest(until)]
+
+    def _newest(self, until: int | None = None) -> list[tuple[int, Judgement]]:
+        """Of each question and person the last revision, with the number of its row, which older ones may follow."""
+        last: dict[Any, tuple[int, Judgement]] = {}
         for number, one in self.judgement_history():
-            if until is None or number <= until:
-                last.pop(one.asked, None)
-                last[one.asked] = one
-        return list(last.values())
+            before = last.get(one.asked)
+            if (until is None or number <= until) and (before is None or one.revision > before[1].revision):
+                last[one.asked] = number, one
+        return sorted(last.values(), key=lambda row: row[0])
 
     def judgement_history(self, since: int = 0) -> list[tuple[int, Judgement]]:
         """Every row after that of this number, also those that were revised since."""
@@ -223,8 +227,8 @@ class AnswerStore(LabelStore):
 
     def standing(self, since: int = 0, judged_since: int = 0) -> int:
         """How many labels and judgements count that came after the rows of these numbers; none that was taken back."""
-        judged = {one.asked: one for _, one in self.judgement_history(judged_since)}
-        answers = [label.answer for label in self.labels(since)] + [one.answer for one in judged.values()]
+        judged = [one.answer for number, one in self._newest() if number > judged_since]
+        answers = [label.answer for label in self.labels(since)] + judged
         return sum(answer != "withdrawn" for answer in answers)
 
     def judgement_cursor(self) -> int:
@@ -253,6 +257,12 @@ class AnswerStore(LabelStore):
             "SELECT number, question, annotator, text FROM remarks WHERE number > ? ORDER BY number", (since,)
         )
         return [(row[0], (row[1], row[2], row[3])) for row in rows]
+
+    def annotators(self) -> set[str]:
+        """Names of all who answered, as they are written here."""
+        tables = ["labels", *(["judgements"] if self._has("judgements") else [])]
+        asked = " UNION ".join(f"SELECT annotator FROM {table}" for table in tables)
+        return {name for (name,) in self._connection.execute(asked)}
 
     def pair_count(self) -> int:
         """How many pairs there are."""

@@ -17,7 +17,8 @@ UNKNOWN = -1
 def onward(given: Answered, stored: Answered | None) -> Answered | None:
     """The row by which an answer from elsewhere goes on from the newest one here, of the same person and question.
 
-    What was taken back here is answered anew. An answer that is newer, by its revision there or by its time, corrects.
+    What was taken back here is answered anew. An answer that is newer, by its time or by its revision there, corrects;
+    the same answer, newer, is stored again, so that what came between the two is older than it here as well.
 
     Args:
         given: Its revision is that of the place it comes from, or `UNKNOWN`.
@@ -29,13 +30,24 @@ def onward(given: Answered, stored: Answered | None) -> Answered | None:
     """
     if stored is None:
         return None if given.answer == "withdrawn" else replace(given, revision=max(given.revision, 0))
-    if given.answer == stored.answer:
+    newer = _order(given, stored)
+    if given.answer == stored.answer and (newer <= 0 or given.answer == "withdrawn"):
         return None
-    if stored.answer == "withdrawn" or given.revision > stored.revision or _later(given.answered, stored.answered):
+    if newer > 0 or stored.answer == "withdrawn":
         return replace(given, revision=max(given.revision, stored.revision + 1))
-    if given.answer == "withdrawn" or UNKNOWN < given.revision < stored.revision:
+    if newer < 0 or given.answer == "withdrawn":
         return None
     return replace(given, revision=stored.revision)
+
+
+def _order(given: Answered, stored: Answered) -> int:
+    """Above 0 where the given answer is the newer one, below where it is older, 0 where nobody knows."""
+    if _later(given.answered, stored.answered):
+        return 1
+    # First answers from files may bear the time at which they came in: what corrects one goes by its revision.
+    if stored.revision and _later(stored.answered, given.answered):
+        return -1
+    return 0 if given.revision == UNKNOWN else given.revision - stored.revision
 
 
 def question_of(one: Label | Judgement) -> tuple[Any, ...]:

@@ -662,7 +662,7 @@ def test_numbers_are_drawn_where_nothing_else_can_be(window: Chromium, tmp_path:
         refuse_blank(pictures(window))
     finally:
         served.kill(signal.SIGINT)
-    assert json.loads(next((tmp_path / "pairs" / "clips").glob("*.json")).read_text())["kind"] == "series"
+    assert json.loads(next((tmp_path / "pairs" / "clips").glob("*/*.json")).read_text())["kind"] == "series"
 
 
 def run_of_people(folder: Path, *words: str) -> subprocess.Popen[bytes]:

@@ -17,7 +17,9 @@ from worlds import saved, world
 
 from offline_marl.core.types import Batch, DataError, Spec
 from offline_marl.datasets.base import Dataset
+from offline_marl.environments.base import NoPictureError
 from offline_marl.labelling.clips import GREY, MOST_FRAMES, clip_of, sheet_of
+from offline_marl.labelling.places import Scene
 from offline_marl.labelling.positions import places_of, world_of
 from offline_marl.labelling.renderer import Renderer, attempt, prune
 from offline_marl.labelling.replays import Replays
@@ -190,7 +192,7 @@ def test_a_renderer_writes_clips_of_a_folder_within_its_room(tmp_path) -> None:
         clip = json.loads(path.read_bytes())
         assert clip["steps"] == 3 and clip["frames"] == 3
         time.sleep(0.002)
-    left = list((tmp_path / "pairs" / "clips").iterdir())
+    left = list(renderer.clips.iterdir())
     assert 0 < sum(file.stat().st_size for file in left) <= 4_000 and not any(".part" in file.name for file in left)
     with pytest.raises(Exception, match="no segment"):
         renderer.render("0" * 32 + ".team")
@@ -205,14 +207,14 @@ def drawn(tmp_path, monkeypatch):
         ask(folder, open_task(data), Plan(budget=2, length=3))
         pair = folder.store.pairs()[0].pair
     made = Renderer(tmp_path / "pairs", room=10**6)
-    made.clips.mkdir()
+    made.clips.mkdir(parents=True)
     trouble: list[Exception | str] = []
 
     def clip(*_: object) -> bytes:
         wrong = trouble.pop() if trouble else ""
         if isinstance(wrong, Exception):
             raise wrong
-        return json.dumps({"kind": "frames", "note": wrong}).encode()
+        return json.dumps({"kind": "frames", "note": wrong, "again": bool(wrong)}).encode()
 
     monkeypatch.setattr("offline_marl.labelling.renderer.clip_of", clip)
     yield made, [f"{key.id}.team" for key in (pair.first, pair.second)], trouble
@@ -266,10 +268,55 @@ def test_what_a_run_played_is_not_looked_for_in_data(tmp_path, monkeypatch) -> N
         two = Batch.stack([segment(), segment()], 0)
         enter(folder, [AskedPair(Pair(*keys), 1, "train", "uniform")], Copies(SPEC, tuple(keys), two))
     renderer = Renderer(tmp_path / "played", 10**6)
-    monkeypatch.setattr(renderer, "_scene", lambda: (Counter(), "reacher"))
+    monkeypatch.setattr(renderer, "_scene", lambda: Scene(Counter(), "reacher"))
     clip = json.loads(renderer.render(f"{keys[0].id}.team").read_bytes())
     renderer.folder.store.close()
     assert (clip["kind"], clip["note"]) == ("series", "")
+
+
+def test_clips_of_other_versions_are_deleted_and_drawn_anew(drawn) -> None:
+    renderer, (name, other), _ = drawn
+    renderer.render(other)
+    for place in (renderer.clips.parent, renderer.clips.parent / "1"):
+        place.mkdir(exist_ok=True)
+        (place / f"{name}.json").write_text(json.dumps({"note": "This clip cannot be drawn: No space left on device"}))
+    Shelf(renderer.folder.path, 10**6)
+    assert [file.name for file in renderer.clips.parent.rglob("*") if file != renderer.clips] == [f"{other}.json"]
+    assert json.loads(renderer.render(name).read_bytes())["note"] == ""
+
+
+class Blind(Camera):
+    """What cannot be drawn."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+    def render(self):
+        raise self.error("It has no picture.")
+
+
+@pytest.mark.parametrize(
+    ("scene", "lasts"),
+    [
+        (Scene(Blind(NoPictureError), "toy"), True),
+        (Scene(Blind(DataError), "toy"), False),
+        (Scene(None, "toy", may_come=True), False),
+        (Scene(None, ""), True),
+    ],
+)
+def test_what_nothing_can_draw_is_kept_and_what_may_be_drawn_another_time_is_not(
+    tmp_path, monkeypatch, scene, lasts
+) -> None:
+    keys = [SegmentKey.of_run("it", number, 0, 6) for number in range(2)]
+    with ComparisonFolder(tmp_path / "played", make=True) as folder:
+        two = Batch.stack([segment(state=1), segment(state=1)], 0)
+        enter(folder, [AskedPair(Pair(*keys), 1, "train", "uniform")], Copies(SPEC, tuple(keys), two))
+    renderer, name = Renderer(tmp_path / "played", 10**6), f"{keys[0].id}.team"
+    monkeypatch.setattr(renderer, "_scene", lambda: scene)
+    file = renderer.render(name)
+    renderer.folder.store.close()
+    assert json.loads(file.read_bytes())["kind"] == "series"
+    assert file.name == (f"{name}.json" if lasts else f"{name}.makeshift.json")
 
 
 def test_a_sheet_holds_every_picture_at_its_place() -> None:

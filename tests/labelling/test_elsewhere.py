@@ -9,11 +9,13 @@ from worlds import saved, world
 from offline_marl.core.errors import BadInputError
 from offline_marl.labelling.questions import Asking
 from offline_marl.launch.cli import main
+from offline_marl.preferences.answers import Post
 from offline_marl.preferences.label_server import LabelServer, LabelServerError, LabelServerRefusal
 from offline_marl.preferences.labels import Label
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.asking import Plan, ask
 from offline_marl.training.preferences.elsewhere import Exchanged, Reached, exchange
+from offline_marl.training.preferences.everything import export_everything, take_in_everything
 from offline_marl.training.preferences.folders import ComparisonFolder
 
 
@@ -97,13 +99,54 @@ def test_an_answer_that_is_another_one_here_is_named(here, there) -> None:
     person.answer(two, "equal")
     here.store.add([Label(one.split(".")[1], "skip", "ann")])
     reached = Reached()
-    with pytest.raises(BadInputError, match=f"ann answered 'equal' about pair {one.split('.')[1]} .* and 'skip' here"):
+    there_and_here = f"ann answered 'equal' about pair {one.split('.')[1]} .* and answered 'skip' here"
+    with pytest.raises(BadInputError, match=there_and_here):
         exchange(here, server, reached)
     assert len(here.store.labels()) == 1 and reached.since == 0
     person.undo(one)
     person.answer(one, "equal")
     assert exchange(here, server, reached).labels == 3
     assert {label.answer for label in here.store.labels()} == {"equal"}
+
+
+def test_accents_are_one_name_however_the_server_writes_them(here, there, tmp_path) -> None:
+    server = LabelServer(f"http://127.0.0.1:{there}/#token={TOKEN}")
+    exchange(here, server)
+    with ComparisonFolder(tmp_path / "there") as other:  # a server of an earlier version took names as they came
+        skipped = Label(here.store.pairs()[0].pair.id, "skip", "Rene\u0301")
+        post = Post("a key", "d", (skipped,), remark=("q", "Rene\u0301", "why"))
+        other.store.record([post])
+    assert (exchange(here, server).labels, exchange(here, server).labels) == (1, 0)
+    assert here.store.annotators() == {"Ren\u00e9"} and here.store.remarks() == [("q", "Ren\u00e9", "why")]
+
+
+def test_what_was_taken_back_there_and_answered_otherwise_here_is_to_be_answered_again(here, there) -> None:
+    server, person = LabelServer(f"http://127.0.0.1:{there}/#token={TOKEN}"), Client(there)
+    exchange(here, server)
+    question = next(one["id"] for one in person.lease(10) if one["kind"] == "pair")
+    person.answer(question, "equal")
+    person.undo(question)
+    here.store.add([Label(question.split(".")[1], "skip", "ann", revision=1)])
+    with pytest.raises(BadInputError, match="took back the answer .* and answered 'skip' here.*: answer it again"):
+        exchange(here, server)
+    person.answer(question, "equal")
+    exchange(here, server)
+    assert [label.answer for label in here.store.labels()] == ["equal"]
+
+
+def test_a_correction_that_came_by_a_file_outlasts_the_exchange(here, there, tmp_path) -> None:
+    server, person = LabelServer(f"http://127.0.0.1:{there}/#token={TOKEN}"), Client(there)
+    exchange(here, server)
+    kinds = {question["kind"]: question["id"] for question in person.lease(10)}
+    for kind, question in kinds.items():
+        person.answer(question, "3" if kind == "rating" else "first")
+        person.undo(question)
+        person.answer(question, "4" if kind == "rating" else "equal")
+    with ComparisonFolder(tmp_path / "there") as other:
+        export_everything(other, tmp_path / "all.json")
+    assert take_in_everything(here, tmp_path / "all.json") == (2, 0)
+    assert exchange(here, server).labels == 0, "what is older than it is passed over"
+    assert here.store.standing() == 2 and [one.answer for one in here.store.judgements()] == ["4"]
 
 
 def test_the_wait_is_for_answers_that_nobody_took_back(here, there, capsys, monkeypatch) -> None:

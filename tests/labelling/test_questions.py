@@ -206,6 +206,16 @@ def test_names_of_no_question_are_refused(text) -> None:
     assert Question.parse(question.id) == question and json.dumps(question.id)
 
 
+def test_a_clock_that_is_set_back_a_little_writes_no_leases_anew(tmp_path, monkeypatch) -> None:
+    held, written = Leases(tmp_path / "leases.jsonl"), []
+    held.grant(["a question"], "ann", 1600.0)
+    monkeypatch.setattr(held, "_rewrite", lambda: written.append(1))
+    held.expire(999.9, 600.0)
+    assert not written and held.count(1599.0) == 1
+    held.expire(900.0, 600.0)
+    assert written
+
+
 def test_the_file_of_leases_stays_small_and_says_what_is_held(tmp_path, monkeypatch) -> None:
     from offline_marl.labelling import leases
 

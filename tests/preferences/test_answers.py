@@ -40,6 +40,15 @@ def test_ratings_and_credit_come_back_as_they_were_and_the_last_revision_counts(
     assert store.judgements(until=2)[0].response_ms == 900
 
 
+def test_an_older_revision_that_comes_later_changes_nothing(store) -> None:
+    store.judge([rating("4", revision=2), rating("5", 1)])
+    store.judge([rating("3"), rating("withdrawn", revision=1)])
+    assert [one.answer for one in store.judgements()] == ["4", "5"] and store.standing() == 2
+    assert store.standing(0, 1) == 1 and store.standing(0, 2) == 0
+    store.judge([rating("withdrawn", revision=3)])
+    assert store.standing() == 1 and [one.answer for one in store.judgements(until=4)] == ["4", "5"]
+
+
 def test_what_is_no_answer_and_what_is_of_no_pair_is_refused(store) -> None:
     for bad in (rating("6"), rating("first"), Judgement("credit", key(0), "3", "ann"), rating("3", segment=7)):
         with pytest.raises(StoreError):

@@ -27,9 +27,13 @@ def without_secrets(line: str) -> str:
     return re.sub(r"(?<=://)[^\s/?#]*@", "", line)
 
 
+JOINERS = "\u200c\u200d"
+"""Say how letters of Persian, Hindi and others are joined; names are written with them."""
+
+
 def printable(line: str) -> str:
     """A line whose letters can be shown: names from files may hold some that steer a terminal, or end a line."""
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
+    return "".join(letter if letter.isprintable() or letter in JOINERS else "?" for letter in line)
 
 
 def print_lines(lines: Iterable[str]) -> None:

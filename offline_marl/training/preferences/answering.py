@@ -20,6 +20,7 @@ from offline_marl.core.types import DataError
 from offline_marl.preferences.agreement import by_question, contradictions, count_answers, kappas, self_agreement
 from offline_marl.preferences.answers import Judgement, oriented
 from offline_marl.preferences.labels import PAIR_COLUMNS, TEAM, VALUES, Answer, AskedPair, Label, index_of
+from offline_marl.preferences.names import respelled
 from offline_marl.preferences.pairs import Pair, SegmentKey
 from offline_marl.preferences.revisions import UNKNOWN, onward
 from offline_marl.preferences.teachers import TeacherConfig, answer, segment_returns
@@ -170,8 +171,9 @@ def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None) 
     Raises:
         BadInputError: A line cannot be read, contradicts itself, or is about a pair that is not there.
     """
-    labels = list(_read(folder, file, annotator))
-    new = folder.store.add(_told_apart(labels, folder.store.labels()))
+    labels = respelled(_read(folder, file, annotator), folder.store.annotators())
+    rows, again = _told_apart(labels, folder.store.labels())
+    new = folder.store.add(rows) - again
     return new, len(labels) - new
 
 
@@ -253,12 +255,13 @@ def _answer(given: Mapping[str, str]) -> Answer:
     return cast(Answer, found[0])
 
 
-def _told_apart(labels: Sequence[Label], stored: Sequence[Label]) -> Iterator[Label]:
-    """Labels with the repeats and revisions that they lack.
+def _told_apart(labels: Sequence[Label], stored: Sequence[Label]) -> tuple[list[Label], int]:
+    """Labels with the repeats and revisions that they lack, and how many of them say the same again.
 
     Of one that names no repeat, it is that of the same answer, or of one that was taken back; else the next.
     """
     newest: dict[tuple[str, str, str], dict[int, Label]] = {}
+    made, again = list[Label](), 0
     for label in stored:
         newest.setdefault(label.asked, {})[label.repeat] = label
     for label in labels:
@@ -267,10 +270,13 @@ def _told_apart(labels: Sequence[Label], stored: Sequence[Label]) -> Iterator[La
         if repeat < 0:
             free = [number for what in (label.answer, "withdrawn") for number in given if given[number].answer == what]
             repeat = free[0] if free else 1 + max(given, default=-1)
-        following = onward(replace(label, repeat=repeat), given.get(repeat))
+        before = given.get(repeat)
+        following = onward(replace(label, repeat=repeat), before)
         if following is not None:
+            again += before is not None and before.answer == following.answer
             given[repeat] = following
-            yield following
+            made.append(following)
+    return made, again
 
 
 def summarize(folder: ComparisonFolder) -> dict[str, Any]:

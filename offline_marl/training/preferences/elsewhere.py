@@ -9,6 +9,7 @@ from typing import Any
 from offline_marl.core.types import DataError
 from offline_marl.preferences.label_server import LabelServer
 from offline_marl.preferences.labels import Label
+from offline_marl.preferences.names import respelled, respelled_remarks
 from offline_marl.preferences.revisions import Answered, question_of
 from offline_marl.training.preferences.folders import ComparisonFolder
 
@@ -54,9 +55,10 @@ def exchange(folder: ComparisonFolder, server: LabelServer, reached: Reached | N
     fetched = server.fetch(reached.since, reached.judged_since, reached.remarked_since)
     new = 0
     if fetched.labels or fetched.judgements or fetched.remarks:
-        labels = _lacking(fetched.labels, [label for _, label in folder.store.history()])
-        judged = _lacking(fetched.judgements, [one for _, one in folder.store.judgement_history()])
-        new = folder.store.take_in(labels, judged, fetched.remarks)
+        names = folder.store.annotators()
+        labels = _lacking(respelled(fetched.labels, names), [label for _, label in folder.store.history()])
+        judged = _lacking(respelled(fetched.judgements, names), [one for _, one in folder.store.judgement_history()])
+        new = folder.store.take_in(labels, judged, respelled_remarks(fetched.remarks, names))
     reached.since, reached.judged_since = fetched.since, fetched.judged_since
     reached.remarked_since = fetched.remarked_since
     return Exchanged(sent, new)
@@ -74,24 +76,28 @@ def _send(folder: ComparisonFolder, server: LabelServer, there: set[int]) -> int
 
 
 def _lacking(fetched: Sequence[Answered], held: Sequence[Answered]) -> list[Answered]:
-    """Answers that are not held here.
+    """Answers that are not held here, but for those that a correction which is held here came after.
 
     Raises:
         DataError: Of one revision another is held, and neither the server nor the folder knows better since.
     """
     known = {(question_of(one), one.revision): one.answer for one in held}
-    newest = {question_of(one): one.answer for one in sorted(held, key=lambda one: one.revision)}
+    newest = {question_of(one): one for one in sorted(held, key=lambda one: one.revision)}
     last = {question_of(one): one.revision for one in sorted(fetched, key=lambda one: one.revision)}
     made = list[Answered]()
     for one in fetched:
         question = question_of(one)
         here = known.get((question, one.revision))
         if here is None:
-            made.append(one)
-        elif one.answer not in (here, newest[question]) and last[question] == one.revision:
+            if question not in newest or one.revision > newest[question].revision:
+                made.append(one)
+        elif one.answer not in (here, newest[question].answer) and last[question] == one.revision:
             what = f"pair {one.pair_id}" if isinstance(one, Label) else f"segment {one.segment.text}"
+            did, way = f"answered '{one.answer}'", "take it back there, and answer again"
+            if one.answer == "withdrawn":
+                did, way = "took back the answer", "answer it again there"
             raise DataError(
-                f"{one.annotator} answered '{one.answer}' about {what} ({one.target}) on the server and '{here}' here, "
-                "so that no new answer was stored: take it back there, and answer again."
+                f"{one.annotator} {did} about {what} ({one.target}) on the server and answered '{here}' here, so that "
+                f"no new answer was stored: {way}."
             )
     return made

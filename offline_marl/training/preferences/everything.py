@@ -11,6 +11,7 @@ from offline_marl.core.files import write_atomically
 from offline_marl.core.types import DataError
 from offline_marl.preferences.answers import Judgement, Remark, oriented, plain, refuse_answer
 from offline_marl.preferences.labels import VALUES, Label, StoreError, index_of
+from offline_marl.preferences.names import respelled, respelled_remarks
 from offline_marl.preferences.pairs import Pair, SegmentKey
 from offline_marl.preferences.revisions import Answered, onward, question_of
 from offline_marl.training.preferences.folders import ComparisonFolder
@@ -92,24 +93,31 @@ def take_in_everything(folder: ComparisonFolder, file: Path, annotator: str | No
     for number, row in enumerate([*content["judgements"], *back["judgements"]]):
         judged.append(_judgement(row, annotator, n_agents, f"judgement {number} of {file}"))
     remarks = [_remark(row, f"remark {number} of {file}") for number, row in enumerate(content["remarks"])]
-    going_on = _onward(labels, folder.store.labels()), _onward(judged, folder.store.judgements())
-    return folder.store.take_in(*going_on, remarks), _standing(labels, judged) - _standing(*going_on)
+    held = folder.store.annotators()
+    labels, judged, remarks = respelled(labels, held), respelled(judged, held), respelled_remarks(remarks, held)
+    labels_on, labels_again = _onward(labels, folder.store.labels())
+    judged_on, judged_again = _onward(judged, folder.store.judgements())
+    again = labels_again + judged_again
+    new = folder.store.take_in(labels_on, judged_on, remarks) - again
+    return new, _standing(labels, judged) - _standing(labels_on, judged_on) + again
 
 
 def _standing(labels: Sequence[Label], judged: Sequence[Judgement]) -> int:
     return len(_parted(labels)[0]) + len(_parted(judged)[0])
 
 
-def _onward(given: Sequence[Answered], stored: Sequence[Answered]) -> list[Answered]:
-    """Rows by which what is stored goes on to what is given."""
+def _onward(given: Sequence[Answered], stored: Sequence[Answered]) -> tuple[list[Answered], int]:
+    """Rows by which what is stored goes on to what is given, and how many of them say the same again."""
     known: dict[Any, Answered] = {question_of(one): one for one in stored}
-    made = list[Answered]()
+    made, again = list[Answered](), 0
     for one in given:
-        following = onward(one, known.get(question_of(one)))
+        before = known.get(question_of(one))
+        following = onward(one, before)
         if following is not None:
+            again += before is not None and before.answer == following.answer
             known[question_of(one)] = following
             made.append(following)
-    return made
+    return made, again
 
 
 def _read(file: Path) -> dict[str, Any]:

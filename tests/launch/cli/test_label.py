@@ -108,6 +108,14 @@ def test_pairs_are_drawn_as_the_user_says_or_not_at_all(capsys, tmp_path, data) 
         assert code == 2 and f"leave {flag} {other} away" in err and not (tmp_path / "other.csv").exists()
 
 
+def test_a_start_with_too_little_data_can_be_tried_again_with_fewer_pairs(capsys, tmp_path, data) -> None:
+    words = [data, "--out", tmp_path / "new", "--export", tmp_path / "all.csv"]
+    code, _, err = label(capsys, *words, "--budget", "5000")
+    assert code == 2 and "ask for fewer" in err
+    code, out, _ = label(capsys, *words, "--budget", "4")
+    assert code == 0 and "4 drawn from" in out and "4 pairs without" in out
+
+
 def test_a_folder_is_made_to_receive_pairs(capsys, tmp_path) -> None:
     place = tmp_path / "from elsewhere"
     for _ in range(2):

@@ -183,8 +183,10 @@ def test_what_is_wrong_is_said_in_one_sentence(cli: Cli, data: str, words: str, 
 
 def test_names_that_steer_a_terminal_are_shown_without(cli: Cli, labelled: str) -> None:
     with LabelStore(Path(labelled) / stores.NAME) as store:
-        store.add([stores.Label(store.pairs()[0].pair.id, "first", "evil\x1b[31m\nname")])
+        people = ("evil\x1b[31m\nname", "می\u200cخواهم", "क्\u200dष")
+        store.add([stores.Label(store.pairs()[0].pair.id, "first", name) for name in people])
     done = cli("prefs", "report", labelled)
+    assert all(name in done.out for name in people[1:])
     assert done.code == 0 and "evil?[31m?name" in done.out and "\x1b" not in done.out
 
 

@@ -12,6 +12,7 @@ from offline_marl.launch.recipes.contents import content_of
 from offline_marl.preferences.answers import Judgement, Post
 from offline_marl.preferences.labels import Label, StoreError
 from offline_marl.preferences.pairs import Pair
+from offline_marl.preferences.revisions import onward
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.answering import export, summarize, take_in
 from offline_marl.training.preferences.asking import Plan, ask
@@ -268,6 +269,33 @@ def test_an_answer_that_was_corrected_elsewhere_is_corrected_here(tmp_path, twin
 
 
 @pytest.mark.parametrize("form", [".csv", ".json"])
+def test_files_that_are_taken_in_out_of_order_leave_the_newest_answer(tmp_path, twins, form) -> None:
+    folder, twin, forms = twins
+    pair = ids(folder)[0]
+    put, take = forms[form]
+    folder.store.add([Label(pair, "withdrawn" if form == ".json" else "second", "ann", revision=1)])
+    put(folder, tmp_path / f"between{form}")
+    folder.store.add([Label(pair, "first", "ann", revision=2)])
+    put(folder, tmp_path / f"newest{form}")
+    for name in ("newest", "between", "newest", "before"):
+        assert take(twin, tmp_path / f"{name}{form}")[0] == 0, name
+    assert {label.pair_id: label.answer for label in twin.store.labels()}[pair] == "first"
+
+
+@pytest.mark.parametrize(
+    ("given", "stored", "answer"),
+    [((4, 1), (2, 9), None), ((2, 1), (0, 9), 2), ((0, 9), (2, 1), 3), ((4, 5), (2, 5), 4), ((1, 5), (2, 5), None)],
+)
+def test_times_come_before_revisions_but_of_first_answers(given, stored, answer) -> None:
+    given, stored = (
+        Label("p", what, "ann", revision=revision, answered=f"2026-01-01T00:00:0{second}+00:00")
+        for what, (revision, second) in (("first", given), ("second", stored))
+    )
+    following = onward(given, stored)
+    assert (None if following is None else following.revision) == answer
+
+
+@pytest.mark.parametrize("form", [".csv", ".json"])
 def test_an_answer_that_contradicts_is_refused_and_a_later_one_corrects(tmp_path, twins, form) -> None:
     folder, twin, forms = twins
     file = tmp_path / f"before{form}"
@@ -281,6 +309,18 @@ def test_an_answer_that_contradicts_is_refused_and_a_later_one_corrects(tmp_path
     file.write_text(text.replace(*told).replace(then[:5], f"{int(then[:4]) + 4}-"))
     assert forms[form][1](twin, file)[0] == 3
     assert {label.answer for label in twin.store.labels()} == {"second"}
+
+
+@pytest.mark.parametrize("form", [".csv", ".json"])
+def test_accents_are_one_name_however_a_file_writes_them(tmp_path, twins, form) -> None:
+    folder, twin, forms = twins
+    put, take = forms[form]
+    file, accents = tmp_path / f"accents{form}", ("Rene\u0301", "Ren\u00e9")
+    folder.store.add([Label(pair, "skip", name) for pair, name in zip(ids(folder)[5:7], accents, strict=True)])
+    put(folder, file)
+    assert take(twin, file)[0] == 2 and take(twin, file)[0] == 0
+    assert {label.annotator for label in twin.store.labels()} == {"ann", accents[1]}
+    assert take(folder, file)[0] == 0, "where a name was of another form before, it stays"
 
 
 def test_remarks_go_out_and_come_back_once(tmp_path, twins) -> None:

@@ -33,5 +33,5 @@ def test_segments_of_a_run_name_their_scene_where_the_run_is_not(tmp_path, monke
     assert facts["scene"] == scene
     with ComparisonFolder(tmp_path / "elsewhere", make=True) as folder:
         folder.store.state({name: facts[name] for name in ("data", "task", "scene")})
-        env, scenario = scene_of(folder)
+        env, scenario, _ = scene_of(folder)
         assert env is not None and scenario == scene["scenario"]
