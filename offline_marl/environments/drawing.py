@@ -19,7 +19,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from offline_marl.core.types import DataError
 from offline_marl.environments.base import Frame, MissingSimulatorError, NoPictureError
 
 LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
@@ -64,7 +63,7 @@ def draw_body(name: str, env: Any) -> Frame:
     """Render a Gymnasium environment over MuJoCo.
 
     Raises:
-        DataError: The environment is none over MuJoCo.
+        NoPictureError: The environment is none over MuJoCo.
         MissingSimulatorError: No library that draws off screen works here; says which Debian packages would.
     """
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
