@@ -31,6 +31,8 @@ class TeacherFlags(Config):
     """Pairs to ask about: any, or those on which the reward model's members disagree or are least sure."""
     query_length: Count = 50
     """Steps of a segment; an episode that ended sooner is one segment as a whole."""
+    query_to_end: bool = True
+    """Ask about segments, too, that an episode's termination cuts to no less than half, so that falls are compared."""
     query_recent: Count = 100
     """Newest episodes that segments are of."""
     query_target: str = "team"

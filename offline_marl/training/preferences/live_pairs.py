@@ -41,10 +41,15 @@ class LivePairs:
         length: Steps of a segment.
         strategy: Which pairs are chosen.
         seed: Decides, with the round, what is drawn.
+        to_end: Whether segments may run into an episode's termination, at most half of them being lost. Segments of one
+            length alone leave open where rewards begin, and with it what it is worth to survive.
     """
 
-    def __init__(self, run_id: str, spec: Spec, length: int, strategy: Strategy, seed: int) -> None:
+    def __init__(
+        self, run_id: str, spec: Spec, length: int, strategy: Strategy, seed: int, to_end: bool = False
+    ) -> None:
         self.run_id, self.spec, self.length, self.strategy, self.seed = run_id, spec, length, strategy, seed
+        self.to_end = to_end
 
     def choose(
         self,
@@ -67,7 +72,7 @@ class LivePairs:
         """
         numbers = list(episodes)
         places = {number: place for place, number in enumerate(numbers)}
-        lengths = torch.tensor([max(len(episodes[number]), self.length) for number in numbers], dtype=torch.int64)
+        lengths = torch.tensor([self._reach(episodes[number]) for number in numbers], dtype=torch.int64)
         taken = frozenset(
             frozenset((places[side.episode], side.start) for side in (one.pair.first, one.pair.second))
             for one in asked
@@ -95,7 +100,12 @@ class LivePairs:
 
     def key(self, number: int, start: int, steps: int) -> SegmentKey:
         """Key of the segment that begins at this step of an episode of so many."""
-        return SegmentKey.of_run(self.run_id, number, start, min(self.length, steps))
+        return SegmentKey.of_run(self.run_id, number, start, min(self.length, steps - start))
+
+    def _reach(self, episode: Episode) -> int:
+        """Steps up to which segments may reach, behind an episode's end too: so long it would be, for their starts."""
+        terminated = bool(episode.terminations[-1].any()) and not bool(episode.truncations[-1].any())
+        return max(len(episode) + (self.length // 2 if self.to_end and terminated else 0), self.length)
 
     def _doubts(self, pairs: list[Pair], episodes: Episodes, model: RewardModel) -> tuple[torch.Tensor, torch.Tensor]:
         copies = self.copy(pairs, episodes)
@@ -120,7 +130,7 @@ class LivePairs:
     def unlabelled(self, episodes: Episodes, count: int, generator: torch.Generator) -> Batch:
         """So many segments that nobody is asked about."""
         numbers = list(episodes)
-        rooms = torch.tensor([max(len(episodes[number]) - self.length + 1, 1) for number in numbers])
+        rooms = torch.tensor([self._reach(episodes[number]) - self.length + 1 for number in numbers])
         lots = torch.randint(int(rooms.sum()), (count,), generator=generator)
         ends = rooms.cumsum(0)
         places = torch.searchsorted(ends, lots, right=True)

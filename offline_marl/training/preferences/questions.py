@@ -57,7 +57,8 @@ class Questions:
     def __init__(self, config: RunConfig, folder: RunFolder, task: Task) -> None:
         self.config, self.path, self.task = config, folder.path / QUESTIONS, task
         known = _known_id(self.path) or run_id(config)
-        self.pairs = LivePairs(known, task.spec, config.query_length, config.query_select, config.seed)
+        how = config.query_length, config.query_select, config.seed, config.query_to_end
+        self.pairs = LivePairs(known, task.spec, *how)
         self.character: TeacherConfig = build(TeacherConfig, config.teacher_settings)
         if config.query_target not in {TEAM, ALL}:
             try:

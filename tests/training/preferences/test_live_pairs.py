@@ -46,6 +46,27 @@ def test_segments_lie_within_their_episode_and_are_copied_as_they_were(model, st
     assert len(lengths) > 1
 
 
+def test_segments_may_run_into_a_termination_but_not_into_a_time_limit(model) -> None:
+    long = DATA.episode(0, 0)
+    assert len(long) >= 4
+    ended = {
+        over: replace(
+            long,
+            terminations=torch.full_like(long.terminations, over == "fell"),
+            truncations=~torch.full_like(long.truncations, over == "fell"),
+        )
+        for over in ("fell", "in time")
+    }
+    found = {}
+    for over, episode in ended.items():
+        pairs = LivePairs("run", DATA.spec, 4, "uniform", 0, to_end=True)
+        drawn = [pairs.unlabelled({0: episode}, 200, torch.Generator().manual_seed(seed)) for seed in range(2)]
+        found[over] = {int(one) for each in drawn for one in each.mask.any(-1).sum(-1)}
+    assert found == {"fell": {2, 3, 4}, "in time": {4}}
+    chosen = LivePairs("run", DATA.spec, 4, "uniform", 0, to_end=True).choose({0: ended["fell"]}, 2, 1, model, [])
+    assert {one.pair.first.start + one.pair.first.length for one in chosen} <= set(range(4, len(long) + 1))
+
+
 def test_no_pair_is_asked_about_twice_and_the_last_ones_are_fewer(model) -> None:
     pairs, asked = LivePairs("run", DATA.spec, 8, "uniform", 0), []
     few = {number: EPISODES[number] for number in (7, 8, 9, 10)}  # 6 pairs of whole episodes
