@@ -63,7 +63,14 @@ BODIES = (
         1_000,
         ("true reward", "useless reward", "PEBBLE", "without SURF", "without exploration", "uniform pairs"),
     ),
-    Body("hopper_1x3_full", 100_000, 5_000, 5_000, 1_400, ("true reward", "useless reward", "PEBBLE")),
+    Body(
+        "hopper_1x3_full",
+        100_000,
+        5_000,
+        5_000,
+        1_400,
+        ("true reward", "useless reward", "PEBBLE", "segments of one length"),
+    ),
 )
 
 
@@ -101,6 +108,7 @@ def cell(body: Body, variant: str, seed: int, out: Path) -> Cell:
         "useless reward": {"queries": 0},
         "without SURF": dict(TEACHER),
         "uniform pairs": {"query_select": "uniform"},
+        "segments of one length": {"query_to_end": False},
     }
     return Cell(body, variant, seed, {**fields, **changed.get(variant, {})})
 
