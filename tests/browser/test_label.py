@@ -357,6 +357,12 @@ def test_players_run_on_one_clock_and_can_be_scrubbed_stepped_and_slowed(
         window.run("document.getElementById('play').click()")
         return took
 
+    body.send_keys("l")
+    window.run("document.getElementById('play').click()")
+    wait(window, "return document.getElementById('play').textContent === 'Play'", "what does not loop ends")
+    assert window.run("return document.getElementById('time').value") == "1000"
+    body.send_keys("l")
+
     speed = "return document.getElementById('speed').value"
     assert window.run(speed) == "1" and pace("0.5") > 2.0 * pace("2")
     window.driver.get("about:blank")

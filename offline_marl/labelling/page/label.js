@@ -45,6 +45,7 @@ const clock = new Clock((part) => {
     const line = at("players").children[number].querySelector(".over"), text = over ? `Ended after ${stepsOf(clip)}` : "";
     if (line.textContent !== text) line.textContent = text;
   });
+  if (part === 1) controls(); // what does not loop stands still from here on
 });
 
 const key = () => crypto.randomUUID ? crypto.randomUUID()
