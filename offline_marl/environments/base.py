@@ -37,7 +37,7 @@ NOTHING = -1
 
 
 class NoPictureError(DataError):
-    """What nothing can draw, whatever is installed; the message is one sentence."""
+    """An environment of which nothing can make a frame, whatever is installed; the message is one sentence."""
 
 
 class MissingSimulatorError(BadInputError, ImportError):

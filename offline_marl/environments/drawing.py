@@ -33,7 +33,7 @@ CAMERAS: dict[str, dict[str, Any]] = {
 TORSO = 1
 """Index of the body that all others hang on; 0 is the world."""
 LOOKS: WeakKeyDictionary[Any, npt.NDArray[np.float64]] = WeakKeyDictionary()
-"""Of each of Gymnasium's renderers, the point that its camera looks at where the body rests."""
+"""Of each of Gymnasium's renderers, the point that its camera looks at; of a body that walks, from its torso."""
 AMBIENT = 0.45
 """Light from all sides; with MuJoCo's 0.1 the colours of agents can hardly be told apart on the side of a body."""
 ADVICE = "apt-get install libegl1 libgl1-mesa-dri (Debian), or libosmesa6 and MUJOCO_GL=osmesa"
@@ -86,16 +86,16 @@ def _aim(body: Any, renderer: Any, camera: Mapping[str, Any]) -> None:
         renderer: Of its pictures.
         camera: What is set otherwise than in Gymnasium.
     """
-    mujoco, model = importlib.import_module("mujoco"), body.model
-    rest = mujoco.MjData(model)
-    rest.qpos[:] = body.init_qpos
-    mujoco.mj_kinematics(model, rest)
-    given = {**(renderer.default_cam_config or {}), **camera}
+    given, roams = {**(renderer.default_cam_config or {}), **camera}, _roams(body.model)
     if renderer not in LOOKS:
+        mujoco = importlib.import_module("mujoco")
+        rest = mujoco.MjData(body.model)
+        rest.qpos[:] = body.init_qpos
+        mujoco.mj_kinematics(body.model, rest)
         LOOKS[renderer] = np.array(given.get("lookat", np.median(rest.geom_xpos, axis=0)), np.float64)
+        LOOKS[renderer][:2] -= rest.xpos[TORSO, :2] if roams else 0.0
     point = LOOKS[renderer].copy()
-    if _roams(model):
-        point[:2] += body.data.xpos[TORSO, :2] - rest.xpos[TORSO, :2]
+    point[:2] += body.data.xpos[TORSO, :2] if roams else 0.0
     if renderer.viewer is None:
         renderer.default_cam_config = {**given, "lookat": point}  # read when the first picture is made
     else:
