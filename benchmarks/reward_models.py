@@ -55,6 +55,8 @@ SMALL = {
     "patience": 20,
 }
 DEEP = SMALL | {"hidden": [128, 128, 128], "layer_norm": True, "batch_size": 768, "cosine_steps": 4000, "steps": 4000}
+LONG = {"cosine_steps": 12_000, "steps": 12_000, "eval_every": 500}
+JOINT = DEEP | LONG | {"joint": True}
 LEARNER = COMMON | {"steps": 3000}
 
 
@@ -108,7 +110,7 @@ CASES = {
     "rendezvous joint 2500": Case(2500, {"joint": True}),
     "spread x1 20000": Case(20_000, SMALL, scale=1),
     "spread x5 60000 of 5": Case(60_000, DEEP, length=5, scale=5, learners=True),
-    "spread x5 300000 of 5": Case(300_000, DEEP | {"cosine_steps": 10_000, "steps": 10_000}, length=5, scale=5),
+    "spread x5 300000 of 5, joint": Case(300_000, JOINT, length=5, scale=5, learners=True),
     "spread x5 150000 of 5, soft": Case(
         150_000, DEEP | {"batch_size": 1024}, length=5, scale=5, one=65.0, learners=True
     ),

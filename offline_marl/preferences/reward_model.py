@@ -192,15 +192,17 @@ class RewardModel(Learner):
         """One step of every member down the loss of its own pairs."""
         assert isinstance(batch, Comparisons) and batch.labels is not None and batch.mask is not None
         assert batch.targets is not None and batch.labelled is not None
-        rewards = self._own_rows(batch)
-        crops = self._crops(batch.mask) if self.config.surf_weight else batch.mask
+        spoken_of = self._spoken_of(batch)
+        rewards, mask = self._own_rows(batch, spoken_of), _of_agent(batch.mask, spoken_of)
+        crops = self._crops(mask) if self.config.surf_weight else mask
         scores = losses.segment_scores(rewards, crops)
-        compared = losses.compared_scores(scores, batch.targets.unsqueeze(-1).expand(scores.shape[:-1]))
+        targets = batch.targets if spoken_of is None else torch.zeros_like(batch.targets)
+        compared = losses.compared_scores(scores, targets.unsqueeze(-1).expand(scores.shape[:-1]))
         margin = compared[..., 0] - compared[..., 1]
         told = batch.labelled
         counted = told.sum(-1).clamp(min=1)
         of_labels = losses.bradley_terry(margin, batch.labels).masked_fill(~told, 0.0).sum(-1) / counted
-        uneven = losses.smoothness(rewards, batch.mask).mean((1, 2, 3))
+        uneven = losses.smoothness(rewards, mask).mean((1, 2, 3))
         right = (margin * (batch.labels - 0.5) > 0) & told
         decided = ((batch.labels != 0.5) & told).sum().clamp(min=1)
         loss = of_labels + self.config.alpha * uneven
@@ -261,16 +263,27 @@ class RewardModel(Learner):
         )
         return mask & inside.unsqueeze(-1)
 
-    def _own_rows(self, batch: Batch) -> Annotated[Tensor, "member *lead time agent"]:
-        """Rewards of each member for rows of its own, `[member, ..., time, agent]`."""
+    def _spoken_of(self, batch: Comparisons) -> Annotated[Tensor, "member pair 1 1"] | None:
+        """The agent that each label speaks of, where no other one's reward has a part in the loss: none is worked out.
+
+        Smoothness that weighs and people's judgements are of all agents.
+        """
+        assert batch.targets is not None
+        if self.config.alpha or batch.kinds is not None or bool((batch.targets < 0).any()):
+            return None
+        return batch.targets[..., None, None]
+
+    def _own_rows(
+        self, batch: Batch, spoken_of: Annotated[Tensor, "member pair 1 1"] | None
+    ) -> Annotated[Tensor, "member *lead time agent"]:
+        """Rewards of each member for rows of its own, `[member, ..., time, agent]`; of one agent, where it is said."""
         assert batch.mask is not None
-        lead = batch.mask.shape
-        steps = (
-            self._features(batch.obs, batch.actions, batch.mask)
-            .movedim(-2, -3)
-            .reshape(lead[0], -1, lead[-2], self._width)
-        )
-        away = ~batch.mask.movedim(-1, -2).reshape(lead[0], -1, lead[-2])
+        features = self._features(batch.obs, batch.actions, batch.mask).movedim(-2, -1)
+        steps = _of_agent(features, None if spoken_of is None else spoken_of.unsqueeze(-1)).movedim(-1, -3)
+        mask = _of_agent(batch.mask, spoken_of)
+        lead = mask.shape
+        steps = steps.reshape(lead[0], -1, lead[-2], self._width)
+        away = ~mask.movedim(-1, -2).reshape(lead[0], -1, lead[-2])
         rewards: Tensor = self.network(steps, away)
         return rewards.view(*lead[:-2], lead[-1], lead[-2]).movedim(-2, -1)
 
@@ -351,6 +364,13 @@ class RewardModel(Learner):
     def _weights(self) -> list[tuple[Tensor, Tensor]]:
         best, now = (module.state_dict() for module in (self.best_network, self.network))
         return list(zip(best.values(), now.values(), strict=True))
+
+
+def _of_agent(
+    values: Annotated[Tensor, "*lead agent"], which: Annotated[Tensor, "*start"] | None
+) -> Annotated[Tensor, "*lead agent"]:
+    """The column of one agent, another one for each of the first axes; all columns where none is said."""
+    return values if which is None else values.gather(-1, which.expand(*values.shape[:-1]).unsqueeze(-1))
 
 
 def mean_and_spread(members: Annotated[Tensor, "member *lead agent"]) -> tuple[PerAgent, PerAgent]:

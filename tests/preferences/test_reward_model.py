@@ -74,6 +74,37 @@ def test_members_learn_apart(recurrent) -> None:
     assert all(torch.equal(one, two) for one, two in zip(*grads, strict=True))
 
 
+@pytest.mark.parametrize("settings", [{}, {"joint": True}, {"recurrent": True}, {"surf_weight": 1.0}], ids=str)
+def test_labels_of_agents_are_learnt_from_without_the_rewards_of_the_others(settings, monkeypatch) -> None:
+    batch = comparisons()
+    targets = torch.arange(batch.targets.numel()).view_as(batch.targets) % batch.mask.shape[-1]
+    mask = batch.mask.clone()
+    mask[:, 0, 0, 1:, 0] = False  # an agent that leaves in the first segment
+    batch = replace(batch, targets=targets, mask=mask)
+    read, made = [], []
+    for whole in (False, True):
+        learner = model(alpha=0.0, grad_clip=0.0, **settings)
+        if whole:
+            monkeypatch.setattr(type(learner), "_spoken_of", lambda self, batch: None)
+        learner.network.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape[1]))
+        metrics = learner.update(batch)
+        del metrics["loss/smoothness"]  # of those whose rewards there are
+        made.append([parameter.grad for parameter in learner.network.parameters()] + [*metrics.values()])
+    assert read[1] == read[0] * batch.mask.shape[-1]
+    torch.testing.assert_close(made[0], made[1])
+
+
+def test_what_speaks_of_all_agents_has_the_rewards_of_all() -> None:
+    batch = comparisons()
+    own = replace(batch, targets=torch.zeros_like(batch.targets))
+    of_team = own.targets.clone()
+    of_team[-1, -1] = -1
+    assert model(alpha=0.0)._spoken_of(own) is not None
+    assert model(alpha=0.1)._spoken_of(own) is None
+    assert model(alpha=0.0)._spoken_of(replace(own, targets=of_team)) is None
+    assert model(alpha=0.0)._spoken_of(replace(own, kinds=torch.zeros_like(own.targets))) is None
+
+
 def test_learning_tells_what_labels_say() -> None:
     learner = model(lr=0.01, alpha=0.0, weight_decay=0.0)
     for step in range(300):
