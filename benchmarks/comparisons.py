@@ -3,22 +3,19 @@
 On data of experts and worse actors, which a teacher compares who never errs: `o-mapl`, its two baselines, OMIGA on the
 rewards of a model that was fitted to the same comparisons (the way in two phases), OMIGA on the environment's own
 rewards, which nobody else sees, and `bc` on all of the data. Every seed has comparisons and a reward model of its own.
-Finished parts are not done again and stopped runs go on, so that the command can be repeated.
+Runs that have a row are not done again, and stopped ones go on, so that the command can be repeated, also elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from rows import command, missing, read, replace, trained
 
 from offline_marl.preferences.teachers import TeacherConfig
 from offline_marl.tasks.data_tasks import open_task
@@ -45,18 +42,8 @@ LEARNERS = {
     "o-mapl vdn": f"o-mapl {OMIGA} --mixer vdn --preferences {{pairs}}",
     "o-mapl independent": f"o-mapl {OMIGA} --mixer independent --preferences {{pairs}}",
 }
-FIELDS = ["set", "learner", "seed", "return", "normalized_return", "commit", "wall_s"]
-
-
-def cli(words: list[str], log: Path) -> None:
-    """A command in a process of its own, on one thread."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as stream:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", "offline_marl", *words], stdout=stream, stderr=stream, env=environment, check=False
-        )
-    print(f"{'done' if done.returncode == 0 else f'FAILED, see {log}:'}  {' '.join(words)}", file=sys.stderr)
+KEY = ("set", "learner", "seed")
+FIELDS = (*KEY, "return", "normalized_return", "commit", "wall_s")
 
 
 def prepare(name: str, seed: int, out: Path) -> None:
@@ -71,34 +58,21 @@ def prepare(name: str, seed: int, out: Path) -> None:
 
 
 def train(name: str, learner: str, seed: int, out: Path) -> None:
-    folder = place(name, learner, seed, out)
-    if (folder / "DONE").exists():
-        return
+    """One run, and its row."""
     words = LEARNERS[learner].format(rewards=out / f"{name}_rewards{seed}", pairs=out / f"{name}_pairs{seed}").split()
-    fresh = ["train", *words, *COMMON.split(), "--dataset", str(out / f"{name}.safetensors")]
-    fresh += ["--seed", str(seed), "--out", str(folder)]
-    again = ["resume", str(folder)]
-    cli(again if (folder / "config.json").exists() else fresh, folder.with_suffix(".log"))
-
-
-def place(name: str, learner: str, seed: int, out: Path) -> Path:
-    return out / f"{name}_{learner.replace(', ', '_').replace(' ', '_')}_{seed}"
-
-
-def collect(name: str, learner: str, seed: int, out: Path) -> dict[str, Any] | None:
-    folder = place(name, learner, seed, out)
-    if not (folder / "DONE").exists():
-        return None
+    fresh = ["train", *words, *COMMON.split(), "--dataset", str(out / f"{name}.safetensors"), "--seed", str(seed)]
+    folder = out / f"{name}_{learner.replace(', ', '_').replace(' ', '_')}_{seed}"
+    if not trained(folder, fresh):
+        return
     done, versions = (json.loads((folder / part).read_text()) for part in ("DONE", "versions.json"))
     score = {key: round(done["score"][key], 4) for key in ("return", "normalized_return")}
     rest = {"commit": versions.get("commit", "")[:10], "wall_s": done["wall_s"]}
-    return {"set": name, "learner": learner, "seed": seed, **score, **rest}
+    replace(RESULTS, [{"set": name, "learner": learner, "seed": seed, **score, **rest}], FIELDS, KEY)
 
 
 def print_table() -> None:
     """Mean over seeds of the normalised return, and its least and most."""
-    with RESULTS.open() as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read(RESULTS)
     names = [name for name in SETS if any(row["set"] == name for row in rows)]
     print("| learner |" + "".join(f" {name} |" for name in names))
     print("|---|" + "---|" * len(names))
@@ -122,22 +96,15 @@ def main() -> None:
     if options.table:
         return print_table()
     out = options.out.absolute()
-    for name in options.sets:
+    cells = [(name, learner, seed) for seed in options.seeds for name in options.sets for learner in options.learners]
+    plan = missing(RESULTS, KEY, cells)
+    for name in dict.fromkeys(name for name, *_ in plan):
         if not (out / f"{name}.safetensors").exists():
-            cli([*SETS[name].split(), "--out", str(out / f"{name}.safetensors")], out / f"{name}.log")
-        for seed in options.seeds:
-            prepare(name, seed, out)
-    keys = [(name, learner, seed) for seed in options.seeds for name in options.sets for learner in options.learners]
+            command([*SETS[name].split(), "--out", str(out / f"{name}.safetensors")], out / f"{name}.log")
+    for name, seed in dict.fromkeys((name, seed) for name, _, seed in plan):
+        prepare(name, seed, out)
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda key: train(*key, out), keys))
-    every = [(name, learner, seed) for name in SETS for learner in LEARNERS for seed in range(100)]
-    rows = [row for row in (collect(*key, out) for key in every) if row is not None]
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("w", newline="") as stream:
-        table = csv.DictWriter(stream, FIELDS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    print(f"{len(rows)} rows in {RESULTS}")
+        list(pool.map(lambda cell: train(*cell, out), plan))
     print_table()
 
 
