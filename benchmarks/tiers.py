@@ -36,7 +36,7 @@ DEVIATOR = 0.6
 LENGTHS = {
     "simple-spread": (100_000, 25_000),
     "simple-reference": (60_000, 20_000),
-    "simple-tag-prey": (400_000, 100_000),
+    "simple-tag-prey": (400_000, 300_000),
 }
 """Environment steps of both seeds."""
 TASKS = tuple(LENGTHS)
