@@ -202,24 +202,34 @@ def write_rows(wanted: Sequence[Cell], out: Path) -> None:
     replace(RESULTS, rows, FIELDS, KEY)
 
 
+COLUMNS = {
+    "bc": ("bc", False, 0.0),
+    **{
+        f"{'reference' if paid else 'no reference'}, alpha {alpha:g}": ("learned", paid, alpha)
+        for paid in (False, True)
+        for alpha in (0.0, 1.0)
+    },
+    "true reward": ("true", False, 0.0),
+}
+
+
 def print_table() -> None:
-    """Mean over seeds of the score between tiers, its deviation, and the number of seeds."""
+    """Score between tiers, mean and deviation over seeds, and the mean return in brackets."""
+    print("| task | mix | seeds | " + " | ".join(COLUMNS) + " |")
+    print("|---|---|---|" + "---|" * len(COLUMNS))
     rows = read(RESULTS)
-    columns = list(dict.fromkeys((row["learner"], row["weight"], row["alpha"]) for row in rows))
-    titles = [f"weight {w}, alpha {a}" if name == "learned" else name for name, w, a in columns]
-    print("| task | mix | " + " | ".join(titles) + " |")
-    print("|---|---|" + "---|" * len(columns))
-    for task, mix in dict.fromkeys((row["task"], row["mix"]) for row in rows):
+    for task, mix in ((task, mix) for task in TASKS for mix in MIXES):
+        of_mix = [row for row in rows if (row["task"], row["mix"]) == (task, mix)]
+        if not of_mix:
+            continue
         texts = []
-        for column in columns:
-            found = [
-                float(row["normalized"])
-                for row in rows
-                if (row["task"], row["mix"]) == (task, mix) and (row["learner"], row["weight"], row["alpha"]) == column
-            ]
-            spread = np.std(found, ddof=1) if len(found) > 1 else 0.0
-            texts.append(f"{np.mean(found):.1f} ± {spread:.1f} ({len(found)})" if found else "")
-        print(f"| {task} | {mix} | " + " | ".join(texts) + " |")
+        for column in COLUMNS.values():
+            found = [row for row in of_mix if (row["learner"], float(row["weight"]) > 0, float(row["alpha"])) == column]
+            scores, returns = ([float(row[name]) for row in found] for name in ("normalized", "return"))
+            spread = f" ± {np.std(scores, ddof=1):.0f}" if len(scores) > 1 else ""
+            texts.append(f"{np.mean(scores):.0f}{spread} ({np.mean(returns):.1f})" if found else "")
+        seeds = len({row["seed"] for row in of_mix})
+        print(f"| {task} | {mix} | {seeds} | " + " | ".join(texts) + " |")
 
 
 def main() -> None:
