@@ -107,8 +107,8 @@ def test_the_page_of_results_shows_the_committed_rows(
     shown = re.findall(r"<!-- table (\S+) -->\n(.*?)<!-- /table -->", text, re.DOTALL)
     programs = {"declared": ["headline.py", "--table"], "headline": ["earlier_headline.py", "--table"]}
     sets = ["reacher-scripted-clockwise-v0", "reacher-scripted-mix-v0"]
-    assert [data for data, _ in shown] == [*programs, *sets, "comparisons"]
-    programs["comparisons"] = ["comparisons.py", "--table"]
+    assert [data for data, _ in shown] == [*programs, *sets, "comparisons", "marlhf"]
+    programs |= {name: [f"{name}.py", "--table"] for name in ("comparisons", "marlhf")}
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     for data, table in shown:
         program = programs.get(data, ["table.py", "--wide", data])
