@@ -194,8 +194,9 @@ class RewardModel(Learner):
         assert batch.targets is not None and batch.labelled is not None
         spoken_of = self._spoken_of(batch)
         rewards, mask = self._own_rows(batch, spoken_of), _of_agent(batch.mask, spoken_of)
-        crops = self._crops(mask) if self.config.surf_weight else mask
-        scores = losses.segment_scores(rewards, crops)
+        # Crops are of the team's time: an agent that comes late is away where they begin.
+        crops = self._crops(batch.mask) if self.config.surf_weight else batch.mask
+        scores = losses.segment_scores(rewards, _of_agent(crops, spoken_of))
         targets = batch.targets if spoken_of is None else torch.zeros_like(batch.targets)
         compared = losses.compared_scores(scores, targets.unsqueeze(-1).expand(scores.shape[:-1]))
         margin = compared[..., 0] - compared[..., 1]

@@ -76,10 +76,11 @@ def test_members_learn_apart(recurrent) -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"joint": True}, {"recurrent": True}, {"surf_weight": 1.0}], ids=str)
 def test_labels_of_agents_are_learnt_from_without_the_rewards_of_the_others(settings, monkeypatch) -> None:
-    batch = comparisons()
+    batch = comparisons(time=20)
     targets = torch.arange(batch.targets.numel()).view_as(batch.targets) % batch.mask.shape[-1]
     mask = batch.mask.clone()
-    mask[:, 0, 0, 1:, 0] = False  # an agent that leaves in the first segment
+    mask[:, 0, 0, 9:, 0] = False  # an agent that leaves in the first segment
+    mask[:, 1, 1, :11, 1] = False  # and one that comes late
     batch = replace(batch, targets=targets, mask=mask)
     read, made = [], []
     for whole in (False, True):
