@@ -41,6 +41,8 @@ class Comparisons(Batch):
     """1, 0 or 1/2."""
     targets: Annotated[Tensor, "member pair"] | None = None
     """Int64: the agent that the label speaks of, or -1 for the team."""
+    agents: Annotated[Tensor, "member pair"] | None = None
+    """`targets` where none is -1, as their source knows; else None. To ask them would wait for the device."""
     labelled: Annotated[Tensor, "member pair"] | None = None
     """Bool, false for pairs that nobody labelled; they are the same for all members."""
     kinds: Annotated[Tensor, "member pair"] | None = None
@@ -269,10 +271,9 @@ class RewardModel(Learner):
 
         Smoothness that weighs and people's judgements are of all agents.
         """
-        assert batch.targets is not None
-        if self.config.alpha or batch.kinds is not None or bool((batch.targets < 0).any()):
+        if self.config.alpha or batch.kinds is not None or batch.agents is None:
             return None
-        return batch.targets[..., None, None]
+        return batch.agents[..., None, None]
 
     def _own_rows(
         self, batch: Batch, spoken_of: Annotated[Tensor, "member pair 1 1"] | None

@@ -81,7 +81,7 @@ def test_labels_of_agents_are_learnt_from_without_the_rewards_of_the_others(sett
     mask = batch.mask.clone()
     mask[:, 0, 0, 9:, 0] = False  # an agent that leaves in the first segment
     mask[:, 1, 1, :11, 1] = False  # and one that comes late
-    batch = replace(batch, targets=targets, mask=mask)
+    batch = replace(batch, targets=targets, agents=targets, mask=mask)
     read, made = [], []
     for whole in (False, True):
         learner = model(alpha=0.0, grad_clip=0.0, **settings)
@@ -97,12 +97,11 @@ def test_labels_of_agents_are_learnt_from_without_the_rewards_of_the_others(sett
 
 def test_what_speaks_of_all_agents_has_the_rewards_of_all() -> None:
     batch = comparisons()
-    own = replace(batch, targets=torch.zeros_like(batch.targets))
-    of_team = own.targets.clone()
-    of_team[-1, -1] = -1
+    targets = torch.zeros_like(batch.targets)
+    own = replace(batch, targets=targets, agents=targets)
     assert model(alpha=0.0)._spoken_of(own) is not None
     assert model(alpha=0.1)._spoken_of(own) is None
-    assert model(alpha=0.0)._spoken_of(replace(own, targets=of_team)) is None
+    assert model(alpha=0.0)._spoken_of(replace(own, agents=None)) is None
     assert model(alpha=0.0)._spoken_of(replace(own, kinds=torch.zeros_like(own.targets))) is None
 
 

@@ -307,6 +307,7 @@ class ComparisonSource:
         self.judged = tuple(one for one in every if len(one))
         self.labelled, self.members, self.batch_size = labelled, members, batch_size
         self.generator = generator
+        self._of_agents = bool((labelled.targets >= 0).all())
         self.table, self.known = _bare(labelled.segments), len(labelled.segments)
         if unlabelled is not None:
             self.table = Batch.cat([self.table, _bare(unlabelled)])
@@ -343,7 +344,8 @@ class ComparisonSource:
         held: dict[str, Any] = {item.name: getattr(rows, item.name) for item in fields(Batch)}
         # What the environment paid is nobody's business here.
         held["rewards"] = torch.zeros_like(rows.rewards)
-        return Comparisons(**held, labels=values, targets=targets, labelled=labelled, kinds=kinds)
+        agents = targets if self._of_agents else None
+        return Comparisons(**held, labels=values, targets=targets, agents=agents, labelled=labelled, kinds=kinds)
 
     def state_dict(self) -> dict[str, Any]:
         """The generator's state is the whole cursor: a resample is drawn again from the same seed."""

@@ -116,6 +116,7 @@ def test_rows_are_of_the_pairs_that_labels_speak_of(tmp_path, data) -> None:
     source = ComparisonSource(train, 2, 64, torch.Generator().manual_seed(0))
     batch = source.sample(RewardModel.needs).check()
     assert not batch.rewards.any(), "no reward model sees what the environment paid"
+    assert torch.equal(batch.agents, batch.targets)
     for label, sides, target in zip(train.labels, train.sides, train.targets.tolist(), strict=True):
         returns = []
         for key, row in zip((pairs[label.pair_id].first, pairs[label.pair_id].second), sides, strict=True):
@@ -133,6 +134,7 @@ def test_each_member_draws_labels_of_its_own(comparisons, sampling) -> None:
         train = load_split(folder, 60, 0.1, 0, "cpu").train
     source = ComparisonSource(train, 2, 500, torch.Generator().manual_seed(0), sampling)
     batch = source.sample(RewardModel.needs)
+    assert batch.agents is None, "labels are of the team"
     drawn = [{tuple(row.tolist()) for row in batch.obs[member].flatten(1)} for member in (0, 1)]
     every = {tuple(row.tolist()) for row in train.segments.obs[train.sides].flatten(1)}
     assert drawn[0] | drawn[1] <= every
