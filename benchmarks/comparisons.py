@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from rows import command, missing, read, replace, trained
+from rows import command, commit_of, missing, read, replace, trained
 
 from offline_marl.preferences.teachers import TeacherConfig
 from offline_marl.tasks.data_tasks import open_task
@@ -64,9 +64,9 @@ def train(name: str, learner: str, seed: int, out: Path) -> None:
     folder = out / f"{name}_{learner.replace(', ', '_').replace(' ', '_')}_{seed}"
     if not trained(folder, fresh):
         return
-    done, versions = (json.loads((folder / part).read_text()) for part in ("DONE", "versions.json"))
+    done = json.loads((folder / "DONE").read_text())
     score = {key: round(done["score"][key], 4) for key in ("return", "normalized_return")}
-    rest = {"commit": versions.get("commit", "")[:10], "wall_s": done["wall_s"]}
+    rest = {"commit": commit_of(folder), "wall_s": done["wall_s"]}
     replace(RESULTS, [{"set": name, "learner": learner, "seed": seed, **score, **rest}], FIELDS, KEY)
 
 

@@ -57,10 +57,8 @@ SHOWN = (5_000, 10_000, 20_000, 30_000, 50_000)
 
 def rows_of(folder: Path) -> list[dict[str, object]]:
     """The evaluations of a finished run, the last one of its end."""
-    done, config, versions = (
-        json.loads((folder / name).read_text()) for name in ("DONE", "config.json", "versions.json")
-    )
-    known = {"algo": config["algorithm"], "seed": config["seed"], "commit": (versions.get("commit") or "")[:10]}
+    done, config = (json.loads((folder / name).read_text()) for name in ("DONE", "config.json"))
+    known = {"algo": config["algorithm"], "seed": config["seed"], "commit": rows.commit_of(folder)}
     told = []
     with (folder / "eval.csv").open() as stream:
         for row in csv.DictReader(stream):

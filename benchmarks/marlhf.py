@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rows import missing, read, replace
+from rows import commit_of, missing, read, replace
 
 from offline_marl.core.errors import BadInputError, WorkError
 from offline_marl.launch.cli.recipe import perform
@@ -182,11 +182,11 @@ def unfinished(wanted: Iterable[Cell]) -> list[Cell]:
 
 def row_of(cell: Cell, found: Standing) -> dict[str, Any]:
     """A row of the table; scores are between the trivial and the expert tier."""
-    done, versions = (json.loads((found.made / part).read_text()) for part in ("DONE", "versions.json"))
+    done = json.loads((found.made / "DONE").read_text())
     low, high = (told(cell.task, tier)["return"] for tier in ("trivial", "expert"))
     score = done["score"]["return"]
     scores = {"return": round(score, 4), "normalized": round(100 * (score - low) / (high - low), 2)}
-    return {**vars(cell), **scores, "commit": versions.get("commit", "")[:10], "wall_s": done["wall_s"]}
+    return {**vars(cell), **scores, "commit": commit_of(found.made), "wall_s": done["wall_s"]}
 
 
 def standing(wanted: Sequence[Cell], out: Path) -> dict[Cell, Standing]:

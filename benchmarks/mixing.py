@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from rows import command, missing, read, replace, trained
+from rows import command, commit_of, missing, read, replace, trained
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "mixing.csv"
-FIELDS = ("task", "algo", "seed", "updates", "return", "return_low", "return_high", "agreement", "episodes", "wall_s")
+FIELDS = ("task", "algo", "seed", "updates", "return", "return_low", "return_high", "agreement", "episodes", "commit")
 LEARNERS = {
     "bc": ("bc", []),
     "cql": ("cql", []),
@@ -52,7 +52,7 @@ def one(task: str, learner: str, seed: int, out: Path) -> None:
     if not trained(folder, fresh):
         return
     done = json.loads((folder / "DONE").read_text())
-    row = {name: done["score"].get(name) for name in FIELDS} | {"wall_s": done["wall_s"]}
+    row = {name: done["score"].get(name) for name in FIELDS} | {"commit": commit_of(folder)}
     row |= {"task": task, "algo": learner, "seed": seed, "updates": done["steps"]}
     replace(RESULTS, [row], FIELDS, ("task", "algo", "seed"))
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from rows import missing, read, replace, trained
+from rows import commit_of, missing, read, replace, trained
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "offline_online.csv"
@@ -75,8 +75,7 @@ def ended(arm: str, seed: int, folder: Path, played: int) -> dict[str, object]:
 
 
 def about(arm: str, seed: int, folder: Path, played: int) -> dict[str, object]:
-    commit = json.loads((folder / "versions.json").read_text()).get("commit") or ""
-    return {"arm": arm, "seed": seed, "environment_steps": played, "commit": commit[:10]}
+    return {"arm": arm, "seed": seed, "environment_steps": played, "commit": commit_of(folder)}
 
 
 def scores(row: dict[str, str]) -> dict[str, object]:

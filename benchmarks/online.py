@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from rows import missing, read, replace
+from rows import commit_of, missing, read, replace
 from run import PRESETS, train
 
 HERE = Path(__file__).resolve().parent
@@ -41,7 +41,7 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
     """The evaluations of a finished run."""
     if not (folder / "DONE").exists():
         return []
-    config, versions = (json.loads((folder / name).read_text()) for name in ("config.json", "versions.json"))
+    config, commit = json.loads((folder / "config.json").read_text()), commit_of(folder)
     rows = []
     with (folder / "eval.csv").open() as stream:
         for row in csv.DictReader(stream):
@@ -49,7 +49,7 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
             played = row.get("environment_steps") or int(row["step"]) * config["settings"]["batch_size"]
             known = {"algo": config["algorithm"], "environment": config["environment"], "seed": config["seed"]}
             told = {name: row[name] for name in ("return", "return_low", "return_high", "episodes")}
-            rows.append({**known, "environment_steps": played, **told, "commit": versions.get("commit")})
+            rows.append({**known, "environment_steps": played, **told, "commit": commit})
     return rows
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rows import read, replace
+from rows import commit_of, read, replace
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "pebble.csv"
@@ -160,7 +160,6 @@ def train(one: Cell, out: Path) -> dict[str, Any] | None:
     last: dict[str, Any] = {}
     if (folder / "rounds.jsonl").exists():
         last = json.loads((folder / "rounds.jsonl").read_text().splitlines()[-1])
-    versions = json.loads((folder / "versions.json").read_text())
     told = {name: "" if last.get(name) is None else round(last[name], 3) for name in ("correlation", "accuracy_of_new")}
     return {
         "environment": one.body.name,
@@ -171,7 +170,7 @@ def train(one: Cell, out: Path) -> dict[str, Any] | None:
         **score,
         "episodes": done["score"]["episodes"],
         **told,
-        "commit": versions.get("commit", "")[:10],
+        "commit": commit_of(folder),
         "wall_s": done["wall_s"],
     }
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from marlhf import COMMON, MIXES, SPREAD, Stages, mixture, recorded, scale_of, stage, told
-from rows import read, replace
+from rows import commit_of, read, replace
 
 from offline_marl.core.errors import BadInputError, WorkError
 from offline_marl.launch.cli.recipe import perform
@@ -120,7 +120,7 @@ CASES = {
 def row_of(name: str, seed: int, found: dict[str, Standing], key: str) -> dict[str, Any]:
     """The row of a case whose fit is there; learners are scored between the trivial and the expert tier."""
     fit = found[f"{key}_reward"].made
-    report, versions = (json.loads((fit / part).read_text()) for part in ("report.json", "versions.json"))
+    report = json.loads((fit / "report.json").read_text())
     accuracy, truth = report["accuracy"], report["true_returns"]
     row = {
         "case": name,
@@ -132,7 +132,7 @@ def row_of(name: str, seed: int, found: dict[str, Standing], key: str) -> dict[s
         "bayes": round(accuracy["bayes"], 4),
         "share": round(accuracy["share_of_bayes"], 3),
         "rank": round(truth["team"]["rank"], 3),
-        "commit": (versions.get("commit") or "")[:10],
+        "commit": commit_of(fit),
     }
     low, high = (told(SPREAD, tier)["return"] for tier in ("trivial", "expert"))
     for what in ("learned", "true"):

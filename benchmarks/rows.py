@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -69,6 +70,11 @@ def command(words: Sequence[str], log: Path) -> bool:
     if done.returncode:
         print(f"FAILED  {' '.join(words)}; see {log}", file=sys.stderr)
     return done.returncode == 0
+
+
+def commit_of(folder: Path) -> str:
+    """The commit that a run was begun with; empty where there was no checkout."""
+    return (json.loads((folder / "versions.json").read_text()).get("commit") or "")[:10]
 
 
 def trained(folder: Path, fresh: Sequence[str]) -> bool:

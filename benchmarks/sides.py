@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rows import missing, read, replace
+from rows import commit_of, missing, read, replace
 from run import PRESETS, train
 
 import offline_marl
@@ -66,9 +66,7 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
     """A finished run's rows, one for each side."""
     if not (folder / "DONE").exists():
         return []
-    done, config, versions = (
-        json.loads((folder / name).read_text()) for name in ("DONE", "config.json", "versions.json")
-    )
+    done, config = (json.loads((folder / name).read_text()) for name in ("DONE", "config.json"))
     task, rows = config["environment"], []
     for side in TASKS[task]:
         score = offline_marl.evaluate(folder, EPISODES, 0, task, settings_of(side))
@@ -86,7 +84,7 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
                 "random_low": round(chance.low, 3),
                 "random_high": round(chance.high, 3),
                 "episodes": EPISODES,
-                "commit": (versions.get("commit") or "")[:10],
+                "commit": commit_of(folder),
                 "wall_s": done["wall_s"],
             }
         )

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import plain_sac
 import torch
-from rows import missing, read, replace
+from rows import commit_of, missing, read, replace
 from run import PRESETS, train
 
 from offline_marl.environments.scores import summarize
+from offline_marl.runs.folder import describe_software
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "soft.csv"
@@ -34,6 +35,7 @@ FIELDS = (
     "return_low",
     "return_high",
     "episodes",
+    "commit",
     "wall_s",
 )
 
@@ -47,16 +49,23 @@ def of_masac(body: str, seed: int, out: Path) -> dict[str, object] | None:
         return None
     done = json.loads((folder / "DONE").read_text())
     score = {name: round(done["score"][name], 2) for name in ("return", "return_low", "return_high")}
-    return {**row("masac", body, seed), **score, "episodes": done["score"]["episodes"], "wall_s": done["wall_s"]}
+    return {
+        **row("masac", body, seed),
+        **score,
+        "episodes": done["score"]["episodes"],
+        "commit": commit_of(folder),
+        "wall_s": done["wall_s"],
+    }
 
 
 def of_plain(body: str, seed: int) -> dict[str, object]:
     """A row of the plain one."""
     torch.set_num_threads(1)
+    commit = (describe_software().get("commit") or "")[:10]
     returns, seconds = plain_sac.train(BODIES[body], seed, STEPS, WARMUP, EPISODES)
     score = summarize(returns)
     told = {"return": round(score.mean, 2), "return_low": round(score.low, 2), "return_high": round(score.high, 2)}
-    return {**row("plain SAC", body, seed), **told, "episodes": EPISODES, "wall_s": round(seconds, 1)}
+    return {**row("plain SAC", body, seed), **told, "episodes": EPISODES, "commit": commit, "wall_s": round(seconds, 1)}
 
 
 def row(algo: str, body: str, seed: int) -> dict[str, object]:

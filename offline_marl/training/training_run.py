@@ -75,6 +75,7 @@ class TrainingSession(Session[RunConfig, Result]):
 
     learner_key = "algorithm"
     learner: Algorithm
+    folder: RunFolder
 
     def __init__(
         self,
@@ -92,30 +93,14 @@ class TrainingSession(Session[RunConfig, Result]):
         # Before any model is fitted: who named an environment that is not here has lost nothing.
         score = make_scorer(task, config.eval_seed, most, self.device, config.workers, named=named and not folder.done)
         self.score = score
-        settings = learner.config
-        replacement: Replacement | None = None
-        if not folder.done and is_paid_while_acting(config):
-            replacement = make_live_reward(config, task, self.device)
-        elif not folder.done:
-            replacement = learned_reward(config, folder, task, self.device)
+        replacement = None if folder.done else self._replacement()
         for what, version in {} if folder.done else task.opponents.items():
             pin(folder, what, version)
+        self.rewards = Rewards(task.data, learner.config.reward_scale, replacement, self.device)
+        self._fit_to_data()
         self.course: RewardCourse | None = None
-        self.rewards = rewards = Rewards(task.data, settings.reward_scale, replacement, self.device)
-        if settings.standardize_obs:
-            learner.standardize(*obs_statistics(task.data, growing=not task.recorded))
-        if settings.clip_target:
-            learner.cap_targets(*rewards.best_values(settings.gamma))
-        refuse_long_window(task.data.lengths, learner.window, learner.inputs.reach)
-        if config.init is not None and not checkpoint.found(folder.checkpoints):
-            take_over(learner, RunFolder(config.init), config)
         if not folder.done:
-            if isinstance(replacement, LiveReward):
-                self.course, self._make_source = plan_paid(config, folder, task, rewards, learner)
-            elif learner.needs.view == "pairs":
-                self._make_source = plan_pairs(config, folder, task, learner)
-            else:
-                self._make_source = plan_source(config, folder, task, rewards, learner)
+            self._plan(replacement)
         play = None if score is None else lambda: score(learner, config.eval_episodes)
         self.evaluating = EvaluateHook(play, config.eval_every, config.steps, self.log)
         self.own_hooks = {"evaluation": self.evaluating}
@@ -135,6 +120,33 @@ class TrainingSession(Session[RunConfig, Result]):
     @property
     def title(self) -> str:
         return f"{self.name} on {self.task.id}"
+
+    def _replacement(self) -> Replacement | None:
+        """What stands for the environment's rewards, if anything does."""
+        if is_paid_while_acting(self.config):
+            return make_live_reward(self.config, self.task, self.device)
+        return learned_reward(self.config, self.folder, self.task, self.device)
+
+    def _fit_to_data(self) -> None:
+        """Give the learner what it takes from its data and from the run that it begins with."""
+        learner, settings, data = self.learner, self.learner.config, self.task.data
+        if settings.standardize_obs:
+            learner.standardize(*obs_statistics(data, growing=not self.task.recorded))
+        if settings.clip_target:
+            learner.cap_targets(*self.rewards.best_values(settings.gamma))
+        refuse_long_window(data.lengths, learner.window, learner.inputs.reach)
+        if self.config.init is not None and not checkpoint.found(self.folder.checkpoints):
+            take_over(learner, RunFolder(self.config.init), self.config)
+
+    def _plan(self, replacement: Replacement | None) -> None:
+        """Refuse what can be refused of its source before the run begins, and know how it is made."""
+        config, folder, task, learner = self.config, self.folder, self.task, self.learner
+        if isinstance(replacement, LiveReward):
+            self.course, self._make_source = plan_paid(config, folder, task, self.rewards, learner)
+        elif learner.needs.view == "pairs":
+            self._make_source = plan_pairs(config, folder, task, learner)
+        else:
+            self._make_source = plan_source(config, folder, task, self.rewards, learner)
 
     def _counts(self) -> dict[str, int]:
         counted = {"environment_steps": self.learner.environment_steps}

@@ -93,74 +93,89 @@ def rollout(
         caution: Penalties and the cut-off.
         next_actions: Whether rows hold what the policy does next, also where doubt or the horizon ends them.
     """
-    act = unchecked(policy)
-    obs, state, avail = starts.obs, starts.state, starts.avail_actions
-    memory = begin_memory(policy, model.spec, len(obs), obs.device, newest(starts.history, policy.window))
-    carry = model.begin(starts)
-    alive = torch.ones(len(obs), dtype=torch.bool, device=obs.device)
-    # None while all agents are there, as in most data.
-    present = starts.mask
-    steps: list[Batch] = []
-    spreads: list[Tensor] = []
-    penalties: list[Tensor] = []
-    cut, broken = torch.zeros_like(alive), torch.zeros_like(alive)
-    for time in range(horizon):
-        read = memory.read()
-        actions = act(obs, avail_actions=avail, explore=True, **read)
-        if present is not None:  # who is away does nothing, as in recorded data
-            actions = blanked(actions, present)
-        prediction, carry = model.step(carry, actions)
-        if present is not None:
-            prediction = _of_present(prediction, present, model.facts)
-        next_obs, rewards, lost, value, finite = _tidy(model, prediction, obs, caution)
-        if present is not None:  # the box of the data need not hold the zeros of who is away
-            next_obs, rewards = blanked(next_obs, present), blanked(rewards, present)
-        broken = broken | (alive & ~finite)
-        alive = alive & finite
-        doubted = exceeds(value, caution.cutoff)
-        cut = cut | (alive & doubted)
-        memory.remember(obs, actions, rewards)
-        # What the model does not foresee, rows do not hold from their start.
-        next_state = None if state is None else prediction.next_state
-        next_avail = None if avail is None else prediction.next_avail_actions
-        there = alive.unsqueeze(-1).expand_as(prediction.terminations)
-        there = there if present is None else there & present
-        terminations = prediction.terminations & there
-        over = (terminations | ~there).all(-1)
-        last = (doubted | (time == horizon - 1)) & ~over & alive
-        steps.append(
-            Batch(
-                obs=obs,
-                actions=actions,
-                rewards=rewards,
-                next_obs=next_obs,
-                terminations=terminations,
-                truncations=last.unsqueeze(-1) & there & ~terminations,
-                state=None if next_state is None else state,
-                next_state=next_state,
-                history=read.get("history"),
-                next_history=memory.read().get("history"),
-                avail_actions=None if next_avail is None else avail,
-                next_avail_actions=next_avail,
-                mask=there,
-                synthetic=torch.ones_like(alive),
-            )
-        )
-        spreads.append(value)
-        penalties.append(lost)
-        alive = alive & ~over & ~last
-        if present is not None:
-            present = present & ~terminations
-            next_obs = blanked(next_obs, present)
-            next_avail = None if next_avail is None else freed(next_avail, present, model.spec)
-        obs, state, avail = next_obs, next_state, next_avail
-        carry = carry.correct(obs).where(alive)
+    episodes = _Episodes(model, policy, starts, caution)
+    steps, penalties, spreads = zip(*(episodes.step(time == horizon - 1) for time in range(horizon)), strict=True)
     joined = Batch.stack(steps, dim=1)
     if next_actions:
         assert joined.mask is not None
-        following = act(obs, avail_actions=avail, explore=True, **memory.read())
+        following = episodes.act(episodes.obs, avail_actions=episodes.avail, explore=True, **episodes.memory.read())
         joined = joined.with_next_actions(following, joined.mask & ~joined.terminations)
-    return Rollout(joined, torch.stack(penalties, dim=1), torch.stack(spreads, dim=1), cut, broken)
+    return Rollout(joined, torch.stack(penalties, dim=1), torch.stack(spreads, dim=1), episodes.cut, episodes.broken)
+
+
+class _Episodes:
+    """Imagined episodes under way, one a row; arguments as of `rollout`."""
+
+    def __init__(self, model: Dynamics, policy: Policy, starts: Batch, caution: Caution) -> None:
+        self.model, self.caution, self.act = model, caution, unchecked(policy)
+        self.obs, self.state, self.avail = starts.obs, starts.state, starts.avail_actions
+        past = newest(starts.history, policy.window)
+        self.memory = begin_memory(policy, model.spec, len(self.obs), self.obs.device, past)
+        self.carry = model.begin(starts)
+        self.alive = torch.ones(len(self.obs), dtype=torch.bool, device=self.obs.device)
+        self.cut, self.broken = torch.zeros_like(self.alive), torch.zeros_like(self.alive)
+        # None while all agents are there, as in most data.
+        self.present = starts.mask
+
+    def step(self, at_horizon: bool) -> tuple[Batch, PerTeam, PerTeam]:
+        """Rows [row] of the next step, what doubt takes from their rewards, and their disagreement."""
+        read = self.memory.read()
+        actions = self.act(self.obs, avail_actions=self.avail, explore=True, **read)
+        if self.present is not None:  # who is away does nothing, as in recorded data
+            actions = blanked(actions, self.present)
+        prediction, self.carry = self.model.step(self.carry, actions)
+        if self.present is not None:
+            prediction = _of_present(prediction, self.present, self.model.facts)
+        next_obs, rewards, lost, value, finite = _tidy(self.model, prediction, self.obs, self.caution)
+        if self.present is not None:  # the box of the data need not hold the zeros of who is away
+            next_obs, rewards = blanked(next_obs, self.present), blanked(rewards, self.present)
+        self.broken = self.broken | (self.alive & ~finite)
+        self.alive = self.alive & finite
+        doubted = exceeds(value, self.caution.cutoff)
+        self.cut = self.cut | (self.alive & doubted)
+        self.memory.remember(self.obs, actions, rewards)
+        there = self.alive.unsqueeze(-1).expand_as(prediction.terminations)
+        there = there if self.present is None else there & self.present
+        terminations = prediction.terminations & there
+        over = (terminations | ~there).all(-1)
+        last = (doubted | at_horizon) & ~over & self.alive
+        row = Batch(
+            obs=self.obs,
+            actions=actions,
+            rewards=rewards,
+            next_obs=next_obs,
+            terminations=terminations,
+            truncations=last.unsqueeze(-1) & there & ~terminations,
+            history=read.get("history"),
+            next_history=self.memory.read().get("history"),
+            mask=there,
+            synthetic=torch.ones_like(self.alive),
+            **self._foreseen(prediction),
+        )
+        self._go_on(row, over | last)
+        return row, lost, value
+
+    def _foreseen(self, prediction: Prediction) -> dict[str, Any]:
+        """State and available actions; what the model does not foresee, rows do not hold from their start."""
+        next_state = None if self.state is None else prediction.next_state
+        next_avail = None if self.avail is None else prediction.next_avail_actions
+        return {
+            "state": None if next_state is None else self.state,
+            "next_state": next_state,
+            "avail_actions": None if next_avail is None else self.avail,
+            "next_avail_actions": next_avail,
+        }
+
+    def _go_on(self, row: Batch, ended: Rows) -> None:
+        """Stand at the end of these rows; episodes that ended in them are alive no longer."""
+        self.alive = self.alive & ~ended
+        obs, avail = row.next_obs, row.next_avail_actions
+        if self.present is not None:
+            self.present = self.present & ~row.terminations
+            obs = blanked(obs, self.present)
+            avail = None if avail is None else freed(avail, self.present, self.model.spec)
+        self.obs, self.state, self.avail = obs, row.next_state, avail
+        self.carry = self.carry.correct(obs).where(self.alive)
 
 
 def _of_present(prediction: Prediction, present: PerAgent, facts: Facts) -> Prediction:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from offline_marl.core.fields import Count, CountOrZero, NotNegative, Share
 from offline_marl.core.types import Spec
-from offline_marl.networks.tokenizer import BinTokenizer, FiniteScalarQuantizer, Tokenizer, VectorQuantizer
+from offline_marl.networks.quantizers import BinTokenizer, FiniteScalarQuantizer, VectorQuantizer
+from offline_marl.networks.tokenizer import Tokenizer
 from offline_marl.worldmodels.base import WorldModelConfig
 from offline_marl.worldmodels.facts import Facts
 from offline_marl.worldmodels.token_guess import REACH

@@ -15,7 +15,7 @@ from offline_marl.core.types import Batch, Episode, Spec
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.losses.tokens import hl_gauss
-from offline_marl.networks.tokenizer import VectorQuantizer
+from offline_marl.networks.quantizers import VectorQuantizer
 from offline_marl.training.models.fit import facts_of
 from offline_marl.worldmodels.marie import Marie
 from offline_marl.worldmodels.rollout import Caution, rollout

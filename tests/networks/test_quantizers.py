@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from offline_marl.core.types import DataError
-from offline_marl.networks.tokenizer import EPSILON, BinTokenizer, FiniteScalarQuantizer, VectorQuantizer
+from offline_marl.networks.quantizers import EPSILON, BinTokenizer, FiniteScalarQuantizer, VectorQuantizer
 
 DIMS = (4, 2)
 
