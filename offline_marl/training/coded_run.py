@@ -75,6 +75,7 @@ class CodedRun:
     @contextlib.contextmanager
     def updating(self, source: Source) -> Iterator[Callable[[Batch], Metrics]]:
         """The algorithm's update while learners are running; they are stopped at the end, however it comes."""
+        self._cut_log()
         drawn = None
         if self._knows_rows(source):
 
@@ -125,12 +126,23 @@ class CodedRun:
         return {"stragglers": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the saved run stood; lines of the log that were written after it are dropped."""
+        """Go on where the saved run stood."""
         self.generator.set_state(state["stragglers"].cpu())
+
+    def _cut_log(self) -> None:
+        """Drop the lines of updates that are made again, which of a run without a checkpoint are all.
+
+        Raises:
+            RunFolderError: The log was damaged or edited.
+        """
         path = self.folder.path / LOG
-        if path.is_file():
+        if not path.is_file():
+            return
+        try:
             lines = [line for line in _lines(path) if line["version"] <= self.learner.updates]
-            write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        except (ValueError, KeyError, TypeError):
+            raise RunFolderError(f"{path} was damaged or edited: remove it, and the run goes on.") from None
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def write_log(self) -> None:
         """Append what is not in the log yet."""

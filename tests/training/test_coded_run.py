@@ -106,6 +106,25 @@ def test_a_killed_run_with_processes_goes_on(tmp_path, data):
     assert [line["version"] for line in log_of(tmp_path / "killed")] == list(range(1, 25))
 
 
+def test_a_run_that_failed_before_its_first_checkpoint_logs_each_update_once(tmp_path, data):
+    def fail(step, learner, metrics):
+        raise RuntimeError("it fails")
+
+    settings = {**TD3_BC, "steps": 3, "checkpoint_every": 0, "engine": "local", "learners": 3}
+    with pytest.raises(RuntimeError, match="it fails"):
+        small_run(tmp_path / "failed", data, **settings, hooks=[fail])
+    assert len(log_of(tmp_path / "failed")) == 1
+    log = tmp_path / "failed" / "learners.jsonl"
+    whole = log.read_text()
+    log.write_text("[]\n")
+    with pytest.raises(RunFolderError, match="was damaged or edited: remove it"):
+        run.resume(tmp_path / "failed")
+    log.write_text(whole)
+    run.resume(tmp_path / "failed")
+
+    assert [line["version"] for line in log_of(tmp_path / "failed")] == [1, 2, 3]
+
+
 def test_learners_of_other_machines_are_paid_by_the_learned_reward(tmp_path, data, monkeypatch):
     monkeypatch.setattr(training_run, "learned_reward", lambda *_: lambda batch: -7.0 * batch.rewards)
     monkeypatch.setattr(coded_run, "RayEngine", lambda count, make, address: ScriptedEngine(count, make))
