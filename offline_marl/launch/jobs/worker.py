@@ -20,7 +20,7 @@ from offline_marl.core.errors import TERMINATED, BadInputError, sentence
 from offline_marl.core.plugin_files import load_plugin, loaded_plugins
 from offline_marl.launch.jobs import disk, slurm
 from offline_marl.launch.jobs.job import Job, note_start, perform
-from offline_marl.runs.stopping import asked, heeding_the_end
+from offline_marl.runs.stopping import asked, heeding_the_end, saving_when_interrupted
 
 POLL_S = 0.05
 KILL_WAIT_S = 900.0
@@ -58,8 +58,12 @@ class Work:
         Raises:
             BadInputError: The run's or the fit's own, or another error that ended it.
             SystemExit: It was terminated, and has saved.
+            KeyboardInterrupt: It was interrupted in the process that launched it, and has saved.
         """
-        self._note(job, disk.Backoff(), event="start", **process_identity())
+        process = process_identity()
+        self._note(job, disk.Backoff(), event="start", **process)
+        if process["executor"] == "debug":
+            return self._work_here(job)
         # Ctrl-C reaches every process of a terminal: a job of its own process then saves as well.
         local = os.environ.get("SUBMITIT_EXECUTOR") == "local"
         interrupted = signal.signal(signal.SIGINT, lambda *_: asked.set()) if local else None
@@ -69,6 +73,17 @@ class Work:
         finally:
             if local:
                 signal.signal(signal.SIGINT, interrupted)
+
+    def _work_here(self, job: Job) -> dict[str, Any]:
+        """Perform the job in the process that launches jobs: Ctrl-C lets the job save, and ends the launch."""
+        with saving_when_interrupted((job.out / "config.json").exists) as interrupted:
+            try:
+                with heeding_the_end(asked.set):
+                    return self._wait(job)
+            except SystemExit:
+                if interrupted.is_set():
+                    raise KeyboardInterrupt from None
+                raise
 
     def _wait(self, job: Job) -> dict[str, Any]:
         try:

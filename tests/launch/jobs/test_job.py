@@ -13,7 +13,9 @@ from cluster import ends, job, starts
 from runs import ending, refuse_difference
 from worlds import saved, world
 
+from offline_marl.algorithms.bc import BC
 from offline_marl.core.config import ConfigError
+from offline_marl.core.types import Batch, Metrics
 from offline_marl.launch.jobs import disk
 from offline_marl.launch.jobs import job as jobs
 from offline_marl.launch.jobs.executors import FailedJobsError, submit
@@ -223,6 +225,31 @@ def test_debug_runs_all_and_tells_of_those_that_failed(tmp_path: Path, data: str
     assert "none.safetensors" in failed.why
     assert (finished.step, finished.steps, len(starts(good))) == (20, 20, 1)
     assert submit([], "slurm", Profile(), tmp_path / "logs") == []
+
+
+def test_debug_that_is_interrupted_saves_and_starts_no_more(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = BC.update
+
+    def interrupting(self: BC, batch: Batch) -> Metrics:
+        metrics = update(self, batch)
+        if self.updates == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert asked.wait(30)
+        return metrics
+
+    monkeypatch.setattr(BC, "update", interrupting)
+    first, second = (job(data, tmp_path / name) for name in ("first", "second"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            submit([first, second], "debug", Profile(), tmp_path / "logs")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [number for number, _ in checkpoint.found(first.out / "checkpoints")] == [3]
+    assert (ends(first), starts(second), asked.is_set()) == (["terminated"], [], False)
 
 
 def test_a_folder_that_nobody_submitted_waits(tmp_path: Path) -> None:
