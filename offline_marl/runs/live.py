@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from offline_marl.core.errors import BadInputError
+from offline_marl.core.locks import BusyError, locked
 from offline_marl.core.small_files import parse, read_table
 from offline_marl.runs.metric_rows import MOST_STEPS, is_sound, newest_rate
 
@@ -154,8 +156,7 @@ class RunWatcher:
             return "failed", why
         if not self._config and not self._tail.when:
             return "waiting", "it has not begun"
-        quiet = time.time() - max(_when(self.folder / name) for name in ("metrics.jsonl", "checkpoints", "config.json"))
-        # A clock that is a little ahead is another machine's; one that is far ahead says nothing of now.
+        quiet = _quiet(self.folder, ("metrics.jsonl", "checkpoints", "config.json"))
         if abs(quiet) < FRESH_S and not self._was_held:
             return "running", f"held by nobody on this machine, last written {max(0.0, quiet):.0f} s ago"
         return "stopped", f"go on with `offline-marl resume {self.folder}`"
@@ -198,6 +199,27 @@ def held_files() -> frozenset[int]:
         return frozenset()
     words = (line.split() for line in lines)
     return frozenset(int(fields[5].rpartition(":")[2]) for fields in words if len(fields) > 5 and fields[1] == "FLOCK")
+
+
+def is_held_elsewhere(folder: Path) -> bool:
+    """Whether a process that is not of this machine may be at work in a run folder: it holds it, or wrote just now."""
+    if abs(_quiet(folder, ("metrics.jsonl", "checkpoints", "config.json", "starts.jsonl"))) < FRESH_S:
+        return True
+    if not (folder / "lock").exists():
+        return False
+    try:
+        with locked(folder / "lock"):
+            return False
+    except (BusyError, BadInputError, OSError):  # held, or nobody can tell
+        return True
+
+
+def _quiet(folder: Path, names: Sequence[str]) -> float:
+    """Seconds since the newest of these files was written.
+
+    A little less than 0 where another machine's clock is ahead; far less says nothing of now.
+    """
+    return time.time() - max(_when(folder / name) for name in names)
 
 
 def scores(rows: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[float, ...]] | None:

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from offline_marl.launch.jobs import slurm
 from offline_marl.launch.jobs.job import Submitted, note_start, read_starts, read_submitted
 from offline_marl.launch.jobs.worker import start_ticks
 from offline_marl.runs import checkpoint
+from offline_marl.runs.live import is_held_elsewhere
 from offline_marl.runs.metric_rows import MOST_STEPS, is_sound, newest_rate, read_rows
 
 Name = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -157,7 +159,7 @@ def _state(folder: Path, given: Submitted | None, queued: Queue) -> State:
         return replace(known, why="it was not submitted")
     judges: dict[str, Callable[[Submitted, list[dict[str, Any]], Queue], tuple[Name, str]]]
     judges = {"slurm": _judge_slurm_job, "ray": _judge_ray_job}
-    name, why = judges.get(given.executor, _judge_process)(given, starts, queued)
+    name, why = judges.get(given.executor, partial(_judge_process, folder))(given, starts, queued)
     if _done_meanwhile(folder, given, queued):
         return replace(known, state="done", left_s=0.0)
     if name == "failed" and _was_stopped(given, starts):
@@ -191,13 +193,16 @@ def _judge_slurm_job(given: Submitted, starts: list[dict[str, Any]], queued: Que
     return "failed", END_REASONS.get(state, "it is gone from Slurm's queue, and its folder holds no DONE")
 
 
-def _judge_process(given: Submitted, starts: list[dict[str, Any]], queued: Queue) -> tuple[Name, str]:
+def _judge_process(folder: Path, given: Submitted, starts: list[dict[str, Any]], queued: Queue) -> tuple[Name, str]:
     begun = [row for row in starts if row.get("event") == "start"]
     failure = _reported_failure(given, starts)
     if failure:
         return "failed", failure
     if begun and begun[-1].get("host") != socket.gethostname():
-        return "running", f"on {begun[-1].get('host')}, which only that machine can tell for certain"
+        # A container that is started again has another name, and so has the machine that a folder was moved to.
+        if starts[-1].get("how") != "terminated" and is_held_elsewhere(folder):
+            return "running", f"on {begun[-1].get('host')}, which only that machine can tell for certain"
+        return "failed", f"nobody holds its folder, and {begun[-1].get('host')} has written nothing into it for a while"
     if begun and _alive(begun[-1]):
         return "running", ""
     if given.id.isdigit() and start_ticks(int(given.id)) is not None:

@@ -252,6 +252,22 @@ def test_debug_that_is_interrupted_saves_and_starts_no_more(
     assert (ends(first), starts(second), asked.is_set()) == (["terminated"], [], False)
 
 
+def test_a_job_that_another_machine_left_behind_goes_on(tmp_path: Path, data: str) -> None:
+    each = job(data, tmp_path / "run")
+    jobs.write_submitted(each, "local", "7", tmp_path / "logs")
+    jobs.note_start(each.out, {"event": "start", "id": "7", "host": "gone", "pid": 1, "born": 1})
+    assert state_of(each.out).state == "running" and "only that machine" in state_of(each.out).why
+    long_ago = time.time() - 1_000
+    os.utime(each.out / "starts.jsonl", (long_ago, long_ago))
+    with RunFolder(each.out).locked():
+        assert state_of(each.out).state == "running"
+    known = state_of(each.out)
+    assert known.state == "failed" and known.why.startswith("nobody holds its folder, and gone has written nothing")
+
+    jobs.note_start(each.out, {"event": "end", "how": "terminated", "why": "it saved"})
+    assert state_of(each.out).state == "stopped"
+
+
 def test_a_folder_that_nobody_submitted_waits(tmp_path: Path) -> None:
     assert state_of(tmp_path).why == "it was not submitted"
 
