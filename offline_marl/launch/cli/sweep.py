@@ -240,6 +240,8 @@ def _collect(args: Sequence[str]) -> None:
 
     sweep = Sweep(flags.dir)
     out = flags.out or sweep.path / "table.csv"
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder: name a file, such as {out / 'table.csv'}.")
     finished, runs = collect(sweep, out)
     print(f"{finished} of {runs} runs have finished")
     print(f"{'table':<12}{out}")

@@ -135,6 +135,7 @@ def test_one_table_holds_every_varied_field_and_where_it_came_from(cli, tmp_path
         "sweep", written(tmp_path, text + "[algorithm.iql.grid]\nexpectile = [0.6, 0.8]\n[grid]\nhidden = [[4], [8]]\n")
     )
     assert "12 of 12 runs have finished" in cli("sweep", "collect", "sweeps/sweep", "--out", "all.csv").out
+    assert "--out . is a folder: name a file" in cli("sweep", "collect", "sweeps/sweep", "--out", ".").error
     rows = table(tmp_path / "all.csv")
     assert {row["expectile"] for row in rows} == {"", "0.6", "0.8"} and {row["hidden"] for row in rows} == {
         "[4]",
