@@ -26,6 +26,8 @@ STATE_ORDER: tuple[State, ...] = ("running", "waiting", "stopped", "failed", "do
 """States in the order in which lists of runs show them."""
 FRESH_S = 120.0
 """A run that nobody on this machine holds may be another's, as long as it has written within so many seconds."""
+ABANDONED_S = 900.0
+"""A job of another machine is at work for so long after its last word, also where locks do not reach it."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +204,8 @@ def held_files() -> frozenset[int]:
 
 
 def is_held_elsewhere(folder: Path) -> bool:
-    """Whether a process that is not of this machine may be at work in a run folder: it holds it, or wrote just now."""
-    if abs(_quiet(folder, ("metrics.jsonl", "checkpoints", "config.json", "starts.jsonl"))) < FRESH_S:
+    """Whether a process that is not of this machine may be at work in a run folder: it holds it, or wrote of late."""
+    if abs(_quiet(folder, ("metrics.jsonl", "checkpoints", "config.json", "starts.jsonl"))) < ABANDONED_S:
         return True
     if not (folder / "lock").exists():
         return False
