@@ -231,6 +231,11 @@ def _lengths(batch: EpisodeBatch, time: int, ended: npt.NDArray[np.bool_]) -> tu
         _refuse_last(batch, by_flag == time, np.asarray(ended.any(1)))
         return np.minimum(by_flag, time - 1), f"; {batch.called.get('filled', 'filled')} is not there"
     filled = _flags(batch, "filled", time, 1)[..., 0]
+    if batch.filled.shape[1] != time:
+        raise DataError(
+            f"{batch.name('filled')} has {batch.filled.shape[1]} rows an episode, what was seen {time}: it should be "
+            "true for an episode's steps and for the row after the last one."
+        )
     gaps = np.flatnonzero((filled[:, 1:] & ~filled[:, :-1]).any(1))
     if len(gaps):
         raise DataError(

@@ -183,6 +183,10 @@ def changed(name: str, at: Any, value: Any) -> dict[str, np.ndarray]:
         ({**batch_arrays(TEAM), "state": np.zeros((4, 7, 3))}, "'state' is of 4 episodes with 7 rows each"),
         ({**batch_arrays(TEAM), "avail_actions": np.zeros((4, 8, 2, 5))}, "'avail_actions' is of 2 agents"),
         ({**batch_arrays(TEAM), "filled": np.zeros((4, 8))}, "leave no episode with a step"),
+        (
+            {**batch_arrays(TEAM), "filled": batch_arrays(TEAM)["filled"][:, :-1]},
+            "'filled' has 7 rows an episode, what was seen 8",
+        ),
         ({**batch_arrays(TEAM), "reward": np.zeros((4, 8, 2))}, "'rewards?' should be one number a row, or a row and"),
     ],
 )
