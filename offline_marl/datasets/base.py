@@ -214,8 +214,8 @@ class Dataset:
                 step, or one more after the last step of each episode.
             actions: Floats in [-1, 1], shaped as `obs`; or whole numbers, `[step, agent]` or a list of `[step]`.
             rewards: `[step]` for the team, `[step, agent]`, or a list of `[step]`.
-            next_obs: What followed each step. Without it and without the rows after the last steps, episodes repeat
-                their last observation, and `ends_seen` says that nobody knows it.
+            next_obs: What followed each step, within an episode its next row. Without it and without the rows after the
+                last steps, episodes repeat their last observation, and `ends_seen` says that nobody knows it.
             lengths: Steps of each episode; needs no flags: what no flag ends was cut.
             terminations: True where the task ended, `[step]`, `[step, agent]` or a list. An agent's flag is true once,
                 in the step in which it leaves, or until the episode ends; an episode ends when all have left.

@@ -23,15 +23,16 @@ def arrays(**more: Any) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     ends = np.zeros((STEPS, AGENTS), np.bool_)
     ends[[3, 7, 11]] = True
+    obs, state = rng.normal(size=(STEPS, AGENTS, 3)).astype("f4"), rng.normal(size=(STEPS, 4)).astype("f4")
     return {
-        "obs": rng.normal(size=(STEPS, AGENTS, 3)).astype("f4"),
+        "obs": obs,
         "actions": rng.uniform(-1, 1, (STEPS, AGENTS, 2)).astype("f4"),
         "rewards": rng.normal(size=(STEPS, AGENTS)).astype("f4"),
-        "next_obs": rng.normal(size=(STEPS, AGENTS, 3)).astype("f4"),
+        "next_obs": np.roll(obs, -1, axis=0),
         "terminations": ends,
         "truncations": np.zeros_like(ends),
-        "state": rng.normal(size=(STEPS, 4)).astype("f4"),
-        "next_state": rng.normal(size=(STEPS, 4)).astype("f4"),
+        "state": state,
+        "next_state": np.roll(state, -1, axis=0),
         **more,
     }
 

@@ -18,6 +18,7 @@ from offline_marl.datasets.arrays.mistakes import (
     refuse_no_end,
     refuse_no_width,
     refuse_one_hot,
+    refuse_other_rows,
     refuse_step_lists,
 )
 from offline_marl.datasets.arrays.presence import Ends, find_ends, with_presence
@@ -75,7 +76,11 @@ def flat_fields(given: Given) -> dict[str, Any]:
     kind: Any = "continuous" if actions.is_floating_point() else "discrete"
     spec = Spec(obs_dims, act_dims, 0 if state is None else state.shape[1], kind)
     present = {name: value for name, value in seen.items() if value is not None}
-    return with_presence({**done, **_complete(steps, present, after, ends.lengths), "spec": spec}, ends)
+    whole = _complete(steps, present, after, ends.lengths)
+    for name, told in after.items():
+        if told is not None and len(told) == steps:
+            refuse_other_rows(present[name.removeprefix("next_")], told, name, ends)
+    return with_presence({**done, **whole, "spec": spec}, ends)
 
 
 def _padded(given: Given) -> EpisodeBatch:

@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.types import DataError
+from offline_marl.datasets.arrays.presence import Ends
+from offline_marl.datasets.episode_index import AT_ONCE, last_steps
 
+CLOSE = 1e-5
+"""Difference of two rows that is rounding: absolute, and relative to the row."""
 FEW = 8
 """Agents of which it is no wonder that there are more than steps."""
 
@@ -79,6 +83,37 @@ def refuse_lacking_choices(allowed: Tensor, act_dims: Sequence[int]) -> None:
         agent, choice = wrong[0].tolist()
         raise DataError(
             f"'avail_actions' allows agent {agent} choice {choice}, but 'choices' says that it has {act_dims[agent]}."
+        )
+
+
+def refuse_other_rows(seen: Tensor, after: Tensor, name: str, ends: Ends) -> None:
+    """Refuse what followed a step where it is not the next row of the same episode.
+
+    Args:
+        seen: What was seen before each step, `step ...`.
+        after: What is said to have followed it, of the same shape.
+        name: Of `after`; without its `next_`, of `seen`.
+        ends: Ends of episodes; whoever is away in one of two steps is left out of their comparison.
+
+    Raises:
+        DataError: It is not; names the first such step.
+    """
+    inside = torch.ones(len(seen), dtype=torch.bool)
+    inside[last_steps(ends.lengths)] = False
+    wrong, count = -1, 0
+    for steps in torch.split(inside.nonzero().flatten(), max(1, AT_ONCE // seen[0].numel())):
+        ahead = seen[steps + 1]
+        apart = ((after[steps] - ahead).abs() > CLOSE + CLOSE * ahead.abs()).any(-1)
+        if ends.mask is not None and apart.dim() > 1:
+            apart &= ends.mask[steps] & ends.mask[steps + 1]
+        found = steps[apart.flatten(1).any(-1) if apart.dim() > 1 else apart]
+        wrong = int(found[0]) if wrong < 0 and len(found) else wrong
+        count += len(found)
+    if count:
+        raise DataError(
+            f"'{name}' of step {wrong} is not '{name.removeprefix('next_')}' of step {wrong + 1}, which is of the same "
+            f"episode ({count} steps in all): say by 'truncations' or 'lengths' where episodes end (steps that stand "
+            f"alone are episodes of length 1), or leave '{name}' away."
         )
 
 

@@ -71,6 +71,24 @@ def test_next_observations_give_the_last_row_of_each_episode() -> None:
     np.testing.assert_array_equal(data.episode(1).obs[:-1, 0], given["obs"][0][3:5].astype(np.float32))
 
 
+@pytest.mark.parametrize("ends", [{"terminations": flags(*LAST)}, {"lengths": LENGTHS}])
+def test_what_followed_is_refused_where_it_is_not_the_next_row_of_the_episode(ends: dict[str, Any]) -> None:
+    given = arrays()
+    after = [np.roll(part, -1, axis=0) for part in given["obs"]]
+    after[1][5] += 0.5
+    with pytest.raises(
+        DataError, match=r"'next_obs' of step 5 is not 'obs' of step 6, .* \(1 steps in all\): say by 'tr"
+    ):
+        Dataset.from_arrays(**given, next_obs=after, **ends)
+    # Steps in any order stand alone.
+    alone = Dataset.from_arrays(**given, next_obs=after, lengths=[1] * STEPS)
+    assert all(np.allclose(alone.episode(step).obs[1, 0], after[0][step]) for step in range(STEPS))
+    after[1][5] -= 0.5
+    given["state"] = np.arange(STEPS)
+    with pytest.raises(DataError, match="'next_state' of step 0 is not 'state' of step 1"):
+        Dataset.from_arrays(**given, next_obs=after, next_state=np.zeros(STEPS), lengths=LENGTHS)
+
+
 def test_without_what_followed_every_step_stays_and_no_end_is_known() -> None:
     given = arrays()
     data = Dataset.from_arrays(**given, terminations=flags(LAST[0]), truncations=flags(*LAST[1:]))

@@ -46,6 +46,13 @@ def there() -> np.ndarray:
     return mask
 
 
+def followed(values: np.ndarray, last: float | None = None) -> np.ndarray:
+    """What followed each step: the next row, and behind each episode's last step `last`, or what was seen there."""
+    after = np.roll(values, -1, axis=0)
+    after[LENGTH - 1 :: LENGTH] = values[LENGTH - 1 :: LENGTH] if last is None else last
+    return after
+
+
 def given(discrete: bool = False, **more: Any) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     allowed = {"avail_actions": np.eye(3, dtype=bool)[rng.integers(1, 3, (STEPS, AGENTS))]} if discrete else {}
@@ -147,7 +154,7 @@ def test_who_comes_back_is_refused() -> None:
 
 @pytest.mark.parametrize("flags", [once, repeated])
 def test_episodes_of_teams_without_masks_say_by_their_flags_who_has_left(flags: Any) -> None:
-    known = leaving(next_obs=given()["obs"], next_state=given()["state"])
+    known = leaving(next_obs=followed(given()["obs"]), next_state=followed(given()["state"]))
     ended = torch.from_numpy(flags())
     plain = replace(known, mask=None, terminations=ended)
     data = Dataset.from_episodes([plain.episode(number) for number in range(EPISODES)], known.spec)
@@ -156,10 +163,20 @@ def test_episodes_of_teams_without_masks_say_by_their_flags_who_has_left(flags: 
 
 
 def test_next_observations_are_kept_for_those_who_were_there_at_the_end() -> None:
-    after = np.full((STEPS, AGENTS, 4), 7.0)
-    data = Dataset.from_arrays(**given(next_obs=after, next_state=np.ones((STEPS, 2))), terminations=once())
+    after = {"next_obs": followed(given()["obs"], 7.0), "next_state": followed(given()["state"], 1.0)}
+    data = Dataset.from_arrays(**given(**after), terminations=once())
     assert data.ends_seen is None and data.episode(0).obs[-1].flatten().tolist() == [7.0] * 12
     assert data.episode(1).obs[-1].flatten().tolist() == [0.0] * 4 + [7.0] * 8
+
+
+def test_next_observations_of_who_has_left_or_is_yet_to_come_are_not_compared() -> None:
+    after, left = followed(given()["obs"], 7.0), ~there()
+    after[left] = after[:-1][left[1:]] = -3.0  # after an agent's own last step, too
+    data = Dataset.from_arrays(**given(next_obs=after, state=None), terminations=once())
+    assert data.ends_seen is None and data.mask is not None
+    with pytest.raises(DataError, match="'next_obs' of step 10 is not 'obs' of step 11"):
+        after[10, 1] = -3.0
+        Dataset.from_arrays(**given(next_obs=after, state=None), terminations=once())
 
 
 def leaving(**more: Any) -> Dataset:
