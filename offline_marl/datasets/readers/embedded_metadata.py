@@ -39,11 +39,12 @@ def unpacked(text: object) -> dict[str, Any]:
         return {}
     try:
         metadata = json.loads(str(text))
-        reference = metadata.get("reference") or {"random": 0, "expert": 1}
-        scores = is_number(reference["random"]) and is_number(reference["expert"])
-        words = all(isinstance(metadata.get(name, ""), str) for name in WORDS)
-        fits = scores and words and set(reference) <= {"random", "expert", "note"}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        reference = metadata.get("reference") or {}
+        scores = [reference[name] for name in ("random", "expert") if reference.get(name) is not None]
+        words = [metadata[name] for name in WORDS if metadata.get(name) is not None]
+        fits = all(is_number(score) for score in scores) and all(isinstance(word, str) for word in words)
+        fits = fits and set(reference) <= {"random", "expert", "note"}
+    except (ValueError, TypeError, AttributeError, RecursionError):
         fits = False
     if not fits:
         raise DataError(f"its '{OURS}' is not what this library writes there.")

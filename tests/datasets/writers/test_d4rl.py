@@ -33,6 +33,13 @@ def test_a_recording_comes_back_as_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     assert [each.name for each in tmp_path.glob("*x*")] == ["x.hdf5"]
 
 
+def test_metadata_that_leave_something_open_come_back_as_they_were(tmp_path: Path) -> None:
+    open_ones = {"reference": {"random": 1.5, "expert": None}, "how": None, "licence": None}
+    data = replace(reacher_recording(), metadata={**reacher_recording().metadata, **open_ones}).check()
+    writer.write(tmp_path / "x.hdf5", data)
+    assert {**load_place(tmp_path / "x.hdf5").metadata, **open_ones} == load_place(tmp_path / "x.hdf5").metadata
+
+
 def test_a_teams_data_has_no_place_in_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="what one body did"):
         writer.write(tmp_path / "x.hdf5", world("continuous", 2))
@@ -41,7 +48,7 @@ def test_a_teams_data_has_no_place_in_it(tmp_path: Path) -> None:
 
 def test_strange_metadata_are_one_sentence(tmp_path: Path) -> None:
     writer.write(tmp_path / "x.hdf5", reacher_recording())
-    for text in ("{", "[]", '{"scenario": []}', '{"reference": {"random": 1}}'):
+    for text in ("{", "[]", '{"scenario": []}', '{"reference": {"random": "1"}}'):
         with h5py.File(tmp_path / "x.hdf5", "a") as file:
             del file["offline_marl"]
             file["offline_marl"] = text
