@@ -26,6 +26,7 @@ from offline_marl.datasets.arrays.presence import find_ends, leaves_early, with_
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.episode_index import Lengths, episode_sums, ranges, starts
+from offline_marl.datasets.episode_lists import of_chosen
 from offline_marl.datasets.layout import save_flat
 from offline_marl.datasets.validate import SEEN
 
@@ -307,9 +308,13 @@ class Dataset:
         """One whole episode.
 
         Args:
-            index: Its number.
+            index: Its number; negative ones count from the last one, which is -1.
             first: Its first transition, where that is known.
+
+        Raises:
+            IndexError: There is no such episode.
         """
+        index = range(len(self.lengths))[index]
         first = int(starts(self.lengths)[index]) if first is None else first
         length = int(self.lengths[index])
         values: dict[str, Any] = {}
@@ -327,8 +332,17 @@ class Dataset:
         return episode_sums(self.rewards.mean(-1), self.lengths)
 
     def select(self, episodes: Chosen) -> Dataset:
-        """The data set of the chosen episodes, in the order given."""
-        return select(self, episodes)
+        """The data set of the chosen episodes, in the order given, with what the metadata say of each of them.
+
+        Args:
+            episodes: Their numbers, or a bool for each episode.
+
+        Raises:
+            DataError: One is no episode's.
+        """
+        numbers = _numbers(episodes, len(self.lengths))
+        metadata = of_chosen(self.metadata, len(self.lengths), numbers.tolist())
+        return replace(select(self, numbers), metadata=metadata)
 
 
 def clipped(data: Flat) -> Flat:
@@ -373,6 +387,21 @@ def select(data: Flat, episodes: Chosen) -> Flat:
     if data.ends_seen is not None:
         tensors["ends_seen"] = data.ends_seen[episodes]
     return replace(data, **tensors, lengths=lengths)
+
+
+def _numbers(episodes: Any, count: int) -> Tensor:
+    """Numbers of episodes from 0, of numbers that may be negative or of a bool for each episode.
+
+    Raises:
+        DataError: One is no episode's.
+    """
+    chosen = torch.as_tensor(episodes).cpu()
+    if chosen.dtype == torch.bool and chosen.shape == (count,):
+        return chosen.nonzero().flatten()
+    whole = not chosen.is_floating_point() and chosen.dtype != torch.bool
+    if chosen.dim() != 1 or not (whole or not len(chosen)) or bool(((chosen < -count) | (chosen >= count)).any()):
+        raise DataError(f"Episodes are chosen by a list of numbers below {count}, or by {count} bools.")
+    return chosen.long() % count
 
 
 def join(parts: Sequence[Flat], metadata: Mapping[str, Any]) -> Flat:

@@ -95,6 +95,39 @@ def test_selected_episodes_keep_the_order_asked_for() -> None:
     assert chosen.spec == data.spec and chosen.metadata == data.metadata
 
 
+@pytest.mark.parametrize(
+    ("chosen", "numbers"),
+    [
+        ([-1, 0], [3, 0]),
+        (torch.tensor([-4, 2]), [0, 2]),
+        (np.array([1, -2]), [1, 2]),
+        (torch.tensor([True, False, False, True]), [0, 3]),
+        (torch.ones(4, dtype=torch.bool), [0, 1, 2, 3]),
+    ],
+)
+def test_episodes_are_chosen_from_the_end_and_by_bools(chosen: Any, numbers: list[int]) -> None:
+    data = make_dataset(3, 1, 5, 2)
+    found = data.select(chosen)
+    assert found.check().lengths.tolist() == data.lengths[numbers].tolist()
+    assert all(same_episode(found.episode(place), data.episode(number)) for place, number in enumerate(numbers))
+    assert same_episode(data.episode(-1), data.episode(3)) and same_episode(data.episode(-4), data.episode(0))
+
+
+@pytest.mark.parametrize("chosen", [[4], [-5], [0.5], torch.tensor([True, False]), 1])
+def test_what_is_no_episode_is_refused(chosen: Any) -> None:
+    data = make_dataset(3, 1, 5, 2)
+    with pytest.raises(DataError, match="a list of numbers below 4, or by 4 bools"):
+        data.select(chosen)
+    with pytest.raises(IndexError):
+        data.episode(4)
+
+
+def test_what_metadata_say_of_each_episode_follows_the_chosen_ones() -> None:
+    known = {"seeds": [5, 6, 7], "who": [0, 1, 1], "actors": [{"name": "a"}, {"name": "b"}], "sha256": "of the whole"}
+    chosen = replace(make_dataset(3, 1, 5), metadata=known).select([2, 1])
+    assert chosen.metadata == {"seeds": [7, 6], "who": [0, 0], "actors": [{"name": "b", "episodes": 2}]}
+
+
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.3, 1.0])
 def test_training_and_validation_share_no_episode_and_cover_all(fraction: float) -> None:
     data = make_dataset(*range(1, 21))
