@@ -182,6 +182,12 @@ def mistake(metadata: Any) -> str | None:
         return f"The metadata name an entry {shown(odd)}, which is no word."
     if nests_deeper(dict(metadata), MOST_NESTED):
         return f"The metadata are nested more than {MOST_NESTED} deep."
+    unkept = next((name for name, value in metadata.items() if not _is_plain(value)), None)
+    if unkept is not None:
+        return (
+            f"The metadata's '{unkept[:40]}' cannot be {shown(metadata[unkept])}: no file keeps it; there are words, "
+            "Python's own numbers, None, and lists and dicts of these."
+        )
     try:
         Metadata.model_validate(dict(metadata))
     except ValidationError as error:
@@ -191,3 +197,12 @@ def mistake(metadata: Any) -> str | None:
         message = first["msg"].removeprefix("Value error, ")
         return f"The metadata's '{name}' cannot be {shown(first['input'])}: {message[0].lower()}{message[1:]}."
     return None
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a file of ours can hold it; arrays of numbers in a file of somebody else's are tensors."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str | int) and _is_plain(inner) for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(inner) for inner in value)
+    return value is None or isinstance(value, bool | int | float | str) or hasattr(value, "untyped_storage")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
+import numpy as np
 import pytest
 
 from offline_marl.core.reference import Reference
@@ -37,6 +39,9 @@ BAD: dict[str, dict[str, Any]] = {
     "'random_return' cannot be nan": {"random_return": float("nan")},
     "cannot be inf": {"reference": {"random": float("inf"), "expert": 1}},
     "extra inputs are not permitted": {"reference": {"random": 0, "expert": 1, "x": 2}},
+    "'mine' cannot be np.int64(3): no file keeps it": {"mine": np.int64(3)},
+    "'mine' cannot be {'on': [datetime.date(2020, 1, 2)]}: no file keeps it": {"mine": {"on": [date(2020, 1, 2)]}},
+    "'mine' cannot be {0.5: 1}: no file keeps it": {"mine": {0.5: 1}},
     "nested more than 64 deep": {"mine": __import__("functools").reduce(lambda inner, _: [inner], range(100), 1)},
 }
 
