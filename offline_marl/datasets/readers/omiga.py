@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from offline_marl.core.partition import SCENARIOS
 from offline_marl.core.types import DataError, Spec
+from offline_marl.datasets.arrays.episode_batches import is_one_hot
 from offline_marl.datasets.arrays.mistakes import refuse_no_end
 from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.steps import Altered, Flags, Steps, Table, parts
@@ -104,8 +105,16 @@ def _actions(table: Table, steps: int, agents: int) -> tuple[Table, tuple[int, .
             f"'a' should have axes [step, agent, width] with the {steps} steps and {agents} agents of 'o', "
             f"it has shape {table.shape}."
         )
+    width = 1 if len(table.shape) == 2 else table.shape[2]
+    one_hot = width > 1 and all(is_one_hot(table[part]) for part in parts(table))
     if not whole:
-        return table, (table.shape[2],) * agents, "continuous"
+        if one_hot:
+            raise DataError("'a' holds one-hot rows of floats: it should hold the choices themselves, whole numbers.")
+        return table, (width,) * agents, "continuous"
+    if one_hot:
+        return Altered(table, lambda rows: rows.argmax(-1), (agents,)), (width,) * agents, "discrete"
+    if width > 1:
+        raise DataError("'a' should hold one choice a step and agent, or one-hot rows of them.")
     chosen = table if len(table.shape) == 2 else Altered(table, lambda rows: rows[..., 0], (agents,))
     count = 1 + max(int(chosen[part].max()) for part in parts(chosen))
     return chosen, (max(count, 1),) * agents, "discrete"

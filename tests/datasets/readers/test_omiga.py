@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from foreign import LENGTHS, Team, omiga_arrays, write_hdf5
 
 from offline_marl.core.types import DataError
@@ -43,6 +44,15 @@ def test_the_longest_episodes_of_another_task_were_cut(tmp_path: Path) -> None:
     assert data.terminations.all(-1).sum() == 1 and data.spec.discrete and "scenario" not in data.metadata
 
 
+def test_choices_may_be_one_hot_rows_of_whole_numbers(tmp_path: Path) -> None:
+    arrays = omiga_arrays(Team(choices=4))
+    plain = open_task(str(write_hdf5(tmp_path / "plain.hdf5", arrays))).data
+    rows = {**arrays, "a": np.eye(5, dtype=np.int64)[arrays["a"].reshape(arrays["r"].shape)]}
+    data = open_task(str(write_hdf5(tmp_path / "rows.hdf5", rows))).data
+    assert torch.equal(data.actions, plain.actions) and data.actions.max() > 1
+    assert data.spec.act_dims == (5,) * data.spec.n_agents
+
+
 def test_the_clock_of_a_body_is_known(tmp_path: Path) -> None:
     team = Team(lengths=(1000, 40), terminated=(False, True))
     data = open_task(str(write_hdf5(tmp_path / "HalfCheetah-v2-6x1-medium-replay.hdf5", omiga_arrays(team)))).data
@@ -56,6 +66,8 @@ def test_the_clock_of_a_body_is_known(tmp_path: Path) -> None:
         ({"a": None}, "this one lacks a"),
         ({"o": np.zeros((18, 4))}, r"'o' should have axes \[step, agent, width\]"),
         ({"a": np.zeros((18, 3, 2))}, "18 steps and 2 agents of 'o'"),
+        ({"a": np.eye(3)[np.zeros((18, 2), int)]}, "'a' holds one-hot rows of floats"),
+        ({"a": np.ones((18, 2, 3), int)}, "'a' should hold one choice a step and agent"),
         ({"s": np.zeros((17, 2, 3))}, "'s' should have the 18 steps and 2 agents"),
         ({"r": np.zeros((18, 3))}, "'r' should be one number a step"),
         ({"d": np.full(18, 0.5)}, "'d' should hold true and false"),
