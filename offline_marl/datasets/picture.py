@@ -19,6 +19,8 @@ COLOURS = (BLUE, "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 LINES = ("-", "--", ":", "-.")
 NAMED = 8
 """Agents that the legend names at most."""
+ROUNDING = 1e-9
+"""Relative difference of returns that is nothing but rounding."""
 
 
 def draw_data(data: Recording | Dataset, title: str, form: Literal["png", "svg"] = "png") -> bytes:
@@ -51,7 +53,12 @@ def _bins(values: Tensor) -> int:
 
 def _draw_returns(axes: Any, data: Recording | Dataset) -> None:
     returns = returns_of(data)
-    axes.hist(returns.numpy(), bins=_bins(returns), color=BLUE)
+    low, high = float(returns.min()), float(returns.max())
+    size = max(abs(low), abs(high))
+    # Equal but for rounding: between such borders there is no room for bins.
+    half = max(0.5, 1e-6 * size) if high - low <= ROUNDING * size else None
+    span = None if half is None else (low - half, high + half)
+    axes.hist(returns.numpy(), bins=_bins(returns), range=span, color=BLUE)
     middle = quantiles(returns)["q50"]
     axes.axvline(middle, color=BLACK, linestyle="--", label=f"median {middle:.4g}")
     unit = "sum of rewards" if isinstance(data, Recording) else "sum of rewards, mean over agents"

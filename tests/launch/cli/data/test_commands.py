@@ -12,11 +12,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.files import load_data, save_data
 from offline_marl.datasets.picture import draw_data
+from offline_marl.datasets.statistics import returns_of
 from offline_marl.tasks.data_tasks import open_task
 
 Cli = Callable[..., Any]
@@ -254,6 +257,16 @@ def test_plot_draws_teams_bodies_and_choices(cli: Cli, recording: str, discrete_
     assert drawn.startswith(b"\x89PNG" if form == "png" else b"<?xml")
     if form == "svg":
         assert draw_data(load_data(discrete_team), "choices.safetensors", "svg") == drawn, "equal data, equal picture"
+
+
+def test_plot_draws_returns_that_are_equal_but_for_rounding() -> None:
+    # Three agents earn as much in every episode, each in steps of its own.
+    rng = np.random.default_rng(0)
+    rewards = np.concatenate([rng.permuted(np.tile(np.arange(25) < 5, (3, 1)), axis=1).T for _ in range(50)])
+    shape = (len(rewards), 3, 1)
+    data = Dataset.from_arrays(np.zeros(shape), np.zeros(shape), rewards, lengths=[25] * 50)
+    assert 0 < returns_of(data).max() - returns_of(data).min() < 1e-14
+    assert draw_data(data, "x").startswith(b"\x89PNG")
 
 
 def test_plot_says_what_is_missing(cli: Cli, team: Path, monkeypatch: pytest.MonkeyPatch) -> None:
