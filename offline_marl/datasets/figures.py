@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
 
+ROUNDING = 1e-9
+"""Relative difference of numbers that is nothing but rounding."""
+
 
 def draw_figure(
     paint: Callable[[Any], None],
@@ -52,6 +55,16 @@ def draw_figure(
         paint(figure)
         figure.savefig(image, dpi=dpi, format=form, metadata=dict(metadata or {}))
     return image.getvalue()
+
+
+def room_for_bins(values: Any) -> tuple[float, float] | None:
+    """Borders of a histogram of an array that is equal but for rounding; None for others, whose own borders will do."""
+    low, high = float(values.min()), float(values.max())
+    size = max(abs(low), abs(high))
+    if high - low > ROUNDING * size:
+        return None
+    half = max(0.5, 1e-6 * size)
+    return low - half, high + half
 
 
 def _matplotlib() -> Any:

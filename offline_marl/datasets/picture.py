@@ -10,7 +10,7 @@ from torch import Tensor
 
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.datasets.figures import draw_figure
+from offline_marl.datasets.figures import draw_figure, room_for_bins
 from offline_marl.datasets.statistics import BINS, SPAN, action_counts, coverage, quantiles, returns_of
 
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart; further agents differ by line.
@@ -19,8 +19,6 @@ COLOURS = (BLUE, "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 LINES = ("-", "--", ":", "-.")
 NAMED = 8
 """Agents that the legend names at most."""
-ROUNDING = 1e-9
-"""Relative difference of returns that is nothing but rounding."""
 
 
 def draw_data(data: Recording | Dataset, title: str, form: Literal["png", "svg"] = "png") -> bytes:
@@ -53,12 +51,7 @@ def _bins(values: Tensor) -> int:
 
 def _draw_returns(axes: Any, data: Recording | Dataset) -> None:
     returns = returns_of(data)
-    low, high = float(returns.min()), float(returns.max())
-    size = max(abs(low), abs(high))
-    # Equal but for rounding: between such borders there is no room for bins.
-    half = max(0.5, 1e-6 * size) if high - low <= ROUNDING * size else None
-    span = None if half is None else (low - half, high + half)
-    axes.hist(returns.numpy(), bins=_bins(returns), range=span, color=BLUE)
+    axes.hist(returns.numpy(), bins=_bins(returns), range=room_for_bins(returns.numpy()), color=BLUE)
     middle = quantiles(returns)["q50"]
     axes.axvline(middle, color=BLACK, linestyle="--", label=f"median {middle:.4g}")
     unit = "sum of rewards" if isinstance(data, Recording) else "sum of rewards, mean over agents"

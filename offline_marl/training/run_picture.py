@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from offline_marl.core.files import write_atomically
-from offline_marl.datasets.figures import draw_figure
+from offline_marl.datasets.figures import draw_figure, room_for_bins
 from offline_marl.environments.base import Conventions
 from offline_marl.environments.scores import Score
 from offline_marl.runs.metric_rows import read_rows
@@ -56,7 +56,7 @@ def _draw_curve(axes: Any, rows: list[dict[str, Any]], unit: str) -> None:
 def _draw_returns(axes: Any, score: Score, unit: str) -> None:
     normalized = np.vectorize(score.reference.normalized) if score.reference is not None else np.asarray
     values = normalized(score.returns)
-    axes.hist(values, bins=min(30, max(5, len(values) // 4)), color=BLUE, alpha=0.8)
+    axes.hist(values, bins=min(30, max(5, len(values) // 4)), range=room_for_bins(values), color=BLUE, alpha=0.8)
     axes.axvline(float(np.mean(values)), color="black", label=f"mean {np.mean(values):.1f}")
     if score.reference is not None:
         axes.axvline(100.0, color=GREY, linestyle="--", label="expert")

@@ -28,6 +28,14 @@ def test_a_picture_is_drawn_whatever_there_is_to_draw(tmp_path, reference, score
     assert not list(tmp_path.glob(".*.part"))
 
 
+def test_returns_that_are_equal_but_for_rounding_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    score = summarize(np.full(40, 5.0) + np.arange(40) % 2 * 1e-15)
+    assert score.returns.min() < score.returns.max()
+    FileLogger(tmp_path, 0, 100).write("eval", {"step": 1, **score.row()})
+    assert draw_run(tmp_path, "bc on x, seed 0", score) is not None
+
+
 def test_without_matplotlib_there_is_no_picture_and_no_error(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
