@@ -132,8 +132,8 @@ class PettingZooTeam(Painted):
 
     Observations of any fixed size are flattened and padded with zeros to the widest. Continuous actions in [-1, 1] are
     stretched to each agent's own bounds. An agent that leaves before the others, or comes later, sees zeros and earns 0
-    while it is away, and what it does then is ignored; it does not come back. The episode ends when all have left, with
-    a termination if the last ones to leave did not leave by a truncation.
+    while it is away, and what it does then is ignored; one that comes back is refused. The episode ends when all have
+    left, with a termination if the last ones to leave did not leave by a truncation.
 
     Args:
         path: See `factory_of`.
@@ -206,6 +206,7 @@ class PettingZooTeam(Painted):
         self._truncations: Flags = np.zeros(running, np.bool_)
         self._there: AgentFlags = np.zeros((running, spec.n_agents), np.bool_)
         self._left, self._over = self._there.copy(), self._there.copy()
+        self._vanished = self._there.copy()
         self._seeds = list(seeds)
         self._infos: list[Mapping[str, Any]] = [{} for _ in range(running)]
         for copy, seed in enumerate(seeds):
@@ -234,7 +235,8 @@ class PettingZooTeam(Painted):
             obs, paid, over, cut, infos = env.step(chosen)
             self._infos[copy] = infos
             acted = self._there[copy].copy()
-            self._leave(copy, over, cut)
+            with self._naming(copy):
+                self._leave(copy, over, cut)
             if not self._there[copy].any():
                 self._truncations[copy] = any(cut.get(agent) for i, agent in enumerate(self.agents) if acted[i])
                 self._terminations[copy] = not self._truncations[copy]
@@ -317,13 +319,21 @@ class PettingZooTeam(Painted):
             raise BadNumbersError(str(error), self._steps, copy, seed) from None
 
     def _leave(self, copy: int, over: Mapping[str, Any], cut: Mapping[str, Any]) -> None:
-        """Note who has ended or vanished, and who has come."""
+        """Note who has ended or vanished, and who has come.
+
+        Raises:
+            NotNumbersError: Somebody was gone from the list of agents, and is in it again.
+        """
         there, here = self._there[copy], self._envs[copy].agents
         for i, agent in enumerate(self.agents):
             ended = bool(over.get(agent) or cut.get(agent))
             leaves = there[i] and (ended or agent not in here)
             self._over[copy, i] = leaves and bool(over.get(agent) or not cut.get(agent))
             self._left[copy, i] |= leaves
+            # An environment may keep agents that have ended in its list until the episode is over.
+            if agent in here and self._vanished[copy, i]:
+                raise NotNumbersError(f"{agent}, who had left, comes back")
+            self._vanished[copy, i] |= self._left[copy, i] and agent not in here
             there[i] = agent in here and not self._left[copy, i]
 
     def _look(self, copy: int, obs: Mapping[str, Any], infos: Mapping[str, Any], seeing: npt.NDArray[np.bool_]) -> None:
@@ -334,7 +344,7 @@ class PettingZooTeam(Painted):
         for i, agent in enumerate(self.agents):
             if agent not in obs or not seeing[i]:
                 continue
-            shown, mask = obs[agent], infos.get(agent, {}).get(MASK)
+            shown, mask = obs[agent], (infos.get(agent) or {}).get(MASK)
             if isinstance(shown, Mapping) and MASK in shown:
                 shown, mask = shown["observation"], shown[MASK]
             self._obs[copy, i, : self.spec.obs_dims[i]] = row_of(
@@ -374,6 +384,13 @@ class PettingZooTeam(Painted):
     def _stretch(self, agent: int, within: Floats) -> npt.NDArray[np.float32]:
         low, high = self._bounds[agent]
         real = low + within[: low.size] * (high - low)
-        exact: Floats = np.clip(real, low, high).astype(np.float32)
+        exact: Floats = np.clip(real.astype(np.float32), *_inside(low, high))
         shaped: Floats = exact.reshape(self._shapes[agent])
         return shaped
+
+
+def _inside(low: npt.NDArray[Any], high: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+    """Bounds in float32 that lie within these, which may be of float64 and lie outside themselves when rounded."""
+    least, most = low.astype(np.float32), high.astype(np.float32)
+    least = np.where(least < low, np.nextafter(least, np.float32(np.inf)), least)
+    return least, np.where(most > high, np.nextafter(most, np.float32(-np.inf)), most)

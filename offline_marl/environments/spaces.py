@@ -70,6 +70,8 @@ def refuse_widths(name: str, agents: Sequence[str], seen: Sequence[Any], moves: 
     from gymnasium.spaces import Box, flatdim
 
     for agent, space, move in zip(agents, seen, moves, strict=True):
+        if not space.is_np_flattenable:
+            raise DataError(f"Agent {agent} of {name} sees {space}, which is no row of numbers of one length.")
         if isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) == 3:
             shape = " x ".join(map(str, space.shape))
             raise DataError(
@@ -107,10 +109,19 @@ def own_limit(env: Any, name: str) -> int:
 
 
 def shown_space(space: Any) -> Any:
-    """The space of an agent's observation without the mask of its actions."""
+    """The space of an agent's observation without the mask of its actions.
+
+    Raises:
+        DataError: There is a mask, and no observation beside it.
+    """
     from gymnasium.spaces import Dict
 
-    return space["observation"] if isinstance(space, Dict) and MASK in space.spaces else space
+    if not isinstance(space, Dict) or MASK not in space.spaces:
+        return space
+    if "observation" not in space.spaces:
+        others = ", ".join(f"'{name}'" for name in space.spaces if name != MASK) or "nothing"
+        raise DataError(f"Beside '{MASK}' an observation should hold 'observation', as in PettingZoo, not {others}.")
+    return space["observation"]
 
 
 def state_of(env: Any) -> Floats | None:

@@ -9,6 +9,7 @@ from offline_marl.core.partition import partition
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import MissingSimulatorError, environments
+from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.episodes import Memoryless, run_episodes
 from offline_marl.environments.factories import factory_of
 from offline_marl.environments.pettingzoo import PettingZooTeam, environment_of
@@ -139,6 +140,85 @@ def test_a_module_of_the_working_folder_is_found_as_a_console_script_leaves_the_
     assert factory_of(ImportPath("world_beside:make"))() == 3
     assert sys.path == [*before, str(tmp_path)], "what is installed comes first"
     monkeypatch.delitem(sys.modules, "world_beside")
+
+
+def test_an_agent_that_is_told_nothing_beside_the_step_is_played(leaving, monkeypatch):
+    class Silent(Leaving):
+        def step(self, actions):
+            *rest, infos = super().step(actions)
+            return *rest, dict.fromkeys(infos)
+
+    monkeypatch.setattr(f"{HERE}.parallel_env", Silent)
+    team = PettingZooTeam(ImportPath(HERE), 1)
+    team.reset([0])
+    assert team.step(np.zeros((1, 2, 1), np.float32))[1].tolist() == [[2, 5]]
+    assert team.infos() == [{"a": {}, "b": {}}]
+
+
+@pytest.mark.parametrize("end", [-1.0, 1.0])
+def test_actions_at_the_ends_lie_within_bounds_of_float64(leaving, monkeypatch, end):
+    space = spaces.Box(-0.1, 0.3, (1,), np.float64)
+
+    class Exact(Leaving):
+        def action_space(self, agent):
+            return space
+
+        def step(self, actions):
+            assert all(space.contains(action) for action in actions.values()), actions
+            return super().step(actions)
+
+    monkeypatch.setattr(f"{HERE}.parallel_env", Exact)
+    team = PettingZooTeam(ImportPath(HERE), 1)
+    team.reset([0])
+    paid = team.step(np.full((1, 2, 1), end, np.float32))[1]
+    assert paid == pytest.approx(0.3 if end > 0 else -0.1)
+
+
+def test_an_agent_that_comes_back_is_refused(leaving, monkeypatch):
+    class Turns(Leaving):
+        def step(self, actions):
+            self.clock += 1
+            acted, self.agents = self.agents, [self.possible_agents[self.clock % 2]]
+            paid, flags = dict.fromkeys(acted, 1.0), dict.fromkeys(self.agents, False)
+            return self.look(), paid, flags, flags, {}
+
+    monkeypatch.setattr(f"{HERE}.parallel_env", Turns)
+    team = PettingZooTeam(ImportPath(HERE), 1)
+    team.reset([5])
+    nothing = np.zeros((1, 2, 1), np.float32)
+    team.step(nothing)
+    with pytest.raises(BadNumbersError, match="a, who had left, comes back after 2 steps of the episode with seed 5"):
+        team.step(nothing)
+
+
+def test_agents_that_stay_in_the_list_after_their_end_have_left_all_the_same(leaving, monkeypatch):
+    class Lists(Leaving):
+        def step(self, actions):
+            listed = self.agents
+            shown = super().step(actions)
+            self.agents = listed
+            return shown
+
+    monkeypatch.setattr(f"{HERE}.parallel_env", Lists)
+    team = PettingZooTeam(ImportPath(HERE), 1)
+    team.reset([0])
+    rows = [team.step(np.zeros((1, 2, 1), np.float32)) for _ in range(4)]
+    assert [seen.present[0].tolist() for seen, *_ in rows] == [[True, True]] + [[False, True]] * 2 + [[False, False]]
+    assert [over.tolist() for _, _, over, _ in rows] == [[False]] * 3 + [[True]]
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (spaces.Sequence(spaces.Box(0, 1, (2,))), r"Agent a of .* sees Sequence.*, which is no row of numbers"),
+        (spaces.Dict(action_mask=spaces.MultiBinary(2), obs=spaces.Box(0, 1, (2,))), "hold 'observation'.*'obs'"),
+    ],
+)
+def test_observations_that_are_no_row_of_numbers_are_refused(leaving, monkeypatch, space, said):
+    monkeypatch.setattr(Leaving, "observation_space", lambda self, agent: space)
+    monkeypatch.setattr(Leaving, "look", lambda self: {agent: space.sample() for agent in self.agents})
+    with pytest.raises(DataError, match=said):
+        PettingZooTeam(ImportPath(HERE), 1)
 
 
 def test_what_cannot_be_used_is_refused_in_a_sentence(leaving):
