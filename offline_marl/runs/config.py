@@ -126,7 +126,7 @@ class RunFlags(TeacherFlags, OnlineModelFlags, LearnFlags):
     prefill: bool = False
     """Put the data's episodes into the replay before the first step, instead of drawing a share of recorded rows."""
     environment_timeout: NotNegative = 600.0
-    """Seconds that one step of the environment may take before a run that plays it stops; 0 for any."""
+    """Seconds that one step of the environment may take, in play and scores, before the run stops; 0 for any."""
     eval_every: CountOrZero = 5_000
     """Updates between evaluations in the environment; 0 evaluates only at the end."""
     eval_episodes: Count = 20

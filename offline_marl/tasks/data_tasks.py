@@ -62,7 +62,7 @@ class ScoredTask:
             DataError: The data was recorded in a task of another size.
         """
         kind = self.environment
-        env = None if kind is None else build_in_time(lambda: kind.make(self.partition, copies), self._named)
+        env = None if kind is None else build_in_time(lambda: kind.make(self.partition, copies), self.called)
         if env is None or team_of(env.spec) == team_of(self.spec):
             return env
         if self.named_environment is not None:
@@ -76,8 +76,8 @@ class ScoredTask:
         )
 
     @property
-    def _named(self) -> str:
-        """What the environment is called in messages."""
+    def called(self) -> str:
+        """What messages call the environment, unless the user named it."""
         scenario = self.about.get("scenario") if self.named_environment is None else None
         return str(scenario or f"of {self.id}")
 

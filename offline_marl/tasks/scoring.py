@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ import torch
 from offline_marl.algorithms.base import Algorithm
 from offline_marl.core.reference import Reference
 from offline_marl.datasets.base import Dataset
-from offline_marl.environments.base import MissingSimulatorError
-from offline_marl.environments.episodes import Watch, episode_seeds, play
+from offline_marl.environments.base import JointEnv, MissingSimulatorError
+from offline_marl.environments.episodes import Step, Watch, episode_seeds, play
+from offline_marl.environments.guarded import Guarded
 from offline_marl.environments.scores import Score, summarize
 from offline_marl.tasks.data_tasks import ScoredTask
 from offline_marl.tasks.environment_tasks import versions_of
@@ -32,8 +34,13 @@ def make_scorer(
     workers: int = 1,
     watch: Watch | None = None,
     named: bool = False,
+    seconds: float = 0.0,
+    name: str | None = None,
 ) -> Scorer | None:
     """A function that plays episodes in the task's environment; None, with a warning, where there is none.
+
+    It raises `EnvironmentFailedError`, with the environment's `name`, where that dies or takes more than `seconds` over
+    a step (0: any).
 
     Raises:
         MissingSimulatorError: It is not installed here, although the user has `named` it.
@@ -49,13 +56,16 @@ def make_scorer(
         print(f"warning: no scores: no environment belongs to {task.id}; {task.hint}.", file=sys.stderr)
         return None
 
+    guarded = Guarded(env, name or task.called, seconds)
+    # Whoever watches asks the environment itself for more than a guard passes on.
+    told = None if watch is None else partial(_tell, watch, env)
     versions = versions_of(env)
     others = other_versions(None if task.elsewhere else task.about.get("versions"), versions)
     if others:
         print(f"warning: {task.id} was recorded with {'; '.join(others)}: scores may differ.", file=sys.stderr)
 
     def score(learner: Algorithm, episodes: int) -> Score:
-        played = play(learner, env, episode_seeds(seed, episodes), device, watch=watch)
+        played = play(learner, guarded, episode_seeds(seed, episodes), device, watch=told)
         conventions = None if played.ends is None else task.conventions(played.ends)
         summed = summarize(played.returns, task.reference, conventions)
         return replace(
@@ -67,6 +77,10 @@ def make_scorer(
         )
 
     return score
+
+
+def _tell(watch: Watch, env: JointEnv, guarded: JointEnv, seeds: Sequence[int], step: Step) -> None:
+    watch(env, seeds, step)
 
 
 def other_versions(then: Mapping[str, Any] | None, now: Mapping[str, str]) -> tuple[str, ...] | None:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from offline_marl.core.errors import WorkError
+from offline_marl.core.errors import WorkError, sentence
 from offline_marl.core.learner import Learner
 from offline_marl.core.types import Batch, Metrics, Source
+from offline_marl.environments.checks import BadNumbersError
+from offline_marl.environments.guarded import EnvironmentFailedError
 from offline_marl.environments.scores import Score
 from offline_marl.runs.loggers import Logger
 from offline_marl.runs.stopping import StoppedEarly, asked
@@ -24,7 +26,7 @@ class DivergedError(WorkError, RuntimeError):
 
 
 class SourceStoppedError(WorkError, RuntimeError):
-    """A source that cannot go on, such as an environment that died; the run is saved as it stands, and stops."""
+    """A source, or a score, that cannot go on, as of an environment that died; the run is saved, and stops."""
 
 
 class SourceInterrupted(Exception):
@@ -193,6 +195,8 @@ class BudgetHook:
 class EvaluateHook:
     """Scores the policy as it learns, and remembers the best and the last score.
 
+    Where the environment fails, the hooks behind it are still called; the last, `refuse_failure`, ends the run.
+
     Args:
         score: Plays some episodes with the learner; None where there is nothing to act in.
         every: Updates between scores; 0 for never.
@@ -206,12 +210,25 @@ class EvaluateHook:
         self.last = last
         self.log = log
         self.history: dict[str, Any] = {"best": None, "last": None}
+        self._failure: Exception | None = None
 
     def __call__(self, step: int, learner: Learner, metrics: Metrics) -> None:
         """Evaluate if it is time."""
         if self.score is not None and self.every and step % self.every == 0 and step != self.last:
             self.log.flush(step)
-            self.note(step, self.score())
+            try:
+                self.note(step, self.score())
+            except (EnvironmentFailedError, BadNumbersError) as error:
+                self._failure = error
+
+    def refuse_failure(self, step: int, learner: Learner, metrics: Metrics) -> None:
+        """End the run where this step could not be scored.
+
+        Raises:
+            SourceStoppedError: The environment died, hung, or showed what is no number.
+        """
+        if self._failure is not None:
+            raise SourceStoppedError(sentence(self._failure)) from self._failure
 
     def note(self, step: int, score: Score) -> None:
         """Keep and show one score."""

@@ -191,6 +191,7 @@ def evaluate(
         ConfigError: The file of infos has another ending, or cannot be written.
         DataError: No environment belongs to the data, or the one named is of another team.
         ForbiddenImportError: The run acts in code that nobody named on this machine.
+        EnvironmentFailedError: The environment died.
     """
     choice = build(
         EnvironmentChoice, {"environment": environment, "env_settings": env_settings or {}, "max_steps": max_steps}
@@ -201,7 +202,8 @@ def evaluate(
     torch.set_num_threads(config.threads)
     task = scored_task_of(folder, choice)
     with ended_behind(), InfosFile.maybe(infos) as file:
-        score = make_scorer(task, seed, episodes, "cpu", watch=None if file is None else file.add)
+        name = environment or config.environment
+        score = make_scorer(task, seed, episodes, "cpu", watch=None if file is None else file.add, name=name)
         if score is None:
             raise DataError(f"{config.task} cannot be scored here, there is nothing to act in: {task.hint}.")
         return score(learner, episodes)

@@ -15,11 +15,14 @@ import torch
 from offline_marl.algorithms.base import Algorithm
 from offline_marl.algorithms.compiled import CompiledUpdate, compilable
 from offline_marl.core.attempts import attempt
+from offline_marl.core.errors import sentence
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import Batch, Metrics, Source
 from offline_marl.datasets.buffer import refuse_long_window
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.environments.base import Conventions
+from offline_marl.environments.checks import BadNumbersError
+from offline_marl.environments.guarded import EnvironmentFailedError
 from offline_marl.environments.scores import Score, summarize
 from offline_marl.runs import checkpoint
 from offline_marl.runs.combinations import plays
@@ -32,7 +35,7 @@ from offline_marl.runs.pins import pin
 from offline_marl.tasks.data_tasks import ScoredTask, Task
 from offline_marl.tasks.scoring import describe_data, make_scorer, mean_return_of
 from offline_marl.training.coded_run import CodedRun
-from offline_marl.training.loop import BudgetHook, EvaluateHook, Hook, refuse_unfinite
+from offline_marl.training.loop import BudgetHook, EvaluateHook, Hook, SourceStoppedError, refuse_unfinite
 from offline_marl.training.preferences.course import RewardCourse
 from offline_marl.training.preferences.live_reward import LiveReward
 from offline_marl.training.preferences.paid_sources import is_paid_while_acting, make_live_reward, plan_paid
@@ -42,6 +45,7 @@ from offline_marl.training.rewards import Replacement, Rewards
 from offline_marl.training.run_picture import draw_run
 from offline_marl.training.session import Session, restore_hooks, stateful
 from offline_marl.training.sources.choose import plan_source
+from offline_marl.training.sources.online import environment_name
 from offline_marl.training.sources.online_model import OnlineModelSource
 
 
@@ -91,7 +95,16 @@ class TrainingSession(Session[RunConfig, Result]):
         learner.place(self.device, derive(config.seed, "exploration"))
         most, named = max(config.eval_episodes, config.final_episodes), config.environment is not None
         # Before any model is fitted: who named an environment that is not here has lost nothing.
-        score = make_scorer(task, config.eval_seed, most, self.device, config.workers, named=named and not folder.done)
+        score = make_scorer(
+            task,
+            config.eval_seed,
+            most,
+            self.device,
+            config.workers,
+            named=named and not folder.done,
+            seconds=config.environment_timeout,
+            name=environment_name(config, task),
+        )
         self.score = score
         replacement = None if folder.done else self._replacement()
         for what, version in {} if folder.done else task.opponents.items():
@@ -173,9 +186,9 @@ class TrainingSession(Session[RunConfig, Result]):
             print(f"warning: {outside:,} of {total:,} action entries lay outside [-1, 1]: clipped.", file=sys.stderr)
 
     def hooks_behind(self) -> list[Hook]:
-        if not self.at_most:
-            return []
-        return [BudgetHook(self.config.environment_steps or 0, lambda: self.learner.environment_steps)]
+        steps = self.config.environment_steps or 0
+        budget = [BudgetHook(steps, lambda: self.learner.environment_steps)] if self.at_most else []
+        return [*budget, self.evaluating.refuse_failure]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
@@ -193,7 +206,12 @@ class TrainingSession(Session[RunConfig, Result]):
             self.ended = True
             self.save(self.steps)
         if self.score is not None:
-            self.final = self.score(self.learner, self.config.final_episodes)
+            try:
+                self.final = self.score(self.learner, self.config.final_episodes)
+            except (EnvironmentFailedError, BadNumbersError) as error:
+                raise SourceStoppedError(
+                    f"{sentence(error)} The run has made its updates and is saved: `resume` scores it."
+                ) from error
             self.evaluating.note(self.steps, self.final)
 
     def finish(self) -> Result:

@@ -20,7 +20,7 @@ from runs import (
     start_and_kill,
     table,
 )
-from worlds import SPECS, saved, world
+from worlds import SPECS, PointEnv, saved, world
 
 from offline_marl.algorithms.base import algorithms
 from offline_marl.algorithms.bc import BC
@@ -29,8 +29,9 @@ from offline_marl.core.types import DataError
 from offline_marl.runs import log_files
 from offline_marl.runs.folder import RunFolderError
 from offline_marl.runs.log_files import MissingLoggerError
+from offline_marl.tasks.data_tasks import ScoredTask
 from offline_marl.training import run
-from offline_marl.training.loop import DivergedError
+from offline_marl.training.loop import DivergedError, SourceStoppedError
 
 
 @pytest.fixture
@@ -51,6 +52,63 @@ def test_a_finished_run_holds_all_there_is_to_it(tmp_path, data, monkeypatch):
     assert done["score"]["return"] == result.score.mean and done["best"]["step"] in (25, 50, 60)
     assert result.picture is not None and result.picture.exists()
     assert not leftovers(result.folder)
+
+
+class Failing(PointEnv):
+    """Fails in the given round of episodes, counted over all runs."""
+
+    rounds, fails_in, shows = 0, 0, None
+
+    def reset(self, seeds):
+        Failing.rounds += 1
+        return super().reset(seeds)
+
+    def step(self, actions):
+        seen, rewards, *ends = super().step(actions)
+        if Failing.rounds == Failing.fails_in:
+            if self.shows is None:
+                raise OSError("the simulator lost its licence")
+            rewards = rewards * self.shows
+        return seen, rewards, *ends
+
+
+@pytest.mark.parametrize(
+    ("shows", "said"),
+    [
+        (None, "failed in a step: OSError: the simulator lost its licence"),
+        (float("nan"), "reward of agent 0 is not finite"),
+    ],
+)
+def test_a_score_that_fails_on_the_way_is_named_and_costs_no_update(tmp_path, data, monkeypatch, shows, said):
+    small_run(tmp_path / "whole", data)
+    score_in_point_env(monkeypatch)
+    monkeypatch.setattr(ScoredTask, "make_env", lambda self, copies: Failing(self.spec, copies))
+    for name, value in (("rounds", 0), ("fails_in", 2), ("shows", shows)):
+        monkeypatch.setattr(Failing, name, value)
+    told = []
+    hook = lambda step, learner, metrics: told.append(step)  # noqa: E731
+    fields = {"eval_every": 10, "checkpoint_every": 1000}
+    with pytest.raises(SourceStoppedError, match=rf"{said}.* saved as it stands, after update 20\."):
+        small_run(tmp_path / "run", data, hooks=[hook], **fields)
+    assert checkpoints(tmp_path / "run") == [20] and told == list(range(1, 21))
+    result = run.resume(tmp_path / "run", hooks=[hook])
+    assert told == list(range(1, 61)) and result.score is not None
+    assert [row["step"] for row in table(tmp_path / "run" / "eval.csv")] == ["10", "30", "40", "50", "60"]
+    learnt, plain = last_state(tmp_path / "run")["algorithm"], last_state(tmp_path / "whole")["algorithm"]
+    refuse_difference(learnt, plain)
+
+
+def test_a_last_score_that_fails_is_named_and_taken_by_resume(tmp_path, data, monkeypatch):
+    score_in_point_env(monkeypatch)
+    monkeypatch.setattr(ScoredTask, "make_env", lambda self, copies: Failing(self.spec, copies))
+    for name, value in (("rounds", 0), ("fails_in", 1), ("shows", None)):
+        monkeypatch.setattr(Failing, name, value)
+    with pytest.raises(
+        SourceStoppedError, match=r"lost its licence\. The run has made its updates.*`resume` scores it"
+    ):
+        small_run(tmp_path / "run", data)
+    assert checkpoints(tmp_path / "run")[0] == 60
+    assert run.resume(tmp_path / "run").score is not None
 
 
 def test_without_an_environment_a_run_ends_without_a_score_and_says_so(tmp_path, data, capsys):
