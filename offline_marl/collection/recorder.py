@@ -27,6 +27,7 @@ from offline_marl.datasets.files import load_data, save_data
 from offline_marl.environments.base import Environment, Floats, Seen, TeamActions, environments
 from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.episodes import Controller
+from offline_marl.environments.guarded import EnvironmentFailedError
 from offline_marl.environments.pettingzoo import environment_of
 from offline_marl.runs.folder import write_json
 from offline_marl.runs.loading import with_actors
@@ -149,6 +150,7 @@ class Recorder:
 
         Raises:
             BadNumbersError: The environment shows or pays what no learner could use.
+            EnvironmentFailedError: It died.
         """
         followed = [self._begin(assignment, numbers, place) for place in sorted({assignment.who[n] for n in numbers})]
         controller: Controller = _AssignedController([begun for begun in followed if begun is not None])
@@ -160,6 +162,8 @@ class Recorder:
             return self.task.record([assignment.seeds[number] for number in numbers], controller)
         except BadNumbersError as error:
             raise error.of_episode(f"episode {numbers[error.row]}", KEPT) from None
+        except EnvironmentFailedError as error:
+            raise EnvironmentFailedError(f"{str(error).rstrip('.')}; {KEPT}.") from error
 
     def _begin(self, assignment: Assignment, numbers: range, place: int | None) -> _Rows | None:
         """The rows of a behaviour (None: the deviating one) and its controller in them, with its noise."""

@@ -17,6 +17,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets import files
 from offline_marl.datasets.episode_index import episode_sums, starts
 from offline_marl.datasets.files import load_data, save_data
+from offline_marl.environments.guarded import EnvironmentFailedError
 from offline_marl.tasks.data_tasks import open_task
 
 
@@ -60,6 +61,19 @@ def test_the_number_of_copies_changes_nothing(tmp_path, trained):
     about = load_data(one).metadata["actors"][1]
     assert (about["kind"], about["algorithm"], about["dataset"]) == ("run", "bc", "rendezvous-left-v0")
     assert len(about["weights_sha256"]) == 64 and str(tmp_path) not in str(about)
+
+
+def test_an_environment_that_fails_is_named_and_whole_chunks_are_kept(tmp_path, monkeypatch):
+    LiveWorld = pytest.importorskip("live_worlds").LiveWorld
+    monkeypatch.setattr(recorder, "CHUNK", 4)
+    monkeypatch.setattr(LiveWorld, "steps", 0)
+    fields = {"environment": "live_worlds:make", "who": ("random",), "episodes": 12, "score_episodes": 0}
+    fields["settings"] = {"trouble": "raises", "after": 30}
+    with pytest.raises(EnvironmentFailedError, match=r"live_worlds:make failed in a step: OSError: .* licence; chunks"):
+        collected(tmp_path / "a.safetensors", **fields)
+    assert len(list((tmp_path / "a.safetensors.parts").glob("*.safetensors"))) == 1
+    monkeypatch.setattr(LiveWorld, "steps", -10_000)  # trouble is over
+    assert len(load_data(collected(tmp_path / "a.safetensors", **fields)).lengths) == 12
 
 
 @pytest.mark.parametrize("killed_at", [0, 1, 2, 3])
