@@ -61,6 +61,7 @@ class InfosFile:
         self._statistics: dict[tuple[int, str], dict[str, Statistic]] = {}
         self._sums: dict[str, dict[str, Statistic]] = {}
         self._seeds: dict[int, int] = {}
+        self._steps: dict[int, int] = {}
         self._spool: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed by `maybe`
         self.rows = 0
 
@@ -85,14 +86,15 @@ class InfosFile:
             if not step.running[copy]:
                 continue
             episode = self._seeds.setdefault(seed, len(self._seeds))
+            number = self._steps[episode] = self._steps.get(episode, 0) + 1
             for agent, name in enumerate(names):
                 if step.seen.present is None or step.seen.present[copy, agent]:
                     own = told[copy].get(name, {}) if told else {}
-                    self._add_step(episode, seed, name, float(step.rewards[copy, agent]), own)
+                    self._add_step(episode, seed, number, name, float(step.rewards[copy, agent]), own)
         if step.ended.all():
             self._spool_episodes()
 
-    def _add_step(self, episode: int, seed: int, agent: str, reward: float, told: Mapping[str, Any]) -> None:
+    def _add_step(self, episode: int, seed: int, step: int, agent: str, reward: float, told: Mapping[str, Any]) -> None:
         # Ours win over an info of the same name, which is told as `info.NAME`.
         infos = {f"info.{name}" if name in KEYS else name: value for name, value in flat(told).items()}
         statistics = self._statistics.setdefault((episode, agent), {"reward": Statistic()})
@@ -100,7 +102,7 @@ class InfosFile:
         for name, value in values.items():
             if isinstance(value, bool | int | float):
                 statistics.setdefault(name, Statistic()).add(float(value))
-        self._append("step", episode, seed, statistics["reward"].count, agent, values)
+        self._append("step", episode, seed, step, agent, values)
 
     def _append(
         self, row: str, episode: int | None, seed: int | None, step: int | None, agent: str, values: Mapping[str, Any]
@@ -122,7 +124,7 @@ class InfosFile:
                 self._sums.setdefault(agent, {}).setdefault(name, Statistic()).add(statistic.total)
         for episode in sorted(self._lines):
             self._spool.writelines(f"{line}\n" for line in self._lines[episode])
-        self._lines, self._statistics = {}, {}
+        self._lines, self._statistics, self._steps = {}, {}, {}
 
     def write(self) -> None:
         """Write the file, whole or not at all."""

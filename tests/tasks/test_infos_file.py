@@ -88,6 +88,18 @@ def test_means_of_episodes_count_those_in_which_an_agent_was_away_or_was_told_no
     assert (whole["success"], whole["reward"], other["reward"]) == (0.25, 2, 0.5)
 
 
+def test_the_steps_of_an_agent_that_comes_later_are_those_of_its_episode(tmp_path):
+    env = Telling()
+    with InfosFile.maybe(tmp_path / "told.jsonl") as file:
+        for number, present in enumerate(([True, False], [True, False], [True, True])):
+            file.add(env, [7], step([[1, 2]], [True], [number == 2], [present]))
+        file.add(env, [8], step([[1, 2]], [True], [True], [[True, True]]))
+    rows = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
+    steps = [(row["seed"], row["step"], row["agent"]) for row in rows if row["row"] == "step"]
+    assert steps == [(7, 1, "a"), (7, 2, "a"), (7, 3, "a"), (7, 3, "b"), (8, 1, "a"), (8, 1, "b")]
+    assert [row["step"] for row in rows if row["row"] == "sum"] == [3, 1, 1, 1], "summaries count an agent's own steps"
+
+
 def test_a_table_has_all_columns_and_the_same_rows(tmp_path):
     played(tmp_path / "told.jsonl")
     played(tmp_path / "told.csv")
