@@ -105,6 +105,7 @@ _ANT = Body(
         "4x2": Conf(_LEGS),
         "t4x2": Conf(_LEGS, (_TORSO, (), (), ())),
         "2x4": Conf((_LEG_1 + _LEG_2, _LEG_3 + _LEG_4)),
+        # Diagonals by the model's names, as published; by where they hang, the legs of +x and those of -x.
         "2x4d": Conf((_LEG_1 + _LEG_4, _LEG_2 + _LEG_3)),
     },
     views={

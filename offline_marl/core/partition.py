@@ -131,7 +131,7 @@ _CONF_ENDS = {
     "first": "which see the whole arm, the first one the target",
     "second": "which see the whole arm, the second one the target",
     "t-": "of which the first also sees the torso",
-    "-d": "diagonal legs together",
+    "-d": "the legs of one side together, which its publication calls diagonal",
 }
 _VIEW_WORDS = {
     "full": "everything",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offline_marl.core.partition import SCENARIOS, Partition, confs, partition, split_task, views
+from offline_marl.core.partition import SCENARIOS, Partition, confs, explain_conf, partition, split_task, views
 
 OBS_DIM = {"reacher": 10, "ant": 27, "halfcheetah": 17, "hopper": 11, "swimmer": 8, "walker2d": 17}
 OBS_DIM |= {"humanoid": 348, "humanoidstandup": 348, "pusher": 23, "invertedpendulum": 4, "inverteddoublependulum": 9}
@@ -388,3 +388,12 @@ def test_wrong_names_are_answered_in_one_sentence(ask: Callable[[], object], sen
         ask()
     assert str(error.value).startswith(sentence)
     assert str(error.value).count("\n") == 0
+
+
+@pytest.mark.mujoco
+def test_legs_that_2x4d_puts_together_lie_on_one_side():
+    model = Probe("ant").env.model
+    for legs in OWN["ant", "2x4d"]:
+        one, other = (model.body(int(model.joint(hip).bodyid[0])).pos for hip in (legs[0], legs[2]))
+        assert one[0] == other[0] and one[1] == -other[1]
+    assert "legs of one side" in explain_conf("2x4d")
