@@ -360,7 +360,7 @@ class PettingZooTeam(Painted):
                     self._avail[copy, i, :width] = allowed
                 self._masked = True
         if self._stateful:
-            self._state[copy] = state_of(self._envs[copy])
+            self._state[copy] = row_of(state_of(self._envs[copy]), self.spec.state_dim, "the state")
 
     def _see(self) -> Seen:
         state = self._state.copy() if self._stateful else None

@@ -155,6 +155,17 @@ def test_an_agent_that_is_told_nothing_beside_the_step_is_played(leaving, monkey
     assert team.infos() == [{"a": {}, "b": {}}]
 
 
+def test_a_state_that_shrinks_as_agents_leave_is_refused(leaving, monkeypatch):
+    monkeypatch.setattr(Leaving, "state", lambda self: np.full(len(self.agents), self.clock))
+    team = PettingZooTeam(ImportPath(HERE), 1)
+    assert team.reset([5]).state.tolist() == [[0, 0]]
+    assert team.step(np.zeros((1, 2, 1), np.float32))[0].state.tolist() == [[1, 1]]
+    with pytest.raises(
+        BadNumbersError, match="the state has 1 numbers instead of 2 after 2 steps of the episode with se"
+    ):
+        team.step(np.zeros((1, 2, 1), np.float32))
+
+
 @pytest.mark.parametrize("end", [-1.0, 1.0])
 def test_actions_at_the_ends_lie_within_bounds_of_float64(leaving, monkeypatch, end):
     space = spaces.Box(-0.1, 0.3, (1,), np.float64)
