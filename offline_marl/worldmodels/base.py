@@ -209,7 +209,7 @@ class WorldModel(Learner):
         self.batch_size = config.batch_size
         self.needs = replace(type(self).needs, window=self.window)
         self._remembered: tuple[str, ...] = ()
-        self._terminates = facts.terminates
+        self._terminates, self._team_rewards = facts.terminates, facts.team_rewards
         for name, value in facts.tensors().items():
             self.register_buffer(PREFIX + name, value.clone())
 
@@ -217,7 +217,7 @@ class WorldModel(Learner):
     def facts(self) -> Facts:
         """Those of the data, on the device of the model."""
         tensors = {name: getattr(self, PREFIX + name) for name in TENSORS}
-        return Facts(spec=self.spec, terminates=self._terminates, **tensors)
+        return Facts(spec=self.spec, terminates=self._terminates, team_rewards=self._team_rewards, **tensors)
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -49,9 +49,11 @@ class Facts:
     reward_high: Annotated[Tensor, "agent"]
     terminates: bool
     """Whether any step of the data terminates."""
+    team_rewards: bool
+    """Whether agents that are there earn the same in every step of the data."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every field but the spec, by name."""
+        """Every tensor by name, and whether any step terminates."""
         return {name: getattr(self, name) for name in TENSORS} | {"terminates": torch.tensor(self.terminates)}
 
     def counts(self, mask: PerAgent) -> Annotated[Tensor, "*lead coordinate"]:
@@ -104,7 +106,7 @@ class Facts:
         return len(self.pick) == len(self.place)
 
 
-TENSORS = tuple(item.name for item in fields(Facts) if item.name not in {"spec", "terminates"})
+TENSORS = tuple(item.name for item in fields(Facts) if item.name not in {"spec", "terminates", "team_rewards"})
 BORDERS = ("low", "high", "reward_low", "reward_high")
 DEVIATIONS = ("obs_std", "change_std", "reward_std")
 
@@ -132,7 +134,8 @@ def measure(
         mask: Bool, where an agent is there; statistics are over these rows.
         next_seen: Bool, where its next observation was recorded; statistics of changes are over these rows.
         growing: Whether these are the first rows of many. Then what did not move is not taken for one thing, nor for
-            something small, and an episode may terminate although none did.
+            something small, rewards that did not move are not taken for a team's, and an episode may terminate
+            although none did.
     """
     now, after = obs.flatten(1), next_obs.flatten(1)
     present = spec.present("obs").flatten().to(now.device)
@@ -150,7 +153,9 @@ def measure(
     if growing:
         numbers |= {name: numbers[name].masked_fill(numbers[name] <= LEAST_STD, 1.0) for name in DEVIATIONS}
     terminates = growing or bool(terminations.any())
-    return Facts(spec=spec, pick=pick, place=place, terminates=terminates, **numbers)
+    unpaid = growing and not bool((numbers["reward_low"] < numbers["reward_high"]).any())
+    team_rewards = are_alike(rewards, mask) and not unpaid
+    return Facts(spec=spec, pick=pick, place=place, terminates=terminates, team_rewards=team_rewards, **numbers)
 
 
 def restated(
@@ -161,9 +166,15 @@ def restated(
     mask: PerAgent | None = None,
     next_seen: PerAgent | None = None,
 ) -> Facts:
-    """The same coordinates and ends, with the statistics and borders of these rows instead; see `measure`."""
+    """The same coordinates and answers, with the statistics and borders of these rows instead; see `measure`."""
     known = (facts.pick // facts.spec.obs_dim, mask, next_seen)
     return replace(facts, **_statistics(facts.pick, obs.flatten(1), next_obs.flatten(1), rewards, known))
+
+
+def are_alike(rewards: Annotated[Tensor, "row agent"], mask: PerAgent | None = None) -> bool:
+    """Whether agents that are there (bool; None for all) earn the same in every row, as those of a team do."""
+    low, high = (rewards if mask is None else rewards.masked_fill(~mask, border) for border in (torch.inf, -torch.inf))
+    return not bool((low.amin(-1) < high.amax(-1)).any())
 
 
 def _statistics(

@@ -34,7 +34,7 @@ from offline_marl.worldmodels.base import (
 from offline_marl.worldmodels.facts import Facts
 from offline_marl.worldmodels.token_carry import Draws, TokenCarry, joined, recorded_steps
 from offline_marl.worldmodels.token_codec import Codec
-from offline_marl.worldmodels.token_config import MarieConfig, alike, layout_of, make_tokenizer
+from offline_marl.worldmodels.token_config import MarieConfig, layout_of, make_tokenizer
 from offline_marl.worldmodels.token_cost import TRAINED, model_multiplications, step_multiplications
 from offline_marl.worldmodels.token_guess import Guess
 from offline_marl.worldmodels.token_losses import segment_losses
@@ -60,9 +60,7 @@ class Marie(WorldModel):
         self.members = config.members
         self.needs = replace(self.needs, length=config.length)
         self.grad_clip = 0.0  # clipped by member: see `_clip`
-        self.team_rewards = spec.n_agents > 1 and alike(
-            facts.reward_mean, facts.reward_std, facts.reward_low, facts.reward_high
-        )
+        self.team_rewards = spec.n_agents > 1 and facts.team_rewards
         self.register_buffer("act_present", spec.present("act"), persistent=False)
         self.tokenizer = make_tokenizer(config, facts)
         self.layout = layout_of(config, spec, self.tokenizer, facts.terminates)

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from offline_marl.core.fields import Count, CountOrZero, NotNegative, Share
 from offline_marl.core.types import Spec
@@ -123,8 +122,3 @@ def layout_of(config: MarieConfig, spec: Spec, tokenizer: Tokenizer, terminates:
         parallel=config.decoding == "parallel",
         exact=spec.n_agents * (spec.obs_dim + spec.act_dim) if config.tokens_of == "residuals" else 0,
     )
-
-
-def alike(*statistics: Annotated[Tensor, "agent"]) -> bool:
-    """Whether all agents' numbers are the same, as those of a team's rewards."""
-    return all(bool((numbers == numbers[0]).all()) for numbers in statistics)

@@ -52,6 +52,25 @@ def test_statistics_by_hand() -> None:
     assert facts.terminates is False
 
 
+@pytest.mark.parametrize(
+    ("second", "there", "team"),
+    [
+        ([0.0, 1.0, 3.0], [True, True, True], True),
+        ([1.0, 3.0, 0.0], [True, True, True], False),  # of the same mean, deviation and borders
+        ([0.0, 0.0, 3.0], [True, False, True], True),  # who is away earns nothing
+        ([0.0, 0.0, 0.0], [True, False, True], False),
+    ],
+)
+def test_rewards_are_a_teams_where_agents_that_are_there_earn_alike_in_every_step(
+    second: list[float], there: list[bool], team: bool
+) -> None:
+    rewards = torch.tensor([[0.0, 1.0, 3.0], second]).T
+    mask = torch.tensor([[True, True, True], there]).T
+    nothing = torch.zeros(3, 2, 3)
+    for known in (None, mask) if all(there) else (mask,):
+        assert measure(UNEQUAL, nothing, nothing, rewards, nothing[..., 0].bool(), known).team_rewards == team
+
+
 def test_the_box_holds_obs_and_next_obs() -> None:
     facts = by_hand()
     assert facts.low.tolist() == [0.0, 1.0, 0.0, -9.0] and facts.high.tolist() == [7.0, 1.0, 8.0, 8.0]
@@ -118,5 +137,5 @@ def test_sums_are_taken_in_double_precision() -> None:
     assert facts.obs_mean.dtype == torch.float32
 
 
-def test_every_fact_but_the_spec_is_kept_as_a_tensor() -> None:
-    assert {item.name for item in fields(Facts)} == {"spec", *by_hand().tensors()}
+def test_every_fact_but_the_spec_and_whose_rewards_they_are_is_kept_as_a_tensor() -> None:
+    assert {item.name for item in fields(Facts)} == {"spec", "team_rewards", *by_hand().tensors()}

@@ -409,6 +409,16 @@ def test_a_team_agrees_on_its_reward_and_its_end() -> None:
     assert torch.equal(prediction.terminations, prediction.terminations[:, :1].expand(-1, 3))
 
 
+def test_agents_that_earn_as_much_as_each_other_at_other_times_are_paid_apart() -> None:
+    rewards = DATA["continuous"].rewards[:, :1]
+    data = replace(DATA["continuous"], rewards=torch.cat([rewards, rewards.flip(0), rewards.roll(7, 0)], dim=1))
+    model = made("continuous", data)
+    assert torch.equal(model.facts.reward_low, model.facts.reward_low[:1].expand(3))
+    begun = rows("continuous", data=data)
+    prediction, _ = model.step(model.begin(begun), begun.actions)
+    assert not torch.allclose(prediction.rewards, prediction.rewards[:, :1].expand(-1, 3), atol=1e-2)
+
+
 def test_what_several_agents_see_they_foresee_alike() -> None:
     spec = Spec(obs_dims=(2, 2), act_dims=(1, 1))
     generator = torch.Generator().manual_seed(0)

@@ -267,6 +267,7 @@ def test_what_uniform_play_never_moved_is_nothing_small_and_nothing_shared() -> 
     assert growing.obs_std[2] == growing.change_std[4] == growing.reward_std[0] == 1.0
     assert plain.obs_std[2] == plain.reward_std[0] == torch.tensor(1e-3)
     assert growing.terminates and not plain.terminates
+    assert plain.team_rewards and not growing.team_rewards
     assert torch.equal(growing.obs_std[:2], plain.obs_std[:2])
 
 
