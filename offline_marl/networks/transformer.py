@@ -169,7 +169,13 @@ class StackedTransformer(nn.Module):
         keys, values = ([self.positions.new_zeros(shape) for _ in self.blocks] for _ in range(2))
         return Cache(keys, values)
 
-    def extend(self, x: Sequences, cache: Cache, blank: Annotated[Tensor, "row"] | None = None) -> Sequences:
+    def extend(
+        self,
+        x: Sequences,
+        cache: Cache,
+        blank: Annotated[Tensor, "row"] | None = None,
+        unread: Annotated[Tensor, "row"] | None = None,
+    ) -> Sequences:
         """Outputs of the places that follow those in the cache, which takes them in.
 
         Args:
@@ -177,6 +183,8 @@ class StackedTransformer(nn.Module):
             cache: What stands before; it grows.
             blank: How many places at each row's front hold nothing (int64): they are read by no other place, and the
                 first position is that of the place behind them.
+            unread: How many places at each row's front no other place reads, the blank ones among them; those alone
+                unless said.
 
         Raises:
             ValueError: The sequences would be longer than the positions.
@@ -192,7 +200,8 @@ class StackedTransformer(nn.Module):
         else:
             place = torch.arange(end, device=x.device)
             own = place[begin:].unsqueeze(-1) == place
-            mask = causal & ((place >= blank.unsqueeze(-1)).unsqueeze(1) | own)
+            read = place >= (blank if unread is None else unread).unsqueeze(-1)
+            mask = causal & (read.unsqueeze(1) | own)
             x = x + self.positions[:, 0, (place[begin:] - blank.unsqueeze(-1)).clamp(min=0)]
         for number, block in enumerate(self.blocks):
             x = block(x, mask, (cache.keys[number], cache.values[number], begin))

@@ -96,9 +96,13 @@ class Facts:
         if present is None or history is None:
             return history
         seen, done = torch.split(history, [self.spec.obs_dim, self.spec.act_dim], dim=-1)
-        away = seen.eq(0).all(-1, keepdim=True) & history.ne(0).any(-1, keepdim=True).any(-3, keepdim=True)
+        away = history.ne(0).any(-1, keepdim=True).any(-3, keepdim=True) & ~self.there(history).unsqueeze(-1)
         mean = self.spread_out(self.obs_mean).unsqueeze(-2)
         return torch.cat([torch.where(away, mean, seen), done.masked_fill(away, 0.0)], dim=-1)
+
+    def there(self, history: History) -> Annotated[Tensor, "*lead agent window"]:
+        """Bool: which agents see something in each step of the past; who is away, and nobody before it, sees zeros."""
+        return history[..., : self.spec.obs_dim].ne(0).any(-1)
 
     @property
     def _plain(self) -> bool:

@@ -175,8 +175,8 @@ class Marie(WorldModel):
         present = present | ~present.any(-1, keepdim=True)  # of a row without agents nobody reads anything
         codec, facts = self.codec, self.facts
         obs = facts.filled(starts.obs, starts.mask)
-        history = facts.filled_history(newest(starts.history, self.window), starts.mask)
-        seen, done, blank = recorded_steps(history, obs, self.spec)
+        past = newest(starts.history, self.window)
+        seen, done, blank = recorded_steps(facts.filled_history(past, starts.mask), obs, self.spec)
         exact = codec.exact(seen, done)
         return TokenCarry(
             obs=codec.encode(torch.cat([seen, obs.unsqueeze(1)], dim=1), exact, blank),
@@ -188,6 +188,7 @@ class Marie(WorldModel):
             now=None if exact is None else obs,
             exact=exact,
             still=codec.still,
+            there=None if past is None or starts.mask is None else facts.there(past).transpose(1, 2),
         )
 
     @torch.no_grad()
@@ -262,12 +263,12 @@ class Marie(WorldModel):
         self, carry: TokenCarry, done: Tensor, exact: Tensor | None, draws: Draws
     ) -> tuple[Tensor, Prediction, Cache]:
         """Next tokens of these rows, what is told of them, and the cache behind them."""
-        nets, blank, cache = self.nets, carry.blank, carry.cache
+        nets, blank, unread, cache = self.nets, carry.blank, carry.unread, carry.cache
         if cache is None:
-            cache = nets.prefill(carry.obs, carry.actions, carry.present, blank, carry.exact)
+            cache = nets.prefill(carry.obs, carry.actions, carry.known, blank, carry.exact, unread)
         elif cache.length != carry.filled:  # another step went on from here
             cache = replace(cache.copy(), length=carry.filled)
-        slots = nets.advance(cache, carry.obs[:, -1], done, carry.present, blank, exact)
+        slots = nets.advance(cache, carry.obs[:, -1], done, carry.present, blank, exact, unread)
         logits = nets.first_logits(slots)
         if self.layout.parallel:
             tokens = drawn(logits, draws.uniform, draws.speaker)
@@ -277,7 +278,7 @@ class Marie(WorldModel):
                 uniform = None if draws.uniform is None else draws.uniform[..., number]
                 picked.append(drawn(every[number], uniform, draws.speaker))
                 if number + 1 < self.layout.tokens:
-                    every.append(nets.next_logits(nets.follow(cache, picked[number], blank)))
+                    every.append(nets.next_logits(nets.follow(cache, picked[number], blank, unread)))
             logits, tokens = torch.stack(every, dim=-2), torch.stack(picked, dim=-1)
         return tokens, self._prediction(carry, exact, tokens, logits, nets.told(slots), draws.speaker), cache
 

@@ -23,6 +23,7 @@ class TokenCarry(Carry):
     blank: Annotated[Tensor, "going"] | None
     """Steps at the front that never were; None where all were."""
     present: Annotated[Tensor, "going agent"]
+    """Bool, who is there now and stays."""
     places: Annotated[Tensor, "going"]
     """Which row each is."""
     rows: int
@@ -36,6 +37,19 @@ class TokenCarry(Carry):
     """What was seen and done in the steps before, as it is read beside tokens of residuals."""
     still: Annotated[Tensor, "agent token"] | None = None
     """Tokens of a first step, where tokens are of residuals."""
+    there: Annotated[Tensor, "going time agent"] | None = None
+    """Bool, who was there in the steps before; None where those were who are there now."""
+
+    @property
+    def known(self) -> Annotated[Tensor, "going time agent"]:
+        """Bool, who was there in the steps before."""
+        shape = self.actions.shape[:3]
+        return self.present.unsqueeze(1).expand(shape) if self.there is None else self.there
+
+    @property
+    def unread(self) -> Annotated[Tensor, "going agent"] | None:
+        """Steps before an agent came, which its sequence does not read; None where none is known of."""
+        return None if self.there is None else (~self.there).int().cumprod(1).sum(1)
 
     def where(self, alive: Rows) -> TokenCarry:
         """Those rows alone."""
@@ -58,6 +72,7 @@ class TokenCarry(Carry):
             cache=cache,
             now=None if self.now is None else self.now[index],
             exact=None if self.exact is None else self.exact[index],
+            there=None if self.there is None else self.there[index],
         )
 
     def correct(self, obs: Obs) -> TokenCarry:
@@ -74,6 +89,7 @@ class TokenCarry(Carry):
             filled=0 if cache is None else cache.length,
             now=None if self.now is None else obs,
             exact=None if self.exact is None or exact is None else torch.cat([self.exact, exact.unsqueeze(1)], dim=1),
+            there=None if self.there is None else torch.cat([self.there, self.present.unsqueeze(1)], dim=1),
         )
 
     def slid(self, steps: int) -> TokenCarry:
@@ -87,8 +103,9 @@ class TokenCarry(Carry):
         if self.still is not None:
             first = torch.arange(kept + 1, device=obs.device) <= (0 if blank is None else blank.unsqueeze(-1))
             obs = torch.where(first[..., None, None], self.still, obs)
-        exact = None if self.exact is None else self.exact[:, -kept:]
-        return replace(self, obs=obs, actions=self.actions[:, -kept:], blank=blank, cache=None, exact=exact)
+        exact, there = (None if each is None else each[:, -kept:] for each in (self.exact, self.there))
+        actions = self.actions[:, -kept:]
+        return replace(self, obs=obs, actions=actions, blank=blank, cache=None, exact=exact, there=there)
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,32 +156,35 @@ class TokenMembers(nn.Module):
         self,
         obs: ObsBlocks,
         actions: ActBlocks,
-        present: Present,
+        there: Annotated[Tensor, "row time agent"],
         blank: Annotated[Tensor, "row"] | None,
         exact: Annotated[Tensor, "row time number"] | None = None,
+        unread: Present | None = None,
     ) -> Cache:
         """The cache of a context and of what is seen after it, but for its pending tokens.
 
         Args:
             obs: Tokens of the context and of now.
             actions: Tokens of the context.
-            present: Bool, who is there.
+            there: Bool, who was there in each step of the context.
             blank: Steps at each row's front that never were.
             exact: What all agents see and do in each step of the context, where tokens are of residuals.
+            unread: Steps at the front in which an agent was not there yet, the blank ones among them; those alone
+                unless said.
         """
         layout, (rows, time, agents, _) = self.layout, actions.shape
         cache = self.transformer.cache(rows * agents)
         parts = []
         if time:
-            someone = present.unsqueeze(1).expand(rows, time, agents).flatten(0, 1)
+            someone = there | ~there.any(-1, keepdim=True)
             known = None if exact is None else exact.flatten(0, 1)
-            flat = self._blocks(obs[:, :-1].flatten(0, 1), actions.flatten(0, 1), someone, known)
+            flat = self._blocks(obs[:, :-1].flatten(0, 1), actions.flatten(0, 1), someone.flatten(0, 1), known)
             blocks = flat.reshape(self.members, rows, time, agents, layout.block, self.width).transpose(2, 3)
             parts.append(blocks.reshape(self.members, rows * agents, time * layout.block, self.width))
         if layout.tokens > layout.pending:
             parts.append(self._obs_features(obs[:, -1, :, : layout.tokens - layout.pending]).flatten(1, 2))
         if parts:
-            self.transformer.extend(torch.cat(parts, dim=2), cache, self._blank_places(blank))
+            self.transformer.extend(torch.cat(parts, dim=2), cache, *self._fronts(blank, unread))
         return cache
 
     def advance(
@@ -192,18 +195,23 @@ class TokenMembers(nn.Module):
         present: Present,
         blank: Tensor | None,
         exact: Exact | None = None,
+        unread: Tensor | None = None,
     ) -> Features:
         """Features at the summary of a step, whose pending and action tokens the cache takes in."""
         block = self._blocks(obs, actions, present, exact)[:, :, :, self.layout.tokens - self.layout.pending :]
-        out = self.transformer.extend(block.flatten(1, 2), cache, self._blank_places(blank))
+        out = self.transformer.extend(block.flatten(1, 2), cache, *self._fronts(blank, unread))
         return out[:, :, -1].reshape(self.members, *obs.shape[:2], self.width)
 
     def follow(
-        self, cache: Cache, token: Annotated[Tensor, "row agent"], blank: Annotated[Tensor, "row"] | None
+        self,
+        cache: Cache,
+        token: Annotated[Tensor, "row agent"],
+        blank: Annotated[Tensor, "row"] | None,
+        unread: Tensor | None = None,
     ) -> Features:
         """Features at one more token of the next observation, which the cache takes in."""
         x = self._obs_features(token.unsqueeze(-1)).flatten(1, 2)
-        out = self.transformer.extend(x, cache, self._blank_places(blank))
+        out = self.transformer.extend(x, cache, *self._fronts(blank, unread))
         return out.reshape(self.members, *token.shape, self.width)
 
     def first_logits(self, slots: Features) -> Annotated[Tensor, "member row agent token choice"]:
@@ -248,10 +256,12 @@ class TokenMembers(nn.Module):
         known = nn.functional.pad(known, (0, 1), value=True)[:, step]
         return known.unsqueeze(1) | (step.unsqueeze(-1) == step)
 
-    def _blank_places(self, blank: Annotated[Tensor, "row"] | None) -> Tensor | None:
-        if blank is None:
-            return None
-        return (blank * self.layout.block).repeat_interleave(self.layout.n_agents)
+    def _fronts(
+        self, blank: Annotated[Tensor, "row"] | None, unread: Present | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Places of each sequence that are blank, and that are not read, from steps."""
+        places = None if blank is None else (blank * self.layout.block).repeat_interleave(self.layout.n_agents)
+        return places, None if unread is None else (unread * self.layout.block).flatten()
 
 
 def run(head: StackedMLP, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.training.models.fit import facts_of
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.ensemble import Ensemble
+from offline_marl.worldmodels.marie import Marie
 from offline_marl.worldmodels.rollout import Caution, rollout
 
 EPISODES, STEPS, LEFT = 4, 6, 3
@@ -119,6 +120,54 @@ def test_an_update_does_not_hang_on_what_stands_where_agents_are_away(
         losses = [float(model.update(batch)["loss/model"]) for _ in range(3)]
         ends.append([*errors.tolist(), *losses])
     assert ends[0] == pytest.approx(ends[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"decoding": "parallel"}, {"tokens_of": "observations"}])
+def test_a_past_in_which_agents_came_and_left_is_read_as_in_training(settings: dict[str, Any]) -> None:
+    """By the cache: what each agent that is there is told by a whole pass over the recorded steps."""
+    recorded = data(5.0, 2)
+    model = model_of(recorded, "marie", {**TOKENS, "length": 6, "tokenizer_steps": 0, "window": 3, **settings})
+    assert isinstance(model, Marie)
+    nets, plain = model.nets, TransitionBuffer(recorded, 0)
+    with torch.no_grad():
+        for parameter in nets.parameters():  # so that nothing hides behind small weights
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    rows = TransitionBuffer(recorded, 3).transitions(torch.arange(EPISODES * STEPS))
+    carry = model.begin(rows)
+    beside = (
+        None if carry.now is None else model.codec.exact(model.facts.filled(carry.now, carry.present), rows.actions)
+    )
+    cache = nets.prefill(carry.obs, carry.actions, carry.known, carry.blank, carry.exact, carry.unread)
+    done = model._act_tokens(rows.actions)
+    there = carry.present
+    found = nets.told(
+        nets.advance(cache, carry.obs[:, -1], done, carry.present, carry.blank, beside, carry.unread)
+    ).rewards
+    for row in range(EPISODES * STEPS):
+        episode, step = divmod(row, STEPS)
+        begin = max(step - 3, 0)
+        told = whole(model, plain.segments(torch.tensor([episode * STEPS + begin]), step - begin + 1))
+        torch.testing.assert_close(found[:, row, there[row]], told[:, 0, -1, there[row]], atol=1e-5, rtol=0)
+
+
+def whole(model: Marie, cuts: Batch) -> Tensor:
+    """Classes of rewards of segments, as in training."""
+    assert cuts.mask is not None and cuts.next_seen is not None and cuts.next_present is not None
+    after = (cuts.mask & cuts.next_seen) | cuts.next_present
+    now, following = model.facts.filled(cuts.obs, cuts.mask), model.facts.filled(cuts.next_obs, after)
+    exact = model.codec.exact(now, cuts.actions)
+    tokens = model.codec.encode(torch.cat([now[:, :1], following], dim=1), exact)
+    return model.nets(tokens, model._act_tokens(cuts.actions), cuts.mask, exact)[1].rewards
+
+
+def test_imagination_goes_on_past_the_positions_where_agents_come_and_leave() -> None:
+    recorded = data(5.0, 2)
+    for at_once in (1_000, 5):
+        model = model_of(recorded, "marie", {**TOKENS, "tokenizer_steps": 2, "window": 2, "rows_at_once": at_once})
+        starts = TransitionBuffer(recorded, 2).transitions(torch.arange(EPISODES * STEPS))
+        made = rollout(model, Still(2), starts, 7, Caution(cutoff=math.inf))
+        assert made.batch.mask is not None and starts.mask is not None
+        assert torch.equal(made.batch.mask[:, 0], starts.mask) and bool(made.batch.next_obs.isfinite().all())
 
 
 @pytest.mark.parametrize(("name", "fields", "choices"), [case for case in MODELS if case[0] == "ensemble"])
