@@ -213,6 +213,11 @@ class WorldModel(Learner):
         for name, value in facts.tensors().items():
             self.register_buffer(PREFIX + name, value.clone())
 
+    @classmethod
+    def first_look_of(cls, config: Any) -> int:
+        """The `first_look` of a model with these settings, before there is one."""
+        return cls.first_look
+
     @property
     def facts(self) -> Facts:
         """Those of the data, on the device of the model."""

@@ -77,7 +77,7 @@ class Marie(WorldModel):
         self.guess = Guess(config.members, facts, self.layout.exact, config.guess) if self.layout.exact else None
         self._has_first_phase = bool(list(self.tokenizer.parameters())) or self.guess is not None
         self.tokenizer_steps = config.tokenizer_steps if self._has_first_phase else 0
-        self.first_look = self.tokenizer_steps + 1 if self.tokenizer_steps else 0
+        self.first_look = self.first_look_of(config)
         edges, self.sigma = losses.bin_edges(*self.codec.reward_borders, config.reward_bins)
         self.register_buffer("edges", edges, persistent=False)
         self.shared = ("tokenizer",) if self.guess is None else ("tokenizer", "guess")
@@ -87,6 +87,12 @@ class Marie(WorldModel):
             self.optimize("guess", lr=config.lr, name="guess", cosine_steps=config.tokenizer_steps)
         self.optimizer.register_step_pre_hook(self._clip)
         self._tokenizing = False
+
+    @classmethod
+    def first_look_of(cls, config: MarieConfig) -> int:
+        """The first update of the second phase, of fits that have two."""
+        alone = config.tokenizer == "bins" and config.tokens_of == "observations"
+        return 0 if alone or not config.tokenizer_steps else config.tokenizer_steps + 1
 
     @property
     def phases(self) -> tuple[Phase, ...]:

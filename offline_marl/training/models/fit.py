@@ -100,6 +100,24 @@ def fit_model(model: str, dataset: str, *, out: str | Path | None = None, **fiel
     return begin_fit(folder, config, open_task(config.dataset, config.clip_actions, config.memory, config.action_scale))
 
 
+def refuse_short(config: FitConfig) -> None:
+    """Refuse a fit that ends before all of its model is learnt.
+
+    Raises:
+        ConfigError: Says how many steps it takes.
+    """
+    kind = worldmodels.get(config.model)
+    _refuse_short(config, kind.first_look_of(build(kind.Config, config.settings)))
+
+
+def _refuse_short(config: FitConfig, least: int) -> None:
+    if least > config.steps:
+        raise ConfigError(
+            f"{config.steps} steps end before all of {config.model} is learnt, which takes {least} or more: give more "
+            "--steps."
+        )
+
+
 def default_model_folder(config: FitConfig) -> Path:
     """Where a fit goes that names no folder."""
     return Path("models") / f"{config.model}_{Path(config.dataset).name}_seed{config.seed}"
@@ -174,11 +192,7 @@ class FitSession(Session[FitConfig, Fit]):
             facts = facts_of(data, seen)
             refuse_too_large(config.model, lambda: kind(settings, facts), settings.model_dump(), data.spec)
             self.learner = kind(settings, facts)
-        if self.learner.first_look > config.steps:
-            raise ConfigError(
-                f"{config.steps} steps end before all of {config.model} is learnt, which takes "
-                f"{self.learner.first_look} or more: give more --steps."
-            )
+        _refuse_short(config, self.learner.first_look)
         self.learner.place(self.device, derive(config.seed, "elites"))
         self.held_out = TransitionBuffer(data, self.learner.window, self.device, False, held_out, stays)
         buffer = TransitionBuffer(data, self.learner.window, self.device, False, seen, stays)

@@ -33,6 +33,7 @@ from offline_marl.training.models.fit import (
     continue_fit,
     facts_of,
     prepare_fit,
+    refuse_short,
 )
 from offline_marl.training.models.report import verdict
 from offline_marl.training.rewards import Rewards
@@ -238,6 +239,7 @@ def _settings_of_fit(
     settings = prepare_fit(kind, task.id, {**shared, **config.fit})
     if settings.action_scale != config.action_scale:
         raise ConfigError("--fit takes no action_scale: the run's --action-scale is that of its world model too.")
+    refuse_short(settings)
     if model_folder.path.exists():
         model_folder.refuse_strangers(settings)
     return settings

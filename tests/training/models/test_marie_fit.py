@@ -12,8 +12,10 @@ from worlds import saved, world
 
 from offline_marl.core.config import ConfigError
 from offline_marl.datasets.base import Dataset
-from offline_marl.training.models.fit import Fit, fit_model, resume_fit
+from offline_marl.training.models.fit import Fit, facts_of, fit_model, resume_fit
 from offline_marl.worldmodels.base import WorldModel
+from offline_marl.worldmodels.marie import Marie
+from offline_marl.worldmodels.token_config import MarieConfig
 
 TINY = {
     "steps": 12,
@@ -61,6 +63,22 @@ def test_a_fit_that_died_in_either_phase_ends_as_if_it_had_not(tmp_path):
 def test_a_fit_that_would_end_with_the_tokenizer_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="5 steps end before all of marie is learnt, which takes 6 or more"):
         fitted(tmp_path / "model", saved(tmp_path, world("continuous")), steps=5)
+
+
+def test_a_run_whose_own_fit_would_end_with_the_tokenizer_is_refused_before_it_begins(tmp_path):
+    fields = {**FEW, "algorithm": "moma-ppo", "world_model": "marie", "fit": {**TINY, "steps": 5}}
+    with pytest.raises(ConfigError, match="5 steps end before all of marie is learnt, which takes 6 or more"):
+        small_run(tmp_path / "run", saved(tmp_path, world("continuous")), **fields)
+    assert not (tmp_path / "run" / "config.json").exists(), "the folder can be used again"
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [({}, 6), ({"tokenizer_steps": 0}, 0), ({"tokenizer": "bins", "tokens_of": "observations"}, 0)],
+)
+def test_the_first_look_is_known_before_there_is_a_model(settings, first):
+    config = MarieConfig(tokenizer_steps=5).model_copy(update=settings)
+    assert Marie.first_look_of(config) == Marie(config, facts_of(world("continuous"))).first_look == first
 
 
 def test_held_out_episodes_are_looked_at_once_the_tokenizer_stays(tmp_path):
