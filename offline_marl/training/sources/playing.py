@@ -148,12 +148,21 @@ class Player:
     def advance(self) -> list[Episode]:
         """Take one step of every episode under way, beginning new ones if there are none.
 
+        Where the environment fails, whatever was drawn for the step is drawn again by who takes it later.
+
         Returns:
             The episodes that ended with it.
         """
-        if self.round is None:
-            self.round = self._begin(self._new_seeds(), [])
-        step = next(self.round.steps)
+        draws = self.uniform, self.learner.generator, *(() if self.round else (self.seeds,))
+        before = [generator.get_state() for generator in draws]
+        try:
+            if self.round is None:
+                self.round = self._begin(self._new_seeds(), [])
+            step = next(self.round.steps)
+        except Exception:
+            for generator, state in zip(draws, before, strict=True):
+                generator.set_state(state)
+            raise
         self.round.taken.append(step)
         self._count(self.steps + int(np.count_nonzero(step.running)))
         ended = step.ended

@@ -34,7 +34,7 @@ from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import Batch, DataError, Needs, Spec
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.episode_ring import EpisodeRing
-from offline_marl.environments.guarded import EnvironmentFailedError
+from offline_marl.environments.guarded import EnvironmentFailedError, Guarded
 from offline_marl.runs.combinations import learns_alone
 from offline_marl.tasks import environment_tasks
 from offline_marl.tasks.environment_tasks import find_environment_task, play_uniformly
@@ -43,6 +43,7 @@ from offline_marl.training.loop import SourceStoppedError
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.run import resume, train
 from offline_marl.training.sources.episode_files import EpisodeFiles
+from offline_marl.training.sources.playing import Player
 from offline_marl.training.sources.recorded import DatasetSource
 from offline_marl.training.sources.replay import LiveMixture, ReplaySource
 from offline_marl.training.training_run import TrainingSession
@@ -298,6 +299,29 @@ def test_a_run_whose_environment_recovered_goes_on(tmp_path: Path) -> None:
     result = resume(tmp_path / "run")
     done = json.loads((result.folder / "DONE").read_text())
     assert (done["steps"], done["environment_steps"]) == (60, 70)
+
+
+@pytest.mark.usefixtures("one_uniform_episode")
+@pytest.mark.parametrize("after", [9, 33], ids=["in the warm-up", "behind it"])
+def test_a_run_whose_environment_failed_once_ends_as_one_whose_environment_did_not(tmp_path: Path, after: int) -> None:
+    fields = {"algorithm": "td3-bc", "steps": 40, "explore_noise": 0.5}
+    small_run(tmp_path / "straight", **fields, **live(trouble="raises", after=10_000))
+    with pytest.raises(SourceStoppedError):
+        small_run(tmp_path / "failed", **fields, **live(trouble="raises", after=after))
+    LiveWorld.steps = -10_000  # trouble is over
+    resume(tmp_path / "failed")
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "failed"))
+
+
+def test_seeds_of_episodes_that_did_not_begin_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = Guarded(find_environment_task("coordination", permit=ImportPath).make(2), "coordination")
+    learner = algorithms.get("vdn")(algorithms.get("vdn").Config(), env.spec)
+    draws = [torch.Generator().manual_seed(number) for number in range(2)]
+    player = Player(learner, env, 2, *draws, torch.device("cpu"), 0)
+    with monkeypatch.context() as patch, pytest.raises(EnvironmentFailedError):
+        patch.setattr(env.env, "reset", lambda seeds: 1 / 0)
+        player.advance()
+    assert player.round is None and torch.equal(draws[0].get_state(), torch.Generator().manual_seed(0).get_state())
 
 
 def test_a_world_that_does_not_repeat_is_named_and_what_was_lived_through_is_kept(
