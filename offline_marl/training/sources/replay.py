@@ -19,7 +19,8 @@ from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.episode_index import starts
 from offline_marl.datasets.episode_ring import EpisodeRing
 from offline_marl.environments.guarded import EnvironmentFailedError
-from offline_marl.training.loop import SourceStoppedError
+from offline_marl.runs.stopping import asked
+from offline_marl.training.loop import SourceInterrupted, SourceStoppedError
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.episode_files import EpisodeFiles
 from offline_marl.training.sources.playing import Player
@@ -108,9 +109,12 @@ class ReplaySource:
 
         Raises:
             SourceStoppedError: The environment died, hung, or showed what nobody could learn from.
+            SourceInterrupted: The process was asked to stop; what has been played by then is part of the state.
         """
         due = self.pace.due(self.drawn)
         while self.player.steps < due or not len(self.ring):
+            if asked.is_set():
+                raise SourceInterrupted
             try:
                 finished = self.player.advance()
             except EnvironmentFailedError as error:

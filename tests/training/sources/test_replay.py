@@ -31,10 +31,11 @@ from worlds import saved, world
 from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError
 from offline_marl.core.permissions import ImportPath
-from offline_marl.core.types import Batch, DataError, Needs, Spec
+from offline_marl.core.types import Batch, DataError, Episode, Needs, Spec
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.episode_ring import EpisodeRing
 from offline_marl.environments.guarded import EnvironmentFailedError, Guarded
+from offline_marl.runs import stopping
 from offline_marl.runs.combinations import learns_alone
 from offline_marl.tasks import environment_tasks
 from offline_marl.tasks.environment_tasks import find_environment_task, play_uniformly
@@ -322,6 +323,31 @@ def test_seeds_of_episodes_that_did_not_begin_are_drawn_again(monkeypatch: pytes
         patch.setattr(env.env, "reset", lambda seeds: 1 / 0)
         player.advance()
     assert player.round is None and torch.equal(draws[0].get_state(), torch.Generator().manual_seed(0).get_state())
+
+
+@pytest.mark.parametrize("at", [3, 47], ids=["in the warm-up", "between updates"])
+def test_a_run_that_is_asked_to_stop_while_it_plays_saves_there_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    fields = {"environment": "coordination", "warmup_steps": 30, "updates_per_step": 0.1, "steps": 6}
+    small_run(tmp_path / "straight", None, "vdn", **fields)
+    advance = Player.advance
+
+    def asking(self: Player) -> list[Episode]:
+        finished = advance(self)
+        if self.steps == at:
+            stopping.asked.set()
+        return finished
+
+    with monkeypatch.context() as patch, pytest.raises(stopping.StoppedEarly):
+        patch.setattr(Player, "advance", asking)
+        try:
+            small_run(tmp_path / "stopped", None, "vdn", **fields)
+        finally:
+            stopping.asked.clear()
+    assert last_state(tmp_path / "stopped")["source"]["environment_steps"] == at
+    resume(tmp_path / "stopped")
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "stopped"))
 
 
 def test_a_world_that_does_not_repeat_is_named_and_what_was_lived_through_is_kept(
