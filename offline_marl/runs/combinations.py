@@ -227,6 +227,7 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
             f"{name} clones what was recorded, and imagined actions are no demonstrations: it takes no --world-model."
         )
     shares = [share for share in (config.real_fraction, config.real_fraction_end) if isinstance(share, float)]
+    _refuse_lost_share(config, needs, shares, rows)
     beside_live = replays(config, needs)  # live rows show what was done as well
     if needs.recorded != "none" and not beside_live and any(round(share * rows) < 1 for share in shares):
         raise ConfigError(
@@ -242,6 +243,23 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
     if undivided and config.settings.get("alpha", ALPHA) != ALPHA:
         raise ConfigError(
             f"--alpha weighs Q that is divided by its size; {undivided} climbs Q as it is: leave it away."
+        )
+
+
+def _refuse_lost_share(config: RunConfig, needs: Needs, shares: list[float], rows: int) -> None:
+    """Refuse a share of recorded rows beside live ones that no batch comes to: the whole run would have none, or all.
+
+    Raises:
+        ConfigError: Says what would be right.
+    """
+    if not replays(config, needs) or config.world_model is not None or config.real_fraction is None:
+        return
+    counts = {round(share * rows) for share in shares}
+    lost = "recorded" if counts == {0} and any(shares) else "live" if counts == {rows} and min(shares) < 1 else None
+    if lost is not None:
+        raise ConfigError(
+            f"--real-fraction {config.real_fraction:g} of a batch of {rows:,} leaves no {lost} row: raise "
+            f"--batch-size, or say {0 if lost == 'recorded' else 1} where that is meant."
         )
 
 

@@ -231,6 +231,18 @@ def test_an_on_policy_run_ends_before_it_plays_more_than_its_budget(tmp_path: Pa
             ConfigError,
             "takes no --real-fraction",
         ),
+        (
+            "vdn",
+            {"dataset": "coordination-mix-v0", "online": True, "real_fraction": 0.01},
+            ConfigError,
+            "--real-fraction 0.01 of a batch of 32 leaves no recorded row: raise --batch-size, or say 0",
+        ),
+        (
+            "vdn",
+            {"dataset": "coordination-mix-v0", "online": True, "real_fraction": 0.999, "real_fraction_end": 1.0},
+            ConfigError,
+            "--real-fraction 0.999 of a batch of 32 leaves no live row: raise --batch-size, or say 1",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_a_sentence(
