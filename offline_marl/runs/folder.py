@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Generic
@@ -231,19 +231,32 @@ def kind_of(path: Path | str) -> RunKind[Any] | None:
         return None
 
 
-def newest_state(folder: Folder[Any]) -> dict[str, Any] | None:
+def newest_state(
+    folder: Folder[Any], check: Callable[[Mapping[str, Any]], None] | None = None
+) -> dict[str, Any] | None:
     """The newest checkpoint that can be read, or None if there never was one; says which could not.
+
+    Args:
+        folder: Holds the checkpoints.
+        check: Raises RunFolderError or DamagedFileError where files are missing that a checkpoint goes on with.
 
     Raises:
         RunFolderError: There are checkpoints and none can be read.
     """
-    damaged = None
+    damaged: RunFolderError | DamagedFileError | None = None
     for path, state in checkpoint.candidates(folder.checkpoints):
-        if not isinstance(state, DamagedFileError):
-            if damaged is not None:
-                print(f"warning: {damaged} Going on from {path.name}.", file=sys.stderr)
-            return state
-        damaged = state
+        if isinstance(state, DamagedFileError):
+            damaged = state
+            continue
+        try:
+            if check is not None:
+                check(state)
+        except (RunFolderError, DamagedFileError) as error:
+            damaged = error
+            continue
+        if damaged is not None:
+            print(f"warning: {damaged} Going on from {path.name}.", file=sys.stderr)
+        return state
     if damaged is not None:
         raise RunFolderError(f"No checkpoint of {folder.path} can be read: {damaged}")
     return None

@@ -135,11 +135,18 @@ class Session(ABC, Generic[Settings, Outcome]):
     def restore(self) -> None:
         """Make the source, and stand where the newest checkpoint, if there is one, does."""
         self.source = self.make_source()
-        state = newest_state(self.folder)
+        state = newest_state(self.folder, self._refuse_lacking)
         if state is not None:
             self.load_state_dict(state)
             self._warn_of_missing(state)
             checkpoint.restore_torch(state)
+
+    def _refuse_lacking(self, state: Mapping[str, Any]) -> None:
+        """Make sure that the source's own files are there, of a run that still needs them."""
+        check = getattr(self.source, "refuse_lacking", None)
+        if check is not None and not state.get("ended", False):
+            with restoring(self.folder.path):
+                check(state["source"])
 
     def _learn(self) -> Outcome:
         self.announce()

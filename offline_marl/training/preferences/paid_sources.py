@@ -72,6 +72,10 @@ class PaidReplay:
         """The replay's state, and that of the course."""
         return {**self.replay.state_dict(), "course": self.course.state_dict()}
 
+    def refuse_lacking(self, state: Mapping[str, Any]) -> None:
+        """See `ReplaySource.refuse_lacking`."""
+        self.replay.refuse_lacking(state)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where the saved source stood."""
         self.course.load_state_dict(state["course"])  # first: the replay is paid by it

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offline_marl.core.files import load_tree, save_tree
+from offline_marl.core.files import load_tree, save_tree, stated_checksum
 from offline_marl.core.small_files import read_table
 from offline_marl.core.types import Episode, Spec
 from offline_marl.datasets.episode_ring import SEEN_ROWS
@@ -56,6 +56,21 @@ class EpisodeFiles:
             if begin <= at < min(end, stop):
                 episodes = unflatten_episodes(load_tree(path, KIND)[0])
                 yield episodes[at - begin : stop - begin]
+                at = min(end, stop)
+        if at < stop:
+            raise RunFolderError(f"{self.folder} lacks episodes {at:,} to {stop - 1:,} of the replay.")
+
+    def refuse_lacking(self, first: int, stop: int) -> None:
+        """Make sure that the files of these episodes are there and not cut short; their content is not read.
+
+        Raises:
+            RunFolderError: Some are not there any more.
+            DamagedFileError: A file is cut short.
+        """
+        at = first
+        for begin, end, path in self._found():
+            if begin <= at < min(end, stop):
+                stated_checksum(path, KIND)
                 at = min(end, stop)
         if at < stop:
             raise RunFolderError(f"{self.folder} lacks episodes {at:,} to {stop - 1:,} of the replay.")

@@ -227,6 +227,10 @@ class OnlineModelSource:
             "cutoff": self.imagination.plan.caution.cutoff,
         }
 
+    def refuse_lacking(self, state: Mapping[str, Any]) -> None:
+        """See `ReplaySource.refuse_lacking`."""
+        self.replay.refuse_lacking(state)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where the saved source stood."""
         self.replay.load_state_dict(state)

@@ -174,6 +174,16 @@ class ReplaySource:
             "rows": self.rows.state_dict(),
         }
 
+    def refuse_lacking(self, state: Mapping[str, Any]) -> None:
+        """Make sure that the files are there which a saved source goes on with.
+
+        Raises:
+            RunFolderError: Episodes of the replay are missing.
+            DamagedFileError: A file is cut short.
+        """
+        held = state["ring"]
+        self.files.refuse_lacking(max(held["oldest"], len(self.given)), held["count"])
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where the saved source stood.
 

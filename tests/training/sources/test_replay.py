@@ -626,6 +626,23 @@ def test_files_of_episodes_that_left_go_when_no_checkpoint_that_stays_needs_them
     assert list(chain(*EpisodeFiles(tmp_path / "2" / "replay", spec).read(older["oldest"], older["count"])))
 
 
+@pytest.mark.parametrize("how", ["deleted", "cut short"])
+def test_where_the_newest_episodes_are_lost_a_run_goes_on_from_the_checkpoint_before_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    fields = {"environment": "coordination", "warmup_steps": 12, "checkpoint_every": 10, "replay_capacity": 60}
+    small_run(tmp_path / "straight", None, "cql", **fields)
+    start_and_kill(tmp_path / "hurt", None, 35, **fields, algorithm="cql")
+    newest = max((tmp_path / "hurt" / "replay").glob("episodes_*"))
+    if how == "deleted":
+        newest.unlink()
+    else:
+        newest.write_bytes(newest.read_bytes()[:-8])
+    resume(tmp_path / "hurt")
+    assert "Going on from step_000000020.safetensors." in capsys.readouterr().err
+    refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "hurt"))
+
+
 ALONE = [name for name in algorithms.names() if learns_alone(algorithms.get(name).needs)]
 
 
