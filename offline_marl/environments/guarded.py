@@ -36,6 +36,8 @@ class Guarded:
     def __init__(self, env: JointEnv, name: str, seconds: float = 0.0) -> None:
         self.env, self.name, self.seconds, self.watch = env, name, seconds, Watch(seconds)
         self.spec, self.copies, self.max_steps = env.spec, env.copies, env.max_steps
+        if hasattr(env, "fps"):  # steps of a second, where films should pass as fast as the world
+            self.fps = env.fps
 
     def reset(self, seeds: Sequence[int]) -> Seen:
         """See `JointEnv.reset`.

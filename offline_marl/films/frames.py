@@ -12,6 +12,7 @@ import numpy.typing as npt
 from offline_marl.core.types import DataError, Policy
 from offline_marl.environments.base import Frame, JointEnv
 from offline_marl.environments.episodes import PolicyController, episode_seeds, run_episodes
+from offline_marl.environments.guarded import Guarded
 from offline_marl.environments.painting import Color
 from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice
 from offline_marl.runs.folder import RunFolder
@@ -84,7 +85,7 @@ def open_for_rendering(
         raise DataError(f"{folder.path} cannot be shown: its environment has no picture.")
     if colors and hasattr(env, "paint"):
         env.paint([colors[agent % len(colors)] for agent in range(env.spec.n_agents)])
-    return policy, env
+    return policy, Guarded(env, task.called)
 
 
 def episode_frames(

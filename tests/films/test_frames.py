@@ -8,6 +8,8 @@ from runs import small_run
 from worlds import saved, world
 
 from offline_marl.core.types import DataError
+from offline_marl.environments.guarded import EnvironmentFailedError
+from offline_marl.environments.split import SplitEnv
 from offline_marl.films.frames import frames
 from offline_marl.tasks import environment_tasks
 from offline_marl.training import training_run
@@ -29,6 +31,19 @@ def test_an_episode_of_a_run_is_shown_from_its_first_state_to_its_last(tmp_path)
     assert shown.mean() < 255 and all((one != other).any() for one, other in pairwise(shown[1:]))
     assert np.array_equal(frames(tmp_path / "run", seed=1, every=4), shown[[0, 4, 6]])
     assert (frames(tmp_path / "run", seed=2)[0] != shown[0]).any()
+
+
+def test_an_environment_that_fails_while_it_is_shown_is_named(tmp_path, monkeypatch):
+    small_run(
+        tmp_path / "run", None, "ma-ppo", environment="reacher_2x1_full", steps=1, batch_size=50, final_episodes=1
+    )
+
+    def failing(self, actions):
+        raise OSError("the simulator lost its licence")
+
+    monkeypatch.setattr(SplitEnv, "step", failing)
+    with pytest.raises(EnvironmentFailedError, match="reacher_2x1_full failed in a step: OSError: the simulator lost"):
+        frames(tmp_path / "run")
 
 
 def test_what_cannot_be_shown_says_so(tmp_path):

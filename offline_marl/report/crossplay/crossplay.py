@@ -19,6 +19,7 @@ from offline_marl.core.reference import Reference
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import Conventions, JointEnv
 from offline_marl.environments.episodes import Episodes, episode_seeds, play
+from offline_marl.environments.guarded import Guarded
 from offline_marl.report.crossplay.groups import SHARE, Matrix, find_groups, losses, same_group, scale_of
 from offline_marl.report.crossplay.players import MixedTeam, Player, open_players
 from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice
@@ -126,13 +127,15 @@ def crossplay(
         ConfigError: There are fewer than two runs, or one is named twice.
         RunFolderError: A folder holds no run, or no checkpoint that can be read.
         DataError: Their agents cannot meet, there is nothing to act in, or a run's actions are not finite.
+        EnvironmentFailedError: It died.
     """
     players, tasks = open_players(runs, choice)
-    env = tasks[0].make_envs(min(MOST_COPIES, episodes), workers)
-    if env is None:
+    made = tasks[0].make_envs(min(MOST_COPIES, episodes), workers)
+    if made is None:
         raise DataError(
             f"{players[0].folder} cannot play: no environment belongs to its data ({tasks[0].id}); {tasks[0].hint}."
         )
+    env = Guarded(made, tasks[0].called)
     try:
         agents = env.spec.n_agents
         if agents < 2:

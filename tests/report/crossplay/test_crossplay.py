@@ -21,6 +21,7 @@ from offline_marl.core.config import ConfigError
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import Seen
+from offline_marl.environments.clocked import ClockedTeam
 from offline_marl.launch.cli import main
 from offline_marl.report.crossplay import crossplay as crossplay_module
 from offline_marl.report.crossplay.crossplay import crossplay, guest_positions
@@ -257,6 +258,18 @@ def test_a_run_that_is_not_finished_plays_as_it_stands_and_is_named(meeting, tmp
         patch.setattr(crossplay_module, "play", None)
         start_and_kill(tmp_path / "early", str(data), 5, checkpoint_every=20)
         crossplay([meeting[0], tmp_path / "early"], episodes=3)
+
+
+def test_an_environment_that_fails_is_named(meeting, monkeypatch, capsys):
+    def failing(self, actions):
+        raise OSError("the simulator lost its licence")
+
+    monkeypatch.setattr(ClockedTeam, "step", failing)
+    with pytest.raises(SystemExit) as end:
+        main(["crossplay", meeting[0], meeting[1], "--episodes", "2"])
+    assert end.value.code == 1
+    told = capsys.readouterr().err
+    assert "rendezvous failed in a step: OSError: the simulator lost its licence" in told and "Traceback" not in told
 
 
 def test_names_tell_runs_apart(meeting, tmp_path):
