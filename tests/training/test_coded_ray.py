@@ -87,12 +87,14 @@ def kill_machine(step, learner, metrics):
         until = time.monotonic() + 90
         while sum(node["Alive"] for node in ray.nodes()) > 1 and time.monotonic() < until:
             time.sleep(0.1)
-    if step > 30:  # and tells whoever waits for an actor there a little later
-        time.sleep(0.1)
+    if step > 30:  # and tells whoever waits for an actor there later, on a busy machine much later
+        log = (out / "coded" / "learners.jsonl").read_text().splitlines()
+        time.sleep(0.0 if any(json.loads(line)["lost"] for line in log) else 2.0)
 
 train("td3-bc", data, out=out / "plain", **fields)
 coded = dict(engine="ray", learners=5, ray_address=cluster.address, patience=5.0)
-train("td3-bc", data, out=out / "coded", **fields, **coded, hooks=[kill_machine])
+# With each checkpoint the log is brought up to date.
+train("td3-bc", data, out=out / "coded", **fields, **coded, checkpoint_every=1, hooks=[kill_machine])
 ends = [next(iter(candidates(out / name / "checkpoints")))[1]["algorithm"] for name in ("plain", "coded")]
 for name, value in ends[0].items():
     if isinstance(value, torch.Tensor) and value.is_floating_point():
