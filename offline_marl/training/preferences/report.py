@@ -14,7 +14,7 @@ from torch import Tensor
 
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.losses.preferences import bradley_terry, compared_scores, smoothness
+from offline_marl.losses.preferences import binary_entropy, bradley_terry, compared_scores, smoothness
 from offline_marl.preferences import teachers
 from offline_marl.preferences.reward_model import CREDITED, RATED, RewardModel, mean_and_spread
 from offline_marl.training.models.foresight import evenly
@@ -154,7 +154,9 @@ def _losses(held_out: Labelled, margins: Annotated[Tensor, "member label"], fact
     chance = _likelihoods(held_out, facts)
     least = None
     if chance is not None:
-        least = float(-(torch.xlogy(chance, chance) + torch.xlogy(1 - chance, 1 - chance)).mean())
+        # Ties are no matter of chance: the teacher calls what is near enough equal, at which one half loses least.
+        chance = chance.masked_fill((values == 0.5).cpu(), 0.5)
+        least = float(binary_entropy(chance).mean())
     return {"held_out": float(whole.mean()), "members": each.tolist(), "chance": math.log(2), "bayes": least}
 
 

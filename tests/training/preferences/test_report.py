@@ -87,6 +87,18 @@ def test_the_teachers_own_scale_is_calibrated_and_loses_least(parts, data) -> No
     assert measured(parts, data, lambda batch: batch.rewards * honest)["loss"]["bayes"] == pytest.approx(losses[1], 0.1)
 
 
+def test_ties_lose_at_least_log_2(place, data) -> None:
+    comparisons = compare(place / "ties", data, budget=200, length=3, steepness="perfect", equal=0.3)
+    with ComparisonFolder(comparisons) as folder:
+        split = load_split(folder, 200, 0.1, 0, "cpu")
+        told = room.measure_reward_model(
+            Paying(lambda batch: batch.rewards), split, open_task(data).data, folder.store.facts()
+        )
+    ties = int((split.held_out.values == 0.5).sum())
+    assert 0 < ties < len(split.held_out)
+    assert told["loss"]["bayes"] == pytest.approx(math.log(2) * ties / len(split.held_out))
+
+
 def test_calibration_by_hand(parts) -> None:
     _, split, _ = parts
     four = type(split.held_out)(
