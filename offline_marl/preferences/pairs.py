@@ -32,7 +32,6 @@ POOL = 10
 """Candidates for each pair that is chosen by a reward model's doubt."""
 SHORTLIST = 3
 """Of these, how many of the most doubtful for each pair that diversity chooses from."""
-TRIES = 20
 KIND = "segments of comparisons"
 HELD = ("obs", "actions", "rewards", "terminations", "truncations", "state", "mask", "avail_actions")
 
@@ -177,9 +176,12 @@ def draw_candidates(
     among = set(numbers.tolist())
     left = total * (total - 1) // 2 - sum(all(episode in among for episode, _ in both) for both in taken)
     if left < count:
-        raise DataError(_too_few(count, f"only {left:,} are left"))
+        raise DataError(
+            f"There are not {count:,} pairs of different segments here that nobody was asked about yet, only {left:,} "
+            "are left: ask for fewer, or for shorter segments."
+        )
     found: dict[frozenset[tuple[int, int]], list[list[int]]] = {}
-    for _ in range(TRIES):
+    while len(found) < count:  # there are so many, however seldom the last ones are drawn
         lots = torch.randint(total, (max(2 * count, 256), 2), generator=generator)
         place = torch.searchsorted(ends, lots, right=True)
         drawn = numbers[place], lots - (ends - rooms)[place]
@@ -188,16 +190,9 @@ def draw_candidates(
             if len(both) == 2 and both not in taken and both not in found:
                 found[both] = [episode, start]
             if len(found) == count:
-                table = torch.tensor(list(found.values()))
-                return Candidates(table[:, 0], table[:, 1])
-    raise DataError(_too_few(count, f"only {len(found):,} were found"))
-
-
-def _too_few(count: int, found: str) -> str:
-    return (
-        f"There are not {count:,} pairs of different segments here that nobody was asked about yet, {found}: ask for "
-        "fewer, or for shorter segments."
-    )
+                break
+    table = torch.tensor(list(found.values()))
+    return Candidates(table[:, 0], table[:, 1])
 
 
 def doubt(strategy: Strategy, probabilities: Probabilities) -> PerPair:

@@ -49,6 +49,15 @@ def test_whole_episodes_are_compared_as_they_are() -> None:
             assert (side.start, side.length) == (0, int(LENGTHS[side.episode]))
 
 
+def test_the_last_pairs_that_are_left_are_found() -> None:
+    lengths = torch.full((60,), 5)
+    every = [frozenset(((a, 0), (b, 0))) for a, b in itertools.combinations(range(60), 2)]
+    taken = frozenset(every[:1_620])
+    rest = draw_candidates(lengths, 0, 150, generator(), taken=taken)
+    drawn = {frozenset((number, 0) for number in sides) for sides in rest.episodes.tolist()}
+    assert drawn == set(every[1_620:])
+
+
 def test_no_pair_is_drawn_twice_nor_again_nor_with_itself() -> None:
     # 5 whole episodes make 10 pairs.
     every = draw_candidates(LENGTHS, 0, 10, generator())
