@@ -13,9 +13,12 @@ def count_answers(labels: Sequence[Label]) -> dict[str, int]:
 
 
 def by_question(labels: Iterable[Label]) -> dict[tuple[str, str], dict[str, list[float]]]:
-    """Values of the labels about each pair and target, by annotator; skipped pairs are left out."""
+    """Values of the labels about each pair and target, by annotator, in the order in which these were asked.
+
+    That is no order of rows: a first answer may be corrected after the repeat. Skipped pairs are left out.
+    """
     table: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for label in labels:
+    for label in sorted(labels, key=lambda label: label.repeat):
         if label.value is not None:
             table.setdefault((label.pair_id, label.target), {}).setdefault(label.annotator, []).append(label.value)
     return table

@@ -38,3 +38,12 @@ def test_kappa_by_hand() -> None:
     assert (kappa, count) == (pytest.approx(0.4), 10)
     assert room.kappas([label(0), label(0, annotator="bob")])["ann", "bob"] == (None, 1)
     assert room.kappas([label(0), label(1, annotator="bob")]) == {}
+
+
+def test_a_first_answer_that_was_corrected_after_its_repeat_is_still_the_first() -> None:
+    # As a store gives them: by the row of the last revision.
+    answers = [label(0, "second", repeat=1), label(0, revision=1), label(1, "second")]
+    answers += [label(number, answer, "bob") for number, answer in enumerate(("first", "second"))]
+    assert room.kappas(answers)["ann", "bob"] == (1.0, 2)
+    again = [label(0, repeat=1), label(0, repeat=2), label(0, "second", revision=1)]
+    assert room.self_agreement(again) == (0.0, 2)
