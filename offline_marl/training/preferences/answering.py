@@ -157,8 +157,8 @@ def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None) 
 
     Needed are `pair_id`, and `answer` (first, second, equal, skip) or `label` (1, 0, 0.5). Where a line names its
     segments, as exported ones do, first and second are the line's own, even if the folder holds the pair the other way
-    round. A second, other answer of one annotator to one question that no `repeat` tells apart is stored as a repeat;
-    one of the same repeat corrects if it is newer, see `onward`.
+    round. A second, other answer of one annotator to one question that neither `repeat` nor `revision` tells apart is
+    stored as a repeat; one of the same repeat corrects if it is newer, see `onward`.
 
     Args:
         folder: Of the comparisons.
@@ -258,7 +258,8 @@ def _answer(given: Mapping[str, str]) -> Answer:
 def _told_apart(labels: Sequence[Label], stored: Sequence[Label]) -> tuple[list[Label], int]:
     """Labels with the repeats and revisions that they lack, and how many of them say the same again.
 
-    Of one that names no repeat, it is that of the same answer, or of one that was taken back; else the next.
+    Of one that names no repeat, it is that of the same answer, or of one that was taken back; else the next. One that
+    names a revision corrects, and so is of the first time unless it says otherwise.
     """
     newest: dict[tuple[str, str, str], dict[int, Label]] = {}
     made, again = list[Label](), 0
@@ -266,7 +267,7 @@ def _told_apart(labels: Sequence[Label], stored: Sequence[Label]) -> tuple[list[
         newest.setdefault(label.asked, {})[label.repeat] = label
     for label in labels:
         given = newest.setdefault(label.asked, {})
-        repeat = label.repeat
+        repeat = 0 if label.repeat < 0 < label.revision else label.repeat
         if repeat < 0:
             free = [number for what in (label.answer, "withdrawn") for number in given if given[number].answer == what]
             repeat = free[0] if free else 1 + max(given, default=-1)

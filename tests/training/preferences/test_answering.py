@@ -126,6 +126,14 @@ def test_an_answer_that_was_corrected_goes_out_and_comes_back(tmp_path, folder) 
     }
 
 
+def test_a_line_that_names_a_revision_corrects_also_without_a_repeat(tmp_path, folder) -> None:
+    one, *_ = ids(folder)
+    take_in(folder, written(tmp_path, f"{one},first,ann"))
+    corrected = written(tmp_path, f"{one},second,ann,1", head="pair_id,answer,annotator,revision")
+    assert take_in(folder, corrected) == (1, 0) and take_in(folder, corrected) == (0, 1)
+    assert [(label.answer, label.repeat, label.revision) for label in folder.store.labels()] == [("second", 0, 1)]
+
+
 def test_numbers_are_labels_too(tmp_path, folder) -> None:
     one, two, three, *_ = ids(folder)
     path = written(tmp_path, f"{one},1,agent_1", f"{two},0.5,", f"{three},0,team", head="pair_id,label,target")
