@@ -84,6 +84,7 @@ class LearnedReward:
         mixing: Weights.
         reference: Pays what it holds likely.
         device: Where both compute.
+        absences: Whether agents come late or leave in the data, so that pairs of a history may be of who was away.
     """
 
     def __init__(
@@ -93,9 +94,10 @@ class LearnedReward:
         mixing: Mixing,
         reference: ReferencePolicy | None = None,
         device: torch.device | str = "cpu",
+        absences: bool = False,
     ) -> None:
         self.model, self.statistics, self.mixing = model.to(device), statistics, mixing
-        self.reference = reference
+        self.reference, self.absences = reference, absences
         self.device = torch.device(device)
         if isinstance(reference, torch.nn.Module):
             reference.to(device)
@@ -105,11 +107,23 @@ class LearnedReward:
     def __call__(self, batch: Batch) -> PerAgent:
         """Rewards of segments `[row, time]`; see `Replacement`."""
         batch = batch.to(self.device)
-        mean, spread = mean_and_spread(self.model.predict(batch, _before(batch, self.model.window)))
+        mean, spread = mean_and_spread(self.model.predict(batch, self._before_model(batch)))
         paid = (mean - self.statistics.mean - self.mixing.caution * spread) / self.statistics.std + self.mixing.offset
         if self.reference is not None and self.mixing.reference_weight:
             paid = paid + self.bonus(batch)
         return paid if batch.mask is None else paid.masked_fill(~batch.mask, 0.0)
+
+    def _before_model(self, batch: Batch) -> History | None:
+        """Pairs before the first step, zeros also where an agent was away.
+
+        There histories hold that it saw nothing and did the first choice, whose one-hot row is no zeros.
+        """
+        before, spec = _before(batch, self.model.window), self.model.spec
+        if before is None or not self.absences or not spec.discrete:
+            return before
+        obs, done = torch.split(before, [spec.obs_dim, spec.act_dim], dim=-1)
+        away = (obs == 0).all(-1) & (done[..., 0] == 1)
+        return before.masked_fill(away.unsqueeze(-1), 0.0)
 
     @torch.no_grad()
     def bonus(self, batch: Batch) -> PerAgent:
@@ -212,7 +226,7 @@ def learned_reward(
         report = read_report(Path(place))
         if report is None or not report["trusted"]:
             print(f"warning: the reward model in {place} is {verdict(report)}.", file=sys.stderr)
-    return LearnedReward(model, statistics, mixing, reference, device)
+    return LearnedReward(model, statistics, mixing, reference, device, task.data.mask is not None)
 
 
 def _refuse_other_scale(config: RunConfig, place: str) -> None:

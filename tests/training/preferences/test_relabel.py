@@ -175,6 +175,26 @@ def test_rows_that_begin_within_an_episode_are_paid_as_the_whole_one_is(place, m
         assert not torch.allclose(anew.rewards, paid.rewards)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recurrent_model_reads_nothing_of_agents_that_had_not_come_yet(place, made, kind) -> None:
+    data = open_task(made[kind]).data
+    first = torch.cumsum(data.lengths, 0) - data.lengths
+    mask, obs, actions = torch.ones_like(data.rewards, dtype=torch.bool), data.obs.clone(), data.actions.clone()
+    for late in (0, 1):
+        mask[first + late, 1] = False
+        obs[first + torch.arange(len(first)) + late, 1] = 0
+        actions[first + late, 1] = 0
+    data = replace(data, mask=mask, obs=obs, actions=actions, ends_seen=None)
+    model = load_reward(place / f"{kind}-gru")
+    rewards = Rewards(data, replacement=LearnedReward(model, Statistics(0.0, 1.0), Mixing(), absences=True))
+    buffer = TransitionBuffer(data, rewards.window)
+    starts = buffer.transitions(buffer.first + 2)
+    later = buffer.segments(buffer.first + 2, 2)
+    paid = rewards.of(replace(later, history=None), before=starts.history).rewards
+    torch.testing.assert_close(paid[:, 0], rewards.recorded.rewards[first + 2])
+    torch.testing.assert_close(paid[:, 1], rewards.recorded.rewards[first + 3])
+
+
 def test_windows_by_hand() -> None:
     before = torch.tensor([8.0, 9.0]).view(1, 1, 2, 1)
     steps = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1)
