@@ -53,6 +53,13 @@ class Labelled:
         named = sorted(set(targets.tolist()))
         return None if named[0] < 0 or len(named) == self.segments.rewards.shape[-1] else tuple(named)
 
+    @property
+    def there(self) -> PerLabel:
+        """Bool: whether the agent that a label speaks of is there in one of its segments; of others nothing is told."""
+        assert self.segments.mask is not None
+        present = self.segments.mask.any(1)[self.sides].any(1)
+        return (self.targets < 0) | present.gather(1, self.targets.clamp(min=0).unsqueeze(1)).squeeze(1)
+
     def counts(self) -> dict[str, int]:
         """How many say first, second and equal."""
         said = {"first": 1.0, "second": 0.0, "equal": 0.5}
@@ -267,7 +274,7 @@ def refuse_few(split: Split, least: int, place: str) -> None:
     Raises:
         DataError: Says how many there are of each kind.
     """
-    counts, decided = split.train.counts(), split.held_out.values.ne(0.5)
+    counts, decided = split.train.counts(), split.held_out.values.ne(0.5) & split.held_out.there
     if min(counts["first"], counts["second"]) < least:
         raise DataError(
             f"{place} holds {counts['first']} labels for the first and {counts['second']} for the second segment to "

@@ -120,8 +120,11 @@ def _likelihoods(held_out: Labelled, facts: Mapping[str, Any]) -> Tensor | None:
 
 
 def _accuracy(held_out: Labelled, likely: Tensor, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """How often the model prefers what labels prefer, ties left out; what is expected is over the teacher's chance."""
-    decided = (held_out.values != 0.5).cpu()
+    """How often the model prefers what labels prefer; what is expected is over the teacher's chance.
+
+    Ties are left out, and labels about an agent that is away in both segments, which a teacher draws by lot.
+    """
+    decided = ((held_out.values != 0.5) & held_out.there).cpu()
     first, likely = (held_out.values == 1.0).cpu()[decided], likely.cpu()[decided]
     right = ((likely > 0.5) == first) & (likely != 0.5)
     count, hits = len(right), int(right.sum())

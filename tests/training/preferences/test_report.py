@@ -99,6 +99,20 @@ def test_ties_lose_at_least_log_2(place, data) -> None:
     assert told["loss"]["bayes"] == pytest.approx(math.log(2) * ties / len(split.held_out))
 
 
+def test_labels_about_an_agent_that_is_away_in_both_segments_count_for_nothing(parts, data) -> None:
+    _, split, facts = parts
+    held_out = split.held_out
+    mask = held_out.segments.mask.clone()
+    mask[..., 1] = False
+    away = replace(held_out, segments=replace(held_out.segments, mask=mask))
+    report = room.measure_reward_model(
+        Paying(lambda batch: batch.rewards), replace(split, held_out=away), open_task(data).data, facts
+    )
+    others = (held_out.values != 0.5) & (held_out.targets != 1)
+    assert report["accuracy"]["labels"] == int(others.sum()) < len(held_out)
+    assert report["accuracy"]["share_of_bayes"] == pytest.approx(1.0)
+
+
 def test_calibration_by_hand(parts) -> None:
     _, split, _ = parts
     four = type(split.held_out)(
