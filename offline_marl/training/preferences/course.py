@@ -296,8 +296,11 @@ class RewardCourse:
 
 
 def _told_right(labelled: Labelled, model: RewardModel) -> float | None:
-    """Share of labels for one of two segments that members tell right on average; None of none."""
-    decided = labelled.values != 0.5
+    """Share of labels for one of two segments that members tell right on average; None of none.
+
+    Labels about an agent that is away in both are left out.
+    """
+    decided = (labelled.values != 0.5) & labelled.there
     if not bool(decided.any()):
         return None
     right = labelled.margins(model) * (labelled.values - 0.5) > 0

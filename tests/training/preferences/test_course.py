@@ -37,6 +37,7 @@ from offline_marl.tasks import environment_tasks
 from offline_marl.training import training_run
 from offline_marl.training.preferences import course, paid_sources, questions
 from offline_marl.training.preferences.folders import ComparisonFolder
+from offline_marl.training.preferences.labelled import Labelled
 from offline_marl.training.preferences.paid_sources import PaidReplay, begin_critics_anew
 from offline_marl.training.preferences.questions import Questions, marks, run_id
 from offline_marl.training.run import prepare, resume, train
@@ -604,3 +605,15 @@ def test_the_session_tells_of_no_labels_where_nobody_compares(tmp_path: Path) ->
     small_run(tmp_path / "run", **fields_of("exploration alone"))
     assert "labels" not in rows(tmp_path / "run")[0]
     assert TrainingSession.at_most is False
+
+
+def test_labels_about_who_is_away_in_both_segments_are_not_told_wrong() -> None:
+    mask = torch.tensor([[[True, False]], [[True, False]]])
+    flags, obs = torch.zeros_like(mask), torch.zeros(2, 1, 2, 3)
+    segments = Batch(obs, obs, torch.zeros(2, 1, 2), obs, flags, flags, mask=mask)
+    model: Any = SimpleNamespace(scores=lambda batch: torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]))
+    sides, values = torch.tensor([[0, 1], [0, 1]]), torch.tensor([1.0, 1.0])
+    labelled = Labelled(segments, sides, values, torch.tensor([0, 1]), ())
+    assert course._told_right(labelled, model) == 1.0
+    nobody = replace(labelled, targets=torch.tensor([1, 1]))
+    assert course._told_right(nobody, model) is None
