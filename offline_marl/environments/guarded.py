@@ -91,7 +91,7 @@ def build_in_time(make: Callable[[], JointEnv], name: str, seconds: float = BUIL
         seconds: Longest time, watched as `Guarded` does.
 
     Raises:
-        EnvironmentFailedError: It was not ready in time, or asked for more memory than there is.
+        EnvironmentFailedError: It was not ready in time, asked for more memory than there is, or failed otherwise.
     """
     try:
         return Watch(seconds)(lambda _: make(), None)
@@ -104,6 +104,11 @@ def build_in_time(make: Callable[[], JointEnv], name: str, seconds: float = BUIL
         raise EnvironmentFailedError(
             f"The environment {name} needs more memory than there is: its settings ask for too large a world."
         ) from None
+    except (BadInputError, WorkError):
+        raise  # it says in a sentence what is wrong
+    except Exception as error:
+        why = f"{type(error).__name__}: {sentence(error)}"
+        raise EnvironmentFailedError(f"The environment {name} failed when it was made: {why}") from error
 
 
 class TimeLimitError(Exception):

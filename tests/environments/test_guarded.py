@@ -129,6 +129,13 @@ def test_what_has_no_room_is_a_sentence_too() -> None:
         build_in_time(fail(MemoryError()), "huge")
 
 
+def test_what_fails_when_it_is_made_is_named() -> None:
+    with pytest.raises(EnvironmentFailedError, match=r"own:make failed when it was made: OSError: no map\.$"):
+        build_in_time(fail(OSError("no map")), "own:make")
+    with pytest.raises(DataError, match="an answer of ours"):
+        build_in_time(fail(DataError("an answer of ours")), "own:make")
+
+
 def test_what_is_built_in_time_is_what_was_made() -> None:
     made: Any = object()
     assert build_in_time(lambda: made, "small") is made
