@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 from offline_marl.algorithms.base import Algorithm, algorithms
 from offline_marl.core.config import build
 from offline_marl.core.permissions import Permit, is_import_path
+from offline_marl.core.registry import RegistryError
 from offline_marl.core.seeding import seeded_globally
 from offline_marl.core.types import DataError, Spec
 from offline_marl.runs.combinations import refuse_mixtures, refuse_other_scale
@@ -63,8 +65,12 @@ def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
 
     Raises:
         DataError: The algorithm cannot eat data of this spec.
+        RegistryError: Its class lacks a method.
     """
     kind = algorithms.get(config.algorithm)
+    if inspect.isabstract(kind):
+        lacking = ", ".join(sorted(kind.__abstractmethods__))
+        raise RegistryError(f"The algorithm '{config.algorithm}' is unfinished: {kind.__name__} lacks {lacking}.")
     needs = kind.needs
     if spec.action_kind not in needs.actions:
         wanted = " or ".join(sorted(needs.actions))

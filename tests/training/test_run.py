@@ -57,6 +57,13 @@ def test_an_algorithm_whose_parameters_no_optimiser_moves_is_refused_before_trai
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_an_algorithm_that_lacks_a_method_is_refused_before_training(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(BC, "__abstractmethods__", frozenset({"update"}))
+    with pytest.raises(RegistryError, match=r"The algorithm 'bc' is unfinished: BC lacks update\.$"):
+        small_run(tmp_path / "run", data)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_algorithm_that_cannot_eat_the_data_is_refused_before_training(tmp_path, data, monkeypatch):
     monkeypatch.setattr(BC, "needs", Needs(actions=frozenset({"discrete"})))
     with pytest.raises(DataError, match="bc needs discrete actions; .* holds continuous ones"):
