@@ -191,8 +191,13 @@ class Folder(Generic[Settings]):
 
         Raises:
             HeldFolderError: Another process holds it.
+            RunFolderError: It, or what it should lie in, is a file.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            place = next(place for place in (self.path, *self.path.parents) if place.exists())
+            raise RunFolderError(f"{self.path} cannot be a folder: {place} is a file.") from None
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locked(self.path / "lock"))

@@ -63,6 +63,18 @@ def test_a_folder_of_anything_else_is_refused_and_left_alone(folder):
     assert (folder.path / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("below", [".", "runs/first"])
+def test_a_place_that_a_file_takes_is_refused_by_its_name(tmp_path, below):
+    file = tmp_path / "taken"
+    file.write_text("notes")
+    with (
+        pytest.raises(RunFolderError, match=rf"cannot be a folder: {file} is a file\.$"),
+        RunFolder(file / below).locked(),
+    ):
+        pass
+    assert file.read_text() == "notes"
+
+
 def test_a_second_process_is_refused_while_the_first_lives(folder):
     folder.path.mkdir()
     code = (
