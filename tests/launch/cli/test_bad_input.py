@@ -221,8 +221,8 @@ def test_a_damaged_config_is_told(cli: Cli, team: Path) -> None:
 def test_a_path_that_cannot_be_made_is_named(cli: Cli, team: Path) -> None:
     Path("file").write_text("")
     failed = cli("train", "bc", "--dataset", team, *TINY, "--out", "file/run")
-    assert failed.code == 1
-    assert "file/run" in failed.error
+    assert failed.code == 2
+    assert "file/run cannot be a folder: file is a file." in failed.error
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(cli: Cli, team: Path, monkeypatch: pytest.MonkeyPatch) -> None:
