@@ -1,4 +1,4 @@
-"""What metadata say of each episode: lists with one entry an episode, which follow the episodes that are chosen."""
+"""Metadata of single episodes: lists with one entry an episode, which follow the episodes that are chosen."""
 
 from __future__ import annotations
 

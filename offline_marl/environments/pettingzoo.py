@@ -299,6 +299,7 @@ class PettingZooTeam(Painted):
         self._bounds: list[tuple[Floats, Floats]] = []
         if kind == "continuous":
             self._bounds = [(space.low.ravel(), space.high.ravel()) for space in moves]
+            self._inside = [_inside(low, high) for low, high in self._bounds]
             if not all(np.isfinite(bound).all() for pair in self._bounds for bound in pair):
                 raise DataError(f"The actions of {self.name} have no bounds, so [-1, 1] cannot be stretched to them.")
         state = state_of(env)
@@ -384,7 +385,7 @@ class PettingZooTeam(Painted):
     def _stretch(self, agent: int, within: Floats) -> npt.NDArray[np.float32]:
         low, high = self._bounds[agent]
         real = low + within[: low.size] * (high - low)
-        exact: Floats = np.clip(real.astype(np.float32), *_inside(low, high))
+        exact: Floats = np.clip(real.astype(np.float32), *self._inside[agent])
         shaped: Floats = exact.reshape(self._shapes[agent])
         return shaped
 
