@@ -50,6 +50,9 @@ MACHINES_VARIABLE = "OFFLINE_MARL_RAY_NODES"
 """How many machines the cluster at $RAY_ADDRESS, which is just starting, will have."""
 GATHER_S = 60.0
 """Seconds that a run waits for so many."""
+CPUS = 0.001
+"""Processors for a learner, of which as many as wanted share a machine. Actors without any Ray places at random, with
+some it gives each machine as many: fewest are lost with one."""
 
 
 class RayEngine(Engine):
@@ -59,11 +62,11 @@ class RayEngine(Engine):
         learners: How many.
         make: Makes a learner's program; pickled by Ray, so it holds names and paths rather than data.
         address: Of a running cluster, `auto` for the one this machine belongs to; None starts Ray here.
-        cpus: Processors that Ray reserves for each learner; 0 lets as many learners as wanted share a machine.
+        cpus: Processors that Ray reserves for each learner.
     """
 
     def __init__(
-        self, learners: int, make: Callable[[], Program], address: str | None = None, cpus: float = 0.0
+        self, learners: int, make: Callable[[], Program], address: str | None = None, cpus: float = CPUS
     ) -> None:
         super().__init__(learners, make)
         self.address, self.cpus = address, cpus

@@ -129,6 +129,13 @@ ask(engine, 2, [0])
 assert events_of(engine, 1)[0].message.numbers.tolist() == [2, 3, 4]
 engine.stop()
 assert ray.is_initialized()
+cluster.add_node(num_cpus=1)
+machine = lambda actor: ray.get(actor.__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id()))
+for _ in range(3):  # at random each machine would have two of four in three cases of eight
+    with RayEngine(4, times_learner, address=cluster.address) as engine:
+        assert len(events_of(engine, 4)) == 4
+        machines = [machine(actor) for actor in engine._actors.values()]
+        assert sorted(machines.count(one) for one in set(machines)) == [2, 2], machines
 ray.shutdown()
 cluster.shutdown()
 print("all seen")
