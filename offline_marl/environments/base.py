@@ -68,7 +68,11 @@ class Seen:
     Whoever is away sees zeros and has all choices, once it has seen what its last step led to.
     """
     terminated: AgentFlags | None = None
-    """Goes with `present`: whose last step was the one before, by a termination."""
+    """Goes with `present`: whose last step was the one before, by a termination.
+
+    At the end of an episode it speaks of all who were there: those for whom it is false were truncated, whatever the
+    flags of the copy say.
+    """
 
 
 class Simulator(Protocol):

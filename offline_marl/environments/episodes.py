@@ -14,7 +14,7 @@ from torch import Tensor
 from offline_marl.core.acting.history import begin_memory
 from offline_marl.core.acting.inputs import unchecked
 from offline_marl.core.seeding import derive
-from offline_marl.core.types import Policy, Spec
+from offline_marl.core.types import DataError, Policy, Spec
 from offline_marl.environments.base import AgentFlags, Flags, Floats, JointEnv, Seen, State, TeamActions
 from offline_marl.environments.checks import refuse_bad_rewards, refuse_bad_sight, refuse_no_choice
 
@@ -71,17 +71,27 @@ class PolicyController:
     def __init__(
         self, policy: Policy, spec: Spec, copies: int, device: torch.device | str = "cpu", explore: bool = False
     ) -> None:
-        self.policy, self.device, self.explore = policy, device, explore
+        self.policy, self.spec, self.device, self.explore = policy, spec, device, explore
         self.memory = begin_memory(policy, spec, copies, device)
         self.read: Mapping[str, Any] = {}
         """What `act` last read of the memory."""
 
     @torch.no_grad()
     def act(self, seen: Seen, step: int) -> TeamActions:
-        """The policy's actions."""
+        """The policy's actions.
+
+        Raises:
+            DataError: They are of another shape than the team's.
+        """
         obs, avail = seen_tensors(seen, self.device)
         self.read = self.memory.read()
         actions = unchecked(self.policy)(obs, **self.read, avail_actions=avail, explore=self.explore)
+        shape = obs.shape[:-1] if self.spec.discrete else (*obs.shape[:-1], self.spec.act_dim)
+        if actions.shape != shape:
+            name = type(self.policy).__name__
+            raise DataError(
+                f"{name}.act answered actions of shape {tuple(actions.shape)}; those of the team are {tuple(shape)}."
+            )
         if seen.present is not None:  # who is away does nothing, and remembers that
             away = torch.from_numpy(~seen.present).to(actions.device)
             actions = actions.masked_fill(away.view(*away.shape, *[1] * (actions.dim() - 2)), 0)

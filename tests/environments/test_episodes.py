@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from worlds import SPECS, PointEnv
 
+from offline_marl.core.types import DataError
 from offline_marl.environments.episodes import PolicyController, play, run_episodes
 
 
@@ -56,3 +59,18 @@ def test_a_policys_memory_begins_anew_with_every_episode(copies):
     found = play(Echo(), PointEnv(SPECS["continuous"], copies), seeds).returns
     alone = [play(Echo(), PointEnv(SPECS["continuous"], 1), [seed]).returns[0] for seed in seeds]
     np.testing.assert_allclose(found, alone, rtol=1e-6)
+
+
+class FirstAlone(Echo):
+    """Answers the first agent's action alone."""
+
+    def act(self, obs, *, mean, avail_actions=None, explore=False):
+        return super().act(obs, mean=mean)[..., :1, :]
+
+
+def test_actions_of_another_shape_are_refused_also_where_agents_come_and_go():
+    """Where somebody may be away, one agent's action would spread over the team."""
+    controller = PolicyController(FirstAlone(), SPECS["continuous"], 2)
+    seen = replace(PointEnv(SPECS["continuous"], 2).reset([1, 2]), present=np.ones((2, 3), bool))
+    with pytest.raises(DataError, match=r"FirstAlone.act answered actions of shape \(2, 1, 2\).*\(2, 3, 2\)"):
+        controller.act(seen, 0)
