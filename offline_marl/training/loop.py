@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from offline_marl.core.errors import WorkError, sentence
 from offline_marl.core.learner import Learner
-from offline_marl.core.types import Batch, Metrics, Source
+from offline_marl.core.types import Batch, DataError, Metrics, Source
 from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.guarded import EnvironmentFailedError
 from offline_marl.environments.scores import Score
@@ -131,13 +131,17 @@ class LogHook:
 
         Raises:
             DivergedError: See `flush`.
+            DataError: See `_refuse_no_scalars`.
         """
         if not self._pending:
             return None
-        names = list(self._pending[0])
+        names, before = list(self._pending[0]), step - len(self._pending)
+        self._refuse_no_scalars(before)
+        if not names:
+            return torch.zeros(len(self._pending), 0)
         table = torch.stack([torch.stack([metrics[name] for name in names]) for metrics in self._pending])
         table = table.double().cpu()
-        self._refuse_unfinite(table, names, step - len(self._pending))
+        self._refuse_unfinite(table, names, before)
         return table
 
     def state_dict(self) -> dict[str, Any]:
@@ -158,6 +162,28 @@ class LogHook:
         """Write one row to every logger."""
         for logger in self.loggers:
             logger.write(kind, row)
+
+    def _refuse_no_scalars(self, before: int) -> None:
+        """Refuse what no row can hold.
+
+        Raises:
+            DataError: A metric is no tensor of one number, or only some updates tell it.
+        """
+        wanted = self._pending[0].keys()
+        for step, metrics in enumerate(self._pending, before + 1):
+            for name, value in metrics.items():
+                if not isinstance(value, Tensor) or value.dim():
+                    odd_tensor = isinstance(value, Tensor)
+                    kind = f"of shape {tuple(value.shape)}" if odd_tensor else f"of type {type(value).__name__}"
+                    raise DataError(
+                        f"The metric '{name}' that `update` returned at step {step} is {kind}: "
+                        "metrics are detached tensors of one number."
+                    )
+            if odd := sorted(wanted ^ metrics.keys()):
+                raise DataError(
+                    f"At step {step} `update` returned other metrics than at step {before + 1} ({', '.join(odd)}): "
+                    "every update returns the same ones."
+                )
 
     @staticmethod
     def _refuse_unfinite(table: Tensor, names: Sequence[str], before: int) -> None:

@@ -10,6 +10,7 @@ from worlds import SPECS, world
 
 from offline_marl.algorithms.base import Algorithm, AlgorithmConfig
 from offline_marl.core.axes import AxisError
+from offline_marl.core.types import DataError
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.environments.scores import summarize
 from offline_marl.training.loop import CheckpointHook, DivergedError, EvaluateHook, LogHook, train
@@ -154,3 +155,22 @@ def test_without_a_period_or_an_environment_nothing_is_scored(keeper, bar, every
     hook = EvaluateHook(score, every, 20, LogHook([keeper], 100, bar))
     train(Counter(), Source(), [hook], range(1, 21))
     assert keeper.rows == [] and hook.history == {"best": None, "last": None}
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ({"loss/a": 0.5}, r"'loss/a' that `update` returned at step 2 is of type float"),
+        ({"loss/a": torch.zeros(3)}, r"'loss/a' that `update` returned at step 2 is of shape \(3,\)"),
+        ({}, r"At step 2 `update` returned other metrics than at step 1 \(loss/a\)"),
+    ],
+)
+def test_metrics_that_no_row_can_hold_are_refused_by_name(keeper, bar, second, said):
+    answers = iter([{"loss/a": torch.ones(())}, second])
+    with pytest.raises(DataError, match=said):
+        train(Counter(), Source(), [LogHook([keeper], 2, bar)], range(1, 3), lambda batch: next(answers))
+
+
+def test_a_learner_that_tells_nothing_still_has_rows(keeper, bar):
+    train(Counter(), Source(), [LogHook([keeper], 2, bar)], range(1, 3), lambda batch: {})
+    assert [row.keys() for _, row in keeper.rows] == [{"step", "wall_s"}]
