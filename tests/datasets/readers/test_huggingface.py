@@ -7,11 +7,12 @@ import pickle
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from foreign import Team, vault_arrays, write_vault, zipped
-from hub import COMMIT, Hub, running
+from hub import COMMIT, Hub, _Handler, running
 from worlds import reacher_recording
 
 from offline_marl.core.types import DataError
@@ -109,6 +110,29 @@ def test_a_set_in_an_archive_on_the_hub(hub: Hub, tmp_path: Path) -> None:
     hub.put("lab/sets", "core/x.zip", zipped(tmp_path / "x.vlt", tmp_path / "x.zip").read_bytes())
     task = open_task("hf://lab/sets/core/x.zip/Poor@main")
     assert task.data.metadata["name"] == "x/Poor" and task.data.spec.n_agents == 2
+
+
+def test_a_folder_may_have_a_dot_in_its_name(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorstore")
+    write_vault(tmp_path / "x.vlt" / "Good", vault_arrays(Team()), small=True)
+    for file in sorted(each for each in (tmp_path / "x.vlt").rglob("*") if each.is_file()):
+        hub.put("lab/sets", f"core/{file.relative_to(tmp_path).as_posix()}", file.read_bytes())
+    hub.put("lab/sets", "medium-v0.1/data/metadata.json", b"{}")
+    assert open_task("hf://lab/sets/core/x.vlt").data.metadata["name"] == "x/Good"
+    folder = fetch("hf://lab/sets/medium-v0.1")
+    assert folder.is_dir() and (folder / "data" / "metadata.json").is_file()
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert fetch("hf://lab/sets/medium-v0.1") == folder
+
+
+def test_a_page_in_place_of_the_hub_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def page(self: Any) -> None:
+        self.answer(200, b"<html>Log in to the network</html>", {"Content-Type": "text/html"})
+
+    for name in ("do_GET", "do_HEAD"):
+        monkeypatch.setattr(_Handler, name, page)
+    with pytest.raises(DataError, match="what answered is no hub"):
+        fetch("hf://lab/sets/folder")
 
 
 def test_the_cache_answers_when_the_hub_does_not(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import time
@@ -97,6 +98,8 @@ def without_password(address: str) -> str:
 
 def reason_of(error: BaseException) -> str:
     """What an error of a hub's client says, shortened, without the passwords of addresses that we were given."""
+    if isinstance(error, json.JSONDecodeError):
+        return "what answered is no hub, perhaps a page to log in to the network"
     text = " ".join(str(error).split())
     for name in ("HF_ENDPOINT", "MINARI_REMOTE"):
         given = os.environ.get(name, "")
@@ -108,18 +111,32 @@ def reason_of(error: BaseException) -> str:
 
 
 def _download(hub: Any, place: HubPlace) -> Path:
-    where = {
-        "repo_type": place.kind,
-        "revision": place.revision,
-        "endpoint": os.environ.get("HF_ENDPOINT") or None,
-    }
-    if Path(place.path).suffix:
-        return Path(hub.hf_hub_download(place.repo, place.path, **where))
-    root = hub.snapshot_download(place.repo, allow_patterns=[f"{place.path}/*"], **where)
+    if not Path(place.path).suffix:
+        return _download_folder(hub, place)
+    try:
+        return Path(hub.hf_hub_download(place.repo, place.path, **_where(place)))
+    except hub.errors.EntryNotFoundError as error:  # the repository has no such file, or the cache
+        missing = error
+    try:
+        return _download_folder(hub, place)  # `x.vlt` and `medium-v0.1` are folders
+    except Exception:
+        raise missing  # noqa: B904 - with its own cause, which knows what the hub answered
+
+
+def _download_folder(hub: Any, place: HubPlace) -> Path:
+    root = hub.snapshot_download(place.repo, allow_patterns=[f"{place.path}/*"], **_where(place))
     folder = Path(root) / place.path
     if not folder.is_dir():
         raise DataError(f"hf://{place.repo}/{place.path} is not there: the repository has no such folder.")
     return folder
+
+
+def _where(place: HubPlace) -> dict[str, Any]:
+    return {
+        "repo_type": place.kind,
+        "revision": place.revision,
+        "endpoint": os.environ.get("HF_ENDPOINT") or None,
+    }
 
 
 def _files(path: Path) -> list[Path]:
