@@ -14,6 +14,8 @@ from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.storage import archives
 
 DEEPEST = 6
+BESIDE = "__MACOSX"
+"""Folder in which macOS keeps attributes, under the names of the files that they are of."""
 _INSIDE = re.compile(r"(?P<archive>.+?\.zip)/(?P<inner>[^@]+?)(?P<revision>@.+)?")
 
 
@@ -83,7 +85,8 @@ def _sets(folder: Path, deep: int = 0) -> list[Path]:
         return [folder]
     if not folder.is_dir() or deep == DEEPEST:
         return []
-    return [path for item in sorted(folder.iterdir()) for path in _sets(item, deep + 1)]
+    inner = sorted(item for item in folder.iterdir() if item.name != BESIDE)
+    return [path for item in inner for path in _sets(item, deep + 1)]
 
 
 def _listed(path: Path, root: Path) -> str:

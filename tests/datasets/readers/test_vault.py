@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,16 @@ def test_one_of_several_sets_is_named(tmp_path: Path) -> None:
     told = json.loads((kept / "archive.json").read_text())
     assert told == {"name": "x.zip", "sha256": fingerprint(archive)} and kept.name == f"x-{told['sha256'][:16]}"
     assert loaded(f"{archive}/Good").metadata["source_sha256"] == fingerprint(tmp_path / "x.vlt" / "Good")
+
+
+def test_an_archive_that_macos_packed(tmp_path: Path) -> None:
+    team = Team()
+    write_vault(tmp_path / "x.vlt" / "Good", vault_arrays(team), small=True)
+    archive = zipped(tmp_path / "x.vlt", tmp_path / "x.zip")
+    with zipfile.ZipFile(archive, "a") as more:
+        more.writestr("__MACOSX/x.vlt/._Good", b"\0\5\x16\7")
+        more.writestr("__MACOSX/._x.hdf5", b"\0\5\x16\7")
+    assert_is(loaded(archive), team)
 
 
 @pytest.mark.parametrize(
