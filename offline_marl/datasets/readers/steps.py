@@ -119,11 +119,18 @@ class Steps:
             "avail_actions",
             "next_avail_actions",
             "terminations",
+            "truncations",
             "mask",
         ):
             table = getattr(self, name)
             if table is not None and table.shape[0] != steps:
                 raise DataError(f"'{name}' has {table.shape[0]} rows, 'rewards' {steps}.")
+        for name in ("obs", "state", "avail_actions"):
+            seen, after = getattr(self, name), getattr(self, f"next_{name}")
+            if seen is not None and after is not None and tuple(after.shape) != tuple(seen.shape):
+                raise DataError(f"'next_{name}' has shape {tuple(after.shape)}, '{name}' {tuple(seen.shape)}.")
+        if self.next_obs is not None and self.state is not None and self.next_state is None:
+            raise DataError("'next_obs' is given and 'next_state' is not: nobody knows how each episode's state ended.")
         if not steps:
             raise DataError("A data set needs at least one episode, and each episode at least one step.")
 
@@ -274,7 +281,10 @@ def _for_all(values: Tensor, spec: Spec) -> Tensor:
     if values.dim() == 1:
         return values.unsqueeze(-1).expand(-1, spec.n_agents)
     if values.shape[1:] != (spec.n_agents,):
-        raise DataError(f"Rewards and ends are of {values.shape[1]} agents, observations of {spec.n_agents}.")
+        raise DataError(
+            f"Rewards and ends should be one number a step, or {spec.n_agents}, one for each agent; there are of shape "
+            f"{tuple(values.shape)}."
+        )
     return values
 
 

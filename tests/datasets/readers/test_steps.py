@@ -139,6 +139,20 @@ def test_tables_of_other_lengths_are_refused(name: str, rows: int) -> None:
         Steps(**fields).recording({})
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"truncations": np.zeros(5, np.bool_)}, "'truncations' has 5 rows, 'rewards' 13"),
+        ({"next_obs": np.zeros((13, 1, 1), np.float32)}, r"'next_obs' has shape \(13, 1, 1\), 'obs' \(13, 2, 1\)"),
+        ({"next_state": None}, "'next_state' is not: nobody knows how each episode's state ended"),
+        ({"rewards": np.zeros((13, 2, 1), np.float32)}, r"one for each agent; there are of shape \(13, 2, 1\)"),
+    ],
+)
+def test_what_a_reader_of_ones_own_may_mistake_is_refused(changed: dict[str, object], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        replace(flat(team=True, followed=True), **changed).recording({})
+
+
 def test_breaks_are_found_across_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     held = flat(team=False, followed=True)
     whole = breaks(held.obs, held.next_obs)
