@@ -102,8 +102,12 @@ def _sets(path: Path) -> list[Path]:
 def _parts(path: Path) -> list[Path]:
     """Files `part_0.h5`, `part_1.h5` and so on of one set, in order."""
     files = [file for file in path.glob("part_*.h5") if file.stem.removeprefix("part_").isdecimal()]
-    files.sort(key=lambda file: int(file.stem.removeprefix("part_")))
+    files.sort(key=_number)
     return files if files and _is_batch(_arrays_in(files[0])) else []
+
+
+def _number(part: Path) -> int:
+    return int(part.stem.removeprefix("part_"))
 
 
 def _one(path: Path) -> Path:
@@ -124,7 +128,10 @@ def _tables(place: Path, stack: ExitStack) -> dict[str, Any]:
     if place.is_dir() and not _parts(place):
         return {name: npy.mapped(place / f"{name}{NPY}") for name in wanted if (place / f"{name}{NPY}").is_file()}
     parts = []
-    for path in _parts(place) if place.is_dir() else [place]:
+    files = _parts(place) if place.is_dir() else [place]
+    if place.is_dir() and (lacking := sorted({*range(_number(files[-1]))} - {*map(_number, files)})):
+        raise DataError(f"part_{lacking[0]}.h5 is missing, part_{_number(files[-1])}.h5 is there.")
+    for path in files:
         file = stack.enter_context(hdf5.open_file(path))
         parts.append({name: hdf5.table(file, name) for name in wanted if name in hdf5.names(file)})
     return parts[0] if len(parts) == 1 else _joined(parts)

@@ -95,6 +95,13 @@ def test_a_team_reward_is_that_of_every_agent(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.rewards, np.repeat(TEAM.held["rewards"][:, :1], 3, axis=1))
 
 
+def test_a_part_that_was_not_copied_is_missed(tmp_path: Path) -> None:
+    folder = written(tmp_path, batch_arrays(TEAM), "parts")
+    (folder / "part_1.h5").rename(folder / "part_2.h5")
+    with pytest.raises(DataError, match=r"part_1\.h5 is missing, part_2\.h5 is there"):
+        open_task(str(folder))
+
+
 def test_the_clock_is_told_apart(tmp_path: Path) -> None:
     team = Team(n_agents=3, obs_dims=(4, 4, 4), choices=5, terminated=(True,) * 4)
     place = write_npy(tmp_path / "x", batch_arrays(team))
