@@ -31,11 +31,13 @@ from offline_marl.runs.permissions import remember
 from offline_marl.runs.stopping import StoppedEarly, asked
 from offline_marl.tasks.data_tasks import Task
 from offline_marl.tasks.run_tasks import describe_task, open_for
-from offline_marl.training.loop import DivergedError, Hook, StopHook
+from offline_marl.training.loop import DivergedError, Hook, SourceStoppedError, StopHook
 from offline_marl.training.run import default_folder, prepare, provenance
 from offline_marl.training.sources.recorded import DatasetSource
 from offline_marl.training.training_run import Result, TrainingSession, read_finished
 
+Failure = DivergedError | SourceStoppedError
+"""Why a run cannot go on; the others do."""
 MOST_WORK = 6_000_000
 """Multiplications of one member's largest product up to which seeds learn faster side by side, as measured on a CPU."""
 
@@ -63,6 +65,7 @@ def train_seeds(
         DataError: The data cannot be used, or this algorithm's seeds cannot learn side by side.
         RunFolderError: A run folder holds something else or is in use.
         DivergedError: A loss of some run stopped being finite; the others have gone to their ends.
+        SourceStoppedError: The environment failed as a run was scored; it is saved, the others have gone to their ends.
     """
     configs = [_config(algorithm, dataset, {**fields, "seed": seed}) for seed in refuse_doubles(seeds)]
     folders = [RunFolder(path) for path in folders_of(algorithm, dataset, seeds, out=out, **fields)]
@@ -157,13 +160,13 @@ def _run(sessions: Sequence[TrainingSession]) -> dict[Path, Result]:
     why = f"a member's largest product takes {work:,} multiplications, side by side pays up to {MOST_WORK:,}"
     print(f"{len(sessions)} seeds learn {how}: {why}", file=sys.stderr)
     results: dict[Path, Result] = {}
-    failures: list[str] = []
+    failures: list[Failure] = []
     if not side_by_side:
         for session in sessions:
             try:
                 results[session.folder.path] = session.run()
-            except DivergedError as error:
-                failures.append(f"seed {session.config.seed}: {error}")
+            except (DivergedError, SourceStoppedError) as error:
+                failures.append(_named(session, error))
     else:
         turns = [_Turn(session) for session in sessions]
         for turn in turns:
@@ -175,8 +178,15 @@ def _run(sessions: Sequence[TrainingSession]) -> dict[Path, Result]:
             results |= group.run()
             failures += group.failures
     if failures:
-        raise DivergedError(" ".join(failures))
+        diverged = any(isinstance(failure, DivergedError) for failure in failures)
+        raise (DivergedError if diverged else SourceStoppedError)(" ".join(map(str, failures)))
     return results
+
+
+def _named(session: TrainingSession, error: Failure) -> Failure:
+    """The error with the seed of the run that cannot go on, which is told at once."""
+    print(f"warning: seed {session.config.seed} stops: {error}", file=sys.stderr)
+    return type(error)(f"seed {session.config.seed}: {error}")
 
 
 class _Turn:
@@ -206,7 +216,7 @@ class _Group:
 
     def __init__(self, turns: Sequence[_Turn]) -> None:
         self.turns = list(turns)
-        self.failures: list[str] = []
+        self.failures: list[Failure] = []
 
     def run(self) -> dict[Path, Result]:
         """Make all updates and conclude each run."""
@@ -219,10 +229,14 @@ class _Group:
                 loggers = closing.enter_context(turn.session.logging())
                 turn.hooks = bars.enter_context(turn.session.hooked(loggers, quiet=index > 0))
             self._update()
-            for turn in self.turns:
-                with turn.randomness():
-                    turn.session.conclude()
-                    turn.session.elapsed = turn.session.log.elapsed
+            for turn in list(self.turns):
+                try:
+                    with turn.randomness():
+                        turn.session.conclude()
+                        turn.session.elapsed = turn.session.log.elapsed
+                except SourceStoppedError as error:
+                    self.failures.append(_named(turn.session, error))
+                    self.turns.remove(turn)
             bars.close()
             for turn in self.turns:
                 with turn.randomness():
@@ -259,13 +273,15 @@ class _Group:
         hooks = turn.hooks if stopping else [hook for hook in turn.hooks if not isinstance(hook, StopHook)]
         try:
             with turn.randomness() if due else contextlib.nullcontext():
-                for hook in hooks:
-                    hook(step, turn.session.learner, row)
+                try:
+                    for hook in hooks:
+                        hook(step, turn.session.learner, row)
+                except SourceStoppedError as error:
+                    raise turn.session.stopped(error) from error
         except StoppedEarly as stop:
             stops.append(stop)
-        except DivergedError as error:
-            self.failures.append(f"seed {turn.session.config.seed}: {error}")
-            print(f"warning: seed {turn.session.config.seed} stops: {error}", file=sys.stderr)
+        except (DivergedError, SourceStoppedError) as error:
+            self.failures.append(_named(turn.session, error))
             return False
         return True
 

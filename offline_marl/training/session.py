@@ -192,19 +192,25 @@ class Session(ABC, Generic[Settings, Outcome]):
             with self.updating() as update:
                 train(self.learner, self.source, hooks, range(self.step + 1, self.steps + 1), update)
         except SourceStoppedError as error:
-            reached = max(self.step, self.log.last)
-            self.log.refuse_pending(reached)
-            refuse_unfinite(self.learner, reached)
-            self.save(reached)
-            raise SourceStoppedError(
-                f"{error} The run stops and is saved as it stands, after update {reached:,}."
-            ) from error
+            raise self.stopped(error) from error
         except SourceInterrupted:
-            reached = max(self.step, self.log.last)
-            self.log.refuse_pending(reached)
-            refuse_unfinite(self.learner, reached)
-            self.save(reached)
-            raise StoppedEarly(reached) from None
+            raise StoppedEarly(self._save_as_it_stands()) from None
+
+    def stopped(self, error: SourceStoppedError) -> SourceStoppedError:
+        """Save the run as it stands, and say so behind why it cannot go on.
+
+        Raises:
+            DivergedError: There is nothing to save: a loss or a parameter is not finite any more.
+        """
+        reached = self._save_as_it_stands()
+        return SourceStoppedError(f"{error} The run stops and is saved as it stands, after update {reached:,}.")
+
+    def _save_as_it_stands(self) -> int:
+        reached = max(self.step, self.log.last)
+        self.log.refuse_pending(reached)
+        refuse_unfinite(self.learner, reached)
+        self.save(reached)
+        return reached
 
     def updating(self) -> contextlib.AbstractContextManager[Callable[[Batch], Metrics]]:
         """What makes the updates, for as long as they are made: the learner."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from runs import SMALL, checkpoints, ending, refuse_difference, score_in_point_env, small_run
-from worlds import reacher_recording, saved
+from worlds import PointEnv, reacher_recording, saved
 
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError, Spec
@@ -16,7 +16,7 @@ from offline_marl.runs.folder import RunFolderError
 from offline_marl.runs.loading import make_algorithm
 from offline_marl.runs.stopping import StoppedEarly, asked
 from offline_marl.training import run, seeds
-from offline_marl.training.loop import DivergedError, LogHook
+from offline_marl.training.loop import DivergedError, LogHook, SourceStoppedError
 from offline_marl.training.seeds import largest_product, train_seeds
 
 # Of two agents with one action entry each, all sums are taken in the same order: equal to the bit.
@@ -122,6 +122,31 @@ def test_a_seed_that_diverges_is_named_and_leaves_the_others_alone(tmp_path, dat
     for seed in (0, 5):
         small_run(tmp_path / f"alone{seed}", data, "td3-bc", **{**PLAIN, "seed": seed})
         refuse_difference(ending(tmp_path / f"alone{seed}"), ending(tmp_path / "all" / f"seed{seed}"))
+
+
+@pytest.mark.parametrize(("failing", "reached"), [(2, 15), (5, 30)], ids=["on-the-way", "at-the-end"])
+def test_a_seed_that_cannot_be_scored_is_saved_and_leaves_the_others_alone(tmp_path, data, failing, reached) -> None:
+    reset, count = PointEnv.reset, 0
+
+    def fails(self, seeds):
+        nonlocal count
+        count += 1
+        if count == failing:
+            raise OSError("the simulator lost its licence")
+        return reset(self, seeds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PointEnv, "reset", fails)
+        with pytest.raises(SourceStoppedError, match=r"^seed 1: The environment .* lost its licence"):
+            small_seeds(tmp_path / "all", data)
+    assert not (tmp_path / "all" / "seed1" / "DONE").exists() and checkpoints(tmp_path / "all" / "seed1")[0] == reached
+    small_seeds(tmp_path / "all", data)
+    for seed in (0, 1, 5):
+        small_run(tmp_path / f"alone{seed}", data, "td3-bc", **{**PLAIN, "seed": seed})
+        one, other = ending(tmp_path / f"alone{seed}"), ending(tmp_path / "all" / f"seed{seed}")
+        if seed != 1:
+            refuse_difference(one, other)
+        refuse_difference(one["state"]["algorithm"], other["state"]["algorithm"])
 
 
 @pytest.mark.parametrize(
