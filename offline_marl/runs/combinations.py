@@ -222,6 +222,10 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
         random, expert = config.reference
         raise ConfigError(f"--reference {random:g},{expert:g} should be random,expert, the expert above random play.")
     refuse_unused(config, needs)
+    if config.dataset is None and (config.real_fraction, config.real_fraction_end) != (None, None):
+        raise ConfigError(
+            "--real-fraction is a share of recorded rows, and a run without --dataset has none: leave it away."
+        )
     if needs.recorded == "only" and config.world_model is not None:
         raise ConfigError(
             f"{name} clones what was recorded, and imagined actions are no demonstrations: it takes no --world-model."
@@ -247,19 +251,25 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
 
 
 def _refuse_lost_share(config: RunConfig, needs: Needs, shares: list[float], rows: int) -> None:
-    """Refuse a share of recorded rows beside live ones that no batch comes to: the whole run would have none, or all.
+    """Refuse a share of recorded rows beside others that no batch comes to: the whole run would have none, or all.
+
+    Beside imagined rows the share is of real ones, recorded or live; learners that clone are given one in any case.
 
     Raises:
         ConfigError: Says what would be right.
     """
-    if not replays(config, needs) or config.world_model is not None or config.real_fraction is None:
+    imagines, beside_live = config.world_model is not None, replays(config, needs)
+    if not (imagines or beside_live) or config.real_fraction is None:
         return
+    few, many = ("recorded" if not beside_live else "real", "imagined") if imagines else ("recorded", "live")
     counts = {round(share * rows) for share in shares}
-    lost = "recorded" if counts == {0} and any(shares) else "live" if counts == {rows} and min(shares) < 1 else None
+    given = imagines and needs.recorded != "none"
+    lost = few if counts == {0} and any(shares) and not given else None
+    lost = many if counts == {rows} and min(shares) < 1 else lost
     if lost is not None:
         raise ConfigError(
             f"--real-fraction {config.real_fraction:g} of a batch of {rows:,} leaves no {lost} row: raise "
-            f"--batch-size, or say {0 if lost == 'recorded' else 1} where that is meant."
+            f"--batch-size, or say {0 if lost == few else 1} where that is meant."
         )
 
 

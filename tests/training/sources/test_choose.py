@@ -482,6 +482,15 @@ def test_choices_have_no_deviation_that_a_policy_could_bound_otherwise(tmp_path,
             for name in ("iql", "ma-iql", "td3-bc", "cql", "omar")
             for shares in ({"real_fraction": 0.0}, {"real_fraction": 0.03}, {"real_fraction_end": 0.0})
         ),
+        *(
+            (name, {"world_model": "oracle", "batch_size": 16, "real_fraction": share, **fields}, f"no {lost} row")
+            for name, share, fields, lost in (
+                ("masac", 0.03, {}, "recorded"),
+                ("masac", 0.03, {"online": True}, "real"),
+                ("td3-bc", 0.98, {}, "imagined"),
+                ("td3-bc", 0.98, {"real_fraction_end": 1.0}, "imagined"),
+            )
+        ),
         ("bc", {"reference": (6.0, 0.0)}, "--reference 6,0 should be random,expert, the expert above random play"),
         ("qmix", {"reference": (1.0, 1.0)}, "--reference 1,1 should be random,expert"),
         ("ma-iql", {"weighting": "agent"}, "weighting = agent .* needs mixer = monotonic or vdn"),

@@ -227,6 +227,12 @@ def test_an_on_policy_run_ends_before_it_plays_more_than_its_budget(tmp_path: Pa
         ("cql", {"environment": "coordination", "real_fraction": 0.5}, ConfigError, "--real-fraction needs"),
         (
             "cql",
+            {"environment": "coordination", "online": True, "real_fraction": 0.5},
+            ConfigError,
+            "a share of recorded rows, and a run without --dataset has none",
+        ),
+        (
+            "cql",
             {"dataset": "coordination-mix-v0", "online": True, "prefill": True, "real_fraction": 0.5},
             ConfigError,
             "takes no --real-fraction",
