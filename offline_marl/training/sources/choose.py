@@ -87,8 +87,10 @@ def plan_source(
     if replays(config, learner.needs):
         replay = plan_replay(config, folder, task, rewards, learner, "state" in kind.foresees)
     if not kind.fitted:
-        if kind.needs_environment and not folder.config_file.is_file():
-            _refuse_other_environment(name, task)
+        if not folder.config_file.is_file():
+            _refuse_fitting(name, config)
+            if kind.needs_environment:
+                _refuse_other_environment(name, task)
         model = _make_unfitted(name, config, task, learner)
         unfitted = _make_imagining(config, task, rewards, learner, model, None, replay)
         return lambda: unfitted if replay is None else replay.source(unfitted)
@@ -298,6 +300,20 @@ def _made_anew(settings: FitConfig, task: Task, device: str) -> WorldModel:
         model = kind(own, facts)
     model.place(device, 0)
     return model
+
+
+def _refuse_fitting(name: str, config: RunConfig) -> None:
+    """Refuse settings of a fit beside a model that is not fitted, which would be passed over in silence.
+
+    Raises:
+        ConfigError: Names the flag.
+    """
+    if config.fit:
+        raise ConfigError(f"--fit is of a world model that is fitted first, and {name} is not fitted: leave it away.")
+    if config.cutoff_quantile is not None:
+        raise ConfigError(
+            f"--cutoff-quantile is measured on held-out steps of a fit, and {name} is not fitted: give --cutoff."
+        )
 
 
 def _refuse_other_environment(name: str, task: Task) -> None:

@@ -183,6 +183,17 @@ def test_the_simulator_itself_may_be_the_model(tmp_path, monkeypatch, data, algo
     refuse_difference(ending(tmp_path / "straight"), ending(tmp_path / "killed"))
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [({"fit": {"steps": 5}}, "--fit is of a world model"), ({"cutoff_quantile": 0.5}, "--cutoff-quantile is measured")],
+)
+def test_settings_of_a_fit_beside_the_simulator_itself_are_refused(tmp_path, monkeypatch, data, fields, said):
+    act_in(monkeypatch, RestorableEnv)
+    with pytest.raises(ConfigError, match=f"{said}.*oracle is not fitted"):
+        small_run(tmp_path / "run", data, algorithm="td3-bc", world_model="oracle", **fields)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_the_oracle_imagines_what_the_simulator_does(tmp_path, monkeypatch, data):
     act_in(monkeypatch, RestorableEnv)
     small_run(tmp_path / "run", data, algorithm="td3-bc", world_model="oracle", cutoff=0, clip_imagined=False, **FEW)
