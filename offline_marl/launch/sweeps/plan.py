@@ -277,7 +277,14 @@ def draw(source: Distribution, seed: int, field: str, trial: int) -> Any:
         value = math.exp(math.log(low) + uniform * (math.log(high) - math.log(low)))
     else:
         value = low + uniform * (high - low)
-    return round(value) if source.integer else round_to_four_digits(value)
+    return round_value(source, value)
+
+
+def round_value(source: Distribution, value: float) -> Any:
+    """Round a number for a trial: to an integer or to four digits, and never out of the range."""
+    if source.integer:
+        return round(value)
+    return min(max(round_to_four_digits(value), float(source.low or 0)), float(source.high or 0))
 
 
 def round_to_four_digits(value: float) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from offline_marl.core.config import Config, ConfigError
 from offline_marl.launch.sweeps.file import Distribution, Optuna, SweepFile
 from offline_marl.launch.sweeps.names import digest, task_word
-from offline_marl.launch.sweeps.plan import SCORING_FIELDS, Planned, checked, round_to_four_digits, templates
+from offline_marl.launch.sweeps.plan import SCORING_FIELDS, Planned, checked, round_value, templates
 
 
 class Study(Config):
@@ -105,13 +105,6 @@ def _range_ends(source: Distribution) -> tuple[Any, ...]:
     if source.distribution == "choice":
         return source.values
     return tuple(round_value(source, value) for value in (float(source.low or 0), float(source.high or 0)))
-
-
-def round_value(source: Distribution, value: float) -> Any:
-    """Round a number for a trial: to an integer or to four digits, and never out of the range."""
-    if source.integer:
-        return round(value)
-    return min(max(round_to_four_digits(value), float(source.low or 0)), float(source.high or 0))
 
 
 def merge_studies(

@@ -115,10 +115,13 @@ def test_draws_stay_in_their_range():
     uniform = Distribution(distribution="uniform", low=2, high=3)
     whole = Distribution(distribution="log-uniform", low=1, high=64, integer=True)
     choice = Distribution(distribution="choice", values=([1], [2, 3]))
+    narrow = Distribution(distribution="uniform", low=0.99996, high=0.99999)
     for trial in range(200):
         assert 2 <= draw(uniform, 0, "a", trial) <= 3
         assert draw(whole, 0, "a", trial) in range(1, 65)
         assert draw(choice, 0, "a", trial) in ([1], [2, 3])
+        # Four digits of it would be 1.
+        assert 0.99996 <= draw(narrow, 0, "a", trial) <= 0.99999
     # Uniform in the logarithm: half of the draws below 8.
     assert 70 < sum(draw(whole, 0, "a", trial) < 8 for trial in range(200)) < 130
 

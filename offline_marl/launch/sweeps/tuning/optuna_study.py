@@ -20,7 +20,8 @@ from offline_marl.core.locks import open_own
 from offline_marl.core.seeding import derive
 from offline_marl.launch.sweeps.file import Distribution
 from offline_marl.launch.sweeps.folder import SweepError
-from offline_marl.launch.sweeps.studies import Study, round_value
+from offline_marl.launch.sweeps.plan import round_value
+from offline_marl.launch.sweeps.studies import Study
 
 if TYPE_CHECKING:
     import optuna
