@@ -154,6 +154,7 @@ def _launch(
     if flags.dry_run:
         return print_preview(sweep, merged, execution, studies)
     with heeding_the_end(_interrupt), sweep.locked():
+        sweep.refuse_outdated(merged.every)
         sweep.write_manifest(source, executor, profile, merged.every, studies, address)
         added = f", {len(merged.new)} of them new" if before is not None and merged.new else ""
         print(f"{len(merged.every)} jobs{added}, in {sweep.path}", file=sys.stderr)

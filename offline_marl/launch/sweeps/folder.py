@@ -96,6 +96,16 @@ class Sweep:
             raise SweepError(f"{self.path} holds no sweep and is not empty: choose another --out.")
         return ()
 
+    def refuse_outdated(self, jobs: Sequence[Planned]) -> None:
+        """Make sure that these jobs, which were planned without the lock, hold all of the sweep's.
+
+        Raises:
+            SweepError: Another launcher added some meanwhile: they would be lost.
+        """
+        known = {job.folder: job for job in jobs}
+        if any(known.get(job.folder) != job for job in self.current_jobs()):
+            raise SweepError(f"Another process changed the jobs of {self.path} meanwhile: the same command goes on.")
+
     def write_manifest(
         self,
         source: str,

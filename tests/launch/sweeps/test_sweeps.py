@@ -281,6 +281,25 @@ def test_two_launchers_do_not_meet(cli, tmp_path, pretended):
     assert cli("sweep", file).code == 0
 
 
+def test_jobs_that_another_launcher_adds_meanwhile_are_not_lost(cli, tmp_path, pretended, monkeypatch):
+    first, second = (head(tmp_path, [name], 1, [0]) + TINY for name in ("bc", "iql"))
+    written(tmp_path, first, "first.toml")
+    locked, others = Sweep.locked, []
+
+    def late(self):
+        # Between the plan of the second launcher and its lock the first one comes and goes.
+        if not others:
+            others.append("first")
+            assert cli("sweep", "first.toml", "--out", "here").code == 0
+        return locked(self)
+
+    monkeypatch.setattr(Sweep, "locked", late)
+    said = cli("sweep", written(tmp_path, second, "second.toml"), "--out", "here")
+    assert said.code == 2 and "Another process changed the jobs" in said.error
+    assert cli("sweep", "second.toml", "--out", "here").out.startswith("1 started; before: 0 done")
+    assert [job.name for job in Sweep("here").manifest().jobs] == ["bc", "iql"]
+
+
 def test_a_hundred_jobs_are_launched_within_a_second(tmp_path, monkeypatch, pretended, capsys):
     monkeypatch.chdir(tmp_path)
     file = written(
