@@ -16,6 +16,9 @@ from offline_marl.datasets.places import absolute, is_shared
 from offline_marl.runs.config import FitConfig, RunConfig
 from offline_marl.worldmodels.base import worldmodels
 
+SHARES = ("conf", "view")
+"""Loose fields that are the ends of a body's name: who moves what, and what each sees beside its own joints."""
+
 
 def resolve_run(algorithm: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Loose fields of a training run and of its algorithm, with whole paths.
@@ -66,7 +69,7 @@ def with_share(fields: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: One is given without the other, or there is no task, or one that says it already.
     """
     fields = dict(fields)
-    conf, view = (fields.pop(name, None) for name in ("conf", "view"))
+    conf, view = (fields.pop(name, None) for name in SHARES)
     if conf is None and view is None:
         return fields
     if conf is None or view is None:

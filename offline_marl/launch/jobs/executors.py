@@ -16,7 +16,7 @@ from typing import Any
 from offline_marl.core.errors import WorkError, sentence
 from offline_marl.launch.jobs import in_flight, slurm, states
 from offline_marl.launch.jobs.job import Executor, Job, note_start, read_starts, without_stop_request, write_submitted
-from offline_marl.launch.jobs.processes import ProcessExecutor
+from offline_marl.launch.jobs.processes import ProcessExecutor, StartedJob
 from offline_marl.launch.jobs.profile import Profile
 from offline_marl.launch.jobs.ray_allocation import HEAD_STEP, ray_lines, with_nodes_for_ray
 from offline_marl.launch.jobs.ray_jobs import run_on_ray
@@ -102,9 +102,9 @@ def _debug(jobs: Sequence[Job], logs: Path) -> list[str]:
 def _local(jobs: Sequence[Job], profile: Profile, logs: Path) -> list[str]:
     """Run jobs as subprocesses, at most `array_parallelism` at once; they survive this process being killed."""
     delay = _signal_delay(profile)
-    executor = _local_executor(profile, logs, delay)
+    executor = ProcessExecutor(logs, profile, delay)
     work = Work(SAVING_SHARE * delay)
-    ids, going = [], list[tuple[Job, Any]]()
+    ids, going = [], list[tuple[Job, StartedJob]]()
     try:
         for job in jobs:
             while len(going) >= profile.array_parallelism:
@@ -119,7 +119,7 @@ def _local(jobs: Sequence[Job], profile: Profile, logs: Path) -> list[str]:
         for job, given in going:
             note_start(job.out, {"event": "cancel"})
             states.terminate_process(job.out)  # it saves
-            given._process.terminate()
+            given.process.terminate()
         raise
     _refuse_failures(len(jobs), [_failure_reason(job) for job in jobs if not (job.out / "DONE").exists()])
     return ids
@@ -132,22 +132,9 @@ def _ray(jobs: Sequence[Job], profile: Profile, logs: Path) -> list[str]:
     return ids
 
 
-def _local_executor(profile: Profile, logs: Path, delay_s: int) -> Any:
-    """Submitit's executor of this machine, or where it is not installed our own."""
-    if find_spec("submitit") is None:
-        return ProcessExecutor(logs, profile, delay_s)
-    from submitit.local.local import LocalExecutor
-
-    executor = LocalExecutor(logs, max_num_timeout=profile.requeues)
-    executor.update_parameters(
-        timeout_min=profile.minutes, signal_delay_s=delay_s, gpus_per_node=profile.gpus, setup=list(profile.setup)
-    )
-    return executor
-
-
-def _running(going: Sequence[tuple[Job, Any]]) -> list[tuple[Job, Any]]:
+def _running(going: Sequence[tuple[Job, StartedJob]]) -> list[tuple[Job, StartedJob]]:
     time.sleep(POLL_S)
-    return [(job, given) for job, given in going if given._process.poll() is None]
+    return [(job, given) for job, given in going if given.process.poll() is None]
 
 
 def _failure_reason(job: Job) -> str:
@@ -173,7 +160,7 @@ def _slurm(jobs: Sequence[Job], profile: Profile, logs: Path, after: Sequence[st
         executor = SlurmExecutor(logs, max_num_timeout=profile.requeues, python=_python(profile))
         work = Work(SAVING_SHARE * _signal_delay(profile))
         with in_flight.recorded_before_submission(some, logs) as word:
-            executor.update_parameters(**_parameters(profile, after), job_name=_name(some), comment=word)
+            executor.update_parameters(**_parameters(profile, after, word), job_name=_name(some))
             with slurm.without_job_environment(), _refusals():
                 given = executor.map_array(work, some) if len(some) > 1 else [executor.submit(work, some[0])]
             names = [submitted.job_id for submitted in given]
@@ -205,10 +192,16 @@ def _refusals() -> Iterator[None]:
             raise slurm.SlurmError(slurm.explain(str(error))) from None
 
 
-def _parameters(profile: Profile, after: Sequence[str]) -> dict[str, Any]:
-    more: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", **profile.sbatch}
+def _parameters(profile: Profile, after: Sequence[str], token: str = "") -> dict[str, Any]:
+    given = {"requeue": True, "kill-on-invalid-dep": "yes", **profile.sbatch}
+    if given["requeue"] is False:
+        given["no-requeue"] = True
+    more: dict[str, Any] = {name: value for name, value in given.items() if value is not False}
     if after:
-        more["dependency"] = "afterok:" + ":".join(dict.fromkeys(after))
+        waits = "afterok:" + ":".join(dict.fromkeys(after))
+        more["dependency"] = ",".join(filter(None, (str(more.get("dependency", "")), waits)))
+    # By the token, which stands last, jobs of a killed launcher are found again.
+    comment = " ".join(filter(None, (str(more.pop("comment", "")), token)))
     spread: dict[str, Any] = {}
     if profile.nodes is not None:
         spread = {"nodes": profile.nodes, "ntasks_per_node": 1, "srun_args": list(HEAD_STEP)}
@@ -225,6 +218,7 @@ def _parameters(profile: Profile, after: Sequence[str]) -> dict[str, Any]:
         "setup": list(profile.setup) or None,
         "array_parallelism": profile.array_parallelism,
         "signal_delay_s": _signal_delay(profile),
+        "comment": comment or None,
         "additional_parameters": more,
         **spread,
     }

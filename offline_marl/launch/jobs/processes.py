@@ -1,4 +1,4 @@
-"""Jobs as processes of this machine, where submitit is not installed: started here, and the process itself."""
+"""Jobs as processes of this machine: what starts them, and the process itself."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from offline_marl.launch.jobs.worker import Work
 
 @dataclass(frozen=True)
 class StartedJob:
-    """A job's process, in the form in which submitit gives its own."""
+    """A job's process."""
 
     job_id: str
-    _process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
 class ProcessExecutor:
-    """Starts jobs as processes that outlive this one; their output goes into files named as submitit's.
+    """Starts jobs as processes that outlive this one; their output goes into files named as those of Slurm's jobs.
 
     Args:
         logs: Folder of what they print.

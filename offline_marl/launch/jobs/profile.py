@@ -49,7 +49,7 @@ class Profile(Config):
     nodes: Count | None = None
     """Nodes of a job on Slurm whose learners work on Ray, which is started on all of them and ends with it."""
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
-    """Other parameters of sbatch, such as {"mail-type" = "FAIL"}."""
+    """Other parameters of sbatch, such as {"mail-type" = "FAIL"}; false leaves one away, or says --no-requeue."""
 
 
 def read_profile(file: Path | None = None) -> Profile:

@@ -94,9 +94,9 @@ def partitions() -> list[str]:
 
 
 def array_limit() -> int:
-    """Ask how many jobs one array may have."""
+    """Ask how many jobs one array may have: 1 where a site has no arrays."""
     match = re.search(r"MaxArraySize\s*=\s*(\d+)", run_command("scontrol", "show", "config"))
-    return int(match[1]) if match else ARRAY_LIMIT
+    return max(int(match[1]), 1) if match else ARRAY_LIMIT
 
 
 def cancel(ids: Sequence[str]) -> None:

@@ -205,7 +205,9 @@ def _judge_process(folder: Path, given: Submitted, starts: list[dict[str, Any]],
         return "failed", f"nobody holds its folder, and {begun[-1].get('host')} has written nothing into it for a while"
     if begun and _alive(begun[-1]):
         return "running", ""
-    if given.id.isdigit() and start_ticks(int(given.id)) is not None:
+    # Its number may be another process's by now, but one that has begun is told by when that was.
+    starting = all(str(row.get("when", "")) < given.when for row in begun)
+    if starting and given.id.isdigit() and start_ticks(int(given.id)) is not None:
         return "waiting", "its process is starting"
     return "failed", "its process is gone, and its folder holds no DONE"
 

@@ -25,7 +25,7 @@ from offline_marl.launch.sweeps.names import digest, folder_name, spell, task_wo
 from offline_marl.runs.combinations import layered
 from offline_marl.runs.config import import_paths
 from offline_marl.runs.kinds import FIT, TRAIN
-from offline_marl.runs.places import locate_model
+from offline_marl.runs.places import SHARES, locate_model, with_share
 from offline_marl.tasks.data_tasks import refuse_unknown
 from offline_marl.tasks.environment_tasks import find_environment_task
 from offline_marl.training.kinds import procedure_of
@@ -133,7 +133,7 @@ def _combinations(
     """Generate every combination, seed and the fit that they need; fits are collected in `fits` on the way."""
     known: set[tuple[str, str]] = set()
     for algorithm in file.algorithms:
-        axes = file.axes_of(algorithm)
+        axes = _shared_out(file.axes_of(algorithm))
         procedure_of(file.command).names.get(algorithm)
         for choice in _choices(file.command, algorithm, axes):
             if (choice.origin, choice.task) not in known:
@@ -145,6 +145,27 @@ def _combinations(
                     _add_fit(fit, fits)
                     fit = fits[digest(fit.about)]
                 yield axes, choice, seed, fit
+
+
+def _shared_out(axes: Axes) -> Axes:
+    """Axes whose fields `conf` and `view` have become the ends of the tasks' names.
+
+    Raises:
+        ConfigError: They vary, only one is given, or some task is no body or says it already.
+    """
+    if not {*axes.grid, *axes.drawn}.isdisjoint(SHARES):
+        raise ConfigError("conf and view do not vary by [grid] or a search: list the tasks, as NAME_CONF_VIEW each.")
+    given = {name: value for name, value in axes.fields.items() if name in SHARES}
+    if not given:
+        return axes
+    named = {
+        f"{origin}s": tuple(with_share({origin: task, **given})[origin] for task in tasks)
+        for origin, tasks in (("dataset", axes.datasets), ("environment", axes.environments))
+        if tasks
+    }
+    return axes.model_copy(
+        update={**named, "fields": {name: value for name, value in axes.fields.items() if name not in SHARES}}
+    )
 
 
 def _add_fit(fit: Planned, fits: dict[str, Planned]) -> None:

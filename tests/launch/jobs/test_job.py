@@ -22,7 +22,7 @@ from offline_marl.launch.jobs.executors import FailedJobsError, submit
 from offline_marl.launch.jobs.job import Job, JobError, perform, read_submitted
 from offline_marl.launch.jobs.profile import Profile, read_profile
 from offline_marl.launch.jobs.states import state_of, states_of
-from offline_marl.launch.jobs.worker import Work
+from offline_marl.launch.jobs.worker import Work, this_process
 from offline_marl.runs import checkpoint
 from offline_marl.runs.folder import HeldFolderError, RunFolder
 from offline_marl.runs.stopping import asked
@@ -266,6 +266,14 @@ def test_a_job_that_another_machine_left_behind_goes_on(tmp_path: Path, data: st
 
     jobs.note_start(each.out, {"event": "end", "how": "terminated", "why": "it saved"})
     assert state_of(each.out).state == "stopped"
+
+
+def test_a_job_whose_number_another_process_has_by_now_is_gone(tmp_path: Path, data: str) -> None:
+    each = job(data, tmp_path / "run")
+    jobs.write_submitted(each, "local", str(os.getpid()), tmp_path / "logs")
+    assert state_of(each.out).why == "its process is starting"
+    jobs.note_start(each.out, {"event": "start", **this_process(), "born": 1})
+    assert (state_of(each.out).state, state_of(each.out).why[:19]) == ("failed", "its process is gone")
 
 
 def test_a_folder_that_nobody_submitted_waits(tmp_path: Path) -> None:

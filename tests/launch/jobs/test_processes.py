@@ -1,4 +1,4 @@
-"""Jobs of this machine where submitit is not installed."""
+"""Jobs as processes of this machine."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def test_a_job_whose_turn_is_over_saves_and_takes_another_one(tmp_path: Path, da
     try:
         until(lambda: len(starts(each)) == 2)
         assert ends(each)[0] == "terminated" and {row["pid"] for row in starts(each)} == {int(started.job_id)}
-        started._process.wait(60)
+        started.process.wait(60)
         assert len(starts(each)) == 2 and ends(each) == ["terminated", "terminated"], "one turn more, and no third"
     finally:
-        if started._process.poll() is None:
+        if started.process.poll() is None:
             os.kill(int(started.job_id), signal.SIGKILL)
-        started._process.wait()
+        started.process.wait()

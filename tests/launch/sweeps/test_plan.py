@@ -49,6 +49,19 @@ def test_runs_that_play_and_imagine_fit_the_model_that_is_described(tmp_path):
         planned(tmp_path, text.replace('["moma-ppo", "marie"]\n', '["ma-ppo"]\n', 1))
 
 
+def test_conf_and_view_of_fields_are_ends_of_the_tasks_names(tmp_path):
+    text = 'algorithms = ["iql"]\ndatasets = ["reacher-scripted-mix-v0"]\nseeds = [0]\nworld_models = ["ensemble"]\n'
+    short = planned(tmp_path, text + "[fields]\nconf = '2x1notip'\nview = 0\n")
+    assert short == planned(tmp_path, text.replace("-v0", "-v0_2x1notip_0"))
+    text = 'algorithms = ["ma-ppo"]\nenvironments = ["reacher"]\nseeds = [0]\n'
+    (job,) = planned(tmp_path, text + "[fields]\nconf = '2x1'\nview = 'full'\n")
+    assert job.fields["environment"] == "reacher_2x1_full" and "conf" not in job.fields
+    with pytest.raises(BadInputError, match="conf and view go together"):
+        planned(tmp_path, text + "[fields]\nconf = '2x1'\n")
+    with pytest.raises(BadInputError, match="list the tasks"):
+        planned(tmp_path, text + "[fields]\nconf = '2x1'\n[grid]\nview = ['full', 0]\n")
+
+
 @pytest.mark.parametrize(
     "change, words",
     [

@@ -81,12 +81,15 @@ def test_a_launcher_killed_after_slurm_took_its_jobs_queues_none_twice(cli, tmp_
     data = json.dumps(saved(tmp_path, world("continuous")))
     file = written(tmp_path, FILE.format(data=data, tiny=TINY).replace('world_models = ["none", "small"]', ""))
 
+    profile = tmp_path / "profile.toml"
+    profile.write_text("[sbatch]\ncomment = 'ours'\n")  # it does not take the place of what they are found by
+
     def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(executors, "_write_down", killed)
-        assert cli("sweep", file, "--executor", "slurm").code == 130
+        assert cli("sweep", file, "--executor", "slurm", "--profile", profile).code == 130
     assert not list((tmp_path / "sweeps").glob("*/runs/*/job.json"))
     assert cli("sweep", file).out.startswith("0 started")
     until(lambda: json.loads(cli("sweep", "status", "sweeps/sweep", "--json").out)["done"] == 4, 120)
