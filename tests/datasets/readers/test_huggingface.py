@@ -25,6 +25,7 @@ from offline_marl.datasets.readers.storage.huggingface import HubPlace, fetch
 from offline_marl.tasks.data_tasks import open_task
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
+HUB_1 = metadata.version("huggingface-hub").startswith("1.")
 
 
 @pytest.fixture
@@ -122,7 +123,33 @@ def test_a_folder_may_have_a_dot_in_its_name(hub: Hub, tmp_path: Path, monkeypat
     folder = fetch("hf://lab/sets/medium-v0.1")
     assert folder.is_dir() and (folder / "data" / "metadata.json").is_file()
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    assert fetch("hf://lab/sets/medium-v0.1") == folder
+    if HUB_1:
+        with pytest.raises(DataError, match="did not answer"):
+            fetch("hf://lab/sets/medium-v0.1")
+    else:
+        assert fetch("hf://lab/sets/medium-v0.1") == folder
+
+
+@pytest.mark.parametrize("folder", ["set", "set-v0.1"])
+def test_a_folder_that_was_fetched_in_part_is_not_taken_for_whole(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    hub.put("lab/sets", f"{folder}/part_0.h5", b"one")
+    hub.put("lab/sets", f"{folder}/part_1.h5", b"two")
+    send = _Handler.send
+
+    def cut_short(self: Any, name: str, repo: dict[str, bytes], path: str) -> None:
+        self.refuse(503, "Busy") if path == f"{folder}/part_1.h5" else send(self, name, repo, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Handler, "send", cut_short)
+        with pytest.raises(DataError, match="answered 503"):
+            fetch(f"hf://lab/sets/{folder}")
+    hub.failures = 10_000
+    with pytest.raises(DataError, match="cannot be fetched"):
+        fetch(f"hf://lab/sets/{folder}")
+    hub.failures = 0
+    assert len(list(fetch(f"hf://lab/sets/{folder}").iterdir())) == 2
 
 
 def test_a_page_in_place_of_the_hub_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +171,7 @@ def test_the_cache_answers_when_the_hub_does_not(hub: Hub, monkeypatch: pytest.M
         fetch("hf://lab/sets/other.pkl")
 
 
-@pytest.mark.skipif(metadata.version("huggingface-hub").startswith("1."), reason="huggingface-hub 1 asks once")
+@pytest.mark.skipif(HUB_1, reason="huggingface-hub 1 asks once")
 def test_a_busy_hub_is_asked_again(hub: Hub) -> None:
     hub.put("lab/sets", "x.pkl", b"content")
     hub.failures = 2

@@ -114,17 +114,22 @@ def _download(hub: Any, place: HubPlace) -> Path:
     if not Path(place.path).suffix:
         return _download_folder(hub, place)
     try:
-        return Path(hub.hf_hub_download(place.repo, place.path, **_where(place)))
+        path = Path(hub.hf_hub_download(place.repo, place.path, **_where(place)))
+        return path if path.is_file() else _download_folder(hub, place)  # what the cache holds may be a part of it
     except hub.errors.EntryNotFoundError as error:  # the repository has no such file, or the cache
         missing = error
     try:
         return _download_folder(hub, place)  # `x.vlt` and `medium-v0.1` are folders
-    except Exception:
-        raise missing  # noqa: B904 - with its own cause, which knows what the hub answered
+    except DataError:
+        raise missing from None
 
 
 def _download_folder(hub: Any, place: HubPlace) -> Path:
-    root = hub.snapshot_download(place.repo, allow_patterns=[f"{place.path}/*"], **_where(place))
+    where = _where(place)
+    if hub.__version__.startswith("1."):
+        # Where the hub does not answer, it takes what its cache holds of a folder for all of it: the hub must answer.
+        hub.HfApi(endpoint=where["endpoint"]).repo_info(place.repo, repo_type=place.kind, revision=place.revision)
+    root = hub.snapshot_download(place.repo, allow_patterns=[f"{place.path}/*"], **where)
     folder = Path(root) / place.path
     if not folder.is_dir():
         raise DataError(f"hf://{place.repo}/{place.path} is not there: the repository has no such folder.")
