@@ -60,6 +60,8 @@ def submit(
     if not jobs:
         return []
     logs = logs.absolute()
+    if executor in {"local", "debug"} and profile.container is not None:
+        print(f"warning: jobs of the {executor} executor run outside the profile's container", file=sys.stderr)
     if executor == "debug":
         return _debug(jobs, logs)
     if executor == "slurm" and find_spec("submitit") is None:

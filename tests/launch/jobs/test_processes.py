@@ -33,10 +33,14 @@ def _no_submitit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.long
-def test_local_jobs_run_after_the_shells_lines_and_log_where_status_looks(tmp_path: Path, data: str) -> None:
+def test_local_jobs_run_after_the_shells_lines_and_log_where_status_looks(
+    tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     some, logs = [job(data, tmp_path / "run")], tmp_path / "logs"  # a process each; several of them are below
-    profile = Profile(setup=(f"echo set >> '{tmp_path}/setup'", "export OMP_NUM_THREADS=1"), array_parallelism=1)
+    setup = (f"echo set >> '{tmp_path}/setup'", "export OMP_NUM_THREADS=1")
+    profile = Profile(setup=setup, container="nowhere", array_parallelism=1)
     ids = submit(some, "local", profile, logs)
+    assert "jobs of the local executor run outside the profile's container" in capsys.readouterr().err
     assert all(done(each) for each in some) and (tmp_path / "setup").read_text() == "set\n"
     for each, name in zip(some, ids, strict=True):
         submitted = read_submitted(each.out)
