@@ -110,7 +110,7 @@ def _variants() -> dict[str, list[Command]]:
         "moma-ppo-window": _train("moma-ppo", "continuous", "model", "--window", "3", "--reward-scale", "0.1"),
         "moma-ppo-gru": _train("moma-ppo", "discrete", "model", *gru),
         "iql-gru": _train("iql", "continuous", "data", *gru, "--frame-stack", "5"),
-        "moma-ppo-oracle": _train("moma-ppo", "continuous", "model", "--world-model", "oracle", "--fit", "{}"),
+        "moma-ppo-oracle": _train("moma-ppo", "continuous", "oracle", "--world-model", "oracle", "--horizon", "4"),
         "vdn-cql": _train(
             "vdn", "discrete", "data", "--conservative", "cql", "--segment-length", "3", "--burn-in", "2"
         ),

@@ -125,7 +125,7 @@ def test_rows_give_agent_0_and_columns_the_guest(agents):
             return torch.full((len(obs), agents, 1), float(self.number))
 
     class World:
-        spec = SimpleNamespace(n_agents=agents, step_dim=2)
+        spec = SimpleNamespace(n_agents=agents, step_dim=2, discrete=False, act_dim=1)
         copies = 2
 
         def reset(self, seeds):
