@@ -22,7 +22,7 @@ from offline_marl.launch.jobs.worker import Work
 
 @dataclass(frozen=True)
 class StartedJob:
-    """A job's process."""
+    """Process handle of a started job, with its id."""
 
     job_id: str
     process: subprocess.Popen[bytes]

@@ -111,17 +111,18 @@ def reason_of(error: BaseException) -> str:
 
 
 def _download(hub: Any, place: HubPlace) -> Path:
-    if not Path(place.path).suffix:
-        return _download_folder(hub, place)
+    missing: Exception | None = None
+    if Path(place.path).suffix:
+        try:
+            path = Path(hub.hf_hub_download(place.repo, place.path, **_where(place)))
+            if path.is_file():  # else a folder, of which the cache may hold a part
+                return path
+        except hub.errors.EntryNotFoundError as error:
+            missing = error
     try:
-        path = Path(hub.hf_hub_download(place.repo, place.path, **_where(place)))
-        return path if path.is_file() else _download_folder(hub, place)  # what the cache holds may be a part of it
-    except hub.errors.EntryNotFoundError as error:  # the repository has no such file, or the cache
-        missing = error
-    try:
-        return _download_folder(hub, place)  # `x.vlt` and `medium-v0.1` are folders
-    except DataError:
-        raise missing from None
+        return _download_folder(hub, place)  # `x.vlt` and `medium-v0.1` are folders, too
+    except DataError as error:
+        raise missing or error from None
 
 
 def _download_folder(hub: Any, place: HubPlace) -> Path:
