@@ -61,6 +61,8 @@ class AlgorithmConfig(Config):
     """Let no critic's target exceed the best discounted return-to-go in the data (B3C, 2026)."""
     reward_scale: Positive | Literal["range"] = 1.0
     """Multiplies the rewards that are learnt from; `range` is 1000 / (best return - worst return)."""
+    reward_bias: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """Added to each reward that is learnt from, after `reward_scale`."""
     standardize_obs: bool = True
     """Standardise observations by the training data's mean and deviation; the published code does not."""
 

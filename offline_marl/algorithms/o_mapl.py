@@ -53,8 +53,8 @@ class OMAPLConfig(OMIGAConfig):
 
     @model_validator(mode="after")
     def _no_rewards(self) -> OMAPLConfig:
-        if self.clip_target or self.reward_scale != 1.0:
-            raise ValueError("o-mapl reads no rewards, so that nothing can be scaled or capped by them")
+        if self.clip_target or self.reward_scale != 1.0 or self.reward_bias:
+            raise ValueError("o-mapl reads no rewards, so that nothing can be scaled, shifted or capped by them")
         return self
 
 

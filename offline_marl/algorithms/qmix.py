@@ -3,6 +3,8 @@
 Q_tot = |w_2(s)| . elu(|W_1(s)| (Q_1..Q_n) + b_1(s)) + b_2(s), weights made of the joint state s by hypernetworks; all
 else is VDN's. Because no weight is negative each agent's best choice is part of the team's best, which a sum also
 promises, while more payoffs can be told: not those in which what is best for one agent turns with the others' choice.
+Values far below 0 leave its elus flat, so that it tells them apart badly and may overestimate without bound: published
+runs in MPE standardise rewards and take the time limit for an end, here `reward_bias` and `bootstrap_truncated`.
 Departs from the published code as VDN does; s is all observations side by side unless `mixer_state = state`; weights
 have a hypernetwork with a hidden layer (its later form), the first bias a linear one.
 Paper: arXiv 1803.11485.

@@ -54,7 +54,8 @@ class VDNConfig(AlgorithmConfig):
 
     Minimises (Q_tot(a_t) - G_t)^2 / 2 over the steps that count, G_t = r_t + `gamma` (1 - terminated_t)
     ((1 - `td_lambda`) Q'_tot(a*_t+1) + `td_lambda` G_t+1), r the sum of rewards over the number of agents, and a* each
-    agent's best allowed choice by Q while Q', the target network, says its worth.
+    agent's best allowed choice by Q while Q', the target network, says its worth. Without `bootstrap_truncated` steps
+    behind which an episode was cut are terminated ones, too.
     `conservative = cql` adds `cql_alpha` (log sum_a exp(Q_tot(a) / T) T - Q_tot(a_t)), T = `cql_temperature`, over
     `cql_samples` joint choices drawn uniformly and the recorded one. `bcq` fits mu_i by -log mu_i(a_t), and a choice is
     allowed in targets and in acting where mu_i(a) / max mu_i >= `bcq_threshold`.
@@ -76,6 +77,8 @@ class VDNConfig(AlgorithmConfig):
     """Steps before each segment in which the recurrent state warms up, uncounted; for segments of a fixed length."""
     td_lambda: Share = 0.0
     """Share of later targets in each target, TD(lambda); 0 is the one-step target, 1 sums a segment's rewards."""
+    bootstrap_truncated: bool = True
+    """Let targets go on where an episode was cut, as by a time limit; without it such an end is one of the task."""
     target_every: CountOrZero = 0
     """Updates between copies of the networks to the targets; 0 moves targets by `tau` at every update instead."""
     epsilon_start: Share = 1.0
@@ -189,10 +192,11 @@ class VDN(Algorithm):
         _, target_after = self.target_critic(past, reset)
         target_q, _ = self.target_critic.step(next_past, target_after)
         next_v = self.target_mixer(taken(target_q, greedy), next_state, present_next(batch))
+        over = ended(batch)
         return advantages.lambda_returns(
             team_rewards(batch),
-            team_ended(batch),
-            ended(batch),
+            team_ended(batch) if self.config.bootstrap_truncated else over,
+            over,
             next_v,
             self.config.gamma,
             self.config.td_lambda,

@@ -199,7 +199,9 @@ class FolderProgram:
             learner.place("cpu", 0)
             view = None
             if self.has_data:
-                buffer = buffer_of(task, Rewards(task.data, learner.config.reward_scale), learner, torch.device("cpu"))
+                scale, bias = learner.config.reward_scale, learner.config.reward_bias
+                rewards = Rewards(task.data, scale, bias=bias)
+                buffer = buffer_of(task, rewards, learner, torch.device("cpu"))
 
                 def view(index: torch.Tensor) -> Batch:
                     return buffer.view(index, learner.needs)

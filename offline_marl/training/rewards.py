@@ -1,4 +1,4 @@
-"""Rewards that are learnt from: replaced, less a penalty, and scaled, alike for recorded, imagined and live rows."""
+"""Rewards to learn from: replaced, less a penalty, scaled and shifted, alike for recorded, imagined and live rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Replacement(Protocol):
 class Rewards:
     """From the rewards of the environment to those that are learnt from.
 
-        learnt = factor * (replacement(rows) - penalty)
+        learnt = factor * (replacement(rows) - penalty) + bias
 
     Without a replacement the rewards themselves stand in its place. Recorded rows are converted once, here;
     live and imagined ones as they are made, by `of`. World models are fitted to rewards as recorded and foresee
@@ -56,6 +56,7 @@ class Rewards:
             that replace the recorded ones; the rule of MOMA-PPO's code for ant, halfcheetah and walker2d.
         replacement: Computes the rewards to learn from.
         device: Where the replacement computes.
+        bias: Added in the end, to rewards of agents that are there.
 
     Raises:
         DataError: All episodes return the same, so that there is no range; or a replacement is not finite.
@@ -67,12 +68,13 @@ class Rewards:
         scale: float | str = 1.0,
         replacement: Replacement | None = None,
         device: torch.device | str = "cpu",
+        bias: float = 0.0,
     ) -> None:
-        self.replacement = replacement
+        self.replacement, self.bias = replacement, bias
         if replacement is not None:
             data = replace(data, rewards=_replaced(data, replacement, device))
         self.factor = _factor(data, scale)
-        self.recorded = _scaled(data, self.factor)
+        self.recorded = _line(data, self.factor, bias)
         """The data with the rewards that are learnt from."""
 
     @property
@@ -100,7 +102,9 @@ class Rewards:
             rewards = rewards - penalty.unsqueeze(-1)
         if self.factor != 1.0:
             rewards = rewards * self.factor
-        if self.replacement is not None and batch.mask is not None:
+        if self.bias:
+            rewards = rewards + self.bias
+        if (self.replacement is not None or self.bias) and batch.mask is not None:
             rewards = rewards.masked_fill(~batch.mask, 0.0)
         return batch if rewards is batch.rewards else replace(batch, rewards=rewards)
 
@@ -152,9 +156,10 @@ def _factor(data: Dataset, scale: float | str) -> float:
     return 1000.0 / spread
 
 
-def _scaled(data: Dataset, factor: float) -> Dataset:
-    if factor == 1.0:
+def _line(data: Dataset, factor: float, bias: float) -> Dataset:
+    """The data with `factor * rewards + bias` where agents are there."""
+    if factor == 1.0 and not bias:
         return data
-    if data.rewards.stride(-1) == 0:  # one column that stands for all agents stays one
-        return replace(data, rewards=(data.rewards[:, :1] * factor).expand(data.rewards.shape))
-    return replace(data, rewards=data.rewards * factor)
+    shared = data.rewards.stride(-1) == 0  # one column that stands for all agents stays one
+    rewards = (data.rewards[:, :1] if shared else data.rewards) * factor + bias
+    return replace(data, rewards=blanked(rewards.expand(data.rewards.shape), data.mask if bias else None))

@@ -109,7 +109,8 @@ class TrainingSession(Session[RunConfig, Result]):
         replacement = None if folder.done else self._replacement()
         for what, version in {} if folder.done else task.opponents.items():
             pin(folder, what, version)
-        self.rewards = Rewards(task.data, learner.config.reward_scale, replacement, self.device)
+        scale, bias = learner.config.reward_scale, learner.config.reward_bias
+        self.rewards = Rewards(task.data, scale, replacement, self.device, bias)
         self._fit_to_data()
         self.course: RewardCourse | None = None
         if not folder.done:

@@ -163,7 +163,9 @@ def test_recorded_rewards_are_not_read(mixer):
     assert ends[0] == ends[1]
 
 
-@pytest.mark.parametrize("bad", [{"clip_target": True}, {"reward_scale": 2.0}, {"reward_scale": "range"}], ids=str)
+@pytest.mark.parametrize(
+    "bad", [{"clip_target": True}, {"reward_scale": 2.0}, {"reward_scale": "range"}, {"reward_bias": 1.0}], ids=str
+)
 def test_settings_of_rewards_are_refused(bad):
     with pytest.raises(ConfigError, match="o-mapl reads no rewards"):
         build(algorithms.get("o-mapl").Config, bad)

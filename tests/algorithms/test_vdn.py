@@ -75,6 +75,16 @@ def test_the_loss_on_team_values_by_hand(td_lambda):
     assert float(metrics["q/mean"]) == 5.0
 
 
+@pytest.mark.parametrize(("bootstrap", "last"), [(True, 4 + 0.5 * 13), (False, 4.0)])
+def test_the_end_of_a_time_limit_promises_what_follows_or_nothing(bootstrap, last):
+    batch = episode_by_hand()
+    cut = replace(batch, terminations=batch.truncations, truncations=batch.terminations)
+    # As above, but the second step was cut: its target is 4, and with it the 13 that the target network promises.
+    learner = by_hand(td_lambda=0.5, bootstrap_truncated=bootstrap)
+    first = 2 + 0.5 * (0.5 * 13 + 0.5 * last)
+    torch.testing.assert_close(loss(learner, cut), ((first - 3) ** 2 + (last - 7) ** 2) / 4)
+
+
 def test_only_allowed_choices_compete_in_the_target():
     avail = torch.ones(1, 3, 2, 3, dtype=torch.bool)
     avail[:, :, 0, 2] = False

@@ -93,6 +93,26 @@ def test_replaced_rewards_pay_the_penalty_before_they_are_scaled_and_are_0_where
     assert values(made.rewards) == [4.0, 6.0, 0.0]
 
 
+def test_a_bias_is_added_in_the_end_where_agents_are() -> None:
+    paid = Rewards(TWO, 2.0, bias=0.5)
+    assert values(paid.recorded.rewards) == [2.5, 4.5, 8.5, -15.5, 20.5]
+    # (3 - 1) 2 + .5; what does not count stays 0.
+    made = paid.of(segment([3.0, 0.0], [True, False]), torch.tensor([[1.0, 0.0]]))
+    assert values(made.rewards) == [4.5, 0.0]
+    taken = Rewards(TWO, 2.0, taught, bias=0.5).of(segment([100.0, 0.0], [True, False]))
+    assert values(taken.rewards) == [6.5, 0.0]
+    # gamma .5: 2.5 + .5 (4.5 + .5 * 8.5), and 20.5 at the end of the other episode.
+    assert paid.best_values(0.5)[0].tolist() == [20.5]
+
+
+def test_a_bias_leaves_recorded_rewards_of_absent_agents_at_0() -> None:
+    mask = torch.ones_like(DATA.rewards, dtype=torch.bool)
+    mask[:2, 0] = False
+    data = replace(DATA, mask=mask, rewards=DATA.rewards * mask)
+    expected = torch.where(mask, data.rewards + 0.5, 0.0)
+    assert torch.equal(Rewards(data, bias=0.5).recorded.rewards, expected)
+
+
 @pytest.mark.parametrize("rows_at_once", [1, 6, 1_000])
 def test_recorded_rewards_are_replaced_in_whole_episodes(monkeypatch, rows_at_once) -> None:
     monkeypatch.setattr(room, "ROWS_AT_ONCE", rows_at_once)
@@ -125,9 +145,9 @@ def test_a_replacement_of_the_wrong_shape_or_without_numbers_is_refused() -> Non
 
 def test_a_column_for_all_agents_stays_one_when_it_is_scaled() -> None:
     data = reacher_recording().split(partition("reacher", "2x1", "full"))
-    scaled = Rewards(data, 2.0)
-    assert scaled.recorded.rewards.stride(-1) == 0 and torch.equal(scaled.recorded.rewards, data.rewards * 2)
-    own = Rewards(replace(data, rewards=data.rewards.contiguous()), 2.0)
+    scaled = Rewards(data, 2.0, bias=1.0)
+    assert scaled.recorded.rewards.stride(-1) == 0 and torch.equal(scaled.recorded.rewards, data.rewards * 2 + 1)
+    own = Rewards(replace(data, rewards=data.rewards.contiguous()), 2.0, bias=1.0)
     for left, right in zip(scaled.best_values(0.9), own.best_values(0.9), strict=True):
         assert torch.equal(left, right)
 
@@ -171,11 +191,11 @@ def test_a_replacement_reaches_the_rows_of_every_source(tmp_path, monkeypatch, f
         horizon=3,
         **fields,
     )
-    made, needs = source_of(tmp_path, config, open_task(file), 0.5, taught)
+    made, needs = source_of(tmp_path, config, open_task(file), 0.5, taught, "cpu", 0.25)
     for _ in range(3):
         batch = made.sample(needs)
         counted = torch.ones_like(batch.rewards, dtype=torch.bool) if batch.mask is None else batch.mask
-        torch.testing.assert_close(batch.rewards[counted], 0.5 * taught(batch)[counted])
+        torch.testing.assert_close(batch.rewards[counted], 0.5 * taught(batch)[counted] + 0.25)
         flags = set() if batch.synthetic is None else {*batch.synthetic.flatten().tolist()}
         assert flags == {"mixed": {False, True}, "imagined": {True}}.get(source, set())
 
@@ -184,18 +204,18 @@ def test_a_replacement_reaches_the_rows_of_every_source(tmp_path, monkeypatch, f
 def test_live_rewards_are_scaled_as_recorded_ones_are(tmp_path, monkeypatch, scale) -> None:
     score_in_point_env(monkeypatch)
     config = RunConfig(algorithm="ma-ppo", dataset="data", device="cpu")
-    made, needs = source_of(tmp_path, config, Task("data", DATA, None, None), scale)
+    made, needs = source_of(tmp_path, config, Task("data", DATA, None, None), scale, None, "cpu", 0.5)
     batch = made.sample(needs)
-    paid = batch.obs[..., 0] * batch.actions[..., 0] * batch.mask
-    torch.testing.assert_close(batch.rewards, scale * paid)
+    paid = batch.obs[..., 0] * batch.actions[..., 0]
+    torch.testing.assert_close(batch.rewards, (scale * paid + 0.5) * batch.mask)
 
 
 def test_a_run_bounds_targets_by_what_it_learns_from_and_tells_the_true_mean(tmp_path, monkeypatch) -> None:
     score_in_point_env(monkeypatch)
     data = saved(tmp_path, DATA)
-    fields = {**SMALL, "steps": 2, "clip_target": True, "reward_scale": 4.0}
+    fields = {**SMALL, "steps": 2, "clip_target": True, "reward_scale": 4.0, "reward_bias": 1.0}
     learner = small_run(tmp_path / "run", data, algorithm="td3-bc", **fields).algorithm
-    best, team = best_values(DATA, learner.config.gamma)
-    torch.testing.assert_close((learner.best, learner.best_team), (4 * best, 4 * team))
+    learnt = replace(DATA, rewards=4 * DATA.rewards + 1)
+    torch.testing.assert_close((learner.best, learner.best_team), best_values(learnt, learner.config.gamma))
     done = json.loads((tmp_path / "run" / "DONE").read_text())
     assert done["data"]["return"] == float(DATA.returns().double().mean())
