@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from offline_marl.core.config import ConfigError
 from offline_marl.runs.config import RunConfig
@@ -25,6 +27,12 @@ IMAGINED_FIELDS = (
     "clip_imagined",
 )
 """Settings of world models and of what is imagined in them."""
+MIXED_FIELDS = ("rollouts", "refill_every", "retain")
+"""Those of imagined rows that are kept, to be mixed with recorded ones."""
+OF_REWARDS: Mapping[str, Any] = {"clip_target": False, "reward_scale": 1.0, "reward_bias": 0.0}
+"""Settings of learners about what they are paid, as they are unless given."""
+OF_CHOICES: Mapping[str, Any] = {"epsilon_start": 0.0, "epsilon_end": 0.0, "epsilon_steps": 50_000}
+"""Settings of epsilon-greedy exploration of learners of boxes, who inherit them, as they are unless given."""
 OF_REWARD_FITS = ("holdout", "patience", "min_improvement", "min_labels")
 """Settings of a reward model's fit that ends by itself."""
 
@@ -37,6 +45,7 @@ def refuse_unused(config: RunConfig, needs: Needs) -> None:
     """
     imagines = config.world_model is not None or needs.origin == "model"
     learned = config.reward_model is not None or config.teacher is not None
+    name, settings = config.algorithm, config.settings
     parts: list[tuple[bool, tuple[str, ...], str]] = [
         (imagines, IMAGINED_FIELDS, "is of imagined episodes: it needs a --world-model"),
         (learned, ("reward_caution",), "is of a learned reward: it needs a --reward-model or a --teacher"),
@@ -63,17 +72,38 @@ def refuse_unused(config: RunConfig, needs: Needs) -> None:
         ),
     ]
     for has_part, names, needed in parts:
-        for name in () if has_part else names:
-            if getattr(config, name) != RunConfig.model_fields[name].get_default(call_default_factory=True):
-                raise ConfigError(f"--{name.replace('_', '-')} {needed}.")
+        for field in () if has_part else names:
+            if _given(config, field):
+                raise ConfigError(f"--{field.replace('_', '-')} {needed}.")
+    kept = [f"--{field.replace('_', '-')}" for field in MIXED_FIELDS if _given(config, field)]
+    if kept and needs.origin == "model":
+        print(
+            f"warning: {' and '.join(kept)} say how imagined rows are kept and mixed with others; {name} imagines "
+            "--batch-size steps anew for each update, and reads none of it.",
+            file=sys.stderr,
+        )
+    if name == "bc":
+        _refuse_settings(settings, OF_REWARDS, "is of rewards, and bc reads none: leave it away")
+    if "discrete" not in needs.actions:
+        _refuse_settings(settings, OF_CHOICES, f"is of choices, and {name} learns in boxes alone: leave it away")
     if "dataset" in config.fit:
         raise ConfigError("--fit takes no dataset: a world model is fitted to what its run learns from.")
     if needs.recorded == "only" and config.reward_model is not None:
-        raise ConfigError(
-            f"{config.algorithm} clones what was recorded and reads no rewards: it takes no --reward-model."
-        )
+        raise ConfigError(f"{name} clones what was recorded and reads no rewards: it takes no --reward-model.")
     if found := [name for name in OF_REWARD_FITS if name in config.reward_fit]:
         raise ConfigError(
             f"--reward-fit {found[0]} is of a fit that ends; with a --teacher rounds end by --reward-updates and "
             "--reward-accuracy."
         )
+
+
+def _given(config: RunConfig, field: str) -> bool:
+    """Whether a field is another than by default."""
+    return bool(getattr(config, field) != RunConfig.model_fields[field].get_default(call_default_factory=True))
+
+
+def _refuse_settings(settings: Mapping[str, Any], unread: Mapping[str, Any], why: str) -> None:
+    """Refuse settings of a learner that it does not read."""
+    for field, default in unread.items():
+        if settings.get(field, default) != default:
+            raise ConfigError(f"--{field.replace('_', '-')} {why}.")

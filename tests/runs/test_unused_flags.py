@@ -36,6 +36,14 @@ def test_settings_of_imagination_need_a_world_model(name: str) -> None:
     begin(Needs(origin="model"), **given)
 
 
+def test_learners_of_imagined_rows_alone_are_told_that_they_keep_none_to_mix(capsys) -> None:
+    begin(rollouts=3, world_model="ensemble")
+    begin(Needs(origin="model"), horizon=3)
+    assert not capsys.readouterr().err
+    begin(Needs(origin="model"), rollouts=3, retain=7)
+    assert capsys.readouterr().err.startswith("warning: --rollouts and --retain say how imagined rows are kept")
+
+
 @pytest.mark.parametrize(
     ("fields", "mended", "said"),
     [
@@ -73,3 +81,18 @@ def test_settings_of_a_part_need_the_part(fields: dict[str, Any], mended: dict[s
 def test_who_clones_reads_no_learned_reward() -> None:
     with pytest.raises(ConfigError, match="iql clones what was recorded and reads no rewards: it takes no --reward"):
         begin(Needs(view="transitions", recorded="only"), reward_model="r")
+
+
+@pytest.mark.parametrize("setting", [{"clip_target": True}, {"reward_scale": "range"}, {"reward_bias": 1.0}], ids=str)
+def test_cloning_takes_no_setting_of_rewards(setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^--\S+ is of rewards, and bc reads none: leave it away.$"):
+        begin(Needs(recorded="only"), algorithm="bc", settings=setting)
+    begin(settings=setting)
+    begin(Needs(recorded="only"), algorithm="bc", settings={"gamma": 0.5})
+
+
+def test_learners_of_boxes_take_no_setting_of_choices() -> None:
+    setting = {"epsilon_end": 0.05}
+    with pytest.raises(ConfigError, match="^--epsilon-end is of choices, and omar learns in boxes alone"):
+        begin(Needs(actions=frozenset({"continuous"})), algorithm="omar", settings=setting)
+    begin(algorithm="cql", settings=setting)
