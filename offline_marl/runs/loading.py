@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from offline_marl.algorithms.base import Algorithm, algorithms
+from offline_marl.algorithms.base import Algorithm, AlgorithmConfig, algorithms
 from offline_marl.core.config import build
 from offline_marl.core.permissions import Permit, is_import_path
 from offline_marl.core.registry import RegistryError
@@ -65,9 +65,14 @@ def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
 
     Raises:
         DataError: The algorithm cannot eat data of this spec.
-        RegistryError: Its class lacks a method.
+        RegistryError: Its class lacks a method, or its settings lack the common ones.
     """
     kind = algorithms.get(config.algorithm)
+    if not issubclass(kind.Config, AlgorithmConfig):
+        raise RegistryError(
+            f"The algorithm '{config.algorithm}' has settings {kind.Config.__name__} without the common ones: let that "
+            "class be one of offline_marl.AlgorithmConfig."
+        )
     if inspect.isabstract(kind):
         lacking = ", ".join(sorted(kind.__abstractmethods__))
         raise RegistryError(f"The algorithm '{config.algorithm}' is unfinished: {kind.__name__} lacks {lacking}.")

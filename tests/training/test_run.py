@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import BaseModel
 from runs import ending, last_state, refuse_difference, score_in_point_env, small_run, start_and_kill
 from worlds import SPECS, PointEnv, reacher_recording, saved, world
 
@@ -54,6 +55,16 @@ def test_an_algorithm_whose_parameters_no_optimiser_moves_is_refused_before_trai
     monkeypatch.setattr(BC, "optimize", lambda *_, **__: None)
     with pytest.raises(DataError, match=r"bc has parameters that no optimiser moves: .* self\.optimize"):
         small_run(tmp_path / "run", data)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_settings_of_ones_own_without_the_common_ones_are_refused_before_training(tmp_path, data, monkeypatch):
+    class Own(BaseModel):
+        lr: float = 1e-3
+
+    monkeypatch.setattr(BC, "Config", Own)
+    with pytest.raises(RegistryError, match="'bc' has settings Own without the common ones: .*AlgorithmConfig"):
+        run.train("bc", data, out=tmp_path / "run", steps=2)
     assert not (tmp_path / "run" / "config.json").exists()
 
 
