@@ -52,6 +52,12 @@ def explain(error: ValidationError, known: Iterable[str] = ()) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:  # two fields that do not go together: the message names them
         return f"{message}."
+    # Of a field that takes one of several types, pydantic tells what is wrong by each, under names of its own.
+    *outer, last = first["loc"]
+    told = [each for each in error.errors() if [*each["loc"][:-1]] == outer and each["input"] is first["input"]]
+    if outer and isinstance(last, str) and len(told) > 1:
+        field = ".".join(str(part)[:LONGEST] for part in outer)
+        message = ", or ".join([message, *(each["msg"].removeprefix("Input should be ") for each in told[1:])])
     return f"Field '{field}' cannot be {shown(first['input'])}: {message[0].lower()}{message[1:]}."
 
 

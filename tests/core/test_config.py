@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field, ValidationError
@@ -67,6 +67,19 @@ def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
 
 def test_a_missing_field_is_named() -> None:
     assert refused({}) == "Field 'name' is missing."
+
+
+def test_a_field_of_one_of_several_types_is_told_them_all() -> None:
+    class Either(Config):
+        share: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+        widths: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
+
+    with pytest.raises(ConfigError, match="^Field 'share' cannot be -1: input should be greater than 0, or 'auto'.$"):
+        build(Either, {"share": -1})
+    with pytest.raises(
+        ConfigError, match="^Field 'widths.0' cannot be 0: input should be greater than or equal to 1.$"
+    ):
+        build(Either, {"widths": (0, 0)})
 
 
 def test_explain_speaks_of_the_first_error_only() -> None:
