@@ -32,7 +32,7 @@ MIXED_FIELDS = ("rollouts", "refill_every", "retain")
 OF_REWARDS: Mapping[str, Any] = {"clip_target": False, "reward_scale": 1.0, "reward_bias": 0.0}
 """Settings of learners about what they are paid, as they are unless given."""
 OF_CHOICES: Mapping[str, Any] = {"epsilon_start": 0.0, "epsilon_end": 0.0, "epsilon_steps": 50_000}
-"""Settings of epsilon-greedy exploration of learners of boxes, who inherit them, as they are unless given."""
+"""Settings of epsilon-greedy exploration that `omar` inherits, as they are unless given."""
 OF_REWARD_FITS = ("holdout", "patience", "min_improvement", "min_labels")
 """Settings of a reward model's fit that ends by itself."""
 
@@ -84,8 +84,8 @@ def refuse_unused(config: RunConfig, needs: Needs) -> None:
         )
     if name == "bc":
         _refuse_settings(settings, OF_REWARDS, "is of rewards, and bc reads none: leave it away")
-    if "discrete" not in needs.actions:
-        _refuse_settings(settings, OF_CHOICES, f"is of choices, and {name} learns in boxes alone: leave it away")
+    if name == "omar":
+        _refuse_settings(settings, OF_CHOICES, "is of choices, and omar learns in boxes alone: leave it away")
     if "dataset" in config.fit:
         raise ConfigError("--fit takes no dataset: a world model is fitted to what its run learns from.")
     if needs.recorded == "only" and config.reward_model is not None:

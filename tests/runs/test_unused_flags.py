@@ -96,3 +96,4 @@ def test_learners_of_boxes_take_no_setting_of_choices() -> None:
     with pytest.raises(ConfigError, match="^--epsilon-end is of choices, and omar learns in boxes alone"):
         begin(Needs(actions=frozenset({"continuous"})), algorithm="omar", settings=setting)
     begin(algorithm="cql", settings=setting)
+    begin(Needs(actions=frozenset({"continuous"})), algorithm="of-ones-own", settings=setting)
