@@ -78,8 +78,8 @@ def refuse_unused(config: RunConfig, needs: Needs) -> None:
     kept = [f"--{field.replace('_', '-')}" for field in MIXED_FIELDS if _given(config, field)]
     if kept and needs.origin == "model":
         print(
-            f"warning: {' and '.join(kept)} say how imagined rows are kept and mixed with others; {name} imagines "
-            "--batch-size steps anew for each update, and reads none of it.",
+            f"warning: {name} imagines --batch-size steps anew for each update and keeps none to mix with others: it "
+            f"reads no {' and no '.join(kept)}.",
             file=sys.stderr,
         )
     if name == "bc":
