@@ -131,7 +131,8 @@ def main() -> None:
 
     def one(algo: str, seed: int) -> None:
         folder = options.out / f"{algo}_{seed}"
-        fresh = ["train", algo, "--environment", TASK, *LEARNERS[algo]]
+        # The end is scored as the evaluations before it, on the same 20 starts: others may be harder.
+        fresh = ["train", algo, "--environment", TASK, *LEARNERS[algo], "--final-episodes", "20"]
         if rows.trained(folder, [*fresh, "--seed", str(seed)]):
             rows.replace(RESULTS, rows_of(folder), FIELDS, ("algo", "seed"))
             print(f"{algo}, seed {seed}", file=sys.stderr)

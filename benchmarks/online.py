@@ -2,7 +2,8 @@
 
 Trains what is missing with the presets of VDN, QMIX and MA-PPO in two of MPE's tasks, and writes the evaluations of
 each run to results/online/curves.csv as it ends. Runs that were stopped go on. The table says what each learner
-returns after so many environment steps, and how many it takes to what MA-PPO reaches in the end.
+returns after so many environment steps, and how many it takes to what MA-PPO reaches in the end: by evaluations on the
+way, which are of the same 20 starts. The score in the end is of 100, and stands apart.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ FIELDS = (
     "episodes",
     "commit",
 )
+ON_THE_WAY = 20
+"""Episodes of an evaluation during training, always the same starts."""
 SHOWN = (50_000, 100_000, 200_000, 400_000, 800_000, 1_200_000)
 """Environment steps of the table's columns."""
 
@@ -53,40 +56,51 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
     return rows
 
 
-def curves(algo: str, task: str) -> dict[str, list[tuple[int, float]]]:
-    """Evaluations of each seed: environment steps and return."""
+def curves(algo: str, task: str) -> tuple[dict[str, list[tuple[int, float]]], list[float]]:
+    """Evaluations of each seed on the way, environment steps and return, and how each seed scored in the end.
+
+    The score of the end is of more episodes, whose starts are others: it compares with scores of the end alone.
+    """
     found: dict[str, list[tuple[int, float]]] = {}
+    ends = list[float]()
     for row in read(CURVES):
-        if (row["algo"], row["environment"]) == (algo, task):
+        if (row["algo"], row["environment"]) != (algo, task):
+            continue
+        if int(row["episodes"]) == ON_THE_WAY:
             found.setdefault(row["seed"], []).append((int(row["environment_steps"]), float(row["return"])))
-    return found
+        else:
+            ends.append(float(row["return"]))
+    return found, ends
 
 
 def table(task: str) -> None:
     """Mean return over seeds, with the least and the largest, at the last evaluation before so many steps."""
-    print(f"| `{task}` | seeds | " + " | ".join(f"{count // 1000}k" for count in SHOWN) + " | as MA-PPO in the end |")
-    print("|---|---|" + "---|" * (len(SHOWN) + 1))
-    last = [curve[-1][1] for curve in curves("ma-ppo", task).values()]
+    steps = " | ".join(f"{count // 1000}k" for count in SHOWN)
+    print(f"| `{task}` | seeds | {steps} | end, 100 episodes | as MA-PPO in the end |")
+    print("|---|---|---|---|" + "---|" * len(SHOWN))
+    last = [curve[-1][1] for curve in curves("ma-ppo", task)[0].values()]
     for algo in LEARNERS:
-        seeds = curves(algo, task)
+        seeds, ends = curves(algo, task)
         if not seeds:
             continue
         cells = []
         for count in SHOWN:
             values = [[value for steps, value in curve if steps <= count] for curve in seeds.values()]
             played = max(curve[-1][0] for curve in seeds.values())
-            if not all(values) or count > 1.05 * played:
-                cells.append("")
-                continue
-            ends = [each[-1] for each in values]
-            cells.append(f"{np.mean(ends):.1f} ({min(ends):.1f} to {max(ends):.1f})")
+            lacks = not all(values) or count > 1.1 * played
+            cells.append("" if lacks else over_seeds([each[-1] for each in values]))
         reached = ""
         if last:
             firsts = [
                 next((steps for steps, value in curve if value >= np.mean(last)), None) for curve in seeds.values()
             ]
             reached = ", ".join("never" if first is None else f"{first // 1000}k" for first in firsts)
-        print(f"| `{algo}` | {len(seeds)} | " + " | ".join(cells) + f" | {reached} |")
+        print(f"| `{algo}` | {len(seeds)} | {' | '.join(cells)} | {over_seeds(ends)} | {reached} |")
+
+
+def over_seeds(values: list[float]) -> str:
+    """Mean, least and largest."""
+    return f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def main() -> None:

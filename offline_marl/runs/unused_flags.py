@@ -45,7 +45,6 @@ def refuse_unused(config: RunConfig, needs: Needs) -> None:
     """
     imagines = config.world_model is not None or needs.origin == "model"
     learned = config.reward_model is not None or config.teacher is not None
-    name, settings = config.algorithm, config.settings
     parts: list[tuple[bool, tuple[str, ...], str]] = [
         (imagines, IMAGINED_FIELDS, "is of imagined episodes: it needs a --world-model"),
         (learned, ("reward_caution",), "is of a learned reward: it needs a --reward-model or a --teacher"),
@@ -75,6 +74,23 @@ def refuse_unused(config: RunConfig, needs: Needs) -> None:
         for field in () if has_part else names:
             if _given(config, field):
                 raise ConfigError(f"--{field.replace('_', '-')} {needed}.")
+    _look_at_learner(config, needs)
+    if "dataset" in config.fit:
+        raise ConfigError("--fit takes no dataset: a world model is fitted to what its run learns from.")
+    if needs.recorded == "only" and config.reward_model is not None:
+        raise ConfigError(
+            f"{config.algorithm} clones what was recorded and reads no rewards: it takes no --reward-model."
+        )
+    if found := [name for name in OF_REWARD_FITS if name in config.reward_fit]:
+        raise ConfigError(
+            f"--reward-fit {found[0]} is of a fit that ends; with a --teacher rounds end by --reward-updates and "
+            "--reward-accuracy."
+        )
+
+
+def _look_at_learner(config: RunConfig, needs: Needs) -> None:
+    """Refuse settings that this learner does not read, and warn of those that sweeps share between learners."""
+    name, settings = config.algorithm, config.settings
     kept = [f"--{field.replace('_', '-')}" for field in MIXED_FIELDS if _given(config, field)]
     if kept and needs.origin == "model":
         print(
@@ -86,15 +102,6 @@ def refuse_unused(config: RunConfig, needs: Needs) -> None:
         _refuse_settings(settings, OF_REWARDS, "is of rewards, and bc reads none: leave it away")
     if name == "omar":
         _refuse_settings(settings, OF_CHOICES, "is of choices, and omar learns in boxes alone: leave it away")
-    if "dataset" in config.fit:
-        raise ConfigError("--fit takes no dataset: a world model is fitted to what its run learns from.")
-    if needs.recorded == "only" and config.reward_model is not None:
-        raise ConfigError(f"{name} clones what was recorded and reads no rewards: it takes no --reward-model.")
-    if found := [name for name in OF_REWARD_FITS if name in config.reward_fit]:
-        raise ConfigError(
-            f"--reward-fit {found[0]} is of a fit that ends; with a --teacher rounds end by --reward-updates and "
-            "--reward-accuracy."
-        )
 
 
 def _given(config: RunConfig, field: str) -> bool:
