@@ -371,8 +371,6 @@ def splitting(learner: Algorithm) -> SplitLearner:
         DataError: It is none, or its settings couple the agents.
     """
     if not learner.splits_by_agent or not isinstance(learner, SplitLearner):
-        raise DataError(
-            f"{type(learner).__name__} computes its update for the whole team: it cannot be split by agent."
-        )
+        raise DataError("This algorithm computes its update for the whole team: it cannot be split by agent.")
     learner.refuse_split()
     return learner

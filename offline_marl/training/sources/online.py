@@ -13,6 +13,7 @@ import torch
 from offline_marl.algorithms.base import Algorithm
 from offline_marl.core.seeding import Generators
 from offline_marl.core.types import DataError, Episode, Source, Spec
+from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer, refuse_long_window
 from offline_marl.datasets.episode_ring import EpisodeRing
 from offline_marl.environments.guarded import Guarded
@@ -84,7 +85,7 @@ def plan_replay(
         who = config.algorithm if needs.state else "The world model"
         raise DataError(f"{who} needs a global state; {guarded.name} shows none.")
     recorded = rewards.recorded
-    given = RecordedEpisodes(recorded, config.replay_capacity if config.prefill else 0)
+    given = _given(config, recorded)
     longest = max([env.max_steps, *given.lengths])
     refuse_long_window(torch.tensor([longest]), learner.window)
     ring = EpisodeRing(
@@ -113,6 +114,23 @@ def plan_replay(
         data = DatasetSource(buffer, learner.batch_size, Generators(config.seed, buffer.device).get("batches"))
         rows = LiveMixture(data, live, _live_shares(config), config.steps)
     return Replay(config, folder, task, ring, player, rewards, given, rows)
+
+
+def _given(config: RunConfig, recorded: Dataset) -> RecordedEpisodes:
+    """Episodes of the data that the ring begins with: the last ones that fit, if it is to begin with any."""
+    given = RecordedEpisodes(recorded, config.replay_capacity if config.prefill else 0)
+    if config.prefill and not given:
+        raise DataError(
+            f"A replay of {config.replay_capacity:,} rows cannot hold the last recorded episode, which has "
+            f"{int(recorded.lengths[-1]):,} steps: raise --replay-capacity."
+        )
+    if config.prefill and given.skipped:
+        print(
+            f"warning: the last {len(given):,} of {len(recorded.lengths):,} recorded episodes fit into a replay of "
+            f"{config.replay_capacity:,} rows; the others are not learnt from (--replay-capacity).",
+            file=sys.stderr,
+        )
+    return given
 
 
 def environment_name(config: RunConfig, task: Task) -> str:

@@ -47,7 +47,8 @@ class Pace:
 
     def due(self, update: int) -> float:
         """Environment steps that are played before this update."""
-        return self.warm + (update + 1) / self.updates_per_step
+        # Rounded, since 3 / .3 is a little more than 10, and would ask for an eleventh step.
+        return round(self.warm + (update + 1) / self.updates_per_step, 6)
 
 
 class ReplaySource:

@@ -46,7 +46,7 @@ from offline_marl.training.run import resume, train
 from offline_marl.training.sources.episode_files import EpisodeFiles
 from offline_marl.training.sources.playing import Player
 from offline_marl.training.sources.recorded import DatasetSource
-from offline_marl.training.sources.replay import LiveMixture, ReplaySource
+from offline_marl.training.sources.replay import LiveMixture, Pace, ReplaySource
 from offline_marl.training.training_run import TrainingSession
 
 PLAYED = "uniform play, which takes no time to make"
@@ -445,6 +445,11 @@ def test_updates_come_at_their_pace(
     assert played == expected
 
 
+def test_a_pace_that_floats_cannot_hold_asks_for_no_step_more() -> None:
+    assert 21 / 0.7 > 30
+    assert Pace(4, 0.7).due(20) == 34
+
+
 def test_the_warm_up_is_uniform_over_what_is_allowed_and_then_the_policy_acts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -506,12 +511,15 @@ def test_auto_weighs_every_episode_alike_where_rows_are_episodes() -> None:
 
 
 def test_a_prefilled_replay_begins_with_the_newest_of_the_data_and_forgets_it_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded = world("continuous")  # ten episodes of 4 to 8 steps
     marked = replace(recorded, rewards=torch.full_like(recorded.rewards, 77.0))
     score_in_point_env(monkeypatch)
     fields = {"online": True, "algorithm": "td3-bc", "prefill": True, "replay_capacity": 30, "reward_scale": 2.0}
+    with pytest.raises(DataError, match="replay of 7 rows cannot hold the last recorded episode, which has 8 steps"):
+        small_run(tmp_path / "small", marked, **{**fields, "replay_capacity": 7})
+    assert int(recorded.lengths[-1]) == 8
     with watched(monkeypatch) as (sources, batches, _):
         small_run(tmp_path / "run", marked, steps=60, **fields)
     assert bool(batches[0].rewards.eq(154.0).all())
@@ -522,6 +530,8 @@ def test_a_prefilled_replay_begins_with_the_newest_of_the_data_and_forgets_it_fi
     ring = sources[0].ring
     assert not bool(ring.transitions(torch.arange(len(ring))).rewards.eq(154.0).any())
     assert sources[0].files.folder.is_dir() and ring.count > ring.oldest >= len(sources[0].given)
+    fit = len(sources[0].given)
+    assert f"the last {fit} of 10 recorded episodes fit into a replay of 30 rows" in capsys.readouterr().err
 
 
 def test_init_takes_over_networks_and_the_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
