@@ -59,7 +59,7 @@ def one(task: str, learner: str, seed: int, out: Path) -> None:
 
 def table(task: str) -> None:
     """Mean return over seeds, with the least and the largest, and agreement where there is any to be had."""
-    print(f"| `{task}` | seeds | return | agreement |\n|---|---|---|---|")
+    print(f"| `{task}` | seeds | return (least to largest) | agreement |\n|---|---|---|---|")
     for learner in LEARNERS:
         rows = [row for row in read(RESULTS) if (row["task"], row["algo"]) == (task, learner)]
         if not rows:
@@ -67,7 +67,7 @@ def table(task: str) -> None:
         values = [float(row["return"]) for row in rows]
         agreed = [float(row["agreement"]) for row in rows if row["agreement"]]
         told = f"{np.mean(agreed):.2f}" if agreed else ""
-        print(f"| {learner} | {len(rows)} | {np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f}) | {told} |")
+        print(f"| {learner} | {len(rows)} | {np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f}) | {told} |")
 
 
 def main() -> None:
@@ -85,7 +85,8 @@ def main() -> None:
             record(options.out)
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(lambda each: one(*each, options.out), plan))
-    for task in TASKS:
+    for place, task in enumerate(TASKS):
+        print("\n" * (place > 0), end="")
         table(task)
 
 

@@ -126,7 +126,8 @@ def main() -> None:
                 if rows:
                     replace(CURVES, rows, FIELDS, ("environment", "algo", "seed"))
                     print(f"{rows[-1]['algo']} {rows[-1]['environment']} {rows[-1]['seed']}", file=sys.stderr)
-    for task in TASKS:
+    for place, task in enumerate(TASKS):
+        print("\n" * (place > 0), end="")
         table(task)
 
 

@@ -100,34 +100,44 @@ def test_make_targets_in_the_pages_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_the_page_of_results_shows_the_committed_rows(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = (ROOT / "docs" / "results.md").read_text()
-    shown = re.findall(r"<!-- table (\S+) -->\n(.*?)<!-- /table -->", text, re.DOTALL)
-    programs = {"declared": ["headline.py", "--table"], "headline": ["earlier_headline.py", "--table"]}
-    sets = ["reacher-scripted-clockwise-v0", "reacher-scripted-mix-v0"]
-    assert [data for data, _ in shown] == [*programs, *sets, "comparisons", "marlhf"]
-    programs |= {name: [f"{name}.py", "--table"] for name in ("comparisons", "marlhf")}
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for data, table in shown:
-        program = programs.get(data, ["table.py", "--wide", data])
-        monkeypatch.setattr(sys, "argv", program)
-        runpy.run_path(str(ROOT / "benchmarks" / program[0]), run_name="__main__")
-        assert table.strip() == capsys.readouterr().out.strip()
+TABLES = {
+    "results.md": {
+        "declared": "headline.py --table",
+        "headline": "earlier_headline.py --table",
+        "reacher-scripted-clockwise-v0": "table.py --wide reacher-scripted-clockwise-v0",
+        "reacher-scripted-mix-v0": "table.py --wide reacher-scripted-mix-v0",
+        "mixing": "mixing.py --table",
+        "offline_online": "offline_online.py --table",
+        "online": "online.py --table",
+        "words": "words.py --table",
+        "comparisons": "comparisons.py --table",
+        "marlhf": "marlhf.py --table",
+    },
+    "environments.md": {"sides": "sides.py --table"},
+    "pebble.md": {"pebble": "pebble.py --table"},
+    "marie.md": {"foresight": "foresight.py --table"},
+}
+"""Tables of the pages, and the programs that print them from committed rows."""
 
 
-def test_the_page_of_tokens_shows_the_committed_rows(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("page", TABLES)
+def test_pages_show_the_committed_rows(
+    page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = (ROOT / "docs" / "marie.md").read_text()
+    text = (ROOT / "docs" / page).read_text()
     shown = re.findall(r"<!-- table (\S+) -->\n(.*?)<!-- /table -->", text, re.DOTALL)
-    assert [name for name, _ in shown] == ["foresight"]
+    assert [name for name, _ in shown] == [*TABLES[page]]
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     for name, table in shown:
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", "--table"])
-        runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
-        assert table.strip() == capsys.readouterr().out.strip()
+        program, *words = TABLES[page][name].split()
+        monkeypatch.setattr(sys, "argv", [program, *words])
+        runpy.run_path(str(ROOT / "benchmarks" / program), run_name="__main__")
+        assert table.strip() == capsys.readouterr().out.strip(), name
+
+
+def test_every_table_of_a_page_is_compared() -> None:
+    marked = {page.name for page in (ROOT / "docs").glob("**/*.md") if "<!-- table " in page.read_text()}
+    assert marked == {*TABLES}
 
 
 def test_every_row_of_the_results_is_a_presets_and_every_preset_that_is_measured_has_its_rows() -> None:
