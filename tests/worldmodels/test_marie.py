@@ -498,7 +498,7 @@ def test_settings_that_mean_nothing_are_refused(bad, said) -> None:
         build(MarieConfig, bad)
 
 
-def walk(noise: bool, episodes: int = 40, steps: int = 5) -> Dataset:
+def walk(noise: bool, episodes: int = 20, steps: int = 10) -> Dataset:
     """Two agents on five fields; the second is also carried along by the first, unless chance moves both."""
     generator = torch.Generator().manual_seed(0)
     found = []
@@ -531,10 +531,10 @@ def test_it_learns_a_small_world_by_heart_and_the_entropy_of_chance(noise) -> No
     for _ in range(80 if noise else 300):  # chance can only be learnt by heart
         metrics = model.update(buffer.view(buffer.draw(32, draws), model.needs))
     likelihood = float(metrics["loss/tokens"]) / model.members
-    begun = TransitionBuffer(data, 2, state=False).segments(torch.arange(0, 200, 5), 4)
+    begun = TransitionBuffer(data, 2, state=False).segments(torch.arange(0, 200, 10), 10)
     carry = model.begin(begun.map(lambda value: value[:, 0]))
     wrong = []
-    for time in range(4):
+    for time in range(10):
         prediction, carry = model.step(carry, begun.actions[:, time])
         wrong.append((prediction.next_obs - begun.next_obs[:, time]).abs().mean())
         if noise:
