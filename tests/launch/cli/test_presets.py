@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from offline_marl.algorithms.base import algorithms
+from offline_marl.algorithms.marie import MARIEConfig
 from offline_marl.algorithms.presets import preset_names, preset_rows, read_preset
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.partition import split_task
 from offline_marl.core.permissions import ImportPath
 from offline_marl.datasets.catalog import CATALOG
+from offline_marl.losses import policy
 from offline_marl.runs.config import RunFlags
 from offline_marl.tasks.environment_tasks import find_environment_task
 from offline_marl.training.models.fit import prepare_fit
@@ -77,6 +80,14 @@ def test_published_settings_are_those_of_the_world_model_too(algorithm: str, kin
     config = prepare_fit(kind, "some-data", read_preset(algorithm, "published")["fit"])
     own = {**build(worldmodels.get(kind).Config, config.settings).model_dump(), "steps": config.steps}
     assert {name: own[name] for name in sizes} == sizes
+
+
+def test_the_published_settings_of_marie_let_values_reach_returns_of_hundreds() -> None:
+    """Its clip of .1 is of values in deviations; one in units of the rewards lets nothing move them further."""
+    config = build(MARIEConfig, {"value_clip": read_preset("marie", "published").get("value_clip", 0.0)})
+    before, target = torch.zeros(1), torch.full((1,), 400.0)
+    _, slope = policy.clipped_value(torch.full((1,), 1.0), before, target, config.value_clip)
+    assert float(slope) < 0
 
 
 def test_defaults_lie_under_preset_under_file_under_flags(cli: Cli, team: Path) -> None:
