@@ -95,7 +95,7 @@ def plan_replay(
         learner.window,
         device,
         with_state,
-        folder.path / REPLAY if _is_mapped(config, env.spec, longest, given) else None,
+        folder.path / REPLAY if _is_mapped(config, env.spec, longest, given, with_state) else None,
     )
     generators = Generators(config.seed)
     player = Player(
@@ -151,11 +151,12 @@ def _rows(config: RunConfig, max_steps: int, longest: int, given: Sequence[Episo
     return min(config.replay_capacity, played + sum(map(len, given)))
 
 
-def _is_mapped(config: RunConfig, spec: Spec, longest: int, given: Sequence[Episode]) -> bool:
-    """Whether the ring takes more than `--memory` allows."""
+def _is_mapped(config: RunConfig, spec: Spec, longest: int, given: Sequence[Episode], state: bool) -> bool:
+    """Whether the ring takes more than `--memory` allows, with the global state if it holds that."""
     rows = _rows(config, longest, longest, given)
     action = 8 if spec.discrete else 4 * spec.act_dim
-    return rows * spec.n_agents * (4 * spec.obs_dim + action + 6 + spec.discrete * spec.act_dim) > config.memory * 1e9
+    agents = spec.n_agents * (4 * spec.obs_dim + action + 6 + spec.discrete * spec.act_dim)
+    return rows * (agents + state * 4 * spec.state_dim) > config.memory * 1e9
 
 
 def _live_shares(config: RunConfig) -> tuple[float, float] | None:

@@ -37,12 +37,14 @@ from offline_marl.datasets.episode_ring import EpisodeRing
 from offline_marl.environments.guarded import EnvironmentFailedError, Guarded
 from offline_marl.runs import stopping
 from offline_marl.runs.combinations import learns_alone
+from offline_marl.runs.config import RunConfig
 from offline_marl.tasks import environment_tasks
 from offline_marl.tasks.environment_tasks import find_environment_task, play_uniformly
 from offline_marl.training import training_run
 from offline_marl.training.loop import SourceStoppedError
 from offline_marl.training.models import fit as fitting
 from offline_marl.training.run import resume, train
+from offline_marl.training.sources import online
 from offline_marl.training.sources.episode_files import EpisodeFiles
 from offline_marl.training.sources.playing import Player
 from offline_marl.training.sources.recorded import DatasetSource
@@ -613,6 +615,13 @@ def test_over_the_memory_that_it_may_take_the_replay_lies_on_disk(
     for end in ends:
         end["done"].pop("memory", None)
     refuse_difference(*ends)
+
+
+def test_the_global_state_counts_towards_the_memory_that_a_replay_may_take() -> None:
+    spec = Spec((1,), (1,), state_dim=1_000)
+    config = RunConfig(algorithm="td3-bc", environment="x", steps=100, warmup_steps=0, memory=1e-4)
+    assert online._is_mapped(config, spec, 10, [], True)
+    assert not online._is_mapped(config, spec, 10, [], False)
 
 
 @pytest.mark.long
