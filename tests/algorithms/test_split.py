@@ -213,7 +213,7 @@ def test_a_lent_snapshot_is_computed_with_and_left_as_it_was(case):
 
 
 def test_what_cannot_be_split_is_refused_in_a_sentence():
-    with pytest.raises(DataError, match=r"MAIQL computes its update for the whole team"):
+    with pytest.raises(DataError, match="This algorithm computes its update for the whole team"):
         splitting(learner_of("ma-iql", "continuous"))
     for name, settings, words in (
         ("iql", {"share_parameters": True}, "share_parameters all agents have one set of weights"),
