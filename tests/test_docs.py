@@ -110,6 +110,7 @@ TABLES = {
         "offline_online": "offline_online.py --table",
         "online": "online.py --table",
         "words": "words.py --table",
+        "soft": "soft.py --table",
         "comparisons": "comparisons.py --table",
         "marlhf": "marlhf.py --table",
     },
