@@ -47,7 +47,7 @@ class Pace:
 
     def due(self, update: int) -> float:
         """Environment steps that are played before this update."""
-        # Rounded, since 3 / .3 is a little more than 10, and would ask for an eleventh step.
+        # Rounded, since 21 / .7 is a little more than 30, and would ask for a thirty-first step.
         return round(self.warm + (update + 1) / self.updates_per_step, 6)
 
 
