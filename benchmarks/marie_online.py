@@ -96,7 +96,7 @@ def print_table() -> None:
         for count in SHOWN:
             ends = [[value for steps, value in curve if steps <= 1.02 * count] for curve in seeds]
             values = [each[-1] for each in ends if each]
-            cells.append(f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})" if values else "")
+            cells.append(rows.over_seeds(values) if values else "")
         hours = [float(row["wall_s"]) / 3600 for row in rows.read(RESULTS) if row["algo"] == algo and row["wall_s"]]
         cells += [", ".join(first_to(curve, float(aim)) for curve in seeds), f"{np.mean(hours):.1f}"]
         print(f"| `{algo}` | {len(seeds)} | " + " | ".join(cells) + " |")

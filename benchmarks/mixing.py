@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from rows import command, commit_of, missing, read, replace, trained
+from rows import command, commit_of, missing, over_seeds, read, replace, trained
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "mixing.csv"
@@ -67,7 +67,7 @@ def table(task: str) -> None:
         values = [float(row["return"]) for row in rows]
         agreed = [float(row["agreement"]) for row in rows if row["agreement"]]
         told = f"{np.mean(agreed):.2f}" if agreed else ""
-        print(f"| {learner} | {len(rows)} | {np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f}) | {told} |")
+        print(f"| {learner} | {len(rows)} | {over_seeds(values)} | {told} |")
 
 
 def main() -> None:

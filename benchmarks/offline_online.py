@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from rows import commit_of, missing, read, replace, trained
+from rows import commit_of, missing, over_seeds, read, replace, trained
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "offline_online.csv"
@@ -99,7 +99,7 @@ def table() -> None:
             here = list(seeds.values())
             values = [float(row["normalized_return"]) for row in here]
             agreed = [float(row["agreement"]) for row in here if row["agreement"]]
-            told = f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})" if values else ""
+            told = over_seeds(values) if values else ""
             cells.append(told + (f", {np.mean(agreed):.2f}" if agreed else ""))
         if mine:
             print(f"| {arm} | {len({row['seed'] for row in mine})} | " + " | ".join(cells) + " |")

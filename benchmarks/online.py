@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from rows import commit_of, missing, read, replace
+from rows import commit_of, missing, over_seeds, read, replace
 from run import PRESETS, train
 
 HERE = Path(__file__).resolve().parent
@@ -96,11 +96,6 @@ def table(task: str) -> None:
             ]
             reached = ", ".join("never" if first is None else f"{first // 1000}k" for first in firsts)
         print(f"| `{algo}` | {len(seeds)} | {' | '.join(cells)} | {over_seeds(ends)} | {reached} |")
-
-
-def over_seeds(values: list[float]) -> str:
-    """Mean, least and largest."""
-    return f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def main() -> None:

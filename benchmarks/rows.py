@@ -12,6 +12,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
+import numpy as np
+
 Row = TypeVar("Row", bound=tuple[Any, ...])
 WRITING = Lock()
 
@@ -49,6 +51,11 @@ def replace(path: Path, new: Sequence[Mapping[str, Any]], fields: Sequence[str],
             writer.writeheader()
             writer.writerows(rows)
         part.replace(path)
+
+
+def over_seeds(values: Sequence[float], digits: int = 1) -> str:
+    """Mean, least and largest of the seeds, as tables show them."""
+    return f"{np.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def numbered(words: Iterable[str]) -> tuple[tuple[float, str], ...]:

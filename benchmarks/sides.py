@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rows import commit_of, missing, read, replace
+from rows import commit_of, missing, over_seeds, read, replace
 from run import PRESETS, train
 
 import offline_marl
@@ -101,7 +101,7 @@ def print_table() -> None:
             if rows:
                 ends = [float(row["return"]) for row in rows]
                 chance, steps = float(rows[0]["random_return"]), int(rows[0]["environment_steps"])
-                shown = f"{np.mean(ends):.1f} ({min(ends):.1f} to {max(ends):.1f})"
+                shown = over_seeds(ends)
                 print(f"| `{task}` | {side} | {len(rows)} | {shown} | {chance:.1f} | {steps // 1000}k |")
 
 

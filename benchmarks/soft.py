@@ -12,10 +12,9 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import plain_sac
 import torch
-from rows import commit_of, missing, read, replace
+from rows import commit_of, missing, over_seeds, read, replace
 from run import PRESETS, train
 
 from offline_marl.environments.scores import summarize
@@ -84,7 +83,7 @@ def print_table() -> None:
         for algo in LEARNERS:
             ends = [float(r["return"]) for r in read(RESULTS) if (r["environment"], r["algo"]) == (body, algo)]
             if ends:
-                print(f"| `{body}` | {algo} | {len(ends)} | {np.mean(ends):.0f} ({min(ends):.0f} to {max(ends):.0f}) |")
+                print(f"| `{body}` | {algo} | {len(ends)} | {over_seeds(ends, 0)} |")
 
 
 def main() -> None:

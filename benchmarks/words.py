@@ -89,7 +89,7 @@ def print_table() -> None:
         found = [row for row in rows.read(RESULTS) if row["algo"] == algo]
         columns = {name: [float(row[name]) for row in found] for name in ("return", "shuffled", "guessed")}
         cells = [
-            f"{np.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+            rows.over_seeds(values, digits)
             for values, digits in zip(columns.values(), (1, 1, 2), strict=True)
             if values
         ]
