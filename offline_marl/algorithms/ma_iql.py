@@ -91,10 +91,7 @@ class MAIQL(DescentAlgorithm):
             past = self.target_inputs(batch.obs, batch.history) if self.window else features
             target_qs = self.target_critic(past, batch.actions)
             q = self.target_q_mixer(target_qs, pair, mask).amin(0)
-            next_values = self.value(self.inputs(batch.next_obs, batch.next_history))
-            next_v = self.v_mixer(next_values.unsqueeze(0), self.joint(batch.next_obs), present_next(batch))[0]
-            rewards = team_rewards(batch)
-            target = bellman.td_target(rewards, team_ended(batch), next_v, config.gamma).clamp(max=self.best_team)
+            target = self.td_targets(batch)
 
         values = self.value(features)
         advantages = q - self.v_mixer(values.unsqueeze(0), state, mask)[0]
@@ -122,6 +119,13 @@ class MAIQL(DescentAlgorithm):
             "advantage/mean": masked_mean(advantages.detach(), rows),
         }
         return Terms({"": value_loss + actor_loss + critic_loss}, metrics)
+
+    def td_targets(self, batch: Batch) -> Annotated[Tensor, "batch"]:
+        """The team's mean reward plus the discounted V_tot of the next observations, at most what the data returns."""
+        next_values = self.value(self.inputs(batch.next_obs, batch.next_history))
+        next_v = self.v_mixer(next_values.unsqueeze(0), self.joint(batch.next_obs), present_next(batch))[0]
+        target = bellman.td_target(team_rewards(batch), team_ended(batch), next_v, self.config.gamma)
+        return target.clamp(max=self.best_team)
 
     def joint_actions(self, actions: Tensor) -> Annotated[Tensor, "batch joint"]:
         """All agents' actions side by side; choices one-hot."""
