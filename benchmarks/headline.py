@@ -158,7 +158,7 @@ def main() -> None:
     elif options.curves:
         import headline_tables
 
-        print(headline_tables.draw(plan.read("curves")))
+        print(*headline_tables.draw(plan.read("curves")), sep="\n")
     elif options.collect:
         collect(options.collect)
     elif options.restore:

@@ -12,7 +12,9 @@ from headline_plan import PROTOCOL, RESULTS, TUNED_ON, Row, chosen, learners, se
 
 Cell = tuple[str, str, float]
 """Learner, data set, budget."""
-COLORS = {"moma-ppo": "#2563a8", "moma-ppo oracle": "#7fa8d6"}
+COLORS = dict(zip(("moma-ppo", "bc", "iql", "ma-iql", "td3-bc", "cql", "omar"), ("black", *"rbgmcy"), strict=True))
+LINES = {"": "-", "with model": "--", "oracle": "--", "centralised": ":", "unconstrained": ":"}
+"""Of a learner's variants."""
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -97,23 +99,30 @@ def _tried(rows: list[Row]) -> Iterator[str]:
                 yield f"| `{name}` | `{setting.label}` | {int(held[0]['updates']):,} | {scores} | {agreed} | {mark} |"
 
 
-def draw(curves: list[Row]) -> Path:
-    """Score and agreement of every learner on the way, over updates and over processor time: means over seeds."""
+def draw(curves: list[Row]) -> list[Path]:
+    """Score and agreement of every learner on the way, a picture for each data set and budget: means over seeds."""
+    found = cells(curves)
+    return [
+        _picture(dataset, factor, {name: held for (name, *rest), held in found.items() if rest == [dataset, factor]})
+        for dataset, factor in dict.fromkeys((dataset, factor) for _, dataset, factor in found)
+    ]
+
+
+def _picture(dataset: str, factor: float, shown: dict[str, list[Row]]) -> Path:
+    """Over updates at the left, over processor time at the right."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 8), layout="constrained")
+    figure.suptitle(f"{dataset}, {factor:g} of the budget")
     panels = figure.subplots(2, 2, sharey="row")
-    lines: dict[str, list[Row]] = {}
-    for row in curves:
-        if (row["stage"], row["dataset"], float(row["factor"])) == ("final", TUNED_ON, 1.0):
-            lines.setdefault(row["learner"], []).append(row)
-    for name, held in lines.items():
+    for name, held in shown.items():
+        base, _, variant = name.partition(" ")
         points = list(_points(held))
         for column, x in enumerate(("updates", "cpu_s")):
             for line, y in enumerate(("normalized_return", "agreement")):
                 xs, ys = ([point[what] for point in points] for what in (x, y))
-                panels[line, column].plot(xs, ys, label=name, color=COLORS.get(name))
+                panels[line, column].plot(xs, ys, label=name, color=COLORS[base], linestyle=LINES[variant])
     for column, label in enumerate(("updates", "processor time in seconds, the model's fit included")):
         panels[1, column].set_xlabel(label)
         panels[1, column].set_ylim(0, 1.02)
@@ -122,7 +131,7 @@ def draw(curves: list[Row]) -> Path:
     panels[0, 0].set_ylabel("normalised return")
     panels[1, 0].set_ylabel("agreement, nearer pose")
     panels[0, 1].legend(fontsize=7)
-    path = RESULTS / "curves.svg"
+    path = RESULTS / f"curves_{dataset}_x{factor:g}.svg"
     with mpl.rc_context({"svg.hashsalt": "headline"}):
         figure.savefig(path, metadata={"Date": None})
     return path

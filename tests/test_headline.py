@@ -319,7 +319,9 @@ def test_curves_are_drawn_over_updates_and_over_processor_time(counted, tables, 
         job for name in ("bc", "moma-ppo") for job in counted.scoring(setting_of(counted, name), counted.TUNED_ON, 1)
     ]
     points = [{**row_of(job, score), "updates": str(at)} for job in jobs for at, score in ((100, 10.0), (200, 60.0))]
-    picture = tables.draw(points).read_text()
+    games = [{**point, "dataset": "rendezvous-mix-v0"} for point in points if point["learner"] == "bc"]
+    (picture, game) = (path.read_text() for path in tables.draw(points + games))
+    assert "<!-- bc -->" in game and "moma-ppo" not in game
     assert picture.count("<!-- bc -->") == 1 and "<!-- moma-ppo -->" in picture and "processor time" in picture
 
 
