@@ -8,7 +8,7 @@ brought into another one by --collect.
     python benchmarks/headline.py --collect RUNS       bring finished rows into benchmarks/results/headline
     python benchmarks/headline.py --restore RUNS       the other way round, so that another machine goes on
     python benchmarks/headline.py --table              the tables of the committed rows
-    python benchmarks/headline.py --curves             the picture of the committed curves
+    python benchmarks/headline.py --pictures             pictures of the committed scores and curves
     python benchmarks/headline.py --budget             measure budget and counts of updates anew: another protocol
 """
 
@@ -147,7 +147,7 @@ def main() -> None:
         "--restore", type=Path, metavar="RUNS", help="bring the committed rows into this folder of runs"
     )
     parser.add_argument("--table", action="store_true", help="print the tables of the committed rows")
-    parser.add_argument("--curves", action="store_true", help="draw the committed curves")
+    parser.add_argument("--pictures", action="store_true", help="draw the committed scores and curves")
     parser.add_argument("--budget", action="store_true", help="measure the budget and counts of updates")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -155,10 +155,10 @@ def main() -> None:
         import headline_tables
 
         headline_tables.show()
-    elif options.curves:
+    elif options.pictures:
         import headline_tables
 
-        print(*headline_tables.draw(plan.read("curves")), sep="\n")
+        print(*headline_tables.draw(plan.read("rows"), plan.read("curves")), sep="\n")
     elif options.collect:
         collect(options.collect)
     elif options.restore:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import headline_plan as plan
 import numpy as np
 from headline_plan import PROTOCOL, RESULTS, TUNED_ON, Row, chosen, learners, settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Cell = tuple[str, str, float]
 """Learner, data set, budget."""
 COLORS = dict(zip(("moma-ppo", "bc", "iql", "ma-iql", "td3-bc", "cql", "omar"), ("black", *"rbgmcy"), strict=True))
 LINES = {"": "-", "with model": "--", "oracle": "--", "centralised": ":", "unconstrained": ":"}
 """Of a learner's variants."""
+RULES = {"agreement": ("full", "nearer pose"), "agreement_strict": ("none", "within a third")}
+"""Columns of the rules of agreement, with their marks and names."""
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -99,30 +104,59 @@ def _tried(rows: list[Row]) -> Iterator[str]:
                 yield f"| `{name}` | `{setting.label}` | {int(held[0]['updates']):,} | {scores} | {agreed} | {mark} |"
 
 
-def draw(curves: list[Row]) -> list[Path]:
-    """Score and agreement of every learner on the way, a picture for each data set and budget: means over seeds."""
-    found = cells(curves)
-    return [
-        _picture(dataset, factor, {name: held for (name, *rest), held in found.items() if rest == [dataset, factor]})
-        for dataset, factor in dict.fromkeys((dataset, factor) for _, dataset, factor in found)
-    ]
+def draw(rows: list[Row], curves: list[Row]) -> Iterator[Path]:
+    """Pictures for each data set and budget: scores, and what they were on the way."""
+    yield from (_draw_scores(*group, shown) for group, shown in _by_group(rows).items())
+    yield from (_draw_curves(*group, shown) for group, shown in _by_group(curves).items())
 
 
-def _picture(dataset: str, factor: float, shown: dict[str, list[Row]]) -> Path:
-    """Over updates at the left, over processor time at the right."""
-    import matplotlib as mpl
+def _by_group(rows: list[Row]) -> dict[tuple[str, float], dict[str, list[Row]]]:
+    """Rows of the scores, by data set and budget, then by learner."""
+    groups: dict[tuple[str, float], dict[str, list[Row]]] = {}
+    for (name, dataset, factor), held in cells(rows).items():
+        groups.setdefault((dataset, factor), {})[name] = held
+    return groups
+
+
+def _draw_scores(dataset: str, factor: float, shown: dict[str, list[Row]]) -> Path:
+    """Normalised return with its interval, and agreement by both rules; a line for each learner, the best first."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.2 + 0.3 * len(shown)), layout="constrained")
+    score, agreed = figure.subplots(1, 2, sharey=True)
+    ranked = sorted(shown.items(), key=lambda item: values(item[1], "normalized_return").mean())
+    for place, (name, held) in enumerate(ranked):
+        color, returns = _style(name)["color"], values(held, "normalized_return")
+        score.hlines(place, *interval(returns), color=color, linewidth=3, alpha=0.4)
+        score.plot(returns, np.full(len(returns), place), ".", color=color, alpha=0.5)
+        score.plot(returns.mean(), place, "|", color=color, markersize=14)
+        for rule, (fill, _) in RULES.items():
+            agreed.plot(values(held, rule).mean(), place, "o", color=color, fillstyle=fill)
+    for fill, label in RULES.values():
+        agreed.plot([], "o", color="gray", fillstyle=fill, label=label)
+    score.set_yticks(range(len(ranked)), [f"{name} ({len(held)})" for name, held in ranked], fontsize=8)
+    score.set_xlabel("normalised return: seeds, mean, 95 % interval", fontsize=8)
+    agreed.set_xlabel("share of episodes in which the agents agree", fontsize=8)
+    agreed.axvline(0.5, color="gray", linestyle=":", linewidth=1)
+    agreed.set_xlim(0, 1.03)
+    agreed.legend(fontsize=7, loc="lower right")
+    figure.suptitle(f"{dataset}, {factor:g} of the budget", fontsize=10)
+    return _saved(figure, f"scores_{dataset}_x{factor:g}")
+
+
+def _draw_curves(dataset: str, factor: float, shown: dict[str, list[Row]]) -> Path:
+    """Score and agreement on the way, over updates at the left, over processor time at the right: means over seeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 8), layout="constrained")
     figure.suptitle(f"{dataset}, {factor:g} of the budget")
     panels = figure.subplots(2, 2, sharey="row")
     for name, held in shown.items():
-        base, _, variant = name.partition(" ")
         points = list(_points(held))
         for column, x in enumerate(("updates", "cpu_s")):
             for line, y in enumerate(("normalized_return", "agreement")):
                 xs, ys = ([point[what] for point in points] for what in (x, y))
-                panels[line, column].plot(xs, ys, label=name, color=COLORS[base], linestyle=LINES[variant])
+                panels[line, column].plot(xs, ys, label=name, **_style(name))
     for column, label in enumerate(("updates", "processor time in seconds, the model's fit included")):
         panels[1, column].set_xlabel(label)
         panels[1, column].set_ylim(0, 1.02)
@@ -131,7 +165,18 @@ def _picture(dataset: str, factor: float, shown: dict[str, list[Row]]) -> Path:
     panels[0, 0].set_ylabel("normalised return")
     panels[1, 0].set_ylabel("agreement, nearer pose")
     panels[0, 1].legend(fontsize=7)
-    path = RESULTS / f"curves_{dataset}_x{factor:g}.svg"
+    return _saved(figure, f"curves_{dataset}_x{factor:g}")
+
+
+def _style(name: str) -> dict[str, str]:
+    base, _, variant = name.partition(" ")
+    return {"color": COLORS[base], "linestyle": LINES[variant]}
+
+
+def _saved(figure: Figure, name: str) -> Path:
+    import matplotlib as mpl
+
+    path = RESULTS / f"{name}.svg"
     with mpl.rc_context({"svg.hashsalt": "headline"}):
         figure.savefig(path, metadata={"Date": None})
     return path

@@ -312,17 +312,19 @@ def test_the_committed_rows_are_those_of_the_plan(plan):
 
 
 @pytest.mark.long
-def test_curves_are_drawn_over_updates_and_over_processor_time(counted, tables, tmp_path, monkeypatch):
+def test_scores_and_curves_are_drawn_for_each_data_set(counted, tables, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     jobs = [
         job for name in ("bc", "moma-ppo") for job in counted.scoring(setting_of(counted, name), counted.TUNED_ON, 1)
     ]
-    points = [{**row_of(job, score), "updates": str(at)} for job in jobs for at, score in ((100, 10.0), (200, 60.0))]
+    rows = [row_of(job, 60.0) for job in jobs]
+    points = [{**row, "updates": str(at)} for row in rows for at in (100, 200)]
     games = [{**point, "dataset": "rendezvous-mix-v0"} for point in points if point["learner"] == "bc"]
-    (picture, game) = (path.read_text() for path in tables.draw(points + games))
+    scores, curves, game = (path.read_text() for path in tables.draw(rows, points + games))
+    assert "<!-- moma-ppo (5) -->" in scores and "within a third" in scores
+    assert curves.count("<!-- bc -->") == 1 and "<!-- moma-ppo -->" in curves and "processor time" in curves
     assert "<!-- bc -->" in game and "moma-ppo" not in game
-    assert picture.count("<!-- bc -->") == 1 and "<!-- moma-ppo -->" in picture and "processor time" in picture
 
 
 def setting_of(plan, learner: str) -> Any:
