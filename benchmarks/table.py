@@ -1,7 +1,7 @@
 """Print a results CSV as a Markdown table: `python benchmarks/table.py [CSV] [--wide DATA]`.
 
 Normalized return (0 random, 100 expert) of the last checkpoint: mean over seeds, interquartile mean, and a
-95 % bootstrap interval of the mean over seeds (percentile; few seeds make it coarse).
+95 % bootstrap interval of the mean over seeds (percentile; few seeds make it coarse), and agreement where it is known.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ def interval(values: np.ndarray) -> str:
     return f"[{low:.1f}, {high:.1f}]"
 
 
-def long_table(groups: dict[tuple[str, str], np.ndarray]) -> None:
+def long_table(groups: dict[tuple[str, str], np.ndarray], agreed: dict[tuple[str, str], list[float]]) -> None:
     """A row for each data set and algorithm."""
-    print("| data set | algorithm | mean | IQM | 95 % interval | seeds |")
-    print("|---|---|---|---|---|---|")
-    for (dataset, algo), values in sorted(groups.items()):
+    print("| data set | algorithm | mean | IQM | 95 % interval | seeds |" + " agree |" * bool(agreed))
+    print("|---|---|---|---|---|---|" + "---|" * bool(agreed))
+    for key, values in sorted(groups.items()):
+        dataset, algo = key
         middle = stats.trim_mean(values, 0.25)
-        print(f"| `{dataset}` | `{algo}` | {values.mean():.1f} | {middle:.1f} | {interval(values)} | {len(values)} |")
+        cells = f"`{dataset}` | `{algo}` | {values.mean():.1f} | {middle:.1f} | {interval(values)} | {len(values)} |"
+        print(f"| {cells}" + (f" {np.mean(agreed[key]):.2f} |" if key in agreed else ""))
 
 
 def wide_table(groups: dict[tuple[str, str], np.ndarray], data: str) -> None:
@@ -50,12 +52,15 @@ def main() -> None:
     parser.add_argument("--wide", metavar="DATA", help="only this data set, a column for each conf and view")
     options = parser.parse_args()
     found: dict[tuple[str, str], list[float]] = {}
+    agreed: dict[tuple[str, str], list[float]] = {}
     with options.results.open() as stream:
         for row in csv.DictReader(stream):
             found.setdefault((row["dataset"], row["algo"]), []).append(float(row["normalized_return"]))
+            if row.get("agreement"):
+                agreed.setdefault((row["dataset"], row["algo"]), []).append(float(row["agreement"]))
     groups = {key: np.array(values) for key, values in found.items()}
     if options.wide is None:
-        long_table(groups)
+        long_table(groups, agreed)
     else:
         wide_table(groups, options.wide)
 
