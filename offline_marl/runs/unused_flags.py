@@ -1,9 +1,9 @@
-"""Refusals of settings of parts that a run does not have, which would be passed over in silence. Imports no torch."""
+"""Refusals and warnings of settings that nothing of a run reads, so that none has no effect in silence. No torch."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from offline_marl.core.config import ConfigError
@@ -86,6 +86,17 @@ def refuse_unused(config: RunConfig, needs: Needs) -> None:
             f"--reward-fit {found[0]} is of a fit that ends; with a --teacher rounds end by --reward-updates and "
             "--reward-accuracy."
         )
+
+
+def warn_unread(name: str, fields: Sequence[str]) -> None:
+    """Warn of settings of a world model that its other settings keep from being read; sweeps share them between kinds.
+
+    Args:
+        name: Kind of the model.
+        fields: Their names.
+    """
+    if fields:
+        print(f"warning: {name} with these settings reads no {' and no '.join(fields)}.", file=sys.stderr)
 
 
 def _look_at_learner(config: RunConfig, needs: Needs) -> None:

@@ -172,6 +172,10 @@ class WorldModelConfig(Config):
         refuse_gru_without_window(self.history_encoder, self.window)
         return self
 
+    def unread(self) -> list[str]:
+        """Fields that are given and that other fields keep from being read."""
+        return []
+
 
 class WorldModel(Learner):
     """A learner that predicts the environment's next step.

@@ -16,6 +16,13 @@ from offline_marl.worldmodels.facts import Facts
 from offline_marl.worldmodels.token_guess import REACH
 from offline_marl.worldmodels.token_members import Layout
 
+OF_TOKENIZERS = {
+    "vq": ("hidden", "tokens", "vocabulary", "code_width", "code_decay", "commitment"),
+    "fsq": ("hidden", "tokens", "levels"),
+    "bins": ("vocabulary",),
+}
+"""Fields that each kind of tokenizer reads."""
+
 
 class MarieConfig(WorldModelConfig):
     """Fields of the common base and those of tokens; sized for a CPU, the published sizes stand beside each field."""
@@ -80,6 +87,16 @@ class MarieConfig(WorldModelConfig):
         if self.history_encoder == "gru":
             raise ValueError("Its transformers read the last `window` steps themselves: leave history_encoder away")
         return self
+
+    def unread(self) -> list[str]:
+        """Fields of other tokenizers, and of the guess where tokens stand for observations, that are given."""
+        read = {*OF_TOKENIZERS[self.tokenizer], *(["guess"] if self.tokens_of == "residuals" else [])}
+        optional = dict.fromkeys([*(name for names in OF_TOKENIZERS.values() for name in names), "guess"])
+        return [
+            name
+            for name in optional
+            if name not in read and getattr(self, name) != type(self).model_fields[name].get_default()
+        ]
 
 
 def make_tokenizer(config: MarieConfig, facts: Facts) -> Tokenizer:

@@ -498,6 +498,20 @@ def test_settings_that_mean_nothing_are_refused(bad, said) -> None:
         build(MarieConfig, bad)
 
 
+@pytest.mark.parametrize(
+    ("given", "unread"),
+    [
+        ({"tokenizer": "vq", "vocabulary": 32, "code_decay": 0.8, "guess": [8]}, []),
+        ({"tokenizer": "vq", "levels": [4]}, ["levels"]),
+        ({"vocabulary": 32, "levels": [4]}, ["vocabulary"]),
+        ({"tokenizer": "bins", "tokens": 2, "hidden": [8], "vocabulary": 32}, ["hidden", "tokens"]),
+        ({"tokens_of": "observations", "guess": [8]}, ["guess"]),
+    ],
+)
+def test_settings_of_other_tokenizers_are_known_to_be_read_by_nobody(given, unread) -> None:
+    assert build(MarieConfig, given).unread() == unread
+
+
 def walk(noise: bool, episodes: int = 20, steps: int = 10) -> Dataset:
     """Two agents on five fields; the second is also carried along by the first, unless chance moves both."""
     generator = torch.Generator().manual_seed(0)

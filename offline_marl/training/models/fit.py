@@ -27,6 +27,7 @@ from offline_marl.runs.kinds import FIT, build_settings
 from offline_marl.runs.log_files import SILENT
 from offline_marl.runs.places import resolve_fit
 from offline_marl.runs.sizes import refuse_too_large
+from offline_marl.runs.unused_flags import warn_unread
 from offline_marl.tasks.data_tasks import Task, open_task
 from offline_marl.training.loop import Enough, LogHook
 from offline_marl.training.models.cost import tell_cost
@@ -215,6 +216,7 @@ class FitSession(Session[FitConfig, Fit]):
     def announce(self) -> None:
         first = min(self.learner.first_look, self.steps)
         updates = {"tokenizer": first, "model": self.steps - first} if first else {"model": self.steps}
+        warn_unread(self.name, self.learner.config.unread())
         tell_cost(self.name, self.learner, cast(dict[Phase, int], updates), 0, self.device)
         super().announce()
 

@@ -23,6 +23,7 @@ from offline_marl.runs.config import RunConfig
 from offline_marl.runs.folder import RunFolder
 from offline_marl.runs.sizes import refuse_too_large
 from offline_marl.runs.stopping import asked
+from offline_marl.runs.unused_flags import warn_unread
 from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.loop import SourceInterrupted
 from offline_marl.training.models.cost import tell_cost
@@ -282,7 +283,9 @@ def plan_online_model(
     imagination = Imagination(model, learner, ring, plan, rewards, generators.get("starts"))
 
     def make() -> Source:
-        _tell_cost(config.world_model or learner.imagines_in, config, model, plan)
+        name = config.world_model or learner.imagines_in
+        warn_unread(name, model.config.unread())
+        _tell_cost(name, config, model, plan)
         replay = live.source(live.rows)
         replay.pace = RoundPace(config.first_steps, paced.updates_per_step, together)
         anew = config.cutoff_quantile is not None

@@ -47,6 +47,11 @@ def fitted(out, path: str, **fields) -> Fit:
     return fit_model("marie", path, out=out, **{**TINY, **fields})
 
 
+def test_settings_of_another_tokenizer_are_warned_of(tmp_path, capsys):
+    fitted(tmp_path / "fit", saved(tmp_path, world("discrete")), code_decay=0.5)
+    assert "warning: marie with these settings reads no vocabulary and no code_decay." in capsys.readouterr().err
+
+
 @pytest.mark.long
 def test_a_fit_that_died_in_either_phase_ends_as_if_it_had_not(tmp_path):
     path = saved(tmp_path, world("discrete"))

@@ -122,11 +122,12 @@ def test_the_cost_of_all_rounds_is_told_before_the_first(
 ) -> None:
     for name, value in (("SHORT", 0.0), ("LONG", 0.0), ("products_a_second", lambda: 1e12)):
         monkeypatch.setattr(cost, name, value)
-    fields = {**ROUNDS, "steps": 5, "batch_size": 12, "fit": {**TOKENS, "members": 1, "layers": 1}}
+    fields = {**ROUNDS, "steps": 5, "batch_size": 12, "fit": {**TOKENS, "members": 1, "layers": 1, "commitment": 1.0}}
     small_run(tmp_path / "run", **fields, algorithm="marie")
     told = capsys.readouterr().err
     # Two rounds, the first with two rounds' updates: 3 times 2 + 3. Eight of the learner's, of 4 starts and 3 steps.
     assert "about 0 hours on this CPU for 15 updates of the model and 96 imagined steps" in told and "marie of" in told
+    assert "warning: marie with these settings reads no commitment." in told
 
 
 def test_the_replay_has_room_for_all_of_a_last_round_that_makes_few_updates(
