@@ -116,7 +116,10 @@ TABLES = {
     },
     "environments.md": {"sides": "sides.py --table"},
     "pebble.md": {"pebble": "pebble.py --table"},
-    "marie.md": {"foresight": "foresight.py --table"},
+    "marie.md": {
+        "foresight": "foresight.py --table",
+        "inside": "table.py benchmarks/results/moma_in_marie.csv",
+    },
 }
 """Tables of the pages, and the programs that print them from committed rows."""
 
