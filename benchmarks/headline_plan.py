@@ -7,7 +7,7 @@ import itertools
 import json
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,6 +19,7 @@ RESULTS = HERE / "results" / "headline"
 PROTOCOL = load_settings(HERE / "headline.toml")
 TUNED_ON = PROTOCOL["data"]["tune"]
 Row = dict[str, str]
+WITH_HISTORY = " with history"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Setting:
     @property
     def cost(self) -> tuple[str, str, str]:
         """What of it decides the time of an update, as text."""
-        return self.learner.removesuffix(" oracle"), str(self.fields["window"]), str(self.fields.get("horizon", ""))
+        learner = self.learner.removesuffix(" oracle").removesuffix(WITH_HISTORY)
+        return learner, str(self.fields["window"]), str(self.fields.get("horizon", ""))
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,14 @@ def tuning(learner: str) -> list[Job]:
     ]
 
 
-def chosen(learner: str, rows: Iterable[Row]) -> Setting | None:
-    """The setting with the best mean score over the seeds of the tuning; None before all of its runs have ended."""
+def chosen(learner: str, rows: Iterable[Row], history: bool = False) -> Setting | None:
+    """The setting with the best mean score over the seeds of the tuning; None before all of its runs have ended.
+
+    Args:
+        learner: Its name.
+        rows: Of the runs that have ended.
+        history: Choose among those with a history alone.
+    """
     scores: dict[str, list[float]] = {}
     for row in rows:
         if row["stage"] == "tune" and row["learner"] == learner:
@@ -161,7 +169,15 @@ def chosen(learner: str, rows: Iterable[Row]) -> Setting | None:
     seeds = len(PROTOCOL["seeds"]["tune"])
     if any(len(scores.get(setting.label, [])) < seeds for setting in tried):
         return None
-    return max(tried, key=lambda setting: fmean(scores[setting.label]))
+    allowed = [setting for setting in tried if setting.fields["window"] or not history]
+    return max(allowed, key=lambda setting: fmean(scores[setting.label]))
+
+
+def with_history(learner: str, rows: Iterable[Row]) -> Setting:
+    """The best of a learner's settings with a history, under a name of its own."""
+    setting = chosen(learner, rows, history=True)
+    assert setting is not None, learner
+    return replace(setting, learner=learner + WITH_HISTORY)
 
 
 def oracle(setting: Setting) -> Setting:
@@ -196,8 +212,8 @@ def _is_cell(row: Row, learner: str, dataset: str, factor: float) -> bool:
 def jobs(rows: list[Row]) -> Iterator[Job]:
     """All jobs whose settings are known by now, the most telling first.
 
-    Learner by learner the tuning and the scores of the own-joint view; then the games, the larger budget for the best,
-    and the other views.
+    Learner by learner the tuning and the scores of the own-joint view; then the games, the larger budget for the best
+    and for the same with a history, and the other views.
     """
     fixed = {}
     for name in learners():
@@ -215,6 +231,8 @@ def jobs(rows: list[Row]) -> Iterator[Job]:
                 yield from scoring(setting, dataset, PROTOCOL["budget"]["games"])
     for name in best(rows):
         yield from scoring(fixed[name], TUNED_ON, PROTOCOL["budget"]["larger"])
+    for name in best(rows)[:-1]:
+        yield from scoring(with_history(name, rows), TUNED_ON, PROTOCOL["budget"]["larger"])
     for dataset in PROTOCOL["data"]["views"]:
         for setting in fixed.values():
             yield from scoring(setting, dataset, 1)

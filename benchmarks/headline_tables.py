@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import headline_plan as plan
 import numpy as np
-from headline_plan import PROTOCOL, RESULTS, TUNED_ON, Row, chosen, learners, settings
+from headline_plan import PROTOCOL, RESULTS, TUNED_ON, WITH_HISTORY, Row, chosen, learners, settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -168,9 +168,9 @@ def _draw_curves(dataset: str, factor: float, shown: dict[str, list[Row]]) -> Pa
     return _saved(figure, f"curves_{dataset}_x{factor:g}")
 
 
-def _style(name: str) -> dict[str, str]:
-    base, _, variant = name.partition(" ")
-    return {"color": COLORS[base], "linestyle": LINES[variant]}
+def _style(name: str) -> dict[str, Any]:
+    base, _, variant = name.removesuffix(WITH_HISTORY).partition(" ")
+    return {"color": COLORS[base], "linestyle": LINES[variant], "alpha": 0.5 if name.endswith(WITH_HISTORY) else 1.0}
 
 
 def _saved(figure: Figure, name: str) -> Path:

@@ -112,19 +112,22 @@ def test_a_learner_is_scored_with_the_setting_of_the_best_mean_over_both_seeds(c
     assert next(counted.jobs(rows[:3])).key == jobs[0].key, "what is done stays in the plan"
 
 
-def test_the_larger_budget_is_for_moma_ppo_and_the_best_three_without_a_model(counted):
+def test_the_larger_budget_is_for_moma_ppo_and_the_best_three_without_a_model_which_try_a_history_too(counted):
     order = counted.learners()
 
     def score(job: Any) -> float:
-        return 100.0 - order.index(job.setting.learner.removesuffix(" oracle"))
+        name = job.setting.learner.removesuffix(" oracle").removesuffix(counted.WITH_HISTORY)
+        return 100.0 - order.index(name) - 0.1 * bool(job.setting.fields["window"])
 
     rows = carried_out(counted, score)
     larger = {row["learner"] for row in rows if row["factor"] == "4"}
     plain = [name for name in order if "model" not in name and name != "moma-ppo"]
-    assert larger == {*plain[:3], "moma-ppo"}
+    assert larger == {*plain[:3], *(name + counted.WITH_HISTORY for name in plain[:3]), "moma-ppo"}
+    histories = {row["setting"] for row in rows if row["learner"] == plain[0] + counted.WITH_HISTORY}
+    assert len(histories) == 1 and histories.pop().startswith("window=10 "), "the best of those with one"
     assert {row["updates"] for row in rows if row["factor"] == "4"} == {"4000"}
     own = {row["learner"] for row in rows if row["stage"] == "final" and row["dataset"] == counted.TUNED_ON}
-    assert own == {*order, "moma-ppo oracle"}
+    assert own == {*order, *larger, "moma-ppo oracle"}
     game = {row["learner"] for row in rows if row["dataset"] == "coordination-mix-v0"}
     assert {"bc", "ma-iql", "moma-ppo"} <= game and not any(name.startswith(("td3", "omar")) for name in game)
     assert all(row["stage"] == "final" for row in rows if row["dataset"] != counted.TUNED_ON), "tuned on one task"
@@ -294,6 +297,8 @@ def test_the_committed_rows_are_those_of_the_plan(plan):
     known = {(job.stage, job.dataset, job.setting, f"{job.factor:g}", str(job.seed)): job for job in plan.jobs(rows)}
     by_name = {(setting.learner, setting.label): setting for setting in plan.settings()}
     by_name |= {(f"{name} oracle", label): plan.oracle(setting) for (name, label), setting in by_name.items()}
+    histories = [plan.with_history(name, rows) for name in plan.learners() if plan.chosen(name, rows)]
+    by_name |= {(setting.learner, setting.label): setting for setting in histories}
     keys = [
         (
             row["stage"],
