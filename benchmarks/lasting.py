@@ -40,14 +40,9 @@ POINTS = 10
 """Evaluations of a run."""
 
 
-class BoundedConfig(MAIQLConfig):
-    """Fields of MAIQL."""
-
-
 class Bounded(MAIQL):
     """MAIQL whose targets stay between the least and the largest return-to-go of the data."""
 
-    Config = BoundedConfig
     worst_team: Tensor
 
     def __init__(self, config: MAIQLConfig, spec: Spec) -> None:
@@ -59,14 +54,8 @@ class Bounded(MAIQL):
         return super().td_targets(batch).clamp(min=self.worst_team)
 
 
-class SlowValueConfig(MAIQLConfig):
-    """Fields of MAIQL."""
-
-
 class SlowValue(MAIQL):
     """MAIQL that bootstraps from a slow copy of V and its mixer, as OMIGA does."""
-
-    Config = SlowValueConfig
 
     def __init__(self, config: MAIQLConfig, spec: Spec) -> None:
         super().__init__(config, spec)
@@ -176,15 +165,14 @@ def table() -> None:
             if not held:
                 continue
             at = {count: [row for row in held if int(row["updates"]) == count] for count in shown}
-            cells = [f"{_over(here, 'normalized_return', 1)}, {_mean(here, 'agreement'):.2f}" for here in at.values()]
+            cells = [
+                f"{over_seeds([float(row['normalized_return']) for row in here])}, {_mean(here, 'agreement'):.2f}"
+                for here in at.values()
+            ]
             end = at[steps]
             ended = f"{_mean(end, 'q'):.1f}, {_mean(end, 'critic_loss'):.2g}"
             print(f"| {arm.partition(', ')[2]} | {len(end)} | {' | '.join(cells)} | {ended} |")
         print()
-
-
-def _over(rows: list[dict[str, str]], name: str, digits: int) -> str:
-    return over_seeds([float(row[name]) for row in rows], digits)
 
 
 def _mean(rows: list[dict[str, str]], name: str) -> float:
