@@ -1,32 +1,35 @@
 """Who agrees where the data holds two conventions, with the same care for everybody: `python benchmarks/headline.py`.
 
 Carries out what headline.toml declares, one job at a time, and can be stopped at any moment and called again: tuning,
-scores, larger budgets. Called twice it does two jobs at a time. Call it in a clone that stays at one commit; rows are
-brought into another one by --collect.
+scores, larger budgets. Called twice it does two jobs at a time. When nothing is missing it plays every scored run again
+on other starts, and collects all rows. Call it in a clone that stays at one commit; rows are brought into another one
+by --collect.
 
     python benchmarks/headline.py --status             what is done, and how long the rest takes
+    python benchmarks/headline.py --again RUNS         play the scored runs that have ended once more
     python benchmarks/headline.py --collect RUNS       bring finished rows into benchmarks/results/headline
     python benchmarks/headline.py --restore RUNS       the other way round, so that another machine goes on
     python benchmarks/headline.py --table              the tables of the committed rows
-    python benchmarks/headline.py --pictures             pictures of the committed scores and curves
+    python benchmarks/headline.py --page               the same into docs/results.md, and pictures of scores and curves
     python benchmarks/headline.py --budget             measure budget and counts of updates anew: another protocol
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE)]
 
-import headline_plan as plan  # noqa: E402 - its folder is on the path since the line before
+import headline_again  # noqa: E402 - its folder is on the path since the line before
+import headline_plan as plan  # noqa: E402
 
 from offline_marl.core.locks import BusyError, locked  # noqa: E402
 from offline_marl.runs.folder import write_json  # noqa: E402
@@ -82,14 +85,20 @@ def is_open(job: plan.Job, runs: Path) -> bool:
 
 
 def collect(runs: Path) -> None:
-    """Write the tables of rows and curves anew from what has ended there."""
-    rows, points = [], []
-    for path in sorted(runs.glob("*/*/*/*/row.json")):
+    """Write into the tables what has ended there; what they hold of other runs stays."""
+    rows = {place(row): dict(row) for row in plan.read("rows")}
+    points: dict[str, list[dict[str, Any]]] = {}
+    for point in plan.read("curves"):
+        points.setdefault(place(point), []).append(dict(point))
+    for path in runs.glob("*/*/*/*/row.json"):
         row = json.loads(path.read_text())
-        rows.append(row)
-        points += [{**row, **point} for point in json.loads((path.parent / "curve.json").read_text())["points"]]
-    write("rows", ROW, rows)
-    write("curves", CURVE, points)
+        rows[place(row)] = row
+        points[place(row)] = [
+            {**row, **point} for point in json.loads((path.parent / "curve.json").read_text())["points"]
+        ]
+    plan.write("rows", ROW, (rows[key] for key in sorted(rows)))
+    plan.write("curves", CURVE, (point for key in sorted(points) for point in points[key]))
+    headline_again.collect(runs)
     print(f"{len(rows)} rows in {plan.RESULTS}", file=sys.stderr)
 
 
@@ -109,18 +118,9 @@ def restore(runs: Path) -> None:
     print(f"{count} rows restored in {runs}", file=sys.stderr)
 
 
-def place(row: plan.Row) -> str:
+def place(row: Mapping[str, Any]) -> str:
     """The folder of a row's job."""
     return plan.folder_of(*(row[name] for name in ROW[:4]), float(row["factor"]), row["seed"])
-
-
-def write(name: str, columns: list[str], rows: list[dict[str, Any]]) -> None:
-    """A table below results/headline."""
-    plan.RESULTS.mkdir(parents=True, exist_ok=True)
-    with (plan.RESULTS / f"{name}.csv").open("w", newline="") as stream:
-        table = csv.DictWriter(stream, columns, lineterminator="\n", extrasaction="ignore")
-        table.writeheader()
-        table.writerows(rows)
 
 
 def show_status(runs: Path) -> None:
@@ -142,12 +142,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/headline"), help="folder of the runs")
     parser.add_argument("--status", action="store_true", help="what is done")
+    parser.add_argument("--again", type=Path, metavar="RUNS", help="play the scored runs that have ended once more")
     parser.add_argument("--collect", type=Path, metavar="RUNS", help="bring rows from this folder of runs")
     parser.add_argument(
         "--restore", type=Path, metavar="RUNS", help="bring the committed rows into this folder of runs"
     )
     parser.add_argument("--table", action="store_true", help="print the tables of the committed rows")
-    parser.add_argument("--pictures", action="store_true", help="draw the committed scores and curves")
+    parser.add_argument("--page", action="store_true", help="write the tables into docs/results.md, and draw them")
     parser.add_argument("--budget", action="store_true", help="measure the budget and counts of updates")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -155,10 +156,12 @@ def main() -> None:
         import headline_tables
 
         headline_tables.show()
-    elif options.pictures:
+    elif options.page:
         import headline_tables
 
-        print(*headline_tables.draw(plan.read("rows"), plan.read("curves")), sep="\n")
+        headline_tables.write_page()
+    elif options.again:
+        headline_again.look_at_all(plan.jobs(finished(options.again)), options.again)
     elif options.collect:
         collect(options.collect)
     elif options.restore:
@@ -168,7 +171,7 @@ def main() -> None:
     elif options.budget:
         import headline_budget
 
-        write("updates", headline_budget.COLUMNS, headline_budget.measure())
+        plan.write("updates", headline_budget.COLUMNS, headline_budget.measure())
     elif options.job:
         import headline_job
 
@@ -176,6 +179,8 @@ def main() -> None:
         headline_job.carry_out(job, options.runs / job.key)
     else:
         carry_out_all(options.runs)
+        headline_again.look_at_all(plan.jobs(finished(options.runs)), options.runs)
+        collect(options.runs)
 
 
 if __name__ == "__main__":

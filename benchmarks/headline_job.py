@@ -6,6 +6,7 @@ What it came to is left in the run folder as row.json and curve.json, from which
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from offline_marl.core.learner import Learner
 from offline_marl.core.types import Metrics
 from offline_marl.environments.episodes import Episodes, episode_seeds, play
 from offline_marl.environments.reacher import COSINES, SIDES, SINES, TARGET, read_arm, wrap
+from offline_marl.runs import checkpoint
 from offline_marl.runs.folder import write_json
 from offline_marl.tasks.data_tasks import ScoredTask, open_task
 
@@ -108,7 +110,9 @@ def carry_out(job: Job, folder: Path) -> None:
 
     every = max(job.updates // PROTOCOL["episodes"]["points"], 1)
     clock = Clock(played(PROTOCOL["starts"]["curve"]), task, every)
-    if (folder / "config.json").exists():
+    if folder.exists() and not checkpoint.found(folder / "checkpoints"):
+        shutil.rmtree(folder)  # The clock is in the checkpoints: what was learned before the first one is timed anew.
+    if folder.exists():
         result = offline_marl.resume(folder, hooks=[clock])
     else:
         quiet = {"checkpoint_every": every, "log_every": min(every, 100)}

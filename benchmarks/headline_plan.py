@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -45,7 +45,7 @@ class Job:
     """One training run."""
 
     stage: str
-    """`tune` or `final`."""
+    """`tune`, `beyond` (the grid), or `final`."""
     dataset: str
     setting: Setting
     factor: float
@@ -67,6 +67,13 @@ class Job:
         fields |= _adapted(self.dataset, fields)
         episodes = PROTOCOL["episodes"]["score"]
         return {**fields, "seed": self.seed, "eval_every": 0, "eval_seed": self.starts, "final_episodes": episodes}
+
+    @property
+    def label(self) -> str:
+        """The setting's label with the values that hold here, such as a shorter horizon."""
+        return _with(
+            self.setting.label, {name: self.fields[name] for name in ("window", "horizon") if name in self.fields}
+        )
 
     @property
     def command(self) -> str:
@@ -109,8 +116,15 @@ def _of_learner(learner: dict[str, Any]) -> Iterator[Setting]:
         common |= {"world_model": "ensemble", "fit": PROTOCOL["fit"]}
     for window, tried in itertools.product(PROTOCOL["windows"]["tried"], learner["tried"]):
         varied = {"window": window, **tried}
-        label = " ".join(f"{name}={value}" for name, value in varied.items())
+        label = _with("", varied)
         yield Setting(learner["name"], label, learner["algorithm"], {**common, **varied})
+
+
+def _with(label: str, varied: dict[str, Any]) -> str:
+    """A setting's label with other values of some fields."""
+    values = dict(part.split("=") for part in label.split())
+    values |= {name: _spell(value) for name, value in varied.items()}
+    return " ".join(f"{name}={value}" for name, value in values.items())
 
 
 def learners() -> list[str]:
@@ -118,13 +132,25 @@ def learners() -> list[str]:
     return [learner["name"] for learner in PROTOCOL["learners"]]
 
 
-def read(name: str, folder: Path = RESULTS) -> list[Row]:
+def read(name: str, folder: Path | None = None) -> list[Row]:
     """Rows of a table below results/headline; none where it is not there yet."""
-    path = folder / f"{name}.csv"
+    path = (folder or RESULTS) / f"{name}.csv"
     if not path.exists():
         return []
     with path.open(newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def write(name: str, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """A table below results/headline."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.csv"
+    part = path.with_suffix(".part")
+    with part.open("w", newline="") as stream:
+        table = csv.DictWriter(stream, columns, lineterminator="\n", extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
+    part.replace(path)
 
 
 def updates_of(setting: Setting, factor: float) -> int:
@@ -180,6 +206,14 @@ def with_history(learner: str, rows: Iterable[Row]) -> Setting:
     return replace(setting, learner=learner + WITH_HISTORY)
 
 
+def beyond(setting: Setting) -> list[Job]:
+    """Runs one step out of the grid around a chosen setting, on the seeds and starts of the tuning."""
+    seeds, starts = PROTOCOL["seeds"]["tune"], PROTOCOL["starts"]["tune"]
+    steps = [step for each in PROTOCOL["beyond"] if each["learner"] == setting.learner for step in each["tried"]]
+    tried = [replace(setting, label=_with(setting.label, step), fields={**setting.fields, **step}) for step in steps]
+    return [Job("beyond", TUNED_ON, each, 1, seed, starts, updates_of(each, 1)) for each in tried for seed in seeds]
+
+
 def oracle(setting: Setting) -> Setting:
     """The same learner in the simulator itself."""
     fields = {name: value for name, value in setting.fields.items() if name != "fit"}
@@ -212,8 +246,8 @@ def _is_cell(row: Row, learner: str, dataset: str, factor: float) -> bool:
 def jobs(rows: list[Row]) -> Iterator[Job]:
     """All jobs whose settings are known by now, the most telling first.
 
-    Learner by learner the tuning and the scores of the own-joint view; then the games, the larger budget for the best
-    and for the same with a history, and the other views.
+    Learner by learner the tuning and the scores of the own-joint view; then what lies beyond the grid, the games, the
+    larger budget for the best and for the same with a history, and the other views.
     """
     fixed = {}
     for name in learners():
@@ -225,6 +259,8 @@ def jobs(rows: list[Row]) -> Iterator[Job]:
     if "moma-ppo" in fixed:
         fixed["moma-ppo oracle"] = oracle(fixed["moma-ppo"])
         yield from scoring(fixed["moma-ppo oracle"], TUNED_ON, 1)
+    for setting in fixed.values():
+        yield from beyond(setting)
     for dataset in PROTOCOL["data"]["games"]:
         for setting in fixed.values():
             if dataset not in PROTOCOL["unfit"] or setting.algorithm not in PROTOCOL["unfit"][dataset]:

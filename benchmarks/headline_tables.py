@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import headline_plan as plan
 import numpy as np
-from headline_plan import PROTOCOL, RESULTS, TUNED_ON, WITH_HISTORY, Row, chosen, learners, settings
+from headline_again import of_strangers, unpacked
+from headline_plan import PROTOCOL, RESULTS, TUNED_ON, WITH_HISTORY, Job, Row, Setting, beyond, chosen, learners, tuning
+
+from offline_marl.environments.base import Conventions
+from offline_marl.environments.reacher import SIDES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PAGE = plan.HERE.parent / "docs" / "results.md"
 Cell = tuple[str, str, float]
 """Learner, data set, budget."""
 COLORS = dict(zip(("moma-ppo", "bc", "iql", "ma-iql", "td3-bc", "cql", "omar"), ("black", *"rbgmcy"), strict=True))
@@ -22,11 +27,18 @@ RULES = {"agreement": ("full", "nearer pose"), "agreement_strict": ("none", "wit
 """Columns of the rules of agreement, with their marks and names."""
 
 
+DRAWN = ("moma-ppo", "td3-bc", "ma-iql", "bc")
+"""Learners of whom a picture shows what they settle on by target."""
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""97.5 % quantiles of Student's t, by the number of runs."""
+
+
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean over seeds, by percentiles."""
-    draws = np.random.default_rng(0).integers(len(values), size=(10_000, len(values)))
-    low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
-    return float(low), float(high)
+    """95 % interval of the mean over seeds, by Student's t: percentiles of a bootstrap of five are too narrow."""
+    if len(values) < 2:
+        return float("-inf"), float("inf")
+    half = STUDENT[len(values)] * float(values.std(ddof=1)) / len(values) ** 0.5
+    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def refuse_other_commits(rows: list[Row]) -> None:
@@ -39,7 +51,7 @@ def cells(rows: list[Row]) -> dict[Cell, list[Row]]:
     """Rows of the scores, by learner, data set and budget."""
     found: dict[Cell, list[Row]] = {}
     for row in rows:
-        if row["stage"] == "final":
+        if row.get("stage", "final") == "final":
             found.setdefault((row["learner"], row["dataset"], float(row["factor"])), []).append(row)
     return found
 
@@ -49,59 +61,109 @@ def values(rows: list[Row], name: str) -> np.ndarray:
     return np.array([float(row[name]) for row in rows])
 
 
-def tables(rows: list[Row]) -> Iterator[str]:
-    """Lines of all tables: scores by data set and budget, then what was tried."""
+def tables(rows: list[Row], again: list[Row]) -> Iterator[str]:
+    """Lines of all tables: scores by data set and budget, then what was tried.
+
+    Args:
+        rows: Of all jobs.
+        again: What a second look at the scored ones saw.
+    """
     refuse_other_commits(rows)
     if not rows:
         yield "No run has ended yet."
         return
-    found = cells(rows)
+    found, seen = cells(rows), cells(again)
+    labels = {(job.dataset, job.setting.label): job.label for job in plan.jobs(rows)}
     for dataset, factor in dict.fromkeys((dataset, factor) for _, dataset, factor in found):
-        shown = {name: held for (name, *rest), held in found.items() if rest == [dataset, factor]}
-        yield from _scores(dataset, factor, shown)
+        group = [
+            (name, labels.get((dataset, held[0]["setting"]), ""), held, seen.get((name, *rest), []))
+            for (name, *rest), held in found.items()
+            if rest == [dataset, factor]
+        ]
+        yield from _scores(dataset, factor, group)
         yield ""
-    yield from _tried(rows)
+    yield from _tried(rows, "tune", f"Tried on `{TUNED_ON}`, {_tuning()}; the best mean is chosen:")
+    yield from _tried(rows, "beyond", f"Tried there beyond the grid, when the scores were known, {_tuning()}:")
 
 
-def _scores(dataset: str, factor: float, shown: dict[str, list[Row]]) -> Iterator[str]:
-    seeds, starts = PROTOCOL["seeds"]["final"], PROTOCOL["starts"]["final"]
+def _tuning() -> str:
+    seeds = " and ".join(map(str, PROTOCOL["seeds"]["tune"]))
+    return f"seeds {seeds}, {PROTOCOL['episodes']['score']} episodes of starts {PROTOCOL['starts']['tune']:,}"
+
+
+def _scores(dataset: str, factor: float, group: list[tuple[str, str, list[Row], list[Row]]]) -> Iterator[str]:
+    """Learners, the best first; agreement is one column where both rules are one."""
+    seeds, starts, again = PROTOCOL["seeds"]["final"], PROTOCOL["starts"]["final"], PROTOCOL["again"]
+    two = any(row["agreement"] != row["agreement_strict"] for _, _, held, _ in group for row in held)
+    rules = ("agreement", "agreement_strict") if two else ("agreement",)
     yield (
-        f"`{dataset}`, {factor:g} of the budget; seeds {seeds[0]} to {seeds[-1]}, "
-        f"{PROTOCOL['episodes']['score']} episodes of starts {starts:,}:"
+        f"`{dataset}`, {factor:g} of the budget; seeds {seeds[0]} to {seeds[-1]}, {PROTOCOL['episodes']['score']} "
+        f"episodes of starts {starts:,}, and {again['episodes']} of starts {again['starts']:,}:"
     )
     yield ""
-    yield "| learner | setting | updates | processor time | normalised return | agree: nearer | within a third |"
-    yield "|---|---|---|---|---|---|---|"
-    for name, held in sorted(shown.items(), key=lambda item: -values(item[1], "normalized_return").mean()):
-        score = values(held, "normalized_return")
-        low, high = interval(score)
+    agree = ("agree: nearer", "within a third") if two else ("agree",)
+    there = "agree there" + (": nearer, within a third" if two else "")
+    columns = ("learner", "setting", "updates", "processor time", "normalised return", *agree)
+    columns += (f"on starts {again['starts']:,}", there, "strangers agree")
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
+    for name, label, held, seen in sorted(group, key=lambda each: -values(each[2], "normalized_return").mean()):
         few = "" if len(held) == len(seeds) else f" ({len(held)} of {len(seeds)} seeds)"
-        agreed = [f"{values(held, rule).mean():.2f}" for rule in ("agreement", "agreement_strict")]
-        yield (
-            f"| `{name}` | `{held[0]['setting']}` | {int(held[0]['updates']):,} | {values(held, 'cpu_s').mean():.0f} s "
-            f"| {score.mean():.1f} [{low:.1f}, {high:.1f}]{few} | {agreed[0]} | {agreed[1]} |"
-        )
+        line = [f"`{name}`", f"`{label}`", f"{int(held[0]['updates']):,}", f"{values(held, 'cpu_s').mean():.0f} s"]
+        line += [_over(held) + few, *(f"{values(held, rule).mean():.2f}" for rule in rules)]
+        line += _second_look(seen, rules)
+        yield f"| {' | '.join(line)} |"
+    known = [float(row["data"]) for _, _, _, seen in group for row in seen]
+    if known:
+        yield "| the data itself |" + " |" * 3 + f" {known[0]:.1f} |" + " |" * (len(columns) - 5)
 
 
-def _tried(rows: list[Row]) -> Iterator[str]:
+def _over(rows: list[Row]) -> str:
+    """Mean and interval over seeds of the normalised return."""
+    score = values(rows, "normalized_return")
+    low, high = interval(score)
+    return f"{score.mean():.1f} [{low:.1f}, {high:.1f}]" if len(score) > 1 else f"{score.mean():.1f}"
+
+
+def _second_look(rows: list[Row], rules: Sequence[str]) -> list[str]:
+    """Score, agreement by every rule, and that of strangers."""
+    if not rows:
+        return ["", "", ""]
+    few = "" if len(rows) == len(PROTOCOL["seeds"]["final"]) else f" ({len(rows)} seeds)"
+    agreed = ", ".join(f"{values(rows, rule).mean():.2f}" for rule in rules)
+    strangers = of_strangers([unpacked(row["followed"]) for row in rows])
+    return [_over(rows) + few, agreed, "" if np.isnan(strangers) else f"{strangers:.2f}"]
+
+
+def _tried(rows: list[Row], stage: str, title: str) -> Iterator[str]:
     """What was tried of each learner, and what was chosen."""
-    tried = [row for row in rows if row["stage"] == "tune"]
+    tried = [row for row in rows if row["stage"] == stage]
     if not tried:
         return
-    seeds = " and ".join(map(str, PROTOCOL["seeds"]["tune"]))
-    yield f"Tried on `{TUNED_ON}`, seeds {seeds}, starts {PROTOCOL['starts']['tune']:,}; the best mean is chosen:"
+    yield title
     yield ""
-    yield "| learner | setting | updates | normalised return, by seed | agree: nearer | |"
-    yield "|---|---|---|---|---|---|"
-    for name in learners():
+    columns = ("learner", "setting", "updates", "processor time", "normalised return, by seed")
+    yield f"| {' | '.join((*columns, 'agree: nearer', 'within a third'))} | |"
+    yield "|---|---|---|---|---|---|---|---|"
+    order = [name for name in learners() if any(row["learner"] == name for row in tried)]
+    for name in order:
         best = chosen(name, rows)
-        for setting in (each for each in settings() if each.learner == name):
-            held = [row for row in tried if (row["learner"], row["setting"]) == (name, setting.label)]
+        mine = [row for row in tried if row["learner"] == name]
+        for label in dict.fromkeys(job.setting.label for job in _planned(name, stage, best)):
+            held = [row for row in mine if row["setting"] == label]
             if held:
                 scores = ", ".join(f"{score:.1f}" for score in values(held, "normalized_return"))
-                agreed = f"{values(held, 'agreement').mean():.2f}"
-                mark = "chosen" if best == setting else ""
-                yield f"| `{name}` | `{setting.label}` | {int(held[0]['updates']):,} | {scores} | {agreed} | {mark} |"
+                agreed = " | ".join(f"{values(held, rule).mean():.2f}" for rule in RULES)
+                time = f"{values(held, 'cpu_s').mean():.0f} s"
+                mark = "chosen" if best is not None and best.label == label else ""
+                yield f"| `{name}` | `{label}` | {int(held[0]['updates']):,} | {time} | {scores} | {agreed} | {mark} |"
+    yield ""
+
+
+def _planned(learner: str, stage: str, best: Setting | None) -> list[Job]:
+    if stage == "tune":
+        return tuning(learner)
+    return beyond(best) if best is not None else []
 
 
 def draw(rows: list[Row], curves: list[Row]) -> Iterator[Path]:
@@ -168,6 +230,32 @@ def _draw_curves(dataset: str, factor: float, shown: dict[str, list[Row]]) -> Pa
     return _saved(figure, f"curves_{dataset}_x{factor:g}")
 
 
+def draw_targets(again: list[Row], targets: list[Row]) -> Path:
+    """What agents of the first seed settle on in the own-joint view, by where the target is."""
+    from matplotlib.figure import Figure
+
+    from offline_marl.training.run_picture import draw_conventions
+
+    seed, shown = str(PROTOCOL["seeds"]["final"][0]), []
+    places = np.stack([values(targets, axis) for axis in ("x", "y")], axis=1)
+    for name in DRAWN:
+        for row in cells(again).get((name, TUNED_ON, 1.0), []):
+            if row["seed"] == seed:
+                shown.append((name, Conventions(tuple(SIDES), unpacked(row["followed"]), places)))
+    figure = Figure(figsize=(3.2 * len(shown), 3.8), layout="constrained")
+    for axes, (name, conventions) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        draw_conventions(axes, conventions)
+        axes.get_legend().remove()
+        axes.set_title(f"{name}: {conventions.agreed.mean():.0%} agree", fontsize=10)
+    handles, labels = axes.get_legend_handles_labels()
+    words = [label.rpartition(" ")[0] for label in labels]
+    figure.legend(handles, words, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(f"seed {seed}, {PROTOCOL['again']['episodes']} starts", fontsize=10)
+    path = RESULTS / f"targets_{TUNED_ON}_x1.png"
+    figure.savefig(path, dpi=100)
+    return path
+
+
 def _style(name: str) -> dict[str, Any]:
     base, _, variant = name.removesuffix(WITH_HISTORY).partition(" ")
     return {"color": COLORS[base], "linestyle": LINES[variant], "alpha": 0.5 if name.endswith(WITH_HISTORY) else 1.0}
@@ -191,4 +279,15 @@ def _points(rows: list[Row]) -> Iterator[dict[str, Any]]:
 
 def show() -> None:
     """Print all tables."""
-    print("\n".join(tables(plan.read("rows"))))
+    print("\n".join(tables(plan.read("rows"), plan.read("again"))))
+
+
+def write_page() -> None:
+    """Put the tables where docs/results.md shows them, and draw the pictures."""
+    before, opening, rest = PAGE.read_text().partition("<!-- table declared -->\n")
+    _, closing, behind = rest.partition("<!-- /table -->")
+    told = "\n".join(tables(plan.read("rows"), plan.read("again"))).strip()
+    PAGE.write_text(before + opening + told + "\n\n" + closing + behind)
+    print(
+        *draw(plan.read("rows"), plan.read("curves")), draw_targets(plan.read("again"), plan.read("targets")), sep="\n"
+    )

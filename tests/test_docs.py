@@ -80,13 +80,22 @@ def test_the_readme_is_read_in_three_minutes() -> None:
 
 
 def test_the_scores_that_the_readme_says_are_those_of_the_results() -> None:
-    headline = (ROOT / "README.md").read_text().partition("## The headline")[2].partition("![Score")[0]
+    headline = (ROOT / "README.md").read_text().partition("## The headline")[2].partition("## Use it")[0]
     page = (ROOT / "docs" / "results.md").read_text()
     table = re.search(r"<!-- table declared -->\n.*?:\n\n(.*?)\n\n", page, re.DOTALL)
     assert table is not None
-    means = dict(re.findall(r"^\| `([^`]+)` \| .* s \| (\d+\.\d) \[", table[1], re.MULTILINE))
-    said = re.findall(r"`([a-z0-9-]+)`\s+(?:scores\s+)?(\d+\.\d)", headline)
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table[1].splitlines()[2:]]
+    means = {row[0]: row[4].partition(" ")[0] for row in rows}
+    said = re.findall(r"`([a-z0-9-]+)`\s+(?:scores\s+)?(\d+\.\d)", headline.partition("![Score")[0])
     assert {"moma-ppo", "td3-bc", "bc"} <= dict(said).keys() and all(means[name] == mean for name, mean in said)
+    ours = next(row for row in rows if row[0] == "moma-ppo")
+    others = [row for row in rows if row[1] and "moma-ppo" not in row[0] and "model" not in row[0]]
+    nearer, within = ([round(100 * float(row[rule])) for row in (ours, *others)] for rule in (5, 6))
+    assert f"agree on a convention in {nearer[0]} of 100" in headline
+    assert f"agree in {min(nearer[1:])} to {max(nearer[1:])} of 100" in headline
+    assert f"it is {within[0]} against {min(within[1:])} to {max(within[1:])}" in headline
+    again = {row[0]: row[7].partition(" ")[0] for row in rows}
+    assert f"`moma-ppo` has {again['moma-ppo']} and `td3-bc` {again['td3-bc']}" in headline
 
 
 def test_make_targets_in_the_pages_exist() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from offline_marl.core.locks import locked
+from offline_marl.environments.base import Conventions
 from offline_marl.environments.episodes import episode_seeds
 from offline_marl.environments.reacher import SIDES, read_arm
 from offline_marl.training import training_run
@@ -126,6 +127,11 @@ def test_the_larger_budget_is_for_moma_ppo_and_the_best_three_without_a_model_wh
     histories = {row["setting"] for row in rows if row["learner"] == plain[0] + counted.WITH_HISTORY}
     assert len(histories) == 1 and histories.pop().startswith("window=10 "), "the best of those with one"
     assert {row["updates"] for row in rows if row["factor"] == "4"} == {"4000"}
+    further = [row for row in rows if row["stage"] == "beyond"]
+    assert {(row["learner"], row["seed"]) for row in further} == {(n, s) for n in ("td3-bc", "ma-iql") for s in "01"}
+    assert {row["setting"] for row in further if row["learner"] == "td3-bc"} >= {"window=0 alpha=1.0"} and len(
+        further
+    ) == 16
     own = {row["learner"] for row in rows if row["stage"] == "final" and row["dataset"] == counted.TUNED_ON}
     assert own == {*order, *larger, "moma-ppo oracle"}
     game = {row["learner"] for row in rows if row["dataset"] == "coordination-mix-v0"}
@@ -201,11 +207,23 @@ def test_a_job_leaves_a_row_and_a_curve_and_is_finished_for_good(plan, tmp_path,
     assert collected == {name: str(row[name]) for name in headline.ROW}
     curve = plan.read("curves", tmp_path / "results")
     assert len(curve) == 10
+    again = importlib.import_module("headline_again")
+    monkeypatch.setitem(plan.PROTOCOL, "again", {"starts": 4_000, "episodes": 10})
+    again.look_at_all([job], tmp_path)
+    again.look_at_all([job], tmp_path)
+    headline.collect(tmp_path)
+    (seen,) = plan.read("again", tmp_path / "results")
+    assert (seen["learner"], seen["seed"], seen["episodes"], seen["starts"]) == ("bc", "10", "10", "4000")
+    assert (
+        again.agreed(again.unpacked(seen["followed"])).mean() == float(seen["agreement"]) and float(seen["data"]) > 90
+    )
     elsewhere = tmp_path / "elsewhere"
     headline.restore(elsewhere)
     assert headline.finished(elsewhere) == [collected]
     assert not headline.is_open(job, elsewhere)
     headline.collect(elsewhere)
+    headline.collect(tmp_path / "nothing")
+    assert plan.read("again", tmp_path / "results") == [seen]
     assert plan.read("curves", tmp_path / "results") == curve
     assert plan.read("rows", tmp_path / "results") == [collected]
 
@@ -224,6 +242,8 @@ def test_a_job_that_was_cut_off_goes_on_with_its_clock_and_its_curve(plan, tmp_p
         with pytest.raises(RuntimeError, match="power cut"):
             job_module.carry_out(job, tmp_path / "cut")
     job_module.carry_out(job, tmp_path / "cut")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "config.json").write_text("begun, and cut off before the clock was saved")
     job_module.carry_out(job, tmp_path / "whole")
     ends = [json.loads((tmp_path / name / "curve.json").read_text())["points"] for name in ("cut", "whole")]
     untimed = [[{**point, "cpu_s": 0} for point in points] for points in ends]
@@ -268,20 +288,74 @@ def test_the_table_says_mean_interval_budget_and_both_rules_beside_each_other(co
     setting = next(setting for setting in counted.settings() if setting.learner == "bc")
     jobs = counted.scoring(setting, counted.TUNED_ON, 1)
     rows = [row_of(job, score) for job, score in zip(jobs, (40.0, 50.0, 60.0, 50.0, 50.0), strict=True)]
-    lines = list(tables.tables(rows))
-    assert "1 of the budget; seeds 10 to 14, 100 episodes of starts 2,000" in lines[0]
+    lines = list(tables.tables(rows, []))
+    assert "1 of the budget; seeds 10 to 14, 100 episodes of starts 2,000, and 500 of starts 4,000" in lines[0]
     (line,) = [line for line in lines if line.startswith("| `bc` | ")]
-    assert line.startswith("| `bc` | `window=0 lr=0.0003` | 1,000 | 10 s | 50.0 [")
-    assert line.endswith("] | 0.50 | 0.25 |")
-    partly = "\n".join(tables.tables(rows[:2]))
+    # t = 2.776, deviation 7.071 of five: 50 +- 8.78.
+    assert line == "| `bc` | `window=0 lr=0.0003` | 1,000 | 10 s | 50.0 [41.2, 58.8] | 0.50 | 0.25 |  |  |  |"
+    partly = "\n".join(tables.tables(rows[:2], []))
     assert "(2 of 5 seeds)" in partly
+    apart = np.array([[0, 0], [1, 1], [0, 0], [1, 0]])
+    seen = [seen_again(job, choices) for job, choices in zip(jobs[:2], (apart, 1 - apart), strict=True)]
+    lines = list(tables.tables(rows, seen))
+    (line,) = [line for line in lines if line.startswith("| `bc` | ")]
+    assert line.endswith("| 50.0 [50.0, 50.0] (2 seeds) | 0.75, 0.25 | 0.25 |")
+    assert "| the data itself | | | | -18.4 | | | | | |" in lines
+
+
+def seen_again(job: Any, choices: np.ndarray) -> dict[str, str]:
+    """A row of the second look, of agents that followed such conventions."""
+    again = importlib.import_module("headline_again")
+    names = ("clockwise", "counterclockwise")
+    known = row_of(job, 50.0)
+    agreed = Conventions(names, choices).agreed.mean()
+    return {
+        **{name: known[name] for name in again.KEY},
+        "normalized_return": "50.0",
+        "agreement": str(agreed),
+        "agreement_strict": "0.25",
+        "data": "-18.4",
+        "followed": again.packed(Conventions(names, choices)),
+    }
+
+
+def test_a_game_says_its_one_rule_once_and_the_settings_that_hold_there(counted, tables):
+    rows = carried_out(counted, lambda job: 50.0)
+    rows = [row | {"agreement_strict": "0.5"} if row["dataset"] == "coordination-mix-v0" else row for row in rows]
+    told = "\n".join(tables.tables(rows, [])).partition("`coordination-mix-v0`, 1 of the budget")[2]
+    assert (
+        "| normalised return | agree | on starts 4,000 | agree there | strangers agree |" in told.partition("\n\n`")[0]
+    )
+    (line,) = [line for line in told.partition("\n\n`")[0].splitlines() if line.startswith("| `moma-ppo` |")]
+    assert "`window=0 horizon=6`" in line
+
+
+def test_what_agents_followed_is_kept_as_a_letter_an_episode(plan):
+    again = importlib.import_module("headline_again")
+    followed = np.random.default_rng(0).integers(-1, 2, (50, 3))
+    text = again.packed(Conventions(("left", "right"), followed))
+    assert text.startswith("2x3:") and len(text) == 54
+    assert np.array_equal(again.unpacked(text), followed)
+
+
+def test_strangers_agree_on_what_the_starts_alone_say(plan):
+    """Runs that follow the start agree with each other; runs that each chose a way of their own do not."""
+    again = importlib.import_module("headline_again")
+    by_start = np.repeat([[0], [1], [1], [0]], 2, axis=1)
+    assert again.of_strangers([by_start] * 3) == 1.0
+    own = [np.full((4, 2), way) for way in (0, 1)]
+    assert again.of_strangers(own) == 0.0
+    # Agent 0 of each of three runs beside agent 1 of each other: of six pairs two are both 0.
+    assert again.of_strangers([*own, np.zeros((4, 2), int)]) == pytest.approx(1 / 3)
+    nobody = np.full((4, 2), -1)
+    assert again.of_strangers([nobody] * 2) == 0.0 and np.isnan(again.of_strangers([by_start]))
 
 
 def test_rows_of_two_commits_make_no_table(counted, tables):
     jobs = counted.tuning("bc")[:2]
     rows = [row_of(job, 1.0, commit) for job, commit in zip(jobs, (COMMIT, "b" * 40), strict=True)]
     with pytest.raises(AssertionError, match="several commits"):
-        list(tables.tables(rows))
+        list(tables.tables(rows, []))
 
 
 def test_the_committed_costs_are_of_every_setting_and_pay_for_hundreds_of_updates(plan):
@@ -330,19 +404,41 @@ def test_scores_and_curves_are_drawn_for_each_data_set(counted, tables, tmp_path
     assert "<!-- moma-ppo (5) -->" in scores and "within a third" in scores
     assert curves.count("<!-- bc -->") == 1 and "<!-- moma-ppo -->" in curves and "processor time" in curves
     assert "<!-- bc -->" in game and "moma-ppo" not in game
+    seen = [seen_again(job, np.array([[0, 0], [1, 0], [1, 1]])) for job in jobs]
+    targets = [{"x": "0.1", "y": str(y)} for y in (0.0, 0.1, -0.1)]
+    assert tables.draw_targets(seen, targets).stat().st_size > 5_000
 
 
 def setting_of(plan, learner: str) -> Any:
     return next(setting for setting in plan.settings() if setting.learner == learner)
 
 
-@pytest.mark.parametrize(("mixed", "share"), [(("90", "70"), 0.8), (("-10", "10"), 0.0)])
-def test_what_two_teams_keep_together_is_a_share_of_what_each_returns_by_itself(plan, tmp_path, mixed, share):
+@pytest.mark.parametrize(("mixed", "share"), [(("900", "700"), 0.7), (("-10", "990"), -0.01)])
+def test_what_two_teams_keep_is_the_worse_mixture_as_a_share_of_what_each_returns_by_itself(
+    plan, tmp_path, mixed, share
+):
     body = importlib.import_module("headline_body")
-    pairs = [("a", "a", "120"), ("a", "b", mixed[0]), ("b", "a", mixed[1]), ("b", "b", "80")]
-    lines = ["row,column,return", *map(",".join, pairs)]
-    (tmp_path / "crossplay.csv").write_text("\n".join(lines) + "\n")
-    assert body.kept_together(tmp_path / "crossplay.csv") == pytest.approx(share)
+    pairs = [("a", "a", "1200"), ("a", "b", mixed[0]), ("b", "a", mixed[1]), ("b", "b", "800")]
+    file = tmp_path / "crossplay.csv"
+    file.write_text("\n".join(["row,column,return", *map(",".join, pairs)]) + "\n")
+    assert body.kept_together(file) == pytest.approx(share)
+    file.write_text(file.read_text().replace("800", "-80"))
+    with pytest.raises(SystemExit, match="a team returns -80 by itself"):
+        body.kept_together(file)
+
+
+def test_the_larger_bodys_tables_say_who_learned_together(plan, tmp_path, monkeypatch):
+    body = importlib.import_module("headline_body")
+    monkeypatch.setattr(plan, "RESULTS", tmp_path)
+    assert list(body.tables()) == ["No team has been trained yet."]
+    names = ("row", "column", "return")
+    cross = [dict(zip(names, pair, strict=True)) for pair in (("a", "a", "1200.4"), ("a", "b", "-30"))]
+    plan.write("body_crossplay", names, cross)
+    learned = {"learner": "bc", "setting": "lr=1", "updates": "1000", "cpu_s": "10"}
+    plan.write("body", (*learned, "return"), [{**learned, "return": value} for value in ("900", "1100.2")])
+    lines = list(body.tables())
+    assert "| `a` | `a` | 1,200 | learned together |" in lines and "| `a` | `b` | -30 |  |" in lines
+    assert lines[-1] == "| `bc` | `lr=1` | 1,000 | 10 s | 900, 1,100 |"
 
 
 def test_learners_of_the_larger_body_have_the_settings_that_reacher_chose(counted, monkeypatch):
@@ -352,9 +448,9 @@ def test_learners_of_the_larger_body_have_the_settings_that_reacher_chose(counte
     rows: list[dict[str, str]] = []
     monkeypatch.setattr(counted, "read", lambda name: rows if name == "rows" else costs)
     with pytest.raises(SystemExit, match="bc has no setting yet"):
-        list(body.jobs(Path("mix.safetensors")))
+        body.chosen()
     rows += [row_of(job, job.setting.fields["window"]) for name in body.LEARNERS for job in counted.tuning(name)]
-    found = list(body.jobs(Path("mix.safetensors")))
+    found = list(body.jobs(body.chosen(), Path("mix.safetensors")))
     assert {(job.setting.learner, job.seed) for job in found} == set(itertools.product(body.LEARNERS, body.SEEDS))
     assert {job.dataset for job in found} == {"mix.safetensors_2x3_0t"}
     assert all(job.fields["window"] == 10 and job.fields["reward_scale"] == "range" for job in found)
