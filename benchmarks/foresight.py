@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import sys
@@ -141,7 +142,7 @@ def measured(name: str, model: str, seed: int, folder: Path) -> dict[str, Any]:
 def times(model: WorldModel, buffer: TransitionBuffer, steps: int) -> tuple[float, float]:
     """Processor seconds of one update of the model itself, and of all updates of the fit."""
     source = source_for(model, buffer, torch.Generator().manual_seed(0))
-    state, total, seconds = model.state_dict(), 0.0, 0.0
+    state, total, seconds = copy.deepcopy(model.state_dict()), 0.0, 0.0
     first = getattr(model, "tokenizer_steps", 0)
     for phase, count in zip(model.phases[::-1], (steps - first, first), strict=False):
 

@@ -49,7 +49,11 @@ class LoopTokens:
                 tokens = drawn(logits, draws.uniform, draws.speaker)
             else:
                 tokens[..., number] = drawn(logits[..., number, :], draws.uniform[..., number], draws.speaker)
-        prediction = model._prediction(carry, exact, tokens, logits, told, draws.speaker)
+        prediction = model._prediction(carry, exact, tokens, logits, told, draws)
+        seen = model.codec.standardised(prediction.next_obs).unsqueeze(1).expand(-1, acted.shape[1], -1, -1)
+        _, told = model.nets(torch.cat([carry.obs, tokens.unsqueeze(1)], dim=1), acted, there, known, seen)
+        prediction = model._with_choices(prediction, told_now(told).avail)
+        tokens = model.codec.settled(tokens, carry.present)
         return prediction, carry.after(tokens, done, None, exact, prediction.next_obs)
 
 

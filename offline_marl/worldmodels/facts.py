@@ -105,6 +105,36 @@ class Facts:
         return history[..., : self.spec.obs_dim].ne(0).any(-1)
 
     @property
+    def shared(self) -> Annotated[Tensor, "agent obs"]:
+        """Bool: numbers that move, and that several agents see."""
+        viewers = torch.bincount(self.place[self.place >= 0], minlength=self.coordinates)
+        moving = (viewers > 1) & (self.change_std > LEAST_STD)
+        columns = moving[self.place.clamp(min=0)] & (self.place >= 0)
+        return torch.unflatten(columns, -1, (self.spec.n_agents, self.spec.obs_dim))
+
+    def first_told(self, obs: Obs, present: PerAgent) -> Joint:
+        """The joint coordinates of what agents say that they see: each is told by the first of those who are there.
+
+        Of who draws by himself none is meant: a mean of several draws is a number that none of them expects.
+
+        Args:
+            obs: Of each agent its own version.
+            present: Bool, who is there; what nobody sees who is there is zero.
+        """
+        known = self.place >= 0
+        place, flat = self.place[known], obs.flatten(-2)[..., known]
+        there = present.unsqueeze(-1).expand(*present.shape, self.spec.obs_dim).flatten(-2)[..., known]
+        if self._plain:
+            return flat.masked_fill(~there, 0.0)
+        order = torch.arange(len(place), device=obs.device)
+        nobody = len(place)
+        candidates = torch.where(there, order, nobody)
+        first = candidates.new_full((*flat.shape[:-1], self.coordinates), nobody)
+        first = first.scatter_reduce(-1, place.expand_as(candidates), candidates, "amin")
+        told = flat.gather(-1, first.clamp(max=nobody - 1))
+        return told.masked_fill(first == nobody, 0.0)
+
+    @property
     def _plain(self) -> bool:
         """Whether every column is a coordinate of its own, in the same order."""
         return len(self.pick) == len(self.place)

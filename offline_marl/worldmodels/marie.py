@@ -3,7 +3,7 @@
 Departs from the published code: fitted in two phases, the tokenizer first, which then stays; by default tokens tell
 what a small regression of the step misses; several small members on one tokenizer; context before an imagined start,
 and more steps than positions; tokens of a step marked by slot and owner; a next observation at every step; rewards and
-ends agreed by the agents, and by all who see the same number.
+ends agreed by the agents, and one number for all who see it; ends drawn; what is allowed read beside what is seen then.
 Paper: arXiv 2406.15836.
 """
 
@@ -130,7 +130,8 @@ class Marie(WorldModel):
         if tokenizing:
             loss, parts = self._tokenizer_step(cuts, obs, exact, there, seen)
         else:
-            parts = self._losses(cuts, self.codec.encode(obs, exact), exact, there, seen)
+            tokens, following = self.codec.encode(obs, exact), self.codec.standardised(following)
+            parts = self._losses(cuts, tokens, exact, following, there, seen)
             loss = torch.stack(list(parts.values())).sum()
             self.descend(loss)
         # Per member, like an ensemble's; names are the same in both phases.
@@ -160,11 +161,17 @@ class Marie(WorldModel):
         return torch.stack(list(parts.values())).sum(), parts
 
     def _losses(
-        self, cuts: Batch, tokens: Tensor, exact: Tensor | None, there: PerAgent, seen: PerAgent
+        self,
+        cuts: Batch,
+        tokens: Tensor,
+        exact: Tensor | None,
+        following: Tensor,
+        there: PerAgent,
+        seen: PerAgent,
     ) -> dict[str, Tensor]:
         """Sums over members of each one's mean losses."""
         with self.nets.dropping(self.generator):
-            logits, told = self.nets(tokens, self._act_tokens(cuts.actions), there, exact)
+            logits, told = self.nets(tokens, self._act_tokens(cuts.actions), there, exact, following)
 
         with torch.no_grad():
             values = self.codec.reward_values(cuts.rewards, exact).clamp(*self.codec.reward_borders)
@@ -199,7 +206,7 @@ class Marie(WorldModel):
 
     @torch.no_grad()
     def step(self, carry: TokenCarry, actions: Tensor) -> tuple[Prediction, TokenCarry]:
-        """Tokens drawn from one member for each row, whose reward it tells, too; what all members tell is the spread.
+        """Tokens and ends drawn from what one member tells of each row, its reward too; what all tell is the spread.
 
         Args:
             carry: From `begin` or the step before.
@@ -208,7 +215,10 @@ class Marie(WorldModel):
         shape = (carry.rows, self.spec.n_agents, self.layout.tokens)
         uniform = torch.rand(shape, generator=self.generator, device=actions.device)
         speaker = torch.randint(self.members, (carry.rows,), generator=self.generator, device=actions.device)
-        return self._stepped(carry, actions, Draws(uniform, speaker))
+        ends = None
+        if self.layout.terminates:
+            ends = torch.rand(carry.rows, generator=self.generator, device=actions.device)
+        return self._stepped(carry, actions, Draws(uniform, speaker, ends))
 
     @torch.no_grad()
     def errors(self, batch: Batch) -> PerMember:
@@ -286,12 +296,18 @@ class Marie(WorldModel):
                 if number + 1 < self.layout.tokens:
                     every.append(nets.next_logits(nets.follow(cache, picked[number], blank, unread)))
             logits, tokens = torch.stack(every, dim=-2), torch.stack(picked, dim=-1)
-        return tokens, self._prediction(carry, exact, tokens, logits, nets.told(slots), draws.speaker), cache
+        prediction = self._prediction(carry, exact, tokens, logits, nets.told(slots), draws)
+        prediction = self._with_choices(prediction, nets.allowed(slots, self.codec.standardised(prediction.next_obs)))
+        settled = self.codec.settled(tokens, carry.present)
+        if settled is not tokens:
+            cache = nets.rewrite(cache, settled, blank, unread)
+        return settled, prediction, cache
 
     def _prediction(
-        self, carry: TokenCarry, exact: Tensor | None, tokens: Tensor, logits: Tensor, told: Told, speaker: Tensor
+        self, carry: TokenCarry, exact: Tensor | None, tokens: Tensor, logits: Tensor, told: Told, draws: Draws
     ) -> Prediction:
-        facts, codec, present = self.facts, self.codec, carry.present
+        """What tokens and summaries tell, but for what will be allowed."""
+        facts, codec, present, speaker = self.facts, self.codec, carry.present, draws.speaker
         guessed = None if self.guess is None or exact is None else self.guess(exact)
         next_obs = facts.spread_out(codec.decode(tokens, carry.now, guessed, present))
         means = codec.blend(logits.softmax(-1), carry.now, guessed, present)
@@ -302,10 +318,15 @@ class Marie(WorldModel):
         spread = Spread(means, rewards, None, None, facts.change_std, facts.reward_std, doubt)
         ended = torch.zeros_like(present)
         if told.end is not None:
-            ended = (agreed(told.end.sigmoid().mean(0), present) > 0.5).expand_as(present)
-        avail = None if told.avail is None else legal(told.avail.sigmoid().mean(0), self.act_present)
+            odds = agreed(told.end.sigmoid().mean(0), present)
+            ended = (odds > (0.5 if draws.ends is None else draws.ends.unsqueeze(-1))).expand_as(present)
         row = torch.arange(len(speaker), device=speaker.device)
-        return Prediction(next_obs, rewards[speaker, row], ended, spread, next_avail_actions=avail)
+        return Prediction(next_obs, rewards[speaker, row], ended, spread)
+
+    def _with_choices(self, prediction: Prediction, logits: Tensor | None) -> Prediction:
+        """With what will be allowed, where choices are ever restricted."""
+        avail = None if logits is None else legal(logits.sigmoid().mean(0), self.act_present)
+        return replace(prediction, next_avail_actions=avail)
 
     def _act_tokens(self, actions: Tensor) -> Annotated[Tensor, "*lead agent token"]:
         if self.spec.discrete:

@@ -116,10 +116,13 @@ class Draws:
     """Picks tokens; None for the likeliest of all members."""
     speaker: Annotated[Tensor, "row"]
     """The member that tells each row's tokens and rewards."""
+    ends: Annotated[Tensor, "row"] | None = None
+    """Ends each row whose odds of an end are higher; None where it does if that is likelier than not."""
 
     def of(self, rows: Annotated[Tensor, "some"]) -> Draws:
         """Those of some rows."""
-        return Draws(None if self.uniform is None else self.uniform[rows], self.speaker[rows])
+        uniform, ends = (None if each is None else each[rows] for each in (self.uniform, self.ends))
+        return Draws(uniform, self.speaker[rows], ends)
 
 
 def joined(parts: list[Prediction]) -> Prediction:

@@ -74,16 +74,33 @@ class Codec:
         present = self.tokenizer.present
         return None if self.guess is None else self.tokenizer.encode(torch.zeros_like(present, dtype=torch.float32))
 
+    def settled(self, tokens: Tokens, present: PerAgent) -> Tokens:
+        """Tokens written anew of those agents who drew something else for a number that another one tells first.
+
+        So that no agent remembers what did not happen. See `decode`.
+        """
+        facts, shared = self.facts, self.facts.shared
+        if not bool(shared.any()):
+            return tokens
+        written = self.tokenizer.decode(tokens)
+        agreed = torch.where(shared, facts.spread_out(facts.first_told(written, present)), written)
+        other = (agreed != written).any(-1, keepdim=True) & present.unsqueeze(-1)
+        return torch.where(other, self.tokenizer.encode(agreed), tokens)
+
     def decode(self, tokens: Tokens, now: Obs | None, guessed: Guessed | None, present: PerAgent) -> Joint:
-        """Joint coordinates that tokens stand for, after `now`."""
-        told = self._joint(self.tokenizer.decode(tokens), present)
+        """Joint coordinates that tokens stand for, after `now`; what several see the first of them who is there tells.
+
+        Their tokens are drawn apart. A mean of draws would be narrower than what each of them expects, and of several
+        modes no mode.
+        """
+        told = self.facts.first_told(self._raw(self.tokenizer.decode(tokens)), present)
         return told if now is None or guessed is None else self.facts.join(now) + guessed.changes.mean(0) + told
 
     def blend(
         self, odds: Tensor, now: Obs | None, guessed: Guessed | None, present: PerAgent
     ) -> Annotated[Tensor, "member *lead coordinate"]:
-        """What each member expects: each token is the mean of what its choices stand for."""
-        told = self._joint(self.tokenizer.blend(odds), present)
+        """What each member expects: each token is the mean of what its choices stand for, and so are the viewers'."""
+        told = self._mean(self._raw(self.tokenizer.blend(odds)), present)
         return told if now is None or guessed is None else self.facts.join(now) + guessed.changes + told
 
     def cycled(self, tokens: Tokens) -> Tokens:
@@ -133,18 +150,22 @@ class Codec:
         std = facts.spread_out(facts.obs_std).masked_fill(~present, 1.0)
         return (obs - facts.spread_out(facts.obs_mean)) / std * present
 
-    def _joint(self, written: Obs, present: PerAgent) -> Joint:
-        """In raw units; of what several agents see, the mean of those who are there."""
-        facts, real = self.facts, self.tokenizer.present
+    def _raw(self, written: Obs) -> Obs:
+        """In raw units: observations, or residuals of no more than can be told."""
+        facts = self.facts
         if self.guess is None:
             mean, std = facts.obs_mean, facts.obs_std
         else:
             mean, std = torch.zeros_like(facts.obs_mean), self.guess.of_changes
             written = written.clamp(-REACH, REACH)
-        flat = (written * facts.spread_out(std).masked_fill(~real, 1.0) + facts.spread_out(mean)).flatten(-2)
+        return written * facts.spread_out(std).masked_fill(~self.tokenizer.present, 1.0) + facts.spread_out(mean)
+
+    def _mean(self, written: Obs, present: PerAgent) -> Joint:
+        """Of what several agents see the mean of those who are there."""
+        facts = self.facts
         known = facts.place >= 0
-        weights = (present.unsqueeze(-1) & real).flatten(-2)[..., known].to(flat.dtype)
-        place, shape = facts.place[known], (*flat.shape[:-1], facts.coordinates)
-        total = flat.new_zeros(shape).index_add_(-1, place, flat[..., known] * weights)
-        count = flat.new_zeros(*weights.shape[:-1], facts.coordinates).index_add_(-1, place, weights)
+        weights = (present.unsqueeze(-1) & self.tokenizer.present).flatten(-2)[..., known].to(written.dtype)
+        place, shape = facts.place[known], (*written.shape[:-2], facts.coordinates)
+        total = written.new_zeros(shape).index_add_(-1, place, written.flatten(-2)[..., known] * weights)
+        count = written.new_zeros(*weights.shape[:-1], facts.coordinates).index_add_(-1, place, weights)
         return total / count.clamp(min=1.0)

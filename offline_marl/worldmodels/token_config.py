@@ -128,6 +128,7 @@ def layout_of(config: MarieConfig, spec: Spec, tokenizer: Tokenizer, terminates:
     """Sizes of the transformers for a task."""
     return Layout(
         n_agents=spec.n_agents,
+        obs=spec.obs_dim,
         tokens=tokenizer.tokens,
         vocabulary=tokenizer.vocabulary,
         act_tokens=1 if spec.discrete else spec.act_dim,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -32,6 +32,8 @@ class Layout:
     """Sizes of a token world model."""
 
     n_agents: int
+    obs: int
+    """Numbers of an observation."""
     tokens: int
     """K, of an observation."""
     vocabulary: int
@@ -67,6 +69,7 @@ class Told:
     rewards: Annotated[Tensor, "*lead choice"]
     end: Annotated[Tensor, "*lead"] | None
     avail: Annotated[Tensor, "*lead choice"] | None
+    """Of the next step, by what is seen in it."""
 
 
 class TokenMembers(nn.Module):
@@ -98,7 +101,8 @@ class TokenMembers(nn.Module):
         self.obs_head = StackedMLP(members, width, (width,), told)
         self.reward_head = StackedMLP(members, width, (width,), layout.reward_bins)
         self.end_head = StackedMLP(members, width, (width,), 1) if layout.terminates else None
-        self.avail_head = StackedMLP(members, width, (width,), layout.choices) if layout.choices else None
+        asked = width + layout.obs
+        self.avail_head = StackedMLP(members, asked, (width,), layout.choices) if layout.choices else None
         wide = (4 * width, 4 * width)
         self.sight = StackedMLP(members, layout.exact, wide, layout.n_agents * width) if layout.exact else None
 
@@ -108,6 +112,7 @@ class TokenMembers(nn.Module):
         actions: ActBlocks,
         there: Annotated[Tensor, "row time agent"],
         exact: Annotated[Tensor, "row time number"] | None = None,
+        next_obs: Annotated[Tensor, "row time agent obs"] | None = None,
     ) -> tuple[Annotated[Tensor, "member row time agent token choice"], Told]:
         """What is told after each step of segments, each place knowing only what came before it.
 
@@ -116,6 +121,7 @@ class TokenMembers(nn.Module):
             actions: Tokens of what is done.
             there: Bool; steps of agents that are away are read by no other step.
             exact: What all agents see and do in each step, where tokens are of residuals.
+            next_obs: Standardised, what is seen after each step; what will be allowed is told where it is given.
 
         Returns:
             Logits of the tokens of each next observation, and of the rest.
@@ -136,7 +142,7 @@ class TokenMembers(nn.Module):
         else:
             following = out[:, :, layout.block - 1 :].unfold(2, layout.tokens, layout.block).transpose(-2, -1)
             told = run(self.obs_head, self._by_time(following, rows))
-        return told, self.told(slots)
+        return told, self.told(slots, next_obs)
 
     @contextmanager
     def dropping(self, generator: torch.Generator) -> Iterator[None]:
@@ -214,6 +220,21 @@ class TokenMembers(nn.Module):
         out = self.transformer.extend(x, cache, *self._fronts(blank, unread))
         return out.reshape(self.members, *token.shape, self.width)
 
+    def rewrite(
+        self,
+        cache: Cache,
+        tokens: Annotated[Tensor, "row agent token"],
+        blank: Annotated[Tensor, "row"] | None,
+        unread: Tensor | None = None,
+    ) -> Cache:
+        """The cache with other tokens of the next observation in place of those that it took in last."""
+        kept = tokens[..., : self.layout.tokens - self.layout.pending]
+        if not kept.shape[-1]:
+            return cache
+        cache = replace(cache, length=cache.length - kept.shape[-1])
+        self.transformer.extend(self._obs_features(kept).flatten(1, 2), cache, *self._fronts(blank, unread))
+        return cache
+
     def first_logits(self, slots: Features) -> Annotated[Tensor, "member row agent token choice"]:
         """Logits that are told at a summary: of the first token, or of all."""
         return self._logits(slots)
@@ -222,11 +243,20 @@ class TokenMembers(nn.Module):
         """Logits of the token behind one."""
         return run(self.obs_head, features)
 
-    def told(self, slots: Tensor) -> Told:
-        """What is told at summaries, but for tokens."""
+    def told(self, slots: Tensor, next_obs: Tensor | None = None) -> Told:
+        """What is told at summaries, but for tokens; see `forward`."""
         end = None if self.end_head is None else run(self.end_head, slots).squeeze(-1)
-        avail = None if self.avail_head is None else run(self.avail_head, slots)
+        avail = None if next_obs is None else self.allowed(slots, next_obs)
         return Told(run(self.reward_head, slots), end, avail)
+
+    def allowed(
+        self, slots: Tensor, next_obs: Annotated[Tensor, "*lead obs"]
+    ) -> Annotated[Tensor, "member *lead choice"] | None:
+        """Logits of what is allowed in the next step, by what is seen in it: chance decides both together."""
+        if self.avail_head is None:
+            return None
+        seen = next_obs.expand(self.members, *next_obs.shape)
+        return run(self.avail_head, torch.cat([slots, seen], dim=-1))
 
     def _logits(self, slots: Tensor) -> Tensor:
         out = run(self.obs_head, slots)

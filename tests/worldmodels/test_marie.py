@@ -122,7 +122,7 @@ def test_what_is_told_is_read_at_the_places_of_the_published_layout(monkeypatch)
     monkeypatch.setattr(nets.transformer, "forward", lambda x, mask: places(x))
     monkeypatch.setattr(nets.obs_head, "forward", lambda x: x)
     heads: list[torch.Tensor] = []
-    monkeypatch.setattr(nets, "told", lambda slots: heads.append(slots))
+    monkeypatch.setattr(nets, "told", lambda slots, _next_obs: heads.append(slots))
 
     def places(x: torch.Tensor) -> torch.Tensor:
         return torch.arange(x.shape[2], dtype=x.dtype).view(-1, 1).expand(x.shape)
@@ -437,6 +437,89 @@ def test_what_several_agents_see_they_foresee_alike() -> None:
     prediction, _ = model.step(model.begin(begun), begun.actions)
     assert model.facts.coordinates == 3
     assert torch.equal(prediction.next_obs[:, 1, 0], prediction.next_obs[:, 0, 1])
+
+
+def coins() -> Dataset:
+    """Both agents see the same coin, thrown anew at each step, in different columns, and each a number of its own.
+
+    Who sees heads may choose 1 besides 0.
+    """
+    generator = torch.Generator().manual_seed(0)
+    episodes = []
+    for _ in range(30):
+        coin = (2 * torch.randint(2, (11,), generator=generator) - 1).float()
+        obs = torch.randn(11, 2, 2, generator=generator)
+        obs[:, 0, 0] = obs[:, 1, 1] = coin
+        none = torch.zeros(10, 2, dtype=torch.bool)
+        cut = none.clone()
+        cut[-1] = True
+        allowed = torch.ones(11, 2, 2, dtype=torch.bool)
+        allowed[..., 1] = (coin > 0).unsqueeze(-1)
+        still = torch.zeros(10, 2, dtype=torch.int64)
+        episodes.append(Episode(obs, still, torch.zeros(10, 2), none, cut, avail_actions=allowed))
+    return Dataset.from_episodes(episodes, Spec(obs_dims=(2, 2), act_dims=(2, 2), action_kind="discrete"))
+
+
+COIN = {"tokenizer": "bins", "vocabulary": 21, "tokenizer_steps": 80, "members": 1, "width": 32, "window": 1}
+COIN |= {"dropout": 0.0, "lr": 3e-3, "guess": [16], "batch_size": 32}
+
+
+@pytest.mark.parametrize("settings", [{}, {"decoding": "parallel"}, {"tokens_of": "residuals"}], ids=str)
+@pytest.mark.long
+def test_of_chance_that_several_agents_see_one_outcome_is_told_and_what_follows_from_it(settings) -> None:
+    """Not the mean of several draws, which is no outcome; and what is allowed is what that outcome allows."""
+    data = coins()
+    model = made("discrete", data, **{**COIN, **settings})
+    buffer = TransitionBuffer(data, 1, state=False)
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(400):
+        model.update(buffer.view(buffer.draw(32, draws), model.needs))
+    begun = buffer.transitions(torch.arange(300))
+    carry = model.begin(begun)
+    for _ in range(2 * model.layout.steps):
+        prediction, carry = model.step(carry, begun.actions)
+        coin = prediction.next_obs[:, 0, 0]
+        assert torch.equal(coin, prediction.next_obs[:, 1, 1])
+        assert float((coin.abs() > 0.5).float().mean()) > 0.97, "heads or tails"
+        assert 0.8 < float(coin.std()) < 1.2
+        assert prediction.next_avail_actions is not None
+        heads = (coin > 0).unsqueeze(-1)
+        assert float((prediction.next_avail_actions[..., 1] == heads).float().mean()) > 0.97
+
+
+@pytest.mark.parametrize("settings", [{}, {"decoding": "parallel"}, {"tokens_of": "residuals"}], ids=str)
+@torch.no_grad()
+def test_nobody_remembers_what_another_agent_told_otherwise(settings) -> None:
+    """Tokens that are drawn apart are written anew, in the cache too: it tells what one that is made anew does."""
+    data = coins()
+    model = made("discrete", data, **{**COIN, "length": 8, "layers": 2, **settings})
+    begun = rows(window=1, data=data, count=40)
+    carry = model.begin(begun)
+    for _ in range(3):
+        _, carry = model.step(carry, begun.actions)
+        written = model.codec.tokenizer.decode(carry.obs[:, -1])
+        torch.testing.assert_close(written[:, 0, 0], written[:, 1, 1])
+    assert len({tuple(row) for row in carry.obs[:, -1, :, 0].tolist()}) > 1, "something was drawn"
+    told = []
+    for start in (carry, replace(carry, cache=None, filled=0)):
+        model.place("cpu", 9)
+        told.append(model.step(start, begun.actions)[0])
+    torch.testing.assert_close(told[0].next_obs, told[1].next_obs)
+    torch.testing.assert_close(told[0].spread.rewards, told[1].spread.rewards, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_an_end_comes_as_often_as_it_is_foreseen() -> None:
+    model = made("continuous")
+    assert model.layout.terminates
+    last = model.nets.end_head.layers[-1]
+    last.weight.zero_()
+    last.bias.fill_(math.log(0.3 / 0.7))
+    begun = rows("continuous", count=1)
+    many = begun.map(lambda value: value.expand(4_000, *value.shape[1:]))
+    ended = model.step(model.begin(many), many.actions)[0].terminations
+    assert torch.equal(ended[:, 0], ended[:, 1])
+    assert float(ended[:, 0].float().mean()) == pytest.approx(0.3, abs=0.03)
 
 
 def test_the_tokenizer_learns_first_and_then_stays() -> None:

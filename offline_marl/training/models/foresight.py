@@ -84,22 +84,43 @@ def look_far(model: WorldModel, buffer: TransitionBuffer, starts: int, steps: in
     return foresee(model, buffer.segments(index, min(steps, longest)))
 
 
+FEW, SEEN = 32, 4
+"""Most values of a coordinate that counts as one of few, and how often each is seen on average at least."""
+
+
 def rank_draws(
     model: WorldModel, buffer: TransitionBuffer, index: Rows, draws: int
 ) -> Annotated[Tensor, "moment coordinate"]:
     """Rank of each recorded coordinate among as many draws of one step, from 0 to `draws`; equals count half.
 
     Of a model whose draws are distributed as what is recorded, every rank is as likely. Rows of which something was
-    not recorded are left out.
+    not recorded are left out. Of coordinates that take few values a draw is the value that it is nearest to: else a
+    model that is right but for the last digit would have no interval that holds what happens.
     """
     rows = buffer.transitions(index)
     carry, after = model.begin(rows), model.facts.join(rows.next_obs)
+    there = torch.ones_like(rows.terminations) if rows.mask is None else rows.mask
+    known = (there if rows.next_seen is None else there & rows.next_seen).all(-1)
+    after = after[known]
+    few = _few_values(after)
     ranks = torch.zeros_like(after)
     for _ in range(draws):
-        drawn = model.facts.join(model.step(carry, rows.actions)[0].next_obs)
+        drawn = model.facts.join(model.step(carry, rows.actions)[0].next_obs)[known]
+        for coordinate, values in few.items():
+            borders = (values[1:] + values[:-1]) / 2
+            drawn[:, coordinate] = values[torch.bucketize(drawn[:, coordinate].contiguous(), borders)]
         ranks += (drawn < after).to(ranks.dtype) + 0.5 * (drawn == after).to(ranks.dtype)
-    there = torch.ones_like(rows.terminations) if rows.mask is None else rows.mask
-    return ranks[(there if rows.next_seen is None else there & rows.next_seen).all(-1)]
+    return ranks
+
+
+def _few_values(joint: Annotated[Tensor, "moment coordinate"]) -> dict[int, Annotated[Tensor, "value"]]:
+    """Values of the coordinates that take at most `FEW`, each seen several times."""
+    found = {}
+    for coordinate, column in enumerate(joint.unbind(-1)):
+        values = column.unique()
+        if 0 < len(values) <= min(FEW, len(column) // SEEN):
+            found[coordinate] = values
+    return found
 
 
 def foresee(model: WorldModel, cuts: Batch) -> Foreseen:

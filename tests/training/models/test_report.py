@@ -19,7 +19,7 @@ from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.training import training_run
 from offline_marl.training.models import fit as fitting
-from offline_marl.training.models.foresight import evenly, foresee, look_far
+from offline_marl.training.models.foresight import evenly, foresee, look_far, rank_draws
 from offline_marl.training.models.picture import draw_report
 from offline_marl.training.models.report import (
     DRAWS,
@@ -415,6 +415,13 @@ def test_a_trusted_model_is_used_in_silence(tmp_path, fitted, capsys) -> None:
     assert capsys.readouterr().err == ""
 
 
+def test_a_model_that_rewrites_observations_is_warned_of(tmp_path, fitted, capsys, monkeypatch) -> None:
+    report, _ = measure_model(fitted, HELD_OUT)
+    monkeypatch.setattr(fitted, "config", SimpleNamespace(tokens_of="observations"))
+    _warned(fitting.Fit(tmp_path, fitted, [0.1], 1, HELD_OUT, report))
+    assert "tells observations by tokens: in imagination policies see what these stand for" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("no_pictures")
 def test_the_command_says_the_verdict_and_where_the_report_is(tmp_path, task, capsys) -> None:
     from offline_marl.launch.cli import main
@@ -440,3 +447,32 @@ def test_ranks_among_draws_tell_intervals_that_are_too_narrow_or_too_wide(width,
         assert float(off.abs().max()) < 0.03
     else:
         assert bool((off < -0.03).all() if says == "too narrow" else (off > 0.03).all())
+
+
+def test_a_draw_of_few_values_is_the_value_that_it_is_nearest_to() -> None:
+    """A coin that is told as .97 and -.97 is told right; a number of many values is none of few."""
+    generator = torch.Generator().manual_seed(0)
+
+    def thrown(count: int, size: float) -> torch.Tensor:
+        coin = (2 * torch.randint(2, (count, 1), generator=generator) - 1) * size
+        return torch.cat([coin, torch.randn(count, 1, generator=generator)], dim=1)
+
+    recorded = thrown(400, 1.0)
+    nothing = torch.zeros(400, 1)
+    rows = SimpleNamespace(next_obs=recorded, actions=nothing, terminations=nothing.bool(), mask=None, next_seen=None)
+    model = SimpleNamespace(
+        begin=lambda _: None,
+        facts=SimpleNamespace(join=lambda obs: obs.clone()),
+        step=lambda carry, _: (SimpleNamespace(next_obs=thrown(400, 0.97)), carry),
+    )
+    ranks = rank_draws(model, SimpleNamespace(transitions=lambda _: rows), torch.arange(400), 19)
+    off = (ranks - 9.5).abs()
+    assert float(off[:, 0].max()) < 9.0 and float((off[:, 0] <= 5.0).float().mean()) > 0.5
+    assert float((off[:, 1] <= 5.0).float().mean()) == pytest.approx(0.5, abs=0.08)
+    near = rank_draws(
+        SimpleNamespace(**{**vars(model), "step": lambda carry, _: (SimpleNamespace(next_obs=recorded + 0.01), carry)}),
+        SimpleNamespace(transitions=lambda _: rows),
+        torch.arange(400),
+        3,
+    )
+    assert bool((near[:, 0] == 1.5).all()) and bool((near[:, 1] == 0.0).all())
