@@ -6,6 +6,8 @@ sum_i log pi_i, so agents learn from the same joint actions.
 Departs from the published code: all losses are taken at the same parameters, so that one backward
 serves and a history is encoded once; there is no history by default; of two target critics the lesser *mixed* value
 counts (each agent's lesser one under `weighting = agent`), which is not the mixture of the agents' lesser values.
+Where the clock alone ends episodes, values look beyond their end; with a horizon 1 / (1 - gamma) longer than an episode
+they fall for tens of thousands of updates, and what was learned falls with them: give such data a smaller gamma.
 Paper: arXiv 2305.17198.
 """
 
