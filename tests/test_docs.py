@@ -128,6 +128,7 @@ TABLES = {
     "marie.md": {
         "foresight": "foresight.py --table",
         "inside": "table.py benchmarks/results/moma_in_marie.csv",
+        "played": "marie_online.py --table",
     },
 }
 """Tables of the pages, and the programs that print them from committed rows."""
