@@ -117,7 +117,7 @@ def _few_values(joint: Annotated[Tensor, "moment coordinate"]) -> dict[int, Anno
     """Values of the coordinates that take at most `FEW`, each seen several times."""
     found = {}
     for coordinate, column in enumerate(joint.unbind(-1)):
-        values = column.unique()
+        values = torch.unique(column)
         if 0 < len(values) <= min(FEW, len(column) // SEEN):
             found[coordinate] = values
     return found

@@ -6,7 +6,7 @@ episodes that its policies act out in the model from replayed steps. The model l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,6 +89,8 @@ class GrowingFit:
         self.made: int | None = None
         """Updates of the round that is under way; None between rounds."""
         self.loss = self.error = torch.zeros(())
+        self.parts: dict[str, float] = {}
+        """What the model says of its parts on each round's new steps, such as `tokenizer/in_use`."""
 
     def proceed(self) -> None:
         """One round: the error on what is new, then the updates; one that was interrupted goes on where it stood.
@@ -131,9 +133,13 @@ class GrowingFit:
             return
         index = torch.arange(int(ring.first[held - new]), len(ring), device=ring.device)
         self.model.widen(ring.transitions(index))
-        errors = held_out_errors(self.model, ring, evenly(index, MOST_ASKED))
+        asked_of = evenly(index, MOST_ASKED)
+        errors = held_out_errors(self.model, ring, asked_of)
         self.model.choose(errors)
         self.error = errors.mean()
+        with torch.no_grad():
+            told = self.model.describe(ring.transitions(asked_of))
+        self.parts = {f"{part}/{name}": value for part, numbers in told.items() for name, value in _numbers(numbers)}
 
     def state_dict(self) -> dict[str, Any]:
         """The model, and all that decides its next updates."""
@@ -144,6 +150,7 @@ class GrowingFit:
             "counts": [self.rounds, self.known],
             "made": self.made,
             "told": [self.loss, self.error],
+            "parts": self.parts,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -155,6 +162,12 @@ class GrowingFit:
         self.rounds, self.known = state["counts"]
         self.made = state.get("made")
         self.loss, self.error = (value.to(self.ring.device) for value in state["told"])
+        self.parts = dict(state.get("parts", {}))
+
+
+def _numbers(told: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Those that are one number."""
+    return ((name, value) for name, value in told.items() if isinstance(value, float))
 
 
 class OnlineModelSource:
@@ -186,8 +199,9 @@ class OnlineModelSource:
 
     @property
     def metrics(self) -> Metrics:
-        """How the model did in this round: its loss, and its error on what was new, before it learnt from that."""
-        return {"model/loss": self.fit.loss, "model/error": self.fit.error}
+        """How the model did in this round: its loss; its error and its parts on what was new, before it learnt that."""
+        parts = {f"model/{name}": torch.tensor(value) for name, value in self.fit.parts.items()}
+        return {"model/loss": self.fit.loss, "model/error": self.fit.error, **parts}
 
     def sample(self, needs: Needs) -> Batch:
         """Segments [row, time], after a round's play and fit where one begins.

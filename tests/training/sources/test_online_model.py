@@ -165,6 +165,7 @@ def test_rounds_play_fit_and_imagine_as_often_as_they_are_asked_to(
     assert [row["environment_steps"] for row in told] == [30] * 4 + [40] * 4 + [50] * 3
     assert len({row["model/loss"] for row in told[:4]}) == 1 < len({row["model/loss"] for row in told})
     assert all(row["model/error"] > 0 for row in told)
+    assert all(0 < row["model/tokenizer/in_use"] <= 1 and row["model/tokenizer/error"] > 0 for row in told)
     done = json.loads((tmp_path / "run" / "DONE").read_text())
     assert done["score"]["online"] is True and done["score"]["environment_steps"] == 50
     assert evaluate(tmp_path / "run", 2).environment_steps == 50
@@ -395,8 +396,17 @@ def test_agents_near_what_they_are_paid_for_nearing(tmp_path: Path, algorithm: s
     assert result.score is not None and result.score.mean > -3.2
 
 
-def test_a_task_of_shared_landmarks_is_played_and_imagined(tmp_path: Path) -> None:
-    fields = {**ROUNDS, "environment": "simple-spread", "steps": 2, "round_steps": 25, "warmup_steps": 25}
+@pytest.mark.parametrize(
+    "name",
+    [
+        "simple-spread",
+        pytest.param("simple-reference", marks=pytest.mark.long),
+        pytest.param("simple-tag-prey", marks=pytest.mark.long),
+        pytest.param("halfcheetah_2x3_full", marks=pytest.mark.long),
+    ],
+)
+def test_tasks_of_others_are_played_and_imagined(tmp_path: Path, name: str) -> None:
+    fields = {**ROUNDS, "environment": name, "max_steps": 25, "steps": 2, "round_steps": 25, "warmup_steps": 25}
     small_run(tmp_path / "run", **fields, algorithm="marie", fit=TOKENS)
     state = last_state(tmp_path / "run")["source"]
     assert state["environment_steps"] == 50 and state["fit"]["counts"][0] == 1
