@@ -101,8 +101,9 @@ dependencies: $(DEV) ## tests with the lowest and newest versions of what is nee
 bench: $(DEV) ## train and score a preset: make bench PRESET=ma_iql/published
 	$(PY) benchmarks/run.py $(PRESET) $(ARGS)
 
-page: $(DEV) ## write docs/report.html, and its picture, anew from benchmarks/results/headline.csv
-	$(PY) -m offline_marl report benchmarks/results/headline.csv --title 'The headline: who agrees on mixed Reacher data' --out build/page
+page: $(DEV) ## write docs/report.html, and its picture, anew from the committed rows of the headline
+	$(PY) benchmarks/headline.py --report build/headline.csv
+	$(PY) -m offline_marl report build/headline.csv --title 'The headline: who agrees where data holds two conventions' --out build/page
 	cp build/page/report.html docs/report.html
 	$(PY) tests/browser/picture.py docs/report.html docs/pictures/report.png
 

@@ -11,6 +11,7 @@ by --collect.
     python benchmarks/headline.py --restore RUNS       the other way round, so that another machine goes on
     python benchmarks/headline.py --table              the tables of the committed rows
     python benchmarks/headline.py --page               the same into docs/results.md, and pictures of scores and curves
+    python benchmarks/headline.py --report FILE        the committed scores as a table that `offline-marl report` reads
     python benchmarks/headline.py --budget             measure budget and counts of updates anew: another protocol
 """
 
@@ -30,6 +31,7 @@ sys.path[:0] = [str(HERE)]
 
 import headline_again  # noqa: E402 - its folder is on the path since the line before
 import headline_plan as plan  # noqa: E402
+import headline_tables  # noqa: E402
 
 from offline_marl.core.locks import BusyError, locked  # noqa: E402
 from offline_marl.runs.folder import write_json  # noqa: E402
@@ -37,8 +39,8 @@ from offline_marl.runs.folder import write_json  # noqa: E402
 ROW = ["stage", "dataset", "learner", "setting", "factor", "seed", "starts", "updates", "normalized_return"]
 ROW += ["low", "high", "return", "agreement", "agreement_strict", "episodes", "cpu_s", "commit", "command"]
 CURVE = ["stage", "dataset", "learner", "setting", "factor", "seed", "updates", "cpu_s", "normalized_return"]
-CURVE += ["return", "agreement", "agreement_strict"]
-POINT = CURVE[6:]
+CURVE += ["return", "agreement", "agreement_strict", "commit"]
+POINT = CURVE[6:-1]
 MOST_TRIES = 2
 WAIT = 10.0
 """Seconds until it is looked again, where all that is missing is others' work."""
@@ -97,7 +99,8 @@ def collect(runs: Path) -> None:
             {**row, **point} for point in json.loads((path.parent / "curve.json").read_text())["points"]
         ]
     plan.write("rows", ROW, (rows[key] for key in sorted(rows)))
-    plan.write("curves", CURVE, (point for key in sorted(points) for point in points[key]))
+    commits = {key: {"commit": row["commit"]} for key, row in rows.items()}
+    plan.write("curves", CURVE, ({**point, **commits[key]} for key in sorted(points) for point in points[key]))
     headline_again.collect(runs)
     print(f"{len(rows)} rows in {plan.RESULTS}", file=sys.stderr)
 
@@ -149,17 +152,16 @@ def main() -> None:
     )
     parser.add_argument("--table", action="store_true", help="print the tables of the committed rows")
     parser.add_argument("--page", action="store_true", help="write the tables into docs/results.md, and draw them")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write a table for `offline-marl report`")
     parser.add_argument("--budget", action="store_true", help="measure the budget and counts of updates")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.table:
-        import headline_tables
-
         headline_tables.show()
     elif options.page:
-        import headline_tables
-
         headline_tables.write_page()
+    elif options.report:
+        headline_tables.write_for_report(options.report)
     elif options.again:
         headline_again.look_at_all(plan.jobs(finished(options.again)), options.again)
     elif options.collect:

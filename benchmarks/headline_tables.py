@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -280,6 +281,25 @@ def _points(rows: list[Row]) -> Iterator[dict[str, Any]]:
 def show() -> None:
     """Print all tables."""
     print("\n".join(tables(plan.read("rows"), plan.read("again"))))
+
+
+FOR_REPORT = {
+    **{"algo": "learner", "dataset": "dataset", "seed": "seed", "step": "updates", "return": "return"},
+    **{"return_low": "low", "return_high": "high", "normalized_return": "normalized_return", "agreement": "agreement"},
+    **{"episodes": "episodes", "commit": "commit", "wall_s": "cpu_s"},
+}
+"""Columns of a report's rows, and those of ours that they are."""
+
+
+def write_for_report(file: Path) -> None:
+    """The scores of the budget once, as rows that `offline-marl report` reads."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as stream:
+        table = csv.DictWriter(stream, list(FOR_REPORT), lineterminator="\n")
+        table.writeheader()
+        for row in plan.read("rows"):
+            if row["stage"] == "final" and float(row["factor"]) == 1:
+                table.writerow({name: row[ours] for name, ours in FOR_REPORT.items()})
 
 
 def write_page() -> None:

@@ -390,6 +390,19 @@ def test_the_committed_rows_are_those_of_the_plan(plan):
         assert row["episodes"] == str(plan.PROTOCOL["episodes"]["score"])
 
 
+def test_a_report_is_made_of_the_scores_of_the_budget_once(counted, tables, tmp_path, monkeypatch):
+    from offline_marl.launch.cli import main
+
+    rows = [row | {"return": "-5.0", "low": "-6.0", "high": "-4.0"} for row in carried_out(counted, lambda job: 60.0)]
+    rows = [{"episodes": "100", **row} for row in rows]
+    monkeypatch.setattr(counted, "read", lambda name: rows)
+    tables.write_for_report(tmp_path / "rows.csv")
+    with pytest.raises(SystemExit, match="0"):
+        main(["report", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "page")])
+    told = (tmp_path / "page" / "summary.csv").read_text()
+    assert "moma-ppo oracle" in told and "with history" not in told and "coordination-mix-v0" in told
+
+
 @pytest.mark.long
 def test_scores_and_curves_are_drawn_for_each_data_set(counted, tables, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")

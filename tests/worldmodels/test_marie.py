@@ -439,6 +439,29 @@ def test_what_several_agents_see_they_foresee_alike() -> None:
     assert torch.equal(prediction.next_obs[:, 1, 0], prediction.next_obs[:, 0, 1])
 
 
+@pytest.mark.parametrize("settings", [{}, RESIDUALS], ids=["observations", "residuals"])
+def test_every_token_of_a_batch_weighs_the_same_however_its_segments_are_cut(settings) -> None:
+    """Losses and gradients of segments of other lengths are the means of each one's, weighted by its tokens."""
+    made_alike = {"dropout": 0.0, "grad_clip": 0.0, **settings}
+    cuts = segments(made())
+    counts = cuts.mask.flatten(1).sum(1).tolist()
+    assert len(set(counts)) > 1, "one of them is cut by the end of its episode"
+
+    def learnt(rows: list[int]) -> tuple[dict[str, float], torch.Tensor]:
+        model = made(**made_alike)
+        model.updates = model.tokenizer_steps
+        metrics = model.update(cuts.map(lambda value: value[rows]))
+        return {name: float(value) for name, value in metrics.items()}, model.nets.obs_head.layers[-1].weight.grad
+
+    (together, slope), alone = learnt([0, 1, 2]), [learnt([row]) for row in range(3)]
+    share = torch.tensor(counts) / sum(counts)
+    for name in ("loss/tokens", "loss/rewards"):
+        expected = sum(float(each) * told[name] for each, (told, _) in zip(share, alone, strict=True))
+        assert together[name] == pytest.approx(expected, rel=1e-5), name
+    expected = sum(each * grad for each, (_, grad) in zip(share, alone, strict=True))
+    torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-6)
+
+
 def coins() -> Dataset:
     """Both agents see the same coin, thrown anew at each step, in different columns, and each a number of its own.
 
