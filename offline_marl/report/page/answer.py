@@ -82,8 +82,14 @@ def sentence(evidence: Evidence, cells: Sequence[Cell]) -> Markup:
         return text(start, " leads with ", score, few, _describe_overlap(first, others, normalized) or second)
     beaten = len(others) - len(near)
     won = f" and beats {beaten} of {count_of(len(others), 'other')}" if beaten else ""
-    names = join_names([f"{cell.label} {_format_score(cell, normalized)}" for cell in near])
-    return text(start, " leads with ", score, f"{won}. The runs do not tell it from {names}.")
+    few = [cell for cell in near if cell.runs < FEWEST_TO_CLAIM]
+    close, unknown = (
+        join_names([f"{cell.label} {_format_score(cell, normalized)}" for cell in group])
+        for group in ([cell for cell in near if cell not in few], few)
+    )
+    untold = f" The runs do not tell it from {close}." if close else ""
+    lacking = f" There are too few runs to claim a win over {unknown}." if few else ""
+    return text(start, " leads with ", score, f"{won}.{untold}{lacking}")
 
 
 def _format_score(cell: Cell, normalized: bool) -> str:

@@ -189,6 +189,10 @@ def test_the_answer_names_a_winner_only_where_all_comparisons_allow_it() -> None
         "iql leads with 90.0 [88.0, 92.0] and beats 1 of 2 others. The runs do not tell it from bc 80.0 [78.0, 82.0]."
     )
     assert several in verdicts(replace(found, comparisons=doubt), many)
+    lacking = [replace(cell, seeds=tuple(range(2 if cell.label == "bc" else 5))) for cell in cells]
+    told = verdicts(replace(found, comparisons=doubt), lacking)
+    assert "beats 1 of 2 others. There are too few runs to claim a win over bc 80.0 [78.0, 82.0]." in told
+    assert "do not tell" not in told
     alone = replace(found, comparisons=())
     assert "is best" in verdicts(alone, cells)
     single = [
