@@ -82,14 +82,15 @@ def sentence(evidence: Evidence, cells: Sequence[Cell]) -> Markup:
         return text(start, " leads with ", score, few, _describe_overlap(first, others, normalized) or second)
     beaten = len(others) - len(near)
     won = f" and beats {beaten} of {count_of(len(others), 'other')}" if beaten else ""
-    few = [cell for cell in near if cell.runs < FEWEST_TO_CLAIM]
-    close, unknown = (
-        join_names([f"{cell.label} {_format_score(cell, normalized)}" for cell in group])
-        for group in ([cell for cell in near if cell not in few], few)
-    )
-    untold = f" The runs do not tell it from {close}." if close else ""
-    lacking = f" There are too few runs to claim a win over {unknown}." if few else ""
+    unsure = [cell for cell in near if cell.runs < FEWEST_TO_CLAIM]
+    close = [cell for cell in near if cell.runs >= FEWEST_TO_CLAIM]
+    untold = f" The runs do not tell it from {_join_scores(close, normalized)}." if close else ""
+    lacking = f" There are too few runs to claim a win over {_join_scores(unsure, normalized)}." if unsure else ""
     return text(start, " leads with ", score, f"{won}.{untold}{lacking}")
+
+
+def _join_scores(cells: Sequence[Cell], normalized: bool) -> str:
+    return join_names([f"{cell.label} {_format_score(cell, normalized)}" for cell in cells])
 
 
 def _format_score(cell: Cell, normalized: bool) -> str:
