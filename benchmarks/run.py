@@ -3,13 +3,12 @@
 PRESET is `<algorithm>/<name>`, a file below offline_marl/presets, or the path of a file in a folder of its
 algorithm's name, or a pattern such as 'bc/*_2x1notip_0'; without any, all model-free presets of the embedded
 Reacher sets run. Finished runs are not run again and stopped ones are resumed, so the command can be repeated until
-the table is whole.
+the table is whole; rows of other runs stay.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -17,6 +16,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import rows
 
 HERE = Path(__file__).resolve().parent
 PRESETS = HERE.parent / "offline_marl" / "presets"
@@ -109,15 +110,11 @@ def main() -> None:
     }
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda key: train(*key, places[key]), places))
-    rows = [row for row in map(collect, places.values()) if row is not None]
-    rows.sort(key=lambda row: (str(row["dataset"]), str(row["algo"]), int(str(row["seed"]))))
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    with options.results.open("w", newline="") as stream:
-        table = csv.DictWriter(stream, FIELDS, lineterminator="\n", extrasaction="ignore")
-        table.writeheader()
-        table.writerows(rows)
-    print(f"{len(rows)} of {len(places)} runs finished; rows in {options.results}")
-    if len(rows) < len(places):
+    finished = [row for row in map(collect, places.values()) if row is not None]
+    told = [{name: row.get(name, "") for name in FIELDS} for row in finished]
+    rows.replace(options.results, told, FIELDS, ("dataset", "algo", "seed"))
+    print(f"{len(told)} of {len(places)} runs finished; rows in {options.results}")
+    if len(told) < len(places):
         sys.exit(1)
 
 

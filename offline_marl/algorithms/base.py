@@ -230,6 +230,15 @@ class Algorithm(Learner):
         self.best.copy_(best)
         self.best_team.copy_(best_team)
 
+    def cautions(self, clock: float | None, updates: int) -> list[str]:
+        """What somebody should know who is about to train on such data; nothing unless written.
+
+        Args:
+            clock: Mean steps of episodes that the clock alone ends; None where some terminate, or are not recorded.
+            updates: That are to be made.
+        """
+        return []
+
 
 def masked_mean(values: PerTeam, mask: PerTeam | None, dim: int | None = None) -> Tensor:
     """Mean over the entries that count, of all axes or one; over all of them without a mask."""

@@ -185,6 +185,15 @@ class TrainingSession(Session[RunConfig, Result]):
         if outside := self.task.data.metadata.get("clipped_actions"):
             total = self.task.data.actions.numel()
             print(f"warning: {outside:,} of {total:,} action entries lay outside [-1, 1]: clipped.", file=sys.stderr)
+        for caution in self.learner.cautions(self._clock, self.steps):
+            print(f"warning: {caution}", file=sys.stderr)
+
+    @property
+    def _clock(self) -> float | None:
+        """Mean steps of recorded episodes that the clock alone ends; None of others."""
+        data = self.task.data
+        recorded = self.config.dataset is not None and not bool(data.terminations.any())
+        return float(data.lengths.double().mean()) if recorded else None
 
     def hooks_behind(self) -> list[Hook]:
         steps = self.config.environment_steps or 0

@@ -8,6 +8,9 @@ import pytest
 import torch
 from coordination import one_convention, train_on
 
+import offline_marl
+from offline_marl import Dataset
+
 KINDS = ["continuous", "discrete"]
 OWNERS = ("value", "v_mixer", "critic", "q_mixer")
 
@@ -166,3 +169,29 @@ def test_mixers_learn_the_exact_joint_values_that_a_sum_cannot():
     pair = torch.cat([learner.joint(obs), learner.joint_actions(joint)], dim=-1)
     q = learner.q_mixer(learner.critic(learner.inputs(obs), joint), pair).mean(0)
     torch.testing.assert_close(q.detach(), (joint[:, 0] == joint[:, 1]).float(), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("clock", "updates", "fields"),
+    [(None, 100_000, {}), (200.0, 100_000, {}), (50.0, 20_000, {}), (50.0, 100_000, {"gamma": 0.9})],
+    ids=["some terminate", "longer than it looks", "too few to fall", "within an episode"],
+)
+def test_only_runs_whose_values_can_fall_beyond_the_clock_are_warned(clock, updates, fields) -> None:
+    known = {"tau": 0.005, "gamma": 0.99}
+    (said,) = hand.learner_of("ma-iql", hand.CONTINUOUS, **known).cautions(50.0, 100_000)
+    assert "after 50 steps, and --gamma 0.99 looks 100 ahead: in 20,000 updates" in said and "--gamma 0.9." in said
+    assert hand.learner_of("ma-iql", hand.CONTINUOUS, **{**known, **fields}).cautions(clock, updates) == []
+
+
+@pytest.mark.parametrize("terminates", [False, True])
+def test_the_warning_is_of_what_was_recorded(terminates, tmp_path, capsys) -> None:
+    generator = torch.Generator().manual_seed(0)
+    obs, actions = (torch.rand(80, 2, 2, generator=generator) for _ in range(2))
+    ends = torch.zeros(80, 2, dtype=torch.bool)
+    ends[39] = terminates
+    data = Dataset.from_arrays(
+        obs, actions, torch.rand(80, 2, generator=generator), lengths=[10] * 8, terminations=ends
+    )
+    fields = {"gamma": 0.98, "tau": 1.0, "hidden": [4], "batch_size": 4, "device": "cpu"}
+    offline_marl.train("ma-iql", data, steps=60, out=tmp_path / "run", eval_every=0, **fields)
+    assert ("warning: the clock ends episodes after 10 steps" in capsys.readouterr().err) != terminates
