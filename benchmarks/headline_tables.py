@@ -130,7 +130,7 @@ def _second_look(rows: list[Row], rules: Sequence[str]) -> list[str]:
     """Score, agreement by every rule, and that of strangers."""
     if not rows:
         return ["", "", ""]
-    few = "" if len(rows) == len(PROTOCOL["seeds"]["final"]) else f" ({len(rows)} seeds)"
+    few = "" if len(rows) == len(PROTOCOL["seeds"]["final"]) else f" ({len(rows)} seed{'s' * (len(rows) > 1)})"
     agreed = ", ".join(f"{values(rows, rule).mean():.2f}" for rule in rules)
     strangers = of_strangers([unpacked(row["followed"]) for row in rows])
     return [_over(rows) + few, agreed, "" if np.isnan(strangers) else f"{strangers:.2f}"]
