@@ -78,7 +78,8 @@ class MAPPOConfig(AlgorithmConfig):
     entropy_weight: NotNegative = 0.0
     """Weight of the team's entropy, to begin with."""
     entropy_step: NotNegative = 1e-3
-    """What that weight gains at each descent for each nat that the entropy lies below its target; 0 fixes it."""
+    """What that weight gains at each descent for each nat that the entropy lies below its target; 0 fixes it, and so
+    does a target below 0 where actions are choices, whose entropy is never less."""
     entropy_target: float = -2.0
     """Entropy of the team's joint action, in nats, that its weight aims at."""
     policy: Literal["gaussian", "tanh"] = "gaussian"
@@ -141,6 +142,8 @@ class MAPPO(Algorithm):
         joint_obs = spec.n_agents * spec.obs_dim
         self.v_mixer = Mixer(config.mixer, spec.n_agents, joint_obs, config.hidden, activation=config.activation)
         self.register_buffer("entropy_weight", torch.tensor(config.entropy_weight))
+        # The default target is a density's; of choices the weight would be 0 after an update or two.
+        self.entropy_step = 0.0 if spec.discrete and config.entropy_target < 0 else config.entropy_step
         self.optimize("actor", "value", "v_mixer", lr=config.lr)
 
     def update(self, batch: Batch) -> Metrics:
@@ -230,9 +233,9 @@ class MAPPO(Algorithm):
             slopes.append(share * config.bound_weight)
         self.descend_along(terms, slopes)
         with torch.no_grad():
-            if config.entropy_step:
+            if self.entropy_step:
                 lacking = mean(config.entropy_target - entropies, part.weights)
-                self.entropy_weight.add_(lacking, alpha=config.entropy_step).clamp_(min=0)
+                self.entropy_weight.add_(lacking, alpha=self.entropy_step).clamp_(min=0)
             return torch.stack([actor_losses, critic_losses, entropies, log_ratios])
 
     def descend_along(self, terms: list[Tensor], slopes: list[Tensor]) -> None:

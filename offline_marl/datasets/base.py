@@ -205,6 +205,7 @@ class Dataset:
         choices: int | Sequence[int] | None = None,
         filled: Any = None,
         mask: Arrays | None = None,
+        next_avail_actions: Arrays | None = None,
         metadata: Mapping[str, Any] | None = None,
         clip_actions: bool = False,
     ) -> Dataset:
@@ -223,11 +224,12 @@ class Dataset:
             truncations: The same for the clock.
             state: `[step, width]` with the rows of `obs`; `next_state` goes with `next_obs`.
             next_state: See `state`.
-            avail_actions: True where a choice is allowed, shaped as `obs`.
+            avail_actions: True where a choice is allowed, shaped as `obs`; `next_avail_actions` goes with `next_obs`.
             choices: How many each agent has; by default as `avail_actions` says, else the largest that was made.
             filled: `[episode, time + 1]` of PyMARL's padded episodes, true for an episode's steps and for the row after
                 the last one, which holds what was seen then; all others then have axes `[episode, time + 1, ...]`.
             mask: True where an agent is there, `[step, agent]`, for those who come later; needs `lengths`.
+            next_avail_actions: See `avail_actions`; after a task's end nothing need be allowed.
             metadata: Where it came from.
             clip_actions: Clip actions that lie outside [-1, 1] instead of refusing them.
 
@@ -248,6 +250,7 @@ class Dataset:
             choices,
             filled,
             mask,
+            next_avail_actions,
         )
         data = cls(**flat_fields(given), metadata=deepcopy(dict(metadata or {})))
         return (clipped(data) if clip_actions else data).check()

@@ -71,8 +71,8 @@ class AgentPolicy(nn.Module):
 class Actor(AgentPolicy):
     """A stochastic policy per agent: pi_i(a_i | features_i).
 
-    Continuous: tanh-squashed normal whose log-std depends on the input and is clamped to [-6, 0], or lies in [-5, 2] by
-    a tanh that lets every slope through. Discrete: categorical over the allowed choices.
+    Continuous: tanh-squashed normal whose log-std depends on the input and is held in [-6, 0] (`bounded_log_std`), or
+    lies in [-5, 2] by a tanh. Discrete: categorical over the allowed choices.
 
     Args:
         in_features: Padded width of the features.
@@ -108,7 +108,7 @@ class Actor(AgentPolicy):
         if self.soft_std:
             low, high = WIDE_LOG_STD
             return TanhNormal(mean, low + 0.5 * (high - low) * (torch.tanh(log_std) + 1), self.mask)
-        return TanhNormal(mean, log_std.clamp(*LOG_STD), self.mask)
+        return TanhNormal(mean, bounded_log_std(log_std), self.mask)
 
 
 class GaussianActor(AgentPolicy):
@@ -162,7 +162,10 @@ class DeterministicActor(AgentPolicy):
 
 
 def bounded_log_std(log_std: Tensor) -> Tensor:
-    """Clamped to `LOG_STD`; a slope that would bring a value outside back in still passes."""
+    """Clamped to `LOG_STD`; a slope that would bring a value outside back in still passes.
+
+    Of a plain clamp none does: an entry that begins above it would stay at a deviation of 1 for good.
+    """
     bounded: Tensor = _Bound.apply(log_std)  # type: ignore[no-untyped-call]
     return bounded
 

@@ -193,3 +193,27 @@ def test_log_std_outside_its_bounds_can_come_back_and_go_no_further() -> None:
     bounded.backward(torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0]))
     # A step goes down the slope: from below up along -1, from above down along 1.
     assert log_std.grad is not None and log_std.grad.tolist() == [0.0, -1.0, 1.0, -1.0, 1.0, 0.0]
+
+
+@torch.no_grad()
+def widened(actor: Actor) -> Actor:
+    """The same with every raw log-std above its bound."""
+    last = actor.net.stack.layers[-1]
+    last.weight[..., 1:] = 0.0
+    last.bias[..., 1:] = 0.5
+    return actor
+
+
+def test_a_policy_that_begins_at_the_largest_deviation_learns_a_small_one() -> None:
+    torch.manual_seed(0)
+    actor = widened(Actor(1, [8], [1, 1], discrete=False))
+    optimizer = torch.optim.Adam(actor.parameters(), lr=1e-2)
+    features = torch.zeros(64, 2, 1)
+    assert float(actor(features).log_std.detach().min()) == 0.0
+    for _ in range(300):
+        aim = 0.3 + 0.05 * torch.randn(64, 2, 1)
+        loss = -actor(features).log_prob(aim).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(actor(features).log_std.detach().exp().max()) < 0.2

@@ -45,6 +45,7 @@ class Given:
     choices: int | Sequence[int] | None = None
     filled: Any = None
     mask: Arrays | None = None
+    next_avail_actions: Arrays | None = None
 
 
 def flat_fields(given: Given) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def flat_fields(given: Given) -> dict[str, Any]:
     state = None if given.state is None else _table(given.state, "state")
     seen = {"obs": obs, "state": state, "avail_actions": _avail(given, act_dims)}
     after = {"next_obs": _next(given.next_obs, "next_obs", obs), "next_state": _next(given.next_state, "", state)}
+    after["next_avail_actions"] = _avail_after(given, act_dims)
     kind: Any = "continuous" if actions.is_floating_point() else "discrete"
     spec = Spec(obs_dims, act_dims, 0 if state is None else state.shape[1], kind)
     present = {name: value for name, value in seen.items() if value is not None}
@@ -89,7 +91,7 @@ def _padded(given: Given) -> EpisodeBatch:
     Raises:
         DataError: There is a list among them, or what padded episodes need not say.
     """
-    for name in ("next_obs", "next_state", "lengths"):
+    for name in ("next_obs", "next_state", "next_avail_actions", "lengths"):
         if getattr(given, name) is not None:
             raise DataError(f"'filled' says where episodes end and what followed their steps: leave '{name}' away.")
     arrays: dict[str, Any] = {}
@@ -129,7 +131,13 @@ def _complete(
     if after["next_state"] is not None:
         finals["state"] = after["next_state"][last]
     if "avail_actions" in seen:
-        finals["avail_actions"] = seen["avail_actions"].any(0).expand(episodes, -1, -1)
+        told = after["next_avail_actions"]
+        if told is None:
+            raise DataError(
+                "'next_obs' is given and 'next_avail_actions' is not: nobody knows what is allowed after each "
+                "episode's last step."
+            )
+        finals["avail_actions"] = told[last]
     return {name: add_final_rows(value, finals[name], lengths) for name, value in seen.items()}
 
 
@@ -235,10 +243,24 @@ def _choices(given: Given, chosen: Tensor) -> tuple[int, ...]:
 def _avail(given: Given, act_dims: tuple[int, ...]) -> Tensor | None:
     if given.avail_actions is None:
         return None
-    allowed, dims = _stacked(given.avail_actions, "avail_actions")
+    allowed = _allowed(given.avail_actions, "avail_actions", act_dims)
+    refuse_lacking_choices(allowed, act_dims)
+    return allowed
+
+
+def _avail_after(given: Given, act_dims: tuple[int, ...]) -> Tensor | None:
+    """What is allowed after each step, of ends of the task maybe nothing."""
+    if given.next_avail_actions is None or given.avail_actions is None:
+        return None
+    allowed = _allowed(given.next_avail_actions, "next_avail_actions", act_dims)
+    nothing = ~allowed.any(-1, keepdim=True)
+    return allowed | (nothing & (torch.arange(allowed.shape[-1]) < torch.tensor(act_dims).unsqueeze(-1)))
+
+
+def _allowed(value: Arrays, name: str, act_dims: tuple[int, ...]) -> Tensor:
+    allowed, dims = _stacked(value, name)
     if len(dims) != len(act_dims) or max(dims) != max(act_dims):
-        raise DataError(f"'avail_actions' makes choices of {dims}, the agents have {act_dims}.")
-    refuse_lacking_choices(allowed.bool(), act_dims)
+        raise DataError(f"'{name}' makes choices of {dims}, the agents have {act_dims}.")
     return allowed.bool()
 
 

@@ -102,8 +102,8 @@ def refuse_other_rows(seen: Tensor, after: Tensor, name: str, ends: Ends) -> Non
     inside[last_steps(ends.lengths)] = False
     wrong, count = -1, 0
     for steps in torch.split(inside.nonzero().flatten(), max(1, AT_ONCE // seen[0].numel())):
-        ahead = seen[steps + 1]
-        apart = ((after[steps] - ahead).abs() > CLOSE + CLOSE * ahead.abs()).any(-1)
+        ahead = seen[steps + 1].float()
+        apart = ((after[steps].float() - ahead).abs() > CLOSE + CLOSE * ahead.abs()).any(-1)
         if ends.mask is not None and apart.dim() > 1:
             apart &= ends.mask[steps] & ends.mask[steps + 1]
         found = steps[apart.flatten(1).any(-1) if apart.dim() > 1 else apart]

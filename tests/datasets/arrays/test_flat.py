@@ -89,6 +89,23 @@ def test_what_followed_is_refused_where_it_is_not_the_next_row_of_the_episode(en
         Dataset.from_arrays(**given, next_obs=after, next_state=np.zeros(STEPS), lengths=LENGTHS)
 
 
+def test_what_is_allowed_after_the_last_steps_is_told_or_refused() -> None:
+    """Not made up of what was ever allowed: a truncated end is valued by the best of what is allowed there."""
+    obs = np.arange(8.0).reshape(4, 2, 1)
+    allowed = np.array([[[1, 0], [1, 1]], [[1, 1], [0, 1]]] * 2)
+    given = {"obs": obs[:2], "actions": np.array([[0, 0], [0, 1]]), "rewards": np.zeros(2), "lengths": [2]}
+    given |= {"next_obs": obs[1:3], "avail_actions": allowed[:2]}
+    with pytest.raises(DataError, match="'next_avail_actions' is not: nobody knows what is allowed after"):
+        Dataset.from_arrays(**given)
+    last = np.array([[1, 0], [0, 1]])
+    data = Dataset.from_arrays(**given, next_avail_actions=np.stack([allowed[1], last]))
+    assert data.episode(0).avail_actions.tolist() == [*allowed[:2].astype(bool).tolist(), last.astype(bool).tolist()]
+    with pytest.raises(DataError, match="'next_avail_actions' of step 0 is not 'avail_actions' of step 1"):
+        Dataset.from_arrays(**given, next_avail_actions=np.stack([last, last]))
+    over = Dataset.from_arrays(**given, next_avail_actions=np.stack([allowed[1], np.zeros((2, 2))]))
+    assert over.episode(0).avail_actions[-1].all(), "after an end nothing need be allowed"
+
+
 def test_without_what_followed_every_step_stays_and_no_end_is_known() -> None:
     given = arrays()
     data = Dataset.from_arrays(**given, terminations=flags(LAST[0]), truncations=flags(*LAST[1:]))
