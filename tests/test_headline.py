@@ -368,21 +368,8 @@ def test_the_committed_costs_are_of_every_setting_and_pay_for_hundreds_of_update
 def test_the_committed_rows_are_those_of_the_plan(plan):
     """Each is of one job, with its seeds, starts and updates, once, and all are of one commit."""
     rows = plan.read("rows")
-    known = {(job.stage, job.dataset, job.setting, f"{job.factor:g}", str(job.seed)): job for job in plan.jobs(rows)}
-    by_name = {(setting.learner, setting.label): setting for setting in plan.settings()}
-    by_name |= {(f"{name} oracle", label): plan.oracle(setting) for (name, label), setting in by_name.items()}
-    histories = [plan.with_history(name, rows) for name in plan.learners() if plan.chosen(name, rows)]
-    by_name |= {(setting.learner, setting.label): setting for setting in histories}
-    keys = [
-        (
-            row["stage"],
-            row["dataset"],
-            by_name[row["learner"], row["setting"]],
-            f"{float(row['factor']):g}",
-            row["seed"],
-        )
-        for row in rows
-    ]
+    known = {job.key: job for job in plan.jobs(rows)}
+    keys = [importlib.import_module("headline").place(row) for row in rows]
     assert len(set(keys)) == len(rows) and len({row["commit"] for row in rows}) <= 1
     for key, row in zip(keys, rows, strict=True):
         job = known[key]
