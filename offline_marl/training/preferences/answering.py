@@ -179,6 +179,7 @@ def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None) 
 
 def _read(folder: ComparisonFolder, file: Path, annotator: str | None) -> Iterator[Label]:
     known = {one.pair.id: one.pair for one in folder.store.pairs()}
+    sources = {side.source for pair in known.values() for side in (pair.first, pair.second)}
     agents = len((folder.store.facts().get("data") or {"spec": {"obs_dims": []}})["spec"]["obs_dims"])
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -199,6 +200,9 @@ def _read(folder: ComparisonFolder, file: Path, annotator: str | None) -> Iterat
         if not given.get("answer") and not given.get("label"):
             continue
         if given["pair_id"] not in known:
+            source = given.get("first_source", "")
+            if source.startswith("run:") and source not in sources:
+                raise DataError(f"{file} holds questions of another run than that of {folder.path}.")
             raise DataError(f"There is no pair {shown(given['pair_id'])[1:-1]} in {folder.path}: {place} labels it.")
         who = given.get("annotator") or annotator
         if not who:

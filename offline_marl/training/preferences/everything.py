@@ -83,7 +83,9 @@ def take_in_everything(folder: ComparisonFolder, file: Path, annotator: str | No
     content = _read(file)
     about, own = content.get("data"), folder.store.facts().get("data")
     if about is not None and own is not None and about != own:
-        raise DataError(f"{file} holds answers about other data than {folder.path}.")
+        runs = all(str(_key_of(one)).startswith("run:") for one in (about, own))
+        what = "what another run played than that of" if runs else "other data than"
+        raise DataError(f"{file} holds answers about {what} {folder.path}.")
     n_agents = len((own or {"spec": {"obs_dims": []}})["spec"]["obs_dims"])
     pairs = {one.pair.id: one.pair for one in folder.store.pairs()}
     labels, judged = list[Label](), list[Judgement]()
@@ -100,6 +102,10 @@ def take_in_everything(folder: ComparisonFolder, file: Path, annotator: str | No
     again = labels_again + judged_again
     new = folder.store.take_in(labels_on, judged_on, remarks) - again
     return new, _standing(labels, judged) - _standing(labels_on, judged_on) + again
+
+
+def _key_of(about: Any) -> Any:
+    return about.get("key") if isinstance(about, dict) else None
 
 
 def _standing(labels: Sequence[Label], judged: Sequence[Judgement]) -> int:

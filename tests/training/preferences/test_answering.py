@@ -10,8 +10,8 @@ from worlds import saved, world
 from offline_marl.core.errors import BadInputError
 from offline_marl.launch.recipes.contents import content_of
 from offline_marl.preferences.answers import Judgement, Post
-from offline_marl.preferences.labels import Label, StoreError
-from offline_marl.preferences.pairs import Pair
+from offline_marl.preferences.labels import AskedPair, Label, StoreError
+from offline_marl.preferences.pairs import Pair, SegmentKey
 from offline_marl.preferences.revisions import onward
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.answering import export, summarize, take_in
@@ -182,6 +182,23 @@ def test_files_of_other_columns_or_values_are_refused(tmp_path, folder, head, li
     path = written(tmp_path, line.format(ids(folder)[0]), head=head)
     with pytest.raises(BadInputError, match=message):
         take_in(folder, path)
+
+
+@pytest.mark.parametrize("form", [".csv", ".json"])
+def test_answers_about_another_run_are_refused_in_a_sentence(tmp_path, form) -> None:
+    put, take = {".csv": (export, take_in), ".json": (export_everything, take_in_everything)}[form]
+    for name in ("one", "other"):
+        pair = Pair(*(SegmentKey.of_run(name, 0, start, 3) for start in (0, 4)))
+        with ComparisonFolder(tmp_path / name, make=True) as folder:
+            folder.store.state({"data": {"key": f"run:{name}", "spec": {"obs_dims": [1, 1]}}})
+            folder.store.ask_about([AskedPair(pair, 1, "train", "uniform")])
+            if name == "one":
+                folder.store.add([Label(pair.id, "first", "ann")])
+                put(folder, tmp_path / f"one{form}")
+                continue
+            with pytest.raises(BadInputError, match="another run"):
+                take(folder, tmp_path / f"one{form}")
+            assert folder.store.labels() == []
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path, folder) -> None:
