@@ -83,7 +83,9 @@ class Questions:
         data = {"key": f"run:{self.pairs.run_id}", "spec": plain_spec(self.task.spec)}
         shared = {"budget": self.config.queries, "length": self.config.query_length, "rounds": self.rounds}
         about = {"data": data, "task": self.task.id, "scene": _scene(self.config, self.task)}
-        folder.store.state({**shared, **about, "scale": self.scale.plain()})
+        # Measured anew after a restart, perhaps with another number of threads, it may be rounded otherwise.
+        scale = folder.store.facts().get("scale") or self.scale.plain()
+        folder.store.state({**shared, **about, "scale": scale})
         self._stated = True
         return folder
 

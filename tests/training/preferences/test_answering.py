@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 
 import pytest
@@ -176,6 +177,12 @@ def test_lines_that_say_nothing_are_refused_and_none_is_stored(tmp_path, folder,
         ("pair_id,answer,annotator,repeat", "{},first,ann,99999999999999999999", "'99999999999999999999' is no count"),
         ("pair_id,answer,annotator,response_ms", "{},first,ann,-3", "'-3' is no count"),
         ("pair_id,answer", "{},first" + "x" * 200_000, "no table of comma-separated values: field larger than"),
+        ("pair_id,answer,annotator", '{},first,"Ann', "unexpected end of data, in what begins at line 2"),
+        ("pair_id,answer,annotator", "{},first,Doe, Jane", "more cells in line 2 of .* than columns"),
+        ("pair_id,answer,annotator,answer", "{},first,ann,second", "has the column answer twice"),
+        ("pair_id,answer,annotator", '{},first,"A\nnn"', "line 2 of .* goes over several lines"),
+        ("pair_id,answer,annotator", "{},first,A\x07nn", "line 2 of .* holds a character that cannot be written"),
+        ("pair_id,answer,annotator,shown_order", "{},first,ann,mirrored", "'mirrored' is no shown_order"),
     ],
 )
 def test_files_of_other_columns_or_values_are_refused(tmp_path, folder, head, line, message) -> None:
@@ -199,6 +206,40 @@ def test_answers_about_another_run_are_refused_in_a_sentence(tmp_path, form) -> 
             with pytest.raises(BadInputError, match="another run"):
                 take(folder, tmp_path / f"one{form}")
             assert folder.store.labels() == []
+
+
+def test_an_open_quote_stores_no_line_and_empty_cells_behind_the_columns_are_nothing(tmp_path, folder) -> None:
+    one, two, three, *_ = ids(folder)
+    with pytest.raises(BadInputError, match="in what begins at line 3"):
+        take_in(folder, written(tmp_path, f"{one},first,ann", f'{two},first,"ann', f"{three},second,ann"))
+    assert folder.store.labels() == []
+    assert take_in(folder, written(tmp_path, f"{one},first,ann,,", f'{two},first,"Doe, Jane"')) == (2, 0)
+    assert folder.store.annotators() == {"ann", "Doe, Jane"}
+
+
+@pytest.mark.parametrize("form", [".csv", ".json"])
+def test_answers_are_about_the_target_that_a_file_or_its_reader_names(tmp_path, twins, form) -> None:
+    folder, twin, forms = twins
+    put, take = forms[form]
+    path = tmp_path / f"filled{form}"
+    assert put(folder, path, ["agent_0", "agent_1"])[1] == 2 * len(ids(folder)), "the team's answers are of no agent"
+    if form == ".csv":
+        with path.open() as stream:
+            lines = list(csv.DictReader(stream))
+        given = [{**line, "answer": "second", "annotator": "bo"} for line in lines if not line["answer"]]
+        del given[0]["target"]
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, lines[0].keys())
+            writer.writeheader()
+            writer.writerows(given)
+    else:
+        content = json.loads(path.read_text())
+        content["labels"] = [{**line, "answer": "second", "annotator": "bo"} for line in content["open"]]
+        del content["labels"][0]["target"]
+        path.write_text(json.dumps({**content, "judgements": [], "taken_back": {}}))
+    assert take(twin, path, None, "agent_1")[0] == 2 * len(ids(folder)) - 1, "one is there twice"
+    told = [label.target for label in twin.store.labels() if label.annotator == "bo"]
+    assert "team" not in told and told.count("agent_1") > told.count("agent_0")
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path, folder) -> None:

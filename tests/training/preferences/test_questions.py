@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from offline_marl.core.permissions import ImportPath
@@ -51,3 +53,17 @@ def test_runs_that_people_answer_name_their_segments_apart_and_keep_the_name(tmp
     one, other = key_in(tmp_path / "one"), key_in(tmp_path / "other")
     assert key_in(tmp_path / "one") == one, "as when it is resumed"
     assert (one == other) is (teacher == "simulated") is (one == f"run:{run_id(config)}")
+
+
+def test_a_scale_that_is_rounded_otherwise_after_a_restart_is_the_one_that_was_stated(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 100)
+    fields = {"environment": "rendezvous", "teacher": "human", "query_length": 3}
+    config = RunConfig(algorithm="masac", dataset=None, steps=10, **fields)
+    task = environment_tasks.open_environment_task(config, permit=ImportPath)
+    first = Questions(config, RunFolder(tmp_path / "run"), task)
+    with first.open() as folder:
+        stated = folder.scale
+    again = Questions(config, RunFolder(tmp_path / "run"), task)
+    again.scale = replace(again.scale, mean=again.scale.mean + 1e-15 + 1e-12)
+    with again.open() as folder:
+        assert folder.scale == stated
