@@ -295,6 +295,7 @@ def test_films_of_another_folder_are_not_shown_where_both_name_a_segment_alike(
     with AnswerStore(tmp_path / "other" / NAME) as store:
         for key in {key for one in store.pairs() for key in (one.pair.first, one.pair.second)}:
             file = clips_of(tmp_path / "other") / f"{key.id}.team.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(clip | {"note": "of the other folder"}))
     one = Served(*words, "--out", str(tmp_path / "one"))
     again = None
