@@ -187,6 +187,12 @@ class LabelStore:
                     ask(f"PRAGMA application_id = {APPLICATION}")
                     ask(f"PRAGMA user_version = {VERSION}")
 
+    def copy_to(self, path: Path) -> None:
+        """Copy the file as it stands, whatever another process writes meanwhile."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path)) as copy:
+            self._connection.backup(copy)
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()

@@ -292,6 +292,20 @@ def test_ratings_credit_and_reasons_are_counted_and_are_part_of_the_folders_cont
     assert content_of(folder.path) != content
 
 
+def test_a_copy_is_what_is_compared_without_what_a_server_has_beside_it(tmp_path, folder) -> None:
+    for name in (".label.lock", "label_token", "clips/2/x.json"):
+        file = folder.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("a server's")
+    with ComparisonFolder(folder.path) as server:  # which has written and not closed the store
+        server.store.add([Label(ids(folder)[0], "first", "ann")])
+        folder.copy_to(tmp_path / "copy")
+    assert content_of(tmp_path / "copy") == content_of(folder.path)
+    assert not {path.name for path in (tmp_path / "copy").iterdir()} & {".label.lock", "label_token", "clips"}
+    with ComparisonFolder(tmp_path / "copy") as copy:
+        assert len(copy.store.labels()) == 1 and copy.copies(copy.store.pairs()).keys
+
+
 def corrected(folder) -> tuple[str, str, str]:
     """One answer is corrected, and one taken back."""
     one, two, three, *_ = ids(folder)
