@@ -189,6 +189,8 @@ def _serve(folder: Path, flags: LabelFlags) -> None:
         if of_run and "pairs" not in flags.ask:
             raise ConfigError("A run waits for answers to its pairs: --ask names pairs too, beside ratings or credit.")
         asking = _asking(flags, len(spec["obs_dims"]))
+        if "pairs" not in flags.ask and not before[0]:
+            print(f"{'note':<12}fit-reward needs labels of pairs beside these: --ask pairs,{','.join(flags.ask)}")
         token = token_of(folder, flags.new_token) if flags.token else None
         listening = bind(address)
         port = listening.getsockname()[1]

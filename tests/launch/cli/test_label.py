@@ -6,11 +6,13 @@ import json
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from compared import compare, small_reward
 from worlds import saved, world
 
+from offline_marl.labelling import serve
 from offline_marl.launch.cli import main
 from offline_marl.preferences.answers import AnswerStore, Judgement
 from offline_marl.preferences.labels import NAME, Label
@@ -250,6 +252,18 @@ def test_files_are_about_the_target_that_is_named(capsys, tmp_path, folder) -> N
     assert "1 new" in label(capsys, folder, "--import", file, "--target", "agent_1")[1]
     with ComparisonFolder(folder) as opened:
         assert [one.target for one in opened.store.labels() if one.annotator == "ann"] == ["agent_1"]
+
+
+@pytest.mark.parametrize(("kinds", "labelled"), [("ratings,credit", False), ("ratings", True), ("pairs", False)])
+def test_who_asks_no_pairs_is_told_what_fit_reward_needs(
+    capsys, tmp_path, folder, data, monkeypatch, kinds, labelled
+) -> None:
+    if not labelled:
+        assert label(capsys, data, "--out", tmp_path / "new", "--budget", "6", "--export", tmp_path / "new.csv")[0] == 0
+    monkeypatch.setattr(serve, "make_server", lambda *given: SimpleNamespace(run=lambda sockets: sockets[0].close()))
+    code, out, _ = label(capsys, folder if labelled else tmp_path / "new", "--ask", kinds, "--port", "0")
+    noted = "fit-reward needs labels of pairs beside these: --ask pairs,ratings,credit" in out
+    assert code == 0 and noted is (kinds == "ratings,credit")
 
 
 def test_help_needs_neither_torch_nor_the_server() -> None:
