@@ -190,7 +190,7 @@ def _judgement(row: Any, annotator: str | None, target: str, n_agents: int, plac
         one = Judgement(segment=_segment(values.pop("segment")), **values)
         refuse_answer(one)
         if one.kind == "credit" and one.target != TEAM:
-            raise DataError(f"credit is given by whole teams, and has no target '{one.target}'")
+            raise DataError(f"credit is about all agents at once, not about '{one.target}' alone")
         index_of(one.target, n_agents)
         if one.answer.startswith("agent_"):
             index_of(one.answer, n_agents)
