@@ -83,11 +83,21 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         if error.errno and error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush(path.parent)
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Rename a file that is whole on the disk to its place beside it, where it is after a power cut, too."""
+    part.replace(path)
+    _flush(path.parent)
+
+
+def _flush(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 @dataclass(frozen=True)

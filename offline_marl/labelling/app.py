@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 from typing import Any
@@ -95,8 +96,14 @@ def _clip(server: Server) -> Callable[..., Any]:
         if found is None:
             return _reply({"error": "It is being rendered: ask again."}, 202)
         content, lasts = found
-        caching = "private, max-age=3600" if lasts else "no-store"
-        return Response(content, media_type="application/json", headers={"cache-control": caching})
+        if not lasts:
+            return Response(content, media_type="application/json", headers={"cache-control": "no-store"})
+        # Another folder may be served at this address next, with a segment of the same name: asked for every time.
+        tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        headers = {"cache-control": "private, no-cache", "etag": tag}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type="application/json", headers=headers)
 
     return endpoint
 

@@ -23,9 +23,9 @@ from offline_marl.environments.base import Frame, JointEnv, NoPictureError
 from offline_marl.environments.painting import FPS, Color
 from offline_marl.films.captions import colors_of, import_pillow
 from offline_marl.labelling.positions import places_of, world_of
-from offline_marl.preferences.labels import TEAM
+from offline_marl.preferences.labels import TARGET, TEAM
 
-NAME = re.compile(r"[0-9a-f]{32}\.(team|agent_\d{1,3})")
+NAME = re.compile(rf"[0-9a-f]{{32}}\.({TARGET.pattern})")
 """Of a clip: the segment, and whose doings it is to show."""
 MOST_FRAMES = 120
 """Pictures of a clip; of longer segments not every step is shown."""

@@ -292,8 +292,8 @@ class Desk:
         except UnknownQuestionError:
             self.refresh()
             self.sides(question, annotator)
-        agent = question.target.removeprefix("agent_")
-        if question.target != TEAM and (question.kind == "credit" or int(agent) >= self.n_agents):
+        agents = {f"agent_{index}" for index in range(self.n_agents)}
+        if question.target != TEAM and (question.kind == "credit" or question.target not in agents):
             raise UnknownQuestionError("There is no such agent here: the question may be of another run.")
         if question.repeat and (question.first_time, annotator) not in self.revisions:
             raise UnknownQuestionError(f"{annotator} was not asked this before.")

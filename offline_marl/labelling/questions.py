@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from offline_marl.core.errors import BadInputError
-from offline_marl.preferences.labels import TEAM
+from offline_marl.preferences.labels import TARGET, TEAM
 
 QuestionKind = Literal["pair", "rating", "credit"]
-NAMED = re.compile(r"(pair|rating|credit)\.([0-9a-f]{32})\.(team|agent_\d{1,3})\.(\d{1,3})")
+NAMED = re.compile(rf"(pair|rating|credit)\.([0-9a-f]{{32}})\.({TARGET.pattern})\.(0|[1-9][0-9]{{0,2}})")
 
 
 class UnknownQuestionError(BadInputError, LookupError):

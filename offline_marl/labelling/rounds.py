@@ -8,11 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from offline_marl.labelling.desk import Desk
 from offline_marl.labelling.posts import MalformedPostError, PairRow, RoundRequest
 from offline_marl.preferences.answers import plain
 from offline_marl.preferences.labels import AskedPair
-from offline_marl.preferences.pairs import Copies, Pair, SegmentKey
+from offline_marl.preferences.pairs import HELD, Copies, Pair, SegmentKey
 from offline_marl.training.preferences.asking import enter
 
 FACTS = {"data", "task", "scene", "scale"}
@@ -50,12 +52,16 @@ def enter_round(desk: Desk, message: RoundRequest) -> dict[str, Any]:
     if set(message.facts) - FACTS:
         raise MalformedPostError(f"Facts of a round are {', '.join(sorted(FACTS))}.")
     store = desk.folder.store
+    store.refuse_other_facts(message.facts)
     known = {one.pair.id for one in store.pairs() if one.session == message.session}
     if known:
         if known != {one.pair.id for one in pairs}:
             raise MalformedPostError(f"Round {message.session} is there already, with other pairs.")
+        if not _same(_copies(message.copies), Copies.load(desk.folder.file_of(message.session))):
+            raise MalformedPostError(
+                f"Round {message.session} is there already, with other play under the same names: it is of another run."
+            )
         return {"pairs": 0}
-    store.refuse_other_facts(message.facts)
     copies = _copies(message.copies)
     lacking = {key for one in pairs for key in (one.pair.first, one.pair.second)} - set(copies.keys)
     if lacking:
@@ -68,6 +74,21 @@ def enter_round(desk: Desk, message: RoundRequest) -> dict[str, Any]:
 
 def _pair_of(row: PairRow) -> Pair:
     return Pair(SegmentKey(*row.first), SegmentKey(*row.second))
+
+
+def _same(one: Copies, other: Copies) -> bool:
+    """Whether copies hold the same segments, value by value."""
+    if (one.spec, one.keys) != (other.spec, other.keys):
+        return False
+    tensors = ((getattr(one.segments, name), getattr(other.segments, name)) for name in HELD)
+    return all(mine is theirs if mine is None or theirs is None else _equal(mine, theirs) for mine, theirs in tensors)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    same = one == other
+    return bool((same | ((one != one) & (other != other))).all())  # data may hold NaN
 
 
 def _copies(text: str) -> Copies:

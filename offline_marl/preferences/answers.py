@@ -14,11 +14,13 @@ from typing import Any, Literal
 from offline_marl.core.types import DataError
 from offline_marl.preferences.labels import (
     LABEL_COLUMNS,
+    TARGET,
     TEAM,
     Label,
     LabelStore,
     StoreError,
     now,
+    refuse_target,
 )
 from offline_marl.preferences.pairs import Pair, SegmentKey
 
@@ -166,6 +168,7 @@ class AnswerStore(LabelStore):
         if self._connection.execute(f"SELECT 1 FROM pairs WHERE {known}", (*key, *key)).fetchone() is None:
             raise StoreError(f"There is no segment {one.segment.text} in {self.path}: nothing was stored about it.")
         refuse_answer(one)
+        refuse_target(one.target)
         place = (one.kind, *key, one.target, one.annotator, one.repeat, one.revision)
         names = JUDGEMENT_COLUMNS.split()
         where = " AND ".join(f"{name} = ?" for name in names[:9])
@@ -293,7 +296,7 @@ def refuse_answer(one: Judgement) -> None:
 
 
 def _names_agent(answer: str) -> bool:
-    return answer.startswith("agent_") and answer[6:].isdecimal()
+    return answer != TEAM and TARGET.fullmatch(answer) is not None
 
 
 def oriented(label: Label, given: Pair | None, stored: Pair) -> Label:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,6 +28,9 @@ VALUES: Mapping[str, float | None] = {"first": 1.0, "second": 0.0, "equal": 0.5,
 """The label that each answer is; a skipped pair has none, and is not asked about again."""
 TEAM = "team"
 """Target of a label that speaks of all agents together; others are `agent_<index>`."""
+TARGET = re.compile(r"team|agent_(?:0|[1-9][0-9]{0,2})")
+"""How targets are written: each in one way, whatever digits other scripts have."""
+SHOWN_ORDERS = ("as stored", "swapped")
 NAME = "labels.sqlite"
 VERSION = 1
 APPLICATION = 0x4F4D5052
@@ -183,6 +187,12 @@ class LabelStore:
                     ask(f"PRAGMA application_id = {APPLICATION}")
                     ask(f"PRAGMA user_version = {VERSION}")
 
+    def copy_to(self, path: Path) -> None:
+        """Copy the file as it stands, whatever another process writes meanwhile."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path)) as copy:
+            self._connection.backup(copy)
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
@@ -240,6 +250,26 @@ class LabelStore:
         """All facts that were stated."""
         return {name: json.loads(text) for name, text in self._connection.execute("SELECT name, value FROM facts")}
 
+    def ask_new_session(self, pairs: Sequence[AskedPair], put: Callable[[], None]) -> None:
+        """Enter the pairs of a session that no pair is of yet; no other process enters one meanwhile.
+
+        Args:
+            pairs: Of one session.
+            put: Puts what they name into its place, before they are there.
+
+        Raises:
+            StoreError: Another process was first, or one pair is there the other way round.
+        """
+        session = pairs[0].session
+        with self._writing():
+            found = self._connection.execute("SELECT 1 FROM pairs WHERE session = ?", (session,)).fetchone()
+            if found is not None:
+                raise StoreError(
+                    f"Another process has entered round {session} of {self.path.parent} meanwhile: ask again."
+                )
+            put()
+            self._enter(pairs)
+
     def ask_about(self, pairs: Iterable[AskedPair]) -> int:
         """Enter pairs; those that are there already stay as they are.
 
@@ -249,7 +279,10 @@ class LabelStore:
         Raises:
             StoreError: One is there the other way round, where first and second would change places.
         """
-        pairs = list(pairs)
+        with self._writing():
+            return self._enter(list(pairs))
+
+    def _enter(self, pairs: Sequence[AskedPair]) -> int:
         if pairs:
             known = {one.pair.id: one.pair for one in self.pairs()}
             for asked in pairs:
@@ -259,10 +292,9 @@ class LabelStore:
         marks = ", ".join("?" * len(PAIR_COLUMNS.split()))
         columns = ", ".join(PAIR_COLUMNS.split())
         statement = f"INSERT OR IGNORE INTO pairs ({columns}) VALUES ({marks})"
-        with self._writing():
-            before = self._connection.total_changes
-            self._connection.executemany(statement, rows)
-            return self._connection.total_changes - before
+        before = self._connection.total_changes
+        self._connection.executemany(statement, rows)
+        return self._connection.total_changes - before
 
     def pairs(self) -> list[AskedPair]:
         """All pairs, in the order in which they were entered."""
@@ -285,6 +317,7 @@ class LabelStore:
     def _add(self, label: Label) -> bool:
         if self._connection.execute("SELECT 1 FROM pairs WHERE pair_id = ?", (label.pair_id,)).fetchone() is None:
             raise StoreError(f"There is no pair {label.pair_id} in {self.path}: its label was not stored.")
+        refuse_target(label.target)
         place = (*label.asked, label.repeat, label.revision)
         found = self._connection.execute(
             "SELECT answer FROM labels WHERE pair_id = ? AND target = ? AND annotator = ? AND repeat = ? "
@@ -368,6 +401,16 @@ def refuse_network(path: Path, journal: Journal = "wal") -> None:
             f"{path} lies on a network file system ({kind}), where processes of several hosts would damage it: keep it "
             "on a local disk, or say --journal rollback."
         )
+
+
+def refuse_target(target: str) -> None:
+    """Refuse what is no way to write a target; whether there is such an agent `index_of` says.
+
+    Raises:
+        StoreError: It is none.
+    """
+    if TARGET.fullmatch(target) is None:
+        raise StoreError(f"'{target}' is no target of an answer, which are {TEAM}, agent_0, agent_1 and so on.")
 
 
 def index_of(target: str, n_agents: int) -> int:

@@ -15,6 +15,11 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def has_controls(text: str) -> bool:
+    """Whether a text has characters that control a terminal or begin a line, or halves of one that no file can hold."""
+    return any(unicodedata.category(letter) in {"Cc", "Cs", "Zl", "Zp"} for letter in text)
+
+
 def respelled(answers: Iterable[Answered], held: Container[str]) -> list[Answered]:
     """Answers under the composed names of who gave them.
 

@@ -265,7 +265,7 @@ class RewardFitFlags(LearnFlags):
     preferences: FilePlace
     """Folder of comparisons, which `prefs pairs` makes."""
     labels: CountOrZero = 0
-    """Learn from the store as it was after so many labels; 0 for all that it holds when the fit begins."""
+    """Learn from so many labels, drawn by the seed, as many of them held out as of all; 0 for all that there are."""
     steps: Count = 3_000
     """Updates at most; the fit ends early when held-out pairs are told no better."""
     eval_every: Count = 50

@@ -23,6 +23,7 @@ from browser.chromium import DESKTOP, PHONE, Chromium, MissingBrowserError, chro
 from PIL import Image
 from worlds import saved, world
 
+from offline_marl.labelling.makeshift import clips_of
 from offline_marl.preferences.answers import AnswerStore
 from offline_marl.preferences.labels import NAME
 
@@ -281,6 +282,35 @@ def test_a_page_that_was_left_open_loses_nothing_when_another_folder_is_served_a
             each.kill(signal.SIGINT)
     with AnswerStore(tmp_path / "one" / NAME) as store:
         assert [label.pair_id for _, label in store.history()] == [shown.split(".")[1]]
+
+
+def test_films_of_another_folder_are_not_shown_where_both_name_a_segment_alike(
+    window: Chromium, spread: Path, tmp_path: Path
+) -> None:
+    words = [str(spread), "--budget", "6", "--repeats", "0", "--no-token", "--seed", "1"]
+    other = Served(*words, "--out", str(tmp_path / "other"))
+    other.kill(signal.SIGINT)
+    agents = [{"name": f"agent_{agent}", "color": "rgb(0, 0, 0)"} for agent in range(3)]
+    clip = {"kind": "series", "frames": 2, "fps": 1, "every": 1, "rows": [], "steps": 2, "agents": agents}
+    with AnswerStore(tmp_path / "other" / NAME) as store:
+        for key in {key for one in store.pairs() for key in (one.pair.first, one.pair.second)}:
+            file = clips_of(tmp_path / "other") / f"{key.id}.team.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(clip | {"note": "of the other folder"}))
+    one = Served(*words, "--out", str(tmp_path / "one"))
+    again = None
+    noted = "return document.querySelector('#players .note').textContent === 'of the other folder'"
+    try:
+        enter(window, one.url)
+        ready(window)
+        assert not window.run(noted)
+        one.kill()
+        again = Served(*words, "--out", str(tmp_path / "other"), port=one.port)
+        window.run("dispatchEvent(new Event('online'))")
+        wait(window, noted, "the film of the folder that is served now")
+    finally:
+        for each in filter(None, (one, again)):
+            each.kill(signal.SIGINT)
 
 
 @pytest.fixture(scope="module")

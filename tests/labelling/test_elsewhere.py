@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from labelled_page import TOKEN, Client, serving
 from worlds import saved, world
@@ -190,9 +192,22 @@ def test_pairs_of_other_data_and_damaged_copies_are_refused(here, there, tmp_pat
     assert len(Client(there).get("/api/labels")["labels"]) == 0
 
 
-def _strange(pair):
-    from dataclasses import replace
+def test_other_play_under_the_names_of_a_round_that_is_there_is_refused(here, there, tmp_path) -> None:
+    server = LabelServer(f"http://127.0.0.1:{there}/#token={TOKEN}")
+    exchange(here, server)
+    pairs, facts = here.store.pairs(), here.store.facts()
+    told = {name: facts[name] for name in ("data", "task", "scene", "scale")}
+    assert server.enter(1, pairs, here.file_of(1), told) == 0
+    copies = here.copies(pairs)
+    played = replace(copies, segments=replace(copies.segments, obs=copies.segments.obs + 1))
+    played.save(tmp_path / "played.safetensors")
+    with pytest.raises(LabelServerRefusal, match="other play under the same names: it is of another run"):
+        server.enter(1, pairs, tmp_path / "played.safetensors", told)
+    with pytest.raises(LabelServerRefusal, match="was begun with data"):
+        server.enter(1, pairs, here.file_of(1), told | {"data": {"key": "run:another", "spec": {}}})
 
+
+def _strange(pair):
     return replace(pair, first=replace(pair.first, episode=999))
 
 

@@ -173,3 +173,37 @@ def test_an_answer_waits_for_its_own_folder_though_another_one_is_served_before_
     kept = [0, 1, 1, ""]
     refused = "An answer was refused: There is no such pair here."
     assert told == ["first to B", kept, "first to A", kept, "third to A", [0, 1, 1, refused]]
+
+
+def test_a_tab_sends_no_answer_that_another_one_took_back() -> None:
+    told = under_node(
+        "queue.js",
+        """
+        let there = false;
+        const send = async (path, { key }) => {
+          if (!there) throw new TypeError("nobody answers");
+          say(key);
+          return { ok: true, status: 200, json: async () => ({}) };
+        };
+        const open = () => Object.assign(new page.Queue(send, () => {}, async () => {}), { store: "s" });
+        const rest = () => new Promise((done) => setTimeout(done, 20));
+        const one = open();
+        one.push("/api/answers", { key: "sent before", question: "q1" }, "s");
+        one.push("/api/answers", { key: "taken back", question: "q2" }, "s");
+        await rest();
+        const other = open();
+        say(one.drop("q2"));
+        one.push("/api/answers", { key: "given anew", question: "q2" }, "s");
+        await rest();
+        there = true;
+        await other.flush();
+        await one.flush();
+        say([one.all.length, other.all.length, Object.keys(held).length]);
+        const full = open();
+        globalThis.localStorage = { ...localStorage, setItem: () => { throw new Error("full"); }, getItem: () => null };
+        full.push("/api/answers", { key: "kept nowhere", question: "q3" }, "s");
+        await rest();
+        for (const each of [one, other, full]) clearTimeout(each.timer);
+        """,
+    )
+    assert told == [True, "sent before", "given anew", [0, 0, 0], "kept nowhere"]

@@ -6,6 +6,7 @@ import pytest
 from labelled_page import Client, serving
 from worlds import saved, world
 
+from offline_marl.labelling import clips
 from offline_marl.labelling.desk import Desk
 from offline_marl.labelling.leases import Leases
 from offline_marl.labelling.questions import (
@@ -16,7 +17,7 @@ from offline_marl.labelling.questions import (
     UnknownQuestionError,
 )
 from offline_marl.preferences.answers import Judgement
-from offline_marl.preferences.labels import Label
+from offline_marl.preferences.labels import Label, StoreError
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.asking import Plan, ask
 from offline_marl.training.preferences.folders import ComparisonFolder
@@ -228,3 +229,18 @@ def test_the_file_of_leases_stays_small_and_says_what_is_held(tmp_path, monkeypa
     again = Leases(tmp_path / "leases.jsonl")
     names = [f"question {number}" for number in range(7)]
     assert [sorted(again.others(name, "")) for name in names] == [sorted(held.others(name, "")) for name in names]
+
+
+@pytest.mark.parametrize("target", ["agent_01", "agent_\u0661", "agent_00", "agent_1000"])
+def test_an_agent_is_written_in_one_way(folder, target) -> None:
+    name = f"pair.{'a' * 32}.{target}.0"
+    with pytest.raises(UnknownQuestionError):
+        Question.parse(name)
+    assert clips.NAME.fullmatch(f"{'a' * 32}.{target}") is None
+    pair = folder.store.pairs()[0].pair
+    with pytest.raises(StoreError, match="is no target of an answer"):
+        folder.store.add([Label(pair.id, "first", "ann", target=target)])
+    with pytest.raises(StoreError, match="is no target of an answer"):
+        folder.store.judge([Judgement("rating", pair.first, "3", "ann", target=target)])
+    with pytest.raises(UnknownQuestionError, match="no such agent"):
+        Desk(folder, Asking(), Leases()).answer(Question("pair", pair.id, target), "ann", "first", None)

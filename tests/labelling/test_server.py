@@ -12,6 +12,7 @@ from labelled_page import TOKEN, Client, serving
 from worlds import saved, world
 
 from offline_marl.labelling import clerk
+from offline_marl.labelling.makeshift import clips_of
 from offline_marl.labelling.questions import Asking
 from offline_marl.labelling.serve import BusyStoreFolderError, alone, token_of
 from offline_marl.preferences.answers import AnswerStore
@@ -342,3 +343,17 @@ def test_the_token_stays_over_restarts_and_only_its_owner_reads_it(folder) -> No
     assert len(token) > 40 and token_of(folder) == token
     assert (folder / "label_token").stat().st_mode & 0o077 == 0
     assert token_of(folder, new=True) != token
+
+
+def test_a_browser_asks_every_time_whether_its_clip_is_still_the_one_that_is_served(client, folder) -> None:
+    with ComparisonFolder(folder) as opened:
+        name = f"{opened.store.pairs()[0].pair.first.id}.team"
+    file = clips_of(folder) / f"{name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text('{"of": "one folder"}')
+    _, content, headers = client.ask("GET", f"/api/clips/{name}")
+    held = {"If-None-Match": headers["etag"]}
+    assert content == {"of": "one folder"} and headers["cache-control"] == "private, no-cache"
+    assert client.ask("GET", f"/api/clips/{name}", headers=held)[:2] == (304, b"")
+    file.write_text('{"of": "another folder"}')
+    assert client.ask("GET", f"/api/clips/{name}", headers=held)[:2] == (200, {"of": "another folder"})

@@ -109,6 +109,7 @@ const leave = () => {
   questions = [];
   answered.length = 0;
   passing = new Set();
+  clips.clear(); // another folder may name its segments alike
 };
 
 const giveBack = (who, held) => {

@@ -30,7 +30,11 @@ export class Queue {
   push(path, body, store) {
     const item = { name: nameAfter([...names(), ...this.all.map((other) => other.name)], body.key), store, path, body };
     this.all.push(item);
-    try { localStorage.setItem(item.name, JSON.stringify(item)); } catch { /* it is held in memory */ }
+    try {
+      localStorage.setItem(item.name, JSON.stringify(item));
+    } catch {
+      item.unkept = true; // it is held in memory alone
+    }
     this.told();
     this.flush();
   }
@@ -63,6 +67,10 @@ export class Queue {
           this.doubt = false;
           continue;
         }
+        if (gone(item)) {
+          this.#remove(item);
+          continue;
+        }
         const reply = await this.send(item.path, item.body);
         const said = await reply.json().catch(() => ({}));
         if (reply.ok) {
@@ -92,6 +100,11 @@ export class Queue {
     }
   }
 }
+
+// Whether another tab has sent it, or taken it back before it was.
+const gone = (item) => {
+  try { return !item.unkept && localStorage.getItem(item.name) === null; } catch { return false; }
+};
 
 const names = () => {
   try { return Object.keys(localStorage).filter((name) => name.startsWith(PREFIX)).sort(); } catch { return []; }

@@ -43,7 +43,7 @@ class LabelFlags(ShareFlags):
     ask: tuple[Literal["pairs", "ratings", "credit"], ...] = ("pairs",)
     """pairs: which of two is better; ratings: 1 to 5 for one segment; credit: which agent did best in one."""
     target: str = "team"
-    """Whose doings pairs and ratings are about: team, agent_0 ..., or agents for each of them."""
+    """Whose doings pairs and ratings are about, also in files to fill in: team, agent_0 ..., or agents for each."""
     answers: Count = 1
     """People that each question is put to; nobody gets one twice but for repeats."""
     repeats: Share = 0.05
@@ -106,7 +106,7 @@ def run(args: Sequence[str]) -> None:
     if flags.import_file is not None:
         _take_in(folder, flags)
     elif flags.export_file is not None:
-        _export(folder, flags)
+        _export(folder, flags, "target" in given)
     else:
         _serve(folder, flags)
 
@@ -116,6 +116,8 @@ def _refuse(flags: LabelFlags) -> None:
         raise ConfigError(f"--no-token would let everybody in who reaches {flags.host}: serve 127.0.0.1 alone, or ask.")
     if flags.export_file is not None and flags.import_file is not None:
         raise ConfigError("--export and --import exclude each other.")
+    if flags.import_file is not None and flags.target == "agents":
+        raise ConfigError("Answers of a file that do not say their target need one: --target team, or agent_0 ....")
     for file in (flags.export_file, flags.import_file):
         if file is not None and file.suffix not in {".csv", ".json"}:
             raise ConfigError(f"{file} should end in .csv or .json.")
@@ -157,6 +159,12 @@ def _folder(flags: LabelFlags, given: Mapping[str, Any]) -> Path:
 
 def _asking(flags: LabelFlags, n_agents: int) -> Asking:
     from offline_marl.labelling.questions import Asking
+
+    kinds = tuple(KINDS[name] for name in flags.ask)
+    return Asking(kinds, _targets(flags, n_agents), flags.answers, flags.repeats, flags.lease)  # type: ignore[arg-type]
+
+
+def _targets(flags: LabelFlags, n_agents: int) -> tuple[str, ...]:
     from offline_marl.preferences.labels import TEAM, index_of
 
     if not n_agents and flags.target == "agents":
@@ -165,8 +173,7 @@ def _asking(flags: LabelFlags, n_agents: int) -> Asking:
     if n_agents and flags.target != TEAM:
         for target in targets:
             index_of(target, n_agents)
-    kinds = tuple(KINDS[name] for name in flags.ask)
-    return Asking(kinds, targets, flags.answers, flags.repeats, flags.lease)  # type: ignore[arg-type]
+    return targets
 
 
 def _serve(folder: Path, flags: LabelFlags) -> None:
@@ -182,6 +189,8 @@ def _serve(folder: Path, flags: LabelFlags) -> None:
         if of_run and "pairs" not in flags.ask:
             raise ConfigError("A run waits for answers to its pairs: --ask names pairs too, beside ratings or credit.")
         asking = _asking(flags, len(spec["obs_dims"]))
+        if "pairs" not in flags.ask and not before[0]:
+            print(f"{'note':<12}fit-reward needs labels of pairs beside these: --ask pairs,{','.join(flags.ask)}")
         token = token_of(folder, flags.new_token) if flags.token else None
         listening = bind(address)
         port = listening.getsockname()[1]
@@ -219,7 +228,7 @@ def _conclude(folder: Path, before: tuple[int, int], of_run: bool, received: boo
     print(f"{'learn':<12}{PROGRAM} fit-reward bradley-terry --dataset {about} --preferences {name}")
 
 
-def _export(folder: Path, flags: LabelFlags) -> None:
+def _export(folder: Path, flags: LabelFlags, targeted: bool) -> None:
     from offline_marl.training.preferences.answering import export
     from offline_marl.training.preferences.everything import export_everything
     from offline_marl.training.preferences.folders import ComparisonFolder
@@ -229,8 +238,10 @@ def _export(folder: Path, flags: LabelFlags) -> None:
     if file.exists() and not flags.overwrite:
         raise ConfigError(f"{file} exists already: choose another name, or say --overwrite.")
     with ComparisonFolder(folder) as opened:
-        labels, still_open = (export if file.suffix == ".csv" else export_everything)(opened, file)
-    print(f"{'file':<12}{file}: {labels:,} answers, {still_open:,} pairs without")
+        data = opened.store.facts().get("data") or {"spec": {"obs_dims": []}}
+        targets = _targets(flags, len(data["spec"]["obs_dims"])) if targeted else None
+        labels, still_open = (export if file.suffix == ".csv" else export_everything)(opened, file, targets)
+    print(f"{'file':<12}{file}: {labels:,} answers, {still_open:,} {'questions' if targeted else 'pairs'} without")
     print(f"{'take in':<12}{PROGRAM} label {shlex.quote(str(folder))} --import {shlex.quote(str(file))}")
 
 
@@ -243,7 +254,7 @@ def _take_in(folder: Path, flags: LabelFlags) -> None:
     assert file is not None
     with ComparisonFolder(folder) as opened:
         if file.suffix == ".csv":
-            new, known = take_in(opened, file, flags.annotator)
+            new, known = take_in(opened, file, flags.annotator, flags.target)
         else:
-            new, known = take_in_everything(opened, file, flags.annotator)
+            new, known = take_in_everything(opened, file, flags.annotator, flags.target)
     print(f"{'answers':<12}{new:,} new, {known:,} were there already")

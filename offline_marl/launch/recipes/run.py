@@ -30,6 +30,7 @@ from offline_marl.launch.sweeps.launch import Execution, is_live, launch
 from offline_marl.launch.sweeps.plan import Planned
 from offline_marl.runs.combinations import layered
 from offline_marl.runs.folder import write_json
+from offline_marl.training.preferences.folders import ComparisonFolder
 
 POLL_S = 2.0
 TASK_FIELDS = {"dataset", "environment"}
@@ -141,7 +142,8 @@ def _make_here(one: Standing, paths: Mapping[str, Path], perform: Perform) -> No
         shutil.rmtree(making, ignore_errors=True)
     making.mkdir(exist_ok=True)
     if stage.command in COMPARES and stage.name is not None:
-        shutil.copytree(stage.name, made)
+        with ComparisonFolder(stage.name) as comparisons:
+            comparisons.copy_to(made)
     if stage.command == "data mix":
         write_json(_mix_file(made), stage.fields)
     if "tiers" in stage.fields:

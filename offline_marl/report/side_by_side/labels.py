@@ -134,12 +134,13 @@ def _agreement(folder: ComparisonFolder, place: Path, model: RewardModel) -> Agr
     until = run.versions().get("labels")
     if not isinstance(until, int):
         return None
-    split = load_split(folder, until, model.config.holdout, run.config().seed, "cpu")
+    config = run.config()
+    split = load_split(folder, until, model.config.holdout, config.seed, "cpu", count=config.labels)
     return Agreement(_told(split.held_out, model), _told(split.train, model), verdict(read_report(place)))
 
 
 def _told(labelled: Labelled, model: RewardModel) -> tuple[int, int]:
-    decided = labelled.values != 0.5
+    decided = (labelled.values != 0.5) & labelled.there  # as in the fit's own report
     likely = torch.sigmoid(labelled.margins(model)).mean(0)[decided]
     right = ((likely > 0.5) == (labelled.values[decided] == 1.0)) & (likely != 0.5)
     return int(right.sum()), len(right)

@@ -19,8 +19,8 @@ from offline_marl.core.small_files import shown
 from offline_marl.core.types import DataError
 from offline_marl.preferences.agreement import by_question, contradictions, count_answers, kappas, self_agreement
 from offline_marl.preferences.answers import Judgement, oriented
-from offline_marl.preferences.labels import PAIR_COLUMNS, TEAM, VALUES, Answer, AskedPair, Label, index_of
-from offline_marl.preferences.names import respelled
+from offline_marl.preferences.labels import PAIR_COLUMNS, SHOWN_ORDERS, TEAM, VALUES, Answer, AskedPair, Label, index_of
+from offline_marl.preferences.names import has_controls, respelled
 from offline_marl.preferences.pairs import Pair, SegmentKey
 from offline_marl.preferences.revisions import UNKNOWN, onward
 from offline_marl.preferences.teachers import TeacherConfig, answer, segment_returns
@@ -113,24 +113,41 @@ def teacher_of(facts: Mapping[str, Any], label: Label) -> TeacherConfig | None:
     return None if stated is None or label.source != "simulated" else TeacherConfig(**stated["config"])
 
 
-def export(folder: ComparisonFolder, file: Path) -> tuple[int, int]:
-    """Write all labels, and the pairs that nobody answered, into a CSV file.
+def open_questions(
+    pairs: Iterable[str], labels: Iterable[Label], targets: Sequence[str] | None
+) -> list[tuple[str, str | None]]:
+    """Pairs and targets that no label is of; without targets the pairs that nobody labelled, whatever about."""
+    labels = list(labels)
+    # By their ids, which are as good as shuffled: rounds enter their held-out pairs first, and many people stop midway.
+    names = sorted(pairs)
+    if targets is None:
+        answered = {label.pair_id for label in labels}
+        return [(name, None) for name in names if name not in answered]
+    known = {(label.pair_id, label.target) for label in labels}
+    return [(name, target) for name in names for target in targets if (name, target) not in known]
+
+
+def export(folder: ComparisonFolder, file: Path, targets: Sequence[str] | None = None) -> tuple[int, int]:
+    """Write all labels, and the questions that nobody answered, into a CSV file.
+
+    Args:
+        folder: Of the comparisons.
+        file: The file.
+        targets: Of open lines, see `open_questions`; they name their target then.
 
     Returns:
-        How many labels, and how many pairs without.
+        How many labels, and how many questions without.
     """
     asked = {one.pair.id: one for one in folder.store.pairs()}
     labels = [label for label in folder.store.labels() if label.answer != "withdrawn"]
-    answered = {label.pair_id for label in labels}
-    # By their ids, which are as good as shuffled: rounds enter their held-out pairs first, and many people stop midway.
-    still_open = sorted((one for one in asked.values() if one.pair.id not in answered), key=lambda one: one.pair.id)
+    still_open = open_questions(asked, labels, targets)
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for label in labels:
         writer.writerow(_pair_cells(asked[label.pair_id]) | _label_cells(label))
-    for one in still_open:
-        writer.writerow(_pair_cells(one))
+    for name, target in still_open:
+        writer.writerow(_pair_cells(asked[name]) | ({} if target is None else {"target": target}))
     write_atomically(file, stream.getvalue().encode())
     return len(labels), len(still_open)
 
@@ -152,7 +169,7 @@ def _label_cells(label: Label) -> dict[str, Any]:
     }
 
 
-def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None) -> tuple[int, int]:
+def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None, target: str = TEAM) -> tuple[int, int]:
     """Store the labels of a CSV file, all or none; lines without an answer are passed over.
 
     Needed are `pair_id`, and `answer` (first, second, equal, skip) or `label` (1, 0, 0.5). Where a line names its
@@ -164,6 +181,7 @@ def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None) 
         folder: Of the comparisons.
         file: The file.
         annotator: Of lines that name none.
+        target: Of lines that name none.
 
     Returns:
         How many labels are new, and how many were there already.
@@ -171,24 +189,21 @@ def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None) 
     Raises:
         BadInputError: A line cannot be read, contradicts itself, or is about a pair that is not there.
     """
-    labels = respelled(_read(folder, file, annotator), folder.store.annotators())
+    labels = respelled(_read(folder, file, annotator, target), folder.store.annotators())
     rows, again = _told_apart(labels, folder.store.labels())
     new = folder.store.add(rows) - again
     return new, len(labels) - new
 
 
-def _read(folder: ComparisonFolder, file: Path, annotator: str | None) -> Iterator[Label]:
+def _read(folder: ComparisonFolder, file: Path, annotator: str | None, about: str) -> Iterator[Label]:
     known = {one.pair.id: one.pair for one in folder.store.pairs()}
+    sources = {side.source for pair in known.values() for side in (pair.first, pair.second)}
     agents = len((folder.store.facts().get("data") or {"spec": {"obs_dims": []}})["spec"]["obs_dims"])
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}.") from None
-    lines = csv.DictReader(io.StringIO(text))
-    try:
-        columns, rows = set(lines.fieldnames or ()), [(lines.line_num, cells) for cells in lines]
-    except csv.Error as error:
-        raise DataError(f"{file} is no table of comma-separated values: {error}.") from None
+    columns, rows = _table(text, file)
     if "pair_id" not in columns or not {"answer", "label"} & columns:
         raise DataError(
             f"{file} should have the columns pair_id and answer (or label); it has {shown(sorted(columns))}."
@@ -196,15 +211,27 @@ def _read(folder: ComparisonFolder, file: Path, annotator: str | None) -> Iterat
     for number, cells in rows:
         place = f"line {number} of {file}"
         given = {name: (value or "").strip() for name, value in cells.items() if name in COLUMNS}
+        if any(value.strip() for value in cells.get(None) or ()):
+            raise DataError(f"There are more cells in {place} than columns: put what has a comma in it between quotes.")
+        if any(map(has_controls, given.values())):
+            raise DataError(
+                f"A cell in {place} goes over several lines, or holds a character that cannot be written: see whether "
+                "a quote is left open."
+            )
         if not given.get("answer") and not given.get("label"):
             continue
         if given["pair_id"] not in known:
+            source = given.get("first_source", "")
+            if source.startswith("run:") and source not in sources:
+                raise DataError(f"{file} holds questions of another run than that of {folder.path}.")
             raise DataError(f"There is no pair {shown(given['pair_id'])[1:-1]} in {folder.path}: {place} labels it.")
         who = given.get("annotator") or annotator
         if not who:
             raise DataError(f"Nobody is named who gave the label in {place}: give --annotator, or a column annotator.")
+        if has_controls(who):
+            raise DataError("--annotator holds a character that cannot be written.")
         try:
-            target = given.get("target") or TEAM
+            target = given.get("target") or about
             index_of(target, agents)
             label = Label(
                 given["pair_id"],
@@ -218,9 +245,35 @@ def _read(folder: ComparisonFolder, file: Path, annotator: str | None) -> Iterat
                 answered=given.get("answered", ""),
                 response_ms=_count(given["response_ms"]) if given.get("response_ms") else None,
             )
+            if label.shown_order not in SHOWN_ORDERS:
+                raise ValueError(f"{shown(label.shown_order)} is no shown_order, which are {', '.join(SHOWN_ORDERS)}")
             yield oriented(label, _pair(given), known[given["pair_id"]])
         except (ValueError, DataError) as error:
             raise DataError(f"The label in {place} cannot be read: {str(error).rstrip('.')}.") from None
+
+
+def _table(text: str, file: Path) -> tuple[set[str], list[tuple[int, dict[Any, Any]]]]:
+    """Columns of a CSV file, and its lines with their numbers; surplus cells lie under None.
+
+    Raises:
+        DataError: It is none, such as where a quote is never closed, or names one of our columns twice.
+    """
+    lines = csv.DictReader(io.StringIO(text), strict=True)
+    begun, rows = 1, list[tuple[int, dict[Any, Any]]]()
+    try:
+        names = [name.strip() for name in lines.fieldnames or ()]
+        begun = lines.line_num + 1
+        for cells in lines:
+            rows.append((begun, cells))
+            begun = lines.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{file} is no table of comma-separated values: {error}, in what begins at line {begun}."
+        ) from None
+    twice = sorted(name for name in set(names) & set(COLUMNS) if names.count(name) > 1)
+    if twice:
+        raise DataError(f"{file} has the column {twice[0]} twice: leave one of them away.")
+    return set(lines.fieldnames or ()), rows
 
 
 def _count(text: str) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from offline_marl.core.files import put_in_place
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset
@@ -35,6 +37,9 @@ from offline_marl.training.preferences.folders import ComparisonFolder, key_of, 
 
 SCENE = ("scenario", "conf", "view", "settings", "max_steps")
 """Metadata of data that its environment is made from, for pictures."""
+
+NEAR = 1e-6
+"""Share of the scale by which sums of returns may differ, with the order in which they are added up."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def ask(
         facts["scene"] = {name: data.metadata[name] for name in SCENE if name in data.metadata}
     # Of a file that has moved since, the first name stays.
     facts["task"] = store.facts().get("task", task.id)
-    facts["scale"] = measure(task, plan.length, plan.scale).plain()
+    facts["scale"] = _restated(measure(task, plan.length, plan.scale).plain(), store.facts().get("scale"))
     store.refuse_other_facts(facts)
     asked = store.pairs()
     before = max((one.session for one in asked), default=0)
@@ -116,6 +121,14 @@ def ask(
         enter(folder, made, copies)
     held_out = sum(one.split == "held-out" for one in made)
     return Round(session, len(made), held_out, sum(parts[session:]))
+
+
+def _restated(measured: dict[str, float], stated: dict[str, float] | None) -> dict[str, float]:
+    """What was stated, where what is measured now differs by rounding alone, as with another number of threads."""
+    if stated is None or measured.keys() != stated.keys():
+        return measured
+    near = NEAR * stated["scale"]
+    return stated if all(abs(measured[name] - stated[name]) <= near for name in stated) else measured
 
 
 def _choose(
@@ -254,9 +267,16 @@ def enter(folder: ComparisonFolder, pairs: list[AskedPair], copies: Copies) -> N
 
     Raises:
         DataError: They are of several sessions, or of one that has pairs already.
+        StoreError: Another process entered pairs of this session meanwhile; its copies stay.
     """
     sessions = {one.session for one in pairs}
     if len(sessions) != 1 or sessions & {one.session for one in folder.store.pairs()}:
         raise DataError(f"Pairs are entered one new session at a time, and these are of {sorted(sessions)}.")
-    copies.save(folder.file_of(*sessions))
-    folder.store.ask_about(pairs)
+    place = folder.file_of(*sessions)
+    # Written beside its place first: the store is held for no longer than a file takes to be renamed.
+    beside = place.with_name(f"{place.name}.{os.getpid()}")
+    try:
+        copies.save(beside)
+        folder.store.ask_new_session(pairs, lambda: put_in_place(beside, place))
+    finally:
+        beside.unlink(missing_ok=True)

@@ -10,10 +10,11 @@ from typing import Any
 from offline_marl.core.files import write_atomically
 from offline_marl.core.types import DataError
 from offline_marl.preferences.answers import Judgement, Remark, oriented, plain, refuse_answer
-from offline_marl.preferences.labels import VALUES, Label, StoreError, index_of
-from offline_marl.preferences.names import respelled, respelled_remarks
+from offline_marl.preferences.labels import SHOWN_ORDERS, TEAM, VALUES, Label, StoreError, index_of
+from offline_marl.preferences.names import has_controls, respelled, respelled_remarks
 from offline_marl.preferences.pairs import Pair, SegmentKey
 from offline_marl.preferences.revisions import Answered, onward, question_of
+from offline_marl.training.preferences.answering import open_questions
 from offline_marl.training.preferences.folders import ComparisonFolder
 
 KIND = "answers about segments"
@@ -23,18 +24,25 @@ LARGEST_COUNT = 2**31
 LONGEST_REMARK = 200
 
 
-def export_everything(folder: ComparisonFolder, file: Path) -> tuple[int, int]:
-    """Write all answers, and the pairs that nobody labelled.
+def export_everything(folder: ComparisonFolder, file: Path, targets: Sequence[str] | None = None) -> tuple[int, int]:
+    """Write all answers, and the questions about pairs that nobody answered.
+
+    Args:
+        folder: Of the comparisons.
+        file: The file.
+        targets: Of open questions, see `open_questions`; they name their target then.
 
     Returns:
-        How many answers, and how many pairs without.
+        How many answers, and how many questions about pairs without.
     """
     store = folder.store
     labels, labels_back = _parted(store.labels())
     judged, judged_back = _parted(store.judgements())
-    answered = {label.pair_id for label in labels}
     pairs = {one.pair.id: _segments(one.pair) for one in store.pairs()}
-    still_open = [{"pair_id": name, **pairs[name]} for name in sorted(pairs.keys() - answered)]
+    still_open = [
+        {"pair_id": name, **({} if target is None else {"target": target}), **pairs[name]}
+        for name, target in open_questions(pairs, labels, targets)
+    ]
     content = {
         "kind": KIND,
         "data": store.facts().get("data"),
@@ -64,7 +72,9 @@ def _segments(pair: Pair) -> dict[str, list[str | int]]:
     return {name: [key.source, key.episode, key.start, key.length] for name, key in sides.items()}
 
 
-def take_in_everything(folder: ComparisonFolder, file: Path, annotator: str | None = None) -> tuple[int, int]:
+def take_in_everything(
+    folder: ComparisonFolder, file: Path, annotator: str | None = None, target: str = TEAM
+) -> tuple[int, int]:
     """Store the answers and remarks of such a file, all or none; those that are there already add nothing.
 
     An answer that was corrected or taken back where the file was written is so here, too, see `onward`.
@@ -73,6 +83,7 @@ def take_in_everything(folder: ComparisonFolder, file: Path, annotator: str | No
         folder: Of the comparisons.
         file: As `export_everything` wrote it, here or elsewhere.
         annotator: Of answers that name nobody.
+        target: Of labels and ratings that name none.
 
     Returns:
         How many are new, and how many were there already.
@@ -83,15 +94,17 @@ def take_in_everything(folder: ComparisonFolder, file: Path, annotator: str | No
     content = _read(file)
     about, own = content.get("data"), folder.store.facts().get("data")
     if about is not None and own is not None and about != own:
-        raise DataError(f"{file} holds answers about other data than {folder.path}.")
+        runs = all(str(_key_of(one)).startswith("run:") for one in (about, own))
+        what = "what another run played than that of" if runs else "other data than"
+        raise DataError(f"{file} holds answers about {what} {folder.path}.")
     n_agents = len((own or {"spec": {"obs_dims": []}})["spec"]["obs_dims"])
     pairs = {one.pair.id: one.pair for one in folder.store.pairs()}
     labels, judged = list[Label](), list[Judgement]()
     back = content["taken_back"]
     for number, row in enumerate([*content["labels"], *back["labels"]]):
-        labels.append(_label(row, annotator, n_agents, pairs, f"label {number} of {file}"))
+        labels.append(_label(row, annotator, target, n_agents, pairs, f"label {number} of {file}"))
     for number, row in enumerate([*content["judgements"], *back["judgements"]]):
-        judged.append(_judgement(row, annotator, n_agents, f"judgement {number} of {file}"))
+        judged.append(_judgement(row, annotator, target, n_agents, f"judgement {number} of {file}"))
     remarks = [_remark(row, f"remark {number} of {file}") for number, row in enumerate(content["remarks"])]
     held = folder.store.annotators()
     labels, judged, remarks = respelled(labels, held), respelled(judged, held), respelled_remarks(remarks, held)
@@ -100,6 +113,10 @@ def take_in_everything(folder: ComparisonFolder, file: Path, annotator: str | No
     again = labels_again + judged_again
     new = folder.store.take_in(labels_on, judged_on, remarks) - again
     return new, _standing(labels, judged) - _standing(labels_on, judged_on) + again
+
+
+def _key_of(about: Any) -> Any:
+    return about.get("key") if isinstance(about, dict) else None
 
 
 def _standing(labels: Sequence[Label], judged: Sequence[Judgement]) -> int:
@@ -145,14 +162,16 @@ def _remark(row: Any, place: str) -> Remark:
         raise DataError(f"The {place} cannot be read: it should be a question, an annotator and a text.")
     if any(len(text) > LONGEST_REMARK for text in row):
         raise DataError(f"The {place} is longer than {LONGEST_REMARK} letters.")
+    if any(map(has_controls, row)):
+        raise DataError(f"The {place} cannot be read: it holds a character that cannot be written.")
     return row[0], row[1], row[2]
 
 
-def _label(row: Any, annotator: str | None, n_agents: int, pairs: Mapping[str, Pair], place: str) -> Label:
-    values = _values(row, annotator, place)
+def _label(row: Any, annotator: str | None, target: str, n_agents: int, pairs: Mapping[str, Pair], place: str) -> Label:
+    values = {"target": target, **_values(row, annotator, place)}
     try:
         sides = [values.pop(name, None) for name in ("first", "second")]
-        given = None if None in sides else Pair(*(SegmentKey(str(key[0]), *map(int, key[1:])) for key in sides))
+        given = None if None in sides else Pair(*map(_segment, sides))
         label = Label(**values)
         if label.pair_id in pairs:  # the store refuses others
             label = oriented(label, given, pairs[label.pair_id])
@@ -164,18 +183,29 @@ def _label(row: Any, annotator: str | None, n_agents: int, pairs: Mapping[str, P
     return label
 
 
-def _judgement(row: Any, annotator: str | None, n_agents: int, place: str) -> Judgement:
+def _judgement(row: Any, annotator: str | None, target: str, n_agents: int, place: str) -> Judgement:
     values = _values(row, annotator, place)
     try:
-        source, *numbers = values.pop("segment")
-        one = Judgement(segment=SegmentKey(str(source), *map(int, numbers)), **values)
+        values = {"target": TEAM if values.get("kind") == "credit" else target, **values}
+        one = Judgement(segment=_segment(values.pop("segment")), **values)
         refuse_answer(one)
+        if one.kind == "credit" and one.target != TEAM:
+            raise DataError(f"credit is about all agents at once, not about '{one.target}' alone")
         index_of(one.target, n_agents)
         if one.answer.startswith("agent_"):
             index_of(one.answer, n_agents)
     except (TypeError, ValueError, KeyError, DataError, StoreError) as error:
         raise DataError(f"The {place} cannot be read: {str(error).rstrip('.')}.") from None
     return one
+
+
+def _segment(value: Any) -> SegmentKey:
+    """The segment that a list names: source, episode, first step and steps."""
+    if not isinstance(value, list) or len(value) != 4 or not isinstance(value[0], str):
+        raise ValueError("a segment is a list of its source, episode, start and length")
+    if not all(type(number) is int and 0 <= number < LARGEST_COUNT for number in value[1:]):
+        raise ValueError("the episode, start and length of a segment are whole numbers")
+    return SegmentKey(*value)
 
 
 TEXTS = ("pair_id", "kind", "answer", "annotator", "source", "target", "shown_order", "answered")
@@ -191,6 +221,10 @@ def _values(row: Any, annotator: str | None, place: str) -> dict[str, Any]:
     for name in TEXTS:
         if not isinstance(values.get(name, ""), str):
             raise DataError(f"The {place} cannot be read: its {name} is no text.")
+        if has_controls(values.get(name, "")):
+            raise DataError(f"The {place} cannot be read: its {name} holds a character that cannot be written.")
+    if values.get("shown_order", SHOWN_ORDERS[0]) not in SHOWN_ORDERS:
+        raise DataError(f"The {place} cannot be read: its shown_order is none of {', '.join(SHOWN_ORDERS)}.")
     for name in ("repeat", "revision", "response_ms"):
         value = values.get(name, 0)
         count = type(value) is int and 0 <= value < LARGEST_COUNT

@@ -68,10 +68,16 @@ class RewardFitSession(Session[RewardFitConfig, RewardFit]):
         settings: RewardModelConfig = build(kind.Config, config.settings)
         with ComparisonFolder(config.preferences) as comparisons:
             comparisons.refuse_other_data(key_of(task.data), task.spec, task.id)
-            self.labels = _labels_of(folder, config.labels, comparisons.store.cursor())
+            self.labels = _labels_of(folder, comparisons.store.cursor())
             self.judgements = _judgements_of(folder, comparisons.store.judgement_cursor())
             self.split = load_split(
-                comparisons, self.labels, settings.holdout, config.seed, self.device, self.judgements
+                comparisons,
+                self.labels,
+                settings.holdout,
+                config.seed,
+                self.device,
+                self.judgements,
+                config.labels,
             )
             refuse_few(self.split, settings.min_labels, config.preferences)
             self.facts = comparisons.store.facts()
@@ -131,14 +137,14 @@ class RewardFitSession(Session[RewardFitConfig, RewardFit]):
         return RewardFit(path, self.learner, errors, self.step, read_report(path))
 
 
-def _labels_of(folder: Folder[RewardFitConfig], asked: int, newest: int) -> int:
+def _labels_of(folder: Folder[RewardFitConfig], newest: int) -> int:
     """Number of the newest label to learn from: a fit that goes on heeds none that came since it began.
 
     Raises:
         RunFolderError: What it began with was lost.
     """
     if not folder.config_file.is_file():
-        return min(asked, newest) or newest
+        return newest
     began = folder.versions().get("labels")
     if not isinstance(began, int):
         raise RunFolderError(f"{folder.versions_file} is missing or damaged: it says which labels the fit began with.")

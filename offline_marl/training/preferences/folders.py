@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -66,6 +67,17 @@ class ComparisonFolder:
         if missing:
             raise DataError(f"{self.segments} lacks the segment {missing[0]}, which pairs of {self.path} name.")
         return Copies(parts[0].spec, keys, segments)
+
+    def copy_to(self, path: Path) -> None:
+        """Copy pairs, answers and segments into a new folder, while a server may write into this one.
+
+        What a server has beside them stays here: its token and lock, its leases, and clips.
+        """
+        self.store.copy_to(path / NAME)
+        with ComparisonFolder(path) as copy:
+            for session in sorted({one.session for one in copy.store.pairs()}):
+                copy.segments.mkdir(exist_ok=True)
+                shutil.copyfile(self.file_of(session), copy.file_of(session))
 
     @property
     def scale(self) -> TaskScale:

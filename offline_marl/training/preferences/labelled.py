@@ -153,6 +153,7 @@ def load_split(
     seed: int,
     device: torch.device | str,
     judgements_until: int = 0,
+    count: int = 0,
 ) -> Split:
     """The labels of a folder on a device; skipped pairs are left out.
 
@@ -164,16 +165,25 @@ def load_split(
         seed: Decides which.
         device: Where the tensors go.
         judgements_until: Ratings and credit as they stood after so many rows; none unless said.
+        count: Labels to draw of these by the seed, as many of them held out as of all; 0 for all.
 
     Raises:
         DataError: There are no labels.
     """
     labels = [label for label in folder.store.labels(until=until) if label.value is not None]
     if not labels:
+        judged = [one for one in folder.store.judgements() if one.answer not in NO_ANSWER]
+        if judged:
+            raise DataError(
+                f"{folder.path} holds {len(judged):,} ratings and answers about credit and no label of a pair, by "
+                "which models are judged: ask for some, `offline-marl label FOLDER --ask pairs,ratings,credit`."
+            )
         raise DataError(
             f"{folder.path} holds no labels yet: `offline-marl prefs simulate` or `prefs import` brings some."
         )
     known = {one.pair.id: one for one in folder.store.pairs()}
+    if 0 < count < len(labels):
+        labels = _drawn(labels, known, count, seed)
     asked = list({label.pair_id: known[label.pair_id] for label in labels}.values())
     judgements, more = _judgements(folder, judgements_until, known)
     copies = folder.copies(list({one.pair.id: one for one in [*asked, *more]}.values()))
@@ -206,6 +216,20 @@ def load_split(
         _judged([one for one in judgements if one.segment.whole not in away], rows, copies.spec.n_agents, device),
         _judged([one for one in judgements if one.segment.whole in away], rows, copies.spec.n_agents, device),
     )
+
+
+def _drawn(labels: list[Label], known: Mapping[str, AskedPair], count: int, seed: int) -> list[Label]:
+    """So many labels in their order, drawn of those that are held out and of the others in proportion."""
+    generator = torch.Generator().manual_seed(derive(seed, "labels"))
+    away = [row for row, label in enumerate(labels) if known[label.pair_id].split == "held-out"]
+    seen = sorted(set(range(len(labels))) - set(away))
+    of_away = round(count * len(away) / len(labels))
+    chosen = [
+        rows[place]
+        for rows, number in ((away, of_away), (seen, count - of_away))
+        for place in torch.randperm(len(rows), generator=generator)[:number].tolist()
+    ]
+    return [labels[row] for row in sorted(chosen)]
 
 
 def _judgements(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -56,7 +57,7 @@ class Questions:
 
     def __init__(self, config: RunConfig, folder: RunFolder, task: Task) -> None:
         self.config, self.path, self.task = config, folder.path / QUESTIONS, task
-        known = _known_id(self.path) or run_id(config)
+        known = _known_id(self.path) or (drawn_id() if config.teacher == "human" else run_id(config))
         how = config.query_length, config.query_select, config.seed, config.query_to_end
         self.pairs = LivePairs(known, task.spec, *how)
         self.character: TeacherConfig = build(TeacherConfig, config.teacher_settings)
@@ -82,7 +83,9 @@ class Questions:
         data = {"key": f"run:{self.pairs.run_id}", "spec": plain_spec(self.task.spec)}
         shared = {"budget": self.config.queries, "length": self.config.query_length, "rounds": self.rounds}
         about = {"data": data, "task": self.task.id, "scene": _scene(self.config, self.task)}
-        folder.store.state({**shared, **about, "scale": self.scale.plain()})
+        # Measured anew after a restart, perhaps with another number of threads, it may be rounded otherwise.
+        scale = folder.store.facts().get("scale") or self.scale.plain()
+        folder.store.state({**shared, **about, "scale": scale})
         self._stated = True
         return folder
 
@@ -163,8 +166,17 @@ def run_id(config: RunConfig) -> str:
     return hashlib.sha256(decisive.encode()).hexdigest()[:16]
 
 
+def drawn_id() -> str:
+    """Name of a run whose questions people answer: drawn by the system's random source, and kept in the run's store.
+
+    Answers steer what is played, so that two runs of the same settings play differently under equal episode numbers:
+    their segments need names that differ, too.
+    """
+    return secrets.token_hex(8)
+
+
 def _known_id(path: Path) -> str | None:
-    """The name that a run has in its store, which earlier versions made otherwise; None where it has asked nothing."""
+    """The name that a run has in its store, drawn or made by an earlier version; None where nothing is stated yet."""
     if not (path / NAME).is_file():
         return None
     with ComparisonFolder(path) as folder:

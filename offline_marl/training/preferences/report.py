@@ -66,9 +66,13 @@ def _labels(split: Split) -> dict[str, Any]:
         "held_out_counts": split.held_out.counts(),
         "of_team": int((targets < 0).sum()),
         "of_agents": int((targets >= 0).sum()),
-        # The sum over agents is all that labels of the team speak of.
-        "agents_told_apart": bool((targets >= 0).any()),
+        # The sum over agents is all that labels and ratings of the team speak of; credit is about agents.
+        "agents_told_apart": bool((targets >= 0).any()) or _judged_apart(split.judged),
     }
+
+
+def _judged_apart(judged: Judged | None) -> bool:
+    return judged is not None and bool(((judged.targets >= 0) | (judged.kinds == CREDITED)).any())
 
 
 def _counts_of_judged(split: Split) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import json
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from compared import compare, small_reward
 from worlds import saved, world
 
+from offline_marl.labelling import serve
 from offline_marl.launch.cli import main
 from offline_marl.preferences.answers import AnswerStore, Judgement
 from offline_marl.preferences.labels import NAME, Label
@@ -45,6 +47,8 @@ def label(capsys, *words: object) -> tuple[int, str, str]:
         (["PLACE", "--host", "203.0.113.7"], "Nothing can listen on 203.0.113.7"),
         (["PLACE", "--export", "x.txt"], "should end in .csv or .json"),
         (["PLACE", "--export", "x.csv", "--import", "y.csv"], "exclude each other"),
+        (["PLACE", "--import", "y.csv", "--target", "agents"], "need one: --target team, or agent_0"),
+        (["PLACE", "--export", "x.csv", "--target", "agent_7"], "is no target of a label"),
         (["PLACE", "--import", "missing.json"], "missing.json cannot be read"),
         (["PLACE", "--lease", "60"], "--lease 60 could not be kept: the page renews what it shows every minute"),
         (["PLACE", "--budget", "7"], "--budget is about pairs to draw of a data set, and"),
@@ -161,6 +165,10 @@ def test_everything_goes_elsewhere_and_comes_back_once(capsys, tmp_path, folder,
         }
 
 
+def rated(content, change=lambda key: key) -> dict[str, object]:
+    return {"kind": "rating", "segment": change(content["labels"][0]["first"]), "answer": "3", "annotator": "ann"}
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -176,6 +184,18 @@ def test_everything_goes_elsewhere_and_comes_back_once(capsys, tmp_path, folder,
         lambda content: content["labels"][0].update(more=1),
         lambda content: content["judgements"].append({"kind": "rating", "segment": ["x"], "answer": "1"}),
         lambda content: content.update(data={"key": "other", "spec": {}}),
+        lambda content: content["labels"][0].update(annotator="\ud800"),
+        lambda content: content["labels"][0].update(annotator="A\nnn"),
+        lambda content: content["labels"][0].update(shown_order="mirrored"),
+        lambda content: content["labels"][0].update(first=["x", float("inf"), 0, 1], second=["x", 0, 0, 1]),
+        lambda content: content["labels"][0].update(first=["x", 10**30, 0, 1], second=["x", 0, 0, 1]),
+        lambda content: content["judgements"].append(rated(content, lambda key: [key[0], key[1] + 0.9, *key[2:]])),
+        lambda content: content["judgements"].append(rated(content, lambda key: [key[0], float("inf"), *key[2:]])),
+        lambda content: content["judgements"].append(rated(content, lambda key: [key[0], 1e30, *key[2:]])),
+        lambda content: content["judgements"].append(
+            rated(content) | {"kind": "credit", "answer": "agent_1", "target": "agent_0"}
+        ),
+        lambda content: content.update(remarks=[["q", "ann", "\udfff"]]),
     ],
 )
 def test_files_that_were_edited_badly_are_refused_whole(capsys, tmp_path, folder, data, change) -> None:
@@ -218,6 +238,32 @@ try:
 except SystemExit:
     print({"torch", "starlette", "uvicorn"} & set(sys.modules))
 """
+
+
+def test_files_are_about_the_target_that_is_named(capsys, tmp_path, folder) -> None:
+    file = tmp_path / "open.csv"
+    code, out, _ = label(capsys, folder, "--export", file, "--target", "agent_1")
+    assert code == 0 and "20 questions without" in out
+    head, *lines = file.read_text().splitlines()
+    named = [dict(zip(head.split(","), line.split(","), strict=True)) for line in lines]
+    still_open = [line["pair_id"] for line in named if not line["answer"] and line["target"] == "agent_1"]
+    assert len(still_open) == 20
+    file.write_text(f"pair_id,answer,annotator\n{still_open[0]},first,ann\n")
+    assert "1 new" in label(capsys, folder, "--import", file, "--target", "agent_1")[1]
+    with ComparisonFolder(folder) as opened:
+        assert [one.target for one in opened.store.labels() if one.annotator == "ann"] == ["agent_1"]
+
+
+@pytest.mark.parametrize(("kinds", "labelled"), [("ratings,credit", False), ("ratings", True), ("pairs", False)])
+def test_who_asks_no_pairs_is_told_what_fit_reward_needs(
+    capsys, tmp_path, folder, data, monkeypatch, kinds, labelled
+) -> None:
+    if not labelled:
+        assert label(capsys, data, "--out", tmp_path / "new", "--budget", "6", "--export", tmp_path / "new.csv")[0] == 0
+    monkeypatch.setattr(serve, "make_server", lambda *given: SimpleNamespace(run=lambda sockets: sockets[0].close()))
+    code, out, _ = label(capsys, folder if labelled else tmp_path / "new", "--ask", kinds, "--port", "0")
+    noted = "fit-reward needs labels of pairs beside these: --ask pairs,ratings,credit" in out
+    assert code == 0 and noted is (kinds == "ratings,credit")
 
 
 def test_help_needs_neither_torch_nor_the_server() -> None:

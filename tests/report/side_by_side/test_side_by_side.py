@@ -6,20 +6,24 @@ import csv
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from compared import compare, small_reward
 from finished import folder
 from worlds import saved, world
 
 from offline_marl.core.config import ConfigError
+from offline_marl.core.types import Batch
 from offline_marl.launch.cli import main
 from offline_marl.preferences.labels import Label
 from offline_marl.report.gather.scores import EvidenceError
-from offline_marl.report.side_by_side.labels import browsers_of
+from offline_marl.report.side_by_side.labels import _told, browsers_of
 from offline_marl.report.side_by_side.page import render
 from offline_marl.report.side_by_side.sides import read_sides
 from offline_marl.training.preferences.folders import ComparisonFolder, numbers_of
+from offline_marl.training.preferences.labelled import Labelled
 from offline_marl.training.preferences.loading import load_reward
 
 NASTY = "<script>alert(1)</script>"
@@ -125,6 +129,20 @@ def test_agreement_is_that_of_held_out_answers_with_the_verdict_and_no_question_
         f"{hits / count:.3f} of {count} held-out answers" in page and f"of the {found.train[1]} that it learnt" in page
     )
     assert "to be trusted" in page
+
+
+def test_agreement_leaves_out_labels_about_an_agent_that_is_in_neither_segment() -> None:
+    here = torch.ones(2, 3, 2, dtype=torch.bool)
+    here[:, :, 1] = False
+    batch = Batch(
+        obs=torch.zeros(2, 3, 2, 1), actions=torch.zeros(2, 3, 2, 1), rewards=torch.zeros(2, 3, 2),
+        next_obs=torch.zeros(2, 3, 2, 1), terminations=~here, truncations=~here, mask=here,
+    )  # fmt: skip
+    labels = tuple(Label("a", "first", "ann", target=f"agent_{agent}") for agent in (0, 1))
+    sides = torch.tensor([[0, 1], [0, 1]])
+    labelled = Labelled(batch, sides, torch.ones(2), torch.tensor([0, 1]), labels)
+    model = SimpleNamespace(scores=lambda segments: torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]))
+    assert _told(labelled, model) == (1, 1)
 
 
 def test_labels_that_are_gone_are_told_of_and_the_rest_is_shown(tmp_path, runs) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,8 @@ from worlds import saved, world
 from offline_marl.core.errors import BadInputError
 from offline_marl.launch.recipes.contents import content_of
 from offline_marl.preferences.answers import Judgement, Post
-from offline_marl.preferences.labels import Label, StoreError
-from offline_marl.preferences.pairs import Pair
+from offline_marl.preferences.labels import AskedPair, Label, StoreError
+from offline_marl.preferences.pairs import Pair, SegmentKey
 from offline_marl.preferences.revisions import onward
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.answering import export, summarize, take_in
@@ -176,12 +177,69 @@ def test_lines_that_say_nothing_are_refused_and_none_is_stored(tmp_path, folder,
         ("pair_id,answer,annotator,repeat", "{},first,ann,99999999999999999999", "'99999999999999999999' is no count"),
         ("pair_id,answer,annotator,response_ms", "{},first,ann,-3", "'-3' is no count"),
         ("pair_id,answer", "{},first" + "x" * 200_000, "no table of comma-separated values: field larger than"),
+        ("pair_id,answer,annotator", '{},first,"Ann', "unexpected end of data, in what begins at line 2"),
+        ("pair_id,answer,annotator", "{},first,Doe, Jane", "more cells in line 2 of .* than columns"),
+        ("pair_id,answer,annotator,answer", "{},first,ann,second", "has the column answer twice"),
+        ("pair_id,answer,annotator", '{},first,"A\nnn"', "line 2 of .* goes over several lines"),
+        ("pair_id,answer,annotator", "{},first,A\x07nn", "line 2 of .* holds a character that cannot be written"),
+        ("pair_id,answer,annotator,shown_order", "{},first,ann,mirrored", "'mirrored' is no shown_order"),
     ],
 )
 def test_files_of_other_columns_or_values_are_refused(tmp_path, folder, head, line, message) -> None:
     path = written(tmp_path, line.format(ids(folder)[0]), head=head)
     with pytest.raises(BadInputError, match=message):
         take_in(folder, path)
+
+
+@pytest.mark.parametrize("form", [".csv", ".json"])
+def test_answers_about_another_run_are_refused_in_a_sentence(tmp_path, form) -> None:
+    put, take = {".csv": (export, take_in), ".json": (export_everything, take_in_everything)}[form]
+    for name in ("one", "other"):
+        pair = Pair(*(SegmentKey.of_run(name, 0, start, 3) for start in (0, 4)))
+        with ComparisonFolder(tmp_path / name, make=True) as folder:
+            folder.store.state({"data": {"key": f"run:{name}", "spec": {"obs_dims": [1, 1]}}})
+            folder.store.ask_about([AskedPair(pair, 1, "train", "uniform")])
+            if name == "one":
+                folder.store.add([Label(pair.id, "first", "ann")])
+                put(folder, tmp_path / f"one{form}")
+                continue
+            with pytest.raises(BadInputError, match="another run"):
+                take(folder, tmp_path / f"one{form}")
+            assert folder.store.labels() == []
+
+
+def test_an_open_quote_stores_no_line_and_empty_cells_behind_the_columns_are_nothing(tmp_path, folder) -> None:
+    one, two, three, *_ = ids(folder)
+    with pytest.raises(BadInputError, match="in what begins at line 3"):
+        take_in(folder, written(tmp_path, f"{one},first,ann", f'{two},first,"ann', f"{three},second,ann"))
+    assert folder.store.labels() == []
+    assert take_in(folder, written(tmp_path, f"{one},first,ann,,", f'{two},first,"Doe, Jane"')) == (2, 0)
+    assert folder.store.annotators() == {"ann", "Doe, Jane"}
+
+
+@pytest.mark.parametrize("form", [".csv", ".json"])
+def test_answers_are_about_the_target_that_a_file_or_its_reader_names(tmp_path, twins, form) -> None:
+    folder, twin, forms = twins
+    put, take = forms[form]
+    path = tmp_path / f"filled{form}"
+    assert put(folder, path, ["agent_0", "agent_1"])[1] == 2 * len(ids(folder)), "the team's answers are of no agent"
+    if form == ".csv":
+        with path.open() as stream:
+            lines = list(csv.DictReader(stream))
+        given = [{**line, "answer": "second", "annotator": "bo"} for line in lines if not line["answer"]]
+        del given[0]["target"]
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, lines[0].keys())
+            writer.writeheader()
+            writer.writerows(given)
+    else:
+        content = json.loads(path.read_text())
+        content["labels"] = [{**line, "answer": "second", "annotator": "bo"} for line in content["open"]]
+        del content["labels"][0]["target"]
+        path.write_text(json.dumps({**content, "judgements": [], "taken_back": {}}))
+    assert take(twin, path, None, "agent_1")[0] == 2 * len(ids(folder)) - 1, "one is there twice"
+    told = [label.target for label in twin.store.labels() if label.annotator == "bo"]
+    assert "team" not in told and told.count("agent_1") > told.count("agent_0")
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path, folder) -> None:
@@ -232,6 +290,20 @@ def test_ratings_credit_and_reasons_are_counted_and_are_part_of_the_folders_cont
     assert told["ratings"] == {"4": 2} and told["credit"] == {"agent_0": 1}
     assert told["skip_reasons"] == {"cannot tell": 1}
     assert content_of(folder.path) != content
+
+
+def test_a_copy_is_what_is_compared_without_what_a_server_has_beside_it(tmp_path, folder) -> None:
+    for name in (".label.lock", "label_token", "clips/2/x.json"):
+        file = folder.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("a server's")
+    with ComparisonFolder(folder.path) as server:  # which has written and not closed the store
+        server.store.add([Label(ids(folder)[0], "first", "ann")])
+        folder.copy_to(tmp_path / "copy")
+    assert content_of(tmp_path / "copy") == content_of(folder.path)
+    assert not {path.name for path in (tmp_path / "copy").iterdir()} & {".label.lock", "label_token", "clips"}
+    with ComparisonFolder(tmp_path / "copy") as copy:
+        assert len(copy.store.labels()) == 1 and copy.copies(copy.store.pairs()).keys
 
 
 def corrected(folder) -> tuple[str, str, str]:

@@ -7,9 +7,11 @@ import torch
 from compared import compare, small_reward
 from worlds import saved, world
 
+from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset
 from offline_marl.preferences.labels import StoreError
+from offline_marl.preferences.pairs import Copies
 from offline_marl.preferences.teachers import TeacherConfig
 from offline_marl.tasks.data_tasks import Task, open_task
 from offline_marl.training.preferences import asking
@@ -154,6 +156,40 @@ def test_the_scale_is_the_tasks_where_it_is_known_and_else_the_datas(tmp_path, d
     known: Task = Known  # type: ignore[assignment]
     # A quarter of an episode's steps: a quarter of 24, whatever the mixture.
     assert measure(known, 3).scale == 6.0 and measure(known, 0).scale == 24.0
+
+
+def test_another_order_of_adding_returns_up_keeps_the_next_round_from_nothing(tmp_path, data, monkeypatch) -> None:
+    task, plan = open_task(data), Plan(budget=20, rounds=2, length=3)
+    with ComparisonFolder(tmp_path / "c", make=True) as folder:
+        ask(folder, task, plan)
+        stated = folder.store.facts()["scale"]
+        monkeypatch.setattr(asking, "window_returns", lambda *given: window_returns(*given) * (1 + 1e-12))
+        assert measure(task, 3).plain() != stated and ask(folder, task, plan).pairs == 10
+        assert folder.store.facts()["scale"] == stated
+    with ComparisonFolder(tmp_path / "c") as folder, pytest.raises(StoreError, match="was begun with scale"):
+        ask(folder, task, replace(plan, scale=7.0))
+
+
+def test_two_processes_that_ask_at_once_leave_the_copies_of_the_first(tmp_path, data, monkeypatch) -> None:
+    task, plan = open_task(data), Plan(budget=20, rounds=2, length=3)
+    with ComparisonFolder(tmp_path / "c", make=True) as folder:
+        ask(folder, task, plan)
+        save, others = Copies.save, list[int]()
+
+        def slowly(copies, path) -> None:
+            if not others:
+                others.append(0)
+                with ComparisonFolder(tmp_path / "c") as second:
+                    others.append(ask(second, task, plan).pairs)
+            save(copies, path)
+
+        monkeypatch.setattr(Copies, "save", slowly)
+        monkeypatch.setattr(asking, "derive", lambda seed, *words: derive(seed + len(others), *words))
+        with pytest.raises(StoreError, match="Another process has entered round 2 .* meanwhile: ask again"):
+            ask(folder, task, plan)
+        assert others == [0, 10] and len(folder.store.pairs()) == 20
+        assert simulate(folder, TeacherConfig()) == 20, "all pairs have their segments"
+        assert sorted(path.name for path in folder.segments.iterdir()) == [f"round_000{n}.safetensors" for n in (1, 2)]
 
 
 def test_a_teachers_answers_are_the_same_whenever_they_are_asked_for(tmp_path, data) -> None:

@@ -86,7 +86,13 @@ def test_it_stops_when_nothing_is_gained(tmp_path, data, comparisons) -> None:
 def test_only_so_many_labels_are_learnt_from(tmp_path, data, comparisons) -> None:
     fit = small_reward(tmp_path / "model", data, comparisons, labels=40)
     assert fit.report["labels"]["train"] + fit.report["labels"]["held_out"] == 40
-    assert RewardFolder(fit.folder).versions()["labels"] == 40
+    assert RewardFolder(fit.folder).versions()["labels"] == 60
+    with ComparisonFolder(comparisons) as folder:
+        shown = [load_split(folder, 60, 0.1, seed, "cpu", count=40) for seed in (0, 0, 1)]
+        alike = [{label.pair_id for label in split.train.labels} for split in shown]
+        until = load_split(folder, 40, 0.1, 0, "cpu", count=40)  # as fits of earlier versions resume
+    assert [len(split.held_out) for split in shown] == [8, 8, 8], "a fifth, as of all"
+    assert alike[0] == alike[1] != alike[2] and len(until.train) + len(until.held_out) == 40
 
 
 def test_labels_are_split_by_episode_as_those_who_asked_said(comparisons) -> None:
@@ -260,6 +266,8 @@ def test_ratings_and_credit_are_learnt_from_and_told_of(tmp_path, data, comparis
     assert counts["ratings"]["train"] + counts["ratings"]["held_out"] == segments == sum(counts["credit"].values())
     assert counts["ratings"]["held_out"] and -1 <= fit.report["judged"]["rank_of_ratings"] <= 1
     assert 0 <= fit.report["judged"]["credit_accuracy"] <= 1
+    assert fit.report["labels"]["agents_told_apart"] and not plain.report["labels"]["agents_told_apart"]
+    assert not any("all labels are of the team" in line for line in describe(fit))
     assert version_of(fit.model) != version_of(plain.model)
     with ComparisonFolder(comparisons) as folder:
         split = load_split(folder, folder.store.cursor(), 0.2, 0, "cpu", folder.store.judgement_cursor())
@@ -271,6 +279,14 @@ def test_ratings_and_credit_are_learnt_from_and_told_of(tmp_path, data, comparis
     assert {float(value) for value in split.judged.of(2).values} <= {0.0, 1.0, 2.0}
     none = small_reward(tmp_path / "none", data, comparisons, rating_weight=0, credit_weight=0)
     assert none.report["labels"]["judged"] == counts
+
+
+def test_ratings_and_credit_alone_are_refused_and_say_what_is_lacking(tmp_path, data) -> None:
+    with ComparisonFolder(tmp_path / "judged", make=True) as folder:
+        ask(folder, open_task(data), Plan(budget=60, length=3))
+    judge(tmp_path / "judged")
+    with pytest.raises(DataError, match="ratings and answers about credit and no label of a pair"):
+        small_reward(tmp_path / "model", data, tmp_path / "judged")
 
 
 def test_a_killed_fit_heeds_no_judgement_that_came_since_it_began(tmp_path, data, comparisons) -> None:

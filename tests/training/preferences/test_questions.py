@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from offline_marl.core.permissions import ImportPath
@@ -10,7 +12,7 @@ from offline_marl.runs.config import RunConfig
 from offline_marl.runs.folder import RunFolder
 from offline_marl.tasks import environment_tasks
 from offline_marl.training.preferences.folders import ComparisonFolder
-from offline_marl.training.preferences.questions import Questions
+from offline_marl.training.preferences.questions import Questions, run_id
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,33 @@ def test_segments_of_a_run_name_their_scene_where_the_run_is_not(tmp_path, monke
         folder.store.state({name: facts[name] for name in ("data", "task", "scene")})
         env, scenario, _ = scene_of(folder)
         assert env is not None and scenario == scene["scenario"]
+
+
+@pytest.mark.parametrize("teacher", ["human", "simulated"])
+def test_runs_that_people_answer_name_their_segments_apart_and_keep_the_name(tmp_path, monkeypatch, teacher) -> None:
+    monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 100)
+    fields = {"environment": "rendezvous", "teacher": teacher, "query_length": 3}
+    config = RunConfig(algorithm="masac", dataset=None, steps=10, **fields)
+    task = environment_tasks.open_environment_task(config, permit=ImportPath)
+
+    def key_in(place) -> str:
+        with Questions(config, RunFolder(place), task).open() as folder:
+            return str(folder.store.facts()["data"]["key"])
+
+    one, other = key_in(tmp_path / "one"), key_in(tmp_path / "other")
+    assert key_in(tmp_path / "one") == one, "as when it is resumed"
+    assert (one == other) is (teacher == "simulated") is (one == f"run:{run_id(config)}")
+
+
+def test_a_scale_that_is_rounded_otherwise_after_a_restart_is_the_one_that_was_stated(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(environment_tasks, "UNIFORM_STEPS", 100)
+    fields = {"environment": "rendezvous", "teacher": "human", "query_length": 3}
+    config = RunConfig(algorithm="masac", dataset=None, steps=10, **fields)
+    task = environment_tasks.open_environment_task(config, permit=ImportPath)
+    first = Questions(config, RunFolder(tmp_path / "run"), task)
+    with first.open() as folder:
+        stated = folder.scale
+    again = Questions(config, RunFolder(tmp_path / "run"), task)
+    again.scale = replace(again.scale, mean=again.scale.mean + 1e-15 + 1e-12)
+    with again.open() as folder:
+        assert folder.scale == stated
