@@ -27,7 +27,17 @@ from offline_marl.runs.folder import write_json
 from offline_marl.tasks.data_tasks import open_task
 
 KEY = ("dataset", "learner", "setting", "factor", "seed")
-COLUMNS = (*KEY, "starts", "episodes", "normalized_return", "agreement", "agreement_strict", "data", "followed")
+COLUMNS = (
+    *KEY,
+    "starts",
+    "episodes",
+    "normalized_return",
+    "agreement",
+    "agreement_strict",
+    "data",
+    "data_return",
+    "followed",
+)
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 Choices = npt.NDArray[np.int64]
 """The convention that each agent followed, an episode a row."""
@@ -48,13 +58,19 @@ def look_again(job: Job, folder: Path) -> None:
         "starts": again["starts"],
         "episodes": len(episodes.returns),
         **figures(episodes, task),
-        "data": json.loads((folder / "DONE").read_text())["data"]["normalized_return"],
+        **of_data(folder),
         "followed": packed(conventions),
     }
     if conventions.targets is not None:
         write_json(folder / "targets.json", np.round(conventions.targets, 4).tolist())
     write_json(folder / "again.json", row)
     print(f"{job.key}: {row['normalized_return']}, agreement {row['agreement']}", file=sys.stderr)
+
+
+def of_data(folder: Path) -> dict[str, float]:
+    """What the data of a finished run returns itself."""
+    told = json.loads((folder / "DONE").read_text())["data"]
+    return {"data": told["normalized_return"], "data_return": told["return"]}
 
 
 def look_at_all(jobs: Iterable[Job], runs: Path) -> None:
@@ -74,7 +90,7 @@ def collect(runs: Path) -> None:
     """Bring what was seen into the committed table; rows of runs that are not there stay."""
     rows = {tuple(row[name] for name in KEY): row for row in plan.read("again")}
     for path in sorted(runs.glob("final/*/*/*/again.json")):
-        row = {name: str(value) for name, value in json.loads(path.read_text()).items()}
+        row = {name: str(value) for name, value in {**json.loads(path.read_text()), **of_data(path.parent)}.items()}
         rows[tuple(row[name] for name in KEY)] = row
     plan.write("again", COLUMNS, [rows[key] for key in sorted(rows)])
     found = next(iter(runs.glob(f"final/{TUNED_ON}/*/*/targets.json")), None)

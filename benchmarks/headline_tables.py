@@ -295,11 +295,14 @@ def write_for_report(file: Path) -> None:
     """The scores of the budget once, as rows that `offline-marl report` reads."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="") as stream:
-        table = csv.DictWriter(stream, list(FOR_REPORT), lineterminator="\n")
+        table = csv.DictWriter(stream, [*FOR_REPORT, "data_return", "data_normalized"], lineterminator="\n")
         table.writeheader()
+        of_data = {row["dataset"]: (row["data_return"], row["data"]) for row in plan.read("again")}
         for row in plan.read("rows"):
             if row["stage"] == "final" and float(row["factor"]) == 1:
-                table.writerow({name: row[ours] for name, ours in FOR_REPORT.items()})
+                told, normalized = of_data.get(row["dataset"], ("", ""))
+                known = {"data_return": told, "data_normalized": normalized}
+                table.writerow({**{name: row[ours] for name, ours in FOR_REPORT.items()}, **known})
 
 
 def write_page() -> None:
