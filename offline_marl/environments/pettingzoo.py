@@ -368,6 +368,11 @@ class PettingZooTeam(Painted):
         avail = self._avail.copy() if self._masked else None
         return Seen(self._obs.copy(), state, avail, self._there.copy(), self._over.copy())
 
+    @property
+    def action_bounds(self) -> Sequence[tuple[Floats, Floats]]:
+        """Least and largest entries of each agent's actions, which -1 and 1 stand for; none of choices."""
+        return self._bounds
+
     def _native(self, actions: TeamActions) -> list[list[Any]]:
         spec, running = self.spec, len(self._obs)
         shape = (running, spec.n_agents) if spec.discrete else (running, spec.n_agents, spec.act_dim)

@@ -17,7 +17,7 @@ from offline_marl.environments.base import JointEnv, MissingSimulatorError
 from offline_marl.environments.episodes import Step, Watch, episode_seeds, play
 from offline_marl.environments.guarded import Guarded
 from offline_marl.environments.scores import Score, summarize
-from offline_marl.tasks.data_tasks import ScoredTask
+from offline_marl.tasks.data_tasks import ScoredTask, Task
 from offline_marl.tasks.environment_tasks import versions_of
 
 MOST_COPIES = 50
@@ -63,6 +63,8 @@ def make_scorer(
     others = other_versions(None if task.elsewhere else task.about.get("versions"), versions)
     if others:
         print(f"warning: {task.id} was recorded with {'; '.join(others)}: scores may differ.", file=sys.stderr)
+
+    _warn_of_native_actions(task, env, name or task.called)
 
     def score(learner: Algorithm, episodes: int) -> Score:
         played = play(learner, guarded, episode_seeds(seed, episodes), device, watch=told)
@@ -113,3 +115,28 @@ def mean_return_of(data: Dataset, reference: Reference | None) -> dict[str, Any]
     mean = float(data.returns().double().mean())
     normalized = None if reference is None else reference.normalized(mean)
     return {"return": mean, "normalized_return": normalized, "episodes": len(data.lengths)}
+
+
+def _warn_of_native_actions(task: ScoredTask, env: JointEnv, name: str) -> None:
+    """Warn of data all of whose actions lie within narrower bounds than [-1, 1] which the environment has.
+
+    They are likely in its own units, and everything that learns from them is scored in others.
+    """
+    bounds = getattr(env, "action_bounds", ())
+    known = {"action_scale", "action_bounds", "versions"} & task.about.keys()
+    if not bounds or known or not isinstance(task, Task) or task.data.spec.discrete:
+        return
+    actions = task.data.actions
+    for agent, (low, high) in enumerate(bounds):
+        if not ((low >= -1).all() and (high <= 1).all() and ((low > -1) | (high < 1)).any()):
+            return
+        own = actions[:, agent, : low.size]
+        if (own.amin(0).cpu().numpy() < low).any() or (own.amax(0).cpu().numpy() > high).any():
+            return
+    low, high = bounds[0]
+    print(
+        f"warning: all actions of {task.id} lie within the bounds that {name} has itself, {low.min():g} and "
+        f"{high.max():g}, which -1 and 1 stand for here: if they are in its own units, bring them to [-1, 1] first "
+        "(--action-scale divides them).",
+        file=sys.stderr,
+    )
