@@ -185,6 +185,11 @@ def read_sweep_file(path: Path) -> SweepFile:
         axes = content.axes_of(name)
         if not axes.datasets and not axes.environments:
             raise ConfigError(f"{path} names nothing to learn {name} on: add datasets = [...] or environments = [...].")
+        if axes.environments and "environment" in {*axes.fields, *axes.grid, *axes.drawn}:
+            raise ConfigError(
+                f"{path}: 'environment' of {name} says where data is scored, and environments = [...] are learned in "
+                "without data: give one of them."
+            )
         if axes.seeds is None:
             raise ConfigError(f"{path} names no seeds: add seeds = [0, 1, 2].")
         for field in sorted(set(axes.drawn) & set(axes.grid)):
@@ -197,7 +202,6 @@ def read_sweep_file(path: Path) -> SweepFile:
 LISTED_FIELDS = {
     "seed": "seeds",
     "dataset": "datasets",
-    "environment": "environments",
     "world_model": "world_models",
     "preset": "presets",
 }

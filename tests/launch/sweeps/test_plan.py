@@ -49,6 +49,16 @@ def test_runs_that_play_and_imagine_fit_the_model_that_is_described(tmp_path):
         planned(tmp_path, text.replace('["moma-ppo", "marie"]\n', '["ma-ppo"]\n', 1))
 
 
+def test_data_is_scored_where_the_fields_say(tmp_path):
+    scored = "[fields]\nenvironment = 'my_world:make'\nmax_steps = 5\n"
+    jobs = planned(tmp_path, head(tmp_path, ["iql"], 2, [0]) + scored)
+    assert len({job.fields["dataset"] for job in jobs}) == 2
+    assert {(job.fields["environment"], job.fields["max_steps"]) for job in jobs} == {("my_world:make", 5)}
+    played = 'algorithms = ["ma-ppo"]\nenvironments = ["rendezvous"]\nseeds = [0]\n'
+    with pytest.raises(BadInputError, match="says where data is scored, and environments = .* without data"):
+        planned(tmp_path, played + scored)
+
+
 def test_conf_and_view_of_fields_are_ends_of_the_tasks_names(tmp_path):
     text = 'algorithms = ["iql"]\ndatasets = ["reacher-scripted-mix-v0"]\nseeds = [0]\nworld_models = ["ensemble"]\n'
     short = planned(tmp_path, text + "[fields]\nconf = '2x1notip'\nview = 0\n")
