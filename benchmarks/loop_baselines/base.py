@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from offline_marl.core.types import Batch, Spec
+from offline_marl.networks.actors import bounded_log_std
 from offline_marl.networks.inputs import sinusoids
 
 WIDTH = 128
@@ -114,7 +115,7 @@ def log_prob(actor: nn.Module, features: Tensor, actions: Tensor) -> Tensor:
     """Log density of a tanh-squashed normal."""
     mean, log_std = actor(features).chunk(2, -1)
     inside = actions.clamp(-1 + 1e-5, 1 - 1e-5)
-    normal = torch.distributions.Normal(mean, log_std.clamp(-6, 0).exp())
+    normal = torch.distributions.Normal(mean, bounded_log_std(log_std).exp())
     density: Tensor = normal.log_prob(torch.atanh(inside)) - torch.log(1 - inside.square())  # type: ignore[no-untyped-call]
     return density.sum(-1)
 
