@@ -13,6 +13,7 @@ from torch import Tensor
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.arrays.episode_batches import EpisodeBatch, flat_fields_of
 from offline_marl.datasets.arrays.mistakes import (
+    refuse_agents_first,
     refuse_lacking_choices,
     refuse_mixed_kinds,
     refuse_no_end,
@@ -69,6 +70,9 @@ def flat_fields(given: Given) -> dict[str, Any]:
         raise DataError(f"'obs' is of {len(obs_dims)} agents and 'actions' of {n_agents}.")
     if steps == 0:
         raise DataError("A data set needs at least one episode, and each episode at least one step.")
+    if given.lengths is None and not _is_list(given.actions):
+        # Lengths that sum to the steps say which axis these are on; flags have as many rows either way.
+        refuse_agents_first(steps, n_agents)
     ends = _ends(given, steps, n_agents)
     done = {"actions": actions, "rewards": _per_agent(given.rewards, "rewards", steps, n_agents).float()}
     state = None if given.state is None else _table(given.state, "state")

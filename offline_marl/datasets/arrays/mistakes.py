@@ -59,6 +59,19 @@ def refuse_step_lists(parts: Sequence[Any], name: str) -> None:
         )
 
 
+def refuse_agents_first(steps: int, agents: int) -> None:
+    """Refuse arrays that would make more agents than steps: the axis of agents comes before that of steps.
+
+    Raises:
+        DataError: They are such arrays.
+    """
+    if agents > max(FEW, steps):
+        raise DataError(
+            f"'actions' would be {steps} steps of {agents} agents: steps come first, then agents, as by "
+            "numpy.swapaxes(array, 0, 1); if there are so many agents, say by 'lengths' where episodes end."
+        )
+
+
 def refuse_no_end(terminations: Any, truncations: Any, names: str) -> None:
     """Refuse flags that are never true, which would make one episode of all.
 

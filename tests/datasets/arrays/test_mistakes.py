@@ -45,6 +45,15 @@ def made(**changed: Any) -> Dataset:
         ({"actions": [ACTIONS[:, 0], CHOICES[:, 1]]}, "floats for agent 0 and whole numbers for agent 1"),
         ({"actions": [CHOICES[:, 0], CHOICES[:, 1] > 0]}, "integer choices, it holds torch.bool"),
         ({"actions": list(CHOICES)}, "'actions' is a list of 40 arrays with 2 rows each"),
+        (
+            {
+                "obs": OBS.swapaxes(0, 1),
+                "actions": ACTIONS.swapaxes(0, 1),
+                "rewards": np.ones((AGENTS, STEPS)),
+                "terminations": np.tile(ENDS, (AGENTS, 1)),
+            },
+            "'actions' would be 2 steps of 40 agents: steps come first",
+        ),
         ({"obs": [OBS[:, 0], OBS[:, 1, :0]]}, "'obs' has no numbers for agent 1"),
         ({"actions": ACTIONS[..., :0]}, "'actions' has no numbers for agent 0"),
         (
@@ -62,6 +71,8 @@ def test_arrays_of_another_meaning_are_refused(changed: dict[str, Any], said: st
 def test_what_is_meant_so_is_taken() -> None:
     assert made(obs=[OBS[:, 0], OBS[:, 1]], actions=[ACTIONS[:, 0], ACTIONS[:, 1]]).spec.n_agents == AGENTS
     assert len(made(terminations=np.zeros(STEPS, bool), lengths=[10] * 4).lengths) == 4
+    many = made(obs=OBS.swapaxes(0, 1), actions=ACTIONS.swapaxes(0, 1), rewards=[1, 1], terminations=None, lengths=[2])
+    assert many.spec.n_agents == STEPS
     nearly = np.eye(2, dtype=np.float32)[CHOICES.clip(0, 1)]
     nearly[3, 0] = 1
     assert made(actions=nearly).spec.act_dims == (2, 2)
