@@ -15,6 +15,7 @@ from offline_marl.datasets.arrays.episode_batches import EpisodeBatch, flat_fiel
 from offline_marl.datasets.arrays.mistakes import (
     refuse_agents_first,
     refuse_lacking_choices,
+    refuse_masked,
     refuse_mixed_kinds,
     refuse_no_end,
     refuse_no_width,
@@ -102,6 +103,7 @@ def _padded(given: Given) -> EpisodeBatch:
     for name in ("obs", "actions", "rewards", "filled", "terminations", "truncations", "state", "avail_actions"):
         value = getattr(given, name)
         if value is not None:
+            refuse_masked(value, name)
             arrays[name] = _tensor(value, name).numpy() if isinstance(value, Tensor) else np.asarray(value)
             if arrays[name].dtype.kind not in "biuf":
                 raise DataError(f"'{name}' should be one array of numbers with axes [episode, time + 1, ...].")
@@ -160,6 +162,7 @@ def owned(value: Any) -> Tensor:
 
 
 def _tensor(value: Any, name: str) -> Tensor:
+    refuse_masked(value, name)
     try:
         return owned(value)
     except (TypeError, ValueError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,6 +57,19 @@ def refuse_step_lists(parts: Sequence[Any], name: str) -> None:
         raise DataError(
             f"'{name}' is a list of {len(parts)} arrays with {len(parts[0])} rows each, which would be {len(parts)} "
             "agents: a list holds one array for each agent, those of steps are stacked by numpy.stack."
+        )
+
+
+def refuse_masked(value: Any, name: str) -> None:
+    """Refuse a numpy array whose mask hides entries, or a list with one in it: what lies under the mask would be read.
+
+    Raises:
+        DataError: It is one.
+    """
+    if any(np.ma.is_masked(part) for part in (value, *(value if isinstance(value, list | tuple) else ()))):
+        raise DataError(
+            f"'{name}' is a numpy masked array with masked entries, which are no numbers: fill them or leave their "
+            "steps away."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ def made(**changed: Any) -> Dataset:
             },
             "'actions' would be 2 steps of 40 agents: steps come first",
         ),
+        ({"obs": np.ma.masked_array(OBS, OBS > 1)}, "'obs' is a numpy masked array with masked entries"),
+        ({"obs": [OBS[:, 0], np.ma.masked_array(OBS[:, 1], OBS[:, 1] > 1)]}, r"'obs\[1\]' is a numpy masked array"),
+        ({"rewards": np.ma.masked_array(np.ones(STEPS), ENDS)}, "'rewards' is a numpy masked array"),
         ({"obs": [OBS[:, 0], OBS[:, 1, :0]]}, "'obs' has no numbers for agent 1"),
         ({"actions": ACTIONS[..., :0]}, "'actions' has no numbers for agent 0"),
         (
@@ -66,6 +70,18 @@ def test_arrays_of_another_meaning_are_refused(changed: dict[str, Any], said: st
     with pytest.raises(DataError, match=said) as refusal:
         made(**changed)
     assert "\n" not in str(refusal.value)
+
+
+def test_masked_entries_of_padded_episodes_and_of_single_ones_are_refused() -> None:
+    hidden = np.ma.masked_array(np.ones((1, 5)), np.eye(1, 5))
+    seen, acts = np.zeros((1, 5, 2, 3)), np.zeros((1, 5, 2, 1))
+    with pytest.raises(DataError, match="'rewards' is a numpy masked array"):
+        Dataset.from_arrays(seen, acts, hidden, filled=np.ones((1, 5)))
+    data = made(obs=np.ma.masked_array(OBS, False))
+    episode = data.episode(0)
+    bare = replace(episode, obs=np.ma.masked_array(episode.obs.numpy(), episode.obs.numpy() > 1))
+    with pytest.raises(DataError, match="'obs' is a numpy masked array"):
+        Dataset.from_episodes([episode, bare], data.spec)
 
 
 def test_what_is_meant_so_is_taken() -> None:
