@@ -58,6 +58,11 @@ def made(**changed: Any) -> Dataset:
         ({"obs": np.ma.masked_array(OBS, OBS > 1)}, "'obs' is a numpy masked array with masked entries"),
         ({"obs": [OBS[:, 0], np.ma.masked_array(OBS[:, 1], OBS[:, 1] > 1)]}, r"'obs\[1\]' is a numpy masked array"),
         ({"rewards": np.ma.masked_array(np.ones(STEPS), ENDS)}, "'rewards' is a numpy masked array"),
+        (
+            {"actions": CHOICES[..., None].astype(float)},
+            r"lie outside \[-1, 1\]: all are whole numbers: if they are choices, give them as integers; else scale",
+        ),
+        ({"actions": ACTIONS * 3}, r"lie outside \[-1, 1\]: scale them by"),
         ({"obs": [OBS[:, 0], OBS[:, 1, :0]]}, "'obs' has no numbers for agent 1"),
         ({"actions": ACTIONS[..., :0]}, "'actions' has no numbers for agent 0"),
         (
@@ -89,6 +94,7 @@ def test_what_is_meant_so_is_taken() -> None:
     assert len(made(terminations=np.zeros(STEPS, bool), lengths=[10] * 4).lengths) == 4
     many = made(obs=OBS.swapaxes(0, 1), actions=ACTIONS.swapaxes(0, 1), rewards=[1, 1], terminations=None, lengths=[2])
     assert many.spec.n_agents == STEPS
+    assert not made(actions=CHOICES[..., None].clip(0, 1).astype(float)).spec.discrete, "0. and 1. lie in bounds"
     nearly = np.eye(2, dtype=np.float32)[CHOICES.clip(0, 1)]
     nearly[3, 0] = 1
     assert made(actions=nearly).spec.act_dims == (2, 2)
