@@ -98,6 +98,16 @@ def refuse_no_end(terminations: Any, truncations: Any, names: str) -> None:
         )
 
 
+def refuse_no_mask(values: Any, name: str) -> None:
+    """Refuse numbers that are neither true nor false, such as what is added to logits or multiplied with them.
+
+    Raises:
+        DataError: They are.
+    """
+    if not bool(((values == 0) | (values == 1)).all()):
+        raise DataError(f"'{name}' should hold true where a choice is allowed and false elsewhere, or 1 and 0.")
+
+
 def refuse_lacking_choices(allowed: Tensor, act_dims: Sequence[int]) -> None:
     """Refuse masks `row agent choice` that allow what an agent does not have.
 
