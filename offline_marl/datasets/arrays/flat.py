@@ -23,6 +23,7 @@ from offline_marl.datasets.arrays.mistakes import (
     refuse_no_width,
     refuse_one_hot,
     refuse_other_rows,
+    refuse_reset_rows,
     refuse_step_lists,
 )
 from offline_marl.datasets.arrays.presence import Ends, find_ends, with_presence
@@ -89,6 +90,8 @@ def flat_fields(given: Given) -> dict[str, Any]:
     for name, told in after.items():
         if told is not None and len(told) == steps:
             refuse_other_rows(present[name.removeprefix("next_")], told, name, ends)
+    if after["next_obs"] is not None and len(obs) == steps:
+        refuse_reset_rows(obs, after["next_obs"], ends)
     return with_presence({**done, **whole, "spec": spec}, ends)
 
 

@@ -154,6 +154,36 @@ def refuse_other_rows(seen: Tensor, after: Tensor, name: str, ends: Ends) -> Non
         )
 
 
+def refuse_reset_rows(obs: Tensor, after: Tensor, ends: Ends) -> None:
+    """Refuse what followed the last steps where it is what the next episodes begin with, as of vector environments.
+
+    The last episode of all is left out, as its reset is no row; so are ends at which nothing that is seen changes, of
+    which nobody can tell.
+
+    Args:
+        obs: What was seen before each step, `step agent obs`.
+        after: What is said to have followed it, of the same shape.
+        ends: Ends of episodes; whoever is away before or after one is left out of the comparison.
+
+    Raises:
+        DataError: It is so at all ends, and there are at least two.
+    """
+    last = last_steps(ends.lengths)[:-1]
+    if len(last) < 2:
+        return
+    there = torch.ones_like(obs[last, :, 0], dtype=torch.bool)
+    if ends.mask is not None:
+        there = ends.mask[last] & ends.mask[last + 1]
+    alike = ((after[last] == obs[last + 1]).all(-1) | ~there).all(-1)
+    changes = ((after[last] != obs[last]).any(-1) & there).any(-1)
+    if bool(alike.all()) and int(changes.sum()) > 1:
+        raise DataError(
+            "'next_obs' of the last step of each episode is what the next episode begins with (at all "
+            f"{len(last)} ends but the last), as where environments reset themselves: leave 'next_obs' "
+            "away, or give what was seen last."
+        )
+
+
 def refuse_no_width(dims: Sequence[int], name: str, does: str) -> None:
     """Refuse agents who see or can do nothing.
 

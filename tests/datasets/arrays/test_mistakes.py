@@ -63,6 +63,10 @@ def made(**changed: Any) -> Dataset:
             r"lie outside \[-1, 1\]: all are whole numbers: if they are choices, give them as integers; else scale",
         ),
         ({"actions": ACTIONS * 3}, r"lie outside \[-1, 1\]: scale them by"),
+        (
+            {"next_obs": np.concatenate([OBS[1:], OBS[:1]])},
+            r"'next_obs' of the last step of each episode is what the next episode begins with \(at all 3 ends but",
+        ),
         ({"obs": [OBS[:, 0], OBS[:, 1, :0]]}, "'obs' has no numbers for agent 1"),
         ({"actions": ACTIONS[..., :0]}, "'actions' has no numbers for agent 0"),
         (
@@ -95,6 +99,11 @@ def test_what_is_meant_so_is_taken() -> None:
     many = made(obs=OBS.swapaxes(0, 1), actions=ACTIONS.swapaxes(0, 1), rewards=[1, 1], terminations=None, lengths=[2])
     assert many.spec.n_agents == STEPS
     assert not made(actions=CHOICES[..., None].clip(0, 1).astype(float)).spec.discrete, "0. and 1. lie in bounds"
+    after = np.concatenate([OBS[1:], OBS[:1]])
+    after[9] += 1
+    assert made(next_obs=after).ends_seen is None, "at one of three ends something else was seen"
+    assert made(obs=OBS * 0, next_obs=OBS * 0).ends_seen is None, "whoever always sees the same sees it after ends"
+    assert made(next_obs=np.concatenate([OBS[1:], OBS[:1]]), terminations=None, lengths=[20, 20]).ends_seen is None
     nearly = np.eye(2, dtype=np.float32)[CHOICES.clip(0, 1)]
     nearly[3, 0] = 1
     assert made(actions=nearly).spec.act_dims == (2, 2)
