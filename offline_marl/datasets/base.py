@@ -22,6 +22,7 @@ from offline_marl.core.showing import html_table, tensors_line, widths
 from offline_marl.core.types import DataError, Episode, Spec
 from offline_marl.datasets import validate
 from offline_marl.datasets.arrays.flat import Arrays, Given, flat_fields, owned
+from offline_marl.datasets.arrays.mistakes import refuse_masked
 from offline_marl.datasets.arrays.presence import find_ends, leaves_early, with_presence
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.columns import Columns
@@ -166,6 +167,7 @@ class Dataset:
 
         def joined(name: str) -> Any:
             values = [getattr(episode, name) for episode in episodes]
+            refuse_masked(values, name)
             given = [owned(value) for value in values if value is not None]
             if given and len(given) < len(values):
                 raise DataError(f"Only some of the episodes hold '{name}'.")

@@ -98,7 +98,7 @@ def _flat(data: Any) -> list[Problem]:
         if getattr(data, name).is_floating_point():
             problems += _finite(data, name)
     if "actions" in sound and data.actions.is_floating_point():
-        problems += _bounds(data.actions)
+        problems += _bounds(data.actions, hasattr(data, "spec"))
     if {"terminations", "truncations"} <= sound.keys():
         problems += _borders(data, "mask" in sound)
     return problems + _ends_seen(data)
@@ -195,15 +195,18 @@ def _finite(data: Any, name: str) -> list[Problem]:
     return [Problem(name, where, count, f"Field '{name}' is not finite in {where} ({count} rows in all).")]
 
 
-def _bounds(actions: Tensor) -> list[Problem]:
-    outside = 0
+def _bounds(actions: Tensor, team: bool) -> list[Problem]:
+    """Entries outside [-1, 1]; those of a `team`, if all are whole numbers, may be choices that are held as floats."""
+    outside, whole = 0, team
     for _, piece in chunks(actions):
+        whole = whole and bool((piece == piece.round()).all())
         if piece.numel() and not bool(piece.abs().amax() <= OUTSIDE):
             outside += int(((piece.abs() > OUTSIDE) & torch.isfinite(piece)).sum())
     if not outside:
         return []
+    asked = "all are whole numbers: if they are choices, give them as integers; else " if whole else ""
     message = (
-        f"{outside:,} of {actions.numel():,} action entries lie outside [-1, 1]: "
+        f"{outside:,} of {actions.numel():,} action entries lie outside [-1, 1]: {asked}"
         "scale them by action_scale = (their bound), or clip them by clip_actions = true."
     )
     return [Problem("actions", "", outside, message)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,16 @@ from torch import Tensor
 from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.arrays.episode_batches import EpisodeBatch, flat_fields_of
 from offline_marl.datasets.arrays.mistakes import (
+    refuse_agents_first,
     refuse_lacking_choices,
+    refuse_masked,
     refuse_mixed_kinds,
     refuse_no_end,
+    refuse_no_mask,
     refuse_no_width,
     refuse_one_hot,
     refuse_other_rows,
+    refuse_reset_rows,
     refuse_step_lists,
 )
 from offline_marl.datasets.arrays.presence import Ends, find_ends, with_presence
@@ -69,6 +74,9 @@ def flat_fields(given: Given) -> dict[str, Any]:
         raise DataError(f"'obs' is of {len(obs_dims)} agents and 'actions' of {n_agents}.")
     if steps == 0:
         raise DataError("A data set needs at least one episode, and each episode at least one step.")
+    if given.lengths is None and not _is_list(given.actions):
+        # Lengths that sum to the steps say which axis these are on; flags have as many rows either way.
+        refuse_agents_first(steps, n_agents)
     ends = _ends(given, steps, n_agents)
     done = {"actions": actions, "rewards": _per_agent(given.rewards, "rewards", steps, n_agents).float()}
     state = None if given.state is None else _table(given.state, "state")
@@ -82,6 +90,8 @@ def flat_fields(given: Given) -> dict[str, Any]:
     for name, told in after.items():
         if told is not None and len(told) == steps:
             refuse_other_rows(present[name.removeprefix("next_")], told, name, ends)
+    if after["next_obs"] is not None and len(obs) == steps:
+        refuse_reset_rows(obs, after["next_obs"], ends)
     return with_presence({**done, **whole, "spec": spec}, ends)
 
 
@@ -98,9 +108,12 @@ def _padded(given: Given) -> EpisodeBatch:
     for name in ("obs", "actions", "rewards", "filled", "terminations", "truncations", "state", "avail_actions"):
         value = getattr(given, name)
         if value is not None:
+            refuse_masked(value, name)
             arrays[name] = _tensor(value, name).numpy() if isinstance(value, Tensor) else np.asarray(value)
             if arrays[name].dtype.kind not in "biuf":
                 raise DataError(f"'{name}' should be one array of numbers with axes [episode, time + 1, ...].")
+    if "avail_actions" in arrays:
+        refuse_no_mask(arrays["avail_actions"], "avail_actions")
     if given.choices is not None and not isinstance(given.choices, int | np.integer):
         raise DataError("'choices' of padded episodes should be one number for all agents.")
     return EpisodeBatch(**arrays, choices=int(given.choices or 0))
@@ -156,10 +169,14 @@ def owned(value: Any) -> Tensor:
 
 
 def _tensor(value: Any, name: str) -> Tensor:
+    refuse_masked(value, name)
     try:
-        return owned(value)
+        tensor = owned(value)
     except (TypeError, ValueError):
         raise DataError(f"'{name}' should be an array of numbers, or a list with one for each agent.") from None
+    if tensor.is_complex():
+        raise DataError(f"'{name}' holds complex numbers: give real ones.")
+    return tensor
 
 
 def _is_list(value: Any) -> bool:
@@ -206,7 +223,7 @@ def _actions(given: Given) -> tuple[Tensor, tuple[int, ...]]:
     _same_rows(parts, "actions")
     held = parts or [_tensor(value, "actions")]
     for part in held:
-        if part.dtype == torch.bool or part.is_complex():
+        if part.dtype == torch.bool:
             raise DataError(f"'actions' should hold floats in [-1, 1] or integer choices, it holds {part.dtype}.")
     refuse_mixed_kinds(held)
     if held[0].is_floating_point():
@@ -229,7 +246,10 @@ def _choices(given: Given, chosen: Tensor) -> tuple[int, ...]:
     if given.choices is not None:
         if isinstance(given.choices, int | np.integer):  # as Gymnasium's spaces count
             return (int(given.choices),) * n_agents
-        known = tuple(map(int, given.choices))
+        try:
+            known = tuple(map(index, given.choices))
+        except TypeError:
+            raise DataError("'choices' should be a whole number, or one for each agent.") from None
         if len(known) != n_agents:
             raise DataError(f"'choices' counts {len(known)} agents, 'actions' is of {n_agents}.")
         return known
@@ -261,6 +281,7 @@ def _allowed(value: Arrays, name: str, act_dims: tuple[int, ...]) -> Tensor:
     allowed, dims = _stacked(value, name)
     if len(dims) != len(act_dims) or max(dims) != max(act_dims):
         raise DataError(f"'{name}' makes choices of {dims}, the agents have {act_dims}.")
+    refuse_no_mask(allowed, name)
     return allowed.bool()
 
 
@@ -300,7 +321,10 @@ def _ends(given: Given, steps: int, n_agents: int) -> Ends:
         refuse_no_end(terminations, truncations, "'terminations' and 'truncations'")
     lengths = mask = None
     if given.lengths is not None:
-        lengths = _tensor(given.lengths, "lengths").flatten().long()
+        counts = _tensor(given.lengths, "lengths").flatten()
+        lengths = counts.long()
+        if bool((lengths != counts).any()):
+            raise DataError("'lengths' should hold whole numbers, the steps of each episode.")
         if bool((lengths < 1).any()) or int(lengths.sum()) != steps:
             raise DataError(f"'lengths' should be at least 1 each and sum to the {steps} steps of 'actions'.")
     if given.mask is not None:

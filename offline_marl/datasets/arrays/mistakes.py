@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,6 +60,32 @@ def refuse_step_lists(parts: Sequence[Any], name: str) -> None:
         )
 
 
+def refuse_masked(value: Any, name: str) -> None:
+    """Refuse a numpy array whose mask hides entries, or a list with one in it: what lies under the mask would be read.
+
+    Raises:
+        DataError: It is one.
+    """
+    if any(np.ma.is_masked(part) for part in (value, *(value if isinstance(value, list | tuple) else ()))):
+        raise DataError(
+            f"'{name}' is a numpy masked array with masked entries, which are no numbers: fill them or leave their "
+            "steps away."
+        )
+
+
+def refuse_agents_first(steps: int, agents: int) -> None:
+    """Refuse arrays that would make more agents than steps: the axis of agents comes before that of steps.
+
+    Raises:
+        DataError: They are such arrays.
+    """
+    if agents > max(FEW, steps):
+        raise DataError(
+            f"'actions' would be {steps} steps of {agents} agents: steps come first, then agents, as by "
+            "numpy.swapaxes(array, 0, 1); if there are so many agents, say by 'lengths' where episodes end."
+        )
+
+
 def refuse_no_end(terminations: Any, truncations: Any, names: str) -> None:
     """Refuse flags that are never true, which would make one episode of all.
 
@@ -69,6 +96,16 @@ def refuse_no_end(terminations: Any, truncations: Any, names: str) -> None:
         raise DataError(
             f"{names} are false in all {len(terminations):,} rows, so that no episode ends: they were not filled in."
         )
+
+
+def refuse_no_mask(values: Any, name: str) -> None:
+    """Refuse numbers that are neither true nor false, such as what is added to logits or multiplied with them.
+
+    Raises:
+        DataError: They are.
+    """
+    if not bool(((values == 0) | (values == 1)).all()):
+        raise DataError(f"'{name}' should hold true where a choice is allowed and false elsewhere, or 1 and 0.")
 
 
 def refuse_lacking_choices(allowed: Tensor, act_dims: Sequence[int]) -> None:
@@ -114,6 +151,36 @@ def refuse_other_rows(seen: Tensor, after: Tensor, name: str, ends: Ends) -> Non
             f"'{name}' of step {wrong} is not '{name.removeprefix('next_')}' of step {wrong + 1}, which is of the same "
             f"episode ({count} steps in all): say by 'truncations' or 'lengths' where episodes end (steps that stand "
             f"alone are episodes of length 1), or leave '{name}' away."
+        )
+
+
+def refuse_reset_rows(obs: Tensor, after: Tensor, ends: Ends) -> None:
+    """Refuse what followed the last steps where it is what the next episodes begin with, as of vector environments.
+
+    The last episode of all is left out, as its reset is no row; so are ends at which nothing that is seen changes, of
+    which nobody can tell.
+
+    Args:
+        obs: What was seen before each step, `step agent obs`.
+        after: What is said to have followed it, of the same shape.
+        ends: Ends of episodes; whoever is away before or after one is left out of the comparison.
+
+    Raises:
+        DataError: It is so at all ends, and there are at least two.
+    """
+    last = last_steps(ends.lengths)[:-1]
+    if len(last) < 2:
+        return
+    there = torch.ones_like(obs[last, :, 0], dtype=torch.bool)
+    if ends.mask is not None:
+        there = ends.mask[last] & ends.mask[last + 1]
+    alike = ((after[last] == obs[last + 1]).all(-1) | ~there).all(-1)
+    changes = ((after[last] != obs[last]).any(-1) & there).any(-1)
+    if bool(alike.all()) and int(changes.sum()) > 1:
+        raise DataError(
+            "'next_obs' of the last step of each episode is what the next episode begins with (at all "
+            f"{len(last)} ends but the last), as where environments reset themselves: leave 'next_obs' "
+            "away, or give what was seen last."
         )
 
 

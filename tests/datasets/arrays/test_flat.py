@@ -159,12 +159,37 @@ def test_actions_outside_are_clipped_when_asked() -> None:
     assert Dataset.from_arrays(**given, lengths=LENGTHS, clip_actions=True).metadata["clipped_actions"] == 1
 
 
+@pytest.mark.parametrize("value", [np.nan, 0.3, 2, -1, -np.inf])
+def test_what_is_allowed_is_true_or_false(value: float) -> None:
+    """Of what is added to logits, 0 is allowed and -1e9 is not: read as a mask it would say the contrary."""
+    given = {"obs": np.zeros((4, 2, 1)), "actions": np.zeros((4, 2), int), "rewards": np.zeros(4), "lengths": [4]}
+    allowed = np.zeros((4, 2, 2))
+    allowed[..., 1] = value
+    for mask in (allowed, [allowed[:, 0], allowed[:, 1]]):
+        with pytest.raises(DataError, match="'avail_actions' should hold true where a choice is allowed and false"):
+            Dataset.from_arrays(**given, avail_actions=mask)
+    with pytest.raises(DataError, match="'next_avail_actions' should hold true"):
+        Dataset.from_arrays(
+            **given, next_obs=given["obs"], avail_actions=np.ones((4, 2, 2)), next_avail_actions=allowed
+        )
+    padded = {**given, "obs": np.zeros((1, 4, 2, 1)), "actions": np.zeros((1, 4, 2), int), "rewards": np.zeros((1, 4))}
+    with pytest.raises(DataError, match="'avail_actions' should hold true"):
+        Dataset.from_arrays(**{**padded, "lengths": None}, filled=np.ones((1, 4)), avail_actions=allowed[None])
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"lengths": None}, "Say where episodes end: give 'lengths'"),
         ({"lengths": [3, 2]}, "'lengths' should be at least 1 each and sum to the 9 steps"),
         ({"lengths": [9, 0]}, "'lengths' should be at least 1"),
+        ({"lengths": [3.6, 2.2, 4.4]}, "'lengths' should hold whole numbers"),
+        ({"lengths": [3, 2, 4, np.nan]}, "'lengths' should hold whole numbers"),
+        ({"actions": np.zeros((9, 2), int), "choices": 3.7}, "'choices' should be a whole number, or one for each"),
+        ({"actions": np.zeros((9, 2), int), "choices": [3.7, 2.2]}, "'choices' should be a whole number, or one for"),
+        ({"obs": np.zeros((9, 2, 3), complex)}, "'obs' holds complex numbers"),
+        ({"actions": np.zeros((9, 2, 1), complex)}, "'actions' holds complex numbers"),
+        ({"rewards": np.zeros(9, complex)}, "'rewards' holds complex numbers"),
         ({"obs": np.zeros((9, 4))}, r"'obs' should have axes \[step, agent, width\].*\(9, 4\)"),
         ({"obs": np.zeros((9, 3, 4))}, "'obs' is of 3 agents and 'actions' of 2"),
         ({"obs": np.zeros((10, 2, 4))}, "'obs' has 10 rows; 9 steps in 3 episodes need 9, or .* 12"),

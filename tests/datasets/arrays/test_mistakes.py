@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,27 @@ def made(**changed: Any) -> Dataset:
         ({"actions": [ACTIONS[:, 0], CHOICES[:, 1]]}, "floats for agent 0 and whole numbers for agent 1"),
         ({"actions": [CHOICES[:, 0], CHOICES[:, 1] > 0]}, "integer choices, it holds torch.bool"),
         ({"actions": list(CHOICES)}, "'actions' is a list of 40 arrays with 2 rows each"),
+        (
+            {
+                "obs": OBS.swapaxes(0, 1),
+                "actions": ACTIONS.swapaxes(0, 1),
+                "rewards": np.ones((AGENTS, STEPS)),
+                "terminations": np.tile(ENDS, (AGENTS, 1)),
+            },
+            "'actions' would be 2 steps of 40 agents: steps come first",
+        ),
+        ({"obs": np.ma.masked_array(OBS, OBS > 1)}, "'obs' is a numpy masked array with masked entries"),
+        ({"obs": [OBS[:, 0], np.ma.masked_array(OBS[:, 1], OBS[:, 1] > 1)]}, r"'obs\[1\]' is a numpy masked array"),
+        ({"rewards": np.ma.masked_array(np.ones(STEPS), ENDS)}, "'rewards' is a numpy masked array"),
+        (
+            {"actions": CHOICES[..., None].astype(float)},
+            r"lie outside \[-1, 1\]: all are whole numbers: if they are choices, give them as integers; else scale",
+        ),
+        ({"actions": ACTIONS * 3}, r"lie outside \[-1, 1\]: scale them by"),
+        (
+            {"next_obs": np.concatenate([OBS[1:], OBS[:1]])},
+            r"'next_obs' of the last step of each episode is what the next episode begins with \(at all 3 ends but",
+        ),
         ({"obs": [OBS[:, 0], OBS[:, 1, :0]]}, "'obs' has no numbers for agent 1"),
         ({"actions": ACTIONS[..., :0]}, "'actions' has no numbers for agent 0"),
         (
@@ -59,9 +81,29 @@ def test_arrays_of_another_meaning_are_refused(changed: dict[str, Any], said: st
     assert "\n" not in str(refusal.value)
 
 
+def test_masked_entries_of_padded_episodes_and_of_single_ones_are_refused() -> None:
+    hidden = np.ma.masked_array(np.ones((1, 5)), np.eye(1, 5))
+    seen, acts = np.zeros((1, 5, 2, 3)), np.zeros((1, 5, 2, 1))
+    with pytest.raises(DataError, match="'rewards' is a numpy masked array"):
+        Dataset.from_arrays(seen, acts, hidden, filled=np.ones((1, 5)))
+    data = made(obs=np.ma.masked_array(OBS, False))
+    episode = data.episode(0)
+    bare = replace(episode, obs=np.ma.masked_array(episode.obs.numpy(), episode.obs.numpy() > 1))
+    with pytest.raises(DataError, match="'obs' is a numpy masked array"):
+        Dataset.from_episodes([episode, bare], data.spec)
+
+
 def test_what_is_meant_so_is_taken() -> None:
     assert made(obs=[OBS[:, 0], OBS[:, 1]], actions=[ACTIONS[:, 0], ACTIONS[:, 1]]).spec.n_agents == AGENTS
     assert len(made(terminations=np.zeros(STEPS, bool), lengths=[10] * 4).lengths) == 4
+    many = made(obs=OBS.swapaxes(0, 1), actions=ACTIONS.swapaxes(0, 1), rewards=[1, 1], terminations=None, lengths=[2])
+    assert many.spec.n_agents == STEPS
+    assert not made(actions=CHOICES[..., None].clip(0, 1).astype(float)).spec.discrete, "0. and 1. lie in bounds"
+    after = np.concatenate([OBS[1:], OBS[:1]])
+    after[9] += 1
+    assert made(next_obs=after).ends_seen is None, "at one of three ends something else was seen"
+    assert made(obs=OBS * 0, next_obs=OBS * 0).ends_seen is None, "whoever always sees the same sees it after ends"
+    assert made(next_obs=np.concatenate([OBS[1:], OBS[:1]]), terminations=None, lengths=[20, 20]).ends_seen is None
     nearly = np.eye(2, dtype=np.float32)[CHOICES.clip(0, 1)]
     nearly[3, 0] = 1
     assert made(actions=nearly).spec.act_dims == (2, 2)
