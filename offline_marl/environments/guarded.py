@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, ClassVar, TypeVar
 
+from offline_marl.core.attempts import said
 from offline_marl.core.errors import BadInputError, WorkError, sentence
 from offline_marl.environments.base import Flags, Floats, Frame, JointEnv, Seen, TeamActions
 
@@ -60,8 +62,8 @@ class Guarded:
         return self.env.render(copy)
 
     def close(self) -> None:
-        """Let go of the simulator's memory."""
-        self.env.close()
+        """Let go of the simulator's memory, see `let_go`."""
+        let_go(self.env, self.name)
 
     def _asked(self, what: str, function: Callable[[Any], Answer], argument: Any) -> Answer:
         try:
@@ -80,6 +82,25 @@ class Guarded:
 
     def _failure(self, what: str, why: str) -> EnvironmentFailedError:
         return EnvironmentFailedError(f"The environment {self.name} failed in a {what}: {why}")
+
+
+_LEFT_OPEN: set[str] = set()
+"""Environments of which `let_go` has told."""
+
+
+def let_go(env: Any, name: str) -> None:
+    """Close an environment; where it cannot be closed, say so once, as its work is done and should not be lost.
+
+    Args:
+        env: The environment.
+        name: What the warning calls it.
+    """
+    try:
+        env.close()
+    except Exception as error:
+        if name not in _LEFT_OPEN:
+            _LEFT_OPEN.add(name)
+            print(f"warning: the environment {name} could not be closed ({said(error)}).", file=sys.stderr)
 
 
 def build_in_time(make: Callable[[], JointEnv], name: str, seconds: float = BUILD_SECONDS) -> JointEnv:

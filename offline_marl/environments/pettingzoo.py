@@ -30,6 +30,7 @@ from offline_marl.environments.base import (
 from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.clocked import refuse_partition
 from offline_marl.environments.factories import factory_of, packages_of
+from offline_marl.environments.guarded import let_go
 from offline_marl.environments.painting import Painted, painted_world, unwrapped
 from offline_marl.environments.particles import infos_of, lightened
 from offline_marl.environments.spaces import (
@@ -281,7 +282,7 @@ class PettingZooTeam(Painted):
     def close(self) -> None:
         """Close all copies."""
         while self._envs:
-            self._envs.pop().close()
+            let_go(self._envs.pop(), self.name)
 
     def _describe(self, env: Any) -> Spec:
         from gymnasium.spaces import Box, Discrete, flatdim

@@ -267,6 +267,21 @@ def newest_state(
     return None
 
 
+def final_state(folder: Folder[Any]) -> dict[str, Any]:
+    """The newest checkpoint of a finished run.
+
+    Raises:
+        RunFolderError: There is none any more: nobody should take a freshly made learner for one that has learnt.
+    """
+    state = newest_state(folder)
+    if state is None:
+        raise RunFolderError(
+            f"{folder.path} is finished, but holds no checkpoint any more: what it learnt cannot be read. What it came "
+            f"to stands in {folder.done_file}."
+        )
+    return state
+
+
 def state_at(folder: Folder[Any], step: int) -> dict[str, Any]:
     """The checkpoint of this step.
 

@@ -18,7 +18,7 @@ from offline_marl.core.types import Batch, Metrics, Source
 from offline_marl.runs import checkpoint
 from offline_marl.runs.config import LearnFlags
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import Folder, newest_state, restoring
+from offline_marl.runs.folder import Folder, final_state, newest_state, restoring
 from offline_marl.runs.log_files import asked_loggers, loggers_of
 from offline_marl.runs.loggers import Logger
 from offline_marl.runs.stopping import StoppedEarly
@@ -127,7 +127,7 @@ class Session(ABC, Generic[Settings, Outcome]):
         # Seeded for learners that draw from torch's own generator, which the caller gets back as it was.
         with seeded_globally(self.config.seed, "run"):
             if self.folder.done:
-                self.load_state_dict(newest_state(self.folder) or {})
+                self.load_state_dict(final_state(self.folder))
                 return self.read()
             self.restore()
             return self.finish() if self.ended else self._learn()
@@ -236,8 +236,6 @@ class Session(ABC, Generic[Settings, Outcome]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a checkpoint stands; of a run that has ended, only what can be read on any device."""
-        if not state:
-            return
         with restoring(self.folder.path):
             self._restore(state)
         restore_hooks(self._stateful, state)

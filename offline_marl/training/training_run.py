@@ -28,7 +28,7 @@ from offline_marl.runs import checkpoint
 from offline_marl.runs.combinations import plays
 from offline_marl.runs.config import RunConfig
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import Folder, RunFolder, RunFolderError, newest_state, restoring
+from offline_marl.runs.folder import Folder, RunFolder, RunFolderError, final_state, restoring
 from offline_marl.runs.loading import make_algorithm, take_over
 from offline_marl.runs.loggers import Logger
 from offline_marl.runs.pins import pin
@@ -247,15 +247,18 @@ class TrainingSession(Session[RunConfig, Result]):
 
 
 def read_finished(folder: RunFolder, config: RunConfig, task: ScoredTask, hooks: Sequence[Hook] = ()) -> Result:
-    """Read what a run that is over came to, and the states of its hooks, from its folder alone."""
+    """Read what a run that is over came to, and the states of its hooks, from its folder alone.
+
+    Raises:
+        RunFolderError: Its files are damaged, or its checkpoints are gone.
+    """
     torch.set_num_threads(config.threads)
     learner = make_algorithm(config, task.spec)
     learner.place(pick_device(config.device), derive(config.seed, "exploration"))
-    state = newest_state(folder)
-    if state is not None:
-        with restoring(folder.path):
-            learner.load_state_dict(state[TrainingSession.learner_key])
-        restore_hooks(stateful(hooks), state)
+    state = final_state(folder)
+    with restoring(folder.path):
+        learner.load_state_dict(state[TrainingSession.learner_key])
+    restore_hooks(stateful(hooks), state)
     return _result_of(folder, learner, task)
 
 

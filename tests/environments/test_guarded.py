@@ -15,7 +15,15 @@ import pytest
 
 from offline_marl.core.errors import WorkError
 from offline_marl.core.types import DataError, Spec
-from offline_marl.environments.guarded import EnvironmentFailedError, Guarded, TimeLimitError, Watch, build_in_time
+from offline_marl.environments import guarded
+from offline_marl.environments.guarded import (
+    EnvironmentFailedError,
+    Guarded,
+    TimeLimitError,
+    Watch,
+    build_in_time,
+    let_go,
+)
 
 
 class Stub:
@@ -28,6 +36,11 @@ class Stub:
         return self.does()
 
     step = reset
+
+
+class Closing:
+    def close(self) -> None:
+        raise KeyboardInterrupt
 
 
 def fail(error: BaseException) -> Any:
@@ -56,6 +69,18 @@ def test_what_an_environment_raises_is_told_with_its_name(call: str) -> None:
         getattr(Guarded(Stub(fail(DataError("A sentence."))), "maze"), call)(given)
     with pytest.raises(KeyboardInterrupt):
         getattr(Guarded(Stub(fail(KeyboardInterrupt())), "maze"), call)(given)
+
+
+def test_an_environment_without_a_close_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(guarded, "_LEFT_OPEN", set())
+    for _ in range(2):
+        Guarded(Stub(None), "maze").close()
+    why = "AttributeError: 'Stub' object has no attribute 'close'"
+    assert capsys.readouterr().err == f"warning: the environment maze could not be closed ({why}).\n"
+    with pytest.raises(KeyboardInterrupt):
+        let_go(Closing(), "maze")
 
 
 @pytest.mark.long

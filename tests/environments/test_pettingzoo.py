@@ -8,6 +8,7 @@ import pytest
 from offline_marl.core.partition import partition
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
+from offline_marl.environments import guarded
 from offline_marl.environments.base import MissingSimulatorError, environments
 from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.episodes import Memoryless, run_episodes
@@ -98,6 +99,20 @@ def test_an_environment_of_pettingzoos_methods_alone_is_played_and_drawn(leaving
     team.reset([0])
     assert team.step(np.zeros((1, 2, 1), np.float32))[1].tolist() == [[2, 5]]
     assert "pettingzoo" in team.versions() and team.render().shape == (4, 4, 3) and team.fps > 0
+
+
+def test_an_environment_that_cannot_be_closed_is_told_of_once(leaving, monkeypatch, capsys):
+    def torn(self):
+        raise RuntimeError("the window is gone")
+
+    monkeypatch.setattr(guarded, "_LEFT_OPEN", set())
+    monkeypatch.setattr(Leaving, "close", torn)
+    for _ in range(2):
+        team = PettingZooTeam(ImportPath(HERE), 2)
+        team.reset([0, 1])
+        team.close()
+    told = f"warning: the environment {HERE} could not be closed (RuntimeError: the window is gone).\n"
+    assert capsys.readouterr().err == told
 
 
 def test_choices_are_masked_as_the_environment_says(leaving):

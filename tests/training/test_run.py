@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -118,6 +119,13 @@ def test_a_folder_of_another_run_is_refused_and_untouched(tmp_path, data):
     with pytest.raises(RunFolderError, match="holds this very run"):
         small_run(tmp_path / "run", data)
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_without_checkpoints_gives_no_untrained_team(tmp_path, data):
+    small_run(tmp_path / "run", data)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(RunFolderError, match=r"is finished, but holds no checkpoint any more: .*DONE\.$"):
+        run.resume(tmp_path / "run")
 
 
 def test_data_that_changed_under_a_run_is_refused(tmp_path, data):

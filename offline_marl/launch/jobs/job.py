@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from offline_marl.core.errors import BadInputError
 from offline_marl.core.files import write_atomically
 from offline_marl.core.locks import open_own
 from offline_marl.core.small_files import read_table
+from offline_marl.datasets.places import place_of
 from offline_marl.launch.jobs import disk
 from offline_marl.runs.config import MACHINE_FIELDS, LearnFlags, import_paths
 from offline_marl.runs.folder import Folder, HeldFolderError
@@ -158,14 +160,28 @@ def _refuse_another(job: Job, folder: Folder[Any]) -> None:
     stored, wanted = _flat(folder.config().model_dump(mode="json")), _flat(settings_of(job).model_dump(mode="json"))
     # Of an earlier version, whose learners had fewer fields: the others stand at their defaults.
     stored = {**_defaults(procedure_of(job.command).names.get(job.name).Config), **stored}
-    # A run resolves its device and its paths on its machine: they say nothing of whether two runs are the same. It goes
-    # on with the memory and the workers that it began with.
-    for name in wanted.keys() - MACHINE_FIELDS - procedure_of(job.command).places(job.name):
-        if stored.get(name) != wanted[name]:
+    places = procedure_of(job.command).places(job.name)
+    # A run resolves its device on its machine, and goes on with the memory and the workers that it began with: they say
+    # nothing of whether two runs are the same.
+    for name in sorted(wanted.keys() - MACHINE_FIELDS):
+        there, here = stored.get(name), wanted[name]
+        if there != here and not (name in places and _resolved(there) == _resolved(here)):
             raise JobError(
-                f"{folder.path} holds another run than this job's ({name} is {stored.get(name)!r} there and "
-                f"{wanted[name]!r} here): name another folder, or remove that one."
+                f"{folder.path} holds another run than this job's ({name} is {there!r} there and "
+                f"{here!r} here): name another folder, or remove that one."
             )
+
+
+def _resolved(value: Any) -> Any:
+    """A setting whose paths are spelled in one way: links and `..` lead to the same file under several names."""
+    if isinstance(value, Mapping):
+        return {name: _resolved(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_resolved(item) for item in value]
+    if not isinstance(value, str) or not os.path.isabs(value):
+        return value
+    place, share = place_of(value) or (value, None)
+    return os.path.realpath(place), share
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,6 +70,31 @@ def test_a_folder_of_another_run_is_refused_in_one_sentence(tmp_path: Path, data
         perform(job(data, tmp_path / "run", hidden=[9]))
 
 
+@pytest.mark.parametrize("name", ["bc", "ensemble"])
+def test_a_job_on_other_data_or_with_another_beginning_is_another_run(tmp_path: Path, data: str, name: str) -> None:
+    perform(job(data, tmp_path / "run", name))
+    (tmp_path / "other").mkdir()
+    other = saved(tmp_path / "other", world("continuous", seed=1))
+    refused = r"holds another run than this job's \({} is {} there and {} here\)"
+    with pytest.raises(JobError, match=refused.format("dataset", f"'{data}'", f"'{other}'")):
+        perform(job(other, tmp_path / "run", name))
+    if name == "bc":
+        begun = job(data, tmp_path / "second", init=str(tmp_path / "run"))
+        perform(begun)
+        with pytest.raises(JobError, match=refused.format("init", "None", f"'{tmp_path / 'run'}'")):
+            perform(begun.model_copy(update={"out": tmp_path / "run"}))
+        with pytest.raises(JobError, match=refused.format("init", f"'{tmp_path / 'run'}'", "None")):
+            perform(job(data, tmp_path / "second"))
+
+
+def test_a_job_whose_paths_are_spelled_otherwise_is_the_same_one(tmp_path: Path, data: str) -> None:
+    first = perform(job(data, tmp_path / "run"))
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "linked.safetensors").symlink_to(data)
+    for spelled in (tmp_path / "link" / ".." / tmp_path.name / Path(data).name, tmp_path / "linked.safetensors"):
+        assert perform(job(str(spelled), tmp_path / "run")) == first
+
+
 def test_an_edited_file_is_told_by_its_name(tmp_path: Path, data: str) -> None:
     each = job(data, tmp_path / "run")
     submit([each], "debug", Profile(), tmp_path / "logs")
