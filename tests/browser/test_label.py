@@ -289,7 +289,7 @@ def test_films_of_another_folder_are_not_shown_where_both_name_a_segment_alike(
 ) -> None:
     words = [str(spread), "--budget", "6", "--repeats", "0", "--no-token", "--seed", "1"]
     other = Served(*words, "--out", str(tmp_path / "other"))
-    other.kill(signal.SIGINT)
+    other.kill()
     agents = [{"name": f"agent_{agent}", "color": "rgb(0, 0, 0)"} for agent in range(3)]
     clip = {"kind": "series", "frames": 2, "fps": 1, "every": 1, "rows": [], "steps": 2, "agents": agents}
     with AnswerStore(tmp_path / "other" / NAME) as store:
