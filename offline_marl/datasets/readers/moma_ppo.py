@@ -51,7 +51,7 @@ def steps(arrays: Mapping[str, Any], name: str = "") -> tuple[Steps, dict[str, A
     obs, after, actions = (tables[table] for table in TABLES)
     terminated, timed_out = (_flags(tables[mask], mask) for mask in ("masks", "time_out_masks"))
     apart = breaks(obs, after) & ~terminated & ~timed_out
-    scenario = scenario_of([name], obs.shape[1], actions.shape[1])
+    scenario = scenario_of([name], obs.shape[1], actions.shape[1], usual="reacher")
     more = f", and {int(apart.sum())} breaks that no mask told" if apart.any() else ""
     metadata = {"format": "moma-ppo", "episodes_end": f"masks, time_out_masks{more}"}
     if scenario is not None:

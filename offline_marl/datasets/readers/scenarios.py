@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,9 +33,20 @@ NAMED = {
 KEPT = {"ant": 27, "reacher": 10}
 """Columns that partitions know; behind them the ant's contact forces, and the height of reacher's tip: always 0."""
 
-# A version or digits may follow at once: `hopperv2`, `ant8x1`.
+_SILENT = re.compile(
+    r"[a-z]"
+    r"|all|arrays|batch|bc|buffer|data|dataset|datasets|ddpg|demo|demos|download|downloads|episodes"
+    r"|experience|expert|export|file|files|final|full|good|gym|gymnasium|hdf|human|iql|made|mamujoco|medium"
+    r"|mid|minari|mine|mix|mixed|moma|mujoco|my|new|noisy|offline|old|optimal|out|output|part|partial"
+    r"|pickle|pkl|poor|ppo|pt|random|recorded|recording|replay|replays|rl|rlpd|rollout|rollouts|run|sac"
+    r"|samples|save|saved|set|simple|steps|suboptimal|td|team|test|tests|tmp|train|training|trajectories"
+    r"|transitions"
+)
+"""Words that a file of any environment may be called, and single letters; any other word may be the name of one."""
+
+# A version or digits may follow at once: `hopperv2`, `ant8x1`; but `reacher3d` is another body.
 _WORDS = {
-    body: re.compile(rf"(?<![a-z]){pattern}(?![a-uw-z]|v(?!\d))")
+    body: re.compile(rf"(?<![a-z]){pattern}(?![a-uw-z]|v(?!\d)|\d+d(?![a-z]))")
     for body, pattern in {
         **{body: body for body in (*WIDTHS, *NAMED)},
         "halfcheetah": "half[-_ ]?cheetah",
@@ -46,12 +58,25 @@ _WORDS = {
 }
 
 
-def scenario_of(names: Iterable[str], obs_dim: int, act_dim: int) -> str | None:
+def scenario_of(
+    names: Iterable[str], obs_dim: int, act_dim: int, usual: str | None = None, guess: bool = True
+) -> str | None:
     """The body that one of the names names, else the only one of these widths; None if that leaves doubt.
+
+    By widths alone it is a guess, which a warning tells: none is made where a name says something that may be another
+    environment's, nor where columns would be left out by it.
+
+    Args:
+        names: What may name the body, such as the file's name.
+        obs_dim: Numbers seen.
+        act_dim: Numbers of an action.
+        usual: The body that the file's format is used for, if any.
+        guess: Whether to guess.
 
     Raises:
         DataError: A name names a body of other widths.
     """
+    names = list(names)
     fits = [body for body, (seen, moved) in WIDTHS.items() if obs_dim in seen and act_dim == moved]
     named_fits = [body for body, (seen, moved) in NAMED.items() if obs_dim in seen and act_dim == moved]
     for name in names:
@@ -67,7 +92,25 @@ def scenario_of(names: Iterable[str], obs_dim: int, act_dim: int) -> str | None:
             )
         if named is not None:
             return named
-    return fits[0] if len(fits) == 1 else None
+    if len(fits) != 1 or not guess or any(_says_something(name) for name in names):
+        return None
+    if fits[0] == usual:
+        return usual
+    if obs_dim != KEPT.get(fits[0], obs_dim):
+        return None
+    called = ", ".join(repr(name[:80]) for name in names) or "the data"
+    print(
+        f"warning: {called} does not say which body it is of: taken as {fits[0]}'s, by its {obs_dim} numbers seen and "
+        f"{act_dim} of an action alone; if it is another's, name that one in the file's name.",
+        file=sys.stderr,
+    )
+    return fits[0]
+
+
+def _says_something(name: str) -> bool:
+    """Whether a name holds a word that may be an environment's."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return any(_SILENT.fullmatch(word) is None for word in re.findall(r"[^\W\d_]+", apart))
 
 
 def body_in(name: str) -> str | None:

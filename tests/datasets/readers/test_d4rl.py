@@ -131,8 +131,10 @@ def test_the_ants_contact_forces_are_left_out(tmp_path: Path) -> None:
     held = arrays("ant")
     for name in ("observations", "next_observations"):
         held[name] = np.concatenate([held[name], np.ones((len(held[name]), 84), np.float32)], axis=1)
-    data = load_recording(str(written(tmp_path / "x.hdf5", held)))
+    data = load_recording(str(written(tmp_path / "ant.hdf5", held)))
     assert data.state.shape[1] == 27 and data.metadata["scenario"] == "ant"
+    unnamed = load_recording(str(written(tmp_path / "x.hdf5", held)))
+    assert unnamed.state.shape[1] == 111 and "scenario" not in unnamed.metadata, "no columns are cut on a guess"
 
 
 def test_a_file_is_converted_once_and_keeps_both_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,9 @@ def _body(
         raise DataError("One body's set should hold flat observations and continuous actions.")
     obs, after = (minari_set.table("observations", lengths, cut, _plain) for cut in (BEFORE, AFTER))
     actions = minari_set.table("actions", lengths, ALL, moves.ours)
-    scenario = scenario_of([*env_names(minari_set.metadata), str(known["name"])], obs.shape[1], actions.shape[1])
+    names = [*env_names(minari_set.metadata), str(known["name"])]
+    # Our own metadata, if there are any, say it and win.
+    scenario = scenario_of(names, obs.shape[1], actions.shape[1], guess="scenario" not in known)
     steps = Steps(
         known_columns(scenario, obs),
         actions,
