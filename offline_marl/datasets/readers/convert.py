@@ -18,7 +18,7 @@ from offline_marl.datasets.readers.base import Content, Reader, readers
 from offline_marl.datasets.readers.detect import open_with, reader_of
 from offline_marl.datasets.readers.steps import save_steps
 
-VERSION = 3
+VERSION = 4
 """Of our readers: raised when one of them reads something otherwise, so that it is converted again."""
 CHUNK = 1 << 20
 
