@@ -145,7 +145,8 @@ class PettingZooTeam(Painted):
         name: What errors call the task.
 
     Raises:
-        DataError: There is no copy, episodes may have no end, or agents' actions are of no kind that learners know.
+        DataError: There is no copy or no agent, two agents have one name, episodes may have no end, or agents' actions
+            are of no kind that learners know.
         MissingSimulatorError: A package is not installed.
     """
 
@@ -176,6 +177,7 @@ class PettingZooTeam(Painted):
         self._envs, self.copies = [first], copies
         self.agents: tuple[str, ...] = tuple(first.possible_agents)
         """PettingZoo's names of the agents, in the order of the agent axis."""
+        _refuse_names(self.name, self.agents)
         self.max_steps = max_steps or own_limit(first, self.name)
         self._spaces = [shown_space(first.observation_space(agent)) for agent in self.agents]
         first.reset(seed=0)
@@ -394,6 +396,19 @@ class PettingZooTeam(Painted):
         exact: Floats = np.clip(real.astype(np.float32), *self._inside[agent])
         shaped: Floats = exact.reshape(self._shapes[agent])
         return shaped
+
+
+def _refuse_names(name: str, agents: Sequence[str]) -> None:
+    """Refuse agents that cannot be told apart: of two with one name, only the action of one would be taken.
+
+    Raises:
+        DataError: There are such, or there are no agents at all.
+    """
+    if not agents:
+        raise DataError(f"{name} has no agents: its possible_agents is empty.")
+    twice = next((agent for agent in agents if agents.count(agent) > 1), None)
+    if twice is not None:
+        raise DataError(f"{name} has {agents.count(twice)} agents named {shown(twice)}: give each its own name.")
 
 
 def _inside(low: npt.NDArray[Any], high: npt.NDArray[Any]) -> tuple[Floats, Floats]:

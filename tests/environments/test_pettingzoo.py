@@ -260,6 +260,19 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(leaving):
         environment_of(ImportPath(HERE)).make(partition("reacher", "2x1", "0"), 1)
 
 
+@pytest.mark.parametrize(
+    ("agents", "told"),
+    [
+        (["a", "a"], rf"^{HERE} has 2 agents named 'a': give each its own name\.$"),
+        ([], rf"^{HERE} has no agents: its possible_agents is empty\.$"),
+    ],
+)
+def test_agents_that_cannot_be_told_apart_are_refused(leaving, monkeypatch, agents, told):
+    monkeypatch.setattr(Leaving, "possible_agents", agents)
+    with pytest.raises(DataError, match=told):
+        PettingZooTeam(ImportPath(HERE), 1)
+
+
 WIDTHS = {
     "simple-spread": ((18, 18, 18), (5, 5, 5), (5, 5, 5)),
     "simple-tag": ((16, 16, 16, 14), (5, 5, 5, 5), (5, 5, 5, 5)),

@@ -141,7 +141,11 @@ def _status(args: Sequence[str]) -> None:
     from offline_marl.launch.cli.text import print_lines, table
     from offline_marl.launch.jobs.states import states_of
 
-    states = states_of([Path(arg).absolute() for arg in args])
+    folders = [Path(arg).absolute() for arg in args]
+    for folder in folders:
+        if not folder.is_dir():  # a job that waits has its folder already: a misspelt one would wait forever
+            raise ConfigError(f"There is no folder {folder}.")
+    states = states_of(folders)
     rows = [("run", "state", "step", "of", "per s", "left", "requeues", "why")]
     for state in states:
         rate = "" if state.rate is None else f"{state.rate:.1f}"

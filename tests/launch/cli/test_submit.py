@@ -69,6 +69,13 @@ def test_debug_runs_here_and_a_finished_run_is_not_run_again(
     assert "and 9 here" in cli(*command, "--batch-size", 9).error
 
 
+def test_the_status_of_a_folder_that_is_not_there_is_refused(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "mine").mkdir()
+    assert "it was not submitted" in cli("submit", "status", "mine").out
+    said = cli("submit", "status", "mine", "nope")
+    assert (said.code, said.error) == (2, f"error: There is no folder {tmp_path / 'nope'}.")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
