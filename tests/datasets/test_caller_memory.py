@@ -24,11 +24,13 @@ def arrays(**more: Any) -> dict[str, Any]:
     ends = np.zeros((STEPS, AGENTS), np.bool_)
     ends[[3, 7, 11]] = True
     obs, state = rng.normal(size=(STEPS, AGENTS, 3)).astype("f4"), rng.normal(size=(STEPS, 4)).astype("f4")
+    after = np.roll(obs, -1, axis=0)
+    after[[3, 7, 11]] += 1.0  # no reset
     return {
         "obs": obs,
         "actions": rng.uniform(-1, 1, (STEPS, AGENTS, 2)).astype("f4"),
         "rewards": rng.normal(size=(STEPS, AGENTS)).astype("f4"),
-        "next_obs": np.roll(obs, -1, axis=0),
+        "next_obs": after,
         "terminations": ends,
         "truncations": np.zeros_like(ends),
         "state": state,

@@ -90,7 +90,8 @@ def flat_fields(given: Given) -> dict[str, Any]:
     for name, told in after.items():
         if told is not None and len(told) == steps:
             refuse_other_rows(present[name.removeprefix("next_")], told, name, ends)
-    if after["next_obs"] is not None and len(obs) == steps:
+    flagged = given.terminations is not None or given.truncations is not None
+    if after["next_obs"] is not None and len(obs) == steps and flagged:  # without flags it may be one stream in pieces
         refuse_reset_rows(obs, after["next_obs"], ends)
     return with_presence({**done, **whole, "spec": spec}, ends)
 

@@ -165,23 +165,27 @@ def _refuse_another(job: Job, folder: Folder[Any]) -> None:
     # nothing of whether two runs are the same.
     for name in sorted(wanted.keys() - MACHINE_FIELDS):
         there, here = stored.get(name), wanted[name]
-        if there != here and not (name in places and _resolved(there) == _resolved(here)):
+        if there != here and not (name in places and _may_be_one(there, here)):
             raise JobError(
                 f"{folder.path} holds another run than this job's ({name} is {there!r} there and "
                 f"{here!r} here): name another folder, or remove that one."
             )
 
 
-def _resolved(value: Any) -> Any:
-    """A setting whose paths are spelled in one way: links and `..` lead to the same file under several names."""
-    if isinstance(value, Mapping):
-        return {name: _resolved(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_resolved(item) for item in value]
-    if not isinstance(value, str) or not os.path.isabs(value):
-        return value
-    place, share = place_of(value) or (value, None)
-    return os.path.realpath(place), share
+def _may_be_one(there: Any, here: Any) -> bool:
+    """Whether two settings name the same files, as far as can be told on this machine.
+
+    Links and `..` lead to one file under several names; a path of another machine leads to none here.
+    """
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        return there.keys() == here.keys() and all(_may_be_one(there[name], here[name]) for name in there)
+    if isinstance(there, list | tuple) and isinstance(here, list | tuple):
+        return len(there) == len(here) and all(map(_may_be_one, there, here))
+    if not (isinstance(there, str) and isinstance(here, str) and os.path.isabs(there) and os.path.isabs(here)):
+        return bool(there == here)
+    (one, share), (other, its) = (place_of(path) or (path, None) for path in (there, here))
+    known = os.path.exists(one) and os.path.exists(other)
+    return share == its and (not known or os.path.realpath(one) == os.path.realpath(other))
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
