@@ -209,12 +209,10 @@ def print_table() -> None:
 
 def write_page() -> None:
     """Put the tables where the page shows them."""
-    before, opening, rest = PAGE.read_text().partition("<!-- table foresight -->\n")
-    _, closing, behind = rest.partition("<!-- /table -->")
     told = io.StringIO()
     with contextlib.redirect_stdout(told):
         print_table()
-    PAGE.write_text(before + opening + told.getvalue().strip() + "\n" + closing + behind)
+    rows.put_table(PAGE, "foresight", told.getvalue())
 
 
 def draw() -> None:

@@ -58,7 +58,6 @@ def look_again(job: Job, folder: Path) -> None:
         "starts": again["starts"],
         "episodes": len(episodes.returns),
         **figures(episodes, task),
-        **of_data(folder),
         "followed": packed(conventions),
     }
     if conventions.targets is not None:

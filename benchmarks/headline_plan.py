@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import shlex
@@ -11,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import rows as rows_of
 
 from offline_marl.core.config import load_settings
 
@@ -134,23 +135,12 @@ def learners() -> list[str]:
 
 def read(name: str, folder: Path | None = None) -> list[Row]:
     """Rows of a table below results/headline; none where it is not there yet."""
-    path = (folder or RESULTS) / f"{name}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
+    return rows_of.read((folder or RESULTS) / f"{name}.csv")
 
 
 def write(name: str, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     """A table below results/headline."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.csv"
-    part = path.with_suffix(".part")
-    with part.open("w", newline="") as stream:
-        table = csv.DictWriter(stream, columns, lineterminator="\n", extrasaction="ignore")
-        table.writeheader()
-        table.writerows(rows)
-    part.replace(path)
+    rows_of.write(RESULTS / f"{name}.csv", columns, rows)
 
 
 def updates_of(setting: Setting, factor: float) -> int:

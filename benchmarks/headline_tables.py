@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import headline_plan as plan
 import numpy as np
 from headline_again import of_strangers, unpacked
 from headline_plan import PROTOCOL, RESULTS, TUNED_ON, WITH_HISTORY, Job, Row, Setting, beyond, chosen, learners, tuning
+from rows import put_table, write
 
 from offline_marl.environments.base import Conventions
 from offline_marl.environments.reacher import SIDES
@@ -27,7 +27,6 @@ LINES = {"": "-", "with model": "--", "oracle": "--", "centralised": ":", "uncon
 RULES = {"agreement": ("full", "nearer pose"), "agreement_strict": ("none", "within a third")}
 """Columns of the rules of agreement, with their marks and names."""
 
-
 DRAWN = ("moma-ppo", "td3-bc", "ma-iql", "bc")
 """Learners of whom a picture shows what they settle on by target."""
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
@@ -37,7 +36,7 @@ STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 def interval(values: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean over seeds, by Student's t: percentiles of a bootstrap of five are too narrow."""
     if len(values) < 2:
-        return float("-inf"), float("inf")
+        return float("nan"), float("nan")
     half = STUDENT[len(values)] * float(values.std(ddof=1)) / len(values) ** 0.5
     return float(values.mean()) - half, float(values.mean()) + half
 
@@ -146,8 +145,7 @@ def _tried(rows: list[Row], stage: str, title: str) -> Iterator[str]:
     columns = ("learner", "setting", "updates", "processor time", "normalised return, by seed")
     yield f"| {' | '.join((*columns, 'agree: nearer', 'within a third'))} | |"
     yield "|---|---|---|---|---|---|---|---|"
-    order = [name for name in learners() if any(row["learner"] == name for row in tried)]
-    for name in order:
+    for name in learners():
         best = chosen(name, rows)
         mine = [row for row in tried if row["learner"] == name]
         for label in dict.fromkeys(job.setting.label for job in _planned(name, stage, best)):
@@ -293,24 +291,21 @@ FOR_REPORT = {
 
 def write_for_report(file: Path) -> None:
     """The scores of the budget once, as rows that `offline-marl report` reads."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="") as stream:
-        table = csv.DictWriter(stream, [*FOR_REPORT, "data_return", "data_normalized"], lineterminator="\n")
-        table.writeheader()
-        of_data = {row["dataset"]: (row["data_return"], row["data"]) for row in plan.read("again")}
-        for row in plan.read("rows"):
-            if row["stage"] == "final" and float(row["factor"]) == 1:
-                told, normalized = of_data.get(row["dataset"], ("", ""))
-                known = {"data_return": told, "data_normalized": normalized}
-                table.writerow({**{name: row[ours] for name, ours in FOR_REPORT.items()}, **known})
+    of_data = {
+        row["dataset"]: {"data_return": row["data_return"], "data_normalized": row["data"]}
+        for row in plan.read("again")
+    }
+    told = [
+        {**{name: row[ours] for name, ours in FOR_REPORT.items()}, **of_data.get(row["dataset"], {})}
+        for row in plan.read("rows")
+        if row["stage"] == "final" and float(row["factor"]) == 1
+    ]
+    write(file, [*FOR_REPORT, "data_return", "data_normalized"], told)
 
 
 def write_page() -> None:
     """Put the tables where docs/results.md shows them, and draw the pictures."""
-    before, opening, rest = PAGE.read_text().partition("<!-- table declared -->\n")
-    _, closing, behind = rest.partition("<!-- /table -->")
-    told = "\n".join(tables(plan.read("rows"), plan.read("again"))).strip()
-    PAGE.write_text(before + opening + told + "\n\n" + closing + behind)
+    put_table(PAGE, "declared", "\n".join(tables(plan.read("rows"), plan.read("again"))))
     print(
         *draw(plan.read("rows"), plan.read("curves")), draw_targets(plan.read("again"), plan.read("targets")), sep="\n"
     )

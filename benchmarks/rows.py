@@ -44,13 +44,25 @@ def replace(path: Path, new: Sequence[Mapping[str, Any]], fields: Sequence[str],
     with WRITING:
         taken = {of(row) for row in new}
         rows = sorted([*(row for row in read(path) if of(row) not in taken), *new], key=lambda row: numbered(of(row)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        with part.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, fields, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        part.replace(path)
+        write(path, fields, rows)
+
+
+def write(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file of these rows, beside its place first; what they hold besides the fields is left out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    with part.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fields, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(path)
+
+
+def put_table(page: Path, name: str, table: str) -> None:
+    """Put a table between the marks of its name in a page."""
+    before, opening, rest = page.read_text().partition(f"<!-- table {name} -->\n")
+    _, closing, behind = rest.partition("<!-- /table -->")
+    page.write_text(f"{before}{opening}{table.strip()}\n\n{closing}{behind}")
 
 
 def over_seeds(values: Sequence[float], digits: int = 1) -> str:

@@ -111,10 +111,9 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda key: train(*key, places[key]), places))
     finished = [row for row in map(collect, places.values()) if row is not None]
-    told = [{name: row.get(name, "") for name in FIELDS} for row in finished]
-    rows.replace(options.results, told, FIELDS, ("dataset", "algo", "seed"))
-    print(f"{len(told)} of {len(places)} runs finished; rows in {options.results}")
-    if len(told) < len(places):
+    rows.replace(options.results, finished, FIELDS, ("dataset", "algo", "seed"))
+    print(f"{len(finished)} of {len(places)} runs finished; rows in {options.results}")
+    if len(finished) < len(places):
         sys.exit(1)
 
 

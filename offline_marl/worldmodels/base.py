@@ -142,6 +142,11 @@ def _renamed(sampling: Any) -> Any:
 class WorldModelConfig(Config):
     """Fields that every world model has, those of its fit included."""
 
+    @property
+    def rewrites_observations(self) -> bool:
+        """Whether recorded and imagined observations look otherwise, so that a policy meets two kinds of them."""
+        return False
+
     lr: Positive = 1e-3
     """Step size of Adam."""
     cosine_steps: CountOrZero = 0

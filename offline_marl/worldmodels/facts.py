@@ -115,7 +115,7 @@ class Facts:
     def first_told(self, obs: Obs, present: PerAgent) -> Joint:
         """The joint coordinates of what agents say that they see: each is told by the first of those who are there.
 
-        Of who draws by himself none is meant: a mean of several draws is a number that none of them expects.
+        For versions that were drawn apart: their mean would be a number that no agent expects.
 
         Args:
             obs: Of each agent its own version.

@@ -53,6 +53,7 @@ class Marie(WorldModel):
     config: MarieConfig
     edges: Tensor
     act_present: Tensor
+    shared_obs: Tensor | None
 
     def __init__(self, config: MarieConfig, facts: Facts) -> None:
         super().__init__(config, facts)
@@ -62,6 +63,8 @@ class Marie(WorldModel):
         self.grad_clip = 0.0  # clipped by member: see `_clip`
         self.team_rewards = spec.n_agents > 1 and facts.team_rewards
         self.register_buffer("act_present", spec.present("act"), persistent=False)
+        # Once, as a look at a GPU's tensor in every imagined step would wait for it.
+        self.register_buffer("shared_obs", facts.shared if bool(facts.shared.any()) else None, persistent=False)
         self.tokenizer = make_tokenizer(config, facts)
         self.layout = layout_of(config, spec, self.tokenizer, facts.terminates)
         self.nets = TokenMembers(
@@ -337,7 +340,7 @@ class Marie(WorldModel):
     @property
     def codec(self) -> Codec:
         """Raw observations as tokens, and back."""
-        return Codec(self.tokenizer, self.facts, self.guess)
+        return Codec(self.tokenizer, self.facts, self.guess, self.shared_obs)
 
     @property
     def centres(self) -> Annotated[Tensor, "choice"]:

@@ -33,6 +33,8 @@ class Codec:
     facts: Facts
     guess: Guess | None
     """None where tokens stand for observations."""
+    shared: Annotated[Tensor, "agent obs"] | None
+    """`Facts.shared`; None where no number is."""
 
     def given(self, obs: Course, exact: Exact | None, blank: Annotated[Tensor, "row"] | None = None) -> Course:
         """What the tokenizer is given of consecutive steps.
@@ -79,11 +81,10 @@ class Codec:
 
         So that no agent remembers what did not happen. See `decode`.
         """
-        facts, shared = self.facts, self.facts.shared
-        if not bool(shared.any()):
+        if self.shared is None:
             return tokens
-        written = self.tokenizer.decode(tokens)
-        agreed = torch.where(shared, facts.spread_out(facts.first_told(written, present)), written)
+        facts, written = self.facts, self.tokenizer.decode(tokens)
+        agreed = torch.where(self.shared, facts.spread_out(facts.first_told(written, present)), written)
         other = (agreed != written).any(-1, keepdim=True) & present.unsqueeze(-1)
         return torch.where(other, self.tokenizer.encode(agreed), tokens)
 

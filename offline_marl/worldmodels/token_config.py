@@ -88,6 +88,11 @@ class MarieConfig(WorldModelConfig):
             raise ValueError("Its transformers read the last `window` steps themselves: leave history_encoder away")
         return self
 
+    @property
+    def rewrites_observations(self) -> bool:
+        """Where tokens stand for observations, imagined ones are what codes stand for."""
+        return self.tokens_of == "observations"
+
     def unread(self) -> list[str]:
         """Fields of other tokenizers, and of the guess where tokens stand for observations, that are given."""
         read = {*OF_TOKENIZERS[self.tokenizer], *(["guess"] if self.tokens_of == "residuals" else [])}

@@ -269,7 +269,7 @@ def _warned(fit: Fit) -> tuple[WorldModel, TransitionBuffer]:
     fit.model.requires_grad_(False)
     if fit.report is None or not fit.report["trusted"]:
         print(f"warning: the world model in {fit.folder} is {verdict(fit.report)}.", file=sys.stderr)
-    if getattr(fit.model.config, "tokens_of", "residuals") != "residuals":
+    if fit.model.config.rewrites_observations:
         print(
             f"warning: the world model in {fit.folder} tells observations by tokens: in imagination policies see what "
             "these stand for, in the environment what is there.",

@@ -6,7 +6,7 @@ episodes that its policies act out in the model from replayed steps. The model l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,8 +89,8 @@ class GrowingFit:
         self.made: int | None = None
         """Updates of the round that is under way; None between rounds."""
         self.loss = self.error = torch.zeros(())
-        self.parts: dict[str, float] = {}
-        """What the model says of its parts on each round's new steps, such as `tokenizer/in_use`."""
+        self.parts: Metrics = {}
+        """What the model says of its parts on each round's new steps, such as `model/tokenizer/in_use`."""
 
     def proceed(self) -> None:
         """One round: the error on what is new, then the updates; one that was interrupted goes on where it stood.
@@ -139,7 +139,12 @@ class GrowingFit:
         self.error = errors.mean()
         with torch.no_grad():
             told = self.model.describe(ring.transitions(asked_of))
-        self.parts = {f"{part}/{name}": value for part, numbers in told.items() for name, value in _numbers(numbers)}
+        self.parts = {
+            f"model/{part}/{name}": torch.tensor(value)
+            for part, numbers in told.items()
+            for name, value in numbers.items()
+            if isinstance(value, float)
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """The model, and all that decides its next updates."""
@@ -163,11 +168,6 @@ class GrowingFit:
         self.made = state.get("made")
         self.loss, self.error = (value.to(self.ring.device) for value in state["told"])
         self.parts = dict(state.get("parts", {}))
-
-
-def _numbers(told: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Those that are one number."""
-    return ((name, value) for name, value in told.items() if isinstance(value, float))
 
 
 class OnlineModelSource:
@@ -200,8 +200,7 @@ class OnlineModelSource:
     @property
     def metrics(self) -> Metrics:
         """How the model did in this round: its loss; its error and its parts on what was new, before it learnt that."""
-        parts = {f"model/{name}": torch.tensor(value) for name, value in self.fit.parts.items()}
-        return {"model/loss": self.fit.loss, "model/error": self.fit.error, **parts}
+        return {"model/loss": self.fit.loss, "model/error": self.fit.error, **self.fit.parts}
 
     def sample(self, needs: Needs) -> Batch:
         """Segments [row, time], after a round's play and fit where one begins.
@@ -340,7 +339,7 @@ def _make_model(config: RunConfig, task: Task, learner: Algorithm) -> WorldModel
     settings = build(kind.Config, given)
     if settings.sampling == "bootstrap":
         raise ConfigError("--fit sampling=bootstrap resamples data that is there; a replay grows: leave it away.")
-    if getattr(settings, "tokens_of", "residuals") != "residuals":
+    if settings.rewrites_observations:
         raise ConfigError(
             "--fit tokens_of=observations would show policies other observations in imagination than in the "
             "environment: a run that plays and imagines takes tokens of residuals."

@@ -140,6 +140,13 @@ def test_interval_of_a_mean_is_scipys() -> None:
     assert_allclose([own.low[0], own.high[0]], [scipys.low, scipys.high], atol=0.05 * width)
 
 
+@pytest.mark.parametrize(("runs", "share"), [(3, 0.73), (5, 0.84), (10, 0.89), (20, 0.93)])
+def test_intervals_of_few_runs_hold_the_mean_as_often_as_the_documents_state(runs: int, share: float) -> None:
+    scores = np.random.default_rng(runs).normal(size=(runs, 1_500))
+    found = st.column_estimates(scores, [0] * 1_500, [runs], 500, 0, ("mean",))["mean"]
+    assert ((found.low <= 0) & (found.high >= 0)).mean() == pytest.approx(share, abs=0.025)
+
+
 def test_cells_of_unequal_runs_are_each_resampled_among_their_own() -> None:
     columns = [[1.0, 2, 3, 4, 5], [10.0, 20, 30], [7.0]]
     values = st.pad_columns(columns)

@@ -417,7 +417,7 @@ def test_a_trusted_model_is_used_in_silence(tmp_path, fitted, capsys) -> None:
 
 def test_a_model_that_rewrites_observations_is_warned_of(tmp_path, fitted, capsys, monkeypatch) -> None:
     report, _ = measure_model(fitted, HELD_OUT)
-    monkeypatch.setattr(fitted, "config", SimpleNamespace(tokens_of="observations"))
+    monkeypatch.setattr(fitted, "config", SimpleNamespace(rewrites_observations=True))
     _warned(fitting.Fit(tmp_path, fitted, [0.1], 1, HELD_OUT, report))
     assert "tells observations by tokens: in imagination policies see what these stand for" in capsys.readouterr().err
 
