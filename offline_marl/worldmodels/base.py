@@ -7,6 +7,7 @@ set, no policy and no loop.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -47,10 +48,17 @@ class TokenSpread:
     """-log p of the tokens that were drawn, in nats."""
     information: PerAgent
     """Mean over the tokens of the members' disagreement, H[mean p] - mean H[p], in nats (BALD)."""
-    reward_deviation: PerAgent
-    """Deviation of the predicted reward, the environment's noise as the members see it, on the symlog scale."""
+    reward_deviation: PerAgent | None
+    """Deviation of the predicted reward, the environment's noise as the members see it, on the scale of its classes;
+    None where rewards are no classes."""
     cycle: PerAgent
     """Share of the tokens that are others when they are decoded and encoded again."""
+
+    def map(self, change: Callable[[PerAgent], PerAgent]) -> TokenSpread:
+        """Every doubt changed alike; None stays None."""
+        told = {item.name: getattr(self, item.name) for item in fields(self)}
+        changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in told.items()}
+        return TokenSpread(**changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +114,8 @@ class Prediction:
             by_row = ("next_obs", "rewards", "next_obs_std", "rewards_std")
             values = {name: getattr(self.spread, name) for name in by_row}
             scattered: dict[str, Any] = {name: among(value, 1) for name, value in values.items() if value is not None}
-            told = self.spread.tokens
-            if told is not None:
-                tokens = TokenSpread(**{item.name: among(getattr(told, item.name)) for item in fields(told)})
-                scattered["tokens"] = tokens
+            if self.spread.tokens is not None:
+                scattered["tokens"] = self.spread.tokens.map(among)
             whole["spread"] = replace(self.spread, **scattered)
         return replace(self, **whole)
 

@@ -19,7 +19,6 @@ from offline_marl.core.acting.history import newest
 from offline_marl.core.axes import PerAgent
 from offline_marl.core.learner import clip_by_member
 from offline_marl.core.types import Batch, Metrics, Needs
-from offline_marl.losses import tokens as losses
 from offline_marl.networks.transformer import Cache
 from offline_marl.worldmodels.base import (
     PerMember,
@@ -34,7 +33,7 @@ from offline_marl.worldmodels.base import (
 from offline_marl.worldmodels.facts import Facts
 from offline_marl.worldmodels.token_carry import Draws, TokenCarry, joined, recorded_steps
 from offline_marl.worldmodels.token_codec import Codec
-from offline_marl.worldmodels.token_config import MarieConfig, layout_of, make_tokenizer
+from offline_marl.worldmodels.token_config import MarieConfig, layout_of, make_reward_told, make_tokenizer
 from offline_marl.worldmodels.token_cost import TRAINED, model_multiplications, step_multiplications
 from offline_marl.worldmodels.token_guess import Guess
 from offline_marl.worldmodels.token_losses import segment_losses
@@ -51,7 +50,6 @@ class Marie(WorldModel):
     foresees = frozenset({"avail_actions"})
     held_out_rows = 1_024
     config: MarieConfig
-    edges: Tensor
     act_present: Tensor
     shared_obs: Tensor | None
 
@@ -67,6 +65,7 @@ class Marie(WorldModel):
         self.register_buffer("shared_obs", facts.shared if bool(facts.shared.any()) else None, persistent=False)
         self.tokenizer = make_tokenizer(config, facts)
         self.layout = layout_of(config, spec, self.tokenizer, facts.terminates)
+        self.reward_told = make_reward_told(config, facts)
         self.nets = TokenMembers(
             config.members,
             self.layout,
@@ -81,8 +80,6 @@ class Marie(WorldModel):
         self._has_first_phase = bool(list(self.tokenizer.parameters())) or self.guess is not None
         self.tokenizer_steps = config.tokenizer_steps if self._has_first_phase else 0
         self.first_look = self.first_look_of(config)
-        edges, self.sigma = losses.bin_edges(*self.codec.reward_borders, config.reward_bins)
-        self.register_buffer("edges", edges, persistent=False)
         self.shared = ("tokenizer",) if self.guess is None else ("tokenizer", "guess")
         self.remember(*self.shared, "nets")
         self.optimize("tokenizer", "nets", lr=config.lr)
@@ -177,9 +174,12 @@ class Marie(WorldModel):
             logits, told = self.nets(tokens, self._act_tokens(cuts.actions), there, exact, following)
 
         with torch.no_grad():
-            values = self.codec.reward_values(cuts.rewards, exact).clamp(*self.codec.reward_borders)
-        rewards = losses.hl_gauss(values, self.edges, self.sigma)
-        return segment_losses(logits, told, tokens[:, 1:], rewards, cuts, there, seen, self.act_present)
+            values = self.codec.reward_values(cuts.rewards, exact)
+        of_rewards = self.reward_told.losses(told.rewards, values)
+        mean_choices = self.config.ce_for_av
+        return segment_losses(
+            logits, told, tokens[:, 1:], of_rewards, cuts, there, seen, self.act_present, mean_choices
+        )
 
     @torch.no_grad()
     def begin(self, starts: Batch) -> TokenCarry:
@@ -314,10 +314,10 @@ class Marie(WorldModel):
         guessed = None if self.guess is None or exact is None else self.guess(exact)
         next_obs = facts.spread_out(codec.decode(tokens, carry.now, guessed, present))
         means = codec.blend(logits.softmax(-1), carry.now, guessed, present)
-        rewards = codec.rewards(told.rewards, self.centres, self.sigma, guessed)
+        rewards = codec.rewards(self.reward_told.expected(told.rewards), guessed)
         if self.team_rewards:
             rewards = agreed(rewards, present).expand_as(rewards)
-        doubt = doubts(tokens, codec.cycled(tokens), logits, told, speaker, self.centres)
+        doubt = doubts(tokens, codec.cycled(tokens), logits, speaker, self.reward_told.deviation(told.rewards))
         spread = Spread(means, rewards, None, None, facts.change_std, facts.reward_std, doubt)
         ended = torch.zeros_like(present)
         if told.end is not None:
@@ -341,11 +341,6 @@ class Marie(WorldModel):
     def codec(self) -> Codec:
         """Raw observations as tokens, and back."""
         return Codec(self.tokenizer, self.facts, self.guess, self.shared_obs)
-
-    @property
-    def centres(self) -> Annotated[Tensor, "choice"]:
-        """Middles of the reward's classes, on the symlog scale."""
-        return (self.edges[1:] + self.edges[:-1]) / 2
 
     @property
     def _named(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ only the first stops the bootstrap. What comes after is masked; the model's carr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Protocol
 
 import torch
@@ -17,7 +17,7 @@ from offline_marl.core.acting.inputs import unchecked
 from offline_marl.core.axes import PerAgent, PerTeam
 from offline_marl.core.fields import SpreadName
 from offline_marl.core.types import AvailActions, Batch, Obs, Policy, Spec
-from offline_marl.worldmodels.base import Carry, Prediction, Rows, Spread, TokenSpread
+from offline_marl.worldmodels.base import Carry, Prediction, Rows, Spread
 from offline_marl.worldmodels.facts import Facts
 from offline_marl.worldmodels.uncertainty import (
     UNCERTAINTIES,
@@ -189,8 +189,7 @@ def _of_present(prediction: Prediction, present: PerAgent, facts: Facts) -> Pred
         name: value.masked_fill(~told[name], 0.0) for name, value in values.items() if value is not None
     }
     if spread.tokens is not None:
-        doubts = {item.name: getattr(spread.tokens, item.name) for item in fields(spread.tokens)}
-        still["tokens"] = TokenSpread(**{name: value.masked_fill(~present, 0.0) for name, value in doubts.items()})
+        still["tokens"] = spread.tokens.map(lambda doubt: doubt.masked_fill(~present, 0.0))
     return replace(prediction, spread=replace(spread, **still))
 
 

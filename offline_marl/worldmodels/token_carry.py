@@ -136,8 +136,8 @@ def joined(parts: list[Prediction]) -> Prediction:
     whole: dict[str, Any] = dict(along(parts, dict.fromkeys(rows, 0)))
     spreads = [part.spread for part in parts if part.spread is not None]
     told = [spread.tokens for spread in spreads]
-    tokens = TokenSpread(**along(told, {item.name: 0 for item in fields(TokenSpread)}))
-    whole["spread"] = replace(spreads[0], tokens=tokens, **along(spreads, {"next_obs": 1, "rewards": 1}))
+    doubts: dict[str, Any] = {"reward_deviation": None, **along(told, {item.name: 0 for item in fields(TokenSpread)})}
+    whole["spread"] = replace(spreads[0], tokens=TokenSpread(**doubts), **along(spreads, {"next_obs": 1, "rewards": 1}))
     return replace(parts[0], **whole)
 
 

@@ -1,4 +1,4 @@
-"""Raw observations and rewards as what tokens and classes are given, and what these tell in raw units.
+"""Raw observations and rewards as what tokens and heads are given, and what these tell in raw units.
 
 Tokens stand for standardised observations; or for residuals, which a guess of the step misses, in deviations of
 these: o_t+1 = o_t + guess + residual, and r = guess + residual. Then nothing is lost of what stays as it is or can be
@@ -7,7 +7,6 @@ calculated, and an error is a share of what is left.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from offline_marl.core.axes import PerAgent
 from offline_marl.core.types import Obs
-from offline_marl.losses import tokens as losses
 from offline_marl.networks.tokenizer import Tokenizer, Tokens
 from offline_marl.worldmodels.facts import Facts, Joint
 from offline_marl.worldmodels.token_guess import REACH, Guess, Guessed
@@ -27,7 +25,7 @@ Exact = Annotated[Tensor, "*lead number"]
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """Raw numbers as tokens and classes, and back."""
+    """Raw numbers as tokens and what heads of rewards are given, and back."""
 
     tokenizer: Tokenizer
     facts: Facts
@@ -110,40 +108,19 @@ class Codec:
         return again
 
     def reward_values(self, rewards: PerAgent, exact: Exact | None) -> PerAgent:
-        """Rewards on the scale of their classes: symlog, or asinh of the residual in its deviations."""
+        """Rewards as their head is given them: as they are, or their residuals in deviations of these."""
         if self.guess is None or exact is None:
-            return losses.symlog(rewards)
+            return rewards
         missed: PerAgent = (rewards - self.guess(exact).rewards.mean(0)) / self.guess.of_rewards
-        return torch.asinh(missed)
+        return missed
 
     def rewards(
-        self, logits: losses.Logits, centres: Annotated[Tensor, "choice"], sigma: float, guessed: Guessed | None
-    ) -> PerAgent:
-        """Rewards that each member expects: of residuals their mean, else, as published, symexp of the classes' mean.
-
-        Classes blur a residual by a deviation `sigma` and by their width w, which makes the mean of sinh
-        e^(sigma^2 / 2) sinh(w / 2) / (w / 2) times as large.
-
-        Args:
-            logits: Of the classes.
-            centres: Their middles.
-            sigma: See `hl_gauss`.
-            guessed: What the residual is added to.
-        """
+        self, values: Annotated[Tensor, "member *lead agent"], guessed: Guessed | None
+    ) -> Annotated[Tensor, "member *lead agent"]:
+        """Rewards of what their head tells; see `reward_values`."""
         if self.guess is None or guessed is None:
-            return losses.symexp(losses.expected(logits, centres))
-        half = (centres[1] - centres[0]) / 2
-        blur = math.exp(sigma**2 / 2) * half.sinh() / half
-        return guessed.rewards + losses.expected(logits, centres.sinh() / blur) * self.guess.of_rewards
-
-    @property
-    def reward_borders(self) -> tuple[float, float]:
-        """Extremes of rewards on the scale of their classes."""
-        if self.guess is not None:
-            most = float(torch.tensor(REACH).asinh())
-            return -most, most
-        low, high = self.facts.reward_low.min(), self.facts.reward_high.max()
-        return float(losses.symlog(low)), float(losses.symlog(high))
+            return values
+        return guessed.rewards + values * self.guess.of_rewards
 
     def standardised(self, obs: Obs) -> Obs:
         """Observations in deviations from their means, zero on padding."""

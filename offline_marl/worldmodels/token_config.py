@@ -15,6 +15,7 @@ from offline_marl.worldmodels.base import WorldModelConfig
 from offline_marl.worldmodels.facts import Facts
 from offline_marl.worldmodels.token_guess import REACH
 from offline_marl.worldmodels.token_members import Layout
+from offline_marl.worldmodels.token_rewards import RewardClasses, RewardNumbers
 
 OF_TOKENIZERS = {
     "vq": ("hidden", "tokens", "vocabulary", "code_width", "code_decay", "commitment"),
@@ -69,8 +70,12 @@ class MarieConfig(WorldModelConfig):
     """Steps that fit into a sequence: of a training segment, and of what imagination remembers (published: 15)."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """In training (published: .1)."""
+    ce_for_r: bool = True
+    """Rewards as classes, by cross-entropy (published for MAMuJoCo); without it one number each, by smooth L1."""
     reward_bins: Annotated[int, Field(ge=8)] = 64
     """Classes of the reward, between the data's extremes on the symlog scale (published: 128)."""
+    ce_for_av: bool = True
+    """What is allowed weighs as its choices' mean (published for SMAC); without it as their sum, as published else."""
     decoding: Literal["tokens", "parallel"] = "tokens"
     """Tokens of the next observation one after another, or all at once, independent given the past, which is faster."""
     rows_at_once: Count = 1_024
@@ -94,14 +99,12 @@ class MarieConfig(WorldModelConfig):
         return self.tokens_of == "observations"
 
     def unread(self) -> list[str]:
-        """Fields of other tokenizers, and of the guess where tokens stand for observations, that are given."""
-        read = {*OF_TOKENIZERS[self.tokenizer], *(["guess"] if self.tokens_of == "residuals" else [])}
-        optional = dict.fromkeys([*(name for names in OF_TOKENIZERS.values() for name in names), "guess"])
-        return [
-            name
-            for name in optional
-            if name not in read and getattr(self, name) != type(self).model_fields[name].get_default()
-        ]
+        """Fields that are given and not read: of other tokenizers, of a guess or of classes that there are none of."""
+        unread = {name for names in OF_TOKENIZERS.values() for name in names} - {*OF_TOKENIZERS[self.tokenizer]}
+        unread |= {"guess"} if self.rewrites_observations else set()
+        unread |= set() if self.ce_for_r else {"reward_bins"}
+        known = type(self).model_fields
+        return [name for name in known if name in unread and getattr(self, name) != known[name].get_default()]
 
 
 def make_tokenizer(config: MarieConfig, facts: Facts) -> Tokenizer:
@@ -129,6 +132,14 @@ def make_tokenizer(config: MarieConfig, facts: Facts) -> Tokenizer:
     return BinTokenizer(dims, config.vocabulary, low, high)
 
 
+def make_reward_told(config: MarieConfig, facts: Facts) -> RewardClasses | RewardNumbers:
+    """How rewards are told: as classes, or as numbers."""
+    residuals = config.tokens_of == "residuals"
+    if config.ce_for_r:
+        return RewardClasses(facts.reward_low.min(), facts.reward_high.max(), config.reward_bins, residuals)
+    return RewardNumbers(residuals)
+
+
 def layout_of(config: MarieConfig, spec: Spec, tokenizer: Tokenizer, terminates: bool) -> Layout:
     """Sizes of the transformers for a task."""
     return Layout(
@@ -139,7 +150,7 @@ def layout_of(config: MarieConfig, spec: Spec, tokenizer: Tokenizer, terminates:
         act_tokens=1 if spec.discrete else spec.act_dim,
         act_vocabulary=spec.act_dim if spec.discrete else config.action_bins,
         choices=spec.act_dim if spec.discrete else 0,
-        reward_bins=config.reward_bins,
+        reward_numbers=config.reward_bins if config.ce_for_r else 1,
         terminates=terminates,
         steps=config.length,
         parallel=config.decoding == "parallel",

@@ -41,6 +41,6 @@ def _obs_head(layout: Layout, width: int) -> int:
 
 def _heads(layout: Layout, width: int) -> int:
     """Of all that is told at one summary."""
-    reward, end = width**2 + width * layout.reward_bins, (width**2 + width) * layout.terminates
+    reward, end = width**2 + width * layout.reward_numbers, (width**2 + width) * layout.terminates
     avail = width**2 + width * layout.choices if layout.choices else 0
     return _obs_head(layout, width) + reward + end + avail

@@ -16,11 +16,12 @@ def segment_losses(
     logits: Annotated[Tensor, "member row time agent token choice"],
     told: Told,
     target: Annotated[Tensor, "row time agent token"],
-    rewards: Annotated[Tensor, "row time agent choice"],
+    of_rewards: Annotated[Tensor, "member row time agent"],
     cuts: Batch,
     there: PerAgent,
     seen: PerAgent,
     choices: Annotated[Tensor, "agent choice"],
+    mean_choices: bool,
 ) -> dict[str, Tensor]:
     """Sums over members of each one's mean losses, by name.
 
@@ -28,11 +29,12 @@ def segment_losses(
         logits: Of the tokens of each next observation.
         told: Logits of the rest.
         target: Tokens that were recorded.
-        rewards: Mass of each reward in its classes.
+        of_rewards: Losses of the reward told for each place.
         cuts: The segments.
         there: Bool, whose step counts.
         seen: Bool, whose next observation was recorded besides.
         choices: Bool, false on padding.
+        mean_choices: Whether choices share the weight of a place, instead of each having it.
     """
     members = len(logits)
 
@@ -41,14 +43,18 @@ def segment_losses(
 
     parts = {
         "tokens": each(losses.token_nll(logits, target.expand(members, *target.shape)), seen.unsqueeze(-1)),
-        "rewards": each(losses.soft_cross_entropy(told.rewards, rewards.expand_as(told.rewards)), there),
+        "rewards": each(of_rewards, there),
     }
     if told.end is not None:
         ended = cuts.team_terminations.unsqueeze(-1).to(told.end.dtype).expand_as(told.end)
         parts["terminations"] = each(_binary(told.end, ended), there)
     if told.avail is not None and cuts.next_avail_actions is not None:
         allowed = cuts.next_avail_actions.to(told.avail.dtype).expand_as(told.avail)
-        parts["avail_actions"] = each(_binary(told.avail, allowed), seen.unsqueeze(-1) & choices)
+        of_choices = _binary(told.avail, allowed)
+        if mean_choices:
+            parts["avail_actions"] = each(of_choices, seen.unsqueeze(-1) & choices)
+        else:
+            parts["avail_actions"] = each((of_choices * choices).sum(-1), seen)
     return parts
 
 

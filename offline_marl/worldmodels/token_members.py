@@ -42,7 +42,8 @@ class Layout:
     act_vocabulary: int
     choices: int
     """Choices whose availability is told; 0 for none."""
-    reward_bins: int
+    reward_numbers: int
+    """Numbers that tell a reward: logits of its classes, or one."""
     terminates: bool
     steps: int
     """Blocks that fit into a sequence."""
@@ -99,7 +100,7 @@ class TokenMembers(nn.Module):
         self.transformer = StackedTransformer(members, width, layers, heads, places, dropout)
         told = layout.vocabulary * (layout.tokens if layout.parallel else 1)
         self.obs_head = StackedMLP(members, width, (width,), told)
-        self.reward_head = StackedMLP(members, width, (width,), layout.reward_bins)
+        self.reward_head = StackedMLP(members, width, (width,), layout.reward_numbers)
         self.end_head = StackedMLP(members, width, (width,), 1) if layout.terminates else None
         asked = width + layout.obs
         self.avail_head = StackedMLP(members, asked, (width,), layout.choices) if layout.choices else None

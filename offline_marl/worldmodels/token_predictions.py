@@ -11,7 +11,6 @@ from torch import Tensor
 from offline_marl.core.axes import PerAgent
 from offline_marl.losses import tokens as losses
 from offline_marl.worldmodels.base import TokenSpread
-from offline_marl.worldmodels.token_members import Told
 
 Odds = Annotated[Tensor, "row agent choice"]
 
@@ -20,9 +19,8 @@ def doubts(
     tokens: Annotated[Tensor, "row agent token"],
     again: Annotated[Tensor, "row agent token"],
     logits: Annotated[Tensor, "member row agent token choice"],
-    told: Told,
     speaker: Annotated[Tensor, "row"],
-    centres: Annotated[Tensor, "choice"],
+    reward_deviation: PerAgent | None,
 ) -> TokenSpread:
     """Doubt about a step, of each agent.
 
@@ -30,21 +28,17 @@ def doubts(
         tokens: What was drawn.
         again: What is encoded of what it stands for.
         logits: Of all members.
-        told: What else members tell.
         speaker: The member that the tokens were drawn from.
-        centres: Middles of the reward's classes.
+        reward_deviation: Of the predicted reward.
     """
     each = losses.entropy(logits).mean(0) / math.log(logits.shape[-1])
     spoken = logits[speaker, torch.arange(len(speaker), device=speaker.device)]
-    odds = told.rewards.softmax(-1)
-    mean = (odds * centres).sum(-1)
-    variance = ((odds * centres.square()).sum(-1) - mean.square()).clamp(min=0.0)
     return TokenSpread(
         entropy=each.mean(-1),
         first_entropy=each[..., 0],
         surprisal=losses.token_nll(spoken, tokens).sum(-1),
         information=losses.mutual_information(logits).mean(-1),
-        reward_deviation=variance.mean(0).sqrt(),
+        reward_deviation=reward_deviation,
         cycle=(again != tokens).to(each.dtype).mean(-1),
     )
 

@@ -88,8 +88,15 @@ def token_information(spread: Spread) -> Measured:
 
 
 def reward_deviation(spread: Spread) -> Measured:
-    """Mean over agents of the deviation that members see in the reward, on the symlog scale."""
-    return Measured(_tokens(spread, "reward_deviation").reward_deviation.mean(-1))
+    """Mean over agents of the deviation that members see in the reward, on the scale of its classes.
+
+    Raises:
+        DataError: Rewards are no classes.
+    """
+    told = _tokens(spread, "reward_deviation").reward_deviation
+    if told is None:
+        raise DataError("reward_deviation needs rewards that are classes: leave ce_for_r on.")
+    return Measured(told.mean(-1))
 
 
 def cycle_inconsistency(spread: Spread) -> Measured:

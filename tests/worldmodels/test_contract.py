@@ -94,7 +94,7 @@ def cases() -> Iterator[Case]:
             kinds = get_args(known["kind"].annotation) if "kind" in known else ()
             every = [(("kind", kind),) for kind in kinds] or [()]
             if "tokenizer" in known:
-                yield Case(name, "continuous", 3, (("tokenizer", "fsq"), ("rows_at_once", 4)))
+                yield Case(name, "continuous", 3, (("tokenizer", "fsq"), ("rows_at_once", 4), ("ce_for_r", False)))
                 yield Case(name, "discrete", 0, (("tokenizer", "bins"), ("decoding", "parallel")))
             yield from (Case(name, "continuous", 0, settings) for settings in every)
             yield from (Case(name, "discrete", 3, settings) for settings in dict.fromkeys((every[0], every[-1])))

@@ -11,10 +11,9 @@ from worlds import SPECS, world
 
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.seeding import seeded_globally
-from offline_marl.core.types import Batch, Episode, Spec
+from offline_marl.core.types import Batch, DataError, Episode, Spec
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.losses.tokens import hl_gauss
 from offline_marl.networks.quantizers import VectorQuantizer
 from offline_marl.training.models.fit import facts_of
 from offline_marl.worldmodels.marie import Marie
@@ -267,10 +266,10 @@ def test_what_is_recorded_comes_back_from_guess_and_residual() -> None:
 
 def told_of(model: Marie, rewards: torch.Tensor, exact: torch.Tensor, chances: torch.Tensor | None = None):
     """What members tell whose classes are those that they learn: of these rewards, or of one of them by its chance."""
-    classes = hl_gauss(model.codec.reward_values(rewards, exact), model.edges, model.sigma)
+    classes = model.reward_told.classes(model.codec.reward_values(rewards, exact))
     if chances is not None:
         classes = torch.einsum("r,r...c->...c", chances, classes).expand_as(classes)
-    return model.codec.rewards(classes.log(), model.centres, model.sigma, model.guess(exact))
+    return model.codec.rewards(model.reward_told.expected(classes.log()), model.guess(exact))
 
 
 @pytest.mark.parametrize("bins", [16, 64])
@@ -282,6 +281,43 @@ def test_what_is_told_of_a_rare_reward_is_its_expectation(bins: int) -> None:
     rewards = torch.tensor([[0.0], [1.0]]).expand(-1, 3)
     told = told_of(model, rewards, exact, torch.tensor([0.9, 0.1])).mean(0)
     torch.testing.assert_close(told, torch.full((2, 3), 0.1), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("settings", "reach"), [({}, math.inf), (RESIDUALS, 20.0)], ids=["rewards", "residuals"])
+def test_rewards_that_are_no_classes_are_numbers_by_smooth_l1(settings, reach: float) -> None:
+    model = made("continuous", ce_for_r=False, **settings)
+    assert model.nets.reward_head.layers[-1].weight.shape[-1] == 1 and model.reward_told.numbers == 1
+    told = torch.tensor([0.0, 0.5, 3.0, 25.0]).view(4, 1)  # a member each, of which one place was 1
+    found = model.reward_told.losses(told.unsqueeze(-1), torch.tensor([1.0]))
+    torch.testing.assert_close(found.squeeze(-1), torch.tensor([0.5, 0.125, 1.5, 23.5]))
+    far = model.reward_told.losses(torch.zeros(1, 1, 1), torch.tensor([30.0]))
+    assert float(far) == min(30.0, reach) - 0.5, "what is rare and far teaches no more than what can be told"
+    given = rows("continuous")
+    exact = model.codec.exact(given.obs, given.actions)
+    guessed = None if exact is None else model.guess(exact)
+    values = model.codec.reward_values(given.rewards, exact)
+    back = model.codec.rewards(model.reward_told.expected(values.expand(2, -1, -1).unsqueeze(-1)), guessed)
+    torch.testing.assert_close(back.mean(0), given.rewards.clamp(-reach, reach), atol=1e-4, rtol=1e-4)
+
+
+def test_without_classes_nobody_tells_how_far_a_reward_scatters() -> None:
+    model = made("continuous", ce_for_r=False, **RESIDUALS)
+    spread = model.step(model.begin(rows("continuous")), rows("continuous").actions)[0].spread
+    with pytest.raises(DataError, match="reward_deviation needs rewards that are classes: leave ce_for_r on"):
+        UNCERTAINTIES["reward_deviation"](spread)
+    assert bool(torch.isfinite(UNCERTAINTIES["reward_variance"](spread)).all())
+
+
+@pytest.mark.parametrize("mean", [True, False])
+def test_what_is_allowed_weighs_as_the_mean_of_its_choices_or_as_their_sum(mean: bool) -> None:
+    model = made("discrete", ce_for_av=mean, dropout=0.0, tokenizer_steps=0)
+    for weights in model.nets.avail_head.parameters():
+        weights.data.zero_()  # every choice is as likely allowed as not: log 2 each
+    cuts = segments(model, "discrete")
+    seen = cuts.mask if cuts.next_seen is None else cuts.mask & cuts.next_seen
+    choices = float(model.act_present.sum(-1).float().expand(seen.shape)[seen].mean())
+    told = float(model.update(cuts)["loss/avail_actions"])
+    assert told == pytest.approx(model.members * math.log(2) * (1.0 if mean else choices))
 
 
 def test_the_guess_learns_with_the_tokenizer_and_then_stays() -> None:
@@ -384,12 +420,10 @@ def test_members_that_are_alike_agree_and_others_do_not() -> None:
 
 
 def test_the_measures_of_tokens_by_hand() -> None:
-    model = made(members=2)
     zero = torch.zeros(2, 1, 3, 3, 8)
     zero[1, ..., 0] = 50.0  # the second member is sure of the first code
-    told = model.nets.told(torch.zeros(2, 1, 3, 16))
     tokens = torch.zeros(1, 3, 3, dtype=torch.int64)
-    found = doubts(tokens, tokens, zero, told, torch.tensor([0]), model.centres)
+    found = doubts(tokens, tokens, zero, torch.tensor([0]), None)
     torch.testing.assert_close(found.entropy, torch.full((1, 3), 0.5))
     torch.testing.assert_close(found.first_entropy, torch.full((1, 3), 0.5))
     torch.testing.assert_close(found.surprisal, torch.full((1, 3), 3 * math.log(8.0)))
@@ -612,6 +646,7 @@ def test_settings_that_mean_nothing_are_refused(bad, said) -> None:
         ({"vocabulary": 32, "levels": [4]}, ["vocabulary"]),
         ({"tokenizer": "bins", "tokens": 2, "hidden": [8], "vocabulary": 32}, ["hidden", "tokens"]),
         ({"tokens_of": "observations", "guess": [8]}, ["guess"]),
+        ({"ce_for_r": False, "reward_bins": 16}, ["reward_bins"]),
     ],
 )
 def test_settings_of_other_tokenizers_are_known_to_be_read_by_nobody(given, unread) -> None:
