@@ -7,8 +7,8 @@ imagines, and how often, is the source's business.
 Departs from the published code: one ratio of the joint action and one value of the team, mixed from the agents'
 with weights that depend on what all of them see, where there each agent has a ratio, and a value that attends to the
 others; what agents see stays exact, where there a decoder writes it anew, because tokens are of residuals; an index of
-the agent beside what it sees; means outside [-1, 1] cost; a likely end ends an imagined episode, where there it
-discounts; doubt costs and cuts unless `spread_weight`, `reward_spread_weight` and `cutoff` are 0.
+the agent beside what it sees; means outside [-1, 1] cost; an end that is drawn ends an imagined episode, where there
+its chance discounts; doubt costs and cuts unless `spread_weight`, `reward_spread_weight` and `cutoff` are 0.
 Paper: arXiv 2406.15836.
 """
 

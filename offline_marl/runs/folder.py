@@ -172,7 +172,10 @@ class Folder(Generic[Settings]):
             build(Summary, content)
         except (OSError, ValueError, ConfigError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise RunFolderError(f"{self.done_file} was damaged or edited: {str(reason).rstrip('.')}.") from None
+            raise RunFolderError(
+                f"{self.done_file} was damaged or edited: {str(reason).rstrip('.')}. Remove it, and "
+                f"`offline-marl resume {self.path}` writes it again."
+            ) from None
         return content
 
     def sweep(self) -> None:

@@ -151,6 +151,7 @@ def test_a_damaged_mark_is_one_sentence(tmp_path: Path, content: str) -> None:
     with pytest.raises(RunFolderError) as caught:
         folder.summary()
     assert "DONE was damaged or edited: " in str(caught.value) and "\n" not in str(caught.value)
+    assert f"Remove it, and `offline-marl resume {folder.path}` writes it again." in str(caught.value)
 
 
 def test_a_sound_mark_is_read_as_it_is(tmp_path: Path) -> None:
