@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -164,12 +164,14 @@ class VDN(Algorithm):
 
     def readable(self, batch: Batch) -> Batch:
         """The batch with zeros where agents are absent; steps that are burnt in are read, but do not count."""
+        # As in acting, the state of an agent that comes later has read a window of steps in which nothing was done.
+        windows: dict[str, Any] = {"history": batch.history, "next_history": batch.next_history}
         if batch.mask is None or not self.config.burn_in:
-            return cleared(batch)
+            return replace(cleared(batch), **windows)
         before = ~batch.mask.any(-1).cummax(1).values.unsqueeze(-1)
-        shown = {name: getattr(batch, name) for name in ("mask", "present", "next_present")}
+        shown: dict[str, Any] = {name: getattr(batch, name) for name in ("mask", "present", "next_present")}
         widened = {name: value | before for name, value in shown.items() if value is not None}
-        return replace(cleared(replace(batch, **widened)), **shown)
+        return replace(cleared(replace(batch, **widened)), **shown, **windows)
 
     @torch.no_grad()
     def target(

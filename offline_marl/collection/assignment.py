@@ -81,7 +81,8 @@ def make_assignment(config: CollectConfig, shares: dict[str, float], agents: int
     who = _who(config, whole_counts(list(shares.values()), config.episodes))
     names = tuple(shares)
     deviators = _deviators(config, seeds, agents)
-    return Assignment(names, tuple(who), tuple(seeds), tuple(_levels(config, names, who)), deviators, config.deviate)
+    levels = tuple(_levels(config, names, who, deviators))
+    return Assignment(names, tuple(who), tuple(seeds), levels, deviators, config.deviate)
 
 
 def even_assignment(names: Sequence[str], seeds: Sequence[int]) -> Assignment:
@@ -106,9 +107,14 @@ def _seeds(config: CollectConfig) -> list[int]:
     return list(seeds)
 
 
-def _levels(config: CollectConfig, names: Sequence[str], who: Sequence[int]) -> list[float]:
+def _levels(config: CollectConfig, names: Sequence[str], who: Sequence[int], deviators: Sequence[int]) -> list[float]:
+    """Of each episode; none where all who act are random."""
     draws = np.random.default_rng(derive(config.seed, "levels")).choice(list(config.noise) or [0.0], len(who))
-    return [0.0 if names[behaviour] == RANDOM else float(level) for level, behaviour in zip(draws, who, strict=True)]
+    noisy = [
+        names[behaviour] != RANDOM or (deviator != NOBODY and config.deviate != RANDOM)
+        for behaviour, deviator in zip(who, deviators, strict=True)
+    ]
+    return [float(level) if takes else 0.0 for level, takes in zip(draws, noisy, strict=True)]
 
 
 def _deviators(config: CollectConfig, seeds: Sequence[int], agents: int) -> tuple[int, ...]:

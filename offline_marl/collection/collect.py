@@ -22,11 +22,13 @@ from offline_marl.collection.config import CollectConfig
 from offline_marl.collection.recorder import Recorder, RecordingPlan, environment
 from offline_marl.collection.references import given_reference, known_reference, measured_reference
 from offline_marl.core.config import ConfigError
+from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset, Recording, join
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.files import save_data
 from offline_marl.datasets.statistics import reward_kind
+from offline_marl.runs.loading import opponents_of, with_actors
 
 PLAIN = {"environment", "settings", "max_steps", "noise", "seed"}
 """Settings that decide what is recorded, beside behaviours and episodes."""
@@ -55,6 +57,7 @@ def collect(config: CollectConfig, known_metadata: Mapping[str, Any] | None = No
     shares = read_shares(config.who or environment(config).experts or ("random",))
     recorder = Recorder(config, list(shares), config.deviate, config.episodes)
     try:
+        _refuse_no_chance(config, recorder)
         recipe = _recipe(config, recorder, whole_counts(list(shares.values()), config.episodes))
         assignment, parts = make_assignment(config, shares, recorder.task.agents), out.with_name(f"{out.name}.parts")
         with holding(parts, recipe):
@@ -80,6 +83,12 @@ def _refuse(config: CollectConfig, out: Path) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} needs --deviate NAME, whom a deviating agent follows.")
 
 
+def _refuse_no_chance(config: CollectConfig, recorder: Recorder) -> None:
+    spec, most = recorder.task.spec, max(config.noise, default=0.0)
+    if spec is not None and spec.discrete and most > 1:
+        raise ConfigError(f"--noise {most:g} is the chance of any choice in {config.environment}: from 0 to 1.")
+
+
 def _recipe(config: CollectConfig, recorder: Recorder, counts: list[int]) -> dict[str, Any]:
     """All that decides what is recorded."""
     behaviours = recorder.describe()
@@ -88,6 +97,8 @@ def _recipe(config: CollectConfig, recorder: Recorder, counts: list[int]) -> dic
     if any(behaviour["kind"] in ("run", "tier") for behaviour in behaviours):
         versions["torch"] = torch.__version__
     recipe = {**config.model_dump(mode="json", include=PLAIN), "actors": actors, "versions": versions}
+    if opponents := opponents_of(with_actors(config.settings, ImportPath)):
+        recipe["opponents"] = opponents
     if recorder.deviating is not None:
         recipe["deviate"] = {**behaviours[-1], "share": config.deviate_share, "conf": recorder.conf}
     plain: dict[str, Any] = json.loads(json.dumps(recipe))
@@ -114,6 +125,8 @@ def _described(
         "reward": reward_kind(data),
         "versions": recipe["versions"],
     }
+    if "opponents" in recipe:
+        description["opponents"] = recipe["opponents"]
     if "deviate" in recipe:
         description |= {"deviate": recipe["deviate"], "deviators": list(assignment.deviators)}
         description["how"] += f"; in some of them one agent followed {recipe['deviate']['name']} instead"

@@ -14,7 +14,16 @@ from offline_marl.core.seeding import derive
 from offline_marl.core.types import Spec
 from offline_marl.datasets.arrays.presence import Ends, with_presence
 from offline_marl.datasets.base import Dataset, Recording
-from offline_marl.environments.base import Environment, Flags, Floats, JointEnv, Seen, Simulator, TeamActions
+from offline_marl.environments.base import (
+    Environment,
+    Flags,
+    Floats,
+    JointEnv,
+    Seen,
+    Simulator,
+    TeamActions,
+    refuse_scores_only,
+)
 from offline_marl.environments.episodes import Controller, Step, run_episodes
 from offline_marl.environments.guarded import Guarded, build_in_time
 
@@ -64,6 +73,7 @@ class Recordable:
     @classmethod
     def built(cls, name: str, kind: type[Environment], copies: int) -> Recordable:
         """An environment of the registry, or one by its import path."""
+        refuse_scores_only(name, kind)
         if name in SCENARIOS:
             return cls(kind.simulator(copies), None, name, kind)
         env = Guarded(build_in_time(lambda: kind.make(None, copies), name), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -95,6 +96,8 @@ def read_fractions(given: Sequence[str]) -> dict[str, float | None]:
             raise ConfigError(f"'{entry}' of --tier-fractions should be NAME=FRACTION, each name once: poor=0.25.")
         try:
             fractions[name] = None if text == BEST else float(text)
+            if not math.isfinite(fractions[name] or 0.0):
+                raise ValueError
         except ValueError:
             raise ConfigError(f"The fraction '{text}' of tier {name} is neither a number nor '{BEST}'.") from None
     if not fractions:

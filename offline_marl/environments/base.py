@@ -204,6 +204,8 @@ class Environment(ABC):
 
     experts: ClassVar[tuple[str, ...]] = ()
     """Names that `scripted` knows."""
+    for_scores: ClassVar[str] = ""
+    """Setting that it is made with under which other actions are taken than are told: for scores, not for recording."""
 
     @classmethod
     def simulator(cls, copies: int) -> Simulator:
@@ -243,6 +245,19 @@ class Environment(ABC):
     def conventions(cls, ends: State, partition: Partition | None) -> Conventions | None:
         """Which convention each agent followed, from the last states of episodes; None where there are none."""
         return None
+
+
+def refuse_scores_only(name: str, kind: type[Environment]) -> None:
+    """Refuse to keep steps whose actions are not those that were taken.
+
+    Raises:
+        DataError: The environment is made for scores.
+    """
+    if kind.for_scores:
+        raise DataError(
+            f"{name} with {kind.for_scores} is for scores alone: some agents do not what they are told, so that its "
+            "steps cannot be recorded or learnt from."
+        )
 
 
 environments: Registry[type[Environment]] = registry

@@ -34,7 +34,12 @@ def _particles(task: str, continuous: bool = False) -> type[Environment]:
     """The task with one kind of actions, under the name that it is registered by."""
     name = f"{task}-continuous" if continuous else task
     made = environment_of(
-        ImportPath(MODULES[task]), {"max_cycles": STEPS, "continuous_actions": continuous}, STEPS, name, MOST
+        ImportPath(MODULES[task]),
+        {"max_cycles": STEPS, "continuous_actions": continuous},
+        STEPS,
+        name,
+        MOST,
+        scored_by="random_side",
     )
     made.__module__ = __name__
     return made

@@ -54,6 +54,7 @@ def environment_of(
     max_steps: int | None = None,
     name: str | None = None,
     most: int | None = None,
+    scored_by: str = "",
 ) -> type[Environment]:
     """An entry for the registry, made of a PettingZoo environment; nothing is imported before it is built.
 
@@ -63,11 +64,14 @@ def environment_of(
         max_steps: See `PettingZooTeam`.
         name: What errors call the task; without it, its path.
         most: Largest whole number among `settings`, but for the length of episodes; None for any.
+        scored_by: Setting with which it is for scores alone; see `Environment.for_scores`.
     """
     title, base_settings, limit = name or path.text, dict(settings or {}), max_steps
 
     class PettingZoo(Environment):
         """A task made for a team, from PettingZoo."""
+
+        for_scores = scored_by if base_settings.get(scored_by) is not None else ""
 
         @classmethod
         def make(cls, partition: Partition | None, copies: int) -> JointEnv:
@@ -90,7 +94,7 @@ def environment_of(
                 length = min(_clock_of(title, settings), max_steps or LONGEST)
             elif CLOCK in base_settings and max_steps:
                 changed[CLOCK] = max_steps
-            return environment_of(path, changed, length, title, most)
+            return environment_of(path, changed, length, title, most, scored_by)
 
     PettingZoo.__qualname__ = PettingZoo.__name__ = "".join(part.capitalize() for part in title.split("-"))
     return PettingZoo
@@ -247,8 +251,10 @@ class PettingZooTeam(Painted):
                 self._truncations[copy] = True
             with self._naming(copy):
                 for i, agent in enumerate(self.agents):
-                    earns = acted[i] and agent in paid
-                    rewards[copy, i] = number_of(paid[agent], f"the reward of {agent}") if earns else 0.0
+                    if acted[i]:
+                        rewards[copy, i] = number_of(_of(paid, agent, "paid"), f"the reward of {agent}")
+                    if acted[i] and not self._there[copy, i] and not self._over[copy, i]:
+                        _of(obs, agent, "shown")  # what it is cut off from begins where it stands
                 self._look(copy, obs, infos, acted | self._there[copy])
         return self._see(), rewards, self._terminations.copy(), self._truncations.copy()
 
@@ -346,9 +352,9 @@ class PettingZooTeam(Painted):
         if self._masked:
             self._avail[copy] = self._present
         for i, agent in enumerate(self.agents):
-            if agent not in obs or not seeing[i]:
+            if not seeing[i] or (agent not in obs and not self._there[copy, i]):
                 continue
-            shown, mask = obs[agent], (infos.get(agent) or {}).get(MASK)
+            shown, mask = _of(obs, agent, "shown"), (infos.get(agent) or {}).get(MASK)
             if isinstance(shown, Mapping) and MASK in shown:
                 shown, mask = shown["observation"], shown[MASK]
             self._obs[copy, i, : self.spec.obs_dims[i]] = row_of(
@@ -396,6 +402,17 @@ class PettingZooTeam(Painted):
         exact: Floats = np.clip(real.astype(np.float32), *self._inside[agent])
         shaped: Floats = exact.reshape(self._shapes[agent])
         return shaped
+
+
+def _of(told: Mapping[str, Any], agent: str, how: str) -> Any:
+    """What an environment tells of an agent.
+
+    Raises:
+        NotNumbersError: Nothing, though it is there.
+    """
+    if agent not in told:
+        raise NotNumbersError(f"{agent} is there and is {how} nothing")
+    return told[agent]
 
 
 def _refuse_names(name: str, agents: Sequence[str]) -> None:

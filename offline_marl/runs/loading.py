@@ -22,6 +22,7 @@ from offline_marl.core.types import DataError, Spec
 from offline_marl.runs.combinations import refuse_mixtures, refuse_other_scale
 from offline_marl.runs.config import ACTING_RUNS, RunConfig
 from offline_marl.runs.folder import RunFolder, RunFolderError, naming_plugins, newest_state, restoring, state_at
+from offline_marl.runs.pins import version_of
 from offline_marl.runs.sizes import refuse_too_large
 
 MEANINGS = {
@@ -170,6 +171,15 @@ def with_actors(settings: Mapping[str, Any], permit: Permit) -> dict[str, Any]:
         RunFolderError: A folder holds no run or no readable checkpoint.
     """
     return {name: _actor(value, permit) if name in ACTING_RUNS else value for name, value in settings.items()}
+
+
+def opponents_of(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Checksums of the runs that act in an environment made with these settings, of `with_actors`, by what they are."""
+    return {
+        f"{role} of the run {actor.run}": version_of(actor.policy)
+        for role, actor in settings.items()
+        if isinstance(actor, ActingPrey)
+    }
 
 
 def _actor(value: Any, permit: Permit) -> Any:

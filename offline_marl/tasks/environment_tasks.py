@@ -34,7 +34,7 @@ from offline_marl.environments.guarded import Guarded, build_in_time
 from offline_marl.environments.pettingzoo import environment_of
 from offline_marl.runs.config import RunConfig, import_paths
 from offline_marl.runs.folder import RunFolder, RunFolderError
-from offline_marl.runs.loading import ActingPrey, load, with_actors
+from offline_marl.runs.loading import load, opponents_of, with_actors
 from offline_marl.runs.permissions import permit_of
 from offline_marl.runs.pins import version_of
 from offline_marl.tasks.data_tasks import Task
@@ -96,11 +96,7 @@ def find_environment_task(
     if name == BEST_RESPONSE:
         return _best_response_task(settings or {}, max_steps)
     settings = with_actors(settings or {}, permit)
-    opponents = {
-        f"{role} of the run {actor.run}": version_of(actor.policy)
-        for role, actor in settings.items()
-        if isinstance(actor, ActingPrey)
-    }
+    opponents = opponents_of(settings)
     if names_code(name):
         return EnvironmentTask(name, environment_of(permit(name), settings, max_steps), None, None, opponents)
     # A task of a family may have underscores that are no conf and no view.

@@ -107,7 +107,9 @@ def test_imagination_goes_on_with_the_past_that_was_recorded(kind: str, memory: 
     hook.remove()
     batch = made.batch
     trained = learner.inputs(batch.obs, batch.history)
-    assert torch.equal(torch.stack(acted, 1), trained)
+    torch.testing.assert_close(
+        torch.stack(acted, 1), trained
+    )  # batches of another size: some processors round otherwise
     torch.testing.assert_close(learner.inputs(batch.next_obs, batch.next_history)[:, :-1], trained[:, 1:])
     recorded, nothing = data.episode(0), torch.zeros(learner.window, data.spec.n_agents, data.spec.step_dim)
     for row, step in itertools.product(range(4), range(4)):

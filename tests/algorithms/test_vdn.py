@@ -16,9 +16,11 @@ from offline_marl.algorithms.base import Algorithm, algorithms
 from offline_marl.algorithms.vdn import begins
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.types import Batch, DataError, Needs
+from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.runs.config import RunConfig
 from offline_marl.runs.loading import make_algorithm
+from offline_marl.worldmodels.rollout import blanked
 
 NAMES = ["vdn", "qmix"]
 
@@ -163,6 +165,33 @@ def test_q_of_an_episode_in_training_is_q_of_it_in_acting(name):
             actions = learner.act(obs, avail_actions=episode.avail_actions[:, time], **read)
             memory.remember(obs, actions, episode.rewards[:, time])
     torch.testing.assert_close(torch.stack(acted, dim=1), trained)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"window": 2}, {"frame_stack": 2}, {"window": 2, "recurrent": False}], ids=str
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_q_of_who_comes_late_is_what_it_is_in_acting(name, settings):
+    """Away, an agent sees and does nothing; its state goes on from there, and its window holds those steps."""
+    whole = DATA.episode(1)
+    mask = torch.ones_like(whole.terminations)
+    mask[:2, 0] = False
+    rows = torch.cat([mask, mask[-1:]])
+    gone = {name: blanked(getattr(whole, name), mask) for name in ("actions", "rewards", "terminations", "truncations")}
+    late = replace(whole, mask=mask, obs=blanked(whole.obs, rows), avail_actions=None, **gone)
+    data = Dataset.from_episodes([late], SPEC)
+    learner = small(name, **settings)
+    batch = TransitionBuffer(data, learner.window).view(torch.tensor([0]), learner.needs)
+    read = learner.readable(batch)
+    trained, _ = learner.critic(learner.inputs(read.obs, read.history), begins(read))
+    memory, acted = learner.begin(1), []
+    for time in range(len(mask)):
+        told, obs = memory.read(), late.obs[time : time + 1]
+        states = told["carry"].states if learner.recurrent else None
+        acted.append(learner.values(obs, told["history"], states)[0])
+        memory.remember(obs, late.actions[time : time + 1], late.rewards[time : time + 1])
+    assert len(mask) > 3, "it is there for a while"
+    torch.testing.assert_close(trained[0][mask], torch.cat(acted)[mask])
 
 
 @pytest.mark.parametrize("td_lambda", [0.0, 0.7])

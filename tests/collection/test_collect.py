@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from runs import small_run
 from worlds import reacher_recording, saved
 
+import offline_marl
 from offline_marl.collection import collect as collecting
 from offline_marl.collection import recorder
 from offline_marl.collection.collect import collect
@@ -123,6 +125,8 @@ def test_what_cannot_be_collected_is_refused_in_a_sentence(tmp_path, trained):
         collected(out, "coordination", who=(trained,))
     with pytest.raises(DataError, match="Rendezvous is what it is: it takes no settings and no length"):
         collected(out, max_steps=3)
+    with pytest.raises(ConfigError, match="--noise 7 is the chance of any choice in coordination: from 0 to 1"):
+        collected(out, "coordination", noise=(0.5, 7.0))
     assert not out.exists() and not list(tmp_path.glob("*.parts"))
     collected(out, episodes=2)
     with pytest.raises(DataError, match="exists already"):
@@ -166,6 +170,33 @@ def test_settings_of_an_environment_by_its_name_are_those_it_is_scored_with(tmp_
         save_data(path, replace(data, metadata={**data.metadata, **odd}))
         with pytest.raises(DataError):
             open_task(str(path)).make_env(2)
+
+
+@pytest.mark.long
+def test_another_run_that_acts_as_the_prey_is_noticed(tmp_path):
+    """Its weights decide what is recorded, so that chunks of one and of another do not belong together."""
+    pytest.importorskip("mpe2")
+    preys = [
+        offline_marl.train(
+            "ma-ppo", environment="simple-tag", steps=1, batch_size=25, seed=seed, out=tmp_path / f"tag{seed}"
+        ).folder
+        for seed in (0, 1)
+    ]
+    acting = tmp_path / "prey"
+    shutil.copytree(preys[0], acting)
+    fields = {"episodes": 3, "settings": {"prey": str(acting)}, "score_episodes": 2}
+    told = load_data(collected(tmp_path / "a.safetensors", "simple-tag-prey", **fields)).metadata["opponents"]
+    assert list(told) == [f"prey of the run {acting}"]
+    parts = tmp_path / "b.safetensors.parts"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collecting, "join", lambda *_: 1 / 0)  # stopped when all chunks are there
+        with pytest.raises(ZeroDivisionError):
+            collected(tmp_path / "b.safetensors", "simple-tag-prey", **fields)
+    assert parts.exists()
+    shutil.rmtree(acting)
+    shutil.copytree(preys[1], acting)
+    with pytest.raises(DataError, match="another collection"):
+        collected(tmp_path / "b.safetensors", "simple-tag-prey", **fields)
 
 
 @pytest.mark.mujoco

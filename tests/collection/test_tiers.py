@@ -160,6 +160,7 @@ def test_what_makes_no_tiers_is_refused_in_a_sentence(tmp_path, run, graded):
         ({"tier_fractions": ("poor",)}, "should be NAME=FRACTION"),
         ({"tier_fractions": ("a/b=0.1",)}, "should be NAME=FRACTION"),
         ({"tier_fractions": ("poor=x",)}, "fraction 'x' of tier poor is neither a number nor 'best'"),
+        ({"tier_fractions": ("poor=nan",)}, "fraction 'nan' of tier poor is neither a number nor 'best'"),
         ({"tier_fractions": ()}, "names no tier"),
         ({"reference": (3.0, 2.0)}, "the expert above random play"),
     ):

@@ -99,3 +99,13 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path):
     for field, value in (("conf", "2x1"), ("deviate_share", 0.1)):
         with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')} needs --deviate NAME"):
             collected(out, "coordination", **{field: value})
+
+
+def test_who_deviates_from_chance_takes_the_noise_and_chance_itself_does_not(tmp_path):
+    fields = {"episodes": 40, "who": ("random",), "deviate": "left", "deviate_share": 0.5, "seed": 2}
+    quiet = load_data(collected(tmp_path / "quiet.safetensors", "rendezvous", **fields))
+    noisy = load_data(collected(tmp_path / "noisy.safetensors", "rendezvous", noise=(0.3,), **fields))
+    deviators = torch.tensor(noisy.metadata["deviators"])
+    assert [level > 0 for level in noisy.metadata["noise_levels"]] == (deviators >= 0).tolist()
+    expected = torch.arange(noisy.spec.n_agents) != deviators.unsqueeze(1)
+    assert torch.equal(kept_to(noisy, quiet), expected)

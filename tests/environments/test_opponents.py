@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from offline_marl import train
+from offline_marl.collection.collect import collect
+from offline_marl.collection.config import CollectConfig
+from offline_marl.core.config import build
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import environments
@@ -82,3 +86,20 @@ def test_adversaries_are_the_first_agents():
         assert [body.adversary for body in bodies] == [True] * count + [False] * (env.spec.n_agents - count)
         assert [body.name for body in bodies] == list(env.agents)
         env.close()
+
+
+def test_what_is_for_scores_alone_is_neither_recorded_nor_learnt_from(tmp_path):
+    """Recorded actions of the random side would be those that nobody took."""
+    said = "simple-tag with random_side is for scores alone"
+    settings = {"random_side": "good"}
+    with pytest.raises(DataError, match=said):
+        collect(
+            build(CollectConfig, {"environment": "simple-tag", "out": tmp_path / "a.safetensors", "settings": settings})
+        )
+    for algorithm in ("maddpg", "ma-ppo"):
+        out = tmp_path / algorithm
+        with pytest.raises(DataError, match=said):
+            train(algorithm, environment="simple-tag", env_settings=settings, steps=1, batch_size=25, out=out)
+        assert not (out / "config.json").exists()
+    assert environments.get("simple-tag").told({"random_side": None}).for_scores == ""
+    assert environments.get("simple-tag").told(settings).told({"num_obstacles": 1}).for_scores == "random_side"

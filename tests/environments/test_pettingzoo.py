@@ -387,3 +387,46 @@ def test_registered_ids_are_taken_beside_import_paths():
 def test_a_task_of_mpe_is_not_made_with_huge_numbers(settings):
     with pytest.raises(DataError, match=r"simple-spread cannot be made with .* is the most\."):
         environments.get("simple-spread").told(settings)
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (lambda obs, paid: obs.pop("b"), "b is there and is shown nothing after 1 steps"),
+        (lambda obs, paid: paid.pop("b"), "b is there and is paid nothing after 1 steps"),
+    ],
+)
+def test_agents_that_are_told_nothing_are_refused_instead_of_seeing_zeros(leaving, monkeypatch, lost, said):
+    class Losing(Leaving):
+        def step(self, actions):
+            obs, paid, *rest = super().step(actions)
+            lost(obs, paid)
+            return obs, paid, *rest
+
+    monkeypatch.setattr(f"{HERE}.parallel_env", Losing)
+    team = PettingZooTeam(ImportPath(HERE), 1)
+    team.reset([5])
+    with pytest.raises(BadNumbersError, match=said):
+        team.step(np.zeros((1, 2, 1), np.float32))
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_what_an_agent_sees_last_matters_where_it_is_cut_off(leaving, monkeypatch, cut):
+    class Emptied(Leaving):
+        """Shows agents of the next step alone, of which the last one has none."""
+
+        def step(self, actions):
+            acted = list(self.agents)
+            self.agents = []
+            over = dict.fromkeys(acted, not cut)
+            return {}, dict.fromkeys(acted, 1.0), over, dict.fromkeys(acted, cut), {}
+
+    monkeypatch.setattr(f"{HERE}.parallel_env", Emptied)
+    team = PettingZooTeam(ImportPath(HERE), 1)
+    team.reset([5])
+    nothing = np.zeros((1, 2, 1), np.float32)
+    if cut:
+        with pytest.raises(BadNumbersError, match="a is there and is shown nothing after 1 steps"):
+            team.step(nothing)
+    else:
+        assert team.step(nothing)[0].obs.tolist() == [[[0, 0], [0, 0]]], "nothing comes after an end"

@@ -17,6 +17,7 @@ from offline_marl.core.types import DataError, Needs, Source
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.ring import TransitionRing
+from offline_marl.environments.base import refuse_scores_only
 from offline_marl.environments.guarded import Guarded
 from offline_marl.runs.checkpoint import found
 from offline_marl.runs.combinations import imagines_live, replays
@@ -69,6 +70,9 @@ def plan_source(
     Raises:
         BadInputError: Of a kind that says what does not fit together.
     """
+    plays = learner.needs.origin == "environment" or any(way(config, learner.needs) for way in (replays, imagines_live))
+    if plays and task.environment is not None:
+        refuse_scores_only(task.called, task.environment)
     named = config.world_model or (learner.imagines_in if learner.needs.origin == "model" else None)
     if named is None:
         if replays(config, learner.needs):
