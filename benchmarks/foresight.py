@@ -70,7 +70,7 @@ def recorded(name: str, out: Path) -> str | None:
     if name == "reacher":
         return "reacher-scripted-mix-v0_2x1notip_0"
     file, log = out / "data" / f"{name}.safetensors", out / f"{name}.log"
-    id_ = str(file) if name == "ladder" else str(file.with_name("halfcheetah_2x3_full"))
+    id_ = str(file) if name == "ladder" else f"{file}_2x3_full"
     if file.exists():
         return id_
     if name == "ladder":
