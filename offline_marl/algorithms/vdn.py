@@ -30,13 +30,14 @@ from offline_marl.algorithms.base import (
     masked_mean,
     over_recorded,
     present_next,
+    present_now,
     present_rows,
     team_ended,
     team_rewards,
 )
 from offline_marl.core.acting.carried import CarriedMemory, Carry
 from offline_marl.core.acting.history import WindowMemory
-from offline_marl.core.axes import PerTeam
+from offline_marl.core.axes import PerAgent, PerTeam
 from offline_marl.core.fields import Count, CountOrZero, NotNegative, Share
 from offline_marl.core.types import AvailActions, Batch, History, Memory, Metrics, Needs, Obs, Spec
 from offline_marl.losses import advantages, conservative
@@ -164,14 +165,28 @@ class VDN(Algorithm):
 
     def readable(self, batch: Batch) -> Batch:
         """The batch with zeros where agents are absent; steps that are burnt in are read, but do not count."""
-        # As in acting, the state of an agent that comes later has read a window of steps in which nothing was done.
-        windows: dict[str, Any] = {"history": batch.history, "next_history": batch.next_history}
         if batch.mask is None or not self.config.burn_in:
-            return replace(cleared(batch), **windows)
+            return self._cleared(batch)
         before = ~batch.mask.any(-1).cummax(1).values.unsqueeze(-1)
         shown: dict[str, Any] = {name: getattr(batch, name) for name in ("mask", "present", "next_present")}
         widened = {name: value | before for name, value in shown.items() if value is not None}
-        return replace(cleared(replace(batch, **widened)), **shown, **windows)
+        return replace(self._cleared(replace(batch, **widened)), **shown)
+
+    def _cleared(self, batch: Batch) -> Batch:
+        now, after = present_now(batch), present_next(batch)
+        if batch.history is None or batch.next_history is None or now is None or after is None:
+            return cleared(batch)
+        windows = self._idle(batch.history, now), self._idle(batch.next_history, after)
+        return replace(cleared(batch), history=windows[0], next_history=windows[1])
+
+    def _idle(self, history: History, present: PerAgent) -> History:
+        """Windows in which whoever is absent has seen and done nothing, as in acting: states go on from there."""
+        nothing = torch.zeros_like(history[..., :1, :1, :])
+        nothing[..., self.spec.obs_dim] = 1.0  # its choice is the first one
+        here = present.unsqueeze(-1).unsqueeze(-1)
+        # Before an episode nobody has done anything, so that those who are there tell which steps there were.
+        were = (history[..., self.spec.obs_dim :].ne(0).any(-1, keepdim=True) & here).any(-3, keepdim=True)
+        return torch.where(here, history, nothing * were)
 
     @torch.no_grad()
     def target(
