@@ -16,7 +16,7 @@ from offline_marl.datasets.arrays.presence import Ends, with_presence
 from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.environments.base import Environment, Flags, Floats, JointEnv, Seen, Simulator, TeamActions
 from offline_marl.environments.episodes import Controller, Step, run_episodes
-from offline_marl.environments.guarded import Guarded, build_in_time
+from offline_marl.environments.guarded import Guarded, GuardedBody, build_in_time
 
 Noise = Callable[[TeamActions, Seen, int], TeamActions]
 """Actions, what was seen and the step -> the actions with noise."""
@@ -65,7 +65,7 @@ class Recordable:
     def built(cls, name: str, kind: type[Environment], copies: int) -> Recordable:
         """An environment of the registry, or one by its import path."""
         if name in SCENARIOS:
-            return cls(kind.simulator(copies), None, name, kind)
+            return cls(GuardedBody(build_in_time(lambda: kind.simulator(copies), name), name), None, name, kind)
         env = Guarded(build_in_time(lambda: kind.make(None, copies), name), name)
         return cls(env, env.spec, name, kind)
 

@@ -17,6 +17,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets import files
 from offline_marl.datasets.episode_index import episode_sums, starts
 from offline_marl.datasets.files import load_data, save_data
+from offline_marl.environments.base import environments
 from offline_marl.environments.guarded import EnvironmentFailedError
 from offline_marl.tasks.data_tasks import open_task
 
@@ -184,3 +185,23 @@ def test_a_body_is_recorded_whole_whoever_moves_it(tmp_path):
     first = int(starts(recording.lengths)[episode])
     obs = recording.split(open_task(task).partition).obs[first + episode].unsqueeze(0)
     assert torch.allclose(recording.actions[first], run.algorithm.act(obs)[0, :, 0], atol=1e-6)
+
+
+def test_a_body_that_fails_is_named_and_loses_nothing(tmp_path, monkeypatch):
+    class Loose:
+        copies, max_steps, state_dim, action_dim = 2, 3, 10, 2
+
+        def reset(self, seeds):
+            raise ValueError("high - low < 0")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(environments.get("reacher"), "simulator", classmethod(lambda kind, copies: Loose()))
+    with pytest.raises(
+        EnvironmentFailedError, match="reacher failed in a reset: ValueError: high - low < 0; chunks that"
+    ):
+        collected(tmp_path / "a.safetensors", "reacher", who=("random",), episodes=2)
+    monkeypatch.setattr(environments.get("reacher"), "simulator", classmethod(lambda kind, copies: 1 / 0))
+    with pytest.raises(EnvironmentFailedError, match="reacher failed when it was made: ZeroDivisionError"):
+        collected(tmp_path / "b.safetensors", "reacher", who=("random",), episodes=2)
