@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,8 @@ class Recordable:
 
     def record(self, seeds: Sequence[int], controller: Controller) -> Any:
         """Run one episode per seed, side by side, into a recording (of a body) or a data set (of a team)."""
+        if self.spec is None or not self.spec.discrete:
+            controller = _Single(controller)
         tensors = self._flat_tensors(run_episodes(self, seeds, controller))
         return Recording(**tensors) if self.spec is None else Dataset(**{**tensors, "spec": self.spec})
 
@@ -183,6 +186,19 @@ class Recordable:
 
     def _seen(self, shown: Any) -> Seen:
         return Seen(shown[:, None], shown) if self.spec is None else shown
+
+
+@dataclass(frozen=True, slots=True)
+class _Single:
+    """A controller whose actions are float32, the precision of data: numpy's own is twice that."""
+
+    controller: Controller
+
+    def act(self, seen: Seen, step: int) -> TeamActions:
+        return np.asarray(self.controller.act(seen, step), np.float32)
+
+    def remember(self, rewards: Floats) -> None:
+        self.controller.remember(rewards)
 
 
 def uniform_actions(spec: Spec, lots: npt.NDArray[np.floating[Any]], seen: Seen) -> TeamActions:

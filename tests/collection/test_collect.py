@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from runs import small_run
@@ -205,3 +206,21 @@ def test_a_body_that_fails_is_named_and_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(environments.get("reacher"), "simulator", classmethod(lambda kind, copies: 1 / 0))
     with pytest.raises(EnvironmentFailedError, match="reacher failed when it was made: ZeroDivisionError"):
         collected(tmp_path / "b.safetensors", "reacher", who=("random",), episodes=2)
+
+
+@pytest.mark.parametrize("fields", [{}, {"noise": (0.2,)}, {"who": ("left", "random")}, {"deviate": "left"}])
+def test_an_expert_that_returns_doubles_records_what_one_of_floats_does(tmp_path, monkeypatch, fields):
+    fields = {"episodes": 4, "who": ("left",), **fields}
+    single = load_data(collected(tmp_path / "a.safetensors", **fields))
+    scripted = environments.get("rendezvous").scripted
+
+    class Doubles:
+        name = "left"
+
+        def act(self, seen):
+            return scripted("left").act(seen).astype(np.float64)
+
+    monkeypatch.setattr(environments.get("rendezvous"), "scripted", classmethod(lambda kind, name: Doubles()))
+    double = load_data(collected(tmp_path / "b.safetensors", **fields))
+    assert double.actions.dtype == torch.float32 and double.lengths.tolist() == single.lengths.tolist()
+    assert torch.allclose(double.actions, single.actions, atol=1e-6)
