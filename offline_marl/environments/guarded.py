@@ -94,6 +94,7 @@ class Guarded(_Named):
 
     def __init__(self, env: JointEnv, name: str, seconds: float = 0.0) -> None:
         super().__init__(env, name, seconds)
+        self.env: JointEnv = env
         self.spec = env.spec
         if hasattr(env, "fps"):  # steps of a second, where films should pass as fast as the world
             self.fps = env.fps
@@ -121,6 +122,7 @@ class GuardedBody(_Named):
 
     def __init__(self, body: Simulator, name: str) -> None:
         super().__init__(body, name)
+        self.env: Simulator = body
         self.state_dim, self.action_dim = body.state_dim, body.action_dim
 
     def reset(self, seeds: Sequence[int]) -> State:
