@@ -97,7 +97,7 @@ class SideBySide:
             made.append(self)
         self.copies = copies
         answers = [_received(pipe) for pipe in self._pipes]
-        self.spec, self.max_steps, self._versions = answers[0]
+        self.spec, self.max_steps, self._versions, self.action_bounds = answers[0]
         self._shares: list[int] = []
 
     def reset(self, seeds: Sequence[int]) -> Seen:
@@ -205,7 +205,8 @@ def _serve(pipe: Connection, make: Callable[[int], JointEnv], copies: int) -> No
     with contextlib.suppress(*_GONE):
         try:
             env = make(copies)
-            made = env.spec, env.max_steps, env.versions() if hasattr(env, "versions") else {}
+            versions = env.versions() if hasattr(env, "versions") else {}
+            made = env.spec, env.max_steps, versions, getattr(env, "action_bounds", ())
         except Exception as error:
             pipe.send(_Failure.of(error))
             return

@@ -10,10 +10,12 @@ import pytest
 from worlds import SPECS, PointEnv
 
 from offline_marl.core.errors import WorkError
+from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import Seen
 from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.guarded import EnvironmentFailedError, Guarded
+from offline_marl.environments.pettingzoo import environment_of
 from offline_marl.environments.workers import SideBySide, WorkerDiedError, ended_behind
 
 SEEDS = [5, 3, 8, 1, 4, 9, 2]
@@ -53,6 +55,21 @@ def test_episodes_do_not_depend_on_how_many_processes_step_them(kind, workers):
             assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     assert env.reset(SEEDS[:1]).obs.shape[0] == 1
     env.close()
+
+
+@pytest.mark.parametrize("high", [1, 2])
+def test_bounds_of_actions_are_told_as_the_environment_tells_them(high):
+    pytest.importorskip("pettingzoo")
+    acts = pytest.importorskip("gymnasium.spaces").Box(-0.5, high, (1,), np.float32)
+    kind = environment_of(ImportPath("odd_worlds:make"), {"acts": acts})
+    env, alone = SideBySide(lambda copies: kind.make(None, copies), 2, 2), kind.make(None, 2)
+    assert len(env.action_bounds) == 2
+    for told, own in zip(env.action_bounds, alone.action_bounds, strict=True):
+        assert np.array_equal(told, own)
+    env.close()
+    silent = SideBySide(lambda copies: PointEnv(SPECS["continuous"], copies), 1, 1)
+    assert not silent.action_bounds
+    silent.close()
 
 
 def test_copies_that_say_nothing_may_choose_anything():
