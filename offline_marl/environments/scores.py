@@ -15,6 +15,8 @@ from offline_marl.environments.base import Conventions
 
 RESAMPLES = 10_000
 """Bootstrap resamples of an interval."""
+BLOCK = 2**21
+"""Returns that are drawn at once: their memory does not grow with the number of episodes."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,10 @@ def summarize(
     returns: npt.NDArray[np.float64], reference: Reference | None = None, conventions: Conventions | None = None
 ) -> Score:
     """Compute the mean and its 95 % percentile-bootstrap interval; the resampling is the same at each call."""
-    draws = np.random.default_rng(0).integers(len(returns), size=(RESAMPLES, len(returns)))
-    low, high = np.percentile(returns[draws].mean(1), [2.5, 97.5])
+    draw, rows = np.random.default_rng(0), max(1, BLOCK // len(returns))
+    means = [
+        returns[draw.integers(len(returns), size=(min(rows, RESAMPLES - first), len(returns)))].mean(1)
+        for first in range(0, RESAMPLES, rows)
+    ]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return Score(returns, float(low), float(high), reference, conventions)
