@@ -124,3 +124,15 @@ def test_normalized_returns_are_zero_for_random_and_a_hundred_for_expert():
     bare = summarize(np.array([-10.0, -5.0]))
     assert bare.normalized is None and bare.row()["normalized_return"] is None
     assert "normalized return 50.0" in str(score) and str(bare).startswith("return -7.500")
+
+
+def test_one_episode_is_printed_without_an_interval_and_stored_with_one():
+    alone = summarize(np.array([-5.0]))
+    assert str(alone) == "return -5.000, 1 episode" and repr(alone) == "Score(return -5.000, 1 episode)"
+    scaled = summarize(np.array([-5.0]), Reference(random=-10.0, expert=-5.0))
+    assert str(scaled) == "normalized return 100.0 (return -5.000, 1 episode)"
+    assert "low" not in scaled._repr_html_() and "return" in scaled._repr_html_()
+    assert (scaled.row()["return_low"], scaled.row()["normalized_high"], scaled.row()["episodes"]) == (-5.0, 100.0, 1)
+    two = summarize(np.array([-5.0, -5.0]), Reference(random=-10.0, expert=-5.0))
+    assert str(two) == "normalized return 100.0 [100.0, 100.0] (return -5.000 [-5.000, -5.000], 2 episodes)"
+    assert "return low" in two._repr_html_()
