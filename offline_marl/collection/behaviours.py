@@ -96,7 +96,7 @@ class RunBehaviour:
 
     Raises:
         RunFolderError: The folder holds no run or no such checkpoint that can be read.
-        DataError: The run's team is of another size.
+        DataError: The run's team is of another size, or of another kind of actions.
     """
 
     takes_noise = True
@@ -131,7 +131,7 @@ class TierBehaviour:
         task: Where it acts.
 
     Raises:
-        DataError: None of that name ships for the environment, or the team is of another size.
+        DataError: None of that name ships for the environment, or the team is of another size or kind of actions.
     """
 
     takes_noise = True
@@ -151,7 +151,7 @@ class TierBehaviour:
 
 
 def refuse_another_team(policy: Algorithm, here: Spec | Partition | None, what: str, task: Recordable) -> None:
-    """Refuse a policy of other widths than those who act here.
+    """Refuse a policy of other widths, or of another kind of actions, than those who act here.
 
     Raises:
         DataError: It is one.
@@ -159,6 +159,9 @@ def refuse_another_team(policy: Algorithm, here: Spec | Partition | None, what: 
     spec = policy.spec
     if here is None or (spec.obs_dims, spec.act_dims) != (here.obs_dims, here.act_dims):
         raise DataError(f"{what} was trained for a team of another size than {task.name}'s.")
+    kind = here.action_kind if isinstance(here, Spec) else "continuous"  # bodies know no choices
+    if spec.action_kind != kind:
+        raise DataError(f"{what} was trained for {spec.action_kind} actions, but {task.name}'s are {kind}.")
 
 
 def weights_checksum(policy: Algorithm) -> str:

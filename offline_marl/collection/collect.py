@@ -29,6 +29,7 @@ from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.files import save_data
 from offline_marl.datasets.statistics import reward_kind
 from offline_marl.runs.loading import opponents_of, with_actors
+from offline_marl.runs.places import resolved_settings
 
 PLAIN = {"environment", "settings", "max_steps", "noise", "seed"}
 """Settings that decide what is recorded, beside behaviours and episodes."""
@@ -53,6 +54,8 @@ def collect(config: CollectConfig, known_metadata: Mapping[str, Any] | None = No
     """
     out = Path(config.out)
     _refuse(config, out)
+    # Whoever learns from the file finds the runs that acted from any folder.
+    config = config.model_copy(update={"settings": resolved_settings(config.settings)})
     torch.set_num_threads(1)  # more could change the last digit of what runs do
     shares = read_shares(config.who or environment(config).experts or ("random",))
     recorder = Recorder(config, list(shares), config.deviate, config.episodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from offline_marl.environments.base import (
     refuse_scores_only,
 )
 from offline_marl.environments.episodes import Controller, Step, run_episodes
-from offline_marl.environments.guarded import Guarded, build_in_time
+from offline_marl.environments.guarded import Guarded, GuardedBody, build_in_time
 
 Noise = Callable[[TeamActions, Seen, int], TeamActions]
 """Actions, what was seen and the step -> the actions with noise."""
@@ -75,7 +76,7 @@ class Recordable:
         """An environment of the registry, or one by its import path."""
         refuse_scores_only(name, kind)
         if name in SCENARIOS:
-            return cls(kind.simulator(copies), None, name, kind)
+            return cls(GuardedBody(build_in_time(lambda: kind.simulator(copies), name), name), None, name, kind)
         env = Guarded(build_in_time(lambda: kind.make(None, copies), name), name)
         return cls(env, env.spec, name, kind)
 
@@ -114,6 +115,8 @@ class Recordable:
 
     def record(self, seeds: Sequence[int], controller: Controller) -> Any:
         """Run one episode per seed, side by side, into a recording (of a body) or a data set (of a team)."""
+        if self.spec is None or not self.spec.discrete:
+            controller = _Single(controller)
         tensors = self._flat_tensors(run_episodes(self, seeds, controller))
         return Recording(**tensors) if self.spec is None else Dataset(**{**tensors, "spec": self.spec})
 
@@ -193,6 +196,19 @@ class Recordable:
 
     def _seen(self, shown: Any) -> Seen:
         return Seen(shown[:, None], shown) if self.spec is None else shown
+
+
+@dataclass(frozen=True, slots=True)
+class _Single:
+    """A controller whose actions are float32, the precision of data: numpy's own is twice that."""
+
+    controller: Controller
+
+    def act(self, seen: Seen, step: int) -> TeamActions:
+        return np.asarray(self.controller.act(seen, step), np.float32)
+
+    def remember(self, rewards: Floats) -> None:
+        self.controller.remember(rewards)
 
 
 def uniform_actions(spec: Spec, lots: npt.NDArray[np.floating[Any]], seen: Seen) -> TeamActions:

@@ -17,11 +17,13 @@ from offline_marl.core.acting.inputs import unchecked
 from offline_marl.core.partition import Partition
 from offline_marl.core.types import DataError, Policy, Spec
 from offline_marl.environments.base import Environment, Flags, Floats, Frame, JointEnv, Seen, TeamActions
-from offline_marl.environments.episodes import seen_tensors
+from offline_marl.environments.episodes import Step, seen_tensors
 
 
 class OneAgainstFrozen:
     """A `JointEnv` of a single agent; the others act in it, without exploration, each from what it sees itself.
+
+    An episode ends when the agent leaves, whatever the others still do.
 
     Args:
         env: The team's environment.
@@ -49,11 +51,13 @@ class OneAgainstFrozen:
         """See `JointEnv.reset`."""
         self._seen = self.env.reset(seeds)
         self._memory = begin_memory(self.policy, self.env.spec, len(seeds))
-        return self._own(self._seen)
+        self._terminations, self._truncations = (np.zeros(len(seeds), np.bool_) for _ in range(2))
+        self._shown = self._own(self._seen)
+        return self._shown
 
     @torch.no_grad()
     def step(self, actions: TeamActions) -> tuple[Seen, Floats, Flags, Flags]:
-        """See `JointEnv.step`; the rewards are the one agent's own."""
+        """See `JointEnv.step`; the rewards and the flags are the one agent's own."""
         obs, avail = seen_tensors(self._seen, "cpu")
         chosen = unchecked(self.policy)(obs, **self._memory.read(), avail_actions=avail)
         team: Any = chosen.numpy().copy()
@@ -63,9 +67,18 @@ class OneAgainstFrozen:
             team[:, self.agent, : self.spec.act_dim] = actions[:, 0]
         if self._seen.present is not None:  # who is away does nothing, and remembers that
             team[~self._seen.present] = 0
+        before, going = self._seen, ~(self._terminations | self._truncations)
         self._seen, rewards, terminations, truncations = self.env.step(team)
         self._memory.remember(obs, torch.from_numpy(team), torch.from_numpy(rewards))
-        return self._own(self._seen), rewards[:, [self.agent]], terminations, truncations
+        step = Step(before, team, rewards, terminations, truncations, going, self._seen)
+        over, cut = (flags[:, self.agent] for flags in step.agent_flags(self.env.spec.n_agents))
+        # Of an agent that never came there are no flags: its episode is as long as the others'.
+        without = ~(over | cut)
+        self._terminations |= going & (over | (without & terminations))
+        self._truncations |= going & (cut | (without & truncations))
+        self._shown = _kept(self._shown, self._own(self._seen), going)
+        paid: Floats = np.where(going, earned(step, self.agent), 0)[:, None]
+        return self._shown, paid, self._terminations.copy(), self._truncations.copy()
 
     def versions(self) -> dict[str, str]:
         """Those of the team's environment."""
@@ -89,6 +102,26 @@ class OneAgainstFrozen:
             None if seen.present is None else seen.present[:, one],
             None if seen.terminated is None else seen.terminated[:, one],
         )
+
+
+def earned(step: Step, agent: int) -> Floats:
+    """Rewards [copy] of one agent of a team, of the steps that it was there alone."""
+    own: Floats = step.rewards[:, agent]
+    return own if step.seen.present is None else np.where(step.seen.present[:, agent], own, 0)
+
+
+def _kept(then: Seen, now: Seen, going: Flags) -> Seen:
+    """What is seen now, but in copies that had ended what they showed then."""
+    if going.all():
+        return now
+
+    def chosen(name: str) -> Any:
+        old, new = getattr(then, name), getattr(now, name)
+        if old is None or new is None:
+            return new
+        return np.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return Seen(*(chosen(name) for name in ("obs", "state", "avail_actions", "present", "terminated")))
 
 
 def against(kind: type[Environment], partition: Partition | None, policy: Policy, agent: int) -> type[Environment]:

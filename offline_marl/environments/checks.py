@@ -28,6 +28,11 @@ class BadNumbersError(DataError):
         after = f"In this environment {what} after {step} steps of {episode}: no learner could use that"
         super().__init__(f"{after}{'; ' if more else ''}{more}.")
         self.what, self.step, self.row = what, step, row
+        self._told = what, step, row, episode, more
+
+    def __reduce__(self) -> tuple[type[BadNumbersError], tuple[str, int, int, str, str]]:
+        """Pickled by what it was made of: an exception is else made again of its message alone."""
+        return BadNumbersError, self._told
 
     def of_episode(self, episode: str, more: str = "") -> BadNumbersError:
         """The same fault, of an episode that is called otherwise."""

@@ -12,7 +12,18 @@ from typing import Any, ClassVar, TypeVar
 
 from offline_marl.core.attempts import said
 from offline_marl.core.errors import BadInputError, WorkError, sentence
-from offline_marl.environments.base import Flags, Floats, Frame, JointEnv, Seen, TeamActions
+from offline_marl.environments.base import (
+    Flags,
+    Floats,
+    Frame,
+    JointActions,
+    JointEnv,
+    Outcome,
+    Seen,
+    Simulator,
+    State,
+    TeamActions,
+)
 
 Answer = TypeVar("Answer")
 BUILD_SECONDS = 120.0
@@ -25,33 +36,20 @@ class EnvironmentFailedError(WorkError, RuntimeError):
     """An environment that died or did not answer; the message names it."""
 
 
-class Guarded:
-    """A `JointEnv` that is called by its name when it fails.
+class _Named:
+    """The calls of a simulator under its name.
 
     Args:
-        env: The environment.
+        env: The simulator.
         name: What messages call it.
         seconds: Longest time of one call; 0 for any. It is watched by the system's timer, and so in the main thread
             alone; what hangs inside compiled code that never returns to Python is noticed only in worker processes.
     """
 
-    def __init__(self, env: JointEnv, name: str, seconds: float = 0.0) -> None:
+    def __init__(self, env: Any, name: str, seconds: float = 0.0) -> None:
         self.env, self.name, self.seconds, self.watch = env, name, seconds, Watch(seconds)
-        self.spec, self.copies, self.max_steps = env.spec, env.copies, env.max_steps
-        if hasattr(env, "fps"):  # steps of a second, where films should pass as fast as the world
-            self.fps = env.fps
-
-    def reset(self, seeds: Sequence[int]) -> Seen:
-        """See `JointEnv.reset`.
-
-        Raises:
-            EnvironmentFailedError: It died, or took too long.
-        """
-        return self._asked("reset", self.env.reset, seeds)
-
-    def step(self, actions: TeamActions) -> tuple[Seen, Floats, Flags, Flags]:
-        """See `JointEnv.step`, and `reset`."""
-        return self._asked("step", self.env.step, actions)
+        self.copies: int = env.copies
+        self.max_steps: int = env.max_steps
 
     def versions(self) -> dict[str, str]:
         """Those of the environment."""
@@ -59,7 +57,8 @@ class Guarded:
 
     def render(self, copy: int = 0) -> Frame:
         """See `JointEnv.render`."""
-        return self.env.render(copy)
+        frame: Frame = self.env.render(copy)
+        return frame
 
     def close(self) -> None:
         """Let go of the simulator's memory, see `let_go`."""
@@ -84,6 +83,61 @@ class Guarded:
         return EnvironmentFailedError(f"The environment {self.name} failed in a {what}: {why}")
 
 
+class Guarded(_Named):
+    """A `JointEnv` that is called by its name when it fails.
+
+    Args:
+        env: The environment.
+        name: What messages call it.
+        seconds: Longest time of one call, see `_Named`.
+    """
+
+    def __init__(self, env: JointEnv, name: str, seconds: float = 0.0) -> None:
+        super().__init__(env, name, seconds)
+        self.env: JointEnv = env
+        self.spec = env.spec
+        if hasattr(env, "fps"):  # steps of a second, where films should pass as fast as the world
+            self.fps = env.fps
+
+    def reset(self, seeds: Sequence[int]) -> Seen:
+        """See `JointEnv.reset`.
+
+        Raises:
+            EnvironmentFailedError: It died, or took too long.
+        """
+        return self._asked("reset", self.env.reset, seeds)
+
+    def step(self, actions: TeamActions) -> tuple[Seen, Floats, Flags, Flags]:
+        """See `JointEnv.step`, and `reset`."""
+        return self._asked("step", self.env.step, actions)
+
+
+class GuardedBody(_Named):
+    """A `Simulator` that is called by its name when it fails.
+
+    Args:
+        body: The whole body in many copies.
+        name: What messages call it.
+    """
+
+    def __init__(self, body: Simulator, name: str) -> None:
+        super().__init__(body, name)
+        self.env: Simulator = body
+        self.state_dim, self.action_dim = body.state_dim, body.action_dim
+
+    def reset(self, seeds: Sequence[int]) -> State:
+        """See `Simulator.reset`.
+
+        Raises:
+            EnvironmentFailedError: It died.
+        """
+        return self._asked("reset", self.env.reset, seeds)
+
+    def step(self, actions: JointActions) -> Outcome:
+        """See `Simulator.step`, and `reset`."""
+        return self._asked("step", self.env.step, actions)
+
+
 _LEFT_OPEN: set[str] = set()
 """Environments of which `let_go` has told."""
 
@@ -103,7 +157,7 @@ def let_go(env: Any, name: str) -> None:
             print(f"warning: the environment {name} could not be closed ({said(error)}).", file=sys.stderr)
 
 
-def build_in_time(make: Callable[[], JointEnv], name: str, seconds: float = BUILD_SECONDS) -> JointEnv:
+def build_in_time(make: Callable[[], Answer], name: str, seconds: float = BUILD_SECONDS) -> Answer:
     """The environment that a function makes, unless that takes forever.
 
     Args:

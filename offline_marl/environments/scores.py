@@ -15,6 +15,8 @@ from offline_marl.environments.base import Conventions
 
 RESAMPLES = 10_000
 """Bootstrap resamples of an interval."""
+BLOCK = 2**21
+"""Returns that are drawn at once: their memory does not grow with the number of episodes."""
 
 
 @dataclass(frozen=True)
@@ -72,29 +74,44 @@ class Score:
         return f"Score({self})"
 
     def _repr_html_(self) -> str:
-        rows = {name.replace("_", " "): value for name, value in self.row().items() if value is not None}
+        hidden = set() if self._spreads else {"return_low", "return_high", "normalized_low", "normalized_high"}
+        told = {name: value for name, value in self.row().items() if value is not None and name not in hidden}
+        rows = {name.replace("_", " "): value for name, value in told.items()}
         return html_table(
             "Score", {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in rows.items()}
         )
 
     def __str__(self) -> str:
-        raw = f"return {self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        raw = f"return {self.mean:.3f}{self._interval(self.low, self.high, 3)}"
         agreed = "" if self.conventions is None else f", agreement {self.conventions.agreed.mean():.2f}"
         beside = "" if self.random_return is None else f", uniform play {self.random_return:.3f}"
         beside += ", other versions than the data's" if self.other_versions else ""
         if self.environment_steps is not None:
             beside += f", online: {self.environment_steps:,} environment steps"
+        episodes = f"{len(self.returns)} episodes" if self._spreads else "1 episode"
         if self.normalized is None:
-            return f"{raw}{agreed}, {len(self.returns)} episodes{beside}"
+            return f"{raw}{agreed}, {episodes}{beside}"
         mean, low, high = self.normalized
-        beside = f"{raw}, {len(self.returns)} episodes{beside}"
-        return f"normalized return {mean:.1f} [{low:.1f}, {high:.1f}]{agreed} ({beside})"
+        beside = f"{raw}, {episodes}{beside}"
+        return f"normalized return {mean:.1f}{self._interval(low, high, 1)}{agreed} ({beside})"
+
+    @property
+    def _spreads(self) -> bool:
+        """Whether there is anything to resample: of one episode the interval would be its return alone."""
+        return len(self.returns) > 1
+
+    def _interval(self, low: float, high: float, digits: int) -> str:
+        return f" [{low:.{digits}f}, {high:.{digits}f}]" if self._spreads else ""
 
 
 def summarize(
     returns: npt.NDArray[np.float64], reference: Reference | None = None, conventions: Conventions | None = None
 ) -> Score:
     """Compute the mean and its 95 % percentile-bootstrap interval; the resampling is the same at each call."""
-    draws = np.random.default_rng(0).integers(len(returns), size=(RESAMPLES, len(returns)))
-    low, high = np.percentile(returns[draws].mean(1), [2.5, 97.5])
+    draw, rows = np.random.default_rng(0), max(1, BLOCK // len(returns))
+    means = [
+        returns[draw.integers(len(returns), size=(min(rows, RESAMPLES - first), len(returns)))].mean(1)
+        for first in range(0, RESAMPLES, rows)
+    ]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return Score(returns, float(low), float(high), reference, conventions)

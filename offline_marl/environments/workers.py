@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import pickle
 import signal
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
-from offline_marl.core.errors import WorkError
+from offline_marl.core.errors import BadInputError, WorkError, sentence
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import Flags, Floats, Frame, JointEnv, Seen, TeamActions
 
 _OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
 """Our ends of all pipes: a fork inherits them, and would keep its siblings from noticing that we have gone."""
+
+_GONE = (EOFError, BrokenPipeError, ConnectionResetError)
+"""What a worker meets at a pipe whose other end has gone."""
 
 _WITHIN: ContextVar[list[SideBySide] | None] = ContextVar("within", default=None)
 """What was made since `ended_behind` was entered."""
@@ -32,6 +37,42 @@ _WITHIN: ContextVar[list[SideBySide] | None] = ContextVar("within", default=None
 
 class WorkerDiedError(WorkError, RuntimeError):
     """A process that stepped simulators ended by itself; the message says which."""
+
+
+class WorkerFailedError(WorkError, RuntimeError):
+    """A failure inside a process that steps simulators, in place of an exception that cannot leave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """An exception on its way out of a process, with its words for where it cannot be made again."""
+
+    bad_input: bool
+    said: str
+    words: str
+    """The message alone, by which an exception is known to have come through as it was."""
+    pickled: bytes | None
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failure:
+        words = sentence(error)
+        bad_input = isinstance(error, BadInputError)
+        said = words if isinstance(error, BadInputError | WorkError) else f"{type(error).__name__}: {words}"
+        try:
+            pickled = pickle.dumps(error)
+        except Exception:
+            pickled = None
+        return cls(bad_input, said, words, pickled)
+
+    def exception(self) -> Exception:
+        """The exception as it was; a sound one that says the same where it cannot be, or would say something else."""
+        try:
+            error = None if self.pickled is None else pickle.loads(self.pickled)
+        except Exception:  # of the user's own class: whatever its __init__ raises, or its module cannot be found here
+            error = None
+        if isinstance(error, Exception) and sentence(error) == self.words:
+            return error
+        return DataError(self.said) if self.bad_input else WorkerFailedError(self.said)
 
 
 class SideBySide:
@@ -56,7 +97,7 @@ class SideBySide:
             made.append(self)
         self.copies = copies
         answers = [_received(pipe) for pipe in self._pipes]
-        self.spec, self.max_steps, self._versions = answers[0]
+        self.spec, self.max_steps, self._versions, self.action_bounds = answers[0]
         self._shares: list[int] = []
 
     def reset(self, seeds: Sequence[int]) -> Seen:
@@ -160,19 +201,32 @@ def _serve(pipe: Connection, make: Callable[[int], JointEnv], copies: int) -> No
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     for other in list(_OPEN):
         other.close()
-    try:
-        env = make(copies)
-        pipe.send((env.spec, env.max_steps, env.versions() if hasattr(env, "versions") else {}))
+    # Whoever made us may have gone, at any time: that is no failure of ours.
+    with contextlib.suppress(*_GONE):
+        try:
+            env = make(copies)
+            versions = env.versions() if hasattr(env, "versions") else {}
+            made = env.spec, env.max_steps, versions, getattr(env, "action_bounds", ())
+        except Exception as error:
+            pipe.send(_Failure.of(error))
+            return
+        _tell(pipe, made)
         while True:
             what, argument = pipe.recv()
             try:
-                pipe.send(getattr(env, what)(argument))
+                answer = getattr(env, what)(argument)
             except Exception as error:
-                pipe.send(error)
-    except EOFError:
-        return
-    except Exception as error:
-        pipe.send(error)
+                answer = _Failure.of(error)
+            _tell(pipe, answer)
+
+
+def _tell(pipe: Connection, answer: Any) -> None:
+    try:
+        pipe.send(answer)
+    except _GONE:
+        raise
+    except Exception as error:  # it cannot be pickled
+        pipe.send(_Failure.of(error))
 
 
 def _send(pipe: Connection, message: Any) -> None:
@@ -190,7 +244,9 @@ def _answer(pipe: Connection) -> Any:
 
 
 def _judged(answer: Any) -> Any:
-    if isinstance(answer, Exception):
+    if isinstance(answer, _Failure):
+        raise answer.exception()
+    if isinstance(answer, WorkerDiedError):
         raise answer
     return answer
 

@@ -111,8 +111,8 @@ def marl_eval(evidence: Evidence) -> dict[str, Any]:
     """
     table: dict[str, Any] = {}
     for run in evidence.gathered.runs:
-        tasks = table.setdefault(_environment(run), {})
-        runs = tasks.setdefault(run.task, {}).setdefault(run.label.replace(",", ";"), {})
+        environment, task, label = (name.replace(",", ";") for name in (_environment(run), run.task, run.label))
+        runs = table.setdefault(environment, {}).setdefault(task, {}).setdefault(label, {})
         runs[f"run_{len(runs)}"] = _marl_eval_run(run)
     return table
 

@@ -308,4 +308,12 @@ def import_paths(environment: str | None, settings: Mapping[str, Any]) -> frozen
     return frozenset(paths | ({environment} if environment is not None and names_code(environment) else set()))
 
 
+def names_actors(settings: Mapping[str, Any]) -> bool:
+    """Whether settings of an environment say by a word who acts in it: a run folder, or code to import.
+
+    Of a file they are only words: neither is loaded before the user has named it.
+    """
+    return any(isinstance(settings.get(name), str) for name in ACTING_RUNS)
+
+
 NO_CHOICE = EnvironmentChoice()

@@ -13,7 +13,7 @@ from offline_marl.core.partition import SCENARIOS
 from offline_marl.core.places import PlaceKind, place_fields, with_whole_places
 from offline_marl.core.registry import RegistryError
 from offline_marl.datasets.places import absolute, is_shared
-from offline_marl.runs.config import FitConfig, RunConfig
+from offline_marl.runs.config import ACTING_RUNS, FitConfig, RunConfig
 from offline_marl.worldmodels.base import worldmodels
 
 SHARES = ("conf", "view")
@@ -119,6 +119,16 @@ def whole(kind: PlaceKind, named: str) -> str:
     if kind == "acting run" and not Path(named).is_dir():
         return named
     return str(Path(named).absolute())
+
+
+def resolved_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an environment; the folder of a run that acts in it is the same path, however it was written."""
+    return {
+        name: str(Path(value).resolve())
+        if name in ACTING_RUNS and isinstance(value, str) and Path(value).is_dir()
+        else value
+        for name, value in settings.items()
+    }
 
 
 def locate_model(named: str) -> str:

@@ -27,7 +27,7 @@ from offline_marl.datasets.staging import turn
 from offline_marl.environments.base import Conventions, Environment, JointEnv, State, environments
 from offline_marl.environments.guarded import build_in_time
 from offline_marl.environments.workers import SideBySide
-from offline_marl.runs.config import import_paths
+from offline_marl.runs.config import import_paths, names_actors
 
 TaskKind = TypeVar("TaskKind", "Task", "RecordedTask")
 MEMORY = 4.0
@@ -103,8 +103,8 @@ class ScoredTask:
         if self.partition is None and (scenario in SCENARIOS or not environments.knows(scenario)):
             return None
         settings, most = (self.about.get(name) for name in ("settings", "max_steps"))
-        if isinstance(settings, Mapping) and import_paths(None, settings):
-            return None  # what a file names is not imported, see `hint`
+        if isinstance(settings, Mapping) and names_actors(settings):
+            return None  # what a file names is neither imported nor loaded, see `hint`
         if not isinstance(settings, Mapping | None) or not (most is None or (type(most) is int and most > 0)):
             raise DataError(f"{self.id} names no settings that {scenario} could be made with: {settings}, {most}.")
         return environments.get(str(scenario)).told(settings or {}, most)
@@ -113,9 +113,10 @@ class ScoredTask:
     def hint(self) -> str:
         """Which flag would give scores, where no environment is known."""
         scenario, settings = self.about.get("scenario"), self.about.get("settings")
-        if isinstance(scenario, str) and isinstance(settings, Mapping) and import_paths(None, settings):
+        if isinstance(scenario, str) and isinstance(settings, Mapping) and names_actors(settings):
+            what = "code" if import_paths(None, settings) else "run"
             return (
-                f"say --environment {scenario} --env-settings '{json.dumps(settings)}' if you trust the code it names"
+                f"say --environment {scenario} --env-settings '{json.dumps(settings)}' if you trust the {what} it names"
             )
         if isinstance(scenario, str) and names_code(scenario):
             return f"say --environment {scenario}, which recorded it, if you trust that code"

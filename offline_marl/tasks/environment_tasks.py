@@ -32,7 +32,7 @@ from offline_marl.environments.best_response import against
 from offline_marl.environments.episodes import Memoryless
 from offline_marl.environments.guarded import Guarded, build_in_time
 from offline_marl.environments.pettingzoo import environment_of
-from offline_marl.runs.config import RunConfig, import_paths
+from offline_marl.runs.config import RunConfig, names_actors
 from offline_marl.runs.folder import RunFolder, RunFolderError
 from offline_marl.runs.loading import load, opponents_of, with_actors
 from offline_marl.runs.permissions import permit_of
@@ -147,7 +147,7 @@ def _recorded_environment(folder: RunFolder) -> tuple[type[Environment], Partiti
     wrong = mistake({"scenario": scenario, "conf": conf, "view": view, "settings": settings, "max_steps": most})
     if wrong is not None:
         raise RunFolderError(f"{folder.task_file} was damaged or edited: {wrong}")
-    if not isinstance(scenario, str) or not environments.knows(scenario) or import_paths(None, settings):
+    if not isinstance(scenario, str) or not environments.knows(scenario) or names_actors(settings):
         raise DataError(f"No environment is known in which the agents of {folder.path} act.")
     shares = None if conf is None else partition(scenario, str(conf), str(view))
     return environments.get(scenario).told(settings, most), shares

@@ -108,7 +108,8 @@ class InfosFile:
         self, row: str, episode: int | None, seed: int | None, step: int | None, agent: str, values: Mapping[str, Any]
     ) -> None:
         self._columns |= dict.fromkeys(values)
-        entries = dict(zip(KEYS, (row, episode, seed, step, agent), strict=False)) | dict(values)
+        entries = dict(zip(KEYS, (row, episode, seed, step, agent), strict=False))
+        entries |= {name: _finite(value) for name, value in values.items()}  # a sum may overflow
         self._lines.setdefault(-1 if episode is None else episode, []).append(json.dumps(entries))
         self.rows += 1
 
@@ -154,6 +155,8 @@ class InfosFile:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

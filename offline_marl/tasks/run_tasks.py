@@ -26,6 +26,7 @@ from offline_marl.datasets.places import place_of
 from offline_marl.runs.config import NO_CHOICE, EnvironmentChoice, RunConfig
 from offline_marl.runs.folder import RunFolder, RunFolderError
 from offline_marl.runs.permissions import permit_of
+from offline_marl.runs.places import resolved_settings
 from offline_marl.tasks.data_tasks import RecordedTask, ScoredTask, Task, TaskKind, known_partition, open_task
 from offline_marl.tasks.environment_tasks import EnvironmentTask, find_environment_task, open_environment_task
 from offline_marl.tasks.scoring import describe_data, mean_return_of
@@ -160,8 +161,9 @@ def scored_in_named(task: TaskKind, config: RunConfig | EnvironmentChoice, permi
 def _recorded_in(task: ScoredTask, config: RunConfig | EnvironmentChoice, environment_task: EnvironmentTask) -> bool:
     if environment_task.partition is not None or task.partition is not None:
         return environment_task.partition == task.partition and environment_task.kind is task.environment
-    then = (task.about.get("scenario"), dict(task.about.get("settings") or {}), task.about.get("max_steps"))
-    return then == (config.environment, dict(config.env_settings), config.max_steps)
+    then, now = resolved_settings(task.about.get("settings") or {}), resolved_settings(config.env_settings)
+    made = (task.about.get("scenario"), then, task.about.get("max_steps"))
+    return made == (config.environment, now, config.max_steps)
 
 
 def scored_task_of(folder: RunFolder, choice: EnvironmentChoice = NO_CHOICE) -> ScoredTask:

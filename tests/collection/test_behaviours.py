@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from offline_marl.algorithms.base import algorithms
-from offline_marl.collection.behaviours import BLOCK, _BlockController
-from offline_marl.core.types import Spec
+from offline_marl.collection.behaviours import BLOCK, _BlockController, refuse_another_team
+from offline_marl.core.partition import partition
+from offline_marl.core.types import DataError, Spec
 from offline_marl.environments.base import Seen
 from offline_marl.environments.episodes import PolicyController
 
@@ -34,3 +37,23 @@ def test_who_is_away_does_nothing_and_remembers_that_as_where_runs_are_scored(ki
         assert not done[~present].any()
         for controller in (recorded, scored):
             controller.remember(np.zeros((EPISODES, 2), np.float32))
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_policy_of_another_kind_of_actions_is_refused(kind: str) -> None:
+    spec, other, maker = Spec((3, 3), (5, 5), 0, "discrete"), Spec((3, 3), (5, 5)), algorithms.get("bc")
+    if kind == "continuous":
+        spec, other = other, spec
+    policy, task = maker(maker.Config(hidden=(16,)), spec), SimpleNamespace(name="the pit")
+    refuse_another_team(policy, spec, "The run a", task)
+    with pytest.raises(
+        DataError, match=f"The run a was trained for {kind} actions, but the pit's are {other.action_kind}"
+    ):
+        refuse_another_team(policy, other, "The run a", task)
+    body = partition("reacher", "2x1", "0")
+    alike = maker(maker.Config(hidden=(16,)), Spec(body.obs_dims, body.act_dims, 0, kind))
+    if kind == "discrete":
+        with pytest.raises(DataError, match="discrete actions, but the pit's are continuous"):
+            refuse_another_team(alike, body, "The run a", task)
+    else:
+        refuse_another_team(alike, body, "The run a", task)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from runs import small_run
@@ -19,6 +20,7 @@ from offline_marl.core.types import DataError
 from offline_marl.datasets import files
 from offline_marl.datasets.episode_index import episode_sums, starts
 from offline_marl.datasets.files import load_data, save_data
+from offline_marl.environments.base import environments
 from offline_marl.environments.guarded import EnvironmentFailedError
 from offline_marl.tasks.data_tasks import open_task
 
@@ -215,3 +217,41 @@ def test_a_body_is_recorded_whole_whoever_moves_it(tmp_path):
     first = int(starts(recording.lengths)[episode])
     obs = recording.split(open_task(task).partition).obs[first + episode].unsqueeze(0)
     assert torch.allclose(recording.actions[first], run.algorithm.act(obs)[0, :, 0], atol=1e-6)
+
+
+def test_a_body_that_fails_is_named_and_loses_nothing(tmp_path, monkeypatch):
+    class Loose:
+        copies, max_steps, state_dim, action_dim = 2, 3, 10, 2
+
+        def reset(self, seeds):
+            raise ValueError("high - low < 0")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(environments.get("reacher"), "simulator", classmethod(lambda kind, copies: Loose()))
+    with pytest.raises(
+        EnvironmentFailedError, match="reacher failed in a reset: ValueError: high - low < 0; chunks that"
+    ):
+        collected(tmp_path / "a.safetensors", "reacher", who=("random",), episodes=2)
+    monkeypatch.setattr(environments.get("reacher"), "simulator", classmethod(lambda kind, copies: 1 / 0))
+    with pytest.raises(EnvironmentFailedError, match="reacher failed when it was made: ZeroDivisionError"):
+        collected(tmp_path / "b.safetensors", "reacher", who=("random",), episodes=2)
+
+
+@pytest.mark.parametrize("fields", [{}, {"noise": (0.2,)}, {"who": ("left", "random")}, {"deviate": "left"}])
+def test_an_expert_that_returns_doubles_records_what_one_of_floats_does(tmp_path, monkeypatch, fields):
+    fields = {"episodes": 4, "who": ("left",), **fields}
+    single = load_data(collected(tmp_path / "a.safetensors", **fields))
+    scripted = environments.get("rendezvous").scripted
+
+    class Doubles:
+        name = "left"
+
+        def act(self, seen):
+            return scripted("left").act(seen).astype(np.float64)
+
+    monkeypatch.setattr(environments.get("rendezvous"), "scripted", classmethod(lambda kind, name: Doubles()))
+    double = load_data(collected(tmp_path / "b.safetensors", **fields))
+    assert double.actions.dtype == torch.float32 and double.lengths.tolist() == single.lengths.tolist()
+    assert torch.allclose(double.actions, single.actions, atol=1e-6)

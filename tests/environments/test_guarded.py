@@ -19,6 +19,7 @@ from offline_marl.environments import guarded
 from offline_marl.environments.guarded import (
     EnvironmentFailedError,
     Guarded,
+    GuardedBody,
     TimeLimitError,
     Watch,
     build_in_time,
@@ -69,6 +70,19 @@ def test_what_an_environment_raises_is_told_with_its_name(call: str) -> None:
         getattr(Guarded(Stub(fail(DataError("A sentence."))), "maze"), call)(given)
     with pytest.raises(KeyboardInterrupt):
         getattr(Guarded(Stub(fail(KeyboardInterrupt())), "maze"), call)(given)
+
+
+class Body(Stub):
+    state_dim, action_dim = 3, 2
+
+
+@pytest.mark.parametrize("call", ["reset", "step"])
+def test_a_body_that_fails_is_named_as_a_team_is(call: str) -> None:
+    with pytest.raises(EnvironmentFailedError, match=f"maze failed in a {call}: ValueError: high - low < 0."):
+        getattr(GuardedBody(Body(fail(ValueError("high - low < 0"))), "maze"), call)([0])
+    body = GuardedBody(Body(lambda: 7), "maze")
+    assert (body.reset([0]), body.copies, body.max_steps, body.state_dim, body.action_dim) == (7, 1, 5, 3, 2)
+    assert body.versions() == {}
 
 
 def test_an_environment_without_a_close_is_told_of_once(

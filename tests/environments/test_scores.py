@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from worlds import SPECS, PointEnv
 
 from offline_marl.core.reference import Reference
+from offline_marl.environments import scores
 from offline_marl.environments.episodes import episode_seeds, play
 from offline_marl.environments.scores import summarize
 
@@ -88,6 +91,31 @@ def test_the_interval_is_the_same_at_each_call_and_around_the_mean():
     assert alone.low == alone.mean == alone.high == 2.5
 
 
+@pytest.mark.parametrize("count", [1, 2, 9, 100, 257])
+@pytest.mark.parametrize("block", [1, 700, 2**21])
+def test_the_interval_is_that_of_one_table_whatever_is_drawn_at_once(monkeypatch, count, block):
+    returns = np.random.default_rng(count).normal(size=count)
+    monkeypatch.setattr(scores, "RESAMPLES", 301)
+    monkeypatch.setattr(scores, "BLOCK", block)
+    draws = np.random.default_rng(0).integers(count, size=(301, count))
+    low, high = np.percentile(returns[draws].mean(1), [2.5, 97.5])
+    score = summarize(returns)
+    assert (score.low, score.high) == (low, high)
+
+
+@pytest.mark.long
+def test_the_interval_of_many_episodes_is_that_of_one_table_and_takes_little_memory():
+    returns = np.random.default_rng(0).normal(size=2_000)
+    draws = np.random.default_rng(0).integers(2_000, size=(10_000, 2_000))
+    low, high = np.percentile(returns[draws].mean(1), [2.5, 97.5])
+    del draws
+    tracemalloc.start()
+    score = summarize(returns)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (score.low, score.high) == (low, high) and most < 50e6
+
+
 def test_normalized_returns_are_zero_for_random_and_a_hundred_for_expert():
     reference = Reference(random=-10.0, expert=-5.0)
     score = summarize(np.array([-10.0, -5.0]), reference)
@@ -96,3 +124,15 @@ def test_normalized_returns_are_zero_for_random_and_a_hundred_for_expert():
     bare = summarize(np.array([-10.0, -5.0]))
     assert bare.normalized is None and bare.row()["normalized_return"] is None
     assert "normalized return 50.0" in str(score) and str(bare).startswith("return -7.500")
+
+
+def test_one_episode_is_printed_without_an_interval_and_stored_with_one():
+    alone = summarize(np.array([-5.0]))
+    assert str(alone) == "return -5.000, 1 episode" and repr(alone) == "Score(return -5.000, 1 episode)"
+    scaled = summarize(np.array([-5.0]), Reference(random=-10.0, expert=-5.0))
+    assert str(scaled) == "normalized return 100.0 (return -5.000, 1 episode)"
+    assert "low" not in scaled._repr_html_() and "return" in scaled._repr_html_()
+    assert (scaled.row()["return_low"], scaled.row()["normalized_high"], scaled.row()["episodes"]) == (-5.0, 100.0, 1)
+    two = summarize(np.array([-5.0, -5.0]), Reference(random=-10.0, expert=-5.0))
+    assert str(two) == "normalized return 100.0 [100.0, 100.0] (return -5.000 [-5.000, -5.000], 2 episodes)"
+    assert "return low" in two._repr_html_()

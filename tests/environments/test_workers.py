@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import os
+import pickle
+import threading
 import time
 
 import numpy as np
 import pytest
 from worlds import SPECS, PointEnv
 
+from offline_marl.core.errors import WorkError
+from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
 from offline_marl.environments.base import Seen
+from offline_marl.environments.checks import BadNumbersError
+from offline_marl.environments.guarded import EnvironmentFailedError, Guarded
+from offline_marl.environments.pettingzoo import environment_of
 from offline_marl.environments.workers import SideBySide, WorkerDiedError, ended_behind
 
 SEEDS = [5, 3, 8, 1, 4, 9, 2]
@@ -48,6 +55,21 @@ def test_episodes_do_not_depend_on_how_many_processes_step_them(kind, workers):
             assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     assert env.reset(SEEDS[:1]).obs.shape[0] == 1
     env.close()
+
+
+@pytest.mark.parametrize("high", [1, 2])
+def test_bounds_of_actions_are_told_as_the_environment_tells_them(high):
+    pytest.importorskip("pettingzoo")
+    acts = pytest.importorskip("gymnasium.spaces").Box(-0.5, high, (1,), np.float32)
+    kind = environment_of(ImportPath("odd_worlds:make"), {"acts": acts})
+    env, alone = SideBySide(lambda copies: kind.make(None, copies), 2, 2), kind.make(None, 2)
+    assert len(env.action_bounds) == 2
+    for told, own in zip(env.action_bounds, alone.action_bounds, strict=True):
+        assert np.array_equal(told, own)
+    env.close()
+    silent = SideBySide(lambda copies: PointEnv(SPECS["continuous"], copies), 1, 1)
+    assert not silent.action_bounds
+    silent.close()
 
 
 def test_copies_that_say_nothing_may_choose_anything():
@@ -100,3 +122,91 @@ def test_processes_end_behind_a_failure_that_somebody_keeps():
     for process in ours:
         process.join(10)
     assert len(ours) == 2 and not any(process.is_alive() for process in ours) and kept.tb is not None
+
+
+class OwnError(Exception):
+    """Made again of its message alone, it would take that for the part."""
+
+    def __init__(self, part):
+        super().__init__(f"the {part} is loose")
+
+
+class Particular(DataError):
+    def __init__(self, part, side):
+        super().__init__(f"The {side} {part} is missing.")
+
+
+class Held(Exception):
+    """Cannot be pickled."""
+
+    def __init__(self, text):
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+FAULTS = {
+    1: lambda: BadNumbersError("the reward of agent 1 is not finite (nan)", 3, 0, "the episode with seed 5", "kept"),
+    2: lambda: OwnError("wheel"),
+    3: lambda: Particular("wheel", "left"),
+    4: lambda: Held("it is stuck"),
+    5: lambda: ValueError("plain"),
+}
+
+
+class Faulty(PointEnv):
+    """Fails in each of its copies as the first seed says; answers of seed 6 cannot be pickled."""
+
+    def reset(self, seeds):
+        if seeds[0] in FAULTS:
+            raise FAULTS[seeds[0]]()
+        return threading.Lock() if 6 in seeds else super().reset(seeds)
+
+
+def test_bad_numbers_come_out_of_a_process_as_they_are():
+    error = FAULTS[1]()
+    same = pickle.loads(pickle.dumps(error.of_episode("episode 7", "said")))
+    assert type(same) is BadNumbersError and (same.what, same.step, same.row) == (error.what, 3, 0)
+    assert str(same) == str(error.of_episode("episode 7", "said"))
+
+
+def test_whatever_fails_in_a_process_is_told_in_the_words_of_a_single_one(capfd):
+    env = Guarded(SideBySide(lambda copies: Faulty(SPECS["discrete"], copies), 4, 2), "odd")
+    alone = Guarded(Faulty(SPECS["discrete"], 4), "odd")
+    for seed in FAULTS:
+        with pytest.raises((DataError, EnvironmentFailedError)) as expected:
+            alone.reset([seed, 7, 8, 9])
+        with pytest.raises((DataError, EnvironmentFailedError)) as told:
+            env.reset([seed, 7, 8, 9])
+        assert str(told.value) == str(expected.value)
+        assert isinstance(told.value, DataError) is isinstance(expected.value, DataError)
+        assert len(env.reset([10, 11, 12, 13]).obs) == 4  # no answer to the last question is left
+    with pytest.raises(EnvironmentFailedError, match="odd failed in a reset: TypeError: cannot pickle"):
+        env.reset([6, 7, 8, 9])
+    env.close()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("seed", [2, 4])
+def test_what_fails_while_copies_are_made_is_told_too(seed):
+    with pytest.raises(WorkError, match="OwnError: the wheel is loose|Held: it is stuck"):
+        SideBySide(lambda copies: (_ for _ in ()).throw(FAULTS[seed]()), 2, 1)
+
+
+def test_a_process_that_answers_to_nobody_ends_without_a_word(capfd):
+    import multiprocessing
+
+    class Slow(PointEnv):
+        def reset(self, seeds):
+            time.sleep(0.2)
+            return super().reset(seeds)
+
+    before = set(multiprocessing.active_children())
+    env = SideBySide(lambda copies: Slow(SPECS["discrete"], copies), 4, 2)
+    ours = set(multiprocessing.active_children()) - before
+    for pipe in env._pipes:
+        pipe.send(("reset", [1, 2]))
+    env.close()
+    for process in ours:
+        process.join(10)
+    assert len(ours) == 2 and {process.exitcode for process in ours} == {0}
+    assert capfd.readouterr().err == ""

@@ -96,6 +96,16 @@ def test_marl_evals_environments_are_those_of_the_data_and_rows_have_one_step() 
     assert held == {"Reacher-v5": {"A": {"bc": {"run_0": {"step_0": step, "absolute_metrics": absolute}}}}}
 
 
+def test_marl_evals_names_hold_no_commas() -> None:
+    data = {"dataset_versions": {"env_id": "own:make, fast"}}
+    made = [run("bc, lr 0.1", "d.safetensors, online", seed, 1.0, provenance=data) for seed in (0, 1)]
+    held = marl_eval(summarize(Gathered(tuple(made)), reps=100))
+    assert list(held) == ["own:make; fast"] and list(held["own:make; fast"]) == ["d.safetensors; online"]
+    assert {name: list(runs) for name, runs in held["own:make; fast"]["d.safetensors; online"].items()} == {
+        "bc; lr 0.1": ["run_0", "run_1"]
+    }
+
+
 def test_a_report_is_written_over_an_earlier_one_and_leaves_no_parts(report: Path) -> None:
     before = (report / "evidence.json").read_text()
     export(summarize(Gathered((run("bc", "A", 0, 1.0),)), reps=100), report.parent / "again")

@@ -145,3 +145,25 @@ def test_an_evaluation_writes_a_file_even_where_the_environment_tells_nothing(tm
     assert returns == pytest.approx(score.returns.tolist())
     assert score.returns.tolist() == evaluate(tmp_path / "run", 3).returns.tolist()
     assert {row["agent"] for row in rows} == {"agent_0", "agent_1", "agent_2"}
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_what_is_not_finite_is_empty_within_arrays_and_sums_too(tmp_path, ending):
+    env, path = Telling(), tmp_path / f"told.{ending}"
+    long = np.arange(20.0).reshape(2, 10)
+    long[0, 1], long[1, 3] = np.nan, -np.inf
+    with InfosFile.maybe(path) as file:
+        for ended in (False, True):
+            env.told = [{name: {"long": long, "short": [np.nan, 1.0], "large": 1e308} for name in env.agents}]
+            file.add(env, [7], step([[1, 2]], [True], [ended]))
+    if ending == "jsonl":
+        rows = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
+        arrays = rows[0]["long"]
+        assert (rows[0]["short_0"], rows[0]["short_1"]) == (None, 1.0)
+    else:
+        with path.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        arrays = json.loads(rows[0]["long"], parse_constant=pytest.fail)
+    assert arrays == [[0, None, *range(2, 10)], [10, 11, 12, None, *range(14, 20)]]
+    (last,) = (row["large"] for row in rows if row["row"] == "sum" and row["agent"] == "a")
+    assert last in (None, "")

@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from runs import score_in_point_env, small_run, start_and_kill
 from worlds import reacher_recording, saved
 
+from offline_marl.collection.collect import collect
+from offline_marl.collection.config import CollectConfig
+from offline_marl.core.config import build
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.reference import UNIFORM_RETURNS
-from offline_marl.core.types import DataError
+from offline_marl.core.types import DataError, Spec
 from offline_marl.datasets.base import Dataset
-from offline_marl.datasets.files import save_data
+from offline_marl.datasets.files import load_data, save_data
 from offline_marl.films.frames import frames
 from offline_marl.films.videos import film
 from offline_marl.report.crossplay.crossplay import crossplay
@@ -263,3 +267,66 @@ def test_a_task_imports_nothing_that_is_no_registered_environment(
     file.write_text(json.dumps(json.loads(file.read_text()) | {"scenario": scenario}))
     monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"imported {name}"))
     assert scored_task_of(RunFolder(tmp_path / "run")).environment is None
+
+
+def hunted(path: Path, prey: str) -> str:
+    """Data that says it was recorded with a run as prey, of hunters who never moved."""
+    spec = Spec((16, 16, 16), (5, 5, 5), 62, "discrete")
+    rows = {"obs": torch.zeros(4, 3, 16), "state": torch.zeros(4, 62), "lengths": torch.tensor([3])}
+    over, cut = torch.zeros(3, 3, dtype=torch.bool), torch.tensor([[False] * 3] * 2 + [[True] * 3])
+    steps = {"actions": torch.zeros(3, 3, dtype=torch.int64), "rewards": torch.zeros(3, 3)}
+    about = {"scenario": "simple-tag-prey", "settings": {"prey": prey}, "reference": {"random": 0.0, "expert": 9.0}}
+    data = Dataset(**rows, **steps, terminations=over, truncations=cut, spec=spec, metadata=about)
+    save_data(path, data.check())
+    return str(path)
+
+
+@pytest.mark.parametrize("said", ["runs/tag", "./runs/tag", "whole", "lost"])
+def test_a_run_that_acted_where_data_was_recorded_has_to_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    pytest.importorskip("mpe2")
+    monkeypatch.chdir(tmp_path)
+    if said != "lost":
+        (tmp_path / "runs" / "tag").mkdir(parents=True)
+    said = str(tmp_path / "runs" / "tag") if said == "whole" else said
+    task = open_task(hunted(tmp_path / "data.safetensors", said))
+    assert task.environment is None and task.make_env(1) is None
+    assert f'--environment simple-tag-prey --env-settings \'{{"prey": "{said}"}}\' if you trust the run' in task.hint
+
+
+@pytest.mark.parametrize("recorded", ["runs/tag", "whole"])
+@pytest.mark.parametrize("named", ["runs/tag", "./runs/../runs/tag", "whole", "runs/other"])
+def test_a_run_that_acts_is_the_same_however_its_folder_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: str, named: str
+) -> None:
+    pytest.importorskip("mpe2")
+    monkeypatch.chdir(tmp_path)
+    for name in ("tag", "other"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    monkeypatch.setattr(environment_tasks, "with_actors", lambda settings, permit: {})
+    paths = [str(tmp_path / "runs" / "tag") if path == "whole" else path for path in (recorded, named)]
+    task = open_task(hunted(tmp_path / "data.safetensors", paths[0]))
+    choice = EnvironmentChoice(environment="simple-tag-prey", env_settings={"prey": paths[1]})
+    scored = scored_in_named(task, choice, ImportPath)
+    assert scored.elsewhere is (named == "runs/other") and (scored.reference is None) is scored.elsewhere
+
+
+@pytest.mark.long
+def test_data_recorded_with_a_run_as_prey_is_trained_on_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mpe2")
+    monkeypatch.chdir(tmp_path)
+    small_run(Path("runs/tag"), None, "vdn", environment="simple-tag", steps=1, warmup_steps=30, recurrent=False)
+    fields = {"settings": {"prey": "runs/tag"}, "who": ("random",), "episodes": 4, "score_episodes": 4}
+    fields |= {"reference": (0.0, 9.0), "environment": "simple-tag-prey", "out": "prey.safetensors"}
+    assert load_data(collect(build(CollectConfig, fields))).metadata["settings"] == {"prey": str(tmp_path / "runs/tag")}
+    assert small_run(Path("plain"), "prey.safetensors", steps=2).score is None
+    assert "--env-settings" in capsys.readouterr().err
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    where = {"environment": "simple-tag-prey", "env_settings": {"prey": "../runs/tag"}}
+    score = small_run(Path("named"), "../prey.safetensors", steps=2, **where).score
+    assert score is not None and score.reference is not None and score.reference.expert == 9.0
+    assert run.evaluate(Path("../plain"), 2, **where).reference is not None
