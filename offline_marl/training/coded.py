@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Annotated
 
@@ -104,10 +105,28 @@ class GradientProgram:
 
     def __call__(self, learner: int, payload: Payload) -> Message:
         """The message of a learner."""
-        work = unpack(payload, self.view)
-        self.learner.load_snapshot(work.snapshot, lent=True)
-        rows, note = rows_of(self.learner, work, self.code.assigned(learner))
-        return Message(self.code.encode(learner, rows), note)
+        with one_thread():
+            work = unpack(payload, self.view)
+            self.learner.load_snapshot(work.snapshot, lent=True)
+            rows, note = rows_of(self.learner, work, self.code.assigned(learner))
+            return Message(self.code.encode(learner, rows), note)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A single torch thread while gradients are computed, so that they are the same bits in whichever process.
+
+    A process that was forked from one whose threads had begun would wait for these, which it has not, for good.
+    """
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def rows_of(learner: SplitLearner, work: Work, agents: Sequence[int]) -> tuple[Annotated[Floats, "agent n"], bytes]:
@@ -115,9 +134,10 @@ def rows_of(learner: SplitLearner, work: Work, agents: Sequence[int]) -> tuple[A
 
     Each agent is asked for by itself, so that its row does not depend on which others a learner computes.
     """
-    parts = [learner.gradients(work.batch, [agent], work.prepared) for agent in agents]
-    rows = [torch.cat([part.flat()[0].double(), _metrics_of(part)]).cpu().numpy() for part in parts]
-    return np.stack(rows), _note(parts[0])
+    with one_thread():
+        parts = [learner.gradients(work.batch, [agent], work.prepared) for agent in agents]
+        rows = [torch.cat([part.flat()[0].double(), _metrics_of(part)]).cpu().numpy() for part in parts]
+        return np.stack(rows), _note(parts[0])
 
 
 def _metrics_of(gradients: AgentGradients) -> Tensor:
