@@ -12,7 +12,9 @@ itself, as data and environments hold choices and nothing between, and lets the 
 It has nothing that holds it near recorded data: without an environment its critics overrate what the data does not
 show, as those of `td3-bc` with little cloning; `omar` and `cql` are for that.
 Departs from the paper: critic and policies step at the same parameters (the published code steps the critic first); the
-environment is given a drawn choice, not a soft one; continuous policies are tanh-squashed without noise of their own.
+environment is given a drawn choice, not a soft one; continuous policies are tanh-squashed without noise of their own;
+`grad_clip` bounds the norm of an agent's policy and that of its critic, each as a whole (the published code's bounds
+every variable by itself); all agents learn from one minibatch (the published code draws one for each agent).
 Papers: arXiv 1706.02275 (MADDPG), arXiv 1509.02971 (DDPG), arXiv 1611.01144 (Gumbel-softmax).
 """
 

@@ -18,11 +18,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
 from typing import NoReturn
 
 from offline_marl.core.errors import sentence
+from offline_marl.core.progress import say
 from offline_marl.distributed.engine import (
     POLL_S,
     Answer,
@@ -41,12 +42,21 @@ from offline_marl.distributed.payloads import map_payload, write_payload
 
 DOOR = "door"
 """Socket at which learners knock, in the engine's folder."""
+SHORT_PLACE = "/tmp"
+"""Where that folder is if the path of the usual place is too long for a socket's name."""
+LONGEST_NAME = 100
+"""Bytes that a socket's name may have on all systems."""
 KEPT_VERSIONS = 2
 """Newest payloads that stay on disk: a learner that was given the one before may just be opening it."""
 IDLE_S = 0.2
 """Seconds between looks at whether a learner without a task is still there."""
+REAP_S = 0.1
+"""Seconds between looks at whether a learner died before it said anything."""
 END_S = 5.0
 """Seconds that learners are given to end by themselves."""
+ORDER = struct.Struct("qq")
+"""A learner, and the number of the order for it; no learner, but `END`, ends all."""
+END = -1
 
 Tasks = queue.SimpleQueue[Task]
 
@@ -64,6 +74,12 @@ class LocalEngine(Engine):
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._tasks: dict[int, Tasks] = {}
         self._pids: dict[int, int] = {}
+        self._connected: set[int] = set()
+        """Processes whose connection is open."""
+        self._count = 0
+        self._ordered: dict[int, int] = {}
+        """Newest order of each learner whose process has not come in."""
+        self._nursery_told = False
         self._newest = mmap.mmap(-1, 8)  # the newest version, seen by all who are forked from here
         self._versions: list[int] = []
         self._running = False
@@ -76,10 +92,14 @@ class LocalEngine(Engine):
         """
         if not hasattr(os, "fork"):
             raise EngineError("Local learners are forked processes, which this system does not have: use Ray.")
-        self._folder = Path(tempfile.mkdtemp(prefix="offline_marl_"))
-        self._listener = Listener(str(self._folder / DOOR), "AF_UNIX", backlog=self.learners + 1)
-        orders, self._orders = os.pipe()
-        self._nursery = os.fork()
+        self._folder = _folder()
+        try:
+            self._listener = Listener(str(self._folder / DOOR), "AF_UNIX", backlog=self.learners + 1)
+            orders, self._orders = os.pipe()
+            self._nursery = os.fork()
+        except OSError as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise EngineError(f"Learners cannot be started: {sentence(error)}") from None
         if not self._nursery:
             os.close(self._orders)
             _fork_learners(orders, self._folder, self.make, self._newest)
@@ -116,8 +136,14 @@ class LocalEngine(Engine):
         """Order another process for this learner; the one before, if any, is killed."""
         self._tasks.pop(learner, None)
         self._pids.pop(learner, None)
-        with contextlib.suppress(BrokenPipeError):  # the nursery itself is gone: the controller computes alone
-            os.write(self._orders, struct.pack("q", learner))
+        self._count += 1
+        self._ordered[learner] = self._count
+        try:
+            os.write(self._orders, ORDER.pack(learner, self._count))
+        except BrokenPipeError:
+            if not self._nursery_told:
+                say("The process that starts learners is gone: those that are lost are not started anew in this run.")
+            self._nursery_told = True
 
     def process_of(self, learner: int) -> int | None:
         """The id of a learner's process; None while there is none."""
@@ -129,12 +155,18 @@ class LocalEngine(Engine):
             return
         self._running = False
         self._listener.close()  # first: its name goes with the folder
-        os.close(self._orders)  # the nursery takes it for the end: it kills its children and goes
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._orders, ORDER.pack(END, 0))  # the nursery kills its children and goes
+        os.close(self._orders)  # which alone would not tell it: processes forked later may have it open, too
         deadline = time.monotonic() + END_S
-        while not _reaped(self._nursery):
+        while (ended_well := _ended_well(self._nursery)) is None:
             if time.monotonic() > deadline:
                 os.kill(self._nursery, signal.SIGKILL)
             time.sleep(POLL_S)
+        if not ended_well:  # it was killed, and its children were not
+            for pid in list(self._connected):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _file_of(self, version: int) -> Path:
@@ -145,16 +177,21 @@ class LocalEngine(Engine):
         while self._running:
             try:
                 connection = self._listener.accept()
-                learner, pid = connection.recv()
+                learner, order, pid = connection.recv()
             except (OSError, EOFError):
                 continue
+            if self._ordered.get(learner) != order:  # replaced meanwhile, or its own thread tells of its end
+                connection.close()
+                continue
+            del self._ordered[learner]
             tasks: Tasks = queue.SimpleQueue()
             self._tasks[learner] = tasks
             if pid:
                 self._pids[learner] = pid
-            threading.Thread(target=self._talk, args=(learner, connection, tasks), daemon=True).start()
+                self._connected.add(pid)
+            threading.Thread(target=self._talk, args=(learner, pid, connection, tasks), daemon=True).start()
 
-    def _talk(self, learner: int, connection: Connection, tasks: Tasks) -> None:
+    def _talk(self, learner: int, pid: int, connection: Connection, tasks: Tasks) -> None:
         def tell(event: Event) -> None:
             if self._tasks.get(learner) is tasks:  # of a process that was replaced nobody wants to hear
                 self._events.put(event)
@@ -169,8 +206,10 @@ class LocalEngine(Engine):
                     message, seconds = _raise_said(connection.recv())
                     tell(Answer(learner, task.version, message, seconds))
         except (OSError, EOFError):
+            self._connected.discard(pid)
             tell(Lost(learner, "its process ended"))
         except EngineError as error:
+            self._connected.discard(pid)
             tell(Lost(learner, str(error)))
 
 
@@ -191,44 +230,78 @@ def _raise_said(answer: object) -> tuple[Message | None, float]:
     return answer
 
 
-def _reaped(pid: int) -> bool:
+def _folder() -> Path:
+    """A new folder whose socket's name is not too long."""
+    made = Path(tempfile.mkdtemp(prefix="offline_marl_"))
+    if len(os.fsencode(made / DOOR)) <= LONGEST_NAME:
+        return made
+    made.rmdir()
     try:
-        return os.waitpid(pid, os.WNOHANG) != (0, 0)
-    except ChildProcessError:
-        return True
+        return Path(tempfile.mkdtemp(prefix="offline_marl_", dir=SHORT_PLACE))
+    except OSError as error:
+        raise EngineError(f"{made.parent} is too long for the name of a socket: {sentence(error)}") from None
+
+
+def _ended_well(pid: int) -> bool | None:
+    """Whether a child has ended by itself; None while it runs."""
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:  # somebody else has seen how
+        return False
+    return status == 0 if ended else None
 
 
 def _fork_learners(orders: int, folder: Path, make: Callable[[], Program], newest: mmap.mmap) -> NoReturn:
-    """Fork a learner for each number that is ordered; when the orders end, end all of them and what they read."""
-    children: dict[int, int] = {}
+    """Fork a learner for each order; when the orders end, end all of them and what they read."""
+    children: dict[int, tuple[int, int]] = {}
+    """Order and process of each learner."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        while order := os.read(orders, 8):
-            (learner,) = struct.unpack("q", order)
-            _end(children.pop(learner, None))
-            if pid := _fork(learner, folder / DOOR):
-                children[learner] = pid
+        while True:
+            if not wait([orders], REAP_S):
+                _tell_of_the_dead(children, folder / DOOR)
+                continue
+            learner, number = ORDER.unpack(os.read(orders, ORDER.size) or ORDER.pack(END, 0))
+            if learner == END:
+                break
+            _end(children.pop(learner, (0, None))[1])
+            if pid := _fork(learner, number, folder / DOOR):
+                children[learner] = number, pid
             elif pid == 0:
                 os.close(orders)
-                _learn(learner, str(folder / DOOR), make, newest)
+                _learn(learner, number, str(folder / DOOR), make, newest)
     finally:
-        for pid in children.values():
+        for _, pid in children.values():
             _end(pid)
         shutil.rmtree(folder, ignore_errors=True)  # the owner may have been killed
         os._exit(0)
 
 
-def _fork(learner: int, door: Path) -> int | None:
+def _tell_of_the_dead(children: dict[int, tuple[int, int]], door: Path) -> None:
+    """Tell the owner of learners that have ended: of those that never came in nobody else does."""
+    for learner, (number, pid) in list(children.items()):
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                del children[learner]
+                _tell(door, learner, number, "its process ended")
+
+
+def _fork(learner: int, number: int, door: Path) -> int | None:
     """As `os.fork`; where this machine has no room for another process its owner is told that, and it is None."""
     try:
         return os.fork()
     except OSError as error:
-        with contextlib.suppress(OSError, EOFError), Client(str(door), "AF_UNIX") as connection:
-            connection.send((learner, 0))
-            connection.send(f"its process cannot be started: {sentence(error)}")
+        _tell(door, learner, number, f"its process cannot be started: {sentence(error)}")
         return None
+
+
+def _tell(door: Path, learner: int, number: int, reason: str) -> None:
+    """Tell the owner in a learner's stead why there is none."""
+    with contextlib.suppress(OSError, EOFError), Client(str(door), "AF_UNIX") as connection:
+        connection.send((learner, number, 0))
+        connection.send(reason)
 
 
 def _end(pid: int | None) -> None:
@@ -239,11 +312,11 @@ def _end(pid: int | None) -> None:
             os.waitpid(pid, 0)
 
 
-def _learn(learner: int, door: str, make: Callable[[], Program], newest: mmap.mmap) -> NoReturn:
+def _learn(learner: int, number: int, door: str, make: Callable[[], Program], newest: mmap.mmap) -> NoReturn:
     """Answer tasks until nobody asks any more."""
     try:
         with contextlib.suppress(OSError, EOFError), Client(door, "AF_UNIX") as connection:
-            connection.send((learner, os.getpid()))
+            connection.send((learner, number, os.getpid()))
             try:
                 program = make()
                 connection.send((None, 0.0))

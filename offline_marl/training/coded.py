@@ -3,15 +3,16 @@
 The controller owns parameters, optimisers and targets. In each update it publishes a snapshot and the batch's rows;
 learner n returns sum_m C[n, m] g_m, the float64 gradients of its agents, and the update goes on once the answers that
 have come determine every agent's. So parameters are those of an uncoded run up to rounding, whoever was late or dead.
-Learners that are late keep their old task and are passed by, the dead are started anew in the background, and what the
-living cannot determine is computed here: no update ever waits for one learner.
+Learners that are late keep their old task and are passed by, the dead are started anew in the background, and only what
+the living cannot determine is computed here: no update ever waits for one learner beyond a patience.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Annotated
 
@@ -104,10 +105,28 @@ class GradientProgram:
 
     def __call__(self, learner: int, payload: Payload) -> Message:
         """The message of a learner."""
-        work = unpack(payload, self.view)
-        self.learner.load_snapshot(work.snapshot, lent=True)
-        rows, note = rows_of(self.learner, work, self.code.assigned(learner))
-        return Message(self.code.encode(learner, rows), note)
+        with one_thread():
+            work = unpack(payload, self.view)
+            self.learner.load_snapshot(work.snapshot, lent=True)
+            rows, note = rows_of(self.learner, work, self.code.assigned(learner))
+            return Message(self.code.encode(learner, rows), note)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A single torch thread while gradients are computed, so that they are the same bits in whichever process.
+
+    A process that was forked from one whose threads had begun would wait for these, which it has not, for good.
+    """
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def rows_of(learner: SplitLearner, work: Work, agents: Sequence[int]) -> tuple[Annotated[Floats, "agent n"], bytes]:
@@ -115,9 +134,10 @@ def rows_of(learner: SplitLearner, work: Work, agents: Sequence[int]) -> tuple[A
 
     Each agent is asked for by itself, so that its row does not depend on which others a learner computes.
     """
-    parts = [learner.gradients(work.batch, [agent], work.prepared) for agent in agents]
-    rows = [torch.cat([part.flat()[0].double(), _metrics_of(part)]).cpu().numpy() for part in parts]
-    return np.stack(rows), _note(parts[0])
+    with one_thread():
+        parts = [learner.gradients(work.batch, [agent], work.prepared) for agent in agents]
+        rows = [torch.cat([part.flat()[0].double(), _metrics_of(part)]).cpu().numpy() for part in parts]
+        return np.stack(rows), _note(parts[0])
 
 
 def _metrics_of(gradients: AgentGradients) -> Tensor:
@@ -229,6 +249,8 @@ class Controller:
         self._due: dict[int, int] = {}
         """Version at which a learner that keeps dying is started again."""
         self._told: set[str] = set()
+        self._silent: set[int] = set()
+        """Learners of whose silence was told."""
 
     def await_learners(self, timeout_s: float) -> int:
         """Wait until all learners can be given tasks, but not longer; returns how many can."""
@@ -261,7 +283,7 @@ class Controller:
         return metrics | {f"coded/{name}": torch.tensor(number) for name, number in account.numbers().items()}
 
     def _gather(self, version: int) -> tuple[dict[int, Message], Iteration]:
-        """Answers to this version, until they determine all agents or nobody is left who could help."""
+        """Answers to this version, until they determine all agents or nobody is at work who could add to them."""
         begun = time.monotonic()
         account = Iteration(version, [], [])
         delays = self.stragglers.draw() if self.stragglers is not None else {}
@@ -276,6 +298,8 @@ class Controller:
         while not self.code.decodable(list(answers)) and self._hopeful(version, answers):
             event = self._event(heard + self.patience_s)
             if event is None:
+                if time.monotonic() >= heard + self.patience_s:
+                    self._tell_of_silence()
                 break
             heard = time.monotonic()
             self._note(event, version, answers, account)
@@ -320,10 +344,19 @@ class Controller:
         else:
             self.engine.restart(learner)
 
+    def _tell_of_silence(self) -> None:
+        """Say once of each learner that it has a task and did not answer."""
+        if silent := sorted(self._working.keys() - self._silent):
+            self._silent.update(silent)
+            named = f"Learner {silent[0]}" if len(silent) == 1 else f"Learners {', '.join(map(str, silent))}"
+            said = f"did not answer within {self.patience_s:g} s"
+            say(f"{named} {said}: what is missing is computed by the run's own process.")
+
     def _hopeful(self, version: int, answers: Mapping[int, Message]) -> bool:
-        """Whether those who have answered and those who are at work on this version could determine all agents."""
+        """Whether those who are at work on this version tell anything that those who have answered do not."""
         at_work = [learner for learner, task in self._working.items() if task == version]
-        return self.code.decodable([*answers, *at_work])
+        rows = [*answers, *at_work]
+        return self.code.rank(rows) > self.code.rank(list(answers)) or self.code.decodable(rows)
 
     def _decode(self, answers: Mapping[int, Message], account: Iteration, work: Work) -> AgentGradients:
         """Every agent's gradients; of agents that the answers do not determine they are computed here."""

@@ -164,7 +164,7 @@ def _refuse_other_run(config: RunConfig, updates: int) -> None:
     place = str(config.answers_of)
     if updates < config.steps:
         raise ConfigError(f"The log of {place} tells of {updates:,} updates, and --steps asks for {config.steps:,}.")
-    free = INDECISIVE_FIELDS | OF_ENGINES
+    free = (INDECISIVE_FIELDS - {"threads"}) | OF_ENGINES  # last bits hang on them
     stored, wanted = (
         {**one.settings, **one.model_dump(exclude={"settings", *free})} for one in (RunFolder(place).config(), config)
     )
@@ -194,7 +194,7 @@ class FolderProgram:
         with naming_plugins(folder):
             config = folder.config()
             task = open_to_go_on(folder)
-            torch.set_num_threads(config.threads)
+            torch.set_num_threads(1)
             learner = make_algorithm(config, task.data.spec)
             learner.place("cpu", 0)
             view = None

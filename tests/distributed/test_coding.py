@@ -1,7 +1,9 @@
 """Codes: what they refuse, what they encode, and that every set of rows that can be decoded is."""
 
+import re
 import time
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -199,3 +201,12 @@ def test_hundreds_of_learners_have_codes_in_seconds():
     assert measures(make_code("chebyshev", 3, 300)).tolerance >= 290
     assert measures(make_code("replication", 3, 300)).tolerance == 99
     assert time.process_time() - begun < 10
+
+
+def test_the_page_names_a_code_of_simple_spread_that_exists_and_what_is_ruled_out():
+    page = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text(encoding="utf-8")
+    example = next(line for line in page.splitlines() if "train maddpg --environment simple-spread" in line)
+    learners, name = re.search(r"--learners (\d+) --code (\S+)", example).groups()
+    assert make_code(name, 3, int(learners)).agents == 3
+    for learners, agents in ((16, 8), (18, 12)):
+        assert not make_code("chebyshev", agents, learners).decodable(range(agents))

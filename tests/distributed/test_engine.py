@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from offline_marl.distributed import local as local_engine
 from offline_marl.distributed.engine import Answer, EngineError, Lost, Message, Ready, ScriptedEngine, Task
 from offline_marl.distributed.local import LocalEngine
 from offline_marl.distributed.payloads import map_payload, write_payload
@@ -173,11 +174,10 @@ def test_learners_end_with_a_controller_that_is_killed():
 
 def _lives(pid):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        with open(f"/proc/{pid}/stat") as stat:  # a zombie that nobody reaps is dead
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    with open(f"/proc/{pid}/stat") as stat:  # a zombie that nobody reaps is dead
-        return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def test_a_payload_is_mapped_as_it_was_written_even_after_its_file_is_gone(tmp_path):
@@ -228,3 +228,78 @@ def test_what_learners_read_goes_with_a_killed_owner(tmp_path, monkeypatch):
     while any(tmp_path.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_learner_that_dies_before_it_says_anything_is_lost_and_comes_back(tmp_path, monkeypatch):
+    connect, died = local_engine.Client, tmp_path / "died"
+
+    def die_once(*place):
+        if not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return connect(*place)
+
+    monkeypatch.setattr(local_engine, "Client", die_once)
+    with LocalEngine(1, times_learner) as engine:
+        assert events_of(engine, 1) == [Lost(0, "its process ended")]
+        engine.restart(0)
+        assert events_of(engine, 1) == [Ready(0)]
+        os.kill(engine.process_of(0), signal.SIGKILL)
+        assert events_of(engine, 2, 0.5) == [Lost(0, "its process ended")], "one death is told once"
+
+
+def test_without_the_process_that_starts_learners_the_living_go_on_and_end_with_their_engine(capsys):
+    engine = LocalEngine(3, times_learner)
+    engine.start()
+    events_of(engine, 3)
+    pids = [engine.process_of(learner) for learner in range(3)]
+    os.kill(engine._nursery, signal.SIGKILL)
+    while os.waitid(os.P_PID, engine._nursery, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.01)
+    for learner in (0, 1):
+        os.kill(pids[learner], signal.SIGKILL)
+    assert {event.learner for event in events_of(engine, 2)} == {0, 1}
+    engine.restart(0)
+    engine.restart(1)
+    assert capsys.readouterr().err.count("The process that starts learners is gone") == 1
+    ask(engine, 1, [2])
+    assert [event.learner for event in events_of(engine, 1)] == [2]
+
+    os.kill(pids[2], signal.SIGSTOP)
+    engine.stop()
+    deadline = time.monotonic() + PATIENCE
+    while any(_lives(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(_lives(pid) for pid in pids)
+
+
+def test_processes_that_are_forked_meanwhile_keep_no_learner_alive():
+    engine = LocalEngine(2, times_learner)
+    engine.start()
+    events_of(engine, 2)
+    pids = [engine.process_of(0), engine.process_of(1)]
+    forked = os.fork()
+    if not forked:
+        time.sleep(60)
+        os._exit(0)
+    begun = time.monotonic()
+    engine.stop()
+    try:
+        assert time.monotonic() - begun < local_engine.END_S
+        assert not any(_lives(pid) for pid in pids)
+    finally:
+        os.kill(forked, signal.SIGKILL)
+        os.waitpid(forked, 0)
+
+
+def test_a_place_whose_path_is_too_long_for_a_socket_is_passed_by(tmp_path, monkeypatch):
+    place = tmp_path / ("x" * 100)
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    with LocalEngine(1, times_learner) as engine:
+        assert events_of(engine, 1) == [Ready(0)]
+        assert not any(place.iterdir())
+    monkeypatch.setattr(local_engine, "SHORT_PLACE", str(tmp_path / "nowhere"))
+    with pytest.raises(EngineError, match="too long for the name of a socket"):
+        LocalEngine(1, times_learner).start()
+    assert not any(place.iterdir())

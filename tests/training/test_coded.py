@@ -177,6 +177,27 @@ def test_what_was_written_down_can_be_replayed_bit_for_bit():
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0] if isinstance(ends[0][key], torch.Tensor))
 
 
+def test_beyond_the_tolerance_the_living_are_awaited_and_only_the_rest_is_computed_here():
+    """Learner 1 dies and does not come back; what the others answer is used, and a replay of the log ends alike."""
+    code, plain = code_named("uncoded"), uncoded_end(3)[0]
+    ends, accounts = [], []
+    for script in ([[-2, 0, 2], [2, 0], [0, 2]], None):
+        learner = learner_of()
+        script = [account.rows for account in accounts] if script is None else script
+        engine = ScriptedEngine(code.learners, program_of(learner, code), script)
+        engine.restart = lambda number: None
+        with engine:
+            controller = Controller(learner, code, engine, on_iteration=accounts.append)
+            for batch in batches(learner, 3):
+                controller.update(batch)
+        ends.append(learner.state_dict())
+        assert_close(learner, plain)
+
+    assert [account.rows for account in accounts] == [[0, 2], [2, 0], [0, 2]] * 2
+    assert [account.local for account in accounts] == [[1]] * 6
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0] if isinstance(ends[0][key], torch.Tensor))
+
+
 def run_local(code, count, stragglers=None, disturb=None, patience_s=20.0):
     learner, accounts = learner_of(), []
     with LocalEngine(code.learners, program_of(learner, code)) as engine:
@@ -285,7 +306,7 @@ def test_a_delay_costs_nothing_within_the_tolerance_and_its_whole_length_beyond(
     assert_late_ones_cost_nothing_up_to_the_tolerance(LocalEngine)
 
 
-def test_nobody_waits_longer_than_patience_for_those_that_hang():
+def test_nobody_waits_longer_than_patience_for_those_that_hang(capsys):
     plain, _ = uncoded_end(3)
 
     def disturb(engine, step):
@@ -297,6 +318,7 @@ def test_nobody_waits_longer_than_patience_for_those_that_hang():
     assert_close(learner, plain)
     assert accounts[1].local == accounts[2].local == list(range(AGENTS))
     assert accounts[2].seconds < 1.0, "nobody was at work on it, so nobody was waited for"
+    assert capsys.readouterr().err.count("did not answer within 1 s") == 1
 
 
 def test_a_learner_that_dies_again_and_again_is_started_ever_more_rarely_and_told_of_once(capsys):

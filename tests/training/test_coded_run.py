@@ -62,6 +62,30 @@ def test_a_log_is_replayed_bit_for_bit(tmp_path, data):
     ]
 
 
+@pytest.fixture
+def threads_of_the_caller():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("threads_of_the_caller")
+def test_learners_forked_from_a_process_of_several_threads_answer_and_are_replayed_bit_for_bit(tmp_path, data):
+    """Threads are not forked: a learner that shared its work among them would wait for those that it has not."""
+    torch.set_num_threads(2)
+    torch.ones(1_000_000).exp().sum()  # now there are two
+    big = {"algorithm": "td3-bc", "steps": 2, "threads": 2, "hidden": [256], "batch_size": 256}
+    big |= {"learners": 4, "code": "gaussian"}
+    small_run(tmp_path / "first", data, **big, engine="local", patience=20.0)
+    small_run(tmp_path / "again", data, **big, answers_of=str(tmp_path / "first"))
+
+    assert all(line["rows"] and not line["local"] for line in log_of(tmp_path / "first"))
+    refuse_difference(*(last_state(tmp_path / name)["algorithm"] for name in ("first", "again")))
+    with pytest.raises(ConfigError, match="threads was 2, not 1"):
+        small_run(tmp_path / "other", data, **{**big, "threads": 1}, answers_of=str(tmp_path / "first"))
+
+
 def test_a_log_of_another_run_or_of_too_few_updates_is_not_replayed(tmp_path, data):
     small_run(tmp_path / "first", data, **{**TD3_BC, "steps": 2}, engine="local")
     given = {**TD3_BC, "steps": 2, "answers_of": str(tmp_path / "first")}
