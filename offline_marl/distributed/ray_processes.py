@@ -181,10 +181,14 @@ class _Keeper:
                 cwd=command.directory if command.directory and Path(command.directory).is_dir() else None,
             )
         self._process = process
+        told = self._over  # while the process was being started, when there was none to tell: it has yet to begin
+        if told:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
         assert process.stdin is not None
         process.stdin.close()
-        return code
+        return 128 + signal.SIGTERM if told else code
 
     def terminate(self) -> None:
         """Tell the process to save and go, and all that it started."""

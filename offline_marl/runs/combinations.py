@@ -21,6 +21,8 @@ REPLAY_FIELDS = ("updates_per_step", "warmup_steps", "replay_capacity", "replay_
 """Settings of runs that replay."""
 ENGINE_FIELDS = ("learners", "code", "patience", "stragglers", "straggler_delay", "ray_address")
 """Settings of runs whose gradients other processes compute."""
+ASKING_FIELDS = ("engine", "patience", "stragglers", "straggler_delay", "ray_address")
+"""Those of engines and of how learners are asked, whom a replay of a log does not ask."""
 ALPHA = 2.5
 """Default of `alpha`, which policies that climb Q as it is have, too, and never read."""
 
@@ -222,6 +224,9 @@ def refuse_beginning(config: RunConfig, needs: Needs) -> None:
         random, expert = config.reference
         raise ConfigError(f"--reference {random:g},{expert:g} should be random,expert, the expert above random play.")
     refuse_unused(config, needs)
+    if config.answers_of is not None and (asking := _given(config, ASKING_FIELDS)):
+        flags = ", ".join("--" + field.replace("_", "-") for field in asking)
+        raise ConfigError(f"--answers-of replays a log and asks no learner: leave {flags} away.")
     if config.dataset is None and (config.real_fraction, config.real_fraction_end) != (None, None):
         raise ConfigError(
             "--real-fraction is a share of recorded rows, and a run without --dataset has none: leave it away."

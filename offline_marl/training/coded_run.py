@@ -24,7 +24,7 @@ from offline_marl.core.types import Batch, Metrics, Source
 from offline_marl.distributed.coding import Code
 from offline_marl.distributed.engine import Engine, Program, ScriptedEngine
 from offline_marl.distributed.local import LocalEngine
-from offline_marl.distributed.ray import RayEngine
+from offline_marl.distributed.ray import RayEngine, import_ray
 from offline_marl.distributed.schemes import make_code
 from offline_marl.runs.config import INDECISIVE_FIELDS, RunConfig
 from offline_marl.runs.folder import RunFolder, RunFolderError, naming_plugins
@@ -55,6 +55,7 @@ class CodedRun:
         ConfigError: The code does not exist for so many learners, the run computes on a GPU, or it replays the answers
             of a run of other settings.
         DataError: The algorithm's update cannot be split by agent.
+        EngineError: The run begins, and Ray is to compute for it, which is not installed.
     """
 
     def __init__(self, config: RunConfig, folder: RunFolder, learner: Algorithm) -> None:
@@ -69,8 +70,12 @@ class CodedRun:
         self.accounts: list[Iteration] = []
         """Of updates that are not in the log yet."""
         self.script = None if config.answers_of is None else read_log(Path(config.answers_of) / LOG, self.code)
-        if self.script is not None and not folder.config_file.is_file():
+        if folder.config_file.is_file():
+            return
+        if self.script is not None:
             _refuse_other_run(config, len(self.script))
+        elif config.engine == "ray":
+            import_ray()
 
     @contextlib.contextmanager
     def updating(self, source: Source) -> Iterator[Callable[[Batch], Metrics]]:
@@ -165,6 +170,8 @@ def _refuse_other_run(config: RunConfig, updates: int) -> None:
     if updates < config.steps:
         raise ConfigError(f"The log of {place} tells of {updates:,} updates, and --steps asks for {config.steps:,}.")
     free = (INDECISIVE_FIELDS - {"threads"}) | OF_ENGINES  # last bits hang on them
+    if config.real_fraction_end is not None:  # the share of an update hangs on how many there are
+        free -= {"steps"}
     stored, wanted = (
         {**one.settings, **one.model_dump(exclude={"settings", *free})} for one in (RunFolder(place).config(), config)
     )
@@ -217,17 +224,24 @@ def read_log(path: Path, code: Code) -> list[list[int]]:
     """
     try:
         lines = _lines(path)
-        rows = [[int(row) for row in line["rows"]] for line in lines]
+        rows = [_rows_of(line["rows"], code.learners) for line in lines]
         numbers = [line["version"] for line in lines]
     except (OSError, ValueError, KeyError, TypeError):
         raise RunFolderError(f"{path} is no log of a coded run's learners.") from None
     if (
         any(type(number) is not int for number in numbers)
         or numbers != list(range(1, len(numbers) + 1))
-        or any(row >= code.learners for order in rows for row in order)
+        or None in rows
     ):
         raise RunFolderError(f"{path} does not tell of every update from the first on, or of other learners.")
-    return rows
+    return [order for order in rows if order is not None]
+
+
+def _rows_of(order: object, learners: int) -> list[int] | None:
+    """The learners that a line names, each once; None where it names something else."""
+    if not isinstance(order, list) or any(type(row) is not int or not 0 <= row < learners for row in order):
+        return None
+    return order if len(set(order)) == len(order) else None
 
 
 def _line_of(account: Iteration) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +14,9 @@ from worlds import saved, world
 
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import DataError
-from offline_marl.distributed.engine import ScriptedEngine
+from offline_marl.distributed.engine import EngineError, ScriptedEngine
+from offline_marl.distributed.schemes import make_code
+from offline_marl.runs.config import RunConfig
 from offline_marl.runs.folder import RunFolderError
 from offline_marl.training import coded_run, run, training_run
 
@@ -101,10 +106,30 @@ def test_a_log_of_another_run_or_of_too_few_updates_is_not_replayed(tmp_path, da
         assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_a_replay_has_as_many_steps_where_the_share_of_rows_hangs_on_them(monkeypatch):
+    fields = {"algorithm": "td3-bc", "dataset": "x", "real_fraction": 0.9, "world_model": "ensemble"}
+    for end, refused in ((0.1, True), (None, False)):
+        then, now = (RunConfig(**fields, real_fraction_end=end, steps=steps, answers_of="there") for steps in (6, 3))
+        monkeypatch.setattr(coded_run, "RunFolder", lambda place, then=then: SimpleNamespace(config=lambda: then))
+        coded_run._refuse_other_run(then, 6)
+        with pytest.raises(ConfigError, match="steps was 6, not 3") if refused else nullcontext():
+            coded_run._refuse_other_run(now, 6)
+
+
+@pytest.mark.parametrize("damaged", ["[-1, 0, 1]", "[0, 0, 1]", '"012"', "[0.7, 1, 2]", "[true, 1, 2]", "[0, 5]", "{}"])
+def test_a_log_that_names_no_learners_is_not_replayed(tmp_path, damaged):
+    log, code = tmp_path / "learners.jsonl", make_code("systematic", 3, 5)
+    log.write_text('{"version": 1, "rows": [4, 0, 2]}\n{"version": 2, "rows": []}\n')
+    assert coded_run.read_log(log, code) == [[4, 0, 2], []]
+    log.write_text(f'{{"version": 1, "rows": {damaged}}}\n')
+    with pytest.raises(RunFolderError, match="does not tell of every update"):
+        coded_run.read_log(log, code)
+
+
 @pytest.mark.long
 def test_a_killed_run_goes_on_bit_for_bit_with_scripted_answers(tmp_path, data):
-    settings = TD3_BC | {"code": "replication", "learners": 5, "stragglers": 2, "straggler_delay": 0.01}
-    small_run(tmp_path / "first", data, **settings, engine="local")
+    settings = TD3_BC | {"code": "replication", "learners": 5}
+    small_run(tmp_path / "first", data, **settings, engine="local", stragglers=2, straggler_delay=0.01)
     replayed = settings | {"answers_of": str(tmp_path / "first")}
     small_run(tmp_path / "whole", data, **replayed)
     start_and_kill(tmp_path / "killed", data, 17, **replayed)
@@ -152,6 +177,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_logs_each_update_once(tmp
 def test_learners_of_other_machines_are_paid_by_the_learned_reward(tmp_path, data, monkeypatch):
     monkeypatch.setattr(training_run, "learned_reward", lambda *_: lambda batch: -7.0 * batch.rewards)
     monkeypatch.setattr(coded_run, "RayEngine", lambda count, make, address: ScriptedEngine(count, make))
+    monkeypatch.setattr(coded_run, "import_ray", lambda: None)
     paid = {"algorithm": "td3-bc", "steps": 3, "reward_model": str(tmp_path / "reward")}
     small_run(tmp_path / "plain", data, **paid)
     small_run(tmp_path / "coded", data, **paid, engine="ray", code="uncoded")
@@ -171,9 +197,17 @@ def test_learners_of_other_machines_are_paid_by_the_learned_reward(tmp_path, dat
         ({"engine": "local", "share_parameters": True}, DataError, "share_parameters"),
         ({"engine": "local", "algorithm": "ma-iql"}, DataError, "cannot be split by agent"),
         ({"answers_of": "nowhere"}, RunFolderError, "no log of a coded run"),
+        (
+            {"answers_of": "nowhere", "engine": "local", "patience": 2.0, "stragglers": 1, "straggler_delay": 2.0},
+            ConfigError,
+            "asks no learner: leave --engine, --patience, --stragglers, --straggler-delay away",
+        ),
+        ({"answers_of": "nowhere", "engine": "ray", "ray_address": "auto"}, ConfigError, "--engine, --ray-address"),
+        ({"engine": "ray"}, EngineError, "Ray is not installed"),
     ],
 )
-def test_what_cannot_be_coded_is_refused_before_anything_is_made(tmp_path, data, fields, error, said):
+def test_what_cannot_be_coded_is_refused_before_anything_is_made(tmp_path, data, monkeypatch, fields, error, said):
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(error, match=said):
         small_run(tmp_path / "run", data, **(TD3_BC | fields))
     assert not (tmp_path / "run" / "config.json").exists()

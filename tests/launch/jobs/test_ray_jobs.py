@@ -310,6 +310,20 @@ def test_a_process_that_is_told_to_end_may_save_and_one_that_has_not_begun_never
     assert not (tmp_path / "late.out").exists()
 
 
+def test_a_process_that_is_told_to_end_while_it_is_started_ends(tmp_path, monkeypatch):
+    keeper = _Keeper()
+
+    class ToldAtItsStart(subprocess.Popen):
+        def __init__(self, *words, **fields):
+            keeper.terminate()
+            super().__init__(*words, **fields)
+
+    monkeypatch.setattr(ray_processes.subprocess, "Popen", ToldAtItsStart)
+    command = Command(["-c", "import time; time.sleep(5); print('never')"], log=str(tmp_path / "log"))
+    assert keeper.keep(command) == 128 + signal.SIGTERM
+    assert (tmp_path / "log.out").read_text() == ""
+
+
 def test_what_is_no_kept_process_is_left_alone(monkeypatch):
     monkeypatch.delenv(KEPT_VARIABLE, raising=False)
     before = threading.active_count()
