@@ -35,7 +35,7 @@ from offline_marl.training import training_run
 from offline_marl.training.run import evaluate
 
 RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results" / "crossplay.csv"
-ENOUGH = {"steps": 150, "lr": 0.02, "batch_size": 64, "hidden": [16], "final_episodes": 1, "checkpoint_every": 0}
+ENOUGH = {"steps": 400, "lr": 0.003, "batch_size": 64, "hidden": [64], "final_episodes": 1, "checkpoint_every": 0}
 
 
 def cloned(folder: Path, environment: str, expert: str, seed: int, **fields) -> str:
