@@ -253,8 +253,6 @@ class PettingZooTeam(Painted):
                 for i, agent in enumerate(self.agents):
                     if acted[i]:
                         rewards[copy, i] = number_of(_of(paid, agent, "paid"), f"the reward of {agent}")
-                    if acted[i] and not self._there[copy, i] and not self._over[copy, i]:
-                        _of(obs, agent, "shown")  # what it is cut off from begins where it stands
                 self._look(copy, obs, infos, acted | self._there[copy])
         return self._see(), rewards, self._terminations.copy(), self._truncations.copy()
 
@@ -352,7 +350,8 @@ class PettingZooTeam(Painted):
         if self._masked:
             self._avail[copy] = self._present
         for i, agent in enumerate(self.agents):
-            if not seeing[i] or (agent not in obs and not self._there[copy, i]):
+            # What an agent is cut off from begins where it stands; behind its end there is nothing to be seen.
+            if not seeing[i] or (agent not in obs and self._over[copy, i]):
                 continue
             shown, mask = _of(obs, agent, "shown"), (infos.get(agent) or {}).get(MASK)
             if isinstance(shown, Mapping) and MASK in shown:

@@ -64,8 +64,8 @@ class Marie(WorldModel):
         # Once, as a look at a GPU's tensor in every imagined step would wait for it.
         self.register_buffer("shared_obs", facts.shared if bool(facts.shared.any()) else None, persistent=False)
         self.tokenizer = make_tokenizer(config, facts)
-        self.layout = layout_of(config, spec, self.tokenizer, facts.terminates)
         self.reward_told = make_reward_told(config, facts)
+        self.layout = layout_of(config, spec, self.tokenizer, self.reward_told.numbers, facts.terminates)
         self.nets = TokenMembers(
             config.members,
             self.layout,

@@ -140,7 +140,7 @@ def make_reward_told(config: MarieConfig, facts: Facts) -> RewardClasses | Rewar
     return RewardNumbers(residuals)
 
 
-def layout_of(config: MarieConfig, spec: Spec, tokenizer: Tokenizer, terminates: bool) -> Layout:
+def layout_of(config: MarieConfig, spec: Spec, tokenizer: Tokenizer, reward_numbers: int, terminates: bool) -> Layout:
     """Sizes of the transformers for a task."""
     return Layout(
         n_agents=spec.n_agents,
@@ -150,7 +150,7 @@ def layout_of(config: MarieConfig, spec: Spec, tokenizer: Tokenizer, terminates:
         act_tokens=1 if spec.discrete else spec.act_dim,
         act_vocabulary=spec.act_dim if spec.discrete else config.action_bins,
         choices=spec.act_dim if spec.discrete else 0,
-        reward_numbers=config.reward_bins if config.ce_for_r else 1,
+        reward_numbers=reward_numbers,
         terminates=terminates,
         steps=config.length,
         parallel=config.decoding == "parallel",

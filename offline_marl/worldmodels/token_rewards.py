@@ -90,6 +90,7 @@ class RewardNumbers(nn.Module):
     """
 
     numbers = 1
+    """That tell a reward; of classes their logits."""
 
     def __init__(self, residuals: bool) -> None:
         super().__init__()

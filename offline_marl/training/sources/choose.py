@@ -70,8 +70,8 @@ def plan_source(
     Raises:
         BadInputError: Of a kind that says what does not fit together.
     """
-    plays = learner.needs.origin == "environment" or any(way(config, learner.needs) for way in (replays, imagines_live))
-    if plays and task.environment is not None:
+    plays = replays(config, learner.needs) or imagines_live(config, learner.needs)
+    if task.environment is not None and (plays or learner.needs.origin == "environment"):
         refuse_scores_only(task.called, task.environment)
     named = config.world_model or (learner.imagines_in if learner.needs.origin == "model" else None)
     if named is None:
