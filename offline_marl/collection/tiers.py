@@ -46,8 +46,7 @@ class Tier:
     """What was recorded of it."""
 
     def __str__(self) -> str:
-        score = f"return {self.score.mean:.3f} [{self.score.low:.3f}, {self.score.high:.3f}]"
-        return f"{self.path}: step {self.step}, {score}, {self.fraction:.2f} of the way from random to expert"
+        return f"{self.path}: step {self.step}, {self.score.raw}, {self.fraction:.2f} of the way from random to expert"
 
 
 def collect_tiers(config: CollectConfig) -> list[Tier]:

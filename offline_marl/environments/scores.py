@@ -82,7 +82,6 @@ class Score:
         )
 
     def __str__(self) -> str:
-        raw = f"return {self.mean:.3f}{self._interval(self.low, self.high, 3)}"
         agreed = "" if self.conventions is None else f", agreement {self.conventions.agreed.mean():.2f}"
         beside = "" if self.random_return is None else f", uniform play {self.random_return:.3f}"
         beside += ", other versions than the data's" if self.other_versions else ""
@@ -90,10 +89,15 @@ class Score:
             beside += f", online: {self.environment_steps:,} environment steps"
         episodes = f"{len(self.returns)} episodes" if self._spreads else "1 episode"
         if self.normalized is None:
-            return f"{raw}{agreed}, {episodes}{beside}"
+            return f"{self.raw}{agreed}, {episodes}{beside}"
         mean, low, high = self.normalized
-        beside = f"{raw}, {episodes}{beside}"
+        beside = f"{self.raw}, {episodes}{beside}"
         return f"normalized return {mean:.1f}{self._interval(low, high, 1)}{agreed} ({beside})"
+
+    @property
+    def raw(self) -> str:
+        """The mean return as text, with its interval where there is one."""
+        return f"return {self.mean:.3f}{self._interval(self.low, self.high, 3)}"
 
     @property
     def _spreads(self) -> bool:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from worlds import SPECS, PointEnv
 
+from offline_marl.collection.tiers import Tier
 from offline_marl.core.reference import Reference
 from offline_marl.environments import scores
 from offline_marl.environments.episodes import episode_seeds, play
@@ -133,6 +135,8 @@ def test_one_episode_is_printed_without_an_interval_and_stored_with_one():
     assert str(scaled) == "normalized return 100.0 (return -5.000, 1 episode)"
     assert "low" not in scaled._repr_html_() and "return" in scaled._repr_html_()
     assert (scaled.row()["return_low"], scaled.row()["normalized_high"], scaled.row()["episodes"]) == (-5.0, 100.0, 1)
+    tier = Tier("poor", 10, alone, 0.25, Path("poor.h5"))
+    assert str(tier) == "poor.h5: step 10, return -5.000, 0.25 of the way from random to expert"
     two = summarize(np.array([-5.0, -5.0]), Reference(random=-10.0, expert=-5.0))
     assert str(two) == "normalized return 100.0 [100.0, 100.0] (return -5.000 [-5.000, -5.000], 2 episodes)"
     assert "return low" in two._repr_html_()
