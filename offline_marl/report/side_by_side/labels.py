@@ -16,8 +16,9 @@ from offline_marl.report.side_by_side.sides import Side
 from offline_marl.runs.folder import RewardFolder
 from offline_marl.training.models.report import read_report, verdict
 from offline_marl.training.preferences.folders import ComparisonFolder, masked, numbers_of
-from offline_marl.training.preferences.labelled import Labelled, load_split
+from offline_marl.training.preferences.labelled import Labelled
 from offline_marl.training.preferences.loading import load_reward
+from offline_marl.training.preferences.splits import load_split
 
 MOST = 2_000
 """Questions of one folder that are shown."""

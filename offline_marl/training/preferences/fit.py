@@ -23,8 +23,9 @@ from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.models.fit import HeldOutHook
 from offline_marl.training.models.report import read_report, verdict
 from offline_marl.training.preferences.folders import ComparisonFolder, key_of, masked
-from offline_marl.training.preferences.labelled import ComparisonSource, Split, load_split, refuse_few
+from offline_marl.training.preferences.labelled import ComparisonSource
 from offline_marl.training.preferences.report import measure_reward_model
+from offline_marl.training.preferences.splits import Split, load_split, refuse_few
 from offline_marl.training.session import Session
 
 UNLABELLED = 4_096

@@ -27,8 +27,9 @@ from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.preferences.answering import ALL, simulate
 from offline_marl.training.preferences.asking import SCENE, enter, measure
 from offline_marl.training.preferences.folders import ComparisonFolder, plain_spec
-from offline_marl.training.preferences.labelled import Labelled, load_labelled
+from offline_marl.training.preferences.labelled import Labelled
 from offline_marl.training.preferences.live_pairs import Episodes, LivePairs
+from offline_marl.training.preferences.splits import load_labelled
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from offline_marl.training.models.foresight import evenly
 from offline_marl.training.models.report import plain, spearman
 from offline_marl.training.preferences.answering import teacher_of
 from offline_marl.training.preferences.folders import key_of
-from offline_marl.training.preferences.labelled import Judged, Labelled, Split
+from offline_marl.training.preferences.labelled import Judged, Labelled
+from offline_marl.training.preferences.splits import Split
 
 MOST_EPISODES = 1_000
 """Episodes that returns are compared over."""

@@ -98,29 +98,43 @@ def plan_source(
         model = _make_unfitted(name, config, task, learner)
         unfitted = _make_imagining(config, task, rewards, learner, model, None, replay)
         return lambda: unfitted if replay is None else replay.source(unfitted)
+    fitted = _plan_fit(model_folder, name, config, folder, task)
 
     def make() -> Source:
-        model, held_out = _warned(continue_fit(model_folder, task, config))
+        model, held_out = fitted()
         pin(folder, "world model of its own" if by_kind else f"world model in {model_folder.path}", version_of(model))
         model.place(config.device, derive(config.seed, "imagination"))
         imagining = _make_imagining(config, task, rewards, learner, model, held_out, replay)
         return imagining if replay is None else replay.source(imagining)
 
-    def fit_and_make() -> Source:
-        print(f"no finished world model in {model_folder.path} yet: fitting one", file=sys.stderr)
-        if model_folder.config_file.is_file():
-            continue_fit(model_folder, task)
-        else:
-            begin_fit(model_folder, settings, task)
-        return make()
-
-    settings = _settings_of_fit(model_folder, name, config, folder, task)
-    if not model_folder.done:
-        _refuse_unmeasured(config, lambda: _made_anew(settings, task, config.device), task.data)
     if model_folder.done and replay is None:
         made = make()
         return lambda: made
-    return make if model_folder.done else fit_and_make
+    return make
+
+
+def _plan_fit(
+    model_folder: ModelFolder, name: str, config: RunConfig, folder: RunFolder, task: Task
+) -> Callable[[], tuple[WorldModel, TransitionBuffer]]:
+    """Gives the model of a folder and its held-out rows, after its fit where that is not finished.
+
+    Raises:
+        BadInputError: It is another model than the run asks for, or cannot tell how far it is to be trusted.
+    """
+    settings = _settings_of_fit(model_folder, name, config, folder, task)
+    if not model_folder.done:
+        _refuse_unmeasured(config, lambda: _made_anew(settings, task, config.device), task.data)
+
+    def fitted() -> tuple[WorldModel, TransitionBuffer]:
+        if not model_folder.done:
+            print(f"no finished world model in {model_folder.path} yet: fitting one", file=sys.stderr)
+            if model_folder.config_file.is_file():
+                continue_fit(model_folder, task)
+            else:
+                begin_fit(model_folder, settings, task)
+        return _warned(continue_fit(model_folder, task, config))
+
+    return fitted
 
 
 def _plan_online_model(

@@ -25,8 +25,9 @@ from offline_marl.training.preferences.answering import simulate
 from offline_marl.training.preferences.asking import Plan, ask, copy_segments, enter
 from offline_marl.training.preferences.fit import describe
 from offline_marl.training.preferences.folders import ComparisonFolder, numbers_of
-from offline_marl.training.preferences.labelled import ComparisonSource, load_split
+from offline_marl.training.preferences.labelled import ComparisonSource
 from offline_marl.training.preferences.loading import load_reward
+from offline_marl.training.preferences.splits import load_split
 
 
 @pytest.fixture

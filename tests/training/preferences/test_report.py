@@ -11,7 +11,8 @@ from worlds import saved, world
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences import report as room
 from offline_marl.training.preferences.folders import ComparisonFolder
-from offline_marl.training.preferences.labelled import CREDITED, Judged, load_split
+from offline_marl.training.preferences.labelled import CREDITED, Judged
+from offline_marl.training.preferences.splits import load_split
 
 
 @pytest.fixture(scope="module")
