@@ -21,6 +21,12 @@ PROTOCOL = load_settings(HERE / "headline.toml")
 TUNED_ON = PROTOCOL["data"]["tune"]
 Row = dict[str, str]
 WITH_HISTORY = " with history"
+BEYOND = " beyond the grid"
+
+
+def bare(learner: str) -> str:
+    """A learner's name without where its setting comes from."""
+    return learner.removesuffix(WITH_HISTORY).removesuffix(BEYOND)
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,8 @@ class Setting:
     @property
     def cost(self) -> tuple[str, str, str]:
         """What of it decides the time of an update, as text."""
-        learner = self.learner.removesuffix(" oracle").removesuffix(WITH_HISTORY)
-        return learner, str(self.fields["window"]), str(self.fields.get("horizon", ""))
+        learner = self.learner.removesuffix(" oracle")
+        return bare(learner), str(self.fields["window"]), str(self.fields.get("horizon", ""))
 
 
 @dataclass(frozen=True)
@@ -177,13 +183,9 @@ def chosen(learner: str, rows: Iterable[Row], history: bool = False) -> Setting 
         rows: Of the runs that have ended.
         history: Choose among those with a history alone.
     """
-    scores: dict[str, list[float]] = {}
-    for row in rows:
-        if row["stage"] == "tune" and row["learner"] == learner:
-            scores.setdefault(row["setting"], []).append(float(row["normalized_return"]))
-    tried = [setting for setting in settings() if setting.learner == learner]
-    seeds = len(PROTOCOL["seeds"]["tune"])
-    if any(len(scores.get(setting.label, [])) < seeds for setting in tried):
+    rows, tried = list(rows), [setting for setting in settings() if setting.learner == learner]
+    scores = {setting.label: _tuned(learner, setting.label, rows) for setting in tried}
+    if any(len(found) < len(PROTOCOL["seeds"]["tune"]) for found in scores.values()):
         return None
     allowed = [setting for setting in tried if setting.fields["window"] or not history]
     return max(allowed, key=lambda setting: fmean(scores[setting.label]))
@@ -202,6 +204,29 @@ def beyond(setting: Setting) -> list[Job]:
     steps = [step for each in PROTOCOL["beyond"] if each["learner"] == setting.learner for step in each["tried"]]
     tried = [replace(setting, label=_with(setting.label, step), fields={**setting.fields, **step}) for step in steps]
     return [Job("beyond", TUNED_ON, each, 1, seed, starts, updates_of(each, 1)) for each in tried for seed in seeds]
+
+
+def better_beyond(setting: Setting, rows: Iterable[Row]) -> Setting | None:
+    """The best of what was tried beyond the grid, under a name of its own.
+
+    Returns:
+        None where the chosen setting is as good, and before all runs that decide it have ended.
+    """
+    rows, tried = list(rows), {job.setting.label: job.setting for job in beyond(setting)}
+    scores = {label: _tuned(setting.learner, label, rows) for label in (setting.label, *tried)}
+    if not tried or any(len(found) < len(PROTOCOL["seeds"]["tune"]) for found in scores.values()):
+        return None
+    label = max(scores, key=lambda each: fmean(scores[each]))
+    return replace(tried[label], learner=setting.learner + BEYOND) if label in tried else None
+
+
+def _tuned(learner: str, label: str, rows: Iterable[Row]) -> list[float]:
+    """Scores of a setting on the seeds and starts of the tuning."""
+    return [
+        float(row["normalized_return"])
+        for row in rows
+        if row["stage"] in {"tune", "beyond"} and (row["learner"], row["setting"]) == (learner, label)
+    ]
 
 
 def oracle(setting: Setting) -> Setting:
@@ -236,8 +261,9 @@ def _is_cell(row: Row, learner: str, dataset: str, factor: float) -> bool:
 def jobs(rows: list[Row]) -> Iterator[Job]:
     """All jobs whose settings are known by now, the most telling first.
 
-    Learner by learner the tuning and the scores of the own-joint view; then what lies beyond the grid, the games, the
-    larger budget for the best and for the same with a history, and the other views.
+    Learner by learner the tuning and the scores of the own-joint view; then what lies beyond the grid, with the scores
+    of what is better there, the games, the larger budget for the best and for the same with a history, and the other
+    views.
     """
     fixed = {}
     for name in learners():
@@ -251,6 +277,9 @@ def jobs(rows: list[Row]) -> Iterator[Job]:
         yield from scoring(fixed["moma-ppo oracle"], TUNED_ON, 1)
     for setting in fixed.values():
         yield from beyond(setting)
+    for setting in fixed.values():
+        if (better := better_beyond(setting, rows)) is not None:
+            yield from scoring(better, TUNED_ON, 1)
     for dataset in PROTOCOL["data"]["games"]:
         for setting in fixed.values():
             if dataset not in PROTOCOL["unfit"] or setting.algorithm not in PROTOCOL["unfit"][dataset]:

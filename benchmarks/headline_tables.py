@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import headline_plan as plan
 import numpy as np
 from headline_again import of_strangers, unpacked
-from headline_plan import PROTOCOL, RESULTS, TUNED_ON, WITH_HISTORY, Job, Row, Setting, beyond, chosen, learners, tuning
+from headline_plan import PROTOCOL, RESULTS, TUNED_ON, Job, Row, Setting, beyond, chosen, learners, tuning
 from rows import put_table, write
 
 from offline_marl.environments.base import Conventions
@@ -256,8 +256,8 @@ def draw_targets(again: list[Row], targets: list[Row]) -> Path:
 
 
 def _style(name: str) -> dict[str, Any]:
-    base, _, variant = name.removesuffix(WITH_HISTORY).partition(" ")
-    return {"color": COLORS[base], "linestyle": LINES[variant], "alpha": 0.5 if name.endswith(WITH_HISTORY) else 1.0}
+    base, _, variant = plan.bare(name).partition(" ")
+    return {"color": COLORS[base], "linestyle": LINES[variant], "alpha": 1.0 if plan.bare(name) == name else 0.5}
 
 
 def _saved(figure: Figure, name: str) -> Path:

@@ -117,7 +117,7 @@ def test_the_larger_budget_is_for_moma_ppo_and_the_best_three_without_a_model_wh
     order = counted.learners()
 
     def score(job: Any) -> float:
-        name = job.setting.learner.removesuffix(" oracle").removesuffix(counted.WITH_HISTORY)
+        name = counted.bare(job.setting.learner.removesuffix(" oracle"))
         return 100.0 - order.index(name) - 0.1 * bool(job.setting.fields["window"])
 
     rows = carried_out(counted, score)
@@ -137,6 +137,21 @@ def test_the_larger_budget_is_for_moma_ppo_and_the_best_three_without_a_model_wh
     game = {row["learner"] for row in rows if row["dataset"] == "coordination-mix-v0"}
     assert {"bc", "ma-iql", "moma-ppo"} <= game and not any(name.startswith(("td3", "omar")) for name in game)
     assert all(row["stage"] == "final" for row in rows if row["dataset"] != counted.TUNED_ON), "tuned on one task"
+
+
+@pytest.mark.parametrize(("wide", "scored"), [(95.0, True), (85.0, False)])
+def test_what_is_better_beyond_the_grid_is_scored_under_a_name_of_its_own_and_chosen_for_nothing(counted, wide, scored):
+    def score(job: Any) -> float:
+        return wide if job.stage == "beyond" and "hidden" in job.setting.label else 90.0
+
+    rows = carried_out(counted, score)
+    found = [row for row in rows if row["learner"] == "td3-bc" + counted.BEYOND]
+    assert [row["seed"] for row in found] == ["10", "11", "12", "13", "14"] * scored
+    for row in found:
+        assert (row["stage"], row["dataset"], row["factor"]) == ("final", counted.TUNED_ON, "1")
+        assert row["setting"].endswith("hidden=256,256 batch_size=256")
+    kept = {row["setting"] for row in rows if row["learner"] == "td3-bc" and row["stage"] == "final"}
+    assert not any("hidden" in setting for setting in kept)
 
 
 def test_histories_and_imagined_episodes_of_a_game_are_no_longer_than_the_games(counted):
