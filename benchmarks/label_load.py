@@ -30,7 +30,7 @@ import torch
 from offline_marl.core.types import Spec
 from offline_marl.datasets.base import Dataset
 from offline_marl.preferences.answers import AnswerStore
-from offline_marl.preferences.labels import NAME
+from offline_marl.preferences.label_store import NAME
 
 OUT = Path(__file__).parent / "results" / "label_load.csv"
 PEOPLE = 8

@@ -16,7 +16,8 @@ from offline_marl.labelling.leases import Leases
 from offline_marl.labelling.posts import AnswerRequest, UndoRequest, digest_of
 from offline_marl.labelling.questions import AnsweredError, Asking, Question
 from offline_marl.preferences.answers import Judgement, KeyReusedError, Post
-from offline_marl.preferences.labels import Label, StoreError
+from offline_marl.preferences.label_store import StoreError
+from offline_marl.preferences.labels import Label
 from offline_marl.training.preferences.folders import ComparisonFolder
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from offline_marl.core.partition import SCENARIOS, partition
 from offline_marl.core.types import DataError, Spec
 from offline_marl.environments.base import JointEnv
 from offline_marl.labelling.replays import Replays
-from offline_marl.preferences.labels import NAME
+from offline_marl.preferences.label_store import NAME
 from offline_marl.runs.folder import RewardFolder, RunFolder, kind_of
 from offline_marl.runs.kinds import FIT_REWARD, TRAIN
 from offline_marl.tasks.data_tasks import RecordedTask, ScoredTask, Task, open_task

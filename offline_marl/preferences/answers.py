@@ -12,16 +12,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from offline_marl.core.types import DataError
-from offline_marl.preferences.labels import (
-    LABEL_COLUMNS,
-    TARGET,
-    TEAM,
-    Label,
-    LabelStore,
-    StoreError,
-    now,
-    refuse_target,
-)
+from offline_marl.preferences.label_store import LABEL_COLUMNS, LabelStore, StoreError, now, refuse_target
+from offline_marl.preferences.labels import TARGET, TEAM, Label
 from offline_marl.preferences.pairs import Pair, SegmentKey
 
 Kind = Literal["rating", "credit"]

@@ -25,7 +25,7 @@ from worlds import saved, world
 
 from offline_marl.labelling.makeshift import clips_of
 from offline_marl.preferences.answers import AnswerStore
-from offline_marl.preferences.labels import NAME
+from offline_marl.preferences.label_store import NAME
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 PICTURES = "return [...document.querySelectorAll('canvas')].map((each) => each.toDataURL('image/png').split(',')[1])"

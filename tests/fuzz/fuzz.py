@@ -53,8 +53,8 @@ def prepare(name: str, place: Path) -> tuple[Path, Parse, list[bytes]]:
     from offline_marl.report.gather.tables import read_table
     from offline_marl.runs.live import plain_lines
     from offline_marl.runs.metric_rows import read_rows
-    from offline_marl.training.preferences.answering import export, take_in
     from offline_marl.training.preferences.folders import ComparisonFolder
+    from offline_marl.training.preferences.label_tables import export, take_in
 
     if name == "pickles":
         arrays = {

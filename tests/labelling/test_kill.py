@@ -10,7 +10,7 @@ import pytest
 from worlds import saved, world
 
 from offline_marl.preferences.answers import AnswerStore
-from offline_marl.preferences.labels import NAME
+from offline_marl.preferences.label_store import NAME
 
 KILLS = 100
 SCRIPT = Path(__file__).parents[1] / "support" / "label_killing.py"

@@ -17,7 +17,8 @@ from offline_marl.labelling.questions import (
     UnknownQuestionError,
 )
 from offline_marl.preferences.answers import Judgement
-from offline_marl.preferences.labels import Label, StoreError
+from offline_marl.preferences.label_store import StoreError
+from offline_marl.preferences.labels import Label
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.asking import Plan, ask
 from offline_marl.training.preferences.folders import ComparisonFolder

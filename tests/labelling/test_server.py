@@ -16,7 +16,7 @@ from offline_marl.labelling.makeshift import clips_of
 from offline_marl.labelling.questions import Asking
 from offline_marl.labelling.serve import BusyStoreFolderError, alone, token_of
 from offline_marl.preferences.answers import AnswerStore
-from offline_marl.preferences.labels import NAME
+from offline_marl.preferences.label_store import NAME
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training.preferences.asking import Plan, ask
 from offline_marl.training.preferences.folders import ComparisonFolder

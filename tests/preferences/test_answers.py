@@ -5,7 +5,8 @@ import sqlite3
 import pytest
 
 from offline_marl.preferences.answers import AnswerStore, Judgement, KeyReusedError, Post
-from offline_marl.preferences.labels import AskedPair, Label, LabelStore, StoreError
+from offline_marl.preferences.label_store import LabelStore, StoreError
+from offline_marl.preferences.labels import AskedPair, Label
 from offline_marl.preferences.pairs import Pair, SegmentKey
 
 

@@ -28,7 +28,7 @@ from offline_marl.collection.config import CollectConfig
 from offline_marl.core.config import build
 from offline_marl.launch.cli import main
 from offline_marl.launch.jobs.disk import Backoff
-from offline_marl.preferences.labels import LabelStore
+from offline_marl.preferences.label_store import LabelStore
 from offline_marl.runs.kinds import FIT_REWARD
 from offline_marl.tasks import environment_tasks
 from offline_marl.tasks.data_tasks import ScoredTask
@@ -305,7 +305,7 @@ CASES = {
         kind="",
     ),
     "labels": Case(
-        labelling, ("offline_marl.preferences.labels:LabelStore._add", "os:fspath"), end_of_labels, 0.5, kind=""
+        labelling, ("offline_marl.preferences.label_store:LabelStore._add", "os:fspath"), end_of_labels, 0.5, kind=""
     ),
     "a sweep": Case(
         sweeping,

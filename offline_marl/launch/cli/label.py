@@ -229,9 +229,9 @@ def _conclude(folder: Path, before: tuple[int, int], of_run: bool, received: boo
 
 
 def _export(folder: Path, flags: LabelFlags, targeted: bool) -> None:
-    from offline_marl.training.preferences.answering import export
     from offline_marl.training.preferences.everything import export_everything
     from offline_marl.training.preferences.folders import ComparisonFolder
+    from offline_marl.training.preferences.label_tables import export
 
     file = flags.export_file
     assert file is not None
@@ -246,9 +246,9 @@ def _export(folder: Path, flags: LabelFlags, targeted: bool) -> None:
 
 
 def _take_in(folder: Path, flags: LabelFlags) -> None:
-    from offline_marl.training.preferences.answering import take_in
     from offline_marl.training.preferences.everything import take_in_everything
     from offline_marl.training.preferences.folders import ComparisonFolder
+    from offline_marl.training.preferences.label_tables import take_in
 
     file = flags.import_file
     assert file is not None

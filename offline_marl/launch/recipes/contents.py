@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from offline_marl.core.files import DamagedFileError
-from offline_marl.preferences.labels import NAME
+from offline_marl.preferences.label_store import NAME
 from offline_marl.runs import checkpoint
 from offline_marl.training.preferences.folders import ComparisonFolder
 

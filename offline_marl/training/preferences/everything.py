@@ -10,7 +10,8 @@ from typing import Any
 from offline_marl.core.files import write_atomically
 from offline_marl.core.types import DataError
 from offline_marl.preferences.answers import Judgement, Remark, oriented, plain, refuse_answer
-from offline_marl.preferences.labels import SHOWN_ORDERS, TEAM, VALUES, Label, StoreError, index_of
+from offline_marl.preferences.label_store import StoreError
+from offline_marl.preferences.labels import SHOWN_ORDERS, TEAM, VALUES, Label, index_of
 from offline_marl.preferences.names import has_controls, respelled, respelled_remarks
 from offline_marl.preferences.pairs import Pair, SegmentKey
 from offline_marl.preferences.revisions import Answered, onward, question_of

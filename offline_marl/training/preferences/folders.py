@@ -14,7 +14,8 @@ import torch
 from offline_marl.core.types import Batch, DataError, Spec
 from offline_marl.datasets.base import ROWS_AT_ONCE, Dataset
 from offline_marl.preferences.answers import AnswerStore
-from offline_marl.preferences.labels import NAME, AskedPair, Journal
+from offline_marl.preferences.label_store import NAME, Journal
+from offline_marl.preferences.labels import AskedPair
 from offline_marl.preferences.pairs import Copies, SegmentKey
 from offline_marl.preferences.teachers import TaskScale
 from offline_marl.training.sources.recorded import lengthened

@@ -16,7 +16,8 @@ import torch
 from offline_marl.core.config import ConfigError, build
 from offline_marl.core.file_systems import NETWORK, file_system_of
 from offline_marl.core.types import DataError
-from offline_marl.preferences.labels import NAME, TEAM, index_of
+from offline_marl.preferences.label_store import NAME
+from offline_marl.preferences.labels import TEAM, index_of
 from offline_marl.preferences.pairs import schedule
 from offline_marl.preferences.reward_model import RewardModel
 from offline_marl.preferences.teachers import TaskScale, TeacherConfig

@@ -15,7 +15,8 @@ from worlds import saved, world
 from offline_marl.labelling import serve
 from offline_marl.launch.cli import main
 from offline_marl.preferences.answers import AnswerStore, Judgement
-from offline_marl.preferences.labels import NAME, Label
+from offline_marl.preferences.label_store import NAME
+from offline_marl.preferences.labels import Label
 from offline_marl.training.preferences.folders import ComparisonFolder
 
 

@@ -14,8 +14,9 @@ import pytest
 from runs import score_in_point_env
 from worlds import saved, world
 
-from offline_marl.preferences import labels as stores
-from offline_marl.preferences.labels import LabelStore
+from offline_marl.preferences import label_store as stores
+from offline_marl.preferences.label_store import LabelStore
+from offline_marl.preferences.labels import Label
 
 Cli = Callable[..., Any]
 
@@ -184,7 +185,7 @@ def test_what_is_wrong_is_said_in_one_sentence(cli: Cli, data: str, words: str, 
 def test_names_that_steer_a_terminal_are_shown_without(cli: Cli, labelled: str) -> None:
     with LabelStore(Path(labelled) / stores.NAME) as store:
         people = ("evil\x1b[31m\nname", "می\u200cخواهم", "क्\u200dष")
-        store.add([stores.Label(store.pairs()[0].pair.id, "first", name) for name in people])
+        store.add([Label(store.pairs()[0].pair.id, "first", name) for name in people])
     done = cli("prefs", "report", labelled)
     assert all(name in done.out for name in people[1:])
     assert done.code == 0 and "evil?[31m?name" in done.out and "\x1b" not in done.out

@@ -11,14 +11,16 @@ from worlds import saved, world
 from offline_marl.core.errors import BadInputError
 from offline_marl.launch.recipes.contents import content_of
 from offline_marl.preferences.answers import Judgement, Post
-from offline_marl.preferences.labels import AskedPair, Label, StoreError
+from offline_marl.preferences.label_store import StoreError
+from offline_marl.preferences.labels import AskedPair, Label
 from offline_marl.preferences.pairs import Pair, SegmentKey
 from offline_marl.preferences.revisions import onward
 from offline_marl.tasks.data_tasks import open_task
-from offline_marl.training.preferences.answering import export, summarize, take_in
+from offline_marl.training.preferences.answering import summarize
 from offline_marl.training.preferences.asking import Plan, ask
 from offline_marl.training.preferences.everything import export_everything, take_in_everything
 from offline_marl.training.preferences.folders import ComparisonFolder
+from offline_marl.training.preferences.label_tables import export, take_in
 
 
 @pytest.fixture

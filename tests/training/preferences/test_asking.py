@@ -10,7 +10,7 @@ from worlds import saved, world
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.datasets.base import Dataset
-from offline_marl.preferences.labels import StoreError
+from offline_marl.preferences.label_store import StoreError
 from offline_marl.preferences.pairs import Copies
 from offline_marl.preferences.teachers import TeacherConfig
 from offline_marl.tasks.data_tasks import Task, open_task

@@ -25,7 +25,8 @@ from offline_marl.labelling.places import find_folder, scene_of
 from offline_marl.labelling.questions import Asking
 from offline_marl.launch.cli.terminal import Canvas, draw_run
 from offline_marl.preferences.answers import Judgement
-from offline_marl.preferences.labels import Label, LabelStore
+from offline_marl.preferences.label_store import LabelStore
+from offline_marl.preferences.labels import Label
 from offline_marl.runs import checkpoint
 from offline_marl.runs.combinations import learns_alone
 from offline_marl.runs.config import RunConfig

@@ -11,7 +11,8 @@ from worlds import saved, world
 from offline_marl.core.types import AxisError, DataError, Needs
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.preferences.labels import NAME, Label, LabelStore, StoreError
+from offline_marl.preferences.label_store import NAME, LabelStore, StoreError
+from offline_marl.preferences.labels import Label
 from offline_marl.tasks.data_tasks import Task, open_task
 from offline_marl.training.preferences.folders import key_of
 from offline_marl.training.preferences.pair_source import FILE, LabelledPairs, PairSource, read_labelled

@@ -37,8 +37,8 @@ def run(args: Sequence[str]) -> None:
     usage = "FOLDER FILE.csv [--overwrite]"
     flags: ExportFlags = build(ExportFlags, read(ExportFlags, "prefs export", usage, ABOUT, args))
 
-    from offline_marl.training.preferences.answering import export
     from offline_marl.training.preferences.folders import ComparisonFolder
+    from offline_marl.training.preferences.label_tables import export
 
     if flags.file.exists() and not flags.overwrite:
         raise ConfigError(f"{flags.file} exists already: choose another name, or say --overwrite.")

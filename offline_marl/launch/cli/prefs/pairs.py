@@ -72,7 +72,7 @@ def run(args: Sequence[str]) -> None:
     if "dataset" not in given:
         raise ConfigError(f"prefs pairs needs --dataset ID: `{PROGRAM} data list` shows what there is.")
 
-    from offline_marl.preferences.labels import NAME
+    from offline_marl.preferences.label_store import NAME
     from offline_marl.runs.combinations import refuse_other_scale
     from offline_marl.runs.folder import RewardFolder
     from offline_marl.runs.places import whole, with_share

@@ -39,8 +39,8 @@ def run(args: Sequence[str]) -> None:
     flags: ImportFlags = build(ImportFlags, read(ImportFlags, "prefs import", usage, ABOUT, args))
 
     from offline_marl.preferences.agreement import contradictions
-    from offline_marl.training.preferences.answering import take_in
     from offline_marl.training.preferences.folders import ComparisonFolder
+    from offline_marl.training.preferences.label_tables import take_in
 
     with ComparisonFolder(flags.folder) as folder:
         new, known = take_in(folder, flags.file, flags.annotator)

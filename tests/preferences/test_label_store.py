@@ -9,8 +9,9 @@ import time
 import pytest
 
 from offline_marl.core.types import DataError
-from offline_marl.preferences import labels as room
-from offline_marl.preferences.labels import AskedPair, Label, LabelStore, StoreError
+from offline_marl.preferences import label_store as room
+from offline_marl.preferences.label_store import LabelStore, StoreError
+from offline_marl.preferences.labels import AskedPair, Label, index_of
 from offline_marl.preferences.pairs import Pair, SegmentKey
 
 
@@ -163,15 +164,16 @@ def test_a_network_file_system_is_refused_unless_the_journal_is_rolled_back(tmp_
 
 
 def test_targets_are_the_team_or_an_agent_that_there_is() -> None:
-    assert [room.index_of(name, 3) for name in ("team", "agent_0", "agent_2")] == [-1, 0, 2]
+    assert [index_of(name, 3) for name in ("team", "agent_0", "agent_2")] == [-1, 0, 2]
     with pytest.raises(DataError, match="'agent_3' is no target of a label: there are team, agent_0, agent_1, agent_2"):
-        room.index_of("agent_3", 3)
+        index_of("agent_3", 3)
 
 
 WRITER = """
     import sys
     from pathlib import Path
-    from offline_marl.preferences.labels import AskedPair, Label, LabelStore
+    from offline_marl.preferences.label_store import LabelStore
+    from offline_marl.preferences.labels import AskedPair, Label
     from offline_marl.preferences.pairs import Pair, SegmentKey
 
     store, told = LabelStore(Path(sys.argv[1]), make=True), open(sys.argv[2], "w")
