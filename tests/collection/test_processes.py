@@ -95,10 +95,10 @@ def test_a_forked_worker_notices_that_its_parent_has_gone_though_its_sibling_liv
         with processes._started("plan", 3) as started:
             (first, channel), *others = started
             channel.close()
-            first.join(10)
+            first.join(60)
             assert first.exitcode == 0 and all(process.is_alive() for process, _ in others)
             others[0][0].terminate()
-            others[0][0].join(10)
+            others[0][0].join(60)
             assert others[0][0].exitcode == -signal.SIGTERM
     finally:
         signal.signal(signal.SIGTERM, before)
