@@ -74,7 +74,8 @@ def tables(rows: list[Row], again: list[Row]) -> Iterator[str]:
         return
     found, seen = cells(rows), cells(again)
     labels = {(job.dataset, job.setting.label): job.label for job in plan.jobs(rows)}
-    for dataset, factor in dict.fromkeys((dataset, factor) for _, dataset, factor in found):
+    groups = dict.fromkeys((dataset, factor) for _, dataset, factor in found)
+    for dataset, factor in sorted(groups, key=lambda group: group[0] != TUNED_ON):
         group = [
             (name, labels.get((dataset, held[0]["setting"]), ""), held, seen.get((name, *rest), []))
             for (name, *rest), held in found.items()
