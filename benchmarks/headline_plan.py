@@ -175,7 +175,7 @@ def tuning(learner: str) -> list[Job]:
     ]
 
 
-def chosen(learner: str, rows: Iterable[Row], history: bool = False) -> Setting | None:
+def chosen(learner: str, rows: Sequence[Row], history: bool = False) -> Setting | None:
     """The setting with the best mean score over the seeds of the tuning; None before all of its runs have ended.
 
     Args:
@@ -183,7 +183,7 @@ def chosen(learner: str, rows: Iterable[Row], history: bool = False) -> Setting 
         rows: Of the runs that have ended.
         history: Choose among those with a history alone.
     """
-    rows, tried = list(rows), [setting for setting in settings() if setting.learner == learner]
+    tried = [setting for setting in settings() if setting.learner == learner]
     scores = {setting.label: _tuned(learner, setting.label, rows) for setting in tried}
     if any(len(found) < len(PROTOCOL["seeds"]["tune"]) for found in scores.values()):
         return None
@@ -191,7 +191,7 @@ def chosen(learner: str, rows: Iterable[Row], history: bool = False) -> Setting 
     return max(allowed, key=lambda setting: fmean(scores[setting.label]))
 
 
-def with_history(learner: str, rows: Iterable[Row]) -> Setting:
+def with_history(learner: str, rows: Sequence[Row]) -> Setting:
     """The best of a learner's settings with a history, under a name of its own."""
     setting = chosen(learner, rows, history=True)
     assert setting is not None, learner
@@ -206,13 +206,13 @@ def beyond(setting: Setting) -> list[Job]:
     return [Job("beyond", TUNED_ON, each, 1, seed, starts, updates_of(each, 1)) for each in tried for seed in seeds]
 
 
-def better_beyond(setting: Setting, rows: Iterable[Row]) -> Setting | None:
+def better_beyond(setting: Setting, rows: Sequence[Row]) -> Setting | None:
     """The best of what was tried beyond the grid, under a name of its own.
 
     Returns:
         None where the chosen setting is as good, and before all runs that decide it have ended.
     """
-    rows, tried = list(rows), {job.setting.label: job.setting for job in beyond(setting)}
+    tried = {job.setting.label: job.setting for job in beyond(setting)}
     scores = {label: _tuned(setting.learner, label, rows) for label in (setting.label, *tried)}
     if not tried or any(len(found) < len(PROTOCOL["seeds"]["tune"]) for found in scores.values()):
         return None

@@ -19,6 +19,8 @@ TEAM = "team"
 TARGET = re.compile(r"team|agent_(?:0|[1-9][0-9]{0,2})")
 """How targets are written: each in one way, whatever digits other scripts have."""
 SHOWN_ORDERS = ("as stored", "swapped")
+LARGEST_COUNT = 2**31
+"""Above all counts that a file of labels may hold."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from offline_marl.core.files import write_atomically
 from offline_marl.core.types import DataError
 from offline_marl.preferences.answers import Judgement, Remark, oriented, plain, refuse_answer
 from offline_marl.preferences.label_store import StoreError
-from offline_marl.preferences.labels import SHOWN_ORDERS, TEAM, VALUES, Label, index_of
+from offline_marl.preferences.labels import LARGEST_COUNT, SHOWN_ORDERS, TEAM, VALUES, Label, index_of
 from offline_marl.preferences.names import has_controls, respelled, respelled_remarks
 from offline_marl.preferences.pairs import Pair, SegmentKey
 from offline_marl.preferences.revisions import Answered, onward, question_of
@@ -21,7 +21,6 @@ from offline_marl.training.preferences.folders import ComparisonFolder
 KIND = "answers about segments"
 LARGEST = 256_000_000
 """Bytes of a file that is read."""
-LARGEST_COUNT = 2**31
 LONGEST_REMARK = 200
 
 

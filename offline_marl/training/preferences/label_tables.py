@@ -14,15 +14,23 @@ from offline_marl.core.small_files import shown
 from offline_marl.core.types import DataError
 from offline_marl.preferences.answers import oriented
 from offline_marl.preferences.label_store import PAIR_COLUMNS
-from offline_marl.preferences.labels import SHOWN_ORDERS, TEAM, VALUES, Answer, AskedPair, Label, index_of
+from offline_marl.preferences.labels import (
+    LARGEST_COUNT,
+    SHOWN_ORDERS,
+    TEAM,
+    VALUES,
+    Answer,
+    AskedPair,
+    Label,
+    index_of,
+)
 from offline_marl.preferences.names import has_controls, respelled
 from offline_marl.preferences.pairs import Pair, SegmentKey
 from offline_marl.preferences.revisions import UNKNOWN, onward
 from offline_marl.training.preferences.answering import open_questions
 from offline_marl.training.preferences.folders import ComparisonFolder
 
-COLUMNS = [
-    *PAIR_COLUMNS.split(),
+LABEL_CELLS = [
     "target",
     "answer",
     "label",
@@ -31,10 +39,10 @@ COLUMNS = [
     "source",
     "shown_order",
     "answered",
+    "response_ms",
+    "revision",
 ]
-COLUMNS += ["response_ms", "revision"]
-LARGEST = 2**31
-"""Above all counts in a file."""
+COLUMNS = [*PAIR_COLUMNS.split(), *LABEL_CELLS]
 
 
 def export(folder: ComparisonFolder, file: Path, targets: Sequence[str] | None = None) -> tuple[int, int]:
@@ -72,11 +80,8 @@ def _pair_cells(asked: AskedPair) -> dict[str, Any]:
 
 
 def _label_cells(label: Label) -> dict[str, Any]:
-    names = ("target", "answer", "annotator", "repeat", "source", "shown_order", "answered", "response_ms", "revision")
-    cells = {name: getattr(label, name) for name in names}
-    return {name: "" if value is None else value for name, value in cells.items()} | {
-        "label": "" if label.value is None else label.value
-    }
+    values = {name: label.value if name == "label" else getattr(label, name) for name in LABEL_CELLS}
+    return {name: "" if value is None else value for name, value in values.items()}
 
 
 def take_in(folder: ComparisonFolder, file: Path, annotator: str | None = None, target: str = TEAM) -> tuple[int, int]:
@@ -202,7 +207,7 @@ def _label(given: Mapping[str, str], annotator: str, target: str) -> Label:
 
 def _count(text: str) -> int:
     value = int(text)
-    if not 0 <= value < LARGEST:
+    if not 0 <= value < LARGEST_COUNT:
         raise ValueError(f"{shown(text)} is no count")
     return value
 
