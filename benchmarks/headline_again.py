@@ -97,21 +97,27 @@ def collect(runs: Path) -> None:
         plan.write("targets", ("x", "y"), [{"x": x, "y": y} for x, y in json.loads(found.read_text())])
 
 
+def width(names: int, count: int) -> int:
+    """How many letters tell the choices of `count` agents apart, each among `names` conventions or none."""
+    return next(width for width in itertools.count(1) if len(LETTERS) ** width >= (names + 1) ** count)
+
+
 def packed(conventions: Conventions) -> str:
-    """A letter for each episode, which says what every agent followed."""
-    base = len(conventions.names) + 1
-    count = conventions.followed.shape[1]
-    assert base**count <= len(LETTERS), "more choices than letters"
-    codes = (conventions.followed - NOTHING) @ (base ** np.arange(count))
-    return f"{base - 1}x{count}:" + "".join(LETTERS[code] for code in codes)
+    """What every agent followed in each episode, in as few letters an episode as its choices fit into."""
+    names, count = len(conventions.names), conventions.followed.shape[1]
+    codes = (conventions.followed - NOTHING) @ (names + 1) ** np.arange(count)
+    digits = codes[:, None] // len(LETTERS) ** np.arange(width(names, count)) % len(LETTERS)
+    return f"{names}x{count}:" + "".join(LETTERS[digit] for digit in digits.ravel())
 
 
 def unpacked(text: str) -> Choices:
     """The conventions that `packed` wrote down, by episode and agent."""
     size, _, letters = text.partition(":")
     names, count = map(int, size.split("x"))
-    codes = np.array([LETTERS.index(letter) for letter in letters])[:, None]
-    return codes // (names + 1) ** np.arange(count) % (names + 1) + NOTHING
+    wide = width(names, count)
+    digits = np.array([LETTERS.index(letter) for letter in letters]).reshape(-1, wide)
+    codes = digits @ len(LETTERS) ** np.arange(wide)
+    return codes[:, None] // (names + 1) ** np.arange(count) % (names + 1) + NOTHING
 
 
 def agreed(choices: Choices) -> npt.NDArray[np.bool_]:

@@ -291,15 +291,19 @@ FOR_REPORT = {
 
 
 def write_for_report(file: Path) -> None:
-    """The scores of the budget once, as rows that `offline-marl report` reads."""
+    """The scores of the budget once, as rows that `offline-marl report` reads.
+
+    Of data whose runs had a second look, which says what the data itself returns: a report would ask data that happens
+    to be on this machine for what a row lacks, and the page would differ between machines.
+    """
     of_data = {
         row["dataset"]: {"data_return": row["data_return"], "data_normalized": row["data"]}
         for row in plan.read("again")
     }
     told = [
-        {**{name: row[ours] for name, ours in FOR_REPORT.items()}, **of_data.get(row["dataset"], {})}
+        {**{name: row[ours] for name, ours in FOR_REPORT.items()}, **of_data[row["dataset"]]}
         for row in plan.read("rows")
-        if row["stage"] == "final" and float(row["factor"]) == 1
+        if row["stage"] == "final" and float(row["factor"]) == 1 and row["dataset"] in of_data
     ]
     write(file, [*FOR_REPORT, "data_return", "data_normalized"], told)
 

@@ -345,12 +345,23 @@ def test_a_game_says_its_one_rule_once_and_the_settings_that_hold_there(counted,
     assert "`window=0 horizon=6`" in line
 
 
-def test_what_agents_followed_is_kept_as_a_letter_an_episode(plan):
+@pytest.mark.parametrize(
+    ("names", "agents", "letters"), [(2, 3, 1), (2, 2, 1), (5, 2, 1), (6, 2, 2), (3, 3, 2), (2, 8, 3)]
+)
+def test_what_agents_followed_is_kept_in_as_few_letters_as_tell_it(plan, names, agents, letters):
     again = importlib.import_module("headline_again")
-    followed = np.random.default_rng(0).integers(-1, 2, (50, 3))
-    text = again.packed(Conventions(("left", "right"), followed))
-    assert text.startswith("2x3:") and len(text) == 54
+    followed = np.random.default_rng(0).integers(-1, names, (50, agents))
+    followed[0] = names - 1
+    text = again.packed(Conventions(tuple(map(str, range(names))), followed))
+    size, _, told = text.partition(":")
+    assert size == f"{names}x{agents}" and len(told) == 50 * letters
     assert np.array_equal(again.unpacked(text), followed)
+
+
+def test_rows_of_a_letter_an_episode_stay_readable(plan):
+    again = importlib.import_module("headline_again")
+    # Base three, the first agent's digit first, nothing being 0.
+    assert again.unpacked("2x2:0158").tolist() == [[-1, -1], [0, -1], [1, 0], [1, 1]]
 
 
 def test_strangers_agree_on_what_the_starts_alone_say(plan):
@@ -397,12 +408,16 @@ def test_a_report_is_made_of_the_scores_of_the_budget_once(counted, tables, tmp_
 
     rows = [row | {"return": "-5.0", "low": "-6.0", "high": "-4.0"} for row in carried_out(counted, lambda job: 60.0)]
     rows = [{"episodes": "100", **row} for row in rows]
-    monkeypatch.setattr(counted, "read", lambda name: rows if name == "rows" else [])
+    unseen = "reacher-scripted-mix-v0_2x1_full"
+    seen = [{"dataset": row["dataset"], "data_return": "-12.4", "data": "-18.4"} for row in rows]
+    seen = [row for row in seen if row["dataset"] != unseen]
+    monkeypatch.setattr(counted, "read", lambda name: {"rows": rows, "again": seen}[name])
     tables.write_for_report(tmp_path / "rows.csv")
     with pytest.raises(SystemExit, match="0"):
         main(["report", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "page")])
     told = (tmp_path / "page" / "summary.csv").read_text()
     assert "moma-ppo oracle" in told and "with history" not in told and "coordination-mix-v0" in told
+    assert any(row["dataset"] == unseen for row in rows) and unseen not in told
 
 
 @pytest.mark.long
