@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from offline_marl.core.permissions import ImportPath
-from offline_marl.environments.pettingzoo import PettingZooTeam
+from offline_marl.environments.parallel.team import PettingZooTeam
 
 WRAPPERS = Path(__file__).resolve().parents[1] / "examples" / "wrappers"
 made: list[Any] = []

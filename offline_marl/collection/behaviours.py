@@ -18,8 +18,9 @@ import torch
 from offline_marl.algorithms.base import Algorithm
 from offline_marl.collection.assignment import RANDOM
 from offline_marl.collection.recordable import Recordable
-from offline_marl.core.partition import Partition, PartitionError, partition, split_task
+from offline_marl.core.partition import SCENARIOS, Partition, PartitionError, partition, split_task
 from offline_marl.core.seeding import derive
+from offline_marl.core.small_files import read_table
 from offline_marl.core.types import DataError, Spec
 from offline_marl.environments.base import Floats, ScriptedExpert, Seen, TeamActions
 from offline_marl.environments.episodes import Controller, Memoryless, PolicyController
@@ -104,7 +105,7 @@ class RunBehaviour:
     def __init__(self, folder: Path, task: Recordable, step: int | None = None) -> None:
         self.folder, self.step, self.config = folder, step, RunFolder(folder).config()
         self.policy: Algorithm = load(folder, step)
-        self.partition = _partition(self.config.task, task.name) if task.body else None
+        self.partition = _partition(RunFolder(folder), task.name) if task.body else None
         refuse_another_team(self.policy, self.partition or task.spec, f"The run {folder}", task)
 
     def describe(self) -> dict[str, Any]:
@@ -223,12 +224,21 @@ class _BlockController:
         return seen.obs if self.partition is None or seen.state is None else self.partition.split_obs(seen.state)
 
 
-def _partition(task: str, scenario: str) -> Partition:
+def _partition(run: RunFolder, scenario: str) -> Partition:
+    """How a run's agents share the body of this name: by what the run recorded of its task, else by its task's name."""
     try:
-        _, conf, view = split_task(Path(task).name)
-        return partition(scenario, conf, view)
+        about = read_table(run.task_file)
+    except (OSError, ValueError):  # of an earlier version, or damaged
+        about = {}
+    body, conf, view = (about.get(name) for name in ("scenario", "conf", "view"))
+    if body in SCENARIOS and body != scenario:
+        raise DataError(f"The run {run.path} moves {body}, which is another body than {scenario}.")
+    try:
+        if conf is None or view is None:
+            _, conf, view = split_task(Path(run.config().task).name)
+        return partition(scenario, str(conf), str(view))
     except PartitionError:
-        raise DataError(f"A run on {Path(task).name} does not say how its agents share {scenario}.") from None
+        raise DataError(f"The run {run.path} does not say how its agents share {scenario}.") from None
 
 
 def find_behaviour(name: str, task: Recordable) -> Behaviour:

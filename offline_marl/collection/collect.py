@@ -24,8 +24,9 @@ from offline_marl.collection.references import given_reference, known_reference,
 from offline_marl.core.config import ConfigError
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
-from offline_marl.datasets.base import Dataset, Recording, join
+from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import SUFFIX
+from offline_marl.datasets.episodes import join
 from offline_marl.datasets.files import save_data
 from offline_marl.datasets.statistics import reward_kind
 from offline_marl.runs.loading import opponents_of, with_actors

@@ -16,8 +16,9 @@ from offline_marl.collection.recordable import Recordable
 from offline_marl.core.partition import SCENARIOS
 from offline_marl.core.progress import progress_bar
 from offline_marl.core.seeding import derive
-from offline_marl.datasets.base import Dataset, Recording, join
+from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import Entry, Recipe
+from offline_marl.datasets.episodes import join
 from offline_marl.datasets.files import save_data
 from offline_marl.datasets.statistics import reward_kind
 from offline_marl.environments.base import JointEnv, ScriptedExpert, Seen, Simulator, TeamActions, environments

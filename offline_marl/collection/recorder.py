@@ -20,15 +20,16 @@ from offline_marl.core.partition import PartitionError, confs, partition
 from offline_marl.core.permissions import ImportPath, names_code
 from offline_marl.core.small_files import read_table
 from offline_marl.core.types import DataError
-from offline_marl.datasets.base import Dataset, Recording, join
+from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.episode_index import episode_sums
+from offline_marl.datasets.episodes import join
 from offline_marl.datasets.files import load_data, save_data
 from offline_marl.environments.base import Environment, Floats, Seen, TeamActions, environments
 from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.episodes import Controller
 from offline_marl.environments.guarded import EnvironmentFailedError
-from offline_marl.environments.pettingzoo import environment_of
+from offline_marl.environments.parallel.entry import environment_of
 from offline_marl.runs.folder import write_json
 from offline_marl.runs.loading import with_actors
 

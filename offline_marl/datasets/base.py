@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,8 +20,8 @@ from offline_marl.core.partition import Partition
 from offline_marl.core.showing import html_table, tensors_line, widths
 from offline_marl.core.types import DataError, Episode, Spec
 from offline_marl.datasets import validate
-from offline_marl.datasets.arrays.flat import Arrays, Given, flat_fields, owned
-from offline_marl.datasets.arrays.mistakes import refuse_masked
+from offline_marl.datasets.arrays.episodes import joined_fields
+from offline_marl.datasets.arrays.flat import Arrays, Given, flat_fields
 from offline_marl.datasets.arrays.presence import find_ends, leaves_early, with_presence
 from offline_marl.datasets.catalog import SUFFIX
 from offline_marl.datasets.columns import Columns
@@ -162,32 +161,11 @@ class Dataset:
         Raises:
             DataError: An agent ends more than once; and see `check`.
         """
-        if not episodes:
-            raise DataError("A data set needs at least one episode.")
-
-        def joined(name: str) -> Any:
-            values = [getattr(episode, name) for episode in episodes]
-            refuse_masked(values, name)
-            given = [owned(value) for value in values if value is not None]
-            if given and len(given) < len(values):
-                raise DataError(f"Only some of the episodes hold '{name}'.")
-            if len({value.shape[1:] for value in given}) > 1:
-                raise DataError(f"Episodes differ in the width of '{name}'.")
-            return torch.cat(given) if given else None
-
-        tensors = {item.name: joined(item.name) for item in fields(Episode) if item.name not in {"mask", "end_seen"}}
-        lengths = torch.tensor([len(episode) for episode in episodes])
-        known = torch.tensor([episode.end_seen is None or bool(episode.end_seen) for episode in episodes])
-        tensors["ends_seen"] = None if bool(known.all()) else known
-        if any(episode.mask is not None for episode in episodes):
-            all_there = [np.ones(np.shape(episode.rewards), np.bool_) for episode in episodes]
-            there = [a if e.mask is None else e.mask for a, e in zip(all_there, episodes, strict=True)]
-            tensors["mask"] = torch.cat([owned(each) for each in there])
-        data = cls(**tensors, lengths=lengths, spec=spec, metadata=deepcopy(dict(metadata or {})))
+        data = cls(**joined_fields(episodes), spec=spec, metadata=deepcopy(dict(metadata or {})))
         validate.check_outside(data)
-        if data.mask is None and leaves_early(data.terminations, data.truncations, lengths):
+        if data.mask is None and leaves_early(data.terminations, data.truncations, data.lengths):
             held = {item.name: getattr(data, item.name) for item in fields(data)}
-            data = cls(**with_presence(held, find_ends(data.terminations, data.truncations, lengths)))
+            data = cls(**with_presence(held, find_ends(data.terminations, data.truncations, data.lengths)))
         return (clipped(data) if clip_actions else data).check()
 
     @classmethod
@@ -407,46 +385,6 @@ def _numbers(episodes: Any, count: int) -> Tensor:
     if chosen.dim() != 1 or not (whole or not len(chosen)) or bool(((chosen < -count) | (chosen >= count)).any()):
         raise DataError(f"Episodes are chosen by a list of numbers below {count}, or by {count} bools.")
     return chosen.long() % count
-
-
-def join(parts: Sequence[Flat], metadata: Mapping[str, Any]) -> Flat:
-    """Several recordings, or several data sets of one team, one after another.
-
-    Raises:
-        DataError: They hold different fields, or one field in different widths.
-    """
-    names = [item.name for item in fields(parts[0]) if item.name not in {"metadata", "spec"}]
-    whole = [_completed(part, parts) for part in parts]
-    tables = [{name: getattr(part, name) for name in names if getattr(part, name) is not None} for part in whole]
-    for tensors in tables[1:]:
-        for name in names:
-            one, other = (
-                tuple(columns[name].shape[1:]) if name in columns else None for columns in (tables[0], tensors)
-            )
-            if one != other:
-                raise DataError(f"Data of different widths cannot be joined: '{name}' is {one} and {other}.")
-    joined: dict[str, Any] = {name: torch.cat([tensors[name][:] for tensors in tables]) for name in tables[0]}
-    return replace(parts[0], **joined, metadata=metadata)
-
-
-def _completed(part: Flat, parts: Sequence[Flat]) -> Flat:
-    """The part with what only neighbours say: all agents are there, all ends are seen, all choices are allowed."""
-    more: dict[str, Any] = {}
-    if part.ends_seen is None and any(each.ends_seen is not None for each in parts):
-        more["ends_seen"] = torch.ones(len(part.lengths), dtype=torch.bool)
-    if (
-        isinstance(part, Dataset)
-        and part.mask is None
-        and any(getattr(each, "mask", None) is not None for each in parts)
-    ):
-        more["mask"] = torch.ones(part.rewards.shape, dtype=torch.bool)
-    if (
-        isinstance(part, Dataset)
-        and part.avail_actions is None
-        and any(getattr(each, "avail_actions", None) is not None for each in parts)
-    ):
-        more["avail_actions"] = part.spec.present("act").expand(int((part.lengths + 1).sum()), -1, -1)
-    return replace(part, **more) if more else part
 
 
 def _repeat(values: Tensor, n_agents: int) -> Tensor:

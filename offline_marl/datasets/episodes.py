@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor
 
-from offline_marl.datasets.base import Flat, join, select
+from offline_marl.core.types import DataError
+from offline_marl.datasets.base import Dataset, Flat, select
 from offline_marl.datasets.episode_lists import PER_EPISODE, counted, names_actors, of_chosen, size_of
 
 
@@ -48,6 +50,46 @@ def join_episodes(parts: Sequence[Flat], names: Sequence[str], metadata: Mapping
     if any(_holds(part, "who") for part in parts):
         joined |= _joined_actors(parts, names)
     return join(parts, counted(joined))
+
+
+def join(parts: Sequence[Flat], metadata: Mapping[str, Any]) -> Flat:
+    """Several recordings, or several data sets of one team, one after another.
+
+    Raises:
+        DataError: They hold different fields, or one field in different widths.
+    """
+    names = [item.name for item in fields(parts[0]) if item.name not in {"metadata", "spec"}]
+    whole = [_completed(part, parts) for part in parts]
+    tables = [{name: getattr(part, name) for name in names if getattr(part, name) is not None} for part in whole]
+    for tensors in tables[1:]:
+        for name in names:
+            one, other = (
+                tuple(columns[name].shape[1:]) if name in columns else None for columns in (tables[0], tensors)
+            )
+            if one != other:
+                raise DataError(f"Data of different widths cannot be joined: '{name}' is {one} and {other}.")
+    joined: dict[str, Any] = {name: torch.cat([tensors[name][:] for tensors in tables]) for name in tables[0]}
+    return replace(parts[0], **joined, metadata=metadata)
+
+
+def _completed(part: Flat, parts: Sequence[Flat]) -> Flat:
+    """The part with what only neighbours say: all agents are there, all ends are seen, all choices are allowed."""
+    more: dict[str, Any] = {}
+    if part.ends_seen is None and any(each.ends_seen is not None for each in parts):
+        more["ends_seen"] = torch.ones(len(part.lengths), dtype=torch.bool)
+    if (
+        isinstance(part, Dataset)
+        and part.mask is None
+        and any(getattr(each, "mask", None) is not None for each in parts)
+    ):
+        more["mask"] = torch.ones(part.rewards.shape, dtype=torch.bool)
+    if (
+        isinstance(part, Dataset)
+        and part.avail_actions is None
+        and any(getattr(each, "avail_actions", None) is not None for each in parts)
+    ):
+        more["avail_actions"] = part.spec.present("act").expand(int((part.lengths + 1).sum()), -1, -1)
+    return replace(part, **more) if more else part
 
 
 def _joined_actors(parts: Sequence[Flat], names: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from offline_marl.core.permissions import ImportPath
 from offline_marl.environments.base import Environment, environments
-from offline_marl.environments.pettingzoo import environment_of
+from offline_marl.environments.parallel.entry import environment_of
 
 STEPS = 25
 MOST = 200

@@ -14,8 +14,8 @@ import numpy as np
 
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.types import DataError
-from offline_marl.environments.factories import factory_of
-from offline_marl.environments.particles import lightened
+from offline_marl.environments.parallel.factories import factory_of
+from offline_marl.environments.parallel.particles import lightened
 
 SIDES = ("adversaries", "good")
 STREAM = 20_211

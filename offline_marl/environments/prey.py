@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from offline_marl.core.permissions import ImportPath, is_import_path
 from offline_marl.core.types import DataError
-from offline_marl.environments.factories import factory_of
-from offline_marl.environments.particles import lightened
+from offline_marl.environments.parallel.factories import factory_of
+from offline_marl.environments.parallel.particles import lightened
 
 MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], np.float64)
 """Moves of MPE's choices: stay, left, right, down, up."""

@@ -23,15 +23,16 @@ from offline_marl.core.reference import Reference
 from offline_marl.core.seeding import derive
 from offline_marl.core.small_files import read_table
 from offline_marl.core.types import DataError
-from offline_marl.datasets.base import Dataset, join
+from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.catalog import CATALOG, SUFFIX
+from offline_marl.datasets.episodes import join
 from offline_marl.datasets.files import load_data
 from offline_marl.datasets.metadata import mistake
 from offline_marl.environments.base import Environment, JointEnv, Seen, TeamActions, environments
 from offline_marl.environments.best_response import against
 from offline_marl.environments.episodes import Memoryless
 from offline_marl.environments.guarded import Guarded, build_in_time
-from offline_marl.environments.pettingzoo import environment_of
+from offline_marl.environments.parallel.entry import environment_of
 from offline_marl.runs.config import RunConfig, names_actors
 from offline_marl.runs.folder import RunFolder, RunFolderError
 from offline_marl.runs.loading import load, opponents_of, with_actors

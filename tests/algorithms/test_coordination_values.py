@@ -10,8 +10,9 @@ from offline_marl.algorithms.base import Algorithm, algorithms
 from offline_marl.collection.record import record_team
 from offline_marl.core.config import build
 from offline_marl.core.seeding import seeded_globally
-from offline_marl.datasets.base import Dataset, join
+from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.datasets.episodes import join
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.environments.coordination import Coordination
 from offline_marl.environments.episodes import episode_seeds, play

@@ -217,6 +217,16 @@ def test_a_body_is_recorded_whole_whoever_moves_it(tmp_path):
     first = int(starts(recording.lengths)[episode])
     obs = recording.split(open_task(task).partition).obs[first + episode].unsqueeze(0)
     assert torch.allclose(recording.actions[first], run.algorithm.act(obs)[0, :, 0], atol=1e-6)
+    # Two bodies may have teams of equal widths: what the run recorded of its task says which one it moves.
+    with pytest.raises(DataError, match="arm moves reacher, which is another body than walker2d"):
+        collected(tmp_path / "b.safetensors", "walker2d", episodes=1, who=(str(run.folder),))
+    run.folder.joinpath("task.json").unlink()  # of an earlier version: its task's name says how
+    again = collected(tmp_path / "c.safetensors", "reacher", episodes=6, who=who, copies=2)
+    assert torch.equal(load_data(again).actions, recording.actions)
+    shutil.move(str(run.folder), nameless := tmp_path / "nameless")
+    (config := nameless / "config.json").write_text(config.read_text().replace("_2x1notip_0", ""))
+    with pytest.raises(DataError, match="nameless does not say how its agents share reacher"):
+        collected(tmp_path / "d.safetensors", "reacher", episodes=1, who=(str(nameless),))
 
 
 def test_a_body_that_fails_is_named_and_loses_nothing(tmp_path, monkeypatch):

@@ -13,9 +13,9 @@ from offline_marl.collection.recordable import Recordable
 from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.datasets import catalog
-from offline_marl.datasets.base import join
 from offline_marl.datasets.catalog import CATALOG
 from offline_marl.datasets.episode_index import starts
+from offline_marl.datasets.episodes import join
 from offline_marl.datasets.files import load_data
 from offline_marl.environments.base import Outcome, Seen, environments
 from offline_marl.environments.episodes import Memoryless

@@ -10,8 +10,9 @@ import torch
 
 from offline_marl.core.partition import Partition, partition
 from offline_marl.core.types import DataError, Episode, Spec
-from offline_marl.datasets.base import Dataset, Recording, join
+from offline_marl.datasets.base import Dataset, Recording
 from offline_marl.datasets.episode_index import episode_numbers, episode_sums, episodes_apart
+from offline_marl.datasets.episodes import join
 
 SPEC = Spec(obs_dims=(3, 2), act_dims=(2, 1), state_dim=4)
 

@@ -12,10 +12,11 @@ from worlds import reacher_recording, saved, world
 from offline_marl.core.partition import partition
 from offline_marl.core.types import Batch, Needs
 from offline_marl.datasets import normalize
-from offline_marl.datasets.base import clipped, join
+from offline_marl.datasets.base import clipped
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.columns import Columns
 from offline_marl.datasets.episode_index import episodes_apart
+from offline_marl.datasets.episodes import join
 from offline_marl.datasets.files import save_data
 from offline_marl.datasets.normalize import obs_statistics
 from offline_marl.tasks.data_tasks import open_task

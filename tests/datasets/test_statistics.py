@@ -10,7 +10,8 @@ from worlds import reacher_recording, world
 
 from offline_marl.core.partition import partition
 from offline_marl.datasets import statistics, validate
-from offline_marl.datasets.base import Recording, join
+from offline_marl.datasets.base import Recording
+from offline_marl.datasets.episodes import join
 from offline_marl.datasets.statistics import (
     CELLS,
     action_counts,

@@ -17,7 +17,7 @@ from offline_marl.core.types import DataError
 from offline_marl.environments.base import Seen, environments
 from offline_marl.environments.best_response import OneAgainstFrozen
 from offline_marl.environments.episodes import Memoryless, PolicyController, run_episodes
-from offline_marl.environments.pettingzoo import environment_of
+from offline_marl.environments.parallel.entry import environment_of
 
 SEEDS = [3, 5, 8]
 

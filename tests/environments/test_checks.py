@@ -19,7 +19,7 @@ from offline_marl.core.seeding import derive
 from offline_marl.core.types import DataError
 from offline_marl.datasets.files import load_data
 from offline_marl.environments.episodes import Memoryless, run_episodes
-from offline_marl.environments.pettingzoo import PettingZooTeam
+from offline_marl.environments.parallel.team import PettingZooTeam
 
 WORLD = "odd_worlds:make"
 

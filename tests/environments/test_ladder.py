@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from offline_marl.core.permissions import ImportPath
-from offline_marl.environments.pettingzoo import PettingZooTeam
+from offline_marl.environments.parallel.team import PettingZooTeam
 
 DOWN, UP, STAY, CALL = range(4)
 

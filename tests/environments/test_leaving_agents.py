@@ -17,7 +17,7 @@ from offline_marl.collection.recordable import Recordable  # noqa: E402
 from offline_marl.core.permissions import ImportPath  # noqa: E402
 from offline_marl.core.types import Needs  # noqa: E402
 from offline_marl.environments.episodes import Memoryless, play  # noqa: E402
-from offline_marl.environments.pettingzoo import PettingZooTeam  # noqa: E402
+from offline_marl.environments.parallel.team import PettingZooTeam  # noqa: E402
 from offline_marl.environments.workers import SideBySide  # noqa: E402
 from offline_marl.training.sources.recorded import EnvironmentSource  # noqa: E402
 

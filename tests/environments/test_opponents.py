@@ -14,7 +14,7 @@ from offline_marl.core.types import DataError
 from offline_marl.environments.base import environments
 
 pytest.importorskip("mpe2")
-from offline_marl.environments.factories import factory_of
+from offline_marl.environments.parallel.factories import factory_of
 
 TASKS = {"simple-adversary": 1, "simple-crypto": 1, "simple-push": 1, "simple-tag": 3, "simple-world-comm": 4}
 """With their number of adversaries."""

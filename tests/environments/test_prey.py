@@ -11,7 +11,7 @@ from offline_marl.core.types import DataError
 from offline_marl.environments.base import MissingSimulatorError, environments
 
 pytest.importorskip("mpe2")
-from offline_marl.environments.factories import factory_of
+from offline_marl.environments.parallel.factories import factory_of
 from offline_marl.environments.prey import MOVES, Flight, HuntersOnly, parallel_env
 
 

@@ -59,7 +59,7 @@ def test_the_registry_knows_reacher():
 
 
 def test_importing_environments_pulls_in_no_simulator(warm):
-    names = ("reacher", "mamujoco", "mpe", "pettingzoo", "coordination", "rendezvous")
+    names = ("reacher", "mamujoco", "mpe", "parallel.entry", "coordination", "rendezvous")
     code = (
         f"import sys, {', '.join(f'offline_marl.environments.{name}' for name in names)}\n"
         "print(sorted({'gymnasium', 'mujoco', 'gymnasium_robotics', 'pettingzoo', 'mpe2'} & set(sys.modules)))"

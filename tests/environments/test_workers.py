@@ -15,7 +15,7 @@ from offline_marl.core.types import DataError
 from offline_marl.environments.base import Seen
 from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.guarded import EnvironmentFailedError, Guarded
-from offline_marl.environments.pettingzoo import environment_of
+from offline_marl.environments.parallel.entry import environment_of
 from offline_marl.environments.workers import SideBySide, WorkerDiedError, ended_behind
 
 SEEDS = [5, 3, 8, 1, 4, 9, 2]

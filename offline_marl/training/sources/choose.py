@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from offline_marl.algorithms.base import Algorithm
-from offline_marl.core.config import ConfigError, build
-from offline_marl.core.seeding import Generators, derive, seeded_globally
+from offline_marl.core.seeding import Generators, derive
 from offline_marl.core.types import DataError, Needs, Source
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.ring import TransitionRing
 from offline_marl.environments.base import refuse_scores_only
 from offline_marl.environments.guarded import Guarded
-from offline_marl.runs.checkpoint import found
 from offline_marl.runs.combinations import imagines_live, replays
-from offline_marl.runs.config import FitConfig, RunConfig
-from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError
+from offline_marl.runs.config import RunConfig
+from offline_marl.runs.folder import ModelFolder, RunFolder
 from offline_marl.runs.pins import pin, version_of
-from offline_marl.runs.sizes import refuse_too_large
-from offline_marl.tasks.data_tasks import Task, known_partition
-from offline_marl.training.models.fit import (
-    Fit,
-    WrongModelError,
-    begin_fit,
-    config_for,
-    continue_fit,
-    facts_of,
-    prepare_fit,
-    refuse_short,
+from offline_marl.tasks.data_tasks import Task
+from offline_marl.training.models.run_models import (
+    kind_in,
+    make_unfitted,
+    plan_fit,
+    refuse_fitting,
+    refuse_other_environment,
+    refuse_unmeasured,
 )
-from offline_marl.training.models.report import verdict
 from offline_marl.training.rewards import Rewards
 from offline_marl.training.sources.imagined import Imagination, MixedSource, Plan, RolloutSource
 from offline_marl.training.sources.online import Replay, environment_name, plan_replay
@@ -45,7 +37,7 @@ from offline_marl.training.sources.recorded import DatasetSource, EnvironmentSou
 from offline_marl.training.sources.replay import LiveMixture
 from offline_marl.worldmodels.base import WorldModel, worldmodels
 from offline_marl.worldmodels.rollout import Caution
-from offline_marl.worldmodels.uncertainty import OF_PREDICTIONS, UNCERTAINTIES
+from offline_marl.worldmodels.uncertainty import UNCERTAINTIES
 
 MOST_COPIES = 256
 """Copies of an environment that a learner which learns in it plays side by side."""
@@ -74,17 +66,24 @@ def plan_source(
     if task.environment is not None and (plays or learner.needs.origin == "environment"):
         refuse_scores_only(task.called, task.environment)
     named = config.world_model or (learner.imagines_in if learner.needs.origin == "model" else None)
-    if named is None:
-        if replays(config, learner.needs):
-            live = plan_replay(config, folder, task, rewards, learner)
-            return lambda: live.source(live.rows)
-        made = make_plain(config, task, rewards, learner)
-        return lambda: made
-    if imagines_live(config, learner.needs):
+    if named is not None and imagines_live(config, learner.needs):
         return _plan_online_model(named, config, folder, task, rewards, learner)
+    if named is not None:
+        return _plan_imagining(named, config, folder, task, rewards, learner)
+    if replays(config, learner.needs):
+        live = plan_replay(config, folder, task, rewards, learner)
+        return lambda: live.source(live.rows)
+    made = make_plain(config, task, rewards, learner)
+    return lambda: made
+
+
+def _plan_imagining(
+    named: str, config: RunConfig, folder: RunFolder, task: Task, rewards: Rewards, learner: Algorithm
+) -> Callable[[], Source]:
+    """Gives the source of a run that imagines in a model, which is fitted before the run or not at all."""
     by_kind = named in worldmodels.names()
     model_folder = ModelFolder(folder.path / "world_model" if by_kind else Path(named))
-    name = named if by_kind else _kind_in(model_folder)
+    name = named if by_kind else kind_in(model_folder)
     kind = worldmodels.get(name)
     refuse_unforeseen(config, task.data, learner, kind)
     replay = None
@@ -92,13 +91,13 @@ def plan_source(
         replay = plan_replay(config, folder, task, rewards, learner, "state" in kind.foresees)
     if not kind.fitted:
         if not folder.config_file.is_file():
-            _refuse_fitting(name, config)
+            refuse_fitting(name, config)
             if kind.needs_environment:
-                _refuse_other_environment(name, task)
-        model = _make_unfitted(name, config, task, learner)
+                refuse_other_environment(name, task)
+        model = make_unfitted(name, config, task, _rollout_rows(config, learner))
         unfitted = _make_imagining(config, task, rewards, learner, model, None, replay)
         return lambda: unfitted if replay is None else replay.source(unfitted)
-    fitted = _plan_fit(model_folder, name, config, folder, task)
+    fitted = plan_fit(model_folder, name, config, folder, task)
 
     def make() -> Source:
         model, held_out = fitted()
@@ -113,30 +112,6 @@ def plan_source(
     return make
 
 
-def _plan_fit(
-    model_folder: ModelFolder, name: str, config: RunConfig, folder: RunFolder, task: Task
-) -> Callable[[], tuple[WorldModel, TransitionBuffer]]:
-    """Gives the model of a folder and its held-out rows, after its fit where that is not finished.
-
-    Raises:
-        BadInputError: It is another model than the run asks for, or cannot tell how far it is to be trusted.
-    """
-    settings = _settings_of_fit(model_folder, name, config, folder, task)
-    if not model_folder.done:
-        _refuse_unmeasured(config, lambda: _made_anew(settings, task, config.device), task.data)
-
-    def fitted() -> tuple[WorldModel, TransitionBuffer]:
-        if not model_folder.done:
-            print(f"no finished world model in {model_folder.path} yet: fitting one", file=sys.stderr)
-            if model_folder.config_file.is_file():
-                continue_fit(model_folder, task)
-            else:
-                begin_fit(model_folder, settings, task)
-        return _warned(continue_fit(model_folder, task, config))
-
-    return fitted
-
-
 def _plan_online_model(
     named: str, config: RunConfig, folder: RunFolder, task: Task, rewards: Rewards, learner: Algorithm
 ) -> Callable[[], Source]:
@@ -146,7 +121,7 @@ def _plan_online_model(
 
     def caution_of(model: WorldModel, rows: TransitionBuffer | None) -> Caution:
         if rows is None:
-            _refuse_unmeasured(config, lambda: model, task.data)
+            refuse_unmeasured(config, lambda: model, task.data)
         return _caution(config, model, rows, rewards)
 
     plan = Plan(_rollout_rows(config, learner), config.horizon, config.start_share, Caution())
@@ -229,144 +204,6 @@ def _make_imagining(
     else:
         real = replay.rows
     return MixedSource(real, imagination, ring, _shares(config), config.refill_every, config.steps)
-
-
-def _settings_of_fit(
-    model_folder: ModelFolder, kind: str, config: RunConfig, folder: RunFolder, task: Task
-) -> FitConfig:
-    """Those of the fit in this folder, or those that one will be begun with.
-
-    Raises:
-        RunFolderError: The folder holds something else, or its model has gone since the run began.
-        WrongModelError: The model was fitted to something else, such as actions on another scale.
-        ConfigError: The fit is to read actions on another scale than the run.
-    """
-    shared: Mapping[str, Any] = config.model_dump(include={"seed", "device", "threads", "clip_actions", "action_scale"})
-    if model_folder.config_file.is_file():
-        settings = config_for(model_folder, task)
-        if settings.action_scale != config.action_scale:
-            raise WrongModelError(
-                f"The world model in {model_folder.path} was fitted with --action-scale {settings.action_scale:g}, "
-                f"which the run should have too, not {config.action_scale:g}: its actions would mean something else."
-            )
-        if config.fit and not folder.config_file.is_file():
-            _refuse_other_fit(
-                model_folder, settings, prepare_fit(settings.model, task.id, {**shared, **config.fit}), config
-            )
-        return settings
-    if found(folder.checkpoints):
-        raise RunFolderError(f"{model_folder.path} holds no world model any more, but {folder.path} began with one.")
-    settings = prepare_fit(kind, task.id, {**shared, **config.fit})
-    if settings.action_scale != config.action_scale:
-        raise ConfigError("--fit takes no action_scale: the run's --action-scale is that of its world model too.")
-    refuse_short(settings)
-    if model_folder.path.exists():
-        model_folder.refuse_strangers(settings)
-    return settings
-
-
-def _refuse_other_fit(model_folder: ModelFolder, settings: FitConfig, wanted: FitConfig, config: RunConfig) -> None:
-    """Refuse settings of a fit that the model there was not fitted with."""
-    stored, given = ({**made.settings, **dict(made)} for made in (settings, wanted))
-    for name in config.fit:
-        now = given[name]
-        then = stored.get(name, now)  # fits of earlier versions had fewer settings
-        if then != now:
-            raise WrongModelError(
-                f"The world model in {model_folder.path} was fitted with {name} = {then}, not {now}: leave that --fit "
-                "away, or name another folder."
-            )
-
-
-def _kind_in(model_folder: ModelFolder) -> str:
-    """The kind of model that a folder holds, or that one would be fitted in it."""
-    return model_folder.config().model if model_folder.config_file.is_file() else "ensemble"
-
-
-def _warned(fit: Fit) -> tuple[WorldModel, TransitionBuffer]:
-    fit.model.requires_grad_(False)
-    if fit.report is None or not fit.report["trusted"]:
-        print(f"warning: the world model in {fit.folder} is {verdict(fit.report)}.", file=sys.stderr)
-    if fit.model.config.rewrites_observations:
-        print(
-            f"warning: the world model in {fit.folder} tells observations by tokens: in imagination policies see what "
-            "these stand for, in the environment what is there.",
-            file=sys.stderr,
-        )
-    return fit.model, fit.held_out
-
-
-def _refuse_unmeasured(config: RunConfig, make: Callable[[], WorldModel], data: Dataset) -> None:
-    """Refuse a measure of spread that this kind of model does not tell, by one step of it before its fit.
-
-    Raises:
-        DataError: Says which kinds do.
-    """
-    if config.spread in OF_PREDICTIONS:
-        return
-    model = make()
-    rows = TransitionBuffer(data, state=model.needs_state).transitions(torch.zeros(1, dtype=torch.int64))
-    if model.window:
-        rows = replace(rows, history=torch.zeros(1, data.spec.n_agents, model.window, data.spec.step_dim))
-    rows, state = rows.to(config.device), model.generator.get_state()
-    prediction, _ = model.step(model.begin(rows), rows.actions)
-    model.generator.set_state(state)
-    if prediction.spread is not None:
-        UNCERTAINTIES[config.spread](prediction.spread)
-
-
-def _made_anew(settings: FitConfig, task: Task, device: str) -> WorldModel:
-    """A model as a fit with these settings begins with it."""
-    kind, facts = worldmodels.get(settings.model), facts_of(task.data)
-    own = build(kind.Config, settings.settings)
-    refuse_too_large(settings.model, lambda: kind(own, facts), own.model_dump(), task.data.spec)
-    with seeded_globally(settings.seed, "initialisation"):
-        model = kind(own, facts)
-    model.place(device, 0)
-    return model
-
-
-def _refuse_fitting(name: str, config: RunConfig) -> None:
-    """Refuse settings of a fit beside a model that is not fitted, which would be passed over in silence.
-
-    Raises:
-        ConfigError: Names the flag.
-    """
-    if config.fit:
-        raise ConfigError(f"--fit is of a world model that is fitted first, and {name} is not fitted: leave it away.")
-    if config.cutoff_quantile is not None:
-        raise ConfigError(
-            f"--cutoff-quantile is measured on held-out steps of a fit, and {name} is not fitted: give --cutoff."
-        )
-
-
-def _refuse_other_environment(name: str, task: Task) -> None:
-    """Refuse to imagine in another environment than the data's; where that is unknown, the one named is its.
-
-    Raises:
-        DataError: Says that another one is named.
-    """
-    own = replace(task, partition=known_partition(task.data), named_environment=None)
-    if task.elsewhere and own.environment is not None:
-        raise DataError(
-            f"The {name} imagines in the environment that {task.id} was recorded in, and --environment names another "
-            "one, or other settings of it: leave it away, and `offline-marl evaluate` the run there."
-        )
-
-
-def _make_unfitted(name: str, config: RunConfig, task: Task, learner: Algorithm) -> WorldModel:
-    """A model of a kind that learns nothing from the data, with what it needs besides."""
-    kind = worldmodels.get(name)
-    env = task.make_env(_rollout_rows(config, learner)) if kind.needs_environment else None
-    wanted = {f"the environment of {task.id}": kind.needs_environment, "states in its data": kind.needs_state}
-    if (kind.needs_environment and env is None) or (kind.needs_state and task.data.state is None):
-        parts = [part for part, needed in wanted.items() if needed]
-        raise DataError(f"The {name} needs {' and '.join(parts)}; {'one' if len(parts) > 1 else 'that'} is missing.")
-    made = kind(build(kind.Config, {}), facts_of(task.data))
-    if env is not None:
-        made.attach(env)
-    made.place(config.device, derive(config.seed, "elites"))
-    return made
 
 
 def _caution(config: RunConfig, model: WorldModel, held_out: TransitionBuffer | None, rewards: Rewards) -> Caution:

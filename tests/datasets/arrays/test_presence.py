@@ -12,8 +12,9 @@ import torch
 
 from offline_marl.core.types import DataError, Needs
 from offline_marl.datasets.arrays.presence import find_ends
-from offline_marl.datasets.base import Dataset, join
+from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.datasets.episodes import join
 from offline_marl.datasets.files import load_data, save_data
 from offline_marl.datasets.normalize import best_values, obs_statistics
 from offline_marl.datasets.statistics import action_counts, action_ranges, coverage, reward_kind

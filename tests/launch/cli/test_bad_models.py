@@ -17,7 +17,7 @@ from offline_marl.datasets.files import load_data, save_data
 from offline_marl.tasks.data_tasks import ScoredTask
 from offline_marl.training import training_run
 from offline_marl.training.models import fit as fitting
-from offline_marl.training.sources import choose
+from offline_marl.training.models import run_models
 
 Cli = Callable[..., Any]
 
@@ -197,7 +197,7 @@ def test_a_full_disk_while_a_model_is_fitted_keeps_its_last_good_checkpoint(
     train = ("train", "iql", "--dataset", team, *TINY, "--world-model", "ensemble", "--out", "run")
     small = {"steps": 4, "checkpoint_every": 2, "hidden": [4], "members": 2, "elites": 1}
     prepare = fitting.prepare_fit
-    monkeypatch.setattr(choose, "prepare_fit", lambda kind, task, given: prepare(kind, task, {**small, **given}))
+    monkeypatch.setattr(run_models, "prepare_fit", lambda kind, task, given: prepare(kind, task, {**small, **given}))
     for command, out, place in ((fit, "model", "model"), (train, "run", "run/world_model")):
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", full)

@@ -31,7 +31,7 @@ from offline_marl.training.models.report import (
     write_report,
 )
 from offline_marl.training.models.rows import MemberSource
-from offline_marl.training.sources.choose import _warned
+from offline_marl.training.models.run_models import _warned
 from offline_marl.worldmodels.base import Prediction, Spread, WorldModel, WorldModelConfig
 from offline_marl.worldmodels.ensemble import Ensemble, EnsembleConfig
 

@@ -29,6 +29,7 @@ from offline_marl.runs.folder import RunFolderError
 from offline_marl.tasks.data_tasks import ScoredTask
 from offline_marl.training import run, training_run
 from offline_marl.training.models import fit as fitting
+from offline_marl.training.models import run_models
 from offline_marl.training.models.fit import WrongModelError
 from offline_marl.training.sources import choose
 from offline_marl.worldmodels.base import WorldModel, worldmodels
@@ -139,7 +140,9 @@ def test_a_run_on_what_never_happened_that_died_ends_as_if_it_had_not(tmp_path, 
 def quick_fits(monkeypatch):
     """Fits that a run begins by itself take the kind's defaults, which would take too long."""
     prepare = fitting.prepare_fit
-    monkeypatch.setattr(choose, "prepare_fit", lambda kind, task, given: prepare(kind, task, {**SMALL_FIT, **given}))
+    monkeypatch.setattr(
+        run_models, "prepare_fit", lambda kind, task, given: prepare(kind, task, {**SMALL_FIT, **given})
+    )
 
 
 @pytest.mark.long
@@ -162,7 +165,7 @@ def test_a_missing_model_is_fitted_first_and_kept_in_the_run_folder(tmp_path, da
 def test_a_model_is_fitted_where_a_folder_was_named_and_serves_other_runs(tmp_path, data, quick_fits, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small_run(tmp_path / "one", data, algorithm="td3-bc", world_model="./shared", **FEW)
-    monkeypatch.setattr(choose, "begin_fit", lambda *_: pytest.fail("it is there"))
+    monkeypatch.setattr(run_models, "begin_fit", lambda *_: pytest.fail("it is there"))
     small_run(tmp_path / "other", data, algorithm="td3-bc", world_model="shared", **FEW)
     refuse_difference(ending(tmp_path / "one"), ending(tmp_path / "other"))
 
@@ -226,7 +229,9 @@ def test_a_model_with_a_carry_of_its_own_is_fitted_and_imagined_in(tmp_path, dat
         return where(carry, alive)
 
     monkeypatch.setattr(CountingCarry, "where", spy)
-    monkeypatch.setattr(choose, "prepare_fit", lambda kind, task, given: fitting.prepare_fit(kind, task, SHORT | given))
+    monkeypatch.setattr(
+        run_models, "prepare_fit", lambda kind, task, given: fitting.prepare_fit(kind, task, SHORT | given)
+    )
     fields = {"algorithm": algorithm, "world_model": "counting", **FEW}
     small_run(tmp_path / "straight", data, **fields)
     assert len(set(kept)) > 2, "rows end at several steps"
@@ -384,7 +389,7 @@ def test_a_model_of_another_fit_is_refused(tmp_path, data, model, fields, error,
 def test_a_measure_that_the_model_does_not_tell_is_refused_before_its_fit(
     tmp_path, data, quick_fits, monkeypatch, spread, given, said
 ):
-    monkeypatch.setattr(choose, "begin_fit", lambda *_: pytest.fail("it would be fitted first"))
+    monkeypatch.setattr(run_models, "begin_fit", lambda *_: pytest.fail("it would be fitted first"))
     with pytest.raises(DataError, match=said):
         small_run(tmp_path / "run", data, algorithm="moma-ppo", spread=spread, fit=given, **FEW)
     assert not (tmp_path / "run" / "config.json").exists()

@@ -1,7 +1,4 @@
-"""Teams of PettingZoo's parallel environments, by import path.
-
-Copies are stepped one after another in this process.
-"""
+"""Team of a parallel environment of PettingZoo: many copies, stepped one after another in this process."""
 
 from __future__ import annotations
 
@@ -13,26 +10,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from offline_marl.core.partition import Partition
 from offline_marl.core.permissions import ImportPath
 from offline_marl.core.small_files import shown
-from offline_marl.core.types import ActionKind, DataError, Spec
+from offline_marl.core.types import DataError, Spec
 from offline_marl.environments.base import (
     AgentFlags,
-    Environment,
     Flags,
     Floats,
     Frame,
-    JointEnv,
     Seen,
     TeamActions,
 )
 from offline_marl.environments.checks import BadNumbersError
-from offline_marl.environments.clocked import refuse_partition
-from offline_marl.environments.factories import factory_of, packages_of
 from offline_marl.environments.guarded import let_go
 from offline_marl.environments.painting import Painted, painted_world, unwrapped
-from offline_marl.environments.particles import infos_of, lightened
+from offline_marl.environments.parallel.actions import NativeActions
+from offline_marl.environments.parallel.factories import factory_of, packages_of
+from offline_marl.environments.parallel.particles import infos_of, lightened
 from offline_marl.environments.spaces import (
     MASK,
     WIDEST,
@@ -46,90 +40,6 @@ from offline_marl.environments.spaces import (
     shown_space,
     state_of,
 )
-
-
-def environment_of(
-    path: ImportPath,
-    settings: Mapping[str, Any] | None = None,
-    max_steps: int | None = None,
-    name: str | None = None,
-    most: int | None = None,
-    scored_by: str = "",
-) -> type[Environment]:
-    """An entry for the registry, made of a PettingZoo environment; nothing is imported before it is built.
-
-    Args:
-        path: See `factory_of`.
-        settings: What the function is told.
-        max_steps: See `PettingZooTeam`.
-        name: What errors call the task; without it, its path.
-        most: Largest whole number among `settings`, but for the length of episodes; None for any.
-        scored_by: Setting with which it is for scores alone; see `Environment.for_scores`.
-    """
-    title, base_settings, limit = name or path.text, dict(settings or {}), max_steps
-
-    class PettingZoo(Environment):
-        """A task made for a team, from PettingZoo."""
-
-        for_scores = scored_by if base_settings.get(scored_by) is not None else ""
-
-        @classmethod
-        def make(cls, partition: Partition | None, copies: int) -> JointEnv:
-            """The task in many copies.
-
-            Raises:
-                DataError: There is a partition, though there is no body to share out.
-            """
-            refuse_partition(title, partition)
-            return PettingZooTeam(path, copies, base_settings, limit, title)
-
-        @classmethod
-        def told(cls, settings: Mapping[str, Any], max_steps: int | None = None) -> type[Environment]:
-            """The task made with these settings over its own; a clock of its own runs as long as is asked for."""
-            _refuse_large(title, settings, most)
-            if not settings and not max_steps:
-                return cls
-            changed, length = {**base_settings, **settings}, max_steps or limit
-            if CLOCK in base_settings and CLOCK in settings:
-                length = min(_clock_of(title, settings), max_steps or LONGEST)
-            elif CLOCK in base_settings and max_steps:
-                changed[CLOCK] = max_steps
-            return environment_of(path, changed, length, title, most, scored_by)
-
-    PettingZoo.__qualname__ = PettingZoo.__name__ = "".join(part.capitalize() for part in title.split("-"))
-    return PettingZoo
-
-
-CLOCK = "max_cycles"
-"""Setting of MPE's tasks: steps of an episode."""
-LONGEST = 1_000_000
-"""Steps of an episode that settings may ask for where their numbers are bounded."""
-
-
-def _refuse_large(name: str, settings: Mapping[str, Any], most: int | None) -> None:
-    """Refuse a world that nobody can wait for, before it is built.
-
-    Raises:
-        DataError: A whole number among the settings is above the bound.
-    """
-    if most is None:
-        return
-    for setting, value in settings.items():
-        bound = LONGEST if setting == CLOCK else most
-        if isinstance(value, int | float) and not isinstance(value, bool) and not -bound <= value <= bound:
-            raise DataError(f"{name} cannot be made with {setting} = {shown(value)}: {bound:,} is the most.")
-
-
-def _clock_of(name: str, settings: Mapping[str, Any]) -> int:
-    """Steps of an episode that settings ask for.
-
-    Raises:
-        DataError: They are no whole number above 0.
-    """
-    steps = settings[CLOCK]
-    if type(steps) is not int or steps < 1:
-        raise DataError(f"{name} cannot be made with {CLOCK} = {shown(steps)}: it should be a whole number above 0.")
-    return steps
 
 
 class PettingZooTeam(Painted):
@@ -233,7 +143,7 @@ class PettingZooTeam(Painted):
             DataError: The actions are of another shape, not finite, or choices that there are not.
             BadNumbersError, if the environment shows or pays something else than its spaces say.
         """
-        done = self._native(actions)
+        done = self._native.of(actions, len(self._obs))
         rewards = np.zeros((len(done), self.spec.n_agents), np.float32)
         self._steps += 1
         for copy in np.flatnonzero(~(self._terminations | self._truncations)).tolist():
@@ -291,31 +201,17 @@ class PettingZooTeam(Painted):
             let_go(self._envs.pop(), self.name)
 
     def _describe(self, env: Any) -> Spec:
-        from gymnasium.spaces import Box, Discrete, flatdim
+        from gymnasium.spaces import flatdim
 
         moves = [env.action_space(agent) for agent in self.agents]
-        kinds: set[ActionKind] = set()
-        for agent, space in zip(self.agents, moves, strict=True):
-            if not isinstance(space, Discrete | Box) or (isinstance(space, Discrete) and space.start != 0):
-                raise DataError(f"Agent {agent} of {self.name} acts in {space}: neither a box nor choices from 0.")
-            kinds.add("discrete" if isinstance(space, Discrete) else "continuous")
-        if len(kinds) > 1:
-            raise DataError(f"In {self.name} some agents make choices and others act in boxes, which no learner knows.")
-        kind = kinds.pop()
-        self._shapes = [space.shape for space in moves]
-        self._bounds: list[tuple[Floats, Floats]] = []
-        if kind == "continuous":
-            self._bounds = [(space.low.ravel(), space.high.ravel()) for space in moves]
-            self._inside = [_inside(low, high) for low, high in self._bounds]
-            if not all(np.isfinite(bound).all() for pair in self._bounds for bound in pair):
-                raise DataError(f"The actions of {self.name} have no bounds, so [-1, 1] cannot be stretched to them.")
+        self._native = NativeActions(self.name, self.agents, moves)
         state = state_of(env)
         refuse_widths(self.name, self.agents, self._spaces, moves)
         return Spec(
             obs_dims=tuple(flatdim(space) for space in self._spaces),
-            act_dims=tuple(int(space.n) if kind == "discrete" else int(np.prod(space.shape)) for space in moves),
+            act_dims=self._native.widths,
             state_dim=state.size if self._stateful and state is not None else 0,
-            action_kind=kind,
+            action_kind=self._native.kind,
         )
 
     @contextmanager
@@ -379,28 +275,7 @@ class PettingZooTeam(Painted):
     @property
     def action_bounds(self) -> Sequence[tuple[Floats, Floats]]:
         """Least and largest entries of each agent's actions, which -1 and 1 stand for; none of choices."""
-        return self._bounds
-
-    def _native(self, actions: TeamActions) -> list[list[Any]]:
-        spec, running = self.spec, len(self._obs)
-        shape = (running, spec.n_agents) if spec.discrete else (running, spec.n_agents, spec.act_dim)
-        if actions.shape != shape:
-            raise DataError(f"{self.name} expects actions of shape {shape}, got {actions.shape}.")
-        if spec.discrete:
-            if ((actions < 0) | (actions >= np.array(spec.act_dims))).any():
-                raise DataError(f"Some actions in {self.name} are choices that their agent does not have.")
-            return [[int(choice) for choice in row] for row in actions]
-        if not np.isfinite(actions).all():
-            raise DataError(f"Some actions in {self.name} are not finite.")
-        within = (np.clip(actions, -1, 1).astype(np.float32) + 1) / 2
-        return [[self._stretch(i, within[copy, i]) for i in range(spec.n_agents)] for copy in range(running)]
-
-    def _stretch(self, agent: int, within: Floats) -> npt.NDArray[np.float32]:
-        low, high = self._bounds[agent]
-        real = low + within[: low.size] * (high - low)
-        exact: Floats = np.clip(real.astype(np.float32), *self._inside[agent])
-        shaped: Floats = exact.reshape(self._shapes[agent])
-        return shaped
+        return self._native.bounds
 
 
 def _of(told: Mapping[str, Any], agent: str, how: str) -> Any:
@@ -425,10 +300,3 @@ def _refuse_names(name: str, agents: Sequence[str]) -> None:
     twice = next((agent for agent in agents if agents.count(agent) > 1), None)
     if twice is not None:
         raise DataError(f"{name} has {agents.count(twice)} agents named {shown(twice)}: give each its own name.")
-
-
-def _inside(low: npt.NDArray[Any], high: npt.NDArray[Any]) -> tuple[Floats, Floats]:
-    """Bounds in float32 that lie within these, which may be of float64 and lie outside themselves when rounded."""
-    least, most = low.astype(np.float32), high.astype(np.float32)
-    least = np.where(least < low, np.nextafter(least, np.float32(np.inf)), least)
-    return least, np.where(most > high, np.nextafter(most, np.float32(-np.inf)), most)

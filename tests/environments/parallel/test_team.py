@@ -12,8 +12,9 @@ from offline_marl.environments import guarded
 from offline_marl.environments.base import MissingSimulatorError, environments
 from offline_marl.environments.checks import BadNumbersError
 from offline_marl.environments.episodes import Memoryless, run_episodes
-from offline_marl.environments.factories import factory_of
-from offline_marl.environments.pettingzoo import PettingZooTeam, environment_of
+from offline_marl.environments.parallel.entry import environment_of
+from offline_marl.environments.parallel.factories import factory_of
+from offline_marl.environments.parallel.team import PettingZooTeam
 
 spaces = pytest.importorskip("gymnasium.spaces")
 pettingzoo = pytest.importorskip("pettingzoo")

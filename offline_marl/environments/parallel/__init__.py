@@ -1,0 +1,1 @@
+"""Teams of PettingZoo's parallel environments: an entry for the registry, spaces of actions, what MPE's worlds need."""
