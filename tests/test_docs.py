@@ -115,6 +115,7 @@ def test_make_targets_in_the_pages_exist() -> None:
 TABLES = {
     "results.md": {
         "declared": "headline.py --table",
+        "tipped": "headline_tipped.py --table",
         "body": "headline_body.py --table",
         "lasting": "lasting.py --table",
         "headline": "earlier_headline.py --table",
