@@ -19,15 +19,16 @@ from rows import commit_of, missing, read, replace, trained
 import offline_marl
 from offline_marl.datasets.base import Dataset
 from offline_marl.datasets.episode_index import starts
-from offline_marl.environments.coordination import CONVENTIONS, Coordination
+from offline_marl.environments.coordination import CONVENTIONS, STEPS, Coordination
 from offline_marl.environments.episodes import episode_seeds, play
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "tipped.csv"
 DATA = "coordination-mix-v0"
+GAMMA = 0.9
 LEFT_OUT, SEEDS = (0, 66, 133, 200), (10, 11, 12, 13, 14)
 RED, BLUE = CONVENTIONS.index("red"), CONVENTIONS.index("blue")
-SETTINGS = "--hidden 128,128 --batch-size 128 --window 0 --mixer monotonic --gamma 0.9 --steps 6000 --cosine-steps 6000"
+SETTINGS = "--hidden 128,128 --batch-size 128 --window 0 --mixer monotonic --steps 6000 --cosine-steps 6000"
 """Those that the headline's protocol chose, with fewer updates."""
 WORTH = ("worth_0", "worth_1", "worth_2")
 FIELDS = ("left_out", "seed", *WORTH, "followed", "return", "commit")
@@ -43,16 +44,17 @@ def tipped(left_out: int) -> Dataset:
 
 
 def worths(data: Dataset) -> list[float]:
-    """How much more episodes return in which an agent begins with blue than those in which it begins with red."""
-    begun, returns = data.actions[starts(data.lengths)], data.returns()
+    """How much more episodes return, discounted, in which an agent begins with blue than those with red."""
+    begun, steps = data.actions[starts(data.lengths)], torch.arange(STEPS)
+    returns = (data.rewards.mean(-1).view(-1, STEPS) * GAMMA**steps).sum(-1)
     return [float(returns[own == BLUE].mean() - returns[own == RED].mean()) for own in begun.T]
 
 
 def one(left_out: int, seed: int, out: Path) -> None:
     """A run, and its row."""
     folder, file = out / f"{left_out}_{seed}", out / f"without_{left_out}.safetensors"
-    words = ["train", "ma-iql", "--dataset", str(file), *SETTINGS.split(), "--seed", str(seed), "--eval-every", "0"]
-    if not trained(folder, [*words, "--final-episodes", "1"]):
+    words = ["train", "ma-iql", "--dataset", str(file), *SETTINGS.split(), "--gamma", str(GAMMA), "--seed", str(seed)]
+    if not trained(folder, [*words, "--eval-every", "0", "--final-episodes", "1"]):
         return
     episode = play(offline_marl.load(folder), Coordination.make(None, 1), episode_seeds(0, 1))
     assert episode.ends is not None, "the game's last states are known"
@@ -69,12 +71,13 @@ def one(left_out: int, seed: int, out: Path) -> None:
 def table() -> None:
     """What first blue is worth to each agent, and how many runs settle on what."""
     rows = read(RESULTS)
-    print("| episodes left out | what a first blue returns more, to each agent | runs | all blue | all red | parted |")
+    worth = "what a first blue returns more to each agent, discounted"
+    print(f"| episodes left out | {worth} | runs | all blue | all red | parted |")
     print("|---|---|---|---|---|---|")
     for left_out in LEFT_OUT:
         held = [row for row in rows if row["left_out"] == str(left_out)]
         if held:
-            worth = ", ".join(f"{float(held[0][name]):+.2f}" for name in WORTH)
+            worth = ", ".join(f"{float(held[0][name]):+.3f}" for name in WORTH)
             ways = Counter(row["followed"] for row in held)
             blue, red = (ways[" ".join([way] * len(WORTH))] for way in ("blue", "red"))
             print(f"| {left_out} | {worth} | {len(held)} | {blue} | {red} | {len(held) - blue - red} |")
