@@ -34,8 +34,8 @@ from offline_marl.worldmodels.base import worldmodels
 SHARED_FIELDS = ("device", "threads", "clip_actions", "action_scale", "memory")
 """Fields of runs that shared world models inherit, unless [models] sets them."""
 
-SCORING_FIELDS = ("environment", "env_settings", "max_steps", "reference", "eval_seed")
-"""Fields that say where runs are scored and on which scale: no choice is made among scores that differ in them."""
+SCORING_FIELDS = ("environment", "env_settings", "max_steps", "reference", "eval_seed", "final_episodes")
+"""Fields that say where and how runs are scored: no choice is made among scores that differ in them."""
 
 
 class Planned(Config):

@@ -13,6 +13,7 @@ from offline_marl.core.small_files import read_table
 from offline_marl.launch.sweeps.folder import Sweep, SweepError, settings_of
 from offline_marl.launch.sweeps.plan import Planned
 from offline_marl.report.export import as_csv
+from offline_marl.report.gather.labels import UNLABELLED_FIELDS
 from offline_marl.report.gather.run_folders import describe_tuning, read_json_object
 from offline_marl.report.gather.scores import FIGURES
 from offline_marl.runs.folder import RunFolder, Summary
@@ -49,16 +50,19 @@ def read_done(folder: Path) -> dict[str, Any] | None:
 def table_of(sweep: Sweep) -> list[dict[str, Any]]:
     """Build the rows of all finished runs, in the order in which the jobs were added.
 
-    Every field that any job of the sweep varies is a column; a run that was not asked for it shows its default.
+    Every field that any job of the sweep was given is a column, but for those that decide no score; a run that was not
+    asked for it shows its default. So tables of sweeps that differ in what no grid varies can be told apart.
     """
     runs = runs_of(sweep.manifest().jobs)
-    varied = list(dict.fromkeys(field for job in runs for field in job.varied))
-    rows = [row for job in runs if (row := _row(sweep, job, varied)) is not None]
+    given = dict.fromkeys(
+        field for job in runs for field in job.fields if field in job.varied or field not in UNLABELLED_FIELDS
+    )
+    rows = [row for job in runs if (row := _row(sweep, job, list(given))) is not None]
     unused = {name for name in OPTIONAL_COLUMNS if all(row[name] in (None, "none") for row in rows)}
     return [{name: value for name, value in row.items() if name not in unused} for row in rows]
 
 
-def _row(sweep: Sweep, job: Planned, varied: Sequence[str]) -> dict[str, Any] | None:
+def _row(sweep: Sweep, job: Planned, given: Sequence[str]) -> dict[str, Any] | None:
     folder = RunFolder(sweep.folder(job))
     done = read_done(folder.path)
     if done is None:
@@ -71,7 +75,7 @@ def _row(sweep: Sweep, job: Planned, varied: Sequence[str]) -> dict[str, Any] | 
         "environment": job.fields.get("environment"),
         "preset": job.about.get("preset"),
         "world_model": job.about.get("world_model"),
-        **_values(job, varied),
+        **_values(job, given),
         "seed": job.fields["seed"],
         **{name: score.get(name) for name in FIGURES},
         "budget": (read_json_object(folder.config_file) or {}).get("steps", done.get("steps")),
@@ -83,13 +87,13 @@ def _row(sweep: Sweep, job: Planned, varied: Sequence[str]) -> dict[str, Any] | 
     }
 
 
-def _values(job: Planned, varied: Sequence[str]) -> dict[str, Any]:
-    missing = set(varied) - set(job.fields)
+def _values(job: Planned, given: Sequence[str]) -> dict[str, Any]:
+    missing = set(given) - set(job.fields)
     try:
         settings = settings_of(job) if missing else {}
     except BadInputError:  # its algorithm is not installed any more
         settings = {}
-    return {field: job.fields.get(field, settings.get(field)) for field in varied}
+    return {field: job.fields.get(field, settings.get(field)) for field in given}
 
 
 def collect(sweep: Sweep, out: Path) -> tuple[int, int]:

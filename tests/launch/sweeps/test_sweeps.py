@@ -13,6 +13,7 @@ from sweeping import GONE, TINY, Pretended, head, written
 from offline_marl.launch.cli import sweep
 from offline_marl.launch.jobs.job import note_start
 from offline_marl.launch.sweeps.folder import Sweep
+from offline_marl.report.gather.tables import read_table
 
 
 @pytest.fixture
@@ -189,6 +190,39 @@ def test_the_best_is_chosen_in_each_environment(cli, tmp_path, pretended):
     assert "vdn on simple-spread, max_steps 25: lr = 0.003 (return -24.970 over seeds 0, best of 2)" in said.out
     assert len(pretended.names) == 4 + 2
     assert "0 started" in cli("sweep", "best", "sweeps/sweep", "--metric", "return", "--seeds", "10").out
+
+
+def test_no_choice_is_made_among_scores_of_other_launches_that_are_scored_otherwise(cli, tmp_path, pretended):
+    pretended.score = lambda job: {"return": 10 * job.fields["lr"] - job.fields.get("max_steps", 25)}
+    text = 'algorithms = ["vdn"]\nenvironments = ["simple-spread"]\nseeds = [0]\n[fields]\nsteps = 1\n'
+    cli("sweep", written(tmp_path, text + "[grid]\nlr = [1e-3, 3e-3]\n"))
+    # Between launches the file changes: easier episodes, then another budget.
+    cli("sweep", written(tmp_path, text + "max_steps = 5\n[grid]\nlr = [2e-3]\n"))
+    cli("sweep", written(tmp_path, text.replace("steps = 1", "steps = 9") + "[grid]\nlr = [4e-3]\n"))
+    said = cli("sweep", "best", "sweeps/sweep", "--metric", "return").out.splitlines()
+    assert said[0].startswith("vdn on simple-spread, max_steps None: lr = 0.004, steps = 9 (return")
+    assert "best of 3" in said[0] and said[1].startswith("vdn on simple-spread, max_steps 5: lr = 0.002 (return")
+    cli("sweep", "collect", "sweeps/sweep")
+    rows = table(tmp_path / "sweeps" / "sweep" / "table.csv")
+    assert [row["max_steps"] for row in rows] == ["", "", "5", ""]
+
+
+def test_no_choice_is_made_among_runs_whose_data_was_replaced_in_between(cli, tmp_path, pretended):
+    file = written(tmp_path, head(tmp_path, ["bc"], 1, [0]) + TINY + "[grid]\nlr = [1e-3, 3e-3]\n")
+    cli("sweep", file)
+    versions = next((tmp_path / "sweeps" / "sweep" / "runs").glob("*lr=0.003*")) / "versions.json"
+    versions.write_text(json.dumps({**json.loads(versions.read_text()), "dataset_sha256": "other"}))
+    said = cli("sweep", "best", "sweeps/sweep", "--metric", "return")
+    assert said.code == 2 and "was other data for some runs of" in said.error
+
+
+def test_tables_tell_settings_that_no_grid_varies(cli, tmp_path, pretended):
+    for name, rate in (("one", "1e-3"), ("two", "3e-3")):
+        text = head(tmp_path, ["bc"], 1, [0]) + TINY + f"lr = {rate}\n"
+        cli("sweep", written(tmp_path, text), "--out", name)
+        cli("sweep", "collect", name)
+    runs = [run for name in ("one", "two") for run in read_table(tmp_path / name / "table.csv")]
+    assert [run.settings["lr"] for run in runs] == [0.001, 0.003] and "threads" not in runs[0].settings
 
 
 def test_the_best_with_shared_world_models_uses_them_where_they_are(cli, tmp_path, pretended):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -14,6 +14,7 @@ from offline_marl.launch.sweeps.names import digest
 from offline_marl.launch.sweeps.plan import SCORING_FIELDS, Planned
 from offline_marl.launch.sweeps.table import read_done, runs_of
 from offline_marl.launch.sweeps.tuning.progress import failed_folders
+from offline_marl.runs.folder import RunFolder
 
 METRICS: tuple[str, ...] = get_args(Metric)
 """Names of the metrics; more is better."""
@@ -31,6 +32,8 @@ class Chosen:
     """Their metric."""
     among: int
     """How many settings there were to choose from."""
+    differing: tuple[str, ...]
+    """Fields that were given and in which these settings differ."""
 
     @property
     def mean(self) -> float:
@@ -59,16 +62,17 @@ def choose(sweep: Sweep, metric: str) -> list[Chosen]:
         raise SweepError(f"The settings in {sweep.path} were chosen already: choose among those of the first sweep.")
     if failed and not runs:
         raise SweepError(f"All trials of {sweep.path} have failed: there is nothing to choose from.")
-    groups: dict[tuple[str, str], dict[str, list[Planned]]] = {}
-    for run in runs:
-        alike = groups.setdefault((run.name, _task(run)), {})
-        alike.setdefault(_settings_key(run), []).append(run)
     values = _values(sweep, runs, metric)
-    return [_best(key, list(alike.values()), values) for key, alike in groups.items()]
+    settled = {run.folder: settings_of(run) for run in runs}
+    groups: dict[tuple[str, str], dict[str, list[Planned]]] = {}
+    for run, task in zip(runs, _tasks(runs), strict=True):
+        alike = groups.setdefault((run.name, task), {})
+        alike.setdefault(_settings_key(run), []).append(run)
+    return [_best(key, list(alike.values()), values, settled) for key, alike in groups.items()]
 
 
 def _values(sweep: Sweep, runs: Sequence[Planned], metric: str) -> dict[str, float]:
-    values, missing = dict[str, float](), list[str]()
+    values, missing, data = dict[str, float](), list[str](), dict[str, str]()
     for run in runs:
         done = read_done(sweep.folder(run))
         if done is None:
@@ -78,6 +82,11 @@ def _values(sweep: Sweep, runs: Sequence[Planned], metric: str) -> dict[str, flo
         if value is None:
             raise SweepError(f"{run.folder} of {sweep.path} has no {metric}: choose by another metric.")
         values[run.folder] = float(value) if math.isfinite(float(value)) else -math.inf
+        place, checksum = run.fields.get("dataset"), RunFolder(sweep.folder(run)).versions().get("dataset_sha256")
+        if checksum is not None and data.setdefault(str(place), checksum) != checksum:
+            raise SweepError(
+                f"{place} was other data for some runs of {sweep.path} than for others: no choice is fair."
+            )
     if missing:
         raise SweepError(
             f"{len(missing)} of {len(runs)} runs of {sweep.path} have not finished ({missing[0]} ...): a choice among "
@@ -86,14 +95,23 @@ def _values(sweep: Sweep, runs: Sequence[Planned], metric: str) -> dict[str, flo
     return values
 
 
-def _best(key: tuple[str, str], settings: Sequence[Sequence[Planned]], values: dict[str, float]) -> Chosen:
+def _best(
+    key: tuple[str, str],
+    settings: Sequence[Sequence[Planned]],
+    values: Mapping[str, float],
+    settled: Mapping[str, Mapping[str, Any]],
+) -> Chosen:
     seeds = {tuple(sorted(int(run.fields["seed"]) for run in runs)) for runs in settings}
     if len(seeds) > 1:
         raise SweepError(
             f"The settings of {key[0]} on {key[1]} ran on different seeds, so that they cannot be compared."
         )
+    firsts = [runs[0] for runs in settings]
+    given = dict.fromkeys(field for run in firsts for field in run.fields if field not in {"seed", "world_model"})
+    differing = tuple(field for field in given if _differs(field, [settled[run.folder] for run in firsts]))
     candidates = [
-        Chosen(*key, tuple(runs), tuple(values[run.folder] for run in runs), len(settings)) for runs in settings
+        Chosen(*key, tuple(runs), tuple(values[run.folder] for run in runs), len(settings), differing)
+        for runs in settings
     ]
     return max(candidates, key=lambda candidate: candidate.mean)  # the first of equals
 
@@ -149,19 +167,34 @@ def refuse_other_choice(former: Sequence[Planned], asked: Sequence[Planned], pla
     Raises:
         SweepError: The folder holds other settings for an algorithm and a task.
     """
-    now = {(run.name, _task(run)): _settings_key(run) for run in runs_of(asked)}
-    for run in runs_of(former):
-        if now.get((run.name, _task(run)), _settings_key(run)) != _settings_key(run):
+    held, planned = runs_of(former), runs_of(asked)
+    tasks = _tasks([*held, *planned])
+    now = {(run.name, task): _settings_key(run) for run, task in zip(planned, tasks[len(held) :], strict=True)}
+    for run, task in zip(held, tasks, strict=False):
+        if now.get((run.name, task), _settings_key(run)) != _settings_key(run):
             raise SweepError(
-                f"{place.path} holds other settings of {run.name} on {_task(run)}, chosen before the sweep grew: give "
-                "this choice another --out."
+                f"{place.path} holds other settings of {run.name} on {task}, chosen before the sweep grew: give this "
+                "choice another --out."
             )
 
 
-def _task(run: Planned) -> str:
-    """The task, and what the sweep varies of where and how it is scored."""
-    name = str(run.fields.get("dataset") or run.fields.get("environment"))
-    return ", ".join([name, *(f"{field} {run.fields[field]}" for field in run.varied if field in SCORING_FIELDS)])
+def _tasks(runs: Sequence[Planned]) -> list[str]:
+    """The task of each run, and where and how it is scored, if that differs among the algorithm's runs on this task."""
+    names = [str(run.fields.get("dataset") or run.fields.get("environment")) for run in runs]
+    settled = [settings_of(run) for run in runs]
+    beside: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for run, name, own in zip(runs, names, settled, strict=True):
+        beside.setdefault((run.name, name), []).append(own)
+    return [
+        ", ".join(
+            [name, *(f"{field} {own[field]}" for field in SCORING_FIELDS if _differs(field, beside[run.name, name]))]
+        )
+        for run, name, own in zip(runs, names, settled, strict=True)
+    ]
+
+
+def _differs(field: str, settled: Sequence[Mapping[str, Any]]) -> bool:
+    return any(each.get(field) != settled[0].get(field) for each in settled)
 
 
 def _settings_key(run: Planned) -> str:
@@ -177,7 +210,8 @@ def as_lines(chosen: Sequence[Chosen], metric: str) -> list[str]:
 
 def _line(choice: Chosen, metric: str) -> str:
     run = choice.runs[0]
-    values: dict[str, Any] = {name: run.fields[name] for name in run.varied if name not in SCORING_FIELDS}
+    shown = dict.fromkeys(name for name in (*run.varied, *choice.differing) if name not in SCORING_FIELDS)
+    values: dict[str, Any] = {name: run.fields.get(name, "its default") for name in shown}
     values |= {name: run.about[name] for name in ("preset", "world_model") if run.about.get(name, "none") != "none"}
     settings = ", ".join(f"{name} = {value}" for name, value in values.items()) or "its only settings"
     seeds = ", ".join(map(str, choice.seeds))
