@@ -285,6 +285,22 @@ def final_state(folder: Folder[Any]) -> dict[str, Any]:
     return state
 
 
+def warn_unfinished(folder: RunFolder, step: int, done_with: str) -> None:
+    """Warn where the newest checkpoint of a run is not its last, so that nobody takes it for what the run came to.
+
+    Args:
+        folder: Of the run.
+        step: Of the checkpoint.
+        done_with: What is done with it, such as "scored".
+    """
+    if not folder.done:
+        steps = folder.config().steps
+        print(
+            f"warning: {folder.path} is unfinished: its checkpoint after {step:,} of {steps:,} updates is {done_with}.",
+            file=sys.stderr,
+        )
+
+
 def state_at(folder: Folder[Any], step: int) -> dict[str, Any]:
     """The checkpoint of this step.
 

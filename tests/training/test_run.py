@@ -180,6 +180,20 @@ def test_an_unfinished_run_can_be_loaded_from_its_newest_checkpoint(tmp_path, da
     refuse_difference(dict(run.load(tmp_path / "run").state_dict()), last_state(tmp_path / "run")["algorithm"])
 
 
+def test_the_score_of_an_unfinished_run_comes_with_a_warning(tmp_path, data, monkeypatch, capsys):
+    score_in_point_env(monkeypatch)
+    start_and_kill(tmp_path / "run", data, 45)
+    capsys.readouterr()
+    run.evaluate(tmp_path / "run", episodes=2)
+    said = capsys.readouterr()
+    wanted = f"warning: {tmp_path / 'run'} is unfinished: its checkpoint after 40 of 60 updates is scored."
+    assert (said.out, said.err.splitlines()) == ("", [wanted])
+    run.resume(tmp_path / "run")
+    capsys.readouterr()
+    run.evaluate(tmp_path / "run", episodes=2)
+    assert "unfinished" not in capsys.readouterr().err
+
+
 def test_a_policy_trained_on_a_gpu_acts_on_the_cpu(tmp_path, data):
     """The state of a GPU's generator is of another size and cannot be set on the CPU's."""
     learner = small_run(tmp_path / "run", data).algorithm
