@@ -25,7 +25,7 @@ from offline_marl.core.plugin_files import loaded_plugins
 from offline_marl.core.registry import RegistryError
 from offline_marl.core.small_files import read_table, shown
 from offline_marl.runs import checkpoint
-from offline_marl.runs.config import FitConfig, RewardFitConfig, RunConfig
+from offline_marl.runs.config import EDITABLE_FIELDS, FitConfig, RewardFitConfig, RunConfig
 from offline_marl.runs.kinds import FIT, FIT_REWARD, TRAIN, RunKind, Settings, recognize
 from offline_marl.runs.live import QUESTIONS
 
@@ -131,10 +131,11 @@ class Folder(Generic[Settings]):
 
     def begin(self, config: Settings, versions: Mapping[str, Any], task: Mapping[str, Any] | None = None) -> None:
         """Write down what the run is, and for a training run what it is scored in."""
-        write_json(self.versions_file, versions)
+        settings = config.model_dump(mode="json")
+        write_json(self.versions_file, {**versions, "settings": _lasting(settings)})
         if task is not None:
             write_json(self.task_file, task)
-        write_json(self.config_file, config.model_dump(mode="json"))
+        write_json(self.config_file, settings)
 
     def config(self) -> Settings:
         """The run's settings.
@@ -153,6 +154,23 @@ class Folder(Generic[Settings]):
         except (ValueError, ConfigError) as error:
             raise RunFolderError(f"{self.config_file} was damaged or edited: {error}") from None
         return config
+
+    def refuse_edits(self) -> None:
+        """Refuse settings that are not those the run began with; nothing is known of runs of earlier versions.
+
+        Raises:
+            RunFolderError: Names the setting.
+        """
+        kept = self.versions().get("settings")
+        if not isinstance(kept, Mapping):
+            return
+        begun, now = _lasting(kept), _lasting(read_table(self.config_file))
+        for name in sorted({*begun, *now}):
+            if not _same(begun.get(name), now.get(name)):
+                raise RunFolderError(
+                    f"{self.config_file} was edited since the run began ({name} was {shown(begun.get(name))}, is "
+                    f"{shown(now.get(name))}): put that back, or begin another run in another folder."
+                )
 
     def versions(self) -> dict[str, Any]:
         """What the run was begun with; empty if that was lost."""
@@ -208,6 +226,21 @@ class Folder(Generic[Settings]):
                 raise HeldFolderError(f"Another process is working on {self.path}.") from None
             refuse_links(self.path, FOLDERS)
             yield
+
+
+def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a config.json but those that may be edited, side by side."""
+    flat = {**settings, **settings.get("settings", {})}
+    return {name: value for name, value in flat.items() if name != "settings" and name not in EDITABLE_FIELDS}
+
+
+def _same(then: Any, now: Any) -> bool:
+    """Whether two values of a setting are equal; what it names may have moved to another folder."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        return then.keys() == now.keys() and all(_same(then[name], now[name]) for name in then)
+    if isinstance(then, str) and isinstance(now, str) and os.path.isabs(then) and os.path.isabs(now):
+        return Path(then).name == Path(now).name
+    return bool(then == now)
 
 
 class RunFolder(Folder[RunConfig]):

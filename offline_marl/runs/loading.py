@@ -110,10 +110,12 @@ def take_over(learner: Algorithm, folder: RunFolder, begun: RunConfig) -> None:
         begun: Settings of the run that begins.
 
     Raises:
-        RunFolderError: It holds no checkpoint, or no network of the same name, kind, shape and meaning.
+        RunFolderError: Its settings were edited, or it holds no checkpoint, or no network of the same name, kind, shape
+            and meaning.
         ConfigError: It read the same actions on another scale.
     """
     config = folder.config()
+    folder.refuse_edits()
     refuse_other_scale(f"run in {folder.path}", config, begun.dataset, begun.action_scale)
     kind = algorithms.get(config.algorithm)
     with seeded_globally(config.seed, "initialisation"):

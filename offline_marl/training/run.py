@@ -138,11 +138,12 @@ def resume(
     Raises:
         ForbiddenImportError: The run acts in code that nobody named on this machine.
         ConfigError: The environment named is not the run's, or is made otherwise.
-        RunFolderError: The folder holds no run, the data changed, or no checkpoint can be read.
+        RunFolderError: The folder holds no run, its settings or its data changed, or no checkpoint can be read.
         DataError: The run is unfinished and its data is not there any more.
     """
     folder = RunFolder(run)
     config = folder.config()
+    folder.refuse_edits()
     if environment is not None and environment != config.environment:
         trained_in = config.environment or "the environment of its data"
         raise ConfigError(f"{folder.path} acts in {trained_in}: it cannot go on in {environment}.")

@@ -137,6 +137,21 @@ def test_data_that_changed_under_a_run_is_refused(tmp_path, data):
     refuse_difference(last_state(tmp_path / "run"), kept)
 
 
+@pytest.mark.parametrize("killed_at", [30, None])
+def test_settings_that_were_edited_under_a_run_are_refused(tmp_path, data, killed_at):
+    if killed_at is None:
+        small_run(tmp_path / "run", data)
+    else:
+        start_and_kill(tmp_path / "run", data, killed_at)
+    file = tmp_path / "run" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "settings": {**config["settings"], "lr": 1e-9}}))
+    with pytest.raises(RunFolderError, match=r"was edited since the run began \(lr was .*, is 1e-09\)"):
+        run.resume(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="was edited since the run began"):
+        small_run(tmp_path / "next", data, init=str(tmp_path / "run"))
+
+
 def test_data_that_is_gone_is_one_sentence(tmp_path, data):
     start_and_kill(tmp_path / "run", data, 30)
     (tmp_path / "data.safetensors").unlink()
