@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
@@ -25,6 +24,7 @@ from offline_marl.core.plugin_files import loaded_plugins
 from offline_marl.core.registry import RegistryError
 from offline_marl.core.small_files import read_table, shown
 from offline_marl.runs import checkpoint
+from offline_marl.runs.commits import describe_commit
 from offline_marl.runs.config import EDITABLE_FIELDS, FitConfig, RewardFitConfig, RunConfig
 from offline_marl.runs.kinds import FIT, FIT_REWARD, TRAIN, RunKind, Settings, recognize
 from offline_marl.runs.live import QUESTIONS
@@ -375,18 +375,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def describe_software() -> dict[str, Any]:
-    """Versions of the packages that results depend on, and the commit if this is a checkout."""
+    """Versions of the packages that results depend on, and, of a checkout, the commit, marked if changed since."""
     software: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             software[name] = metadata.version(name)
     if loaded_plugins():  # told, not remembered as a permission: who goes on names them again
         software["plugins"] = list(loaded_plugins())
-    source = Path(__file__).resolve().parents[2]
-    if (source / ".git").exists():
-        asked = ["git", "-C", str(source), "rev-parse", "HEAD"]
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            software["commit"] = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    if (commit := describe_commit(Path(__file__).resolve().parents[1])) is not None:
+        software["commit"] = commit
     return software
 
 
