@@ -27,6 +27,7 @@ import torch
 from timing import time_calls
 
 from offline_marl.datasets.buffer import TransitionBuffer
+from offline_marl.runs.commits import short_commit
 from offline_marl.runs.folder import describe_software
 from offline_marl.training.models.fit import resume_fit
 from offline_marl.training.models.foresight import evenly
@@ -136,7 +137,7 @@ def measured(name: str, model: str, seed: int, folder: Path) -> dict[str, Any]:
     updates, seconds = times(fit.model, fit.held_out, steps)
     told["update_ms"], told["fit_s"] = short(1e3 * updates), short(seconds)
     told["imagined_ms"] = short(1e3 * time_calls(imagination(fit.model, fit.held_out), 5.0) / HORIZON)
-    return told | {"commit": (describe_software().get("commit") or "")[:10]}
+    return told | {"commit": short_commit(describe_software().get("commit") or "")}
 
 
 def times(model: WorldModel, buffer: TransitionBuffer, steps: int) -> tuple[float, float]:

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from offline_marl.runs.commits import short_commit
+
 Row = TypeVar("Row", bound=tuple[Any, ...])
 WRITING = Lock()
 
@@ -93,7 +95,7 @@ def command(words: Sequence[str], log: Path) -> bool:
 
 def commit_of(folder: Path) -> str:
     """The commit that a run was begun with; empty where there was no checkout."""
-    return (json.loads((folder / "versions.json").read_text()).get("commit") or "")[:10]
+    return short_commit(json.loads((folder / "versions.json").read_text()).get("commit") or "")
 
 
 def trained(folder: Path, fresh: Sequence[str]) -> bool:

@@ -19,6 +19,8 @@ from typing import Any
 
 import rows
 
+from offline_marl.runs.commits import short_commit
+
 HERE = Path(__file__).resolve().parent
 PRESETS = HERE.parent / "offline_marl" / "presets"
 MODEL_FREE = ("bc", "cql", "iql", "ma_iql", "omar", "td3_bc")
@@ -83,7 +85,7 @@ def collect(folder: Path) -> dict[str, object] | None:
         "seed": config["seed"],
         "step": done["steps"],
         **{key: round(value, 4) for key, value in done["score"].items()},
-        "commit": versions.get("commit", "")[:10],
+        "commit": short_commit(versions.get("commit", "")),
         "wall_s": done["wall_s"],
         "data_return": rounded(done["data"].get("return")),
         "data_normalized": rounded(done["data"].get("normalized_return")),

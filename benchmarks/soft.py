@@ -18,6 +18,7 @@ from rows import commit_of, missing, over_seeds, read, replace
 from run import PRESETS, train
 
 from offline_marl.environments.scores import summarize
+from offline_marl.runs.commits import short_commit
 from offline_marl.runs.folder import describe_software
 
 HERE = Path(__file__).resolve().parent
@@ -60,7 +61,7 @@ def of_masac(body: str, seed: int, out: Path) -> dict[str, object] | None:
 def of_plain(body: str, seed: int) -> dict[str, object]:
     """A row of the plain one."""
     torch.set_num_threads(1)
-    commit = (describe_software().get("commit") or "")[:10]
+    commit = short_commit(describe_software().get("commit") or "")
     returns, seconds = plain_sac.train(BODIES[body], seed, STEPS, WARMUP, EPISODES)
     score = summarize(returns)
     told = {"return": round(score.mean, 2), "return_low": round(score.low, 2), "return_high": round(score.high, 2)}

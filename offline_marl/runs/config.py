@@ -53,6 +53,8 @@ WATCHING_FIELDS = frozenset(
 """Settings that say how a run is computed, kept and shown: they decide neither what it learns nor its score."""
 INDECISIVE_FIELDS = MACHINE_FIELDS | WATCHING_FIELDS | {"reference", "final_episodes", "eval_seed"}
 """These, and how its end is scored: nothing of what a run learns depends on them."""
+EDITABLE_FIELDS = MACHINE_FIELDS | WATCHING_FIELDS | {"ray_address", "patience"}
+"""Settings that may be changed by hand in the config.json of a run that has begun."""
 
 
 def _gigabytes(given: Any) -> Any:

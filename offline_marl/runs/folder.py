@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
@@ -25,7 +24,8 @@ from offline_marl.core.plugin_files import loaded_plugins
 from offline_marl.core.registry import RegistryError
 from offline_marl.core.small_files import read_table, shown
 from offline_marl.runs import checkpoint
-from offline_marl.runs.config import FitConfig, RewardFitConfig, RunConfig
+from offline_marl.runs.commits import describe_commit
+from offline_marl.runs.config import EDITABLE_FIELDS, FitConfig, RewardFitConfig, RunConfig
 from offline_marl.runs.kinds import FIT, FIT_REWARD, TRAIN, RunKind, Settings, recognize
 from offline_marl.runs.live import QUESTIONS
 
@@ -131,10 +131,11 @@ class Folder(Generic[Settings]):
 
     def begin(self, config: Settings, versions: Mapping[str, Any], task: Mapping[str, Any] | None = None) -> None:
         """Write down what the run is, and for a training run what it is scored in."""
-        write_json(self.versions_file, versions)
+        settings = config.model_dump(mode="json")
+        write_json(self.versions_file, {**versions, "settings": _lasting(settings)})
         if task is not None:
             write_json(self.task_file, task)
-        write_json(self.config_file, config.model_dump(mode="json"))
+        write_json(self.config_file, settings)
 
     def config(self) -> Settings:
         """The run's settings.
@@ -153,6 +154,23 @@ class Folder(Generic[Settings]):
         except (ValueError, ConfigError) as error:
             raise RunFolderError(f"{self.config_file} was damaged or edited: {error}") from None
         return config
+
+    def refuse_edits(self) -> None:
+        """Refuse settings that are not those the run began with; nothing is known of runs of earlier versions.
+
+        Raises:
+            RunFolderError: Names the setting.
+        """
+        kept = self.versions().get("settings")
+        if not isinstance(kept, Mapping):
+            return
+        begun, now = _lasting(kept), _lasting(read_table(self.config_file))
+        for name in sorted({*begun, *now}):
+            if not _same(begun.get(name), now.get(name)):
+                raise RunFolderError(
+                    f"{self.config_file} was edited since the run began ({name} was {shown(begun.get(name))}, is "
+                    f"{shown(now.get(name))}): put that back, or begin another run in another folder."
+                )
 
     def versions(self) -> dict[str, Any]:
         """What the run was begun with; empty if that was lost."""
@@ -208,6 +226,21 @@ class Folder(Generic[Settings]):
                 raise HeldFolderError(f"Another process is working on {self.path}.") from None
             refuse_links(self.path, FOLDERS)
             yield
+
+
+def _lasting(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a config.json but those that may be edited, side by side."""
+    flat = {**settings, **settings.get("settings", {})}
+    return {name: value for name, value in flat.items() if name != "settings" and name not in EDITABLE_FIELDS}
+
+
+def _same(then: Any, now: Any) -> bool:
+    """Whether two values of a setting are equal; what it names may have moved to another folder."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        return then.keys() == now.keys() and all(_same(then[name], now[name]) for name in then)
+    if isinstance(then, str) and isinstance(now, str) and os.path.isabs(then) and os.path.isabs(now):
+        return Path(then).name == Path(now).name
+    return bool(then == now)
 
 
 class RunFolder(Folder[RunConfig]):
@@ -285,6 +318,22 @@ def final_state(folder: Folder[Any]) -> dict[str, Any]:
     return state
 
 
+def warn_unfinished(folder: RunFolder, step: int, done_with: str) -> None:
+    """Warn where the newest checkpoint of a run is not its last, so that nobody takes it for what the run came to.
+
+    Args:
+        folder: Of the run.
+        step: Of the checkpoint.
+        done_with: What is done with it, such as "scored".
+    """
+    if not folder.done:
+        steps = folder.config().steps
+        print(
+            f"warning: {folder.path} is unfinished: its checkpoint after {step:,} of {steps:,} updates is {done_with}.",
+            file=sys.stderr,
+        )
+
+
 def state_at(folder: Folder[Any], step: int) -> dict[str, Any]:
     """The checkpoint of this step.
 
@@ -326,18 +375,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def describe_software() -> dict[str, Any]:
-    """Versions of the packages that results depend on, and the commit if this is a checkout."""
+    """Versions of the packages that results depend on, and, of a checkout, the commit, marked if changed since."""
     software: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             software[name] = metadata.version(name)
     if loaded_plugins():  # told, not remembered as a permission: who goes on names them again
         software["plugins"] = list(loaded_plugins())
-    source = Path(__file__).resolve().parents[2]
-    if (source / ".git").exists():
-        asked = ["git", "-C", str(source), "rev-parse", "HEAD"]
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            software["commit"] = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    if (commit := describe_commit(Path(__file__).resolve().parents[1])) is not None:
+        software["commit"] = commit
     return software
 
 

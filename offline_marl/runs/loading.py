@@ -45,6 +45,11 @@ def load(run: str | Path, step: int | None = None) -> Algorithm:
     Raises:
         RunFolderError: The folder holds no run, or no checkpoint (or none of that step) that can be read.
     """
+    return load_with_step(run, step)[0]
+
+
+def load_with_step(run: str | Path, step: int | None = None) -> tuple[Algorithm, int]:
+    """The algorithm of `load`, and the step of its checkpoint."""
     folder = RunFolder(run)
     config = folder.config()
     widths = folder.versions().get("spec")
@@ -58,7 +63,7 @@ def load(run: str | Path, step: int | None = None) -> Algorithm:
     with restoring(folder.path):
         learner.load_state_dict(state["algorithm"])
         learner.environment_steps = int(state["source"].get("environment_steps", 0))
-    return learner
+        return learner, int(state["step"])
 
 
 def make_algorithm(config: RunConfig, spec: Spec) -> Algorithm:
@@ -105,10 +110,12 @@ def take_over(learner: Algorithm, folder: RunFolder, begun: RunConfig) -> None:
         begun: Settings of the run that begins.
 
     Raises:
-        RunFolderError: It holds no checkpoint, or no network of the same name, kind, shape and meaning.
+        RunFolderError: Its settings were edited, or it holds no checkpoint, or no network of the same name, kind, shape
+            and meaning.
         ConfigError: It read the same actions on another scale.
     """
     config = folder.config()
+    folder.refuse_edits()
     refuse_other_scale(f"run in {folder.path}", config, begun.dataset, begun.action_scale)
     kind = algorithms.get(config.algorithm)
     with seeded_globally(config.seed, "initialisation"):

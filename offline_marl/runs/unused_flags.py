@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from offline_marl.core.config import ConfigError
@@ -33,6 +34,13 @@ OF_REWARDS: Mapping[str, Any] = {"clip_target": False, "reward_scale": 1.0, "rew
 """Settings of learners about what they are paid, as they are unless given."""
 OF_CHOICES: Mapping[str, Any] = {"epsilon_start": 0.0, "epsilon_end": 0.0, "epsilon_steps": 50_000}
 """Settings of epsilon-greedy exploration that `omar` inherits, as they are unless given."""
+OF_VALUES: Mapping[str, Any] = {"gamma": 0.99, "tau": 0.005}
+"""Settings of learners about values, which sweeps share between all of them, as they are unless given."""
+OF_CONSERVATISM: Mapping[str, Mapping[str, Any]] = {
+    "cql": {"cql_alpha": 3.0, "cql_samples": 20, "cql_temperature": 1.0},
+    "bcq": {"bcq_threshold": 0.4},
+}
+"""Settings of `vdn` and `qmix` that one value of `conservative` alone reads, as they are unless given."""
 OF_REWARD_FITS = ("holdout", "patience", "min_improvement", "min_labels")
 """Settings of a reward model's fit that ends by itself."""
 
@@ -111,8 +119,20 @@ def _look_at_learner(config: RunConfig, needs: Needs) -> None:
         )
     if name == "bc":
         _refuse_settings(settings, OF_REWARDS, "is of rewards, and bc reads none: leave it away")
+        if unread := [f"--{field}" for field, usual in OF_VALUES.items() if settings.get(field, usual) != usual]:
+            _warn_once(f"bc learns no values: it reads no {' and no '.join(unread)}.")
+    if name in {"vdn", "qmix"}:
+        for kind, fields in OF_CONSERVATISM.items():
+            if settings.get("conservative", "none") != kind:
+                _refuse_settings(settings, fields, f"is read with --conservative {kind} alone: give that too")
     if name == "omar":
         _refuse_settings(settings, OF_CHOICES, "is of choices, and omar learns in boxes alone: leave it away")
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Warn of what all runs of a process share, which a sweep would say of each."""
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _given(config: RunConfig, field: str) -> bool:

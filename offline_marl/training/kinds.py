@@ -96,6 +96,7 @@ class Procedure(Generic[Settings, Outcome]):
         """Go on with the run in a folder."""
         folder = Folder(path, self.kind)
         config = folder.config()
+        folder.refuse_edits()
         with folder.locked():
             folder.sweep()
             return self.session(folder, config).run()

@@ -21,9 +21,9 @@ from offline_marl.environments.workers import ended_behind
 from offline_marl.runs.combinations import refuse_beginning, refuse_mixtures, with_budget
 from offline_marl.runs.config import ACTING_RUNS, FROZEN, EnvironmentChoice, RunConfig, import_paths
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import RunFolder, describe_software, naming_plugins, write_json
+from offline_marl.runs.folder import RunFolder, describe_software, naming_plugins, warn_unfinished, write_json
 from offline_marl.runs.kinds import TRAIN, build_settings
-from offline_marl.runs.loading import load, make_algorithm
+from offline_marl.runs.loading import load, load_with_step, make_algorithm
 from offline_marl.runs.loggers import Logger, apart
 from offline_marl.runs.permissions import permit_of, remember
 from offline_marl.runs.places import resolve_run
@@ -138,11 +138,12 @@ def resume(
     Raises:
         ForbiddenImportError: The run acts in code that nobody named on this machine.
         ConfigError: The environment named is not the run's, or is made otherwise.
-        RunFolderError: The folder holds no run, the data changed, or no checkpoint can be read.
+        RunFolderError: The folder holds no run, its settings or its data changed, or no checkpoint can be read.
         DataError: The run is unfinished and its data is not there any more.
     """
     folder = RunFolder(run)
     config = folder.config()
+    folder.refuse_edits()
     if environment is not None and environment != config.environment:
         trained_in = config.environment or "the environment of its data"
         raise ConfigError(f"{folder.path} acts in {trained_in}: it cannot go on in {environment}.")
@@ -198,7 +199,8 @@ def evaluate(
     )
     folder = RunFolder(run)
     config = folder.config()
-    learner = load(run)
+    learner, step = load_with_step(run)
+    warn_unfinished(folder, step, "scored")
     torch.set_num_threads(config.threads)
     task = scored_task_of(folder, choice)
     with ended_behind(), InfosFile.maybe(infos) as file:

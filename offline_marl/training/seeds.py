@@ -77,6 +77,8 @@ def train_seeds(
             held.enter_context(folder.locked())
             if not (folder.config_file.exists() and folder.config() == config):
                 folder.refuse_strangers(config)
+            if folder.config_file.exists():
+                folder.refuse_edits()
             _refuse_other_data(folder, task)
             folder.sweep()
         runs = list(zip(folders, configs, learners, strict=True))

@@ -23,7 +23,7 @@ def folder(tmp_path):
 def test_the_settings_come_back_as_they_were(folder):
     with folder.locked():
         folder.begin(CONFIG, {"torch": "2"})
-    assert folder.config() == CONFIG and folder.versions() == {"torch": "2"} and not folder.done
+    assert folder.config() == CONFIG and folder.versions()["torch"] == "2" and not folder.done
 
 
 def test_an_empty_or_absent_folder_is_free(folder):
@@ -98,6 +98,37 @@ def test_damaged_settings_are_one_sentence(folder, content):
     folder.config_file.write_text(content, encoding="latin-1")
     with pytest.raises(RunFolderError, match=r"config.json was damaged or edited: "):
         folder.config()
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ({"steps": 400}, "steps was 100000, is 400"),
+        ({"settings": {"lr": 1e-9, "hidden": [16]}}, "lr was 0.001, is 1e-09"),
+        ({"settings": {"lr": 1e-3}}, "hidden was [16], is None"),
+        ({"dataset": "/data/y_2x1_full"}, "dataset was '/d/x_2x1_full', is '/data/y_2x1_full'"),
+        ({"env_settings": {"prey": "/new/prey", "N": 6}}, "env_settings was {'N': 5"),
+    ],
+)
+def test_settings_that_were_edited_since_the_run_began_are_refused_by_name(folder, edit, said):
+    environment = {"environment": "mpe", "env_settings": {"prey": "/old/prey", "N": 5}}
+    with folder.locked():
+        folder.begin(CONFIG.model_copy(update={"dataset": "/d/x_2x1_full", **environment}), {})
+    folder.refuse_edits()
+    folder.config_file.write_text(json.dumps({**json.loads(folder.config_file.read_text()), **edit}))
+    with pytest.raises(RunFolderError, match=r"config\.json was edited since the run began \(") as refusal:
+        folder.refuse_edits()
+    assert said in str(refusal.value) and "\n" not in str(refusal.value)
+    folder.versions_file.write_text("{}")  # as of a run of an earlier version
+    folder.refuse_edits()
+
+
+def test_what_machines_and_watchers_need_and_moved_files_may_be_edited(folder):
+    with folder.locked():
+        folder.begin(CONFIG.model_copy(update={"dataset": "/d/x_2x1_full"}), {})
+    edit = {"device": "cuda:1", "threads": 4, "loggers": ["mine"], "keep_checkpoints": 0, "dataset": "/new/x_2x1_full"}
+    folder.config_file.write_text(json.dumps({**json.loads(folder.config_file.read_text()), **edit}))
+    folder.refuse_edits()
 
 
 def test_a_folder_of_the_other_kind_says_which_it_is(folder):

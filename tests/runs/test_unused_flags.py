@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from offline_marl.algorithms.base import algorithms
 from offline_marl.core.config import ConfigError
 from offline_marl.core.types import Needs
 from offline_marl.runs.combinations import refuse_beginning
 from offline_marl.runs.config import RunConfig
-from offline_marl.runs.unused_flags import IMAGINED_FIELDS
+from offline_marl.runs.unused_flags import IMAGINED_FIELDS, OF_CONSERVATISM, OF_VALUES, _warn_once
 
 VALUES: dict[str, Any] = {
     "fit": {"steps": 5},
@@ -97,3 +98,39 @@ def test_learners_of_boxes_take_no_setting_of_choices() -> None:
         begin(Needs(actions=frozenset({"continuous"})), algorithm="omar", settings=setting)
     begin(algorithm="cql", settings=setting)
     begin(Needs(actions=frozenset({"continuous"})), algorithm="of-ones-own", settings=setting)
+
+
+@pytest.mark.parametrize("algorithm", ["vdn", "qmix"])
+@pytest.mark.parametrize(
+    ("kind", "setting"),
+    [
+        ("cql", {"cql_alpha": 5.0}),
+        ("cql", {"cql_samples": 4}),
+        ("cql", {"cql_temperature": 2.0}),
+        ("bcq", {"bcq_threshold": 0.2}),
+    ],
+    ids=str,
+)
+def test_settings_of_conservatism_need_its_kind(algorithm: str, kind: str, setting: dict[str, Any]) -> None:
+    needs, settings = Needs(view="segments", actions=frozenset({"discrete"})), {"conservative": "none", **setting}
+    other = "bcq" if kind == "cql" else "cql"
+    for wrong in (settings, {**settings, "conservative": other}):
+        with pytest.raises(ConfigError, match=rf"^--\S+ is read with --conservative {kind} alone: give that too\.$"):
+            begin(needs, algorithm=algorithm, settings=wrong)
+    begin(needs, algorithm=algorithm, settings={**settings, "conservative": kind})
+    begin(algorithm="cql", settings=setting)
+
+
+def test_cloning_warns_once_of_settings_of_values_that_sweeps_share(capsys) -> None:
+    _warn_once.cache_clear()
+    for _ in range(2):
+        begin(Needs(recorded="only"), algorithm="bc", settings={"gamma": 0.9, "tau": 0.01})
+    begin(Needs(recorded="only"), algorithm="bc", settings=dict(OF_VALUES))
+    begin(settings={"gamma": 0.9})
+    assert capsys.readouterr().err == "warning: bc learns no values: it reads no --gamma and no --tau.\n"
+
+
+def test_settings_that_are_not_given_are_known_by_their_defaults() -> None:
+    held = {name: field.default for name, field in algorithms.get("vdn").Config.model_fields.items()}
+    for fields in (OF_VALUES, *OF_CONSERVATISM.values()):
+        assert {name: held[name] for name in fields} == fields

@@ -139,8 +139,11 @@ def test_naming_it_lets_a_folder_from_elsewhere_act_and_resume_remembers_it(tmp_
 def test_a_callable_named_in_config_json_is_not_called(cli, tmp_path, mark):
     folder = received(tmp_path, mark)
     config = json.loads((folder / "config.json").read_text())
+    versions = json.loads((folder / "versions.json").read_text())
+    del versions["settings"]  # who sends a folder writes all of its files
     config |= {"environment": "os:system", "env_settings": {"command": f"touch {tmp_path}/owned"}}
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "versions.json").write_text(json.dumps(versions))
     for words in (["evaluate", folder], ["resume", folder], ["crossplay", folder, tmp_path / "begun"]):
         said = cli(*words)
         assert said.code == 2 and "asks to import os:system" in said.error

@@ -137,6 +137,21 @@ def test_data_that_changed_under_a_run_is_refused(tmp_path, data):
     refuse_difference(last_state(tmp_path / "run"), kept)
 
 
+@pytest.mark.parametrize("killed_at", [30, None])
+def test_settings_that_were_edited_under_a_run_are_refused(tmp_path, data, killed_at):
+    if killed_at is None:
+        small_run(tmp_path / "run", data)
+    else:
+        start_and_kill(tmp_path / "run", data, killed_at)
+    file = tmp_path / "run" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "settings": {**config["settings"], "lr": 1e-9}}))
+    with pytest.raises(RunFolderError, match=r"was edited since the run began \(lr was .*, is 1e-09\)"):
+        run.resume(tmp_path / "run")
+    with pytest.raises(RunFolderError, match="was edited since the run began"):
+        small_run(tmp_path / "next", data, init=str(tmp_path / "run"))
+
+
 def test_data_that_is_gone_is_one_sentence(tmp_path, data):
     start_and_kill(tmp_path / "run", data, 30)
     (tmp_path / "data.safetensors").unlink()
@@ -178,6 +193,20 @@ def test_a_loaded_policy_scores_what_the_run_scored(tmp_path, data, monkeypatch)
 def test_an_unfinished_run_can_be_loaded_from_its_newest_checkpoint(tmp_path, data):
     start_and_kill(tmp_path / "run", data, 45)
     refuse_difference(dict(run.load(tmp_path / "run").state_dict()), last_state(tmp_path / "run")["algorithm"])
+
+
+def test_the_score_of_an_unfinished_run_comes_with_a_warning(tmp_path, data, monkeypatch, capsys):
+    score_in_point_env(monkeypatch)
+    start_and_kill(tmp_path / "run", data, 45)
+    capsys.readouterr()
+    run.evaluate(tmp_path / "run", episodes=2)
+    said = capsys.readouterr()
+    wanted = f"warning: {tmp_path / 'run'} is unfinished: its checkpoint after 40 of 60 updates is scored."
+    assert (said.out, said.err.splitlines()) == ("", [wanted])
+    run.resume(tmp_path / "run")
+    capsys.readouterr()
+    run.evaluate(tmp_path / "run", episodes=2)
+    assert "unfinished" not in capsys.readouterr().err
 
 
 def test_a_policy_trained_on_a_gpu_acts_on_the_cpu(tmp_path, data):

@@ -32,6 +32,7 @@ def read_run(path: Path) -> Run | LeftOut:
         return LeftOut(name, _failure(path) or "it has not begun")
     try:
         config = folder.config().model_dump(mode="json")
+        folder.refuse_edits()
     except RunFolderError as error:
         return LeftOut(name, str(error))
     rows, reached = evaluations_of(folder.path / "metrics.jsonl")

@@ -11,6 +11,7 @@ from offline_marl.report.page.markup import NOTHING, Markup, tag, text
 from offline_marl.report.page.sections import Section, count_of, fold, join_names, paragraph
 from offline_marl.report.page.tables import Cells, Column, Value, figure, numeric, table
 from offline_marl.report.statistics.estimates import Evidence
+from offline_marl.runs.commits import short_commit
 
 UNCOMPARED_SETTINGS = {
     "seed",
@@ -106,7 +107,8 @@ def _versions(runs: Iterable[Run]) -> Markup | None:
     if not names:
         return None
     rows = [
-        [name, ", ".join(version[:10] if name == "commit" else version for version in versions[name])] for name in names
+        [name, ", ".join(short_commit(version) if name == "commit" else version for version in versions[name])]
+        for name in names
     ]
     return table("versions", "Versions, over all runs", [Column("of"), Column("versions")], rows)
 
@@ -119,7 +121,7 @@ def _flat(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _run_row(run: Run) -> list[Value | str]:
-    commit = str(run.provenance.get("commit") or NOTHING)[:10]
+    commit = short_commit(str(run.provenance.get("commit") or NOTHING))
     numbers = [figure(run.seed, 0), figure(run.budget, 0), figure(run.step, 0), figure(run.score.get("return"))]
     return [run.name, run.label, run.task, *numbers, commit]
 

@@ -54,6 +54,7 @@ def _read(path: Path, name: str) -> Side:
     folder = RunFolder(path)
     try:
         config = folder.config()
+        folder.refuse_edits()
     except RunFolderError as error:
         raise EvidenceError(str(error)) from None
     plain = config.model_dump(mode="json")

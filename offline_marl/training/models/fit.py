@@ -147,6 +147,7 @@ def continue_fit(folder: ModelFolder, task: Task, reader: LearnFlags | None = No
 
     Raises:
         WrongModelError: It was fitted to another task, or to other data of that name.
+        RunFolderError: Its settings were edited.
     """
     config = config_for(folder, task)
     if folder.done:  # read by as many at once as like to
@@ -160,6 +161,7 @@ def continue_fit(folder: ModelFolder, task: Task, reader: LearnFlags | None = No
 def config_for(folder: ModelFolder, task: Task) -> FitConfig:
     """The settings of a fit to this task; raises what `continue_fit` does."""
     config = folder.config()
+    folder.refuse_edits()
     then, now = folder.versions().get("dataset_sha256"), task.data.metadata.get("sha256")
     if Path(config.dataset).name != Path(task.id).name:
         raise WrongModelError(f"The world model in {folder.path} was fitted to {config.dataset}, not to {task.id}.")

@@ -19,10 +19,11 @@ def load_reward(path: str | Path) -> RewardModel:
     """The reward model of a finished fit, on the CPU.
 
     Raises:
-        RunFolderError: The folder holds no reward model, or one whose fit has not ended.
+        RunFolderError: The folder holds no reward model, one whose fit has not ended, or edited settings.
     """
     folder = RewardFolder(path)
     config = folder.config()
+    folder.refuse_edits()
     if not folder.done:
         raise RunFolderError(
             f"The fit of the reward model in {folder.path} has not ended: `offline-marl resume {folder.path}` ends it."

@@ -76,6 +76,9 @@ def test_what_is_not_finished_is_listed_with_its_reason(tmp_path: Path) -> None:
     (failed / "starts.jsonl").write_text(json.dumps(said) + "\n")
     (folder(tmp_path / "torn") / "DONE").write_text("{")
     (folder(tmp_path / "edited") / "config.json").write_text('{"algorithm": "bc", "stesp": 3}')
+    config = json.loads((folder(tmp_path / "longer", steps=400) / "config.json").read_text())
+    del config["settings"]
+    (tmp_path / "longer" / "versions.json").write_text(json.dumps({"settings": {**config, "steps": 100}}))
     job = {"command": "train", "folder": "runs/never"}
     (tmp_path / "sweep.json").write_text(json.dumps({"jobs": [job, {"command": "fit-model", "folder": "models/m"}]}))
     found = gather([tmp_path])
@@ -87,6 +90,7 @@ def test_what_is_not_finished_is_listed_with_its_reason(tmp_path: Path) -> None:
     assert reasons["failed"] == "failed: loss/actor became nan at step 3."
     assert reasons["torn"] == "its DONE was damaged or edited"
     assert "was damaged or edited" in reasons["edited"]
+    assert "was edited since the run began (steps was 100, is 400)" in reasons["longer"]
     assert reasons["never"] == "it has not begun"
 
 

@@ -262,6 +262,7 @@ def test_what_earlier_versions_called_shuffle_is_read_as_uniform_draws(tmp_path,
     file = tmp_path / "old" / "config.json"
     assert '"uniform"' in file.read_text()
     file.write_text(file.read_text().replace('"uniform"', '"shuffle"'))
+    (versions := tmp_path / "old" / "versions.json").write_text(versions.read_text().replace('"uniform"', '"shuffle"'))
     resumed = resume_fit(tmp_path / "old")
     assert resumed.model.config.sampling == "uniform"
     refuse_difference(dict(begun.model.state_dict()), dict(resumed.model.state_dict()))
