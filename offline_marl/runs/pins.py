@@ -15,6 +15,9 @@ from offline_marl.core.small_files import read_table
 from offline_marl.runs import checkpoint
 from offline_marl.runs.folder import PINNED, Folder, RunFolderError, write_json
 
+OWN_MODEL = "world model of its own"
+"""Name under which a run pins the world model that it fitted within its folder."""
+
 
 def version_of(network: nn.Module) -> str:
     """Checksum of all that a network's outputs depend on."""

@@ -215,7 +215,18 @@ def load_recording(name: str, clip_actions: bool = False, action_scale: float = 
     try:
         return load_data(path, clip_actions, action_scale)
     except DataError as error:
+        if not _is_unusable(path):
+            raise
         raise DataError(f"{error} Delete it, and it is made again.") from None
+
+
+def _is_unusable(path: Path) -> bool:
+    """Check whether the fault lies in the file, and not in what its actions were to be scaled by."""
+    try:
+        load_data(path, clip_actions=True)
+    except DataError:
+        return True
+    return False
 
 
 def open_task(task: str, clip_actions: bool = False, memory: float = MEMORY, action_scale: float = 1.0) -> Task:

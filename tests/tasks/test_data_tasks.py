@@ -161,3 +161,18 @@ def test_a_damaged_set_of_the_catalogue_says_that_it_can_be_made_again(tmp_path,
     with pytest.raises(DataError, match=r"cannot be read .* Delete it, and it is made again\.$"):
         open_task("reacher-scripted-mix-v0_2x1notip_0")
     assert path.read_bytes() == b"half a fi", "it may be somebody's, so it is not touched"
+
+
+@pytest.mark.parametrize(
+    ("actions", "scale", "told"), [("discrete", 0.5, "are choices"), ("continuous", 0.01, "lie outside")]
+)
+def test_a_scale_that_a_sound_set_of_the_catalogue_cannot_have_deletes_nothing(
+    tmp_path, monkeypatch, actions, scale, told
+):
+    monkeypatch.setenv("OFFLINE_MARL_HOME", str(tmp_path))
+    path = catalog.path_of("coordination-mix-v0")
+    path.parent.mkdir()
+    save_data(path, world(actions))
+    with pytest.raises(DataError, match=told) as refused:
+        open_task("coordination-mix-v0", action_scale=scale)
+    assert "Delete" not in str(refused.value)

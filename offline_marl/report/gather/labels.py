@@ -39,6 +39,8 @@ MOST_UNKNOWN = 3
 TUNING_SUFFIX = ", while tuning"
 TUNING_SEEDS = re.compile(r"tuned on seeds (-?\d+(?:, -?\d+)*):")
 """Seeds in the sentence of `run_folders.describe_tuning`."""
+PLACE = re.compile(" in | of the run ")
+"""What stands between a pinned network and its place."""
 
 
 def label_runs(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut], list[str], list[str]]:
@@ -50,10 +52,11 @@ def label_runs(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut], list[str]
     runs, notes = _split_tasks([_with_online_task(run) for run in runs])
     runs, environments = _split_environments(runs)
     runs, bare_labels, varied, spread = _label_by_settings(runs)
+    runs, pinned = _label_by_pinned(runs)
     runs, budgets = _label_by_budget(runs)
     runs, chose = _label_tuning_runs(runs, bare_labels)
     runs, doubles = _drop_duplicates(runs)
-    return runs, doubles, [*notes, *environments, *spread, *budgets, *chose], varied
+    return runs, doubles, [*notes, *environments, *spread, *pinned, *budgets, *chose], varied
 
 
 def _with_online_task(run: Run) -> Run:
@@ -196,6 +199,28 @@ def _varies(apart: Iterable[tuple[str, str]], field: str) -> bool:
 
 def _pieces(algorithm: str, known: Mapping[str, str], apart: set[tuple[str, str]]) -> list[str]:
     return [f"{field} {spelling}" for field, spelling in known.items() if (algorithm, field) in apart]
+
+
+def _label_by_pinned(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Append checksums to labels where networks that runs of one task went by differ at one place.
+
+    Models of different places, such as one for each seed, are not told apart: their checksums always differ.
+    """
+    sums: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for run in runs:
+        for what, version in run.pinned.items():
+            sums[run.task, what].add(version)
+    ambiguous = {key for key, versions in sums.items() if len(versions) > 1}
+    notes = [
+        f"Runs on {task} went by different contents of the {what}: they are shown apart."
+        for task, what in sorted(ambiguous)
+    ]
+
+    def label_of(run: Run) -> str:
+        apart = [what for what in sorted(run.pinned) if (run.task, what) in ambiguous]
+        return ", ".join([run.label, *(f"{PLACE.split(what)[0]} {run.pinned[what][:16]}" for what in apart)])
+
+    return [replace(run, label=label_of(run)) for run in runs], notes
 
 
 def _label_by_budget(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:

@@ -14,8 +14,10 @@ from offline_marl.report.gather.data_returns import data_returns
 from offline_marl.report.gather.place_names import shortest_names
 from offline_marl.report.gather.scales import scale_of
 from offline_marl.report.gather.scores import Figures, LeftOut, Run
-from offline_marl.runs.folder import TUNED, RunFolder, RunFolderError
+from offline_marl.runs.folder import PINNED, TUNED, RunFolder, RunFolderError
 from offline_marl.runs.metric_rows import each_row, read_rows
+from offline_marl.runs.pins import OWN_MODEL
+from offline_marl.training.preferences.relabel import FILE as REWARD
 
 TAIL_BYTES = 4_000
 LARGEST_MAGNITUDE = 1e100
@@ -86,7 +88,17 @@ def _run(
         data_normalized=normalized,
         scale=scale_of(record.get("reference"), config["reference"]),
         from_data=config["dataset"] is not None,
+        pinned=_read_pinned(path),
     )
+
+
+def _read_pinned(path: Path) -> dict[str, str]:
+    """Read the checksums of networks that lie outside the run folder; what a run fitted within it is its own."""
+    reward = read_json_object(path / REWARD) or {}
+    told = {f"reward model in {reward.get('reward_model')}": reward.get("version")}
+    told |= {f"reference policy in {reward.get('reference_policy')}": reward.get("reference")}
+    told |= read_json_object(path / PINNED) or {}
+    return {what: version for what, version in told.items() if isinstance(version, str) and what != OWN_MODEL}
 
 
 def _defaults(algorithm: str) -> dict[str, Any]:

@@ -40,7 +40,11 @@ def drop_unlike_scales(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     tasks: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         tasks[run.task].append(run)
-    unlike = {task for task, several in tasks.items() if _differ(several)}
+    unlike = {
+        task
+        for task, several in tasks.items()
+        if differ((run.scale, run.score, bool(run.settings.get("reference"))) for run in several)
+    }
     notes = [
         f"Returns on {task} are not normalized: its runs name different reference scores." for task in sorted(unlike)
     ]
@@ -52,17 +56,27 @@ def drop_unlike_scales(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return [_without_scale(run) if run.task in unlike else run for run in runs], notes
 
 
-def _differ(runs: Iterable[Run]) -> bool:
-    normalized = [run for run in runs if run.score.get("normalized_return") is not None]
-    scales = {run.scale for run in normalized}
-    return len(scales - {None}) > 1 or (None in scales and any(run.settings.get("reference") for run in normalized))
+def _scaled(run: Run) -> tuple[Scale | None, Figures, bool]:
+    return run.scale, run.score, bool(run.settings.get("reference"))
+
+
+def differ(scored: Iterable[tuple[Scale | None, Figures, bool]]) -> bool:
+    """Check whether scores were normalised by different reference scores.
+
+    Args:
+        scored: Of each run its scale, its figures, and whether it was given its scale.
+    """
+    normalized = [(scale, given) for scale, figures, given in scored if figures.get("normalized_return") is not None]
+    scales = {scale for scale, _ in normalized}
+    return len(scales - {None}) > 1 or (None in scales and any(given for _, given in normalized))
 
 
 def _without_scale(run: Run) -> Run:
-    best = None if run.best is None else _raw(run.best)
-    curve = tuple(_raw(row) for row in run.curve)
-    return replace(run, score=_raw(run.score), curve=curve, best=best, data_normalized=None)
+    best = None if run.best is None else without_normalized(run.best)
+    curve = tuple(without_normalized(row) for row in run.curve)
+    return replace(run, score=without_normalized(run.score), curve=curve, best=best, data_normalized=None)
 
 
-def _raw(figures: Figures) -> Figures:
+def without_normalized(figures: Figures) -> Figures:
+    """Drop the normalised figures."""
     return {name: None if name.startswith("normalized") else value for name, value in figures.items()}

@@ -80,6 +80,8 @@ class Run:
     """Returns of random play and of an expert by which its score is normalised, where known."""
     from_data: bool = True
     """Whether it learned from a data set, beside which it may have played."""
+    pinned: Mapping[str, str] = field(default_factory=dict)
+    """Checksums of the networks from elsewhere that it went by, by what and where they are: `world model in m`."""
 
     @property
     def online(self) -> bool:

@@ -18,7 +18,7 @@ from offline_marl.report.page.sections import Section, count_of, fold, panel, pa
 from offline_marl.report.page.tables import Cells, Column, Value, figure, numeric, table
 from offline_marl.report.page.training import NON_METRIC_COLUMNS, sample_rows
 from offline_marl.report.side_by_side.labels import Asked, Browser
-from offline_marl.report.side_by_side.sides import Side
+from offline_marl.report.side_by_side.sides import Side, drop_unlike_scales
 from offline_marl.training.preferences.report import wilson
 
 TITLE = "Runs side by side"
@@ -48,8 +48,9 @@ def render(
     sides: Sequence[Side], browsers: Sequence[Browser] = (), *, title: str = TITLE, notes: Sequence[str] = ()
 ) -> str:
     """Render the page as text."""
+    sides, unlike = drop_unlike_scales(sides)
     found = [
-        _scores(sides, notes),
+        _scores(sides, [*notes, *unlike]),
         _films(sides),
         _curves(sides),
         _metrics(sides),

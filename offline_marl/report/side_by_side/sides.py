@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from offline_marl.core.config import ConfigError
 from offline_marl.report.gather.run_folders import evaluations_of, figures, names_of, read_json_object, unusable
+from offline_marl.report.gather.scales import Scale, differ, scale_of, without_normalized
 from offline_marl.report.gather.scores import EvidenceError, Figures
 from offline_marl.runs.folder import RunFolder, RunFolderError, kind_of
 
@@ -30,6 +31,8 @@ class Side:
     """None of a run that has not ended."""
     note: str = ""
     reward_model: Path | None = None
+    scale: Scale | None = None
+    """Returns of random play and of an expert by which its score is normalised, where known."""
     films: tuple[Path, ...] = field(default=())
 
 
@@ -45,6 +48,33 @@ def read_sides(paths: Sequence[Path]) -> list[Side]:
     if len({path.resolve() for path in paths}) < len(paths):
         raise EvidenceError("The same run is named twice: --compare wants different ones.")
     return [_read(path, name) for path, name in zip(paths, names_of(paths), strict=True)]
+
+
+def drop_unlike_scales(sides: Sequence[Side]) -> tuple[list[Side], list[str]]:
+    """Drop the normalised figures of a task where its runs were normalised by different reference scores.
+
+    Returns:
+        The sides, and a note where figures were dropped.
+    """
+    tasks: dict[str, list[Side]] = {}
+    for side in sides:
+        tasks.setdefault(side.task, []).append(side)
+    unlike = {
+        task
+        for task, several in tasks.items()
+        if differ(
+            (side.scale, row, bool(side.settings.get("reference")))
+            for side in several
+            for row in (*side.curve, *filter(None, [side.score]))
+        )
+    }
+    notes = [f"Returns on {task} are not normalized: its runs name different reference scores." for task in unlike]
+    return [_without_scale(side) if side.task in unlike else side for side in sides], notes
+
+
+def _without_scale(side: Side) -> Side:
+    score = None if side.score is None else without_normalized(side.score)
+    return replace(side, score=score, curve=tuple(without_normalized(row) for row in side.curve))
 
 
 def _read(path: Path, name: str) -> Side:
@@ -75,5 +105,6 @@ def _read(path: Path, name: str) -> Side:
         score=score,
         note=note,
         reward_model=None if model is None else Path(model),
+        scale=scale_of((read_json_object(folder.task_file) or {}).get("reference"), plain["reference"]),
         films=tuple(sorted(file for file in path.glob("*.mp4"))),
     )

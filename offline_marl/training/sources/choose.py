@@ -19,7 +19,7 @@ from offline_marl.environments.guarded import Guarded
 from offline_marl.runs.combinations import imagines_live, replays
 from offline_marl.runs.config import RunConfig
 from offline_marl.runs.folder import ModelFolder, RunFolder
-from offline_marl.runs.pins import pin, version_of
+from offline_marl.runs.pins import OWN_MODEL, pin, version_of
 from offline_marl.tasks.data_tasks import Task
 from offline_marl.training.models.run_models import (
     kind_in,
@@ -101,7 +101,7 @@ def _plan_imagining(
 
     def make() -> Source:
         model, held_out = fitted()
-        pin(folder, "world model of its own" if by_kind else f"world model in {model_folder.path}", version_of(model))
+        pin(folder, OWN_MODEL if by_kind else f"world model in {model_folder.path}", version_of(model))
         model.place(config.device, derive(config.seed, "imagination"))
         imagining = _make_imagining(config, task, rewards, learner, model, held_out, replay)
         return imagining if replay is None else replay.source(imagining)

@@ -390,3 +390,32 @@ def test_rows_of_a_table_say_what_was_played(tmp_path: Path) -> None:
         ("spread", "vdn, online"),
         ("spread", "ma-ppo"),
     ]
+
+
+@pytest.mark.parametrize("what", ["world model in /m/one", "frozen policy of the run /m/one", "world model of its own"])
+def test_runs_by_different_networks_of_one_place_are_apart(tmp_path: Path, what: str) -> None:
+    for seed in (0, 1, 2):
+        path = folder(tmp_path / f"iql{seed}", algorithm="iql", seed=seed)
+        (path / "pinned.json").write_text(
+            json.dumps({what: f"{seed // 2}" * 64, f"world model in /m/{seed}": f"{seed}"})
+        )
+    found = gather([tmp_path])
+    labels = [run.label for run in found.runs]
+    if what.endswith("its own"):
+        assert labels == ["iql"] * 3 and not found.notes
+    else:
+        noun = what.partition(" in ")[0].partition(" of the run ")[0]
+        assert labels == [*[f"iql, {noun} {'0' * 16}"] * 2, f"iql, {noun} {'1' * 16}"]
+        assert found.notes == (f"Runs on toy went by different contents of the {what}: they are shown apart.",)
+
+
+def test_runs_by_different_reward_models_of_one_place_are_apart(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        path = folder(tmp_path / f"iql{seed}", algorithm="iql", seed=seed)
+        frozen = {"reward_model": "/m/one", "version": f"{seed}" * 64, "reference_policy": None, "reference": None}
+        (path / "reward.json").write_text(json.dumps(frozen))
+    found = gather([tmp_path])
+    assert [run.label for run in found.runs] == [f"iql, reward model {f'{seed}' * 16}" for seed in (0, 1)]
+    assert found.notes == (
+        "Runs on toy went by different contents of the reward model in /m/one: they are shown apart.",
+    )

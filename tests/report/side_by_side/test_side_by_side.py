@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,16 @@ def test_scores_curves_and_settings_that_differ_stand_side_by_side(runs) -> None
     settings = page.partition('id="settings"')[2].partition("</section>")[0]
     assert "lr" in settings and "0.1" in settings and "[8]" in settings, "settings that only one of them has"
     assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page) == [], "nothing is fetched"
+
+
+@pytest.mark.parametrize(("other", "unlike"), [(-20.0, True), (-1.0, False)])
+def test_returns_of_unlike_reference_scores_stand_side_by_side_raw(runs, other, unlike) -> None:
+    for path, random in zip(runs, (-1.0, other), strict=True):
+        (path / "task.json").write_text(json.dumps({"reference": {"random": random, "expert": 6.0, "note": ""}}))
+    page = render(read_sides(runs))
+    assert ("Returns on toy are not normalized: its runs name different reference scores." in page) == unlike
+    assert ("Normalised return" in page, ">50.0<" in page) == (not unlike, not unlike)
+    assert "5.00" in page
 
 
 def settings_of(*runs: Path) -> str:
