@@ -27,8 +27,7 @@ import torch
 from timing import time_calls
 
 from offline_marl.datasets.buffer import TransitionBuffer
-from offline_marl.runs.commits import short_commit
-from offline_marl.runs.folder import describe_software
+from offline_marl.runs.software import describe_software, short_commit
 from offline_marl.training.models.fit import resume_fit
 from offline_marl.training.models.foresight import evenly
 from offline_marl.training.models.rows import source_for

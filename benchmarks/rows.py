@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from offline_marl.runs.commits import short_commit
-
 Row = TypeVar("Row", bound=tuple[Any, ...])
 WRITING = Lock()
 
@@ -95,6 +93,9 @@ def command(words: Sequence[str], log: Path) -> bool:
 
 def commit_of(folder: Path) -> str:
     """The commit that a run was begun with; empty where there was no checkout."""
+    # Imported here, since headline.py reads rows beside older checkouts of the library, which do not have it.
+    from offline_marl.runs.software import short_commit
+
     return short_commit(json.loads((folder / "versions.json").read_text()).get("commit") or "")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import rows
 
-from offline_marl.runs.commits import short_commit
+from offline_marl.runs.software import short_commit
 
 HERE = Path(__file__).resolve().parent
 PRESETS = HERE.parent / "offline_marl" / "presets"

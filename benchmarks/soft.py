@@ -18,8 +18,7 @@ from rows import commit_of, missing, over_seeds, read, replace
 from run import PRESETS, train
 
 from offline_marl.environments.scores import summarize
-from offline_marl.runs.commits import short_commit
-from offline_marl.runs.folder import describe_software
+from offline_marl.runs.software import describe_software, short_commit
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "soft.csv"

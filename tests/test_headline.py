@@ -403,6 +403,13 @@ def test_the_committed_rows_are_those_of_the_plan(plan):
         assert row["episodes"] == str(plan.PROTOCOL["episodes"]["score"])
 
 
+def test_rows_are_read_beside_any_version_of_the_library():
+    """The protocol is pinned to an older commit, beside whose library the present scripts run."""
+    code = "import sys; sys.modules['offline_marl'] = None; import rows; print(rows.command.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True, check=False)
+    assert done.stdout == "command\n", done.stderr
+
+
 def test_a_report_is_made_of_the_scores_of_the_budget_once(counted, tables, tmp_path, monkeypatch):
     from offline_marl.launch.cli import main
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Generic
 
@@ -24,7 +22,6 @@ from offline_marl.core.plugin_files import loaded_plugins
 from offline_marl.core.registry import RegistryError
 from offline_marl.core.small_files import read_table, shown
 from offline_marl.runs import checkpoint
-from offline_marl.runs.commits import describe_commit
 from offline_marl.runs.config import EDITABLE_FIELDS, FitConfig, RewardFitConfig, RunConfig
 from offline_marl.runs.kinds import FIT, FIT_REWARD, TRAIN, RunKind, Settings, recognize
 from offline_marl.runs.live import QUESTIONS
@@ -52,7 +49,6 @@ REPLAY = "replay"
 """Name, inside the run folder, of the folder that holds the episodes of a run that replays."""
 FOLDERS = ("checkpoints", "world_model", "tensorboard", "wandb", "logs", REPLAY, QUESTIONS)
 """Folders of a run folder that are written into."""
-PACKAGES = ("offline-marl", "torch", "numpy", "gymnasium", "mujoco")
 
 
 class Summary(Config):
@@ -153,6 +149,12 @@ class Folder(Generic[Settings]):
             config: Settings = build(self.kind.config, settings)
         except (ValueError, ConfigError) as error:
             raise RunFolderError(f"{self.config_file} was damaged or edited: {error}") from None
+        return config
+
+    def unedited_config(self) -> Settings:
+        """The run's settings, which are those that it began with; raises what `config` and `refuse_edits` do."""
+        config = self.config()
+        self.refuse_edits()
         return config
 
     def refuse_edits(self) -> None:
@@ -372,19 +374,6 @@ def restoring(folder: Path) -> Iterator[None]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a small JSON file, whole or not at all."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def describe_software() -> dict[str, Any]:
-    """Versions of the packages that results depend on, and, of a checkout, the commit, marked if changed since."""
-    software: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            software[name] = metadata.version(name)
-    if loaded_plugins():  # told, not remembered as a permission: who goes on names them again
-        software["plugins"] = list(loaded_plugins())
-    if (commit := describe_commit(Path(__file__).resolve().parents[1])) is not None:
-        software["commit"] = commit
-    return software
 
 
 @contextlib.contextmanager

@@ -114,8 +114,7 @@ def take_over(learner: Algorithm, folder: RunFolder, begun: RunConfig) -> None:
             and meaning.
         ConfigError: It read the same actions on another scale.
     """
-    config = folder.config()
-    folder.refuse_edits()
+    config = folder.unedited_config()
     refuse_other_scale(f"run in {folder.path}", config, begun.dataset, begun.action_scale)
     kind = algorithms.get(config.algorithm)
     with seeded_globally(config.seed, "initialisation"):

@@ -15,9 +15,10 @@ from offline_marl.preferences import registry as reward_models
 from offline_marl.runs.combinations import refuse_beginning, refuse_mixtures
 from offline_marl.runs.config import FitConfig, LearnFlags, RewardFitConfig, RunConfig
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import Folder, RewardFolder, describe_software, naming_plugins
+from offline_marl.runs.folder import Folder, RewardFolder, naming_plugins
 from offline_marl.runs.kinds import FIT_REWARD, RunKind, build_settings, kinds
 from offline_marl.runs.places import places_of, places_of_fit, resolve_fit, resolve_run, whole
+from offline_marl.runs.software import describe_software
 from offline_marl.tasks.data_tasks import open_task
 from offline_marl.training import run
 from offline_marl.training.models import fit as fitting
@@ -95,8 +96,7 @@ class Procedure(Generic[Settings, Outcome]):
     def resume(self, path: Path) -> Outcome:
         """Go on with the run in a folder."""
         folder = Folder(path, self.kind)
-        config = folder.config()
-        folder.refuse_edits()
+        config = folder.unedited_config()
         with folder.locked():
             folder.sweep()
             return self.session(folder, config).run()

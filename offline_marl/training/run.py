@@ -21,12 +21,13 @@ from offline_marl.environments.workers import ended_behind
 from offline_marl.runs.combinations import refuse_beginning, refuse_mixtures, with_budget
 from offline_marl.runs.config import ACTING_RUNS, FROZEN, EnvironmentChoice, RunConfig, import_paths
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import RunFolder, describe_software, naming_plugins, warn_unfinished, write_json
+from offline_marl.runs.folder import RunFolder, naming_plugins, warn_unfinished, write_json
 from offline_marl.runs.kinds import TRAIN, build_settings
 from offline_marl.runs.loading import load, load_with_step, make_algorithm
 from offline_marl.runs.loggers import Logger, apart
 from offline_marl.runs.permissions import permit_of, remember
 from offline_marl.runs.places import resolve_run
+from offline_marl.runs.software import describe_software
 from offline_marl.tasks.data_tasks import Task, load_dataset
 from offline_marl.tasks.environment_tasks import UNIFORM, open_environment_task
 from offline_marl.tasks.infos_file import InfosFile
@@ -142,8 +143,7 @@ def resume(
         DataError: The run is unfinished and its data is not there any more.
     """
     folder = RunFolder(run)
-    config = folder.config()
-    folder.refuse_edits()
+    config = folder.unedited_config()
     if environment is not None and environment != config.environment:
         trained_in = config.environment or "the environment of its data"
         raise ConfigError(f"{folder.path} acts in {trained_in}: it cannot go on in {environment}.")

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from offline_marl.runs.config import FitConfig, RunConfig
-from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError, describe_software, kind_of, restoring
+from offline_marl.runs.folder import ModelFolder, RunFolder, RunFolderError, kind_of, restoring
 from offline_marl.runs.kinds import FIT, TRAIN
+from offline_marl.runs.software import describe_software
 
 CONFIG = RunConfig(algorithm="bc", dataset="x_2x1_full", settings={"lr": 1e-3, "hidden": [16]})
 

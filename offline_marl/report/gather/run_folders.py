@@ -33,8 +33,7 @@ def read_run(path: Path) -> Run | LeftOut:
     if not folder.config_file.exists():
         return LeftOut(name, _failure(path) or "it has not begun")
     try:
-        config = folder.config().model_dump(mode="json")
-        folder.refuse_edits()
+        config = folder.unedited_config().model_dump(mode="json")
     except RunFolderError as error:
         return LeftOut(name, str(error))
     rows, reached = evaluations_of(folder.path / "metrics.jsonl")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from offline_marl.report.gather.labels import ENVIRONMENT_FIELDS, spell
 from offline_marl.report.gather.scores import Figures, Run
@@ -37,17 +37,10 @@ def drop_unlike_scales(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     Returns:
         The runs, and notes, also on environments that differ within a task.
     """
+    unlike, notes = unlike_tasks(runs, lambda run: [run.score])
     tasks: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         tasks[run.task].append(run)
-    unlike = {
-        task
-        for task, several in tasks.items()
-        if differ((run.scale, run.score, bool(run.settings.get("reference"))) for run in several)
-    }
-    notes = [
-        f"Returns on {task} are not normalized: its runs name different reference scores." for task in sorted(unlike)
-    ]
     for task, several in tasks.items():
         for field in ENVIRONMENT_FIELDS:
             values = sorted({spell(run.settings[field] or None) for run in several if field in run.settings})
@@ -56,19 +49,53 @@ def drop_unlike_scales(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return [_without_scale(run) if run.task in unlike else run for run in runs], notes
 
 
-def _scaled(run: Run) -> tuple[Scale | None, Figures, bool]:
-    return run.scale, run.score, bool(run.settings.get("reference"))
+class Scaled(Protocol):
+    """A run as far as its scale goes."""
+
+    @property
+    def task(self) -> str:
+        """What it is compared on."""
+        ...
+
+    @property
+    def scale(self) -> Scale | None:
+        """Returns of random play and of an expert, where they are told."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Among them `reference`, where it was given its own scale."""
+        ...
 
 
-def differ(scored: Iterable[tuple[Scale | None, Figures, bool]]) -> bool:
-    """Check whether scores were normalised by different reference scores.
+AnyRun = TypeVar("AnyRun", bound=Scaled)
+
+
+def unlike_tasks(
+    runs: Sequence[AnyRun], figures_of: Callable[[AnyRun], Iterable[Figures]]
+) -> tuple[set[str], list[str]]:
+    """Find the tasks whose runs were normalised by different reference scores.
 
     Args:
-        scored: Of each run its scale, its figures, and whether it was given its scale.
+        runs: Of any tasks.
+        figures_of: Gives what is shown of a run; one without normalised figures has no say.
+
+    Returns:
+        The tasks, and a note for each.
     """
-    normalized = [(scale, given) for scale, figures, given in scored if figures.get("normalized_return") is not None]
-    scales = {scale for scale, _ in normalized}
-    return len(scales - {None}) > 1 or (None in scales and any(given for _, given in normalized))
+    normalized: dict[str, list[AnyRun]] = defaultdict(list)
+    for run in runs:
+        if any(figures.get("normalized_return") is not None for figures in figures_of(run)):
+            normalized[run.task].append(run)
+    unlike = {task for task, several in normalized.items() if _differ(several)}
+    return unlike, [
+        f"Returns on {task} are not normalized: its runs name different reference scores." for task in sorted(unlike)
+    ]
+
+
+def _differ(normalized: Sequence[Scaled]) -> bool:
+    scales = {run.scale for run in normalized}
+    return len(scales - {None}) > 1 or (None in scales and any(run.settings.get("reference") for run in normalized))
 
 
 def _without_scale(run: Run) -> Run:

@@ -11,7 +11,7 @@ from offline_marl.report.page.markup import NOTHING, Markup, tag, text
 from offline_marl.report.page.sections import Section, count_of, fold, join_names, paragraph
 from offline_marl.report.page.tables import Cells, Column, Value, figure, numeric, table
 from offline_marl.report.statistics.estimates import Evidence
-from offline_marl.runs.commits import short_commit
+from offline_marl.runs.software import short_commit
 
 UNCOMPARED_SETTINGS = {
     "seed",

@@ -9,7 +9,7 @@ from typing import Any
 
 from offline_marl.core.config import ConfigError
 from offline_marl.report.gather.run_folders import evaluations_of, figures, names_of, read_json_object, unusable
-from offline_marl.report.gather.scales import Scale, differ, scale_of, without_normalized
+from offline_marl.report.gather.scales import Scale, scale_of, unlike_tasks, without_normalized
 from offline_marl.report.gather.scores import EvidenceError, Figures
 from offline_marl.runs.folder import RunFolder, RunFolderError, kind_of
 
@@ -56,19 +56,7 @@ def drop_unlike_scales(sides: Sequence[Side]) -> tuple[list[Side], list[str]]:
     Returns:
         The sides, and a note where figures were dropped.
     """
-    tasks: dict[str, list[Side]] = {}
-    for side in sides:
-        tasks.setdefault(side.task, []).append(side)
-    unlike = {
-        task
-        for task, several in tasks.items()
-        if differ(
-            (side.scale, row, bool(side.settings.get("reference")))
-            for side in several
-            for row in (*side.curve, *filter(None, [side.score]))
-        )
-    }
-    notes = [f"Returns on {task} are not normalized: its runs name different reference scores." for task in unlike]
+    unlike, notes = unlike_tasks(sides, lambda side: [*side.curve, *([] if side.score is None else [side.score])])
     return [_without_scale(side) if side.task in unlike else side for side in sides], notes
 
 
@@ -83,8 +71,7 @@ def _read(path: Path, name: str) -> Side:
         raise EvidenceError(f"{path} holds no run that learned to act: name run folders.")
     folder = RunFolder(path)
     try:
-        config = folder.config()
-        folder.refuse_edits()
+        config = folder.unedited_config()
     except RunFolderError as error:
         raise EvidenceError(str(error)) from None
     plain = config.model_dump(mode="json")

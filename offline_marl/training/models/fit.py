@@ -22,11 +22,12 @@ from offline_marl.datasets.buffer import TransitionBuffer
 from offline_marl.datasets.episode_index import episodes_apart
 from offline_marl.runs.config import FitConfig, LearnFlags
 from offline_marl.runs.devices import pick_device
-from offline_marl.runs.folder import ModelFolder, describe_software, naming_plugins
+from offline_marl.runs.folder import ModelFolder, naming_plugins
 from offline_marl.runs.kinds import FIT, build_settings
 from offline_marl.runs.log_files import SILENT
 from offline_marl.runs.places import resolve_fit
 from offline_marl.runs.sizes import refuse_too_large
+from offline_marl.runs.software import describe_software
 from offline_marl.runs.unused_flags import warn_unread
 from offline_marl.tasks.data_tasks import Task, open_task
 from offline_marl.training.loop import Enough, LogHook
@@ -160,8 +161,7 @@ def continue_fit(folder: ModelFolder, task: Task, reader: LearnFlags | None = No
 
 def config_for(folder: ModelFolder, task: Task) -> FitConfig:
     """The settings of a fit to this task; raises what `continue_fit` does."""
-    config = folder.config()
-    folder.refuse_edits()
+    config = folder.unedited_config()
     then, now = folder.versions().get("dataset_sha256"), task.data.metadata.get("sha256")
     if Path(config.dataset).name != Path(task.id).name:
         raise WrongModelError(f"The world model in {folder.path} was fitted to {config.dataset}, not to {task.id}.")

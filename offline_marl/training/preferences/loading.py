@@ -22,8 +22,7 @@ def load_reward(path: str | Path) -> RewardModel:
         RunFolderError: The folder holds no reward model, one whose fit has not ended, or edited settings.
     """
     folder = RewardFolder(path)
-    config = folder.config()
-    folder.refuse_edits()
+    config = folder.unedited_config()
     if not folder.done:
         raise RunFolderError(
             f"The fit of the reward model in {folder.path} has not ended: `offline-marl resume {folder.path}` ends it."

@@ -18,6 +18,8 @@ from offline_marl.runs.folder import RunFolder
 
 METRICS: tuple[str, ...] = get_args(Metric)
 """Names of the metrics; more is better."""
+Settled = Mapping[str, Any]
+"""All settings of a run, defaults included."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,12 @@ def choose(sweep: Sweep, metric: str) -> list[Chosen]:
     if failed and not runs:
         raise SweepError(f"All trials of {sweep.path} have failed: there is nothing to choose from.")
     values = _values(sweep, runs, metric)
-    settled = {run.folder: settings_of(run) for run in runs}
-    groups: dict[tuple[str, str], dict[str, list[Planned]]] = {}
-    for run, task in zip(runs, _tasks(runs), strict=True):
+    settled = [settings_of(run) for run in runs]
+    groups: dict[tuple[str, str], dict[str, list[tuple[Planned, Settled]]]] = {}
+    for run, own, task in zip(runs, settled, _tasks(runs, settled), strict=True):
         alike = groups.setdefault((run.name, task), {})
-        alike.setdefault(_settings_key(run), []).append(run)
-    return [_best(key, list(alike.values()), values, settled) for key, alike in groups.items()]
+        alike.setdefault(_settings_key(run, own), []).append((run, own))
+    return [_best(key, list(alike.values()), values) for key, alike in groups.items()]
 
 
 def _values(sweep: Sweep, runs: Sequence[Planned], metric: str) -> dict[str, float]:
@@ -96,22 +98,19 @@ def _values(sweep: Sweep, runs: Sequence[Planned], metric: str) -> dict[str, flo
 
 
 def _best(
-    key: tuple[str, str],
-    settings: Sequence[Sequence[Planned]],
-    values: Mapping[str, float],
-    settled: Mapping[str, Mapping[str, Any]],
+    key: tuple[str, str], settings: Sequence[Sequence[tuple[Planned, Settled]]], values: Mapping[str, float]
 ) -> Chosen:
-    seeds = {tuple(sorted(int(run.fields["seed"]) for run in runs)) for runs in settings}
+    seeds = {tuple(sorted(int(run.fields["seed"]) for run, _ in runs)) for runs in settings}
     if len(seeds) > 1:
         raise SweepError(
             f"The settings of {key[0]} on {key[1]} ran on different seeds, so that they cannot be compared."
         )
     firsts = [runs[0] for runs in settings]
-    given = dict.fromkeys(field for run in firsts for field in run.fields if field not in {"seed", "world_model"})
-    differing = tuple(field for field in given if _differs(field, [settled[run.folder] for run in firsts]))
+    given = dict.fromkeys(field for run, _ in firsts for field in run.fields if field not in {"seed", "world_model"})
+    differing = tuple(field for field in given if _differs(field, [own for _, own in firsts]))
     candidates = [
         Chosen(*key, tuple(runs), tuple(values[run.folder] for run in runs), len(settings), differing)
-        for runs in settings
+        for runs in ([run for run, _ in alike] for alike in settings)
     ]
     return max(candidates, key=lambda candidate: candidate.mean)  # the first of equals
 
@@ -168,21 +167,23 @@ def refuse_other_choice(former: Sequence[Planned], asked: Sequence[Planned], pla
         SweepError: The folder holds other settings for an algorithm and a task.
     """
     held, planned = runs_of(former), runs_of(asked)
-    tasks = _tasks([*held, *planned])
-    now = {(run.name, task): _settings_key(run) for run, task in zip(planned, tasks[len(held) :], strict=True)}
-    for run, task in zip(held, tasks, strict=False):
-        if now.get((run.name, task), _settings_key(run)) != _settings_key(run):
+    runs = [*held, *planned]
+    settled = [settings_of(run) for run in runs]
+    keys = [_settings_key(run, own) for run, own in zip(runs, settled, strict=True)]
+    places = [(run.name, task) for run, task in zip(runs, _tasks(runs, settled), strict=True)]
+    now = dict(zip(places[len(held) :], keys[len(held) :], strict=True))
+    for (name, task), key in zip(places[: len(held)], keys, strict=False):
+        if now.get((name, task), key) != key:
             raise SweepError(
-                f"{place.path} holds other settings of {run.name} on {task}, chosen before the sweep grew: give this "
+                f"{place.path} holds other settings of {name} on {task}, chosen before the sweep grew: give this "
                 "choice another --out."
             )
 
 
-def _tasks(runs: Sequence[Planned]) -> list[str]:
+def _tasks(runs: Sequence[Planned], settled: Sequence[Settled]) -> list[str]:
     """The task of each run, and where and how it is scored, if that differs among the algorithm's runs on this task."""
     names = [str(run.fields.get("dataset") or run.fields.get("environment")) for run in runs]
-    settled = [settings_of(run) for run in runs]
-    beside: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    beside: dict[tuple[str, str], list[Settled]] = {}
     for run, name, own in zip(runs, names, settled, strict=True):
         beside.setdefault((run.name, name), []).append(own)
     return [
@@ -193,13 +194,13 @@ def _tasks(runs: Sequence[Planned]) -> list[str]:
     ]
 
 
-def _differs(field: str, settled: Sequence[Mapping[str, Any]]) -> bool:
+def _differs(field: str, settled: Sequence[Settled]) -> bool:
     return any(each.get(field) != settled[0].get(field) for each in settled)
 
 
-def _settings_key(run: Planned) -> str:
+def _settings_key(run: Planned, settled: Settled) -> str:
     """Hash the settings without the seed, to group the runs of all seeds."""
-    decides = {name: value for name, value in settings_of(run).items() if name not in {"seed", "world_model"}}
+    decides = {name: value for name, value in settled.items() if name not in {"seed", "world_model"}}
     return digest([decides, [run.about.get(name) for name in ("world_model", "preset", "trial")]])
 
 

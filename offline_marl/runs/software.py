@@ -1,15 +1,34 @@
-"""The commit of the code that runs, as git tells it. Imports no torch."""
+"""Software that results depend on: versions of packages, and the commit as git tells it. Imports no torch."""
 
 from __future__ import annotations
 
 import contextlib
+import platform
 import subprocess
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from offline_marl.core.plugin_files import loaded_plugins
+
+PACKAGES = ("offline-marl", "torch", "numpy", "gymnasium", "mujoco")
 DIRTY = "-dirty"
 """Behind a commit: the package's code was not quite that commit's."""
 GIT_S = 5.0
 """How long git may take to tell."""
+
+
+def describe_software() -> dict[str, Any]:
+    """Versions of the packages that results depend on, and, of a checkout, the commit, marked if changed since."""
+    software: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            software[name] = metadata.version(name)
+    if loaded_plugins():  # told, not remembered as a permission: who goes on names them again
+        software["plugins"] = list(loaded_plugins())
+    if (commit := describe_commit(Path(__file__).resolve().parents[1])) is not None:
+        software["commit"] = commit
+    return software
 
 
 def describe_commit(package: Path) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_marl.runs.commits import describe_commit, short_commit
+from offline_marl.runs.software import describe_commit, short_commit
 
 
 def test_a_commit_is_marked_where_the_package_was_changed_since(
